@@ -1,0 +1,2 @@
+if not __name__.startswith("vortex."):
+    raise ImportError("import vortex.codegen: the folder codegen/ at the top is a link for readers, not a package")

@@ -1,0 +1,257 @@
+"""Every mistake a user can make, as data: a code, a sentence, a way out.
+
+An error is raised as ``KIND.at(loc, name=...)``; its text is built from the catalogue entry, the
+location and notes collected on the way up. ``vortex errors`` prints this file.
+"""
+
+from __future__ import annotations
+
+import linecache
+import string
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True)
+class Loc:
+    """A place in a file that a person wrote: 1-based line, 1-based column, end column exclusive."""
+
+    file: str
+    line: int
+    col: int = 1
+    end: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.col}"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One mistake. ``message`` and ``help`` are templates over the fields given to :meth:`at`."""
+
+    code: str
+    title: str
+    message: str
+    help: str
+
+    def at(self, loc: Loc | None = None, *, source: str | None = None, **fields: object) -> VortexError:
+        """The error itself; ``source`` is the text ``loc`` points into when it is in no file."""
+        return VortexError(self, loc, fields, source)
+
+
+@dataclass(eq=False)
+class VortexError(Exception):
+    """A mistake of the user's, with where it is and what to do about it."""
+
+    kind: ErrorKind
+    loc: Loc | None
+    fields: dict[str, object]
+    source: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def code(self) -> str:
+        return self.kind.code
+
+    @property
+    def message(self) -> str:
+        return _fill(self.kind.message, self.fields)
+
+    def note(self, text: str) -> VortexError:
+        """Add a line of context; returns self so that it can stand in a ``raise``."""
+        self.notes.append(text)
+        return self
+
+    def render(self) -> str:
+        """The whole text: header, snippet with caret, notes and help."""
+        lines = [f"error[{self.code}]: {self.message}"]
+        if self.loc is not None:
+            lines += _snippet(self.loc, self.source)
+        lines += [f"   = note: {n}" for n in self.notes]
+        if self.kind.help:
+            lines.append(f"   = help: {_fill(self.kind.help, self.fields)}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.render()
+
+
+def _fill(template: str, fields: dict[str, object]) -> str:
+    known = {name for _, name, _, _ in string.Formatter().parse(template) if name}
+    return template.format(**{n: fields.get(n, f"<{n}>") for n in known})
+
+
+def _snippet(loc: Loc, source: str | None) -> list[str]:
+    if source is None:
+        text = linecache.getline(loc.file, loc.line).rstrip("\n")
+    else:
+        all_lines = source.splitlines()
+        text = all_lines[loc.line - 1] if 0 < loc.line <= len(all_lines) else ""
+    gutter = " " * len(str(loc.line))
+    out = [f"{gutter}--> {loc}"]
+    if text.strip():
+        text = text.expandtabs(1)
+        width = max(1, min(loc.end or loc.col + 1, len(text) + 1) - loc.col)
+        out += [f"{gutter} |", f"{loc.line} | {text}", f"{gutter} | {' ' * (loc.col - 1)}{'^' * width}"]
+    return out
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``", did you mean 'x'?"`` for the closest known name, else an empty string."""
+    close = get_close_matches(name, list(known), n=1)
+    return f", did you mean '{close[0]}'?" if close else ""
+
+
+CATALOGUE: dict[str, ErrorKind] = {}
+
+
+def kind(code: str, title: str, message: str, help: str = "") -> ErrorKind:
+    """Declare one mistake; codes are unique for ever, a retired one is not used again."""
+    assert code not in CATALOGUE, f"{code} is declared twice"
+    CATALOGUE[code] = ErrorKind(code, title, message, help)
+    return CATALOGUE[code]
+
+
+# VX1xxx: a flow cannot be traced -----------------------------------------------------------------
+UNKNOWN_TORCH_OP = kind(
+    "VX1001", "torch function without a meaning over pages", "'{name}' cannot be traced in a flow{nearest}",
+    "'vortex ops' lists what a flow can use",
+)
+BRANCH = kind(
+    "VX1002", "branch on a traced value", "the flow branches on {what}, which has no value while it is traced",
+    "choose between two tensors with torch.where(cond, a, b)",
+)
+CONCRETIZE = kind(
+    "VX1003", "traced value asked for a number", "{what} turns a traced tensor into a Python value",
+    "keep it a tensor: every scalar operation works on tensors of one element",
+)
+IN_PLACE = kind(
+    "VX1004", "in-place write", "'{name}' writes in place; a flow is a pure function",
+    "use the form without the underscore, or torch.where / torch.cat to build a new tensor",
+)
+BAD_SHAPE = kind("VX1005", "shapes do not fit", "{op}: {why}", "{expected}")
+BAD_SCORE = kind(
+    "VX1006", "score is not one number per page", "topk needs one number per page, shape [S]; this score is {got}",
+    "reduce the other axes first, e.g. score.amax(-1) or score.mean(-1)",
+)
+FIELD_UNWRITTEN = kind(
+    "VX1007", "field declared and never written", "field '{name}' is declared in create_cache but forward_cache "
+    "does not return it", "return it, or drop it from create_cache",
+)
+FIELD_TWICE = kind(
+    "VX1008", "field written twice", "field '{name}' is written twice in forward_cache",
+    "a page's summary is written once; combine the two values",
+)
+FIELD_UNDECLARED = kind(
+    "VX1009", "undeclared field", "field '{name}' is not declared in create_cache{nearest}",
+    "declare it: vortex.Field(shape)",
+)
+PARTIAL_PAGE = kind(
+    "VX1010", "reading a partial page", "{what}: the page being filled has no summary and its rows may hold anything",
+    "summaries are made in forward_cache from whole pages; forward_indexer sees them as cache.<field>",
+)
+NO_SELECTION = kind(
+    "VX1011", "no selection returned", "forward_indexer returned {got}, not a selection",
+    "end it with return vortex.topk(score)",
+)
+FIELD_SHAPE = kind(
+    "VX1012", "field has another shape", "field '{name}' is declared {declared} but forward_cache returns {got}",
+    "make the two agree",
+)
+FLOW_RAISED = kind("VX1013", "the flow raised an error", "{type}: {text}", "{hint}")
+SYMBOLIC_SIZE = kind(
+    "VX1014", "page count used as a number", "{what} needs the number of pages, which is not known while tracing",
+    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index()",
+)
+CONSTANT_TOO_BIG = kind(
+    "VX1015", "captured tensor too large", "the flow captures a tensor of {size} bytes; constants may have {limit}",
+    "make it smaller, or compute it from the page",
+)
+BAD_FIELD = kind("VX1016", "bad field declaration", "{why}", "write vortex.Field(dim, ...) with positive integers")
+DUPLICATE_FLOW = kind(
+    "VX1017", "flow name taken", "a flow named '{name}' is registered already at {where}", "choose another name"
+)
+UNKNOWN_FLOW = kind(
+    "VX1018", "unknown flow", "no flow named '{name}'{nearest}", "give a registered name, file.py, or file.py:name"
+)
+BAD_FLOW_CLASS = kind("VX1019", "class is no flow", "{why}", "derive from vortex.vFlow and write its three methods")
+BAD_BUDGET = kind("VX1020", "bad budget", "{why}", "Budget(pages>=0, ratio>=0, sink>=0, recent>=1)")
+BAD_SPEC = kind("VX1021", "bad model shape", "{why}", "e.g. --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16")
+
+# VX2xxx: IR text or IR structure -----------------------------------------------------------------
+IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
+IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
+IR_UNDEFINED = kind("VX2003", "value used before it is defined", "%{name} is not defined here{nearest}")
+IR_REDEFINED = kind("VX2004", "name defined twice", "{what} '{name}' is defined twice")
+IR_ATTRIBUTE = kind("VX2005", "wrong attribute", "{op}: {why}")
+IR_TYPE = kind("VX2006", "declared type differs", "{op} computes {inferred}, but the text says {declared}")
+IR_OPERANDS = kind("VX2007", "wrong operands", "{op}: {why}")
+IR_STRUCTURE = kind("VX2008", "malformed program", "{why}")
+IR_STAGE = kind("VX2009", "wrong stage", "this is a {got} file; {expected} is needed", "{hint}")
+
+# VX3xxx: passes ----------------------------------------------------------------------------------
+UNKNOWN_PASS = kind("VX3001", "unknown pass", "no pass '{name}'{nearest}", "'vortex passes' lists them")
+PASS_OPTION = kind("VX3002", "wrong pass option", "pass '{name}': {why}", "'vortex passes {name}' shows its options")
+PIPELINE_SYNTAX = kind(
+    "VX3003", "pipeline text does not parse", "{why}", "e.g. 'canonicalize,fuse{{max-live=8}},schedule'"
+)
+PASS_STAGE = kind(
+    "VX3004", "pass runs on another stage", "pass '{name}' runs on {needs} IR, but gets {got}",
+    "'outline' turns flow IR into page IR",
+)
+
+# VX4xxx: code generation -------------------------------------------------------------------------
+UNKNOWN_TARGET = kind("VX4001", "unknown target", "no target '{name}'{nearest}", "'vortex targets' lists them")
+TARGET_STAGE = kind(
+    "VX4002", "target ends earlier", "target {target} has no stage '{stage}' yet; it goes as far as '{last}'",
+    "add --to {last}",
+)
+NO_COMPILER = kind(
+    "VX4003", "compiler not installed", "{what} is needed to compile and is not installed",
+    "pip install 'vortex[compile]' (and a C compiler: {hint})",
+)
+TIR_INVALID = kind("VX4004", "edited TensorIR does not build", "{why}", "compare with the dump that it came from")
+TOOL_FAILED = kind("VX4005", "external tool failed", "{tool} failed: {why}", "the command was: {command}")
+NOT_EMITTABLE = kind("VX4006", "no kernel for this program", "{why}", "{hint}")
+
+# VX5xxx: artifacts -------------------------------------------------------------------------------
+NOT_ARTIFACT = kind("VX5001", "not an artifact", "'{path}' is no vortex artifact: {why}", "make one: vortex compile")
+CORRUPT_ARTIFACT = kind(
+    "VX5002", "artifact damaged", "'{path}': {why}", "compile it again; an artifact is trusted like any binary"
+)
+NO_TARGET_IN_ARTIFACT = kind(
+    "VX5003", "artifact lacks the target", "'{path}' has no library for {target}; it has {have}",
+    "vortex compile ... --target {target}",
+)
+CPU_TOO_OLD = kind(
+    "VX5004", "processor lacks instructions", "'{path}' was built for {built}, this processor has no {missing}",
+    "vortex compile ... --target cpu on this machine",
+)
+DIGEST_MISMATCH = kind("VX5005", "digest differs", "'{path}' has digest {got}, {want} was required")
+
+# VX6xxx: running ---------------------------------------------------------------------------------
+SHAPE_MISMATCH = kind("VX6001", "shape the artifact lacks", "{what} is {got}; the artifact was compiled for {want}",
+                      "vortex compile ... {flag}")
+BAD_ARGUMENT = kind("VX6002", "wrong argument", "{what}: {why}")
+NOT_READY = kind("VX6003", "called out of order", "{call} needs {needs} first")
+PAGE_OUT_OF_RANGE = kind(
+    "VX6004", "page id out of range",
+    "page table entry [{row}, {col}] is {page}; the pool has pages 0 to {last}",
+    "checked because debug=True; without it such a read is undefined",
+)
+OUT_OF_PAGES = kind("VX6005", "pool exhausted", "{need} pages are needed, {free} of {total} are free",
+                    "free finished requests, or make the pool larger")
+CAPACITY = kind(
+    "VX6006", "selection exceeds its capacity", "up to {need} pages may be selected; the output holds {capacity}",
+    "make pages [B, Hkv, K] with K >= {need}, or lower the budget",
+)
+UNKNOWN_REQUEST = kind("VX6007", "unknown request", "no request '{name}' in this cache{nearest}")
+
+# VX7xxx: command line ----------------------------------------------------------------------------
+BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")
+NO_SUCH_FILE = kind("VX7002", "no such file", "'{path}' {why}")
+UNKNOWN_NAME = kind("VX7003", "unknown name", "no {what} named '{name}'{nearest}")

@@ -1,0 +1,241 @@
+"""Values, operations, functions and modules: the whole data structure of the IR.
+
+Operations are declared as classes (see :func:`op`); their operands, attributes, parser, printer and
+verifier all follow from the declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+from vortex.errors import IR_ATTRIBUTE, IR_OPERANDS, IR_REDEFINED, ErrorKind, Loc
+from vortex.ir.types import Sym, Type
+
+Attr = Any
+"""int, float, bool, str, DType, Sym, Type, or a tuple or dict of these; immutable once in an op."""
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """An SSA value. ``name`` is a hint from the flow's source; a Function makes it unique."""
+
+    name: str
+    type: Type
+    owner: Op | None = None
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpSpec:
+    """What the declaration of an op says: which fields are operands, which attributes."""
+
+    operands: tuple[str, ...]
+    variadic: str | None
+    attrs: tuple[dataclasses.Field[Any], ...]
+    has_type: bool
+    """The op takes its result type as the attribute ``type`` instead of computing it."""
+
+
+class Op:
+    """Base of all operations; subclasses are declared with :func:`op`."""
+
+    name: ClassVar[str]
+    spec: ClassVar[OpSpec]
+    result: Value | None
+    loc: Loc | None
+    notes: dict[str, Attr]
+    """Discardable facts later passes attach (stage, slot); no part of the op's meaning or hash."""
+
+    def __post_init__(self) -> None:
+        self.loc = None
+        self.notes = {}
+        self.result = None
+        for f in self.spec.attrs:
+            self.require(_fits(getattr(self, f.name), str(f.type)), f"'{f.name}' must be {f.type}", IR_ATTRIBUTE)
+        inferred = self.infer()
+        if inferred is not None:
+            self.result = Value(self.name.rsplit(".", 1)[-1], inferred, self)
+
+    def infer(self) -> Type | None:
+        """The type of the result from operands and attributes; None when the op has no result.
+
+        Raises:
+            VortexError: the operands or attributes do not fit.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, *operands: Any) -> Any:
+        """The op's meaning on numpy arrays: the reference every kernel is held to."""
+        raise NotImplementedError(self.name)
+
+    def crosses_pages(self) -> bool:
+        """Whether one page's result depends on other pages, so that a page loop must end before it."""
+        return False
+
+    def require(self, ok: bool, why: str, kind: ErrorKind = IR_OPERANDS) -> None:
+        if not ok:
+            raise kind.at(self.__dict__.get("loc"), op=self.name, why=why, expected="")
+
+    @property
+    def operands(self) -> tuple[Value, ...]:
+        fixed = tuple(getattr(self, n) for n in self.spec.operands)
+        return fixed + (tuple(getattr(self, self.spec.variadic)) if self.spec.variadic else ())
+
+    @property
+    def attrs(self) -> dict[str, Attr]:
+        """Attributes by name, the result type (``type``) excluded."""
+        return {f.name: getattr(self, f.name) for f in self.spec.attrs if f.name != "type"}
+
+    @property
+    def value(self) -> Value:
+        """The result, for ops known to have one."""
+        assert self.result is not None, f"{self.name} has no result"
+        return self.result
+
+    def with_operands(self, operands: Iterable[Value]) -> Op:
+        """The same op on other operands: same attributes, location and name, type inferred anew."""
+        new = list(operands)
+        kwargs = {f.name: getattr(self, f.name) for f in self.spec.attrs}
+        for n in self.spec.operands:
+            kwargs[n] = new.pop(0)
+        if self.spec.variadic:
+            kwargs[self.spec.variadic] = tuple(new)
+        made = type(self)(**kwargs)
+        made.loc, made.notes = self.loc, dict(self.notes)
+        if made.result is not None and self.result is not None:
+            made.result.name = self.result.name
+        return made
+
+
+def _fits(value: Attr, annotation: str) -> bool:
+    """Whether an attribute read from text has the type its declaration asks for."""
+    if annotation.startswith("tuple["):
+        return isinstance(value, tuple) and all(_fits(v, annotation[6:].split(",")[0]) for v in value)
+    if annotation == "float":
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if annotation == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    return type(value).__name__ == annotation or (annotation == "Dim" and isinstance(value, int | Sym))
+
+
+OPS: dict[str, type[Op]] = {}
+_T = TypeVar("_T", bound=type[Op])
+
+
+@dataclass_transform(eq_default=False)
+def op(name: str) -> Callable[[_T], _T]:
+    """Declare an operation: ``Value`` fields are operands, the others attributes.
+
+    A ``tuple[Value, ...]`` field takes the remaining operands. An attribute called ``type`` is the
+    type of the result and is written after the colon.
+    """
+
+    def declare(cls: _T) -> _T:
+        assert name not in OPS, f"op {name} is declared twice"
+        made = dataclass(eq=False, repr=False)(cls)
+        hints = inspect.get_annotations(cls)
+        operands, attrs, variadic = [], [], None
+        for f in dataclasses.fields(made):
+            hint = str(f.type if isinstance(f.type, str) else hints.get(f.name, f.type))
+            if hint == "Value":
+                operands.append(f.name)
+            elif hint == "tuple[Value, ...]":
+                variadic = f.name
+            else:
+                attrs.append(f)
+        made.name = name
+        made.spec = OpSpec(tuple(operands), variadic, tuple(attrs), any(f.name == "type" for f in attrs))
+        OPS[name] = made
+        return made
+
+    return declare
+
+
+@dataclass(eq=False)
+class Function:
+    """A straight line of ops: ``func`` in flow IR, ``kernel`` in page IR."""
+
+    keyword: str
+    name: str
+    args: list[Value] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    attrs: dict[str, Attr] = field(default_factory=dict)
+    loc: Loc | None = None
+
+    def add(self, new: Op, name: str = "", loc: Loc | None = None) -> Value:
+        """Append ``new`` and return its result under a name no other value of this function has."""
+        self.append(new, name, loc)
+        return new.value
+
+    def append(self, new: Op, name: str = "", loc: Loc | None = None) -> None:
+        """Append an op that may have no result."""
+        if loc is not None:
+            new.loc = loc
+        self.ops.append(new)
+        if new.result is not None:
+            new.result.name = self.fresh(name or new.result.name, new.result)
+
+    def fresh(self, hint: str, but: Value | None = None) -> str:
+        """``hint``, or ``hint_1`` and so on when another value has that name."""
+        taken = {v.name for v in self.values() if v is not but}
+        if hint not in taken:
+            return hint
+        k = 1
+        while f"{hint}_{k}" in taken:
+            k += 1
+        return f"{hint}_{k}"
+
+    def values(self) -> Iterator[Value]:
+        """All values in order of definition, arguments first."""
+        yield from self.args
+        yield from (o.result for o in self.ops if o.result is not None)
+
+    def users(self) -> dict[Value, list[Op]]:
+        """The ops that use each value, in program order."""
+        found: dict[Value, list[Op]] = {v: [] for v in self.values()}
+        for o in self.ops:
+            for v in dict.fromkeys(o.operands):
+                found.setdefault(v, []).append(o)
+        return found
+
+
+@dataclass(eq=False)
+class Decl:
+    """Something a module names: a ``field``, a ``buffer`` or a ``resource`` (constant data)."""
+
+    keyword: str
+    name: str
+    type: Type
+    attrs: dict[str, Attr] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Module:
+    """A ``flow.module`` or ``page.program``: declarations, then functions."""
+
+    stage: str
+    name: str
+    attrs: dict[str, Attr] = field(default_factory=dict)
+    decls: dict[str, Decl] = field(default_factory=dict)
+    functions: dict[str, Function] = field(default_factory=dict)
+
+    def declare(self, decl: Decl) -> Decl:
+        if decl.name in self.decls:
+            raise IR_REDEFINED.at(what=decl.keyword, name=decl.name)
+        self.decls[decl.name] = decl
+        return decl
+
+    def define(self, function: Function) -> Function:
+        if function.name in self.functions:
+            raise IR_REDEFINED.at(what=function.keyword, name=function.name)
+        self.functions[function.name] = function
+        return function
+
+    def declared(self, keyword: str) -> list[Decl]:
+        return [d for d in self.decls.values() if d.keyword == keyword]

@@ -1,0 +1,102 @@
+"""The ``page`` dialect: the same computation as a program of kernels, every memory access spelled out.
+
+A ``page.program`` declares buffers and holds kernels; a kernel loads tiles, computes with flow ops and
+stores. A buffer's type is one tile; its layout says how many tiles there are and how one is found:
+
+============ ============================================== =====================================
+layout       one tile for each                              found by
+============ ============================================== =====================================
+``batched``  (request, KV head) row                         row number
+``ragged``   candidate page of a row                        row number, position among candidates
+``paged``    physical page and KV head                      the request's page table
+``token``    new token and KV head                          position in the step
+``request``  request                                        request number
+============ ============================================== =====================================
+"""
+
+from __future__ import annotations
+
+from vortex.ir.core import Op, Value, op
+from vortex.ir.dialects.flow import one_page_axis, tensor
+from vortex.ir.types import SelectionType, TensorType, Type, f32
+
+LAYOUTS = ("batched", "ragged", "paged", "token", "request")
+ROLES = ("input", "pool", "field", "output", "workspace", "plan")
+DOMAINS = {"plan": "requests", "append": "new_pages", "select": "rows", "attend": "work_items"}
+"""What each kind of kernel runs once for."""
+
+
+@op("page.load")
+class Load(Op):
+    """The tile of the current row or page; in domain ``rows`` a paged or ragged buffer gives all candidates, [S, ...]."""
+
+    buffer: str
+    type: TensorType
+
+    def infer(self) -> TensorType:
+        return one_page_axis(self, self.type.dtype, self.type.shape)
+
+
+@op("page.load_selection")
+class LoadSelection(Op):
+    """The pages that ``select`` kept for the current row."""
+
+    buffer: str
+
+    def infer(self) -> SelectionType:
+        return SelectionType()
+
+
+@op("page.store")
+class Store(Op):
+    """Writes a tile, rounded to the buffer's element type, or a selection (ascending pages and their count)."""
+
+    x: Value
+    buffer: str
+
+    def infer(self) -> None:
+        self.require(isinstance(self.x.type, TensorType | SelectionType), "nothing to store")
+
+
+@op("page.scatter")
+class Scatter(Op):
+    """Copies each new token's rows from ``source`` (layout ``token``) to its slot in ``buffer`` (layout ``paged``)."""
+
+    source: str
+    buffer: str
+
+    def infer(self) -> None:
+        return None
+
+
+@op("page.attend")
+class Attend(Op):
+    """softmax(q k^T * scale) v over the tokens of the selected pages, fp32; ``lse`` names where log-sum-exp goes.
+
+    Tokens at or beyond the request's length take no part, whatever their memory holds.
+    """
+
+    q: Value
+    pages: Value
+    keys: str
+    values: str
+    lse: str
+    type: TensorType
+
+    def infer(self) -> Type:
+        q = tensor(self, self.q)
+        self.require(isinstance(self.pages.type, SelectionType), f"%{self.pages.name} is no selection")
+        ok = q.page_axis is None and len(q.shape) == 2 and len(self.type.shape) == 2 and self.type.dtype == f32
+        self.require(ok and self.type.shape[0] == q.shape[0], f"[G, D] queries give f32[G, Dv], not {self.type}")
+        return self.type
+
+
+@op("page.plan")
+class Plan(Op):
+    """Page counts, budgets and work lists from the lengths, written to ``buffer``."""
+
+    buffer: str
+    page_size: int
+
+    def infer(self) -> None:
+        self.require(self.page_size > 0, "the page size must be positive")

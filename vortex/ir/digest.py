@@ -1,0 +1,47 @@
+"""Identity of IR: what it computes (structural), and with which choices (schedule)."""
+
+from __future__ import annotations
+
+import hashlib
+
+from vortex.ir.core import Function, Module
+from vortex.ir.printer import attr, print_op
+
+VERSION = "vx1"
+
+
+def structural(module: Module) -> str:
+    """Hash of the meaning: names, locations, notes and schedules do not enter. The cache and tuning key."""
+    parts = [module.stage, attr({k: v for k, v in module.attrs.items() if k != "target"})]
+    parts += [f"{d.keyword} {d.name} {d.type} {attr(d.attrs)}" for d in module.decls.values()]
+    parts += [_canonical(f) for f in module.functions.values()]
+    return _hash(parts)
+
+
+def structural_of(f: Function) -> str:
+    """Hash of one function or kernel."""
+    return _hash([_canonical(f)])
+
+
+def schedule(module: Module) -> str:
+    """Hash of the choices alone: target and every kernel's schedule."""
+    chosen = [f"{f.name} {attr(f.attrs.get('schedule', {}))}" for f in module.functions.values()]
+    return _hash([attr(module.attrs.get("target", "")), *chosen])
+
+
+def _hash(parts: list[str]) -> str:
+    return f"{VERSION}:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:24]}"
+
+
+def _canonical(f: Function) -> str:
+    """The function's text with values numbered in order of definition."""
+    kept = [(v, v.name) for v in f.values()]
+    try:
+        for i, (v, _) in enumerate(kept):
+            v.name = str(i)
+        attrs = {k: v for k, v in f.attrs.items() if k != "schedule"}
+        args = ", ".join(str(a.type) for a in f.args)
+        return "\n".join([f"{f.keyword} {f.name}({args}) {attr(attrs)}", *(print_op(o, notes=False) for o in f.ops)])
+    finally:
+        for v, name in kept:
+            v.name = name

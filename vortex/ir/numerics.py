@@ -1,0 +1,50 @@
+"""Storage rounding in numpy: what a value becomes when it is kept in a narrower type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vortex.ir.types import DType, bf16, bool_, f16, f32, fp8_e4m3, i32, i64
+
+FP8_MAX = 448.0
+
+
+def widen(x: Any) -> Any:
+    """``x`` as fp32, the type of all arithmetic."""
+    return np.asarray(x).astype(np.float32, copy=False)
+
+
+def narrow(x: Any, dtype: DType) -> Any:
+    """``x`` rounded to ``dtype`` (to nearest even; fp8 clamped to +-448 first), floats held as fp32."""
+    x = np.asarray(x)
+    if dtype == f32:
+        return widen(x)
+    if dtype == bf16:
+        return _bf16(widen(x))
+    if dtype == f16:
+        with np.errstate(over="ignore"):
+            return widen(x).astype(np.float16).astype(np.float32)
+    if dtype == fp8_e4m3:
+        return _fp8_e4m3(widen(x))
+    if dtype == bool_:
+        return x != 0
+    assert dtype in (i32, i64)
+    with np.errstate(invalid="ignore"):
+        return x.astype(np.int32)
+
+
+def _bf16(x: Any) -> Any:
+    bits = x.view(np.uint32) if x.shape else x.reshape(1).view(np.uint32)
+    lsb = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = ((bits + np.uint32(0x7FFF) + lsb) & np.uint32(0xFFFF0000)).view(np.float32)
+    return np.where(np.isnan(x), np.float32(np.nan), rounded.reshape(x.shape))
+
+
+def _fp8_e4m3(x: Any) -> Any:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        clamped = np.clip(x, -FP8_MAX, FP8_MAX)
+        exponent = np.maximum(np.floor(np.log2(np.maximum(np.abs(clamped), np.float32(2.0**-40)))), -6.0)
+        step = np.exp2(exponent - 3).astype(np.float32)
+        return np.where(np.isnan(x), x, np.clip(np.rint(clamped / step) * step, -FP8_MAX, FP8_MAX)).astype(np.float32)

@@ -1,0 +1,105 @@
+"""Element types, dimensions and value types of both dialects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vortex.errors import BAD_SPEC
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """An element type; ``bytes`` is its size in memory."""
+
+    name: str
+    bytes: int
+    is_float: bool
+
+    def __str__(self) -> str:
+        return self.name
+
+
+f32 = DType("f32", 4, True)
+f16 = DType("f16", 2, True)
+bf16 = DType("bf16", 2, True)
+fp8_e4m3 = DType("fp8_e4m3", 1, True)
+i32 = DType("i32", 4, False)
+i64 = DType("i64", 8, False)
+bool_ = DType("bool", 1, False)
+
+DTYPES: dict[str, DType] = {d.name: d for d in (f32, f16, bf16, fp8_e4m3, i32, i64, bool_)}
+
+
+def dtype(name: str | DType) -> DType:
+    """The element type called ``name``.
+
+    Raises:
+        VortexError: VX1021 when there is none.
+    """
+    if isinstance(name, DType):
+        return name
+    if name not in DTYPES:
+        raise BAD_SPEC.at(why=f"no element type '{name}'; there are {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Sym:
+    """A dimension whose size is known only when the kernel runs."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Dim = int | Sym
+Shape = tuple[Dim, ...]
+
+S = Sym("S")
+"""The page axis: the candidate pages of one (request, KV head) row, in logical order."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """``f32[S, 4]``: element type and dimensions, at most one of which is :data:`S`."""
+
+    dtype: DType
+    shape: Shape = ()
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    @property
+    def page_axis(self) -> int | None:
+        """Which axis runs over pages, or None for a value that is one per row."""
+        return next((i for i, d in enumerate(self.shape) if isinstance(d, Sym)), None)
+
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """The dimensions of one page's share: the shape without its page axis."""
+        return tuple(d for d in self.shape if isinstance(d, int))
+
+    @property
+    def numel(self) -> int:
+        """Elements of one page's share (of the whole value when it has no page axis)."""
+        n = 1
+        for d in self.tile:
+            n *= d
+        return n
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return TensorType(dtype, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionType:
+    """The pages a row attends to."""
+
+    def __str__(self) -> str:
+        return "selection"
+
+
+selection = SelectionType()
+
+Type = TensorType | SelectionType

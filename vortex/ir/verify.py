@@ -1,0 +1,146 @@
+"""What holds of every module between passes: types as inferred, definitions before uses, buffers as declared."""
+
+from __future__ import annotations
+
+from vortex.errors import IR_REDEFINED, IR_STRUCTURE, IR_TYPE, IR_UNDEFINED
+from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.dialects import flow, page
+from vortex.ir.types import S, SelectionType, TensorType, Type, selection
+
+
+def verify(module: Module) -> None:
+    """Check the module.
+
+    Raises:
+        VortexError: VX2003 to VX2008, located at the op's place in the flow's source where it has one.
+    """
+    for f in module.functions.values():
+        _verify_function(f)
+    if module.stage == "flow":
+        _verify_flow(module)
+    else:
+        _verify_program(module)
+
+
+def _verify_function(f: Function) -> None:
+    defined: set[Value] = set()
+    names: set[str] = set()
+
+    def define(v: Value, o: Op | None) -> None:
+        if v.name in names:
+            raise IR_REDEFINED.at(o.loc if o else f.loc, what="value", name=v.name)
+        names.add(v.name)
+        defined.add(v)
+
+    for a in f.args:
+        define(a, None)
+    for o in f.ops:
+        for v in o.operands:
+            if v not in defined:
+                raise IR_UNDEFINED.at(o.loc, name=v.name, nearest="").note(f"in {f.keyword} @{f.name}, used by {o.name}")
+        inferred = o.infer()
+        if inferred != (o.result.type if o.result else None):
+            declared = o.result.type if o.result else "nothing"
+            raise IR_TYPE.at(o.loc, op=o.name, inferred=inferred, declared=declared)
+        if o.result is not None:
+            define(o.result, o)
+
+
+def _no(why: str, o: Op | Function | None = None) -> None:
+    raise IR_STRUCTURE.at(o.loc if o is not None else None, why=why)
+
+
+def _verify_flow(m: Module) -> None:
+    for f in m.functions.values():
+        if f.keyword != "func":
+            _no(f"a flow module holds functions, not '{f.keyword} @{f.name}'", f)
+        if not f.ops or not isinstance(f.ops[-1], flow.Return):
+            _no(f"func @{f.name} does not end in flow.return", f)
+        for o in f.ops[:-1]:
+            if isinstance(o, flow.Return) or not o.name.startswith("flow."):
+                _no(f"{o.name} inside func @{f.name}", o)
+            _verify_resource(m, o)
+    if "cache" in m.functions:
+        _verify_fields(m, m.functions["cache"])
+
+
+def _verify_fields(m: Module, f: Function) -> None:
+    end = f.ops[-1]
+    assert isinstance(end, flow.Return)
+    fields = {d.name: d.type for d in m.declared("field")}
+    if set(end.names) != set(fields):
+        _no(f"@cache returns {list(end.names)}, the declared fields are {list(fields)}", end)
+    for name, v in zip(end.names, end.values, strict=True):
+        if not _storable(v.type, fields[name]):
+            _no(f"field @{name} is {fields[name]}, @cache returns {v.type}", end)
+
+
+def _verify_resource(m: Module, o: Op) -> None:
+    if isinstance(o, flow.Resource):
+        d = m.decls.get(o.symbol)
+        if d is None or d.keyword != "resource" or d.type != o.type:
+            _no(f"no resource @{o.symbol} of type {o.type}", o)
+
+
+def _storable(value: Type, buffer: Type) -> bool:
+    """Whether a value can be kept in a buffer: same shape; the element type may narrow."""
+    if isinstance(value, SelectionType) or isinstance(buffer, SelectionType):
+        return value == buffer
+    return value.shape == buffer.shape
+
+
+def _verify_program(m: Module) -> None:
+    for d in m.declared("buffer"):
+        if d.attrs.get("layout") not in page.LAYOUTS or d.attrs.get("role") not in page.ROLES:
+            _no(f"buffer @{d.name} needs a layout ({', '.join(page.LAYOUTS)}) and a role ({', '.join(page.ROLES)})")
+        if isinstance(d.type, TensorType) and d.type.page_axis is not None:
+            _no(f"buffer @{d.name}: a buffer's type is one tile, without the page axis")
+    for f in m.functions.values():
+        kind, domain = f.attrs.get("kind"), f.attrs.get("domain")
+        if f.keyword != "kernel" or kind not in page.DOMAINS or domain != page.DOMAINS[kind]:
+            _no(f"@{f.name} is no kernel of a known kind and its domain: {page.DOMAINS}", f)
+        if f.args:
+            _no(f"kernel @{f.name} has arguments; kernels load from buffers", f)
+        for o in f.ops:
+            _verify_resource(m, o)
+            _verify_access(m, f, o)
+
+
+def _verify_access(m: Module, f: Function, o: Op) -> None:
+    if isinstance(o, page.Load):
+        d = _buffer(m, o, o.buffer)
+        if o.type != tile_in_domain(d, str(f.attrs["domain"])):
+            _no(f"page.load of @{d.name} in domain {f.attrs['domain']} is {tile_in_domain(d, str(f.attrs['domain']))}", o)
+    elif isinstance(o, page.LoadSelection):
+        if _buffer(m, o, o.buffer).type != selection:
+            _no(f"@{o.buffer} holds no selection", o)
+    elif isinstance(o, page.Store):
+        d = _buffer(m, o, o.buffer)
+        if not _storable(o.x.type, tile_in_domain(d, str(f.attrs["domain"]))):
+            _no(f"%{o.x.name} ({o.x.type}) does not fit @{d.name} ({d.type})", o)
+    elif isinstance(o, page.Scatter):
+        if _buffer(m, o, o.source).attrs["layout"] != "token" or _buffer(m, o, o.buffer).attrs["layout"] != "paged":
+            _no("page.scatter moves a token buffer into a paged one", o)
+    elif isinstance(o, page.Attend):
+        for name in (o.keys, o.values):
+            if _buffer(m, o, name).attrs["layout"] != "paged":
+                _no(f"page.attend reads paged buffers, @{name} is not", o)
+        _buffer(m, o, o.lse)
+    elif isinstance(o, page.Plan):
+        _buffer(m, o, o.buffer)
+    elif isinstance(o, flow.Return):
+        _no("flow.return in a kernel", o)
+
+
+def tile_in_domain(d: Decl, domain: str) -> Type:
+    """What loading ``d`` gives in a kernel of that domain: all candidates of a row, or the current tile."""
+    if domain == "rows" and d.attrs["layout"] in ("paged", "ragged") and isinstance(d.type, TensorType):
+        return TensorType(d.type.dtype, (S, *d.type.shape))
+    return d.type
+
+
+def _buffer(m: Module, o: Op, name: str) -> Decl:
+    d = m.decls.get(name)
+    if d is None or d.keyword != "buffer":
+        raise IR_STRUCTURE.at(o.loc, why=f"{o.name} names @{name}, which is no declared buffer")
+    return d

@@ -1,0 +1,2 @@
+if not __name__.startswith("vortex."):
+    raise ImportError("import vortex.passes: the folder passes/ at the top is a link for readers, not a package")
