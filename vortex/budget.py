@@ -1,0 +1,51 @@
+"""How many pages a row may attend to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from vortex.errors import BAD_BUDGET
+
+I32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """``pages`` scored pages beside the first ``sink`` and last ``recent``, or ``ratio`` of all if that is more.
+
+    Of ``n`` pages ``total(n) = max(pages + sink + recent, floor(ratio * n))`` are kept, in exact integer
+    arithmetic. ``ratio`` is a rational: an int, ``Fraction``, a string such as ``"1/16"``, or a float read as
+    the decimal it prints as.
+
+    Raises:
+        VortexError: VX1020 when a number is out of range.
+    """
+
+    pages: int
+    ratio: Fraction | int | str | float = 0
+    sink: int = 1
+    recent: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (("pages", 0), ("sink", 0), ("recent", 1)):
+            number = getattr(self, name)
+            if not isinstance(number, int) or not least <= number < 2**28:
+                raise BAD_BUDGET.at(why=f"{name} is {number!r}, an integer of at least {least} is needed")
+        try:
+            ratio = Fraction(str(self.ratio))
+        except (ValueError, ZeroDivisionError):
+            raise BAD_BUDGET.at(why=f"ratio is {self.ratio!r}, a number such as '1/16' is needed") from None
+        if ratio < 0 or max(ratio.numerator, ratio.denominator) > I32_MAX:
+            raise BAD_BUDGET.at(why=f"ratio {ratio} is negative or has too many digits")
+        object.__setattr__(self, "ratio", ratio)
+
+    def total(self, n: int) -> int:
+        """Pages kept of ``n``, reserved ones included; not clipped to ``n``."""
+        ratio = Fraction(self.ratio)
+        return max(self.pages + self.sink + self.recent, ratio.numerator * n // ratio.denominator)
+
+    def numbers(self) -> tuple[int, int, int, int, int]:
+        """As the ``budget`` argument of the plan kernel: pages, sink, recent, ratio numerator, denominator."""
+        ratio = Fraction(self.ratio)
+        return self.pages, self.sink, self.recent, ratio.numerator, ratio.denominator
