@@ -1,0 +1,64 @@
+PYTHON ?= python3
+VENV   ?= .venv
+# more words for pip, e.g. PIP_FLAGS="--index-url https://download.pytorch.org/whl/cpu" for a small torch
+PIP_FLAGS ?=
+# taken when the interpreter has no torch of its own; one that is there is kept
+TORCH  ?= torch==2.13.0
+JOBS   ?= 2
+
+BIN := $(VENV)/bin
+PIP  = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full lint format bench clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+demo: $(VENV)/.demo  ## install what is needed, compile quest and decode a ragged batch on this CPU
+	$(BIN)/vortex demo
+
+test: lint  ## style, types and the suite in small, about 10 minutes on two cores
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not full and not gpu and not engine"
+
+test-full: $(VENV)/.test  ## everything, full matrices included, under an hour
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not gpu and not engine"
+
+lint: $(VENV)/.test  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test  ## rewrite in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.demo  ## measure what bench/ measures; results go to bench/results
+	for f in bench/*_speed.py; do $(BIN)/python $$f || exit 1; done
+
+clean:  ## remove the environment and everything made
+	rm -rf $(VENV) build dist dumps *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find vortex tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run start at once; they are remade when what is installed changes.
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or later is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@if $(PYTHON) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then \
+	  echo "making $(VENV) (keeping the torch that $(PYTHON) has)"; \
+	  $(PYTHON) -m venv --system-site-packages $(VENV); \
+	else \
+	  echo "making $(VENV) with $(TORCH)"; \
+	  $(PYTHON) -m venv $(VENV) && $(PIP) '$(TORCH)'; \
+	fi
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
+	@echo "installing vortex[compile,cli] into $(VENV)"
+	@$(PIP) -e '.[compile,cli]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	@echo "installing vortex[test,dev] into $(VENV)"
+	@$(PIP) -e '.[compile,cli,test,dev]'
+	@touch $@

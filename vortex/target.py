@@ -1,0 +1,69 @@
+"""What a flow is compiled for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from vortex.errors import BAD_OPTION, TARGET_STAGE, UNKNOWN_TARGET, nearest
+
+STAGES = ("flow", "page", "tir", "src", "lib")
+"""Every stage in order; ``vortex.driver`` runs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine to compile for; ``stages`` are the ones its compilation can reach so far."""
+
+    name: str
+    kind: Literal["cpu", "cuda"]
+    arch: str
+    about: str
+    stages: tuple[str, ...] = STAGES
+
+    @property
+    def last(self) -> str:
+        return self.stages[-1]
+
+    def require(self, stage: str) -> None:
+        """VX4002 when the target does not get as far as ``stage``."""
+        if stage not in self.stages:
+            raise TARGET_STAGE.at(target=self.name, stage=stage, last=self.last)
+
+
+TARGETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target("cpu", "cpu", "native", "this processor, through LLVM, all cores"),
+        Target("sm_90a", "cuda", "sm_90a", "NVIDIA H100, H200", STAGES[:2]),
+        Target("sm_100a", "cuda", "sm_100a", "NVIDIA B200", STAGES[:2]),
+    )
+}
+
+ALIASES = {"sm_90": "sm_90a", "sm_100": "sm_100a"}
+"""Names people write for a target whose instructions need the architecture-specific one."""
+
+
+def _stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def parse_targets(text: str, say: Callable[[str], None] = _stderr) -> tuple[Target, ...]:
+    """The targets of ``"cpu,sm_90"``, each once; ``say`` hears of names that were normalised.
+
+    Raises:
+        VortexError: VX4001 for an unknown name, VX7001 when there is none at all.
+    """
+    found: dict[str, Target] = {}
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        full = ALIASES.get(name, name)
+        if full not in TARGETS:
+            raise UNKNOWN_TARGET.at(name=name, nearest=nearest(name, TARGETS))
+        if full != name:
+            say(f"target {name}: compiling for {full} (its kernels use instructions of that architecture alone)")
+        found[full] = TARGETS[full]
+    if not found:
+        raise BAD_OPTION.at(option="--target", why="names no target", hint=f"e.g. --target {','.join(TARGETS)}")
+    return tuple(found.values())
