@@ -70,7 +70,7 @@ def _kept(f: Function, level: dict[Value, int], loop: dict[Op, int]) -> dict[Val
         for v in o.operands:
             crosses = o.crosses_pages() and o.result is not None and over_pages(o.result)
             for source in _sources(v):
-                if over_pages(source) and (loop[o] > level[source] or crosses or isinstance(o, flow.TopK)):
+                if over_pages(source) and (loop[o] > level[source] or crosses):
                     kept[source] = max(kept.get(source, 0), loop[o])
     return kept
 

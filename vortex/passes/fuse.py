@@ -1,0 +1,162 @@
+"""Kernels that read what another just wrote become one kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from vortex.ir.core import Function, Module, Op, Value
+from vortex.ir.dialects import page
+from vortex.ir.staging import LEAVES, stage
+from vortex.ir.types import TensorType
+from vortex.passes.manager import Pass, PassContext, register
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+@register("fuse", stage="page", tag="exact", version=1)
+@dataclass(frozen=True, slots=True)
+class Fuse(Pass):
+    """Join kernels of one kind and domain, as long as what a row keeps between page passes stays small.
+
+    Softmax, statistics and the selection itself do not stop it: a kernel may walk its pages several
+    times. Each buffer is loaded once in a fused kernel, a value that only travelled between two of its
+    parts no longer leaves it, and all fields of a page come from one read of that page.
+
+        kernel @select_d { %d = flow.dot(..)         page.store(%d) {buffer = "d"} }
+        kernel @select_m { %d = page.load() {buffer = "d"}   %m = flow.reduce_mean(%d)   page.store(%m) {buffer = "m"} }
+          ->
+        kernel @select { %d = flow.dot(..)   %m = flow.reduce_mean(%d)   page.store(%m) {buffer = "m"} }
+
+    ``max-live`` bounds the numbers per page that a fused ``select`` keeps between passes.
+    """
+
+    max_live: int = 256
+
+    def run(self, module: Module, ctx: PassContext) -> Module:
+        groups = _grouped(module, self.max_live)
+        program = Module("page", module.name, dict(module.attrs), dict(module.decls))
+        by_kind: dict[str, list[list[Function]]] = {}
+        for parts in groups:
+            by_kind.setdefault(str(parts[0].attrs["kind"]), []).append(parts)
+        crossing = _crossing(groups)
+        for parts in groups:
+            kind = str(parts[0].attrs["kind"])
+            alike = by_kind[kind]
+            name = kind if len(alike) == 1 else f"{kind}_{alike.index(parts)}"
+            program.define(_join(name, parts, crossing))
+        gone = {d.name for d in module.declared("buffer") if d.attrs["role"] == "workspace"} - crossing
+        program.decls = {n: d for n, d in module.decls.items() if n not in gone}
+        return program
+
+
+def _stores(f: Function) -> set[str]:
+    return {o.buffer for o in f.ops if isinstance(o, page.Store | page.Scatter | page.Plan)}
+
+
+def _reads(f: Function) -> set[str]:
+    return {o.buffer for o in f.ops if isinstance(o, page.Load | page.LoadSelection)}
+
+
+def _grouped(module: Module, max_live: int) -> list[list[Function]]:
+    """The kernels of each fused kernel, both in program order."""
+    import networkx as nx
+
+    kernels = list(module.functions.values())
+    position = {f.name: i for i, f in enumerate(kernels)}
+    graph: nx.DiGraph[frozenset[str]] = nx.DiGraph()
+    graph.add_nodes_from(frozenset({f.name}) for f in kernels)
+    for a, b in combinations(kernels, 2):
+        if _stores(a) & _reads(b):
+            graph.add_edge(frozenset({a.name}), frozenset({b.name}))
+    merged = True
+    while merged:
+        merged = False
+        nodes = sorted(graph, key=lambda n: min(position[name] for name in n))
+        for a, b in combinations(nodes, 2):
+            parts = sorted((module.functions[n] for n in a | b), key=lambda f: position[f.name])
+            if _fusible(parts, max_live) and _acyclic(graph, a, b):
+                graph = nx.relabel_nodes(nx.contracted_nodes(graph, a, b, self_loops=False, copy=True), {a: a | b})
+                merged = True
+                break
+    order = nx.lexicographical_topological_sort(graph, key=lambda n: min(position[name] for name in n))
+    return [sorted((module.functions[n] for n in node), key=lambda f: position[f.name]) for node in order]
+
+
+def _fusible(parts: list[Function], max_live: int) -> bool:
+    if len({str(f.attrs["kind"]) for f in parts}) > 1 or parts[0].attrs["kind"] in ("plan", "attend"):
+        return False
+    if parts[0].attrs["kind"] == "append":
+        return True
+    return live_per_page(_join("trial", parts, set())) <= max_live
+
+
+def live_per_page(f: Function) -> int:
+    """Numbers per page that the kernel keeps between its passes."""
+    return sum(v.type.numel for v in stage(f).kept if isinstance(v.type, TensorType))
+
+
+def _acyclic(graph: nx.DiGraph[frozenset[str]], a: frozenset[str], b: frozenset[str]) -> bool:
+    """Whether a and b may be one node: no path between them leads through a third."""
+    import networkx as nx
+
+    for x, y in ((a, b), (b, a)):
+        for step in graph.successors(x):
+            if step != y and nx.has_path(graph, step, y):
+                return False
+    return True
+
+
+def _crossing(groups: list[list[Function]]) -> set[str]:
+    """Buffers that one group writes and another reads."""
+    owner = {name: i for i, parts in enumerate(groups) for f in parts for name in _stores(f)}
+    return {n for i, parts in enumerate(groups) for f in parts for n in _reads(f) if owner.get(n, i) != i}
+
+
+def _join(name: str, parts: list[Function], crossing: set[str]) -> Function:
+    """One kernel that does what ``parts`` do one after another."""
+    joined = Function("kernel", name, attrs={k: v for k, v in parts[0].attrs.items() if k != "schedule"})
+    here: dict[str, Value] = {}
+    """What was stored to, or loaded from, each buffer so far."""
+    leaves: dict[tuple[str, str], Value] = {}
+    reads = {b for f in parts for b in _reads(f)}
+    for f in parts:
+        made: dict[Value, Value] = {}
+        for o in f.ops:
+            if isinstance(o, page.Load) and o.buffer in here:
+                made[o.value] = here[o.buffer]
+                continue
+            key = (o.name, str(o.attrs))
+            if isinstance(o, LEAVES) and key in leaves:
+                made[o.value] = leaves[key]
+                continue
+            local = isinstance(o, page.Store) and o.buffer in reads and o.buffer not in crossing
+            if isinstance(o, page.Store) and local:
+                here[o.buffer] = made[o.x]
+                continue
+            twin = o.with_operands([made[v] for v in o.operands])
+            joined.append(twin, o.result.name if o.result is not None else "")
+            if isinstance(o, page.Store):
+                here[o.buffer] = made[o.x]
+            if o.result is not None:
+                made[o.result] = twin.value
+                if isinstance(o, page.Load):
+                    here[o.buffer] = twin.value
+                elif isinstance(o, LEAVES):
+                    leaves[key] = twin.value
+    _drop_dead(joined)
+    return joined
+
+
+def _drop_dead(f: Function) -> None:
+    """Remove ops whose result nothing uses (views repeated in several parts)."""
+    used: set[Value] = set()
+    kept: list[Op] = []
+    for o in reversed(f.ops):
+        if o.result is None or o.result in used:
+            kept.append(o)
+            used.update(o.operands)
+    f.ops = kept[::-1]
+

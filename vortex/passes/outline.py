@@ -1,0 +1,191 @@
+"""From an algorithm to a program: which values live per page, per row, per step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vortex.errors import IR_STRUCTURE
+from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.dialects import flow, page
+from vortex.ir.staging import LEAVES, VIEWS, over_pages
+from vortex.ir.types import DTYPES, S, TensorType, bool_, f32, i32, selection
+from vortex.passes.manager import Pass, PassContext, register
+
+
+@register("outline", stage="flow", tag="exact", version=1)
+@dataclass(frozen=True, slots=True)
+class Outline(Pass):
+    """Turn a flow module into a page program in which every op is a kernel of its own.
+
+    Each op over pages or per row becomes a ``select`` kernel that reads and writes memory, each field an
+    ``append`` kernel; ``fuse`` joins them. Views and leaves are repeated where they are used.
+
+        func @index(%q, %c) {
+          %d = flow.dot(%q, %c)
+          %s = flow.reduce_max(%d)
+          %p = flow.topk(%s)
+          flow.return(%p)
+        }
+          ->
+        buffer @d : f32[4] {layout = "ragged", role = "workspace"}
+        kernel @select_d {kind = "select", domain = "rows"} {
+          %q = page.load() {buffer = "q"}
+          %c = page.load() {buffer = "c"}
+          %d = flow.dot(%q, %c)
+          page.store(%d) {buffer = "d"}
+        }
+        ...
+    """
+
+    def run(self, module: Module, ctx: PassContext) -> Module:
+        for name in ("cache", "index"):
+            if name not in module.functions:
+                raise IR_STRUCTURE.at(why=f"outline needs func @{name}; this module has {list(module.functions)}")
+        program = Module("page", module.name, dict(module.attrs))
+        _declare_buffers(program, module)
+        program.define(_plan(program))
+        _outline_cache(program, module.functions["cache"])
+        _outline_index(program, module.functions["index"])
+        program.define(_attend(program))
+        return program
+
+
+def _declare_buffers(program: Module, module: Module) -> None:
+    size, dim, group = (int(module.attrs[k]) for k in ("page_size", "head_dim", "group"))
+    kv = DTYPES[module.attrs["dtype"]]
+
+    def buffer(name: str, type: TensorType, layout: str, role: str) -> None:
+        program.declare(Decl("buffer", name, type, {"layout": layout, "role": role}))
+
+    buffer("q", TensorType(kv, (group, dim)), "batched", "input")
+    for name in ("k", "v"):
+        buffer(name, TensorType(kv, (size, dim)), "paged", "pool")
+    for name in ("k_new", "v_new"):
+        buffer(name, TensorType(kv, (dim,)), "token", "input")
+    buffer("plan", TensorType(i32, (4,)), "request", "plan")
+    program.declare(Decl("buffer", "pages", selection, {"layout": "batched", "role": "output"}))
+    buffer("out", TensorType(kv, (group, dim)), "batched", "output")
+    buffer("lse", TensorType(f32, (group,)), "batched", "output")
+    for d in module.declared("field"):
+        if d.name in program.decls:
+            raise IR_STRUCTURE.at(why=f"a field may not be called '{d.name}': the kernels have a buffer of that name")
+        program.declare(Decl("buffer", d.name, d.type, {"layout": "paged", "role": "field"}))
+    for d in module.declared("resource"):
+        program.declare(Decl("resource", d.name, d.type, dict(d.attrs)))
+
+
+def kernel(name: str, kind: str) -> Function:
+    """An empty kernel of that kind, in its domain."""
+    return Function("kernel", name, attrs={"kind": kind, "domain": page.DOMAINS[kind]})
+
+
+def _plan(program: Module) -> Function:
+    f = kernel("plan", "plan")
+    f.append(page.Plan("plan", int(program.attrs["page_size"])))
+    return f
+
+
+def _attend(program: Module) -> Function:
+    f = kernel("attend", "attend")
+    query, out = program.decls["q"].type, program.decls["out"].type
+    assert isinstance(query, TensorType) and isinstance(out, TensorType)
+    q = f.add(page.Load("q", query), "q")
+    pages = f.add(page.LoadSelection("pages"), "pages")
+    o = f.add(page.Attend(q, pages, "k", "v", "lse", out.with_dtype(f32)), "o")
+    f.append(page.Store(o, "out"))
+    return f
+
+
+class _Outliner:
+    """Copies ops into kernels, fetching operands from buffers or by repeating cheap ops."""
+
+    def __init__(self, program: Module, homes: dict[Value, str]) -> None:
+        self.program = program
+        self.homes = homes
+        """The buffer in which each value can be found."""
+
+    def copy(self, f: Function, o: Op, made: dict[Value, Value]) -> Value:
+        """Append ``o`` to ``f`` with its operands fetched; returns the copied result."""
+        twin = o.with_operands([self.fetch(f, v, made) for v in o.operands])
+        f.append(twin, o.result.name if o.result else "", o.loc)
+        if o.result is not None:
+            made[o.result] = twin.value
+        return made[o.value] if o.result is not None else o.operands[0]
+
+    def fetch(self, f: Function, v: Value, made: dict[Value, Value]) -> Value:
+        if v in made:
+            return made[v]
+        if v in self.homes:
+            made[v] = self.load(f, v, self.program.decls[self.homes[v]])
+            return made[v]
+        assert v.owner is not None
+        return self.copy(f, v.owner, made)
+
+    def load(self, f: Function, v: Value, d: Decl) -> Value:
+        """``v`` from its buffer, with the page axis where ``v`` has it."""
+        assert isinstance(v.type, TensorType) and isinstance(d.type, TensorType)
+        axis = v.type.page_axis
+        loc = v.owner.loc if v.owner is not None else None
+        if axis is None:
+            return f.add(page.Load(d.name, d.type), d.name, loc)
+        loaded = f.add(page.Load(d.name, TensorType(d.type.dtype, (S, *d.type.tile))), d.name, loc)
+        if axis == 0:
+            return loaded
+        back = (*range(1, axis + 1), 0, *range(axis + 1, len(v.type.shape)))
+        return f.add(flow.Transpose(loaded, back), v.name, loc)
+
+
+def _outline_cache(program: Module, cache: Function) -> None:
+    store = kernel("append_store", "append")
+    for name in ("k", "v"):
+        store.append(page.Scatter(f"{name}_new", name))
+    program.define(store)
+    outliner = _Outliner(program, dict(zip(cache.args, ("k", "v"), strict=True)))
+    end = cache.ops[-1]
+    assert isinstance(end, flow.Return)
+    for name, v in zip(end.names, end.values, strict=True):
+        f = kernel(f"append_{name}", "append")
+        made: dict[Value, Value] = {}
+        f.append(page.Store(outliner.fetch(f, v, made), name))
+        program.define(f)
+
+
+def _outline_index(program: Module, index: Function) -> None:
+    outliner = _Outliner(program, {a: a.name for a in index.args})
+    for o in index.ops:
+        if isinstance(o, flow.TopK):
+            f = kernel("select_topk", "select")
+            f.append(page.Store(outliner.copy(f, o, {}), "pages"))
+            program.define(f)
+        elif o.result is not None and not isinstance(o, (*LEAVES, *VIEWS)):
+            _outline_op(program, outliner, o)
+
+
+def _outline_op(program: Module, outliner: _Outliner, o: Op) -> None:
+    """One op as a kernel that leaves its result in a workspace buffer."""
+    v = o.value
+    assert isinstance(v.type, TensorType)
+    name = v.name
+    while name in program.decls or f"select_{name}" in program.functions:
+        name += "_"
+    f = kernel(f"select_{name}", "select")
+    result = outliner.copy(f, o, {})
+    layout = "batched"
+    if over_pages(v):
+        layout = "ragged"
+        result = _page_major(f, result)
+    assert isinstance(result.type, TensorType)
+    kept = result.type.dtype if result.type.dtype in (i32, bool_) else f32
+    program.declare(Decl("buffer", name, TensorType(kept, result.type.tile), {"layout": layout, "role": "workspace"}))
+    f.append(page.Store(result, name))
+    program.define(f)
+    outliner.homes[v] = name
+
+
+def _page_major(f: Function, v: Value) -> Value:
+    """``v`` with its page axis first, as buffers keep it."""
+    assert isinstance(v.type, TensorType) and v.type.page_axis is not None
+    axis, rank = v.type.page_axis, len(v.type.shape)
+    if axis == 0:
+        return v
+    return f.add(flow.Transpose(v, (axis, *(i for i in range(rank) if i != axis))), f"{v.name}_by_page")

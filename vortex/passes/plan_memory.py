@@ -1,0 +1,120 @@
+"""Where every value lives: recomputed in place, in a tile on chip, or in the row's scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vortex.ir.core import Function, Module, Op, Value
+from vortex.ir.dialects import flow, page
+from vortex.ir.staging import LEAVES, VIEWS, Staging, over_pages, stage
+from vortex.ir.types import TensorType
+from vortex.passes.manager import Pass, PassContext, register
+
+REPLICATING = (flow.Dot, flow.Conv, flow.Scan)
+"""Ops that look at one element of an operand more than once."""
+
+
+@register("plan-memory", stage="page", tag="exact", version=1)
+@dataclass(frozen=True, slots=True)
+class PlanMemory(Pass):
+    """Give each value a home and lay out the workspace, ``page_words * Pmax + row_words`` numbers a row.
+
+    A note ``in`` on each op says where its result is: ``inline`` (recomputed where it is used), ``tile``
+    (on chip, for the current page or row), or ``scratch`` at word ``slot`` of each page (kept from one
+    pass over the pages to a later one; slots are reused when their passes do not meet). ``pass`` is the
+    page pass the op runs in. Workspace buffers between kernels get an ``offset``; a selecting kernel
+    gets a word per page for sorted keys, ``keys``.
+
+        %d = flow.dot(%q, %c) {spec = "gd,sd->sg"} : f32[S, 4]
+          ->
+        %d = flow.dot(%q, %c) {spec = "gd,sd->sg"} <pass = 0, in = "scratch", slot = 0> : f32[S, 4]
+    """
+
+    def run(self, module: Module, ctx: PassContext) -> Module:
+        ragged = batched = 0
+        for d in module.declared("buffer"):
+            if d.attrs["role"] != "workspace" or not isinstance(d.type, TensorType):
+                continue
+            if d.attrs["layout"] == "ragged":
+                d.attrs["offset"], ragged = ragged, ragged + d.type.numel
+            else:
+                d.attrs["offset"], batched = batched, batched + d.type.numel
+        for f in module.functions.values():
+            _plan_kernel(f, ragged, batched)
+        return module
+
+
+def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
+    staging = stage(f)
+    slots, words = _slots(staging, ragged)
+    users = f.users()
+    for o in f.ops:
+        if o.result is None:
+            continue
+        o.notes.pop("slot", None)
+        if o.name.startswith("flow."):
+            o.notes["pass"] = staging.loop[o]
+        if o.result in slots:
+            o.notes["in"], o.notes["slot"] = "scratch", slots[o.result]
+        elif isinstance(o.result.type, TensorType) and not isinstance(o, page.Attend):
+            o.notes["in"] = "tile" if _needs_tile(o, users) else "inline"
+    selects = any(isinstance(o, flow.TopK) for o in f.ops)
+    if selects:
+        f.attrs["keys"], words = words, words + 1
+    if f.attrs["kind"] == "select":
+        f.attrs["page_words"], f.attrs["row_words"] = words, batched + (KEY_PADDING if selects else 0)
+
+
+KEY_PADDING = 16
+"""Keys are counted in whole vectors: the last one may reach past the row's pages."""
+
+
+def _slots(staging: Staging, first: int) -> tuple[dict[Value, int], int]:
+    """A word offset for each kept value, and the words per page that all take together."""
+    slots: dict[Value, int] = {}
+    end = first
+    for v, last in staging.kept.items():
+        assert isinstance(v.type, TensorType)
+        at = first
+        for other, other_last in sorted(((w, staging.kept[w]) for w in slots), key=lambda p: slots[p[0]]):
+            assert isinstance(other.type, TensorType)
+            meet = staging.level[v] <= other_last and staging.level[other] <= last
+            if meet and at < slots[other] + other.type.numel and slots[other] < at + v.type.numel:
+                at = slots[other] + other.type.numel
+        slots[v] = at
+        end = max(end, at + v.type.numel)
+    return slots, end
+
+
+def _needs_tile(o: Op, users: dict[Value, list[Op]]) -> bool:
+    """Whether a result is worth keeping on chip rather than recomputing at its use."""
+    v = o.value
+    if isinstance(o, VIEWS) or (isinstance(o, LEAVES) and not isinstance(o, page.Load)):
+        return False
+    uses = _uses(v, users)
+    if isinstance(o, page.Load):
+        return not over_pages(v) and any(over_pages(u.result) for u, _ in uses if u.result is not None)
+    if isinstance(o, flow.Reduce | flow.Dot | flow.Conv | flow.Scan):
+        return True
+    if not over_pages(v) and any(u.result is not None and over_pages(u.result) for u, _ in uses):
+        return True
+    return len(uses) > 1 or any(_replicates(u, v, seen) for u, seen in uses)
+
+
+def _uses(v: Value, users: dict[Value, list[Op]]) -> list[tuple[Op, Value]]:
+    """The ops that use ``v``, directly or through views, each with the value it sees."""
+    found: list[tuple[Op, Value]] = []
+    for u in users[v]:
+        found += _uses(u.value, users) if isinstance(u, VIEWS) else [(u, v)]
+    return found
+
+
+def _replicates(user: Op, v: Value, seen: Value) -> bool:
+    if isinstance(user, REPLICATING):
+        return True
+    if isinstance(user, flow.Reduce):
+        operand = user.x.type
+    else:
+        operand = user.result.type if user.result is not None else v.type
+    assert isinstance(v.type, TensorType)
+    return isinstance(operand, TensorType) and operand.numel > v.type.numel

@@ -1,0 +1,57 @@
+"""The choices that depend on the target, and where each came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vortex.ir.core import Function, Module
+from vortex.ir.dialects import page
+from vortex.ir.staging import loads_by_loop, stage
+from vortex.ir.types import TensorType
+from vortex.passes.manager import Pass, PassContext, register
+
+
+@register("schedule", stage="page", tag="exact", version=1)
+@dataclass(frozen=True, slots=True)
+class Schedule(Pass):
+    """Choose each kernel's knobs for the target and write them, with their origin, into the IR.
+
+    On a CPU: ``lanes`` is the vector width in fp32 numbers, ``unroll`` how many outputs share one load of
+    a summary. ``bytes_per_page`` is what one candidate (or filled) page costs in memory traffic: the
+    quantity that work is balanced by.
+
+        kernel @select {kind = "select", domain = "rows"}
+          ->
+        kernel @select {.., schedule = {lanes = 16, unroll = 8, bytes_per_page = 512, from = "heuristic"}}
+    """
+
+    lanes: int = 16
+    unroll: int = 8
+
+    def run(self, module: Module, ctx: PassContext) -> Module:
+        program = Module("page", module.name, dict(module.attrs), dict(module.decls), dict(module.functions))
+        program.attrs["target"] = ctx.target.name if ctx.target is not None else "cpu"
+        origin = "heuristic" if self == Schedule() else "user"
+        for f in program.functions.values():
+            if f.attrs["kind"] == "plan":
+                continue
+            f.attrs["schedule"] = {
+                "lanes": self.lanes, "unroll": self.unroll, "bytes_per_page": _bytes_per_page(program, f), "from": origin
+            }  # fmt: skip
+        return program
+
+
+def _bytes_per_page(program: Module, f: Function) -> int:
+    """Bytes a kernel reads for one page, each pass over the pages counted."""
+    paged = {d.name: d.type for d in program.declared("buffer") if d.attrs["layout"] in ("paged", "ragged")}
+    total = 0
+    for o, passes in loads_by_loop(f, stage(f)).items():
+        tile = paged.get(o.buffer) if isinstance(o, page.Load) else None
+        if isinstance(tile, TensorType):
+            total += tile.numel * tile.dtype.bytes * len(passes)
+    for o in f.ops:
+        if isinstance(o, page.Attend):
+            for name in (o.keys, o.values):
+                tile = paged[name]
+                total += tile.numel * tile.dtype.bytes if isinstance(tile, TensorType) else 0
+    return total
