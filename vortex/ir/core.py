@@ -78,6 +78,10 @@ class Op:
         """Whether one page's result depends on other pages, so that a page loop must end before it."""
         return False
 
+    def writes(self) -> bool:
+        """Whether the op changes memory, so that it stays even when nothing uses its result."""
+        return False
+
     def require(self, ok: bool, why: str, kind: ErrorKind = IR_OPERANDS) -> None:
         if not ok:
             raise kind.at(self.__dict__.get("loc"), op=self.name, why=why, expected="")
