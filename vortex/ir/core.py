@@ -32,7 +32,7 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class OpSpec:
+class OpForm:
     """What the declaration of an op says: which fields are operands, which attributes."""
 
     operands: tuple[str, ...]
@@ -46,7 +46,7 @@ class Op:
     """Base of all operations; subclasses are declared with :func:`op`."""
 
     name: ClassVar[str]
-    spec: ClassVar[OpSpec]
+    form: ClassVar[OpForm]
     result: Value | None
     loc: Loc | None
     notes: dict[str, Attr]
@@ -56,7 +56,7 @@ class Op:
         self.loc = None
         self.notes = {}
         self.result = None
-        for f in self.spec.attrs:
+        for f in self.form.attrs:
             self.require(_fits(getattr(self, f.name), str(f.type)), f"'{f.name}' must be {f.type}", IR_ATTRIBUTE)
         inferred = self.infer()
         if inferred is not None:
@@ -88,13 +88,13 @@ class Op:
 
     @property
     def operands(self) -> tuple[Value, ...]:
-        fixed = tuple(getattr(self, n) for n in self.spec.operands)
-        return fixed + (tuple(getattr(self, self.spec.variadic)) if self.spec.variadic else ())
+        fixed = tuple(getattr(self, n) for n in self.form.operands)
+        return fixed + (tuple(getattr(self, self.form.variadic)) if self.form.variadic else ())
 
     @property
     def attrs(self) -> dict[str, Attr]:
         """Attributes by name, the result type (``type``) excluded."""
-        return {f.name: getattr(self, f.name) for f in self.spec.attrs if f.name != "type"}
+        return {f.name: getattr(self, f.name) for f in self.form.attrs if f.name != "type"}
 
     @property
     def value(self) -> Value:
@@ -105,11 +105,11 @@ class Op:
     def with_operands(self, operands: Iterable[Value]) -> Op:
         """The same op on other operands: same attributes, location and name, type inferred anew."""
         new = list(operands)
-        kwargs = {f.name: getattr(self, f.name) for f in self.spec.attrs}
-        for n in self.spec.operands:
+        kwargs = {f.name: getattr(self, f.name) for f in self.form.attrs}
+        for n in self.form.operands:
             kwargs[n] = new.pop(0)
-        if self.spec.variadic:
-            kwargs[self.spec.variadic] = tuple(new)
+        if self.form.variadic:
+            kwargs[self.form.variadic] = tuple(new)
         made = type(self)(**kwargs)
         made.loc, made.notes = self.loc, dict(self.notes)
         if made.result is not None and self.result is not None:
@@ -153,8 +153,10 @@ def op(name: str) -> Callable[[_T], _T]:
                 variadic = f.name
             else:
                 attrs.append(f)
+        hidden = {f.name for f in dataclasses.fields(made)} & {*vars(Op), "form", "result", "loc", "notes"}
+        assert not hidden, f"fields {hidden} of {name} would hide what every op has"
         made.name = name
-        made.spec = OpSpec(tuple(operands), variadic, tuple(attrs), any(f.name == "type" for f in attrs))
+        made.form = OpForm(tuple(operands), variadic, tuple(attrs), any(f.name == "type" for f in attrs))
         OPS[name] = made
         return made
 

@@ -244,7 +244,7 @@ class _Parser:
     def _construct(
         self, cls: type[Op], operands: list[Value], attrs: dict[str, Attr], declared: Type | None, where: Loc
     ) -> Op:
-        known = {f.name: f for f in cls.spec.attrs if f.name != "type"}
+        known = {f.name: f for f in cls.form.attrs if f.name != "type"}
         for k in attrs:
             if k not in known:
                 why = f"no attribute '{k}'{nearest(k, known)}"
@@ -253,14 +253,14 @@ class _Parser:
         if missing:
             why = f"attribute '{missing[0]}' is missing"
             raise IR_ATTRIBUTE.at(where, source=self.text, op=cls.name, why=why)
-        fixed = len(cls.spec.operands)
-        if len(operands) < fixed or (len(operands) > fixed and not cls.spec.variadic):
+        fixed = len(cls.form.operands)
+        if len(operands) < fixed or (len(operands) > fixed and not cls.form.variadic):
             why = f"{len(operands)} operands, {fixed} are needed"
             raise IR_ATTRIBUTE.at(where, source=self.text, op=cls.name, why=why)
-        kwargs: dict[str, object] = dict(zip(cls.spec.operands, operands, strict=False)) | attrs
-        if cls.spec.variadic:
-            kwargs[cls.spec.variadic] = tuple(operands[fixed:])
-        if cls.spec.has_type:
+        kwargs: dict[str, object] = dict(zip(cls.form.operands, operands, strict=False)) | attrs
+        if cls.form.variadic:
+            kwargs[cls.form.variadic] = tuple(operands[fixed:])
+        if cls.form.has_type:
             kwargs["type"] = declared
         try:
             return cls(**kwargs)

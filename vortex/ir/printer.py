@@ -35,7 +35,7 @@ def print_op(o: Op, *, notes: bool = True) -> str:
     """One op without its location."""
     left = f"%{o.result.name} = " if o.result is not None else ""
     operands = ", ".join(f"%{v.name}" for v in o.operands)
-    shown = {f.name: getattr(o, f.name) for f in o.spec.attrs if f.name != "type" and getattr(o, f.name) != f.default}
+    shown = {f.name: getattr(o, f.name) for f in o.form.attrs if f.name != "type" and getattr(o, f.name) != f.default}
     right = f" : {o.result.type}" if o.result is not None else ""
     extra = f" <{', '.join(f'{k} = {attr(v)}' for k, v in o.notes.items())}>" if notes and o.notes else ""
     return f"{left}{o.name}({operands}){_dict(shown)}{extra}{right}"

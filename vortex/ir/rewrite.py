@@ -31,10 +31,10 @@ def copy_function(f: Function) -> Function:
 def set_operands(o: Op, operands: Sequence[Value]) -> None:
     """Give ``o`` other operands; its result must keep its type."""
     rest = list(operands)
-    for name in o.spec.operands:
+    for name in o.form.operands:
         setattr(o, name, rest.pop(0))
-    if o.spec.variadic:
-        setattr(o, o.spec.variadic, tuple(rest))
+    if o.form.variadic:
+        setattr(o, o.form.variadic, tuple(rest))
     assert o.infer() == (o.result.type if o.result else None), f"{o.name} changes its type"
 
 
