@@ -125,7 +125,9 @@ def _fits(value: Attr, annotation: str) -> bool:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if annotation == "int":
         return isinstance(value, int) and not isinstance(value, bool)
-    return type(value).__name__ == annotation or (annotation == "Dim" and isinstance(value, int | Sym))
+    if annotation == "Dim":
+        return isinstance(value, int | Sym) and not isinstance(value, bool)
+    return type(value).__name__ == annotation
 
 
 OPS: dict[str, type[Op]] = {}

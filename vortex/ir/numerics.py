@@ -48,3 +48,29 @@ def _fp8_e4m3(x: Any) -> Any:
         exponent = np.maximum(np.floor(np.log2(np.maximum(np.abs(clamped), np.float32(2.0**-40)))), -6.0)
         step = np.exp2(exponent - 3).astype(np.float32)
         return np.where(np.isnan(x), x, np.clip(np.rint(clamped / step) * step, -FP8_MAX, FP8_MAX)).astype(np.float32)
+
+
+_PACKED = {f32: "<f4", f16: "<f2", bf16: "<u2", fp8_e4m3: "u1", i32: "<i4", i64: "<i8", bool_: "u1"}
+
+
+def unpack(data: bytes, dtype: DType) -> Any:
+    """The numbers stored in ``data`` (little-endian), as the interpreters hold them: fp32, int32 or bool."""
+    raw = np.frombuffer(data, _PACKED[dtype])
+    if dtype == bf16:
+        return (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if dtype == fp8_e4m3:
+        return _FP8_VALUES[raw]
+    if dtype == bool_:
+        return raw != 0
+    return raw.astype(np.float32 if dtype.is_float else np.int32)
+
+
+def _fp8_values() -> Any:
+    codes = np.arange(128)
+    exponent, fraction = codes >> 3, (codes & 7) / 8
+    values = np.where(exponent > 0, (1 + fraction) * 2.0 ** (exponent - 7), fraction * 2.0**-6)
+    values[127] = np.nan
+    return np.concatenate([values, -values]).astype(np.float32)
+
+
+_FP8_VALUES = _fp8_values()

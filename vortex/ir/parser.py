@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from bisect import bisect_left
 from typing import NamedTuple
 
 from vortex.errors import (
@@ -43,6 +44,8 @@ TOKEN = re.compile(
 )
 DEPTH = 16
 """How deep attributes may nest."""
+RANK = 16
+"""How many axes a tensor may have."""
 DIGITS = 18
 """Longest integer read, so that every number fits 64 bits."""
 
@@ -65,6 +68,7 @@ def parse_module(text: str, file: str = "<text>") -> Module:
 class _Parser:
     def __init__(self, text: str, file: str) -> None:
         self.text, self.file = text, file
+        self.line_ends = [m.start() for m in re.finditer("\n", text)]
         self.tokens = self._tokenize()
         self.next = 0
 
@@ -86,9 +90,9 @@ class _Parser:
         return [*tokens, Token("end", "the end of the text", len(self.text))]
 
     def _at(self, at: int, length: int = 1) -> Loc:
-        line = self.text.count("\n", 0, at) + 1
-        col = at - (self.text.rfind("\n", 0, at) + 1) + 1
-        return Loc(self.file, line, col, col + length)
+        line = bisect_left(self.line_ends, at)
+        col = at - (self.line_ends[line - 1] if line else -1)
+        return Loc(self.file, line + 1, col, col + length)
 
     def _here(self) -> Loc:
         t = self.tokens[self.next]
@@ -308,6 +312,8 @@ class _Parser:
                 if dims[-1] < 0:  # type: ignore[operator]
                     self.next -= 1
                     raise self._fail("a size that is not negative")
+            if len(dims) > RANK:
+                raise self._fail(f"at most {RANK} axes")
             if not self._peek("]"):
                 self._expect(",")
         return TensorType(DTYPES[name], tuple(dims))

@@ -97,7 +97,7 @@ def _verify_program(m: Module) -> None:
             _no(f"buffer @{d.name}: a buffer's type is one tile, without the page axis")
     for f in m.functions.values():
         kind, domain = f.attrs.get("kind"), f.attrs.get("domain")
-        if f.keyword != "kernel" or kind not in page.DOMAINS or domain != page.DOMAINS[kind]:
+        if f.keyword != "kernel" or not isinstance(kind, str) or domain != page.DOMAINS.get(kind, ""):
             _no(f"@{f.name} is no kernel of a known kind and its domain: {page.DOMAINS}", f)
         if f.args:
             _no(f"kernel @{f.name} has arguments; kernels load from buffers", f)

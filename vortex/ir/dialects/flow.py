@@ -49,6 +49,12 @@ def arithmetic(dtypes: list[DType]) -> DType:
     return i32 if all(not d.is_float for d in dtypes) else f32
 
 
+def alike(*arrays: Any) -> tuple[Any, ...]:
+    """The operands in the type that arithmetic on all of them has; numpy alone would go to fp64."""
+    to = np.int32 if all(x.dtype.kind != "f" for x in arrays) else np.float32
+    return tuple(x.astype(to, copy=False) for x in arrays)
+
+
 @dataclass(eq=False, repr=False)
 class Unary(Op):
     """One number in, one number out."""
@@ -111,8 +117,7 @@ class Reduce(Op):
         return arithmetic([x])
 
     def crosses_pages(self) -> bool:
-        t = tensor(self, self.x)
-        return t.page_axis is not None and t.page_axis in self.axes
+        return tensor(self, self.x).page_axis in self.axes
 
     def evaluate(self, x: Any) -> Any:
         return self.fold(x, self.axes, self.keepdims)
@@ -133,7 +138,7 @@ class Neg(Unary):
         return t.with_dtype(arithmetic([t.dtype]))
 
     def evaluate(self, x: Any) -> Any:
-        return -x
+        return np.negative(*alike(x))
 
 
 @op("flow.abs")
@@ -141,7 +146,7 @@ class Abs(Neg):
     """|x|"""
 
     def evaluate(self, x: Any) -> Any:
-        return np.abs(x)
+        return np.abs(*alike(x))
 
 
 @op("flow.exp")
@@ -292,7 +297,7 @@ class Add(Binary):
     """a + b"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return a + b
+        return np.add(*alike(a, b))
 
 
 @op("flow.sub")
@@ -300,7 +305,7 @@ class Sub(Binary):
     """a - b"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return a - b
+        return np.subtract(*alike(a, b))
 
 
 @op("flow.mul")
@@ -308,7 +313,7 @@ class Mul(Binary):
     """a * b"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return a * b
+        return np.multiply(*alike(a, b))
 
 
 @op("flow.div")
@@ -335,7 +340,7 @@ class Remainder(Binary):
     """a - floor(a / b) * b: the sign of b, as in torch.remainder"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.mod(a, b)
+        return np.mod(*alike(a, b))
 
 
 @op("flow.maximum")
@@ -343,7 +348,7 @@ class Maximum(Binary):
     """The larger; NaN if either is."""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.maximum(a, b)
+        return np.maximum(*alike(a, b))
 
 
 @op("flow.minimum")
@@ -351,7 +356,7 @@ class Minimum(Binary):
     """The smaller; NaN if either is."""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.minimum(a, b)
+        return np.minimum(*alike(a, b))
 
 
 @op("flow.lt")
@@ -359,7 +364,7 @@ class Lt(Compare):
     """a < b"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.less(a, b)
+        return np.less(*alike(a, b))
 
 
 @op("flow.le")
@@ -367,7 +372,7 @@ class Le(Compare):
     """a <= b"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.less_equal(a, b)
+        return np.less_equal(*alike(a, b))
 
 
 @op("flow.gt")
@@ -375,7 +380,7 @@ class Gt(Compare):
     """a > b"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.greater(a, b)
+        return np.greater(*alike(a, b))
 
 
 @op("flow.ge")
@@ -383,7 +388,7 @@ class Ge(Compare):
     """a >= b"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.greater_equal(a, b)
+        return np.greater_equal(*alike(a, b))
 
 
 @op("flow.eq")
@@ -391,7 +396,7 @@ class Eq(Compare):
     """a == b"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.equal(a, b)
+        return np.equal(*alike(a, b))
 
 
 @op("flow.ne")
@@ -399,7 +404,7 @@ class Ne(Compare):
     """a != b"""
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.not_equal(a, b)
+        return np.not_equal(*alike(a, b))
 
 
 @op("flow.and")
@@ -441,7 +446,7 @@ class Where(Op):
         return one_page_axis(self, same, broadcast(self, c.shape, a.shape, b.shape))
 
     def evaluate(self, cond: Any, a: Any, b: Any) -> Any:
-        return np.where(cond, a, b)
+        return np.where(cond, *((a, b) if a.dtype == b.dtype == np.bool_ else alike(a, b)))
 
 
 # reductions --------------------------------------------------------------------------------------
@@ -599,7 +604,7 @@ class Dot(Op):
         """The axis letters of a, b and the result."""
         left, arrow, out = self.spec.partition("->")
         la, comma, lb = left.partition(",")
-        ok = all((arrow, comma)) and all(len(set(t)) == len(t) and (t.isalpha() or not t) for t in (la, lb, out))
+        ok = all((arrow, comma)) and all(len(set(t)) == len(t) and (not t or (t.isascii() and t.isalpha())) for t in (la, lb, out))
         self.require(ok, f"'{self.spec}' is no contraction of two operands such as 'gd,sd->sg'")
         return la, lb, out
 
@@ -723,7 +728,8 @@ class Concat(Op):
         return TensorType(same, (*first.shape[: self.axis], total, *first.shape[self.axis + 1 :]))
 
     def evaluate(self, *parts: Any) -> Any:
-        return np.concatenate(parts, axis=self.axis)
+        same = len({p.dtype for p in parts}) == 1
+        return np.concatenate(parts if same else alike(*parts), axis=self.axis)
 
 
 # leaves ------------------------------------------------------------------------------------------
@@ -738,6 +744,8 @@ class Constant(Op):
 
     def infer(self) -> TensorType:
         self.require(self.type.shape == (), f"a constant is a scalar, not {self.type}; use flow.resource")
+        fits = self.type.dtype.is_float or (self.number == int(self.number) and -(2**31) <= self.number < 2**31)
+        self.require(fits, f"{self.number} is no {self.type.dtype}")
         return self.type
 
     def evaluate(self) -> Any:

@@ -1,0 +1,148 @@
+"""The meaning of flow IR: a function run on numpy arrays, op by op.
+
+Floats of every storage type are held as fp32, integers as int32. Every value is laid out row-major
+before the next op sees it: numpy adds in an order that depends on the layout, and equal IR must give
+equal bits.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vortex.errors import IR_STRUCTURE, VortexError
+from vortex.ir.core import Function, Module, Op, Value
+from vortex.ir.dialects import flow
+from vortex.ir.numerics import unpack
+from vortex.ir.types import DType, TensorType, bool_
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What ``topk`` gives: the scores, from which the budget later picks the pages."""
+
+    score: Any
+
+    def best(self, k: int) -> Any:
+        """Positions of the best ``k`` candidates, ascending."""
+        return np.sort(ranking(self.score)[:k])
+
+
+def ranking(score: Any) -> Any:
+    """Positions from best to worst: +inf > finite > -inf > NaN, -0 equals +0, ties to the lower position."""
+    score = np.asarray(score, np.float64)
+    lost = np.isnan(score)
+    return np.lexsort((-np.where(lost, 0, score), lost))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What ops without operands read: the place in the batch and the module's constants."""
+
+    module: Module
+    pages: int = 0
+    layer: int = 0
+    first: int = 0
+    page_index: Any = None
+
+    def evaluate(self, o: Op, operands: Sequence[Any]) -> Any:
+        """The result of one op."""
+        if isinstance(o, flow.TopK):
+            return Selection(operands[0])
+        if isinstance(o, flow.Resource):
+            return resource(self.module, o.symbol)
+        if isinstance(o, flow.Layer):
+            return np.asarray(self.layer, np.int32)
+        if isinstance(o, flow.PageCount):
+            return np.asarray(self.pages, np.int32)
+        if isinstance(o, flow.PageIndex):
+            index = self.page_index if self.page_index is not None else range(self.first, self.first + self.pages)
+            return np.asarray(index, np.int32)
+        with np.errstate(all="ignore"):
+            return np.asarray(o.evaluate(*operands), order="C")
+
+    def run(self, ops: Sequence[Op], env: dict[Value, Any]) -> None:
+        """Evaluate ``ops`` in order, adding their results to ``env``."""
+        for o in ops:
+            if o.result is not None:
+                env[o.result] = self.evaluate(o, [env[v] for v in o.operands])
+                assert fits(env[o.result], o.result, self.pages), f"{o.name} gave no {o.result!r}"
+
+
+def run_function(
+    f: Function,
+    args: Sequence[Any],
+    module: Module,
+    *,
+    pages: int = 0,
+    layer: int = 0,
+    first: int = 0,
+    page_index: Sequence[int] | None = None,
+) -> list[Any]:
+    """What ``f`` returns for one row.
+
+    Float arguments are fp32 arrays that hold values of their storage type already. The page count is that
+    of the arguments over pages, else ``pages``; candidates are pages ``first`` and following unless
+    ``page_index`` lists them.
+
+    Raises:
+        VortexError: VX2008 when an argument does not fit its type.
+    """
+    if len(args) != len(f.args):
+        raise IR_STRUCTURE.at(f.loc, why=f"@{f.name} takes {len(f.args)} arguments, got {len(args)}")
+    env = {a: _held(x, a) for a, x in zip(f.args, args, strict=True)}
+    for a, x in env.items():
+        assert isinstance(a.type, TensorType)
+        if a.type.page_axis is not None:
+            pages = x.shape[a.type.page_axis]
+    for a, x in env.items():
+        if not fits(x, a, pages):
+            raise IR_STRUCTURE.at(f.loc, why=f"{a!r} of @{f.name} does not hold {list(x.shape)} of {pages} pages")
+    end = f.ops[-1]
+    Row(module, pages, layer, first, page_index).run(f.ops[:-1], env)
+    return [env[v] for v in end.operands]
+
+
+def _held(x: Any, v: Value) -> Any:
+    if not isinstance(v.type, TensorType) or np.ndim(x) != len(v.type.shape):
+        raise IR_STRUCTURE.at(why=f"{v!r} cannot be given as {np.ndim(x)}-dimensional array")
+    return np.asarray(x, held_as(v.type.dtype), order="C")
+
+
+def held_as(dtype: DType) -> Any:
+    """The numpy type in which the interpreters hold numbers of ``dtype``."""
+    return np.float32 if dtype.is_float else np.bool_ if dtype == bool_ else np.int32
+
+
+def fits(x: Any, v: Value, pages: int) -> bool:
+    """Whether ``x`` can be the value ``v`` of a row of that many pages."""
+    if not isinstance(v.type, TensorType):
+        return isinstance(x, Selection)
+    shape = tuple(d if isinstance(d, int) else pages for d in v.type.shape)
+    return x.shape == shape and x.dtype == held_as(v.type.dtype)
+
+
+def resource(module: Module, name: str) -> Any:
+    """The array kept as ``resource @name``.
+
+    Raises:
+        VortexError: VX2008 when its data is not base64 of as many bytes as its type has.
+    """
+    d = module.decls[name]
+    assert isinstance(d.type, TensorType)
+    try:
+        data = base64.b64decode(str(d.attrs.get("data", "")), validate=True)
+    except (binascii.Error, ValueError):
+        raise _bad(name, "its data is no base64") from None
+    if len(data) != d.type.numel * d.type.dtype.bytes:
+        raise _bad(name, f"its data has {len(data)} bytes, {d.type} has {d.type.numel * d.type.dtype.bytes}")
+    return unpack(data, d.type.dtype).reshape(d.type.tile)
+
+
+def _bad(name: str, why: str) -> VortexError:
+    return IR_STRUCTURE.at(why=f"resource @{name}: {why}")
