@@ -1,0 +1,54 @@
+"""vortex: sparse-attention flows, traced and compiled to kernels.
+
+The names below load their module on first use: ``import vortex`` costs nothing, torch comes with the first flow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vortex.budget import Budget as Budget
+    from vortex.errors import VortexError as VortexError
+    from vortex.flow.flow import Field as Field
+    from vortex.flow.flow import find_flow as find_flow
+    from vortex.flow.flow import register as register
+    from vortex.flow.flow import vFlow as vFlow
+    from vortex.flow.leaves import layer as layer
+    from vortex.flow.leaves import page_count as page_count
+    from vortex.flow.leaves import page_index as page_index
+    from vortex.flow.selection import topk as topk
+    from vortex.spec import Spec as Spec
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Budget": "vortex.budget",
+    "Field": "vortex.flow.flow",
+    "Spec": "vortex.spec",
+    "VortexError": "vortex.errors",
+    "compile": "vortex.driver:compile_flow",
+    "find_flow": "vortex.flow.flow",
+    "layer": "vortex.flow.leaves",
+    "load": "vortex.runtime.decoder",
+    "page_count": "vortex.flow.leaves",
+    "page_index": "vortex.flow.leaves",
+    "register": "vortex.flow.flow",
+    "topk": "vortex.flow.selection",
+    "vFlow": "vortex.flow.flow",
+}
+
+
+def __getattr__(name: str) -> Any:
+    where = _PUBLIC.get(name)
+    if where is None:
+        raise AttributeError(f"module 'vortex' has no attribute '{name}'")
+    module, _, other = where.partition(":")
+    found = getattr(import_module(module), other or name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*_PUBLIC, "__version__"])

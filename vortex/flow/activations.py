@@ -1,0 +1,119 @@
+"""The nonlinear functions of neural networks, from elementary ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from vortex.flow.elementwise import clamp, expm1, is_int, log1p, where
+from vortex.flow.optable import traces
+from vortex.flow.tensor import lift, vTensor
+from vortex.flow.tracer import emit, refuse
+from vortex.ir.dialects import flow
+
+
+@traces("relu", "F.relu", to="flow.maximum")
+def relu(input: Any) -> vTensor:
+    """max(x, 0)"""
+    x = lift(input)
+    return emit(flow.Maximum, x, lift(0) if is_int(x) else lift(0.0))
+
+
+@traces("F.relu6", to="flow.maximum, flow.minimum")
+def relu6(input: Any) -> vTensor:
+    """x limited to [0, 6]"""
+    return clamp(input, 0.0, 6.0)
+
+
+@traces("F.hardtanh", to="flow.maximum, flow.minimum")
+def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> vTensor:
+    """x limited to [min_val, max_val]"""
+    return clamp(input, min_val, max_val)
+
+
+@traces("F.leaky_relu", to="where")
+def leaky_relu(input: Any, negative_slope: float = 0.01) -> vTensor:
+    """x where positive, else negative_slope * x"""
+    x = lift(input)
+    return where(x > 0.0, x, x * negative_slope)
+
+
+@traces("F.threshold", to="where")
+def threshold(input: Any, threshold: float, value: float) -> vTensor:
+    """x where above the threshold, else the value"""
+    x = lift(input)
+    return where(x <= threshold, value, x)
+
+
+@traces("F.elu", to="where")
+def elu(input: Any, alpha: float = 1.0) -> vTensor:
+    """x where positive, else alpha * (exp(x) - 1)"""
+    x = lift(input)
+    return where(x > 0.0, x, expm1(x) * alpha)
+
+
+@traces("F.silu", to="x * sigmoid(x)")
+def silu(input: Any) -> vTensor:
+    """x * sigmoid(x)"""
+    x = lift(input)
+    return x * x.sigmoid()
+
+
+@traces("F.gelu", to="x * (1 + erf(x / sqrt 2)) / 2, or its tanh form")
+def gelu(input: Any, *, approximate: str = "none") -> vTensor:
+    """x times the normal distribution function of x."""
+    x = lift(input)
+    if approximate == "none":
+        return x * 0.5 * ((x * math.sqrt(0.5)).erf() + 1.0)
+    if approximate != "tanh":
+        raise refuse(f"approximate={approximate!r}", "approximate is 'none' or 'tanh'")
+    return x * 0.5 * (((x + x * x * x * 0.044715) * math.sqrt(2.0 / math.pi)).tanh() + 1.0)
+
+
+@traces("F.softplus", to="where, log1p")
+def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> vTensor:
+    """log(1 + exp(beta * x)) / beta; x above the threshold"""
+    x = lift(input)
+    z = x * beta
+    return where(z > threshold, x, log1p(z.exp()) / beta)
+
+
+@traces("F.logsigmoid", to="min(x, 0) - log1p(exp(-|x|))")
+def logsigmoid(input: Any) -> vTensor:
+    """log(sigmoid(x))"""
+    x = lift(input)
+    return emit(flow.Minimum, x, lift(0.0)) - log1p((-x.abs()).exp())
+
+
+@traces("F.mish", to="x * tanh(softplus(x))")
+def mish(input: Any) -> vTensor:
+    """x * tanh(softplus(x))"""
+    x = lift(input)
+    return x * softplus(x).tanh()
+
+
+@traces("F.hardsigmoid", to="clamp(x + 3, 0, 6) / 6")
+def hardsigmoid(input: Any) -> vTensor:
+    """Piecewise linear sigmoid."""
+    return clamp(lift(input) + 3.0, 0.0, 6.0) / 6.0
+
+
+@traces("F.hardswish", to="x * clamp(x + 3, 0, 6) / 6")
+def hardswish(input: Any) -> vTensor:
+    """x * hardsigmoid(x)"""
+    x = lift(input)
+    return x * clamp(x + 3.0, 0.0, 6.0) / 6.0
+
+
+@traces("F.softsign", to="x / (1 + |x|)")
+def softsign(input: Any) -> vTensor:
+    """x / (1 + |x|)"""
+    x = lift(input)
+    return x / (x.abs() + 1.0)
+
+
+@traces("F.tanhshrink", to="x - tanh(x)")
+def tanhshrink(input: Any) -> vTensor:
+    """x - tanh(x)"""
+    x = lift(input)
+    return x - x.tanh()

@@ -1,0 +1,180 @@
+"""The one table of what a flow may call: torch functions and methods, and the handlers that trace them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar
+
+import torch
+
+from vortex.errors import IN_PLACE, UNKNOWN_TORCH_OP, nearest
+from vortex.flow import source
+from vortex.flow.tensor import vTensor
+from vortex.flow.tracer import active, fail, refuse
+
+F = torch.nn.functional
+_MODULES = ("vortex.flow.elementwise", "vortex.flow.activations", "vortex.flow.reductions", "vortex.flow.norms",
+            "vortex.flow.linear", "vortex.flow.shapes", "vortex.flow.joins", "vortex.flow.creation")
+_H = TypeVar("_H", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How one torch function is traced."""
+
+    name: str
+    handler: Callable[..., Any]
+    lowers_to: str
+    signature: inspect.Signature
+
+    @property
+    def doc(self) -> str:
+        return (self.handler.__doc__ or self.lowers_to).splitlines()[0]
+
+
+_TABLE: dict[Any, Entry] = {}
+_BY_NAME: dict[str, Entry] = {}
+
+
+def traces(*names: str, to: str) -> Callable[[_H], _H]:
+    """Register the handler of torch functions; ``to`` says in a few words what they become.
+
+    A bare name stands for ``torch.name`` and ``torch.Tensor.name``, ``F.`` for ``torch.nn.functional``.
+    """
+
+    def declare(handler: _H) -> _H:
+        entry = None
+        for name in names:
+            targets = _targets(name)
+            assert targets, f"torch has no {name}"
+            for shown, function in targets:
+                assert function not in _TABLE or shown.startswith("F."), f"{shown} has two handlers"
+                entry = Entry(shown, handler, to, inspect.signature(handler))
+                _TABLE.setdefault(function, entry)
+                _BY_NAME.setdefault(name.rpartition(".")[2], entry)
+        return handler
+
+    return declare
+
+
+def _targets(name: str) -> list[tuple[str, Any]]:
+    if name.startswith("F."):
+        return [(name, getattr(F, name[2:]))]
+    if "." in name:
+        owner, _, last = name.rpartition(".")
+        scope: Any = torch
+        for part in owner.split("."):
+            scope = getattr(scope, part)
+        return [(f"torch.{name}", getattr(scope, last))]
+    found = [(f"{shown}.{name}", getattr(scope, name, None)) for shown, scope in _SCOPES]
+    return [(shown, f) for shown, f in found if f is not None]
+
+
+_SCOPES: tuple[tuple[str, Any], ...] = (("torch", torch), ("torch.Tensor", torch.Tensor))
+
+
+def _load() -> None:
+    """Import the handlers; they register themselves."""
+    if not _TABLE:
+        for module in _MODULES:
+            import_module(module)
+
+
+def known_names() -> set[str]:
+    """Every name a flow can call, without its scope."""
+    _load()
+    return set(_BY_NAME)
+
+
+def listing() -> list[dict[str, str]]:
+    """For ``vortex ops``: what a flow may call, what it becomes, one line on it."""
+    _load()
+    rows = {e.name: {"name": e.name, "lowers_to": e.lowers_to, "doc": e.doc} for e in _TABLE.values()}
+    return [rows[name] for name in sorted(rows, key=lambda n: (n.rpartition(".")[2].strip("_"), n))]
+
+
+def call_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Trace a torch function that was given a traced tensor."""
+    _load()
+    entry = _TABLE.get(function)
+    if entry is None:
+        raise unknown(_shown(function))
+    return call(entry, args, kwargs)
+
+
+def call_method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Trace a tensor method or operator by its name."""
+    return call(method(name), args, kwargs)
+
+
+def method(name: str) -> Entry:
+    """The handler of ``torch.Tensor.<name>``; the error that it has none."""
+    _load()
+    function = getattr(torch.Tensor, name, None)
+    entry = _TABLE.get(function) if function is not None and callable(function) else None
+    if entry is None:
+        raise unknown(f"torch.Tensor.{name}")
+    return entry
+
+
+def unknown(name: str) -> Exception:
+    """VX1001, or VX1004 for the functions that write in place."""
+    last = name.rpartition(".")[2]
+    if last == "__setitem__" or (last.endswith("_") and not last.endswith("__")):
+        return fail(IN_PLACE, name=name)
+    return fail(UNKNOWN_TORCH_OP, name=name, nearest=nearest(last, known_names()))
+
+
+def _shown(function: Any) -> str:
+    name = getattr(function, "__name__", str(function))
+    for scope, owner in (("torch.Tensor", torch.Tensor), ("torch", torch), ("F", F), ("torch.linalg", torch.linalg)):
+        if getattr(owner, name, None) is function:
+            return f"{scope}.{name}"
+    return name
+
+
+def call(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a handler; the outermost one names its result after the flow's variable."""
+    tracer = active()
+    if tracer.call:
+        return entry.handler(*args, **_plain(kwargs))
+    tracer.call, before = entry.name, len(tracer.function.ops)
+    try:
+        kwargs = _plain(kwargs)
+        try:
+            entry.signature.bind(*args, **kwargs)
+        except TypeError as e:
+            raise refuse(str(e), f"it takes {entry.signature.replace(return_annotation=inspect.Signature.empty)}") from None
+        result = entry.handler(*args, **kwargs)
+    finally:
+        tracer.call = ""
+    _name(result, before)
+    return result
+
+
+def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Without the arguments that say nothing: torch's Python wrappers pass their defaults on."""
+    if kwargs.get("inplace"):
+        raise fail(IN_PLACE, name=f"{active().call}(inplace=True)")
+    if kwargs.get("out") is not None:
+        raise fail(IN_PLACE, name=f"{active().call}(out=)")
+    idle = {"inplace", "out", "_stacklevel", "compute_mode"} | ({"dtype"} if kwargs.get("dtype") is None else set())
+    return {k: v for k, v in kwargs.items() if k not in idle}
+
+
+def _name(result: Any, before: int) -> None:
+    frame = source.user_frame()
+    if frame is None or not isinstance(result, vTensor | tuple):
+        return
+    names = source.assigned_names(frame)
+    results = result if isinstance(result, tuple) else (result,)
+    if len(names) != len(results):
+        return
+    function = active().function
+    made = {o.result for o in function.ops[before:]}
+    for name, r in zip(names, results, strict=True):
+        if isinstance(r, vTensor) and r.value in made and name.isascii() and name.strip("_"):
+            r.value.name = function.fresh(name, r.value)

@@ -1,0 +1,264 @@
+"""Traced tensors, and the page axis whose size has no number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from vortex.errors import BAD_SHAPE, BRANCH, CONCRETIZE, IN_PLACE, SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
+from vortex.flow.tracer import DTYPES, active, constant, emit, fail
+from vortex.ir.core import Value
+from vortex.ir.dialects import flow
+from vortex.ir.types import Dim, S, Sym, TensorType, bool_, i32
+
+
+class PageDim:
+    """The size of the page axis in a shape. Arithmetic with it is traced; as a Python number it is an error."""
+
+    def __repr__(self) -> str:
+        return "S"
+
+    def __hash__(self) -> int:
+        return hash(S)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int | float):
+            raise fail(SYMBOLIC_SIZE, what=f"comparing S with {other}")
+        return isinstance(other, PageDim)
+
+    def _number(self, *_: object) -> Any:
+        raise fail(SYMBOLIC_SIZE, what="this use of S")
+
+    __index__ = __int__ = __float__ = __complex__ = __bool__ = __len__ = __iter__ = _number
+    __lt__ = __le__ = __gt__ = __ge__ = __round__ = __floor__ = __ceil__ = __trunc__ = _number
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if any(isinstance(a, vTensor) for a in args):
+            return vTensor.__torch_function__(function, types, args, kwargs)
+        raise fail(SYMBOLIC_SIZE, what=getattr(function, "__name__", "this function"))
+
+
+PAGES = PageDim()
+
+
+class Size(tuple[Any, ...]):
+    """A shape as torch gives it; the page axis is :data:`PAGES`."""
+
+    def numel(self) -> Any:
+        total: Any = 1
+        for d in self:
+            total = d * total
+        return total
+
+
+def _operator(name: str, swap: bool = False) -> Any:
+    def run(self: Any, other: Any) -> Any:
+        from vortex.flow.optable import call_method
+
+        if not isinstance(other, vTensor | torch.Tensor | int | float | PageDim) and not hasattr(other, "__array__"):
+            return NotImplemented
+        a, b = (lift(other), lift(self)) if swap else (lift(self), lift(other))
+        return call_method(name, (a, b), {})
+
+    return run
+
+
+class vTensor:
+    """A value of the flow being traced: an element type and a shape, no numbers."""
+
+    __array_ufunc__ = None  # numpy arrays leave their operators to ours
+    __hash__ = object.__hash__
+
+    def __init__(self, value: Value) -> None:
+        self.value = value
+
+    @property
+    def type(self) -> TensorType:
+        """The type in the IR."""
+        assert isinstance(self.value.type, TensorType)
+        return self.value.type
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """The shape in the IR."""
+        return self.type.shape
+
+    @property
+    def shape(self) -> Size:
+        return Size(PAGES if isinstance(d, Sym) else d for d in self.dims)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.dims)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """fp32 for every float: a flow computes on fp32 copies of what is stored."""
+        kind = self.type.dtype
+        return torch.float32 if kind.is_float else torch.bool if kind == bool_ else torch.int32
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors that a flow makes for itself are best made: they become constants."""
+        return torch.device("cpu")
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> Any:
+        return self.shape.numel()
+
+    def is_floating_point(self) -> bool:
+        return self.type.dtype.is_float
+
+    def element_size(self) -> int:
+        return 4
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        from vortex.flow.optable import call_function
+
+        return call_function(function, args, kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        from vortex.flow.optable import call, method
+
+        if name in ("T", "mT"):
+            return call(method("t" if name == "T" else "adjoint"), (self,), {})
+        if name in CONCRETE:
+            return lambda *_, **__: self._concrete(f".{name}()")
+        entry = method(name)
+        return lambda *args, **kwargs: call(entry, (self, *args), kwargs)
+
+    def _concrete(self, what: str) -> Any:
+        raise fail(CONCRETIZE, what=what)
+
+    def __bool__(self) -> bool:
+        raise fail(BRANCH, what=f"a traced {self.type}")
+
+    def __contains__(self, item: object) -> bool:
+        raise fail(BRANCH, what="'in' on a traced tensor")
+
+    def __len__(self) -> int:
+        if self.dims and isinstance(self.dims[0], int):
+            return self.dims[0]
+        raise fail(SYMBOLIC_SIZE, what="len()") if self.dims else fail(CONCRETIZE, what="len()")
+
+    def __iter__(self) -> Iterator[vTensor]:
+        if self.dims and isinstance(self.dims[0], int):
+            return iter([self[i] for i in range(self.dims[0])])
+        raise fail(CONCRETIZE, what="iterating over pages" if self.dims else "iterating")
+
+    def __float__(self) -> float:
+        return float(self._concrete("float()"))
+
+    def __int__(self) -> int:
+        return int(self._concrete("int()"))
+
+    def __complex__(self) -> complex:
+        return complex(self._concrete("complex()"))
+
+    def __index__(self) -> int:
+        return int(self._concrete("using it as an index or size"))
+
+    def __array__(self, *_: object, **__: object) -> Any:
+        self._concrete("numpy")
+
+    def __setitem__(self, key: object, value: object) -> None:
+        raise fail(IN_PLACE, name="x[...] = y")
+
+    def __getitem__(self, key: Any) -> vTensor:
+        from vortex.flow.optable import call_method
+
+        return call_method("__getitem__", (self, key), {})
+
+    def __neg__(self) -> vTensor:
+        return self.neg()
+
+    def __pos__(self) -> vTensor:
+        return self
+
+    def __abs__(self) -> vTensor:
+        return self.abs()
+
+    def __invert__(self) -> vTensor:
+        return self.bitwise_not()
+
+    def __repr__(self) -> str:
+        return f"vTensor({self.value!r})"
+
+    __add__, __radd__ = _operator("add"), _operator("add", swap=True)
+    __sub__, __rsub__ = _operator("sub"), _operator("sub", swap=True)
+    __mul__, __rmul__ = _operator("mul"), _operator("mul", swap=True)
+    __truediv__, __rtruediv__ = _operator("div"), _operator("div", swap=True)
+    __floordiv__, __rfloordiv__ = _operator("floor_divide"), _operator("floor_divide", swap=True)
+    __mod__, __rmod__ = _operator("remainder"), _operator("remainder", swap=True)
+    __pow__, __rpow__ = _operator("pow"), _operator("pow", swap=True)
+    __matmul__, __rmatmul__ = _operator("matmul"), _operator("matmul", swap=True)
+    __and__, __rand__ = _operator("bitwise_and"), _operator("bitwise_and", swap=True)
+    __or__, __ror__ = _operator("bitwise_or"), _operator("bitwise_or", swap=True)
+    __xor__, __rxor__ = _operator("bitwise_xor"), _operator("bitwise_xor", swap=True)
+    __lt__, __le__, __gt__, __ge__ = _operator("lt"), _operator("le"), _operator("gt"), _operator("ge")
+    __eq__, __ne__ = _operator("eq"), _operator("ne")
+
+
+CONCRETE = frozenset({"item", "tolist", "numpy", "data_ptr", "storage", "equal", "allclose", "is_nonzero", "nonzero"})
+"""Methods whose result is a Python value, or whose shape depends on the data."""
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    for _side in ("", "r"):
+        setattr(PageDim, f"__{_side}{_name}__", vTensor.__dict__[f"__{_side}{_name}__"])
+
+
+class NoIndices:
+    """The indices beside a maximum: not computed, so that only their use is an error."""
+
+    def __init__(self, call: str) -> None:
+        self._call = call
+
+    def _use(self, *_: object, **__: object) -> Any:
+        raise fail(UNKNOWN_TORCH_OP, name=f"the indices of {self._call}", nearest="; its values can")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._use()
+
+    @classmethod
+    def __torch_function__(cls, *_: object, **__: object) -> Any:
+        raise fail(UNKNOWN_TORCH_OP, name="the indices of a maximum", nearest="; its values can")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __getitem__ = __bool__ = _use
+    __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __int__ = __float__ = __index__ = _use
+
+
+def lift(x: Any) -> vTensor:
+    """Whatever a flow may write where torch takes a tensor, as a traced one; real tensors become constants."""
+    if isinstance(x, vTensor):
+        return x
+    if isinstance(x, PageDim):
+        return active().once("page_count", flow.PageCount(TensorType(i32)), "page_count")
+    if isinstance(x, NoIndices):
+        return x._use()
+    if hasattr(x, "__array__") and not isinstance(x, torch.Tensor):
+        x = torch.as_tensor(x)
+    if isinstance(x, torch.Tensor):
+        if x.ndim == 0 and x.dtype in DTYPES:
+            return constant(x.item())
+        return active().resource(x, "")
+    if isinstance(x, bool | int | float):
+        return constant(x)
+    what = f"got {type(x).__name__} where a tensor is needed"
+    raise fail(BAD_SHAPE, op=active().call or "flow", why=what, expected="a tensor or a number")

@@ -1,0 +1,159 @@
+"""The function being traced: ops appended at the flow's own lines, errors raised there."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vortex.errors import BAD_SHAPE, CONSTANT_TOO_BIG, ErrorKind, VortexError
+from vortex.flow import source
+from vortex.ir import types
+from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.dialects import flow
+from vortex.ir.types import DType, TensorType
+
+if TYPE_CHECKING:
+    from vortex.flow.tensor import vTensor
+
+CONSTANT_LIMIT = 1 << 20
+"""Bytes a captured tensor may have."""
+
+DTYPES: dict[torch.dtype, DType] = {
+    torch.float32: types.f32,
+    torch.float16: types.f16,
+    torch.bfloat16: types.bf16,
+    torch.float8_e4m3fn: types.fp8_e4m3,
+    torch.int32: types.i32,
+    torch.int64: types.i32,
+    torch.bool: types.bool_,
+}
+"""Element types by torch's name. Integers are 32 bits: page and layer numbers fit."""
+
+EXPECTED = {
+    flow.Binary: "sizes must be equal or 1, counted from the last axis",
+    flow.Where: "sizes must be equal or 1, counted from the last axis",
+    flow.Dot: "the contracted sizes must be equal, and at most one axis of the result runs over pages",
+    flow.Reshape: "keep the page axis an axis of its own and the number of elements per page",
+    flow.Broadcast: "only axes of size 1 and new leading axes can be repeated",
+    flow.Concat: "all parts have the same sizes beside the joined axis, which is not the page axis",
+    flow.Slice: "slice an axis other than the pages, within its size",
+    flow.Reduce: "an axis is between -rank and rank - 1 and named once",
+    flow.Conv: "the input is [1, C, S] or [C, S], the weight [O, C / groups, K] with K odd",
+}
+
+_current: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
+
+
+class Tracer:
+    """Builds one function of ``module`` while the flow's Python code runs."""
+
+    def __init__(self, module: Module, function: Function) -> None:
+        self.module, self.function = module, function
+        self.call = ""
+        """The torch function being traced, for messages."""
+        self.refused: VortexError | None = None
+        """The last error raised; C code between it and the flow may replace it by a bare TypeError."""
+        self.seen: dict[object, Value] = {}
+
+    def once(self, key: object, op: Op, name: str) -> vTensor:
+        """A leaf, made on first use and shared after."""
+        if key not in self.seen:
+            self.seen[key] = self.function.add(op, name, source.here())
+        return _wrap(self.seen[key])
+
+    def resource(self, data: torch.Tensor, name: str) -> vTensor:
+        """A captured tensor: declared once for each content."""
+        dtype = DTYPES.get(data.dtype)
+        if dtype is None:
+            wide = {torch.float64: torch.float32, torch.int16: torch.int32, torch.int8: torch.int32}
+            to = wide.get(data.dtype, torch.int32 if data.dtype == torch.uint8 else None)
+            if to is None:
+                raise fail(BAD_SHAPE, op="captured tensor", why=f"no element type for {data.dtype}", expected="float32")
+            return self.resource(data.to(to), name)
+        data = data.detach().cpu().contiguous()
+        data = data.to(torch.int32) if dtype == types.i32 else data
+        type = TensorType(dtype, tuple(data.shape))
+        size = data.numel() * dtype.bytes
+        if size > CONSTANT_LIMIT:
+            raise fail(CONSTANT_TOO_BIG, size=size, limit=CONSTANT_LIMIT)
+        raw = data.reshape(-1).view(torch.uint8).numpy().tobytes() if size else b""
+        digest = hashlib.sha256(raw).hexdigest()
+        for d in self.module.declared("resource"):
+            if d.type == type and d.attrs["sha256"] == digest:
+                return self.once(d.name, flow.Resource(d.name, type), d.name)
+        taken = len(self.module.declared("resource"))
+        name = name if name and name not in self.module.decls else f"w{taken}"
+        attrs = {"data": base64.b64encode(raw).decode(), "sha256": digest}
+        self.module.declare(Decl("resource", name, type, attrs))
+        return self.once(name, flow.Resource(name, type), name)
+
+
+def _wrap(value: Value) -> vTensor:
+    from vortex.flow.tensor import vTensor
+
+    return vTensor(value)
+
+
+@contextmanager
+def tracing(module: Module, function: Function) -> Iterator[Tracer]:
+    """Make a tracer the current one while the flow runs."""
+    tracer = Tracer(module, function)
+    token = _current.set(tracer)
+    try:
+        yield tracer
+    finally:
+        _current.reset(token)
+
+
+def current() -> Tracer | None:
+    """The tracer at work, None when the flow runs eagerly."""
+    return _current.get()
+
+
+def active() -> Tracer:
+    tracer = _current.get()
+    assert tracer is not None, "a traced tensor outlived its trace"
+    return tracer
+
+
+def fail(kind: ErrorKind, **fields: object) -> VortexError:
+    """The error at the flow's line being run."""
+    error = kind.at(source.here(), **fields)
+    tracer = _current.get()
+    if tracer is not None:
+        tracer.refused = error
+    return error
+
+
+def refuse(why: str, expected: str = "'vortex ops' tells what each function takes") -> VortexError:
+    """VX1005 for the torch function being traced."""
+    return fail(BAD_SHAPE, op=active().call, why=why, expected=expected)
+
+
+def emit(op: type[Op], *operands: vTensor | tuple[vTensor, ...], **attrs: Any) -> vTensor:
+    """Append an op at the flow's current line; what the op refuses is refused there."""
+    tracer = active()
+    values = [tuple(p.value for p in x) if isinstance(x, tuple) else x.value for x in operands]
+    try:
+        made = op(*values, **attrs)
+    except VortexError as e:
+        why = str(e.fields["why"])
+        raise refuse(why, next((text for c, text in EXPECTED.items() if issubclass(op, c)), "")) from None
+    return _wrap(tracer.function.add(made, "", source.here()))
+
+
+def constant(number: float) -> vTensor:
+    """A Python number as torch reads it beside a tensor: bool, int32 or fp32."""
+    dtype = types.bool_ if isinstance(number, bool) else types.i32 if isinstance(number, int) else types.f32
+    if dtype == types.i32 and not -(2**31) <= number < 2**31:
+        dtype = types.f32
+    key = (repr(number), dtype)
+    name = f"c{int(number)}" if number == number and 0 <= number < 1000 and number == int(number) else "c"
+    value = number if dtype == types.i32 else float(number)
+    return active().once(key, flow.Constant(value, type=TensorType(dtype)), name)
