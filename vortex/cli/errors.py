@@ -24,7 +24,9 @@ def run(args: argparse.Namespace) -> int:
     """List or explain."""
     if args.code is None:
         rows = [{"code": k.code, "title": k.title, "message": k.message, "help": k.help} for k in CATALOGUE.values()]
-        listing(rows if args.json else [{"code": r["code"], "what": r["title"], "help": r["help"]} for r in rows], args.json)
+        listing(
+            rows if args.json else [{"code": r["code"], "what": r["title"], "help": r["help"]} for r in rows], args.json
+        )
         return 0
     kind = CATALOGUE.get(args.code.upper())
     if kind is None:

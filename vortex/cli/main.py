@@ -104,7 +104,7 @@ def _dispatch(args: list[str]) -> int:
         print(ABOUT.format(commands="\n".join(f"  {n:<{width}}  {about}" for n, about in COMMANDS.items())), end="")
         return OK
     if args[0] in ("-V", "--version"):
-        from vortex.cli.versions import vortex_version
+        from vortex.versions import vortex_version
 
         print(f"vortex {vortex_version()}")
         return OK
@@ -119,6 +119,7 @@ def _dispatch(args: list[str]) -> int:
         parsed = parser.parse_args(rest)
     except SystemExit as e:  # --help
         return int(e.code or OK)
+    parsed.argv = rest
     code = int(command.run(parsed))
     sys.stdout.flush()
     return code

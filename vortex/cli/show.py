@@ -81,9 +81,15 @@ def progress(what: str, total: int) -> Iterator[Progress]:
     """A bar on a terminal; elsewhere one line when the job starts and one when it ends."""
     if sys.stderr.isatty() and _rich():
         from rich.console import Console
-        from rich.progress import BarColumn, Progress as Bars, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+        )
         with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task(what, total=total, note="")
             yield lambda done, note="": bars.update(task, completed=done, note=note)

@@ -30,4 +30,6 @@ def read_text(name: str) -> tuple[str, str]:
     except OSError as e:
         raise NO_SUCH_FILE.at(path=name, why=f"cannot be read: {e.strerror}") from None
     except UnicodeDecodeError as e:
-        raise IR_SYNTAX.at(Loc(name, 1), source="", expected="text", found=f"bytes that are no UTF-8 at {e.start}") from None
+        raise IR_SYNTAX.at(
+            Loc(name, 1), source="", expected="text", found=f"bytes that are no UTF-8 at {e.start}"
+        ) from None

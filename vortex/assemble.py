@@ -1,0 +1,83 @@
+"""What goes into an artifact, from what the stages made."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vortex.cpu_features import detect_mcpu, machine, required_features
+from vortex.errors import IR_STRUCTURE
+from vortex.ir.core import Module
+from vortex.ir.digest import structural_of
+from vortex.ir.types import TensorType
+from vortex.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, TargetEntry
+from vortex.spec import Spec
+
+if TYPE_CHECKING:
+    from vortex.driver import Lowered
+
+
+def assemble(
+    lowered: Sequence[Lowered], libraries: Mapping[str, Path], texts: Mapping[str, str], about: Mapping[str, Any]
+) -> tuple[Manifest, dict[str, bytes | Path]]:
+    """The manifest, and the files beside it by their path inside the artifact.
+
+    ``texts`` are the stages' texts by file name, ``about`` is how the artifact came to be.
+    """
+    program = lowered[0].program
+    files: dict[str, bytes | Path] = {f"ir/{name}": text.encode() for name, text in texts.items()}
+    files |= {f"lib.{name}.so": library for name, library in libraries.items()}
+    constants = []
+    for d in program.declared("resource"):
+        t = _tensor(program, d.name)
+        files[f"constants/{d.name}.bin"] = base64.b64decode(d.attrs["data"])
+        constants.append(ConstantEntry(d.name, f"constants/{d.name}.bin", str(t.dtype), t.tile))
+    fields = [
+        FieldEntry(d.name, t.tile, str(t.dtype))
+        for d in program.declared("buffer")
+        if d.attrs.get("role") == "field" and (t := _tensor(program, d.name))
+    ]
+    manifest = Manifest(
+        flow=program.name,
+        source=str(program.attrs.get("source", "")),
+        spec=spec_of(program),
+        fields=tuple(fields),
+        constants=tuple(constants),
+        targets={low.target.name: _target(low) for low in lowered},
+        toolchain={name: v for name, v in about["versions"].items() if v},
+        provenance={"argv": list(about["argv"])},
+    )
+    return manifest, files
+
+
+def spec_of(module: Module) -> Spec:
+    """The model shape a module was traced for; VX2008 when it does not say."""
+    names = ("page_size", "head_dim", "group", "dtype")
+    missing = [n for n in names if n not in module.attrs]
+    if missing:
+        raise IR_STRUCTURE.at(why=f"module @{module.name} does not say its {', '.join(missing)}")
+    return Spec(**{n: module.attrs[n] for n in names})
+
+
+def _tensor(module: Module, name: str) -> TensorType:
+    found = module.decls[name].type
+    assert isinstance(found, TensorType), f"@{name} is no tensor"
+    return found
+
+
+def _target(low: Lowered) -> TargetEntry:
+    kernels = []
+    for name, source in low.kernels.items():
+        f = low.program.functions[name]
+        schedule = {k: v for k, v in f.attrs.get("schedule", {}).items() if isinstance(v, int | float | str | bool)}
+        words = (source.page_words, source.row_words)
+        kernels.append(
+            KernelEntry(name, source.kind, source.symbol, tuple(source.args), *words, schedule, structural_of(f))
+        )
+    library = f"lib.{low.target.name}.so"
+    if low.target.kind != "cpu":
+        return TargetEntry(library, tuple(kernels))
+    mcpu = detect_mcpu()
+    return TargetEntry(library, tuple(kernels), mcpu, machine(), required_features(mcpu))

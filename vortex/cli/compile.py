@@ -1,0 +1,163 @@
+"""Compile a flow into an artifact, or any part of the way.
+
+FLOW is the name of a shipped flow, file.py (with one flow in it) or file.py:name; with --from, a file or folder
+that an earlier compilation dumped, edited or not.
+
+examples:
+  vortex compile quest --target cpu -o quest.vxa
+  vortex compile my_flow.py:mine --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16
+  vortex compile quest --to page --print-after fuse
+  vortex compile quest --target sm_100 --to page
+  vortex compile --from page dumps/quest-1a2b3c4d/12-plan-memory.page -o quest.vxa
+  vortex compile --from tir dumps/quest-1a2b3c4d -o quest.vxa
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vortex.cli.opt import check_print_after
+from vortex.cli.show import emit_json, say
+from vortex.errors import BAD_OPTION
+from vortex.target import STAGES, parse_targets
+
+if TYPE_CHECKING:
+    from vortex.driver import Compilation
+    from vortex.ir.core import Module
+    from vortex.spec import Spec
+
+SPEC = ("heads", "head_dim", "page_size", "dtype")
+"""Options that make up the model shape."""
+
+START = ("flow", "page", "tir")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "flow", metavar="FLOW", help="name, file.py or file.py:name; a dumped file or folder with --from"
+    )
+    parser.add_argument("--target", metavar="NAMES", default="cpu", help="e.g. cpu,sm_90 (default: cpu)")
+    parser.add_argument("--heads", metavar="Q/KV", help="query and KV heads of the model (default: 32/8)")
+    parser.add_argument("--head-dim", metavar="N", type=int, help="elements of a head (default: 128)")
+    parser.add_argument("--page-size", metavar="N", type=int, help="tokens of a page (default: 16)")
+    parser.add_argument("--dtype", metavar="TYPE", help="bf16, f16 or f32: K, V and Q in memory (default: bf16)")
+    parser.add_argument("--passes", metavar="TEXT", help="run this pipeline instead of the default")
+    parser.add_argument("--from", dest="start", metavar="STAGE", choices=START, help=f"resume from {', '.join(START)}")
+    parser.add_argument(
+        "--to", metavar="STAGE", choices=STAGES, default="lib", help=f"stop at one of {', '.join(STAGES)}"
+    )
+    parser.add_argument("--print-after", metavar="PASS", help="print the IR after this pass, or all, to stderr")
+    parser.add_argument("--dump-dir", metavar="DIR", type=Path, help="where dumps go (default: dumps/NAME-HASH)")
+    parser.add_argument("--no-dump", action="store_true", help="write no dumps")
+    parser.add_argument("--time", action="store_true", help="print how long each stage took, to stderr")
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+    parser.add_argument(
+        "-o", dest="out", metavar="PATH", type=Path, help="the artifact (default: NAME.vxa), or the text file"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile."""
+    from vortex.driver import Lowered, compile_flow
+    from vortex.passes.manager import parse_pipeline
+    from vortex.resume import read_ir, read_tir
+
+    targets = parse_targets(args.target, say)
+    for target in targets:
+        target.require(args.to)
+    if args.no_dump and args.dump_dir:
+        raise BAD_OPTION.at(option="--no-dump", why="contradicts --dump-dir", hint="give one of them")
+    if args.passes is not None:
+        parse_pipeline(args.passes)
+    start = args.start or _stage_of(args.flow)
+    if start and (given := [o for o in SPEC if getattr(args, o) is not None]):
+        option = f"--{given[0].replace('_', '-')}"
+        raise BAD_OPTION.at(option=option, why=f"is fixed by the {start} file that is resumed", hint="drop it")
+    source: str | Module | list[Lowered] = args.flow
+    if start == "tir":
+        source = read_tir(Path(args.flow), targets)
+    elif start:
+        source = read_ir(args.flow, start)
+    printed: list[str] = []
+
+    def on_step(name: str, target: str, before: str, text: str) -> None:
+        short = name.partition("{")[0]
+        if args.print_after in ("all", short):
+            note = "" if text != before else ", unchanged"
+            print(f"// ---- after {name}{f' for {target}' if target else ''}{note}\n{text}", end="", file=sys.stderr)
+        printed.append(short)
+
+    made = compile_flow(
+        source,
+        spec=None if start else _spec(args),
+        targets=targets,
+        passes=args.passes,
+        to=args.to,
+        out=args.out,
+        dump=None if args.no_dump else args.dump_dir or "auto",
+        argv=["vortex", "compile", *args.argv],
+        on_step=on_step,
+    )
+    check_print_after(args.print_after, printed)
+    if args.to != "lib":
+        _write_text(_text(made), args.out)
+    _report(made, args)
+    return 0
+
+
+def _stage_of(name: str) -> str | None:
+    """The stage to resume from, told from the name; None for a flow to trace."""
+    path = Path(name)
+    if path.suffix in (".flow", ".page"):
+        return path.suffix[1:]
+    return "tir" if path.is_dir() else None
+
+
+def _spec(args: argparse.Namespace) -> Spec:
+    from vortex.spec import Spec
+
+    given = {name: getattr(args, name) for name in SPEC if getattr(args, name) is not None}
+    return Spec.of_heads(given.pop("heads", "32/8"), **given)
+
+
+def _text(made: Compilation) -> str:
+    """The text of the last stage that was reached."""
+    from vortex.ir.printer import print_module
+
+    if made.llvm:
+        return "".join(made.llvm.values())
+    if made.lowered:
+        return "\n".join(k.text for low in made.lowered for k in low.kernels.values())
+    modules = [made.flow] if made.flow else list(made.programs.values())
+    return "\n".join(print_module(m) for m in modules)
+
+
+def _write_text(text: str, out: Path | None) -> None:
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.write_text(text)
+    except OSError as e:
+        raise BAD_OPTION.at(option="-o", why=f"'{out}': {e.strerror}", hint="name a file that can be written") from None
+
+
+def _report(made: Compilation, args: argparse.Namespace) -> None:
+    if args.json:
+        seconds = {k: round(v, 6) for k, v in made.seconds.items()}
+        found = {"artifact": made.artifact, "dumps": made.dumps, "seconds": seconds, "own_seconds": made.own_seconds}
+        emit_json(found | {"digest": made.manifest.digest if made.manifest else None})
+    if args.time:
+        from vortex.driver import TOOLS
+
+        for part, seconds in made.seconds.items():
+            say(f"{seconds:8.3f} s  {part}{'' if part in TOOLS else '  (own code)'}")
+        say(f"{made.own_seconds:8.3f} s  own code in all")
+    if made.artifact:
+        say(f"wrote {made.artifact}")
+    if made.dumps:
+        say(f"dumps in {made.dumps}")

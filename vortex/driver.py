@@ -1,0 +1,185 @@
+"""The stages in order: from a flow, or any stage of it, to an artifact.
+
+:func:`compile_flow` is the picture of ``docs/architecture.md`` as code; read it first.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vortex.errors import IR_STAGE
+from vortex.ir.core import Module
+from vortex.passes.manager import DEFAULT_PIPELINE, PassCall, parse_pipeline
+from vortex.record import OnStep, Record
+from vortex.spec import Spec
+from vortex.target import STAGES, TARGETS, Target
+
+if TYPE_CHECKING:
+    from vortex.codegen.emit import KernelSource
+    from vortex.flow.flow import vFlow
+    from vortex.manifest import Manifest
+
+__all__ = ["STAGES", "Compilation", "Lowered", "compile_flow", "pipeline"]
+
+PER_TARGET = "schedule"
+"""The first pass that looks at the target; what stands before it runs once for all targets."""
+
+TOOLS = ("imports", "build")
+"""Parts of a compilation that are not our code: importing torch and TVM; TVM's lowering, LLVM and cc."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """Stage ``tir`` for one target: the page IR it came from and the TensorIR of each kernel."""
+
+    target: Target
+    program: Module
+    kernels: dict[str, KernelSource]
+
+
+@dataclass
+class Compilation:
+    """What a compilation made, as far as it went; keys are target names."""
+
+    flow: Module | None = None
+    programs: dict[str, Module] = field(default_factory=dict)
+    lowered: list[Lowered] = field(default_factory=list)
+    llvm: dict[str, str] = field(default_factory=dict)
+    artifact: Path | None = None
+    manifest: Manifest | None = None
+    dumps: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def own_seconds(self) -> float:
+        """Time in our own code: neither imports nor TVM nor the C compiler."""
+        return sum(s for part, s in self.seconds.items() if part not in TOOLS)
+
+
+def compile_flow(
+    source: str | vFlow | Module | Sequence[Lowered],
+    *,
+    spec: Spec | None = None,
+    targets: Sequence[Target] = (TARGETS["cpu"],),
+    passes: str | None = None,
+    to: str = "lib",
+    out: str | Path | None = None,
+    dump: Path | Literal["auto"] | None = None,
+    argv: Sequence[str] = (),
+    on_step: OnStep | None = None,
+) -> Compilation:
+    """Take ``source`` down to stage ``to``; at ``lib`` an artifact is written to ``out`` (default ``<name>.vxa``).
+
+    ``source`` is a flow (its name, ``file.py``, ``file.py:name`` or the object), a flow or page module, or what
+    :func:`vortex.resume.read_tir` read. ``passes`` replaces the default pipeline; one that stays in flow IR
+    replaces that part of it. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``.
+
+    Raises:
+        VortexError: any mistake; then ``out`` is as it was.
+    """
+    for target in targets:
+        target.require(to)
+    made = Compilation()
+    record = Record(dump, list(argv), [t.name for t in targets], on_step, made.seconds)
+    with record.closed():
+        if isinstance(source, Module):
+            module = source
+        elif isinstance(source, Sequence) and not isinstance(source, str):
+            return _finish(made, source, to, out, record)
+        else:
+            module = _trace(source, spec, record)
+        record.start("trace" if module is not source else "resume", module)
+        made.dumps = record.path
+
+        shared, late = pipeline(passes, module, to)
+        with record.time("passes"):
+            module = record.run(module, shared)
+            if module.stage == "flow":
+                made.flow = module
+                if to == "flow":
+                    return made
+                raise IR_STAGE.at(got="flow", expected="page IR", hint="the pipeline has no 'outline'")
+            if to == "flow":
+                raise IR_STAGE.at(got="page", expected="flow IR", hint="start from a .flow file, or go further down")
+            for target in targets:
+                made.programs[target.name] = record.run(module, late, target)
+        if to == "page":
+            return made
+
+        with record.time("imports"):
+            from vortex.codegen.emit import emit_program
+        lowered = []
+        for target in targets:
+            with record.time("emit"):
+                program = made.programs[target.name]
+                lowered.append(Lowered(target, program, emit_program(program, target)))
+        return _finish(made, lowered, to, out, record)
+
+
+def _trace(source: str | vFlow, spec: Spec | None, record: Record) -> Module:
+    with record.time("imports"):
+        from vortex.flow.flow import find_flow
+        from vortex.flow.trace import trace
+    with record.time("trace"):
+        flow = find_flow(source) if isinstance(source, str) else source
+        return trace(flow, spec or Spec())
+
+
+def _finish(
+    made: Compilation, lowered: Sequence[Lowered], to: str, out: str | Path | None, record: Record
+) -> Compilation:
+    """From TensorIR to the artifact."""
+    record.lowered(lowered)
+    made.dumps = record.path
+    made.lowered = list(lowered)
+    made.programs = {low.target.name: low.program for low in lowered}
+    if to == "tir":
+        return made
+    with tempfile.TemporaryDirectory(prefix="vortex-") as scratch:
+        libraries = {}
+        for low in lowered:
+            name = low.target.name
+            with record.time("imports"):
+                from vortex.codegen.build import build_target
+            with record.time("build"):
+                libraries[name] = Path(scratch) / f"lib.{name}.so"
+                made.llvm[name] = build_target(low.target, low.kernels, libraries[name])
+            record.text(f"{name}.ll", made.llvm[name])
+        if to == "src":
+            return made
+        from vortex.artifact import write_artifact
+        from vortex.assemble import assemble
+
+        with record.time("write"):
+            manifest, files = assemble(lowered, libraries, record.texts, record.about)
+            made.artifact = Path(out or f"{manifest.flow}.vxa")
+            made.manifest = write_artifact(made.artifact, manifest, files)
+    return made
+
+
+def pipeline(passes: str | None, module: Module, to: str) -> tuple[list[PassCall], list[PassCall]]:
+    """What to run on ``module``: the passes for all targets, then those that run once a target.
+
+    IR that was scheduled already, and perhaps edited since, gets no pass unless it is asked for.
+    """
+    stage = module.stage
+    if passes is None:
+        passes = "" if scheduled(module) else DEFAULT_PIPELINE[stage]
+    calls = parse_pipeline(passes)
+    if stage == "flow":
+        before = next((i for i, c in enumerate(calls) if c.name == "outline"), len(calls))
+        if to == "flow":
+            return calls[:before], []
+        if before >= len(calls) - 1:
+            calls = [*calls[:before], *parse_pipeline(f"outline,{DEFAULT_PIPELINE['page']}")]
+    cut = next((i for i, c in enumerate(calls) if c.name == PER_TARGET), len(calls))
+    return calls[:cut], calls[cut:]
+
+
+def scheduled(module: Module) -> bool:
+    """Whether page IR has been through ``schedule``."""
+    return "target" in module.attrs

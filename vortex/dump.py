@@ -1,0 +1,139 @@
+"""One folder with everything a compilation passed through, as text that diffs well.
+
+``00-trace.flow``, ``03-reassociate.flow``, ``05-outline.page``, ``attend.cpu.tir``, ``cpu.ll``: passes are numbered in
+order, and one that changed nothing has an entry in ``manifest.json`` and no file. ``repro.sh`` repeats each step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vortex.errors import BAD_OPTION, NO_SUCH_FILE
+
+MANIFEST = "manifest.json"
+VERSION = 1
+SHOWN = 3
+"""How many files an error names."""
+
+
+def text_hash(text: str) -> str:
+    """A short hash of a dumped text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass
+class DumpDir:
+    """A dump folder being written; :meth:`open` makes one."""
+
+    path: Path
+    about: dict[str, Any]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    """Hash of each file written, by name: what a later compilation may replace."""
+
+    @classmethod
+    def open(cls, path: Path, **about: object) -> DumpDir:
+        """A fresh folder at ``path``; the files of an earlier dump there are removed.
+
+        Raises:
+            VortexError: VX7001 when the folder holds files that no dump wrote or that were edited since.
+        """
+        if path.exists():
+            _clear(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise BAD_OPTION.at(
+                option="--dump-dir", why=f"'{path}': {e.strerror}", hint="name another folder"
+            ) from None
+        made = cls(path, {"dump": VERSION, **about})
+        made.close("running")
+        return made
+
+    def step(
+        self, name: str, stage: str, text: str, *, before: str = "", target: str = "", seconds: float = 0.0
+    ) -> Path | None:
+        """Record one step of the way; its file, or None where ``text`` is what it was ``before``."""
+        number = len(self.steps)
+        entry = {"step": number, "name": name, "stage": stage, "target": target, "changed": text != before}
+        entry |= {"file": None, "hash": text_hash(text), "seconds": round(seconds, 6)}
+        self.steps.append(entry)
+        if text == before:
+            return None
+        short = name.partition("{")[0]
+        entry["file"] = f"{number:02}-{short}{f'.{target}' if target else ''}.{stage}"
+        source = self.holding(before) if before else None
+        if source:
+            entry["command"] = f"vortex opt {source} --passes={shlex.quote(name)}"
+            entry["command"] += f" --target {target}" if target else ""
+            self.commands.append(f"{entry['command']} | diff - {entry['file']}")
+        return self.write(entry["file"], text)
+
+    def write(self, name: str, text: str) -> Path:
+        """One more file."""
+        file = self.path / name
+        file.write_text(text)
+        self.files[name] = text_hash(text)
+        return file
+
+    def close(self, status: str, **about: object) -> None:
+        """Write ``manifest.json`` and ``repro.sh`` as far as things have come."""
+        self.about |= {"status": status, **about}
+        script = [
+            "#!/bin/sh",
+            "# Each line repeats one step and compares with what was dumped.",
+            'cd "$(dirname "$0")"',
+        ]
+        self.write("repro.sh", "\n".join([*script, *self.commands, ""]))
+        manifest = {**self.about, "steps": self.steps, "files": self.files}
+        (self.path / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+    def holding(self, text: str) -> str | None:
+        """The last file with that text."""
+        digest = text_hash(text)
+        return next((name for name, has in reversed(self.files.items()) if has == digest), None)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a dump folder.
+
+    Raises:
+        VortexError: VX7002 when ``folder`` is no dump.
+    """
+    try:
+        found = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why="does not exist: the folder is no dump") from None
+    except (OSError, ValueError) as e:
+        raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why=f"cannot be read: {e}") from None
+    if not isinstance(found, dict) or found.get("dump") != VERSION or not isinstance(found.get("files"), dict):
+        raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why=f"is no manifest of a dump of version {VERSION}")
+    return found
+
+
+def _clear(path: Path) -> None:
+    """Remove an earlier dump, and nothing else."""
+    there = {f.name: f for f in path.iterdir()} if path.is_dir() else {path.name: path}
+    if not there:
+        return
+    known: dict[str, str] = read_manifest(path)["files"] if MANIFEST in there else {}
+    foreign = [n for n, f in there.items() if n != MANIFEST and (n not in known or text_hash(_text(f)) != known[n])]
+    if foreign or MANIFEST not in there:
+        names = ", ".join(sorted(foreign)[:SHOWN]) + (", ..." if len(foreign) > SHOWN else "")
+        why = f"'{path}' holds what no dump wrote or what was edited since: {names}"
+        raise BAD_OPTION.at(option="--dump-dir", why=why, hint="name a new folder, or move those files away")
+    for f in there.values():
+        f.unlink()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, ValueError):
+        return ""
