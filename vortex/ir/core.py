@@ -144,7 +144,7 @@ def op(name: str) -> Callable[[_T], _T]:
 
     def declare(cls: _T) -> _T:
         assert name not in OPS, f"op {name} is declared twice"
-        made = dataclass(eq=False, repr=False)(cls)
+        made: Any = dataclass(eq=False, repr=False)(cls)
         hints = inspect.get_annotations(cls)
         operands, attrs, variadic = [], [], None
         for f in dataclasses.fields(made):

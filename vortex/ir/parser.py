@@ -16,7 +16,7 @@ import dataclasses
 import json
 import re
 from bisect import bisect_left
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vortex.errors import (
     IR_ATTRIBUTE,
@@ -261,7 +261,7 @@ class _Parser:
         if len(operands) < fixed or (len(operands) > fixed and not cls.form.variadic):
             why = f"{len(operands)} operands, {fixed} are needed"
             raise IR_ATTRIBUTE.at(where, source=self.text, op=cls.name, why=why)
-        kwargs: dict[str, object] = dict(zip(cls.form.operands, operands, strict=False)) | attrs
+        kwargs: dict[str, Any] = {**dict(zip(cls.form.operands, operands, strict=False)), **attrs}
         if cls.form.variadic:
             kwargs[cls.form.variadic] = tuple(operands[fixed:])
         if cls.form.has_type:

@@ -14,7 +14,8 @@ HEAD = {"flow": "flow.module", "page": "page.program"}
 
 def print_module(module: Module, *, locs: bool = True, notes: bool = True) -> str:
     """The module's text, ending in a newline."""
-    lines = [f"// vortex-ir {VERSION} | stage {module.stage}", f"{HEAD[module.stage]} @{module.name}{_dict(module.attrs)} {{"]
+    lines = [f"// vortex-ir {VERSION} | stage {module.stage}"]
+    lines += [f"{HEAD[module.stage]} @{module.name}{_dict(module.attrs)} {{"]
     lines += [f"  {_decl(d)}" for d in module.decls.values()]
     for f in module.functions.values():
         lines += ["", *("  " + line for line in print_function(f, locs=locs, notes=notes))]

@@ -113,5 +113,5 @@ class Rewriter:
 
     def to_fixpoint(self, rule: Rule) -> None:
         """Sweep and remove dead ops until nothing changes."""
-        while self.sweep(rule):
-            drop_dead(self.f)
+        while self.sweep(rule) | drop_dead(self.f):
+            pass

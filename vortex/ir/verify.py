@@ -37,7 +37,8 @@ def _verify_function(f: Function) -> None:
     for o in f.ops:
         for v in o.operands:
             if v not in defined:
-                raise IR_UNDEFINED.at(o.loc, name=v.name, nearest="").note(f"in {f.keyword} @{f.name}, used by {o.name}")
+                where = f"in {f.keyword} @{f.name}, used by {o.name}"
+                raise IR_UNDEFINED.at(o.loc, name=v.name, nearest="").note(where)
         inferred = o.infer()
         if inferred != (o.result.type if o.result else None):
             declared = o.result.type if o.result else "nothing"
@@ -109,8 +110,9 @@ def _verify_program(m: Module) -> None:
 def _verify_access(m: Module, f: Function, o: Op) -> None:
     if isinstance(o, page.Load):
         d = _buffer(m, o, o.buffer)
-        if o.type != tile_in_domain(d, str(f.attrs["domain"])):
-            _no(f"page.load of @{d.name} in domain {f.attrs['domain']} is {tile_in_domain(d, str(f.attrs['domain']))}", o)
+        expected = tile_in_domain(d, str(f.attrs["domain"]))
+        if o.type != expected:
+            _no(f"page.load of @{d.name} in domain {f.attrs['domain']} is {expected}, not {o.type}", o)
     elif isinstance(o, page.LoadSelection):
         if _buffer(m, o, o.buffer).type != selection:
             _no(f"@{o.buffer} holds no selection", o)

@@ -19,12 +19,12 @@ COMMUTES = (flow.Add, flow.Mul, flow.Eq, flow.Ne, flow.And, flow.Or, flow.Xor)
 class Cse(Pass):
     """Compute once what is computed twice; in a kernel, load once what nobody writes in between.
 
-        %a = flow.mul(%q, %c)
-        %b = flow.mul(%c, %q)
-        %s = flow.add(%a, %b)
-          ->
-        %a = flow.mul(%q, %c)
-        %s = flow.add(%a, %a)
+    %a = flow.mul(%q, %c)
+    %b = flow.mul(%c, %q)
+    %s = flow.add(%a, %b)
+      ->
+    %a = flow.mul(%q, %c)
+    %s = flow.add(%a, %a)
     """
 
     def run(self, module: Module, ctx: PassContext) -> Module:

@@ -16,13 +16,13 @@ from vortex.passes.manager import Pass, PassContext, register
 class ExpandSoftmax(Pass):
     """Spell out softmax, so that over pages its two folds and its quotient can share passes with others.
 
-        %p = flow.softmax(%x) {axis = 0}
-          ->
-        %p_max = flow.reduce_max(%x) {axes = [0], keepdims = true}
-        %p_shifted = flow.sub(%x, %p_max)
-        %p_exp = flow.exp(%p_shifted)
-        %p_sum = flow.reduce_sum(%p_exp) {axes = [0], keepdims = true}
-        %p = flow.div(%p_exp, %p_sum)
+    %p = flow.softmax(%x) {axis = 0}
+      ->
+    %p_max = flow.reduce_max(%x) {axes = [0], keepdims = true}
+    %p_shifted = flow.sub(%x, %p_max)
+    %p_exp = flow.exp(%p_shifted)
+    %p_sum = flow.reduce_sum(%p_exp) {axes = [0], keepdims = true}
+    %p = flow.div(%p_exp, %p_sum)
     """
 
     def run(self, module: Module, ctx: PassContext) -> Module:

@@ -604,7 +604,8 @@ class Dot(Op):
         """The axis letters of a, b and the result."""
         left, arrow, out = self.spec.partition("->")
         la, comma, lb = left.partition(",")
-        ok = all((arrow, comma)) and all(len(set(t)) == len(t) and (not t or (t.isascii() and t.isalpha())) for t in (la, lb, out))
+        terms = all(len(set(t)) == len(t) and f"a{t}".isalpha() and t.isascii() for t in (la, lb, out))
+        ok = bool(arrow) and bool(comma) and terms
         self.require(ok, f"'{self.spec}' is no contraction of two operands such as 'gd,sd->sg'")
         return la, lb, out
 
@@ -670,7 +671,8 @@ class Broadcast(Op):
 
     def infer(self) -> TensorType:
         t = tensor(self, self.x)
-        self.require(broadcast(self, t.shape, self.shape) == self.shape, f"{t} does not broadcast to {show(self.shape)}")
+        fits = broadcast(self, t.shape, self.shape) == self.shape
+        self.require(fits, f"{t} does not broadcast to {show(self.shape)}")
         self.require(t.page_axis is not None or S not in self.shape, "only a tensor over pages has a page axis")
         return one_page_axis(self, t.dtype, self.shape)
 
@@ -744,7 +746,7 @@ class Constant(Op):
 
     def infer(self) -> TensorType:
         self.require(self.type.shape == (), f"a constant is a scalar, not {self.type}; use flow.resource")
-        fits = self.type.dtype.is_float or (self.number == int(self.number) and -(2**31) <= self.number < 2**31)
+        fits = self.type.dtype.is_float or (float(self.number).is_integer() and -(2**31) <= self.number < 2**31)
         self.require(fits, f"{self.number} is no {self.type.dtype}")
         return self.type
 

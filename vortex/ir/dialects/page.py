@@ -28,7 +28,7 @@ DOMAINS = {"plan": "requests", "append": "new_pages", "select": "rows", "attend"
 
 @op("page.load")
 class Load(Op):
-    """The tile of the current row or page; in domain ``rows`` a paged or ragged buffer gives all candidates, [S, ...]."""
+    """The tile of the current row or page; in domain ``rows`` a paged or ragged buffer gives all candidates."""
 
     buffer: str
     type: TensorType
