@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from vortex.cpu_features import detect_mcpu, machine, required_features
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
-from vortex.ir.digest import structural_of
 from vortex.ir.types import TensorType
 from vortex.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, TargetEntry
 from vortex.spec import Spec
@@ -68,14 +67,10 @@ def _tensor(module: Module, name: str) -> TensorType:
 
 
 def _target(low: Lowered) -> TargetEntry:
-    kernels = []
-    for name, source in low.kernels.items():
-        f = low.program.functions[name]
-        schedule = {k: v for k, v in f.attrs.get("schedule", {}).items() if isinstance(v, int | float | str | bool)}
-        words = (source.page_words, source.row_words)
-        kernels.append(
-            KernelEntry(name, source.kind, source.symbol, tuple(source.args), *words, schedule, structural_of(f))
-        )
+    kernels = [
+        KernelEntry(k.name, k.kind, k.symbol, tuple(k.args), k.page_words, k.row_words, k.schedule, k.digest)
+        for k in low.kernels.values()
+    ]
     library = f"lib.{low.target.name}.so"
     if low.target.kind != "cpu":
         return TargetEntry(library, tuple(kernels))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vortex.errors import IR_STAGE
+from vortex.errors import IR_STAGE, NO_COMPILER
 from vortex.ir.core import Module
 from vortex.passes.manager import DEFAULT_PIPELINE, PassCall, parse_pipeline
 from vortex.record import OnStep, Record
@@ -61,7 +62,7 @@ class Compilation:
 
 
 def compile_flow(
-    source: str | vFlow | Module | Sequence[Lowered],
+    source: str | vFlow | Module | list[Lowered],
     *,
     spec: Spec | None = None,
     targets: Sequence[Target] = (TARGETS["cpu"],),
@@ -88,13 +89,15 @@ def compile_flow(
     with record.closed():
         if isinstance(source, Module):
             module = source
-        elif isinstance(source, Sequence) and not isinstance(source, str):
+        elif isinstance(source, list):
             return _finish(made, source, to, out, record)
         else:
             module = _trace(source, spec, record)
         record.start("trace" if module is not source else "resume", module)
         made.dumps = record.path
 
+        if to != "flow":
+            _need("networkx", "networkx")
         shared, late = pipeline(passes, module, to)
         with record.time("passes"):
             module = record.run(module, shared)
@@ -111,12 +114,14 @@ def compile_flow(
             return made
 
         with record.time("imports"):
+            _need("tvm", "apache-tvm")
+            import vortex.codegen.tir  # noqa: F401 - TVM, seconds that are not ours
             from vortex.codegen.emit import emit_program
         lowered = []
         for target in targets:
             with record.time("emit"):
                 program = made.programs[target.name]
-                lowered.append(Lowered(target, program, emit_program(program, target)))
+                lowered.append(Lowered(target, program, emit_program(program, target.name)))
         return _finish(made, lowered, to, out, record)
 
 
@@ -159,6 +164,12 @@ def _finish(
             made.artifact = Path(out or f"{manifest.flow}.vxa")
             made.manifest = write_artifact(made.artifact, manifest, files)
     return made
+
+
+def _need(module: str, package: str) -> None:
+    """VX4003 where a part of ``vortex[compile]`` is not installed."""
+    if find_spec(module) is None:
+        raise NO_COMPILER.at(what=package, hint="e.g. apt install gcc")
 
 
 def pipeline(passes: str | None, module: Module, to: str) -> tuple[list[PassCall], list[PassCall]]:

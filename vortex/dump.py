@@ -61,7 +61,13 @@ class DumpDir:
     ) -> Path | None:
         """Record one step of the way; its file, or None where ``text`` is what it was ``before``."""
         number = len(self.steps)
-        entry = {"step": number, "name": name, "stage": stage, "target": target, "changed": text != before}
+        entry: dict[str, Any] = {
+            "step": number,
+            "name": name,
+            "stage": stage,
+            "target": target,
+            "changed": text != before,
+        }
         entry |= {"file": None, "hash": text_hash(text), "seconds": round(seconds, 6)}
         self.steps.append(entry)
         if text == before:

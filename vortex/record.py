@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vortex.dump import DumpDir, text_hash
 from vortex.errors import VortexError
 from vortex.ir.core import Module
-from vortex.ir.printer import print_module
+from vortex.ir.printer import attr, print_module
 from vortex.passes.manager import Pass, PassCall, PassContext, run_pipeline
 from vortex.target import Target
 from vortex.versions import versions
@@ -135,6 +135,8 @@ class Record:
             "args": list(source.args),
             "page_words": source.page_words,
             "row_words": source.row_words,
+            "schedule": {k: attr(v) if isinstance(v, tuple | dict) else v for k, v in source.schedule.items()},
+            "digest": source.digest,
         }
 
     def text(self, name: str, text: str) -> None:

@@ -51,12 +51,15 @@ def _lowered(folder: Path, target: Target, programs: dict[str, Any], kernels: di
         program = read_ir(str(folder / programs[target.name]), "page")
         sources = {
             k["name"]: KernelSource(
+                name=k["name"],
                 text=(folder / k["file"]).read_text(encoding="utf-8"),
                 args=tuple(k["args"]),
                 page_words=k["page_words"],
                 row_words=k["row_words"],
                 kind=k["kind"],
                 symbol=k["symbol"],
+                schedule=dict(k["schedule"]),
+                digest=str(k["digest"]),
             )
             for k in kernels[target.name]
         }

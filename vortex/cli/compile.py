@@ -154,8 +154,8 @@ def _report(made: Compilation, args: argparse.Namespace) -> None:
     if args.time:
         from vortex.driver import TOOLS
 
-        for part, seconds in made.seconds.items():
-            say(f"{seconds:8.3f} s  {part}{'' if part in TOOLS else '  (own code)'}")
+        for part, took in made.seconds.items():
+            say(f"{took:8.3f} s  {part}{'' if part in TOOLS else '  (own code)'}")
         say(f"{made.own_seconds:8.3f} s  own code in all")
     if made.artifact:
         say(f"wrote {made.artifact}")

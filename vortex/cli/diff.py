@@ -57,8 +57,7 @@ def _folders(a: Path, b: Path, no_locs: bool) -> list[str]:
 
 
 def _texts(a: str, b: str, no_locs: bool) -> list[str]:
-    lines = [_lines(name, no_locs) for name in (a, b)]
-    return list(difflib.unified_diff(*lines, a, b))
+    return list(difflib.unified_diff(_lines(a, no_locs), _lines(b, no_locs), a, b))
 
 
 def _lines(name: str, no_locs: bool) -> list[str]:
