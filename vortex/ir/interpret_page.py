@@ -1,0 +1,343 @@
+"""The meaning and the cost of page programs: kernels run on a numpy batch, every byte counted.
+
+What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass
+that uses it (:mod:`vortex.ir.staging`), a row's tile once a kernel, ``attend`` reads tokens inside the
+request only, and rows that score nothing read nothing. Values that a pass keeps for a later one are
+*scratch*, counted apart. Page tables, lengths and offsets are no buffers of the program and not counted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.dialects import flow, page
+from vortex.ir.interpret import Row, Selection, held_as
+from vortex.ir.numerics import narrow
+from vortex.ir.staging import Staging, loads_by_loop, stage
+from vortex.ir.types import TensorType
+
+WORD = 4
+"""Bytes of a number that is kept between passes."""
+
+
+@dataclass
+class Traffic:
+    """Bytes that one kernel moves between itself and one buffer."""
+
+    read: int = 0
+    written: int = 0
+
+
+@dataclass
+class Counts:
+    """What a run moved: per kernel and buffer; ``scratch`` is what each kernel kept between passes."""
+
+    kernels: dict[str, dict[str, Traffic]] = field(default_factory=dict)
+    scratch: dict[str, int] = field(default_factory=dict)
+
+    def of(self, kernel: str, buffer: str) -> Traffic:
+        """The traffic of that pair, zero when there was none."""
+        return self.kernels.get(kernel, {}).get(buffer, Traffic())
+
+    def buffer(self, name: str) -> Traffic:
+        """A buffer's traffic over all kernels."""
+        each = [per[name] for per in self.kernels.values() if name in per]
+        return Traffic(sum(t.read for t in each), sum(t.written for t in each))
+
+    @property
+    def launches(self) -> int:
+        return len(self.kernels)
+
+    @property
+    def read(self) -> int:
+        return sum(t.read for per in self.kernels.values() for t in per.values())
+
+    @property
+    def written(self) -> int:
+        return sum(t.written for per in self.kernels.values() for t in per.values())
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """A step's inputs and outputs, by the calling convention of docs/architecture.md.
+
+    Floats are fp32 arrays that hold values of the buffer's type. ``paged`` has the pools of K, V and all
+    fields, ``[P, Hkv, *tile]``; kernels write to them in place.
+    """
+
+    q: Any
+    paged: dict[str, Any]
+    lengths: Any
+    page_table: Any
+    budget: tuple[int, int, int, int, int]
+    capacity: int
+    scale: float
+    layer: int = 0
+    tokens: dict[str, Any] = field(default_factory=dict)
+    """``k_new`` and ``v_new``, [T, Hkv, D]; empty where the engine has stored them."""
+    loc: Any = ()
+    row_offsets: Any = None
+    plan: Any = None
+    pages: Any = None
+    counts: Any = None
+    out: Any = None
+    lse: Any = None
+    workspace: dict[tuple[str, int, int], Any] = field(default_factory=dict)
+    """Tiles of workspace buffers by name, request and head."""
+
+    @property
+    def requests(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def heads(self) -> int:
+        """KV heads."""
+        return int(self.paged["k"].shape[1])
+
+    def rows(self) -> Iterator[tuple[int, int]]:
+        """All (request, KV head) pairs."""
+        return ((r, h) for r in range(self.requests) for h in range(self.heads))
+
+
+def run_program(program: Module, batch: Batch) -> Counts:
+    """Run all kernels in order, filling the batch's outputs."""
+    counts = Counts()
+    for f in program.functions.values():
+        counts.kernels[f.name] = defaultdict(Traffic)
+        counts.scratch[f.name] = 0
+        RUN[str(f.attrs["kind"])](_Kernel(program, f, batch, counts))
+    return counts
+
+
+class _Kernel:
+    """One launch."""
+
+    def __init__(self, program: Module, f: Function, batch: Batch, counts: Counts) -> None:
+        self.program, self.f, self.batch = program, f, batch
+        self.counts, self.traffic = counts, counts.kernels[f.name]
+
+    def decl(self, name: str) -> Decl:
+        return self.program.decls[name]
+
+    def tile_bytes(self, name: str) -> int:
+        t = self.decl(name).type
+        assert isinstance(t, TensorType)
+        return t.numel * t.dtype.bytes
+
+    def read(self, name: str, tiles: int) -> None:
+        self.traffic[name].read += tiles * self.tile_bytes(name)
+
+    def write(self, name: str, tiles: int) -> None:
+        self.traffic[name].written += tiles * self.tile_bytes(name)
+
+    def used(self) -> set[Op]:
+        """The loads whose values something uses."""
+        return {v.owner for o in self.f.ops for v in o.operands if isinstance(v.owner, page.Load)}
+
+    def stored(self, name: str, x: Any) -> Any:
+        """``x`` as a buffer keeps it."""
+        t = self.decl(name).type
+        assert isinstance(t, TensorType)
+        with np.errstate(all="ignore"):
+            return np.array(narrow(x, t.dtype), held_as(t.dtype))
+
+
+# plan -------------------------------------------------------------------------------------------------
+
+
+def _plan(k: _Kernel) -> None:
+    b = k.batch
+    op = next(o for o in k.f.ops if isinstance(o, page.Plan))
+    b.plan = np.array([plan_row(int(n), op.page_size, b.budget) for n in b.lengths], np.int32).reshape(-1, 4).T
+    k.write(op.buffer, b.requests)
+
+
+def plan_row(length: int, page_size: int, budget: tuple[int, int, int, int, int]) -> tuple[int, int, int, int]:
+    """Pages; pages kept; first candidate; candidates scored, 0 where all pages are kept."""
+    pages, sink, recent, numerator, denominator = budget
+    n = -(-length // page_size)
+    total = max(pages + sink + recent, numerator * n // denominator)
+    return (n, n, sink, 0) if n <= total else (n, total, sink, n - sink - recent)
+
+
+# append -----------------------------------------------------------------------------------------------
+
+
+def _append(k: _Kernel) -> None:
+    for o in k.f.ops:
+        if isinstance(o, page.Scatter):
+            _scatter(k, o)
+    body = [o for o in k.f.ops if not isinstance(o, page.Scatter)]
+    loads = {o.buffer for o in k.used() if isinstance(o, page.Load)}
+    for physical, h in _filled(k):
+        env: dict[Value, Any] = {}
+        row = Row(k.program, layer=k.batch.layer)
+        for o in body:
+            if isinstance(o, page.Load):
+                env[o.value] = k.batch.paged[o.buffer][physical, h]
+            elif isinstance(o, page.Store):
+                k.batch.paged[o.buffer][physical, h] = k.stored(o.buffer, env[o.x])
+                k.write(o.buffer, 1)
+            else:
+                row.run([o], env)
+        for name in loads:
+            k.read(name, 1)
+
+
+def _filled(k: _Kernel) -> Iterator[tuple[int, int]]:
+    """Physical page and head of every page that the step's tokens complete."""
+    b = k.batch
+    size = int(k.program.attrs["page_size"])
+    for r in range(b.requests):
+        new = 0 if b.row_offsets is None else int(b.row_offsets[r + 1] - b.row_offsets[r])
+        now = int(b.lengths[r])
+        for p in range((now - new) // size, now // size):
+            for h in range(b.heads):
+                yield int(b.page_table[r, p]), h
+
+
+def _scatter(k: _Kernel, o: page.Scatter) -> None:
+    source = k.batch.tokens.get(o.source)
+    if source is None:
+        return
+    pool = k.batch.paged[o.buffer]
+    for token, slot in zip(source, k.batch.loc, strict=True):
+        pool[slot // pool.shape[2], :, slot % pool.shape[2]] = token
+        k.read(o.source, k.batch.heads)
+        k.traffic[o.buffer].written += k.batch.heads * k.tile_bytes(o.source)
+
+
+# select -----------------------------------------------------------------------------------------------
+
+
+def _select(k: _Kernel) -> None:
+    b = k.batch
+    if b.pages is None:
+        b.pages = np.full((b.requests, b.heads, b.capacity), -1, np.int32)
+        b.counts = np.zeros((b.requests, b.heads), np.int32)
+    plan = stage(k.f)
+    passes = {o: n for o, n in loads_by_loop(k.f, plan).items() if isinstance(o, page.Load)}
+    for r, h in b.rows():
+        k.read("plan", 1)
+        n, kept, first, scored = (int(x) for x in b.plan[:, r])
+        if scored:
+            _score(k, (r, h), Row(k.program, scored, b.layer, first), plan, passes, n, kept)
+        else:
+            for o in k.f.ops:
+                if isinstance(o, page.Store) and isinstance(o.x.owner, flow.TopK):
+                    _keep(k, r, h, np.arange(n))
+
+
+def _score(
+    k: _Kernel, at: tuple[int, int], row: Row, plan: Staging, passes: dict[page.Load, set[int]], n: int, kept: int
+) -> None:
+    env: dict[Value, Any] = {}
+    read: set[tuple[str, int]] = set()
+    for o in k.f.ops:
+        if isinstance(o, page.Load):
+            env[o.value] = _load(k, o, at, row)
+            read |= {(o.buffer, p) for p in passes.get(o, ())}
+        elif isinstance(o, page.Store):
+            x = env[o.x]
+            if isinstance(x, Selection):
+                best = row.first + x.best(kept - (n - row.pages))
+                _keep(k, *at, np.concatenate([np.arange(row.first), best, np.arange(row.first + row.pages, n)]))
+            else:
+                k.batch.workspace[(o.buffer, *at)] = k.stored(o.buffer, x)
+                k.write(o.buffer, row.pages if k.decl(o.buffer).attrs["layout"] == "ragged" else 1)
+        else:
+            row.run([o], env)
+    for name, _ in read:
+        k.read(name, 1 if k.decl(name).attrs["layout"] == "batched" else row.pages)
+    words = sum(v.type.numel for v in plan.kept if isinstance(v.type, TensorType))
+    k.counts.scratch[k.f.name] += words * WORD * row.pages
+
+
+def _load(k: _Kernel, o: page.Load, at: tuple[int, int], row: Row) -> Any:
+    r, h = at
+    role, layout = k.decl(o.buffer).attrs["role"], k.decl(o.buffer).attrs["layout"]
+    if role == "workspace":
+        return k.batch.workspace[(o.buffer, r, h)]
+    if layout == "paged":
+        physical = k.batch.page_table[r, row.first : row.first + row.pages]
+        return np.ascontiguousarray(k.batch.paged[o.buffer][physical, h])
+    assert o.buffer == "q", f"no input @{o.buffer} for rows"
+    return _queries(k.batch, r, h)
+
+
+def _queries(b: Batch, r: int, h: int) -> Any:
+    group = b.q.shape[1] // b.heads
+    return np.ascontiguousarray(b.q[r, h * group : (h + 1) * group])
+
+
+def _keep(k: _Kernel, r: int, h: int, pages: Any) -> None:
+    b = k.batch
+    assert len(pages) <= b.capacity, f"{len(pages)} pages are kept, {b.capacity} fit"
+    b.pages[r, h, : len(pages)] = pages
+    b.counts[r, h] = len(pages)
+    k.traffic["pages"].written += WORD * (len(pages) + 1)
+
+
+# attend -----------------------------------------------------------------------------------------------
+
+
+def _attend(k: _Kernel) -> None:
+    b = k.batch
+    if b.out is None:
+        b.out = np.zeros(b.q.shape, np.float32)
+        b.lse = np.zeros(b.q.shape[:2], np.float32)
+    group = b.q.shape[1] // b.heads
+    for r, h in b.rows():
+        env: dict[Value, Any] = {}
+        heads = slice(h * group, (h + 1) * group)
+        for o in k.f.ops:
+            if isinstance(o, page.Load):
+                env[o.value] = _queries(b, r, h)
+                k.read(o.buffer, 1)
+            elif isinstance(o, page.LoadSelection):
+                env[o.value] = b.pages[r, h, : b.counts[r, h]]
+                k.traffic[o.buffer].read += WORD * (len(env[o.value]) + 1)
+            elif isinstance(o, page.Attend):
+                keys, values = _tokens(k, o.keys, r, h), _tokens(k, o.values, r, h)
+                env[o.value], lse = attention(env[o.q], keys, values, b.scale)
+                b.lse[r, heads] = lse
+                k.write(o.lse, 1)
+            elif isinstance(o, page.Store):
+                b.out[r, heads] = k.stored(o.buffer, env[o.x])
+                k.write(o.buffer, 1)
+            else:
+                Row(k.program, layer=b.layer).run([o], env)
+
+
+def _tokens(k: _Kernel, name: str, r: int, h: int) -> Any:
+    """The rows of the selected pages that are tokens of the request."""
+    b, pool = k.batch, k.batch.paged[name]
+    size = pool.shape[2]
+    rows = [
+        pool[b.page_table[r, p], h, : min(size, int(b.lengths[r]) - p * size)] for p in b.pages[r, h, : b.counts[r, h]]
+    ]
+    found = np.concatenate(rows) if rows else np.zeros((0, pool.shape[3]), np.float32)
+    k.traffic[name].read += len(found) * k.tile_bytes(name) // size
+    return found
+
+
+def attention(q: Any, keys: Any, values: Any, scale: float) -> tuple[Any, Any]:
+    """softmax(q k^T * scale) v and the log-sum-exp; zeros and -inf over no tokens."""
+    if not len(keys):
+        return np.zeros((len(q), values.shape[1]), np.float32), np.full(len(q), -np.inf, np.float32)
+    with np.errstate(all="ignore"):
+        s = np.einsum("gd,td->gt", q, keys) * np.float32(scale)
+        top = s.max(1, keepdims=True)
+        e = np.exp(s - top)
+        total = e.sum(1, keepdims=True)
+        out = np.einsum("gt,td->gd", e, values) / total
+        return out.astype(np.float32), (np.log(total) + top)[:, 0].astype(np.float32)
+
+
+RUN: dict[str, Callable[[_Kernel], None]] = {"plan": _plan, "append": _append, "select": _select, "attend": _attend}
