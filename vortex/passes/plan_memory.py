@@ -94,7 +94,7 @@ def _needs_tile(o: Op, users: dict[Value, list[Op]]) -> bool:
     uses = _uses(v, users)
     if isinstance(o, page.Load):
         return not over_pages(v) and any(over_pages(u.result) for u, _ in uses if u.result is not None)
-    if isinstance(o, flow.Reduce | flow.Dot | flow.Conv | flow.Scan):
+    if isinstance(o, flow.Reduce | flow.Dot | flow.Conv | flow.Scan | flow.Concat):
         return True
     if not over_pages(v) and any(u.result is not None and over_pages(u.result) for u, _ in uses):
         return True

@@ -1,0 +1,60 @@
+"""The arguments of every kernel, by the names of the calling convention (docs/architecture.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vortex.codegen.narrow import STORAGE
+from vortex.codegen.tir import I32, Buffer, Expr, T, tirx
+from vortex.ir.core import Decl, Module
+from vortex.ir.types import TensorType
+
+
+@dataclass
+class Arguments:
+    """Declares a kernel's arguments in the order they are asked for, and remembers their names."""
+
+    program: Module
+    names: list[str] = field(default_factory=list)
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    scalars: dict[str, Expr] = field(default_factory=dict)
+    sizes: dict[str, Expr] = field(default_factory=dict)
+    """Sizes known only at run time: B, Hq, Hkv, P (pages of the pool), Pmax (columns of the table), K, T."""
+
+    def size(self, name: str) -> Expr:
+        if name not in self.sizes:
+            self.sizes[name] = tirx.Var(name, I32)
+        return self.sizes[name]
+
+    def tensor(self, name: str, shape: tuple[str | int, ...], dtype: str, strides: tuple[str | int, ...] = ()) -> Buffer:
+        """Declare a tensor argument; sizes and strides given by name are read from the caller's tensor."""
+        dims = tuple(self.size(d) if isinstance(d, str) else d for d in shape)
+        steps = [self.size(s) if isinstance(s, str) else s for s in strides]
+        made = T.Buffer(dims, dtype, strides=steps) if steps else T.Buffer(dims, dtype)
+        self.buffers[name] = T.arg(name.replace(".", "_"), made)
+        self.names.append(name)
+        return self.buffers[name]
+
+    def scalar(self, name: str, dtype: str) -> Expr:
+        self.scalars[name] = T.arg(name, tirx.Var(name, dtype))
+        self.names.append(name)
+        return self.scalars[name]
+
+    def pool(self, d: Decl) -> Buffer:
+        """K or V, ``[P, Hkv, page, D]`` with any strides but the last: NHD and HND are views of one shape."""
+        assert isinstance(d.type, TensorType)
+        steps = (f"{d.name}_page_step", f"{d.name}_head_step", f"{d.name}_token_step", 1)
+        return self.tensor(d.name, ("P", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name], steps)
+
+    def field(self, d: Decl) -> Buffer:
+        """The summaries called ``d.name`` of all physical pages."""
+        assert isinstance(d.type, TensorType)
+        return self.tensor(f"field.{d.name}", ("P", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name])
+
+    def constant(self, d: Decl) -> Buffer:
+        assert isinstance(d.type, TensorType)
+        return self.tensor(f"const.{d.name}", d.type.tile, STORAGE[d.type.dtype.name])
+
+    def queries(self, d: Decl) -> Buffer:
+        assert isinstance(d.type, TensorType)
+        return self.tensor(d.name, ("B", "Hq", d.type.tile[1]), STORAGE[d.type.dtype.name])

@@ -1,0 +1,111 @@
+"""``append`` on a CPU: store the step's keys and values, then summarise each page that just became full."""
+
+from __future__ import annotations
+
+from vortex.codegen.arguments import Arguments
+from vortex.codegen.cpu.tiles import Shape, Tiles, require_emittable
+from vortex.codegen.narrow import STORAGE, narrow
+from vortex.codegen.tir import Buffer, Expr, T, cast, let, loop, parallel, put, when
+from vortex.codegen.values import Index, Values, type_of
+from vortex.ir.core import Function, Module
+from vortex.ir.dialects import flow, page
+from vortex.ir.types import TensorType
+
+
+def emit_append(program: Module, f: Function) -> list[str]:
+    """Write the kernel into the open TVM function; returns the names of its arguments in order."""
+    args = Arguments(program)
+    scattered = [o for o in f.ops if isinstance(o, page.Scatter)]
+    _declare(args, f, scattered)
+    if scattered:
+        _emit_scatter(args, scattered)
+    if any(isinstance(o, page.Store) for o in f.ops):
+        _emit_summaries(args, f)
+    return args.names
+
+
+def _declare(args: Arguments, f: Function, scattered: list[page.Scatter]) -> None:
+    touched = {o.buffer for o in f.ops if isinstance(o, page.Load | page.Scatter)}
+    program = args.program
+    for d in program.declared("buffer"):
+        if d.name in touched and d.attrs["role"] == "pool":
+            args.pool(d)
+    stored = {o.buffer for o in f.ops if isinstance(o, page.Store)}
+    for d in program.declared("buffer"):
+        if d.name in stored:
+            args.field(d)
+    used = {o.symbol for o in f.ops if isinstance(o, flow.Resource)}
+    for d in program.declared("resource"):
+        if d.name in used:
+            args.constant(d)
+    for o in scattered:
+        d = program.decls[o.source]
+        assert isinstance(d.type, TensorType)
+        args.tensor(o.source, ("tokens", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name])
+    if scattered:
+        args.tensor("loc", ("N",), "int64")
+    args.tensor("row_offsets", ("B1",), "int32")
+    args.tensor("lengths", ("B",), "int32")
+    args.tensor("page_table", ("B", "Pmax"), "int32")
+    if any(isinstance(o, flow.Layer) for o in f.ops):
+        args.scalar("layer", "int32")
+
+
+def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
+    """Each new token's rows go to its slot; a negative slot is a padded token and goes nowhere."""
+    tiles = Tiles(Values(lambda o, i: 0), Shape())
+    with parallel("t", args.size("tokens")) as t:
+        slot = let("slot", args.buffers["loc"][t])
+        with when(slot >= 0):
+            for o in scattered:
+                source, pool = args.buffers[o.source], args.buffers[o.buffer]
+                size, dim = type_of_buffer(args.program, o.buffer).tile
+                to = let("to_page", T.floordiv(slot, T.int64(size)))
+                at = let("to_token", T.floormod(slot, T.int64(size)))
+
+                def store(i: Index, source: Buffer = source, pool: Buffer = pool, to: Expr = to, at: Expr = at) -> None:
+                    put(pool, source[t, h, i[0]], to, h, at, i[0])
+
+                with loop("h", args.size("Hkv")) as h:
+                    tiles.each([dim], store)
+
+
+def type_of_buffer(program: Module, name: str) -> TensorType:
+    t = program.decls[name].type
+    assert isinstance(t, TensorType)
+    return t
+
+
+def _emit_summaries(args: Arguments, f: Function) -> None:
+    size = int(args.program.attrs["page_size"])
+    heads = args.size("Hkv")
+    schedule = f.attrs.get("schedule", {})
+    with parallel("row", args.size("B") * heads) as row:
+        r = let("r", T.floordiv(row, heads))
+        h = let("h", T.floormod(row, heads))
+        now = let("now", args.buffers["lengths"][r])
+        new = let("new", args.buffers["row_offsets"][r + 1] - args.buffers["row_offsets"][r])
+        before = let("full_before", T.floordiv(now - new, T.int32(size)))
+        with loop("p", T.floordiv(now, T.int32(size)), start=before) as p:
+            physical = let("page", cast("int64", args.buffers["page_table"][r, p]))
+
+            def load(o: page.Load, index: Index, physical: Expr = physical, h: Expr = h) -> Expr:
+                return args.buffers[o.buffer][(physical, h, *index)]
+
+            constants = {n.removeprefix("const."): b for n, b in args.buffers.items() if n.startswith("const.")}
+            values = Values(load, None, constants, {"layer": args.scalars.get("layer")})
+            tiles = Tiles(values, Shape(schedule.get("lanes", 16), schedule.get("unroll", 8)))
+            for o in f.ops:
+                require_emittable(o)
+                if isinstance(o, page.Store):
+                    _emit_store(args, tiles, o, physical, h)
+                elif o.result is not None and o.notes.get("in") == "tile":
+                    values.open_tile(o.value)
+                    tiles.compute(o)
+
+
+def _emit_store(args: Arguments, tiles: Tiles, o: page.Store, physical: Expr, h: Expr) -> None:
+    dtype = type_of_buffer(args.program, o.buffer).dtype
+    target = args.buffers[f"field.{o.buffer}"]
+    assert isinstance(type_of(o.x), TensorType)
+    tiles.copy(o.x, lambda i, x: put(target, narrow(x, dtype), physical, h, *i))

@@ -1,0 +1,92 @@
+"""Exact, deterministic top-k over one row's keys: the k-th key bit by bit, then one ascending sweep.
+
+Counting how many keys reach a candidate threshold is one vector compare per lane, so 32 counts over
+a row cost less than sorting it, and the sweep finds the pages in ascending order by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vortex.codegen.tir import I32, Buffer, Expr, T, let, local, loop, put, when
+from vortex.codegen.tir import lanes as vector
+
+LANES = 16
+
+
+def sortable(score: Expr) -> Expr:
+    """fp32 as uint32 in the order of selection: +inf > finite > -inf > NaN, -0 equal to +0; NaN is 0."""
+    bits = T.reinterpret("uint32", T.Select(score == T.float32(0), T.float32(0), score))
+    flipped = T.Select(bits >= T.uint32(0x80000000), T.bitwise_not(bits), T.bitwise_or(bits, T.uint32(0x80000000)))
+    return T.Select(T.isnan(score), T.uint32(0), flipped)
+
+
+def emit_keep_all(pages: Buffer, counts: Buffer, r: Expr, h: Expr, n: Expr, capacity: Expr) -> None:
+    """Every page of a row that fits its budget."""
+    with loop("p", T.min(n, capacity)) as p:
+        put(pages, p, r, h, p)
+    put(counts, T.min(n, capacity), r, h)
+
+
+def emit_topk(
+    key: Callable[[Expr], Expr],
+    clear: Callable[[Expr], None],
+    pages: Buffer,
+    counts: Buffer,
+    r: Expr,
+    h: Expr,
+    kept: Expr,
+    first: Expr,
+    scored: Expr,
+    n: Expr,
+    capacity: Expr,
+) -> None:
+    """Write the ``kept`` candidates with the largest keys and all reserved pages, ascending, and their count."""
+    chunks = let("chunks", T.floordiv(scored + (LANES - 1), T.int32(LANES)))
+    with loop("pad", LANES) as pad:
+        clear(scored + pad)
+    threshold = local("threshold", 1, "uint32")
+    put(threshold, T.uint32(0), 0)
+    with loop("bit", 32) as bit:
+        trial = let("trial", T.bitwise_or(threshold[0], T.shift_left(T.uint32(1), T.Cast("uint32", 31 - bit))))
+        reached = _count(key, chunks, lambda k: k >= trial)
+        with when(reached >= kept):
+            put(threshold, trial, 0)
+    above = _count(key, chunks, lambda k: k > threshold[0])
+    room = local("room", 1, I32)
+    put(room, kept - above, 0)
+    end = local("end", 1, I32)
+    put(end, T.int32(0), 0)
+
+    def take(p: Expr) -> None:
+        with when(end[0] < capacity):
+            put(pages, p, r, h, end[0])
+            put(end, end[0] + 1, 0)
+
+    with loop("p", first) as p:
+        take(p)
+    with loop("s", scored) as s:
+        mine = let("mine", key(s))
+        tied = let("tied", T.And(mine == threshold[0], room[0] > 0))
+        with when(T.Or(mine > threshold[0], tied)):
+            take(first + s)
+            with when(tied):
+                put(room, room[0] - 1, 0)
+    with loop("p", n, start=first + scored) as p:
+        take(p)
+    put(counts, end[0], r, h)
+
+
+def _count(key: Callable[[Expr], Expr], chunks: Expr, test: Callable[[Expr], Expr]) -> Expr:
+    """How many keys pass ``test``; keys past the row's end are 0 and pass no test that matters."""
+    hits = local("hits", LANES, I32)
+    with vector(LANES) as lane:
+        put(hits, T.int32(0), lane)
+    with loop("c", chunks) as c, vector(LANES) as lane:
+        put(hits, hits[lane] + T.Select(test(key(c * LANES + lane)), T.int32(1), T.int32(0)), lane)
+    half = LANES // 2
+    while half:
+        with vector(half) as lane:
+            put(hits, hits[lane] + hits[half + lane], lane)
+        half //= 2
+    return let("count", hits[0])

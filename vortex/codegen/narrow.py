@@ -1,0 +1,77 @@
+"""Between storage types and the types of arithmetic. CPU and GPU share it: one rounding, bit for bit that of torch."""
+
+from __future__ import annotations
+
+from vortex.codegen.tir import F32, U32, Expr, T, cast, f32
+from vortex.ir.types import DType, bf16, bool_, f16, fp8_e4m3, i32
+
+STORAGE = {
+    "f32": "float32", "f16": "float16", "bf16": "bfloat16", "fp8_e4m3": "uint8", "i32": "int32", "i64": "int64",
+    "bool": "int32",
+}  # fmt: skip
+"""The TVM type of a buffer. fp8 travels as its bits, and bools on chip as int32: vectors of either are fragile."""
+
+SIGN = 0x80000000
+MAGNITUDE = 0x7FFFFFFF
+
+
+def widen(stored: Expr, dtype: DType) -> Expr:
+    """An element read from memory, in the type it is computed in."""
+    if dtype == fp8_e4m3:
+        return _from_fp8_e4m3(stored)
+    if dtype == bool_:
+        return stored != 0
+    return cast(F32, stored) if dtype.is_float else cast("int32", stored)
+
+
+def narrow(x: Expr, dtype: DType) -> Expr:
+    """``x`` as it is stored, to nearest even; fp8 is clamped to +-448 first."""
+    if dtype == fp8_e4m3:
+        return _to_fp8_e4m3(x)
+    if dtype == bool_:
+        return T.Select(x, T.int32(1), T.int32(0))
+    return cast(STORAGE[dtype.name], round_to(x, dtype))
+
+
+def round_to(x: Expr, dtype: DType) -> Expr:
+    """fp32 ``x`` with only the bits that ``dtype`` can hold; other types pass through."""
+    if dtype == bf16:
+        return _round_bf16(x)
+    if dtype == f16:
+        return cast(F32, cast("float16", x))
+    if dtype == fp8_e4m3:
+        return _from_fp8_e4m3(_to_fp8_e4m3(x))
+    return cast("int32", x) if dtype == i32 else x
+
+
+def _round_bf16(x: Expr) -> Expr:
+    # Cast(f32, Cast(bf16, x)) is folded away by LLVM's lowering, so the rounding is done on the bits
+    bits = T.reinterpret(U32, x)
+    odd = T.bitwise_and(T.shift_right(bits, T.uint32(16)), T.uint32(1))
+    up = T.bitwise_and(bits + T.uint32(0x7FFF) + odd, T.uint32(0xFFFF0000))
+    return T.reinterpret(F32, T.Select(T.isnan(x), T.uint32(0x7FC00000), up))
+
+
+def _to_fp8_e4m3(x: Expr) -> Expr:
+    bits = T.reinterpret(U32, x)
+    sign = T.bitwise_and(T.shift_right(bits, T.uint32(24)), T.uint32(0x80))
+    size = T.reinterpret(F32, T.bitwise_and(bits, T.uint32(MAGNITUDE)))
+    size = T.Select(size > f32(448), f32(448), size)
+    # below 2^-6 the spacing is 2^-9: adding 2^14 leaves exactly those bits, rounded to nearest even
+    tiny = T.reinterpret(U32, size + f32(2.0**14)) - T.uint32(0x46800000)
+    large = T.reinterpret(U32, size)
+    odd = T.bitwise_and(T.shift_right(large, T.uint32(20)), T.uint32(1))
+    rounded = T.shift_right(large + T.uint32(0x7FFFF) + odd, T.uint32(20)) - T.uint32(120 << 3)
+    magnitude = T.Select(size < f32(2.0**-6), tiny, rounded)
+    return cast("uint8", T.bitwise_or(sign, T.Select(T.isnan(x), T.uint32(0x7F), magnitude)))
+
+
+def _from_fp8_e4m3(stored: Expr) -> Expr:
+    bits = cast(U32, stored)
+    size = T.bitwise_and(bits, T.uint32(0x7F))
+    sign = T.shift_left(T.bitwise_and(bits, T.uint32(0x80)), T.uint32(24))
+    normal = T.reinterpret(F32, T.shift_left(size, T.uint32(20)) + T.uint32(120 << 23))
+    tiny = cast(F32, size) * f32(2.0**-9)
+    value = T.Select(size < T.uint32(8), tiny, normal)
+    value = T.Select(size == T.uint32(0x7F), f32(float("nan")), value)
+    return T.reinterpret(F32, T.bitwise_or(T.reinterpret(U32, value), sign))

@@ -1,0 +1,133 @@
+"""The few TVM builder idioms the emitters use; importing this imports TVM (seconds), so import it late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+Expr: TypeAlias = Any
+"""A TVM scalar expression (PrimExpr), or an int where TVM takes one."""
+Buffer: TypeAlias = Any
+
+F32 = "float32"
+I32 = "int32"
+U32 = "uint32"
+
+
+def f32(x: float) -> Expr:
+    return T.float32(x)
+
+
+def i32(x: int) -> Expr:
+    return T.int32(x)
+
+
+def kind(x: Expr) -> str:
+    """The element type of an expression, such as "float32"."""
+    return str(x.ty)
+
+
+def cast(dtype: str, x: Expr) -> Expr:
+    """``x`` as ``dtype``; nothing when it is that already."""
+    if isinstance(x, int):
+        return tirx.const(x, dtype)
+    return x if kind(x) == dtype else T.Cast(dtype, x)
+
+
+def let(name: str, value: Expr) -> Expr:
+    """Bind ``value`` to a named variable here."""
+    bound = T.Bind(value)
+    IRBuilder.name(name, bound)
+    return bound
+
+
+def local(name: str, size: int, dtype: str = F32) -> Buffer:
+    """A buffer on chip that only this iteration sees."""
+    made = T.alloc_buffer((size,), dtype, scope="local")
+    IRBuilder.name(name, made)
+    return made
+
+
+def put(buffer: Buffer, value: Expr, *index: Expr) -> None:
+    """buffer[index] = value"""
+    T.buffer_store(buffer, value, list(index))
+
+
+@contextmanager
+def when(condition: Expr) -> Iterator[None]:
+    """if condition:"""
+    with T.If(condition), T.Then():
+        yield
+
+
+@contextmanager
+def choose(condition: Expr) -> Iterator[tuple[Any, Any]]:
+    """if / else: ``with choose(c) as (then, other): with then(): ...; with other(): ...``"""
+    with T.If(condition):
+        yield T.Then, T.Else
+
+
+@contextmanager
+def loop(name: str, extent: Expr, start: Expr = 0) -> Iterator[Expr]:
+    """for name in range(start, extent)"""
+    with T.serial(start, extent) as v:
+        IRBuilder.name(name, v)
+        yield v
+
+
+@contextmanager
+def parallel(name: str, extent: Expr) -> Iterator[Expr]:
+    """Independent iterations over the machine's threads."""
+    with T.parallel(0, extent) as v:
+        IRBuilder.name(name, v)
+        yield v
+
+
+@contextmanager
+def lanes(extent: int) -> Iterator[Expr]:
+    """One vector operation of ``extent`` elements; a plain index where that is 1."""
+    if extent == 1:
+        yield i32(0)
+        return
+    with T.vectorized(0, extent) as v:
+        IRBuilder.name("l", v)
+        yield v
+
+
+def nest(extents: Sequence[int], body: Callable[[list[Expr]], None], prefix: str = "i") -> None:
+    """Serial loops over all ``extents`` around ``body(indices)``; loops of one iteration are left out."""
+
+    def level(done: list[Expr]) -> None:
+        if len(done) == len(extents):
+            body(done)
+            return
+        extent = extents[len(done)]
+        if extent == 1:
+            level([*done, i32(0)])
+            return
+        with loop(f"{prefix}{len(done)}", extent) as v:
+            level([*done, v])
+
+    level([])
+
+
+def flat(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
+    """The row-major position of ``index`` in ``shape``."""
+    at: Expr = i32(0)
+    for i, d in zip(index, shape, strict=True):
+        at = at * d + i
+    return at
+
+
+def unflat(at: Expr, shape: Sequence[int]) -> list[Expr]:
+    """The index in ``shape`` at a row-major position."""
+    index: list[Expr] = []
+    for d in reversed(shape):
+        index.append(i32(0) if d == 1 else T.floormod(at, i32(d)))
+        at = T.floordiv(at, i32(d)) if d != 1 else at
+    return index[::-1]

@@ -1,0 +1,176 @@
+"""How a kernel's values are read: an element of any value as an expression, wherever the value lives.
+
+A template subclasses nothing: it hands :class:`Values` a way to read each ``page.load`` and a place for
+scratch, and asks for elements by logical index, page axis included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vortex.codegen.narrow import widen
+from vortex.codegen.scalar import convert, emit_scalar, is_scalar, number_type
+from vortex.codegen.tir import F32, I32, Buffer, Expr, T, f32, flat, i32, local, put, unflat
+from vortex.errors import NOT_EMITTABLE
+from vortex.ir.core import Op, Value
+from vortex.ir.dialects import flow, page
+from vortex.ir.types import Dim, DType, Sym, TensorType
+
+Index = list[Expr]
+
+
+def type_of(v: Value) -> TensorType:
+    assert isinstance(v.type, TensorType)
+    return v.type
+
+
+def without_page(index: Index, shape: tuple[Dim, ...]) -> Index:
+    """The index into one page's tile."""
+    return [i for i, d in zip(index, shape, strict=True) if not isinstance(d, Sym)]
+
+
+@dataclass
+class Scratch:
+    """The row's words in the workspace: word ``slot`` of every page, then the next slot."""
+
+    buffer: Buffer
+    row: Expr
+    pages: Expr
+    """Pages a row may have, Pmax."""
+
+    def at(self, slot: int, numel: int, position: Expr, inner: Expr) -> Expr:
+        """Where element ``inner`` of a page's ``numel`` at this position among candidates is kept."""
+        return self.pages * slot + position * numel + inner
+
+
+@dataclass
+class Values:
+    """The values of one kernel, element by element."""
+
+    read_load: Callable[[page.Load, Index], Expr]
+    """An element as it is stored; the index has the page axis first where the load has one."""
+    scratch: Scratch | None = None
+    constants: dict[str, Buffer] = field(default_factory=dict)
+    leaves: dict[str, Expr] = field(default_factory=dict)
+    """``layer``, ``page_count`` and ``first_page`` in kernels that have them."""
+    tiles: dict[Value, Buffer] = field(default_factory=dict)
+
+    # reading
+
+    def read(self, v: Value, index: Index) -> Expr:
+        """The element of ``v`` at a logical index, in its computing type."""
+        t = type_of(v)
+        if v in self.tiles:
+            return self._from_word(self.tiles[v][flat(without_page(index, t.shape), t.tile)], t.dtype)
+        if v.owner is not None and v.owner.notes.get("in") == "scratch":
+            return self._from_word(self._scratch_word(v, index), t.dtype, packed=True)
+        return self.expression(v, index)
+
+    def expression(self, v: Value, index: Index) -> Expr:
+        """The element computed by its op from the operands, wherever ``v`` itself is kept."""
+        t, o = type_of(v), v.owner
+        assert o is not None
+        if isinstance(o, page.Load):
+            return widen(self.read_load(o, index), t.dtype)
+        if is_scalar(o):
+            return emit_scalar(o, [self.read(x, fit(index, t.shape, type_of(x).shape)) for x in o.operands])
+        if isinstance(o, flow.Reshape | flow.Transpose | flow.Broadcast | flow.Slice):
+            return self.read(o.x, view_index(o, index))
+        return self._leaf(o, index)
+
+    def _leaf(self, o: Op, index: Index) -> Expr:
+        if isinstance(o, flow.Constant):
+            kind = number_type(o.type.dtype)
+            return f32(o.number) if kind == F32 else convert(i32(int(o.number)), kind)
+        if isinstance(o, flow.Resource):
+            return widen(self.constants[o.symbol][tuple(index)], o.type.dtype)
+        if isinstance(o, flow.Layer):
+            return self.leaves["layer"]
+        if isinstance(o, flow.PageCount):
+            return self.leaves["page_count"]
+        if isinstance(o, flow.PageIndex):
+            return self.leaves["first_page"] + index[0]
+        raise NOT_EMITTABLE.at(o.loc, why=f"{o.name} has no emitter here", hint="run the default page pipeline")
+
+    # keeping
+
+    def open_tile(self, v: Value, numel: int | None = None) -> Buffer:
+        """A tile on chip for ``v``, from here on the place it is read from."""
+        kind = number_type(type_of(v).dtype)
+        size = type_of(v).numel if numel is None else numel
+        self.tiles[v] = local(v.name, max(1, size), F32 if kind == F32 else I32)
+        return self.tiles[v]
+
+    def write(self, v: Value, index: Index, x: Expr) -> None:
+        """Keep one element of ``v`` where its notes say."""
+        t = type_of(v)
+        if v in self.tiles:
+            put(self.tiles[v], self._to_word(x, t.dtype), flat(without_page(index, t.shape), t.tile))
+            return
+        assert self.scratch is not None and v.owner is not None
+        inner = flat(without_page(index, t.shape), t.tile)
+        at = self.scratch.at(v.owner.notes["slot"], t.numel, page_position(index, t), inner)
+        put(self.scratch.buffer, self._to_word(x, t.dtype, packed=True), self.scratch.row, at)
+
+    def _scratch_word(self, v: Value, index: Index) -> Expr:
+        assert self.scratch is not None and v.owner is not None
+        t = type_of(v)
+        inner = flat(without_page(index, t.shape), t.tile)
+        at = self.scratch.at(v.owner.notes["slot"], t.numel, page_position(index, t), inner)
+        return self.scratch.buffer[self.scratch.row, at]
+
+    def _to_word(self, x: Expr, dtype: DType, *, packed: bool = False) -> Expr:
+        """As kept: scratch holds fp32 words, so integers go there bit by bit."""
+        kind = number_type(dtype)
+        word = convert(convert(x, kind), I32) if kind != F32 else convert(x, F32)
+        return T.reinterpret(F32, word) if packed and kind != F32 else word
+
+    def _from_word(self, word: Expr, dtype: DType, *, packed: bool = False) -> Expr:
+        kind = number_type(dtype)
+        if kind == F32:
+            return word
+        whole = T.reinterpret(I32, word) if packed else word
+        return convert(whole, kind)
+
+
+def page_position(index: Index, t: TensorType) -> Expr:
+    assert t.page_axis is not None
+    return index[t.page_axis]
+
+
+def fit(index: Index, shape: tuple[Dim, ...], to: tuple[Dim, ...]) -> Index:
+    """The index of the element of a broadcast operand of shape ``to``."""
+    tail = index[len(shape) - len(to) :]
+    return [i32(0) if d == 1 else i for i, d in zip(tail, to, strict=True)]
+
+
+def view_index(o: flow.Reshape | flow.Transpose | flow.Broadcast | flow.Slice, index: Index) -> Index:
+    """Which element of the operand a view shows at ``index``."""
+    source = type_of(o.x)
+    if isinstance(o, flow.Transpose):
+        back: Index = [i32(0)] * len(index)
+        for i, p in zip(index, o.perm, strict=True):
+            back[p] = i
+        return back
+    if isinstance(o, flow.Broadcast):
+        return fit(index, o.shape, source.shape)
+    if isinstance(o, flow.Slice):
+        moved = index[o.axis] * o.step + o.start
+        return [*index[: o.axis], moved, *index[o.axis + 1 :]]
+    axis, out_axis = source.page_axis, type_of(o.value).page_axis
+    if axis is None or out_axis is None:
+        return _reshaped(index, o.shape, source.shape)
+    before = _reshaped(index[:out_axis], o.shape[:out_axis], source.shape[:axis])
+    after = _reshaped(index[out_axis + 1 :], o.shape[out_axis + 1 :], source.shape[axis + 1 :])
+    return [*before, index[out_axis], *after]
+
+
+def _reshaped(index: Index, shape: tuple[Dim, ...], to: tuple[Dim, ...]) -> Index:
+    dims, wanted = [int(d) for d in shape if isinstance(d, int)], [int(d) for d in to if isinstance(d, int)]
+    real = [(i, d) for i, d in zip(index, dims, strict=True) if d != 1]
+    if [d for _, d in real] == [d for d in wanted if d != 1]:
+        # only axes of size 1 come and go: no division needed
+        rest = iter(real)
+        return [i32(0) if d == 1 else next(rest)[0] for d in wanted]
+    return unflat(flat(index, dims), wanted)
