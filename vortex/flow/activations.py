@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from vortex.flow.elementwise import clamp, expm1, is_int, log1p, where
+from vortex.flow.elementwise import clamp, expm1, log1p
+from vortex.flow.logic import is_int, where
 from vortex.flow.optable import traces
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import emit, refuse

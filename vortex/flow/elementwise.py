@@ -1,30 +1,19 @@
-"""Element by element: arithmetic, comparison, choice, rounding, types."""
+"""Arithmetic, element by element."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import torch
-
+from vortex.flow.logic import is_int, where
 from vortex.flow.optable import traces
 from vortex.flow.tensor import lift, vTensor
-from vortex.flow.tracer import DTYPES, emit, refuse
+from vortex.flow.tracer import emit, refuse
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
-from vortex.ir.types import bool_, f32, i32
+from vortex.ir.types import bool_, i32
 
 LN2, LN10 = math.log(2.0), math.log(10.0)
-
-
-def as_bool(x: vTensor) -> vTensor:
-    """``x != 0``."""
-    return x if x.type.dtype == bool_ else emit(flow.Ne, x, lift(0))
-
-
-def is_int(x: vTensor) -> bool:
-    """Whether arithmetic on ``x`` is integer (a bool counts as 0 or 1)."""
-    return not x.type.dtype.is_float
 
 
 def _unary(names: str, op: type[Op]) -> None:
@@ -309,174 +298,3 @@ def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> vTen
 def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> vTensor:
     """x + value * a / b"""
     return add(input, lift(tensor1) / lift(tensor2), alpha=value)
-
-
-# choice and logic --------------------------------------------------------------------------------
-
-
-def _compare(names: str, op: type[Op]) -> None:
-    @traces(*names.split(), to=op.name)
-    def trace(input: Any, other: Any) -> vTensor:
-        return emit(op, lift(input), lift(other))
-
-    trace.__doc__ = op.__doc__
-
-
-for _names, _op in {
-    "lt less": flow.Lt, "le less_equal": flow.Le, "gt greater": flow.Gt, "ge greater_equal": flow.Ge,
-    "eq": flow.Eq, "ne not_equal": flow.Ne,
-}.items():
-    _compare(_names, _op)
-
-
-@traces("where", to="flow.where")
-def where(condition: Any, input: Any = None, other: Any = None) -> vTensor:
-    """a where the condition holds, else b."""
-    if input is None or other is None:
-        raise refuse("where(cond) alone gives indices, whose number depends on the data", "where(cond, a, b)")
-    return emit(flow.Where, lift(condition), lift(input), lift(other))
-
-
-@traces("Tensor.where", to="flow.where")
-def method_where(self: Any, condition: Any, other: Any) -> vTensor:
-    """x where the condition holds, else the other."""
-    return where(condition, self, other)
-
-
-@traces("masked_fill", to="flow.where")
-def masked_fill(input: Any, mask: Any, value: Any) -> vTensor:
-    """The value where the mask holds, else x."""
-    return where(mask, value, input)
-
-
-def _logical(names: str, op: type[Op]) -> None:
-    @traces(*names.split(), to=op.name)
-    def trace(input: Any, other: Any) -> vTensor:
-        return emit(op, as_bool(lift(input)), as_bool(lift(other)))
-
-    trace.__doc__ = op.__doc__
-
-
-def _bitwise(names: str, op: type[Op]) -> None:
-    @traces(*names.split(), to=op.name)
-    def trace(input: Any, other: Any) -> vTensor:
-        a, b = lift(input), lift(other)
-        if not a.type.dtype == b.type.dtype == bool_:
-            raise refuse(f"works on bool here, got {a.type} and {b.type}", "compare first, e.g. (x > 0) & (y > 0)")
-        return emit(op, a, b)
-
-    trace.__doc__ = op.__doc__
-
-
-for _name, _op in {"and": flow.And, "or": flow.Or, "xor": flow.Xor}.items():
-    _logical(f"logical_{_name}", _op)
-    _bitwise(f"bitwise_{_name} __{_name}__", _op)
-
-
-@traces("logical_not", to="flow.not")
-def logical_not(input: Any) -> vTensor:
-    """Whether x is 0 or False."""
-    return emit(flow.Not, as_bool(lift(input)))
-
-
-@traces("bitwise_not", to="flow.not")
-def bitwise_not(input: Any) -> vTensor:
-    """Negation of a bool; -x - 1 of an integer."""
-    x = lift(input)
-    if x.type.dtype == bool_:
-        return emit(flow.Not, x)
-    if x.type.dtype.is_float:
-        raise refuse(f"works on bool and integers, got {x.type}", "compare first, e.g. ~(x > 0)")
-    return -x - 1
-
-
-@traces("isfinite", to="|x| < inf")
-def isfinite(input: Any) -> vTensor:
-    """Neither infinite nor NaN."""
-    return lift(input).abs() < math.inf
-
-
-@traces("isinf", to="|x| == inf")
-def isinf(input: Any) -> vTensor:
-    """Plus or minus infinity."""
-    return lift(input).abs() == math.inf
-
-
-@traces("isposinf", to="x == inf")
-def isposinf(input: Any) -> vTensor:
-    """Plus infinity."""
-    return lift(input) == math.inf
-
-
-@traces("isneginf", to="x == -inf")
-def isneginf(input: Any) -> vTensor:
-    """Minus infinity."""
-    return lift(input) == -math.inf
-
-
-@traces("nan_to_num", to="where")
-def nan_to_num(input: Any, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> vTensor:
-    """Numbers in place of NaN and the infinities; by default 0 and the largest fp32."""
-    x, most = lift(input), torch.finfo(torch.float32).max
-    if is_int(x):
-        return x
-    x = where(x == math.inf, most if posinf is None else float(posinf), x)
-    x = where(x == -math.inf, -most if neginf is None else float(neginf), x)
-    return where(x.isnan(), 0.0 if nan is None else float(nan), x)
-
-
-# types -------------------------------------------------------------------------------------------
-
-
-def cast(x: vTensor, dtype: torch.dtype) -> vTensor:
-    """Rounded to a torch element type; nothing when it is of that type."""
-    to = DTYPES.get(dtype)
-    if to is None:
-        raise refuse(f"no element type for {dtype}", f"one of {', '.join(str(d) for d in DTYPES)}")
-    if to == f32 and x.type.dtype.is_float:
-        return x  # narrow floats widen when they are read
-    return x if x.type.dtype == to else emit(flow.Cast, x, to=to)
-
-
-def _cast(name: str, dtype: torch.dtype) -> None:
-    @traces(f"Tensor.{name}", to="flow.cast")
-    def trace(self: Any) -> vTensor:
-        return cast(lift(self), dtype)
-
-    trace.__doc__ = f"As {dtype}."
-
-
-for _name, _dtype in {
-    "float": torch.float32, "bfloat16": torch.bfloat16, "half": torch.float16, "bool": torch.bool,
-    "int": torch.int32, "long": torch.int64,
-}.items():
-    _cast(_name, _dtype)
-
-
-@traces("Tensor.to", to="flow.cast")
-def to(self: Any, *args: Any, **kwargs: Any) -> vTensor:
-    """As another element type; a device other than the tensor's own is refused."""
-    x, wanted = lift(self), [*args, *kwargs.values()]
-    if unknown := set(kwargs) - {"dtype", "device", "other", "non_blocking", "copy"}:
-        raise refuse(f"argument '{unknown.pop()}' is not supported", "to(dtype) or to(other)")
-    for item in wanted:
-        if isinstance(item, torch.dtype):
-            x = cast(x, item)
-        elif isinstance(item, vTensor | torch.Tensor):
-            x = cast(x, item.dtype)
-        elif item is not None and not isinstance(item, bool) and torch.device(item).type != "cpu":
-            raise refuse(f"a flow has no say in devices, got {item}", "to(dtype); leave devices to the compiler")
-    return x
-
-
-@traces("Tensor.type_as", to="flow.cast")
-def type_as(self: Any, other: Any) -> vTensor:
-    """As the element type of another tensor."""
-    return cast(lift(self), other.dtype)
-
-
-@traces("clone", "detach", "Tensor.contiguous", "Tensor.cpu", to="x")
-def same(input: Any, *, memory_format: Any = None) -> vTensor:
-    """x itself: a traced value has no storage to copy."""
-    return lift(input)
-

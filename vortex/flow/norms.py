@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from vortex.flow.axes import axes, size
-from vortex.flow.elementwise import clamp, is_int
+from vortex.flow.elementwise import clamp
+from vortex.flow.logic import is_int
 from vortex.flow.optable import traces
 from vortex.flow.reductions import count_nonzero, fold
 from vortex.flow.tensor import lift, vTensor

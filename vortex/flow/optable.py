@@ -16,7 +16,7 @@ from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import active, fail, refuse
 
 F = torch.nn.functional
-_MODULES = ("vortex.flow.elementwise", "vortex.flow.activations", "vortex.flow.reductions", "vortex.flow.norms",
+_MODULES = ("vortex.flow.logic", "vortex.flow.casts", "vortex.flow.elementwise", "vortex.flow.activations", "vortex.flow.reductions", "vortex.flow.norms",
             "vortex.flow.linear", "vortex.flow.shapes", "vortex.flow.joins", "vortex.flow.creation")
 _H = TypeVar("_H", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ _BY_NAME: dict[str, Entry] = {}
 def traces(*names: str, to: str) -> Callable[[_H], _H]:
     """Register the handler of torch functions; ``to`` says in a few words what they become.
 
-    A bare name stands for ``torch.name`` and ``torch.Tensor.name``, ``F.`` for ``torch.nn.functional``.
+    A bare name stands for ``torch.name`` and ``torch.Tensor.name``, a dotted one for itself, ``F.`` for ``torch.nn.functional``.
     """
 
     def declare(handler: _H) -> _H:
@@ -64,11 +64,11 @@ def _targets(name: str) -> list[tuple[str, Any]]:
     if name.startswith("F."):
         return [(name, getattr(F, name[2:]))]
     if "." in name:
-        owner, _, last = name.rpartition(".")
+        owner, _, last = name.removeprefix("torch.").rpartition(".")
         scope: Any = torch
-        for part in owner.split("."):
+        for part in filter(None, owner.split(".")):
             scope = getattr(scope, part)
-        return [(f"torch.{name}", getattr(scope, last))]
+        return [(f"torch.{name.removeprefix('torch.')}", getattr(scope, last))]
     found = [(f"{shown}.{name}", getattr(scope, name, None)) for shown, scope in _SCOPES]
     return [(shown, f) for shown, f in found if f is not None]
 

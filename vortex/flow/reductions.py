@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from vortex.flow.axes import axes, axis
-from vortex.flow.elementwise import as_bool, cast, is_int, where
+from vortex.flow.casts import cast
+from vortex.flow.logic import as_bool, is_int, where
 from vortex.flow.optable import traces
 from vortex.flow.tensor import PAGES, NoIndices, lift, vTensor
 from vortex.flow.tracer import emit, refuse

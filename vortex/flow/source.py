@@ -96,6 +96,19 @@ def _stores(code: CodeType) -> tuple[list[int], list[tuple[str, ...]]]:
     return [s.offset for s in steps], names
 
 
+def variable_of(x: object) -> str:
+    """What the flow calls an object that it captures: a variable in sight, or an attribute of self; else nothing."""
+    frame = user_frame()
+    if frame is None:
+        return ""
+    holder = frame.f_locals.get("self")
+    for names in (frame.f_locals, frame.f_globals, getattr(holder, "__dict__", {}), getattr(type(holder), "__dict__", {})):
+        for name, value in names.items():
+            if value is x and name.isascii() and name.isidentifier() and name.strip("_"):
+                return name
+    return ""
+
+
 def function_node(code: CodeType) -> ast.FunctionDef | None:
     """The syntax of a function, positions as in its file; None where there is no source."""
     for node in _functions(code.co_filename):

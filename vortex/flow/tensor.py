@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vortex.errors import BAD_SHAPE, BRANCH, CONCRETIZE, IN_PLACE, SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
+from vortex.flow import source
 from vortex.flow.tracer import DTYPES, active, constant, emit, fail
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
@@ -257,7 +258,7 @@ def lift(x: Any) -> vTensor:
     if isinstance(x, torch.Tensor):
         if x.ndim == 0 and x.dtype in DTYPES:
             return constant(x.item())
-        return active().resource(x, "")
+        return active().resource(x, source.variable_of(x))
     if isinstance(x, bool | int | float):
         return constant(x)
     what = f"got {type(x).__name__} where a tensor is needed"

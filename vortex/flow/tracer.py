@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -83,14 +82,13 @@ class Tracer:
         if size > CONSTANT_LIMIT:
             raise fail(CONSTANT_TOO_BIG, size=size, limit=CONSTANT_LIMIT)
         raw = data.reshape(-1).view(torch.uint8).numpy().tobytes() if size else b""
-        digest = hashlib.sha256(raw).hexdigest()
+        text = base64.b64encode(raw).decode()
         for d in self.module.declared("resource"):
-            if d.type == type and d.attrs["sha256"] == digest:
+            if d.type == type and d.attrs["data"] == text:
                 return self.once(d.name, flow.Resource(d.name, type), d.name)
-        taken = len(self.module.declared("resource"))
-        name = name if name and name not in self.module.decls else f"w{taken}"
-        attrs = {"data": base64.b64encode(raw).decode(), "sha256": digest}
-        self.module.declare(Decl("resource", name, type, attrs))
+        if not name or name in self.module.decls:
+            name = f"w{len(self.module.declared('resource'))}"
+        self.module.declare(Decl("resource", name, type, {"data": text}))
         return self.once(name, flow.Resource(name, type), name)
 
 

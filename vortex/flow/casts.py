@@ -1,0 +1,66 @@
+"""Element types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vortex.flow.optable import traces
+from vortex.flow.tensor import lift, vTensor
+from vortex.flow.tracer import DTYPES, emit, refuse
+from vortex.ir.dialects import flow
+from vortex.ir.types import f32
+
+
+def cast(x: vTensor, dtype: torch.dtype) -> vTensor:
+    """Rounded to a torch element type; nothing when it is of that type."""
+    to = DTYPES.get(dtype)
+    if to is None:
+        raise refuse(f"no element type for {dtype}", f"one of {', '.join(str(d) for d in DTYPES)}")
+    if to == f32 and x.type.dtype.is_float:
+        return x  # narrow floats widen when they are read
+    return x if x.type.dtype == to else emit(flow.Cast, x, to=to)
+
+
+def _cast(name: str, dtype: torch.dtype) -> None:
+    @traces(f"Tensor.{name}", to="flow.cast")
+    def trace(self: Any) -> vTensor:
+        return cast(lift(self), dtype)
+
+    trace.__doc__ = f"As {dtype}."
+
+
+for _name, _dtype in {
+    "float": torch.float32, "bfloat16": torch.bfloat16, "half": torch.float16, "bool": torch.bool,
+    "int": torch.int32, "long": torch.int64,
+}.items():
+    _cast(_name, _dtype)
+
+
+@traces("Tensor.to", to="flow.cast")
+def to(self: Any, *args: Any, **kwargs: Any) -> vTensor:
+    """As another element type; a device other than the tensor's own is refused."""
+    x, wanted = lift(self), [*args, *kwargs.values()]
+    if unknown := set(kwargs) - {"dtype", "device", "other", "non_blocking", "copy"}:
+        raise refuse(f"argument '{unknown.pop()}' is not supported", "to(dtype) or to(other)")
+    for item in wanted:
+        if isinstance(item, torch.dtype):
+            x = cast(x, item)
+        elif isinstance(item, vTensor | torch.Tensor):
+            x = cast(x, item.dtype)
+        elif item is not None and not isinstance(item, bool) and torch.device(item).type != "cpu":
+            raise refuse(f"a flow has no say in devices, got {item}", "to(dtype); leave devices to the compiler")
+    return x
+
+
+@traces("Tensor.type_as", to="flow.cast")
+def type_as(self: Any, other: Any) -> vTensor:
+    """As the element type of another tensor."""
+    return cast(lift(self), other.dtype)
+
+
+@traces("clone", "detach", "Tensor.contiguous", "Tensor.cpu", to="x")
+def same(input: Any, *, memory_format: Any = None) -> vTensor:
+    """x itself: a traced value has no storage to copy."""
+    return lift(input)

@@ -1,0 +1,192 @@
+"""Flows: the class to derive from, its fields, and how a flow is found by name."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import types
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vortex.errors import (
+    BAD_FIELD,
+    BAD_FLOW_CLASS,
+    DUPLICATE_FLOW,
+    FLOW_RAISED,
+    NO_SUCH_FILE,
+    UNKNOWN_FLOW,
+    Loc,
+    VortexError,
+    nearest,
+)
+from vortex.flow import source
+from vortex.ir.types import DTYPES, DType
+
+if TYPE_CHECKING:
+    from vortex.flow.selection import Selection
+    from vortex.spec import Spec
+
+METHODS = ("create_cache", "forward_cache", "forward_indexer")
+STORABLE = ("bf16", "f16", "f32", "fp8_e4m3")
+
+
+class Field:
+    """A summary kept for every page: its shape for one page and, if not that of K, its element type.
+
+    Raises:
+        VortexError: VX1016 when a size or the element type is none.
+    """
+
+    def __init__(self, *shape: int, dtype: Any = None, state: str | None = None) -> None:
+        loc = source.here()
+        if state is not None:
+            raise BAD_FIELD.at(loc, why=f"state={state!r} is not supported yet; a field is a pure function of its page")
+        for d in shape:
+            if not isinstance(d, int) or isinstance(d, bool) or d < 1:
+                raise BAD_FIELD.at(loc, why=f"a field cannot have size {d!r}")
+        self.shape, self.dtype, self.loc = shape, _storage(dtype, loc), loc
+
+    def __repr__(self) -> str:
+        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype})"
+
+
+def _storage(dtype: Any, loc: Loc | None) -> DType | None:
+    if dtype is None:
+        return None
+    name = dtype
+    if not isinstance(dtype, str | DType):
+        from vortex.flow.tracer import DTYPES as BY_TORCH
+
+        name = BY_TORCH.get(dtype, dtype)
+    if str(name) not in STORABLE:
+        raise BAD_FIELD.at(loc, why=f"a field cannot be stored as {dtype}; there are {', '.join(STORABLE)}")
+    return DTYPES[str(name)]
+
+
+class vFlow:
+    """A sparse-attention algorithm, for one request and one KV head: no batch, no page tables."""
+
+    flow_name: str = ""
+
+    def create_cache(self, spec: Spec) -> dict[str, Field]:
+        """The summaries kept for a page."""
+        raise NotImplementedError
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        """The summaries of one full page from ``page.k`` and ``page.v``, ``[page_size, head_dim]``."""
+        raise NotImplementedError
+
+    def forward_indexer(self, q: Any, cache: Any) -> Selection:
+        """Which pages to attend to, from ``q`` ``[group, head_dim]`` and ``cache.<field>`` ``[S, *shape]``."""
+        raise NotImplementedError
+
+
+_F = TypeVar("_F", bound=type[vFlow])
+_REGISTRY: dict[str, tuple[type[vFlow], Loc | None]] = {}
+
+
+def register(name: str) -> Callable[[_F], _F]:
+    """Class decorator: make the flow known as ``name``.
+
+    Raises:
+        VortexError: VX1017 when another flow has the name, VX1019 when the class is no flow.
+    """
+    loc = source.here()
+    if not isinstance(name, str) or not (name.replace(".", "_").isidentifier() and name.isascii()):
+        raise BAD_FLOW_CLASS.at(loc, why=f"a flow cannot be named {name!r}: letters, digits and underscores")
+
+    def declare(cls: _F) -> _F:
+        check_class(cls, loc)
+        taken = _REGISTRY.get(name)
+        if taken is not None and _place(taken[1]) != _place(loc):
+            raise DUPLICATE_FLOW.at(loc, name=name, where=_place(taken[1]))
+        cls.flow_name = name
+        _REGISTRY[name] = cls, loc
+        return cls
+
+    return declare
+
+
+def _place(loc: Loc | None) -> str:
+    return f"{os.path.abspath(loc.file)}:{loc.line}" if loc is not None else "an interactive session"
+
+
+def check_class(cls: Any, loc: Loc | None = None) -> None:
+    """VX1019 unless ``cls`` derives from vFlow and has the three methods."""
+    if not (isinstance(cls, type) and issubclass(cls, vFlow)):
+        raise BAD_FLOW_CLASS.at(loc, why=f"{getattr(cls, '__name__', cls)!s} does not derive from vortex.vFlow")
+    lacking = [m for m in METHODS if getattr(cls, m) is getattr(vFlow, m)]
+    if lacking:
+        raise BAD_FLOW_CLASS.at(loc, why=f"{cls.__name__} has no {' and no '.join(lacking)}")
+
+
+def library_names() -> list[str]:
+    """The flows that come with vortex."""
+    folder = Path(__file__).parent / "library"
+    return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+
+
+def flow_names() -> list[str]:
+    """Every flow that can be found by name alone."""
+    return sorted({*library_names(), *_REGISTRY})
+
+
+def find_flow(text: str) -> type[vFlow]:
+    """The flow that ``NAME``, ``FILE.py`` or ``FILE.py:NAME`` stands for.
+
+    Raises:
+        VortexError: VX1018 when there is none, VX7002 when the file is missing, or what the file itself raises.
+    """
+    file, colon, name = text.rpartition(":")
+    if not colon:
+        file, name = (text, "") if text.endswith(".py") else ("", text)
+    if file.endswith(".py"):
+        return _from_file(file, name)
+    if text not in _REGISTRY and text in library_names():
+        import_module(f"vortex.flow.library.{text}")
+    if text not in _REGISTRY:
+        raise UNKNOWN_FLOW.at(name=text, nearest=nearest(text, flow_names()))
+    return _REGISTRY[text][0]
+
+
+def _from_file(file: str, name: str) -> type[vFlow]:
+    found = _load(file)
+    if name in found:
+        return found[name]
+    if not name and len(found) == 1:
+        return next(iter(found.values()))
+    where = f" in {file}"
+    if name:
+        raise UNKNOWN_FLOW.at(name=name, nearest=where + nearest(name, found))
+    has = f"; it has {', '.join(found)}" if found else "; it registers none"
+    raise UNKNOWN_FLOW.at(name="", nearest=where + has)
+
+
+def _load(file: str) -> dict[str, type[vFlow]]:
+    """Run a file anew and return the flows it registers."""
+    try:
+        text = Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise NO_SUCH_FILE.at(path=file, why=getattr(e, "strerror", None) or "is not text") from None
+    for name in [n for n, (_, loc) in _REGISTRY.items() if loc is not None and _same_file(loc.file, file)]:
+        del _REGISTRY[name]
+    linecache.checkcache(file)
+    module = types.ModuleType(Path(file).stem)
+    module.__file__ = file
+    try:
+        exec(compile(text, file, "exec"), module.__dict__)
+    except VortexError:
+        raise
+    except SyntaxError as e:
+        loc = Loc(e.filename or file, e.lineno or 1, e.offset or 1)
+        raise FLOW_RAISED.at(loc, type="SyntaxError", text=e.msg, hint="the file must be Python") from None
+    except Exception as e:
+        loc2 = source.innermost(e.__traceback__)
+        raise FLOW_RAISED.at(loc2, type=type(e).__name__, text=e, hint="raised while the file was loaded") from e
+    return {n: cls for n, (cls, loc) in _REGISTRY.items() if loc is not None and _same_file(loc.file, file)}
+
+
+def _same_file(a: str, b: str) -> bool:
+    return os.path.abspath(a) == os.path.abspath(b)

@@ -1,0 +1,145 @@
+"""Several tensors as one, along axes other than the pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vortex.errors import SYMBOLIC_SIZE
+from vortex.flow.axes import axes, axis, number
+from vortex.flow.logic import as_bool
+from vortex.flow.optable import traces
+from vortex.flow.shapes import expanded, flatten, sliced, unsqueeze
+from vortex.flow.tensor import lift, vTensor
+from vortex.flow.tracer import emit, fail, refuse
+from vortex.ir.dialects import flow
+from vortex.ir.types import Dim, Sym, bool_
+
+
+def _joined(parts: list[vTensor], i: int) -> vTensor:
+    if len(parts) == 1:
+        return parts[0]
+    if any(isinstance(p.dims[i], Sym) for p in parts if i < p.ndim):
+        raise fail(SYMBOLIC_SIZE, what="joining along the page axis")
+    shapes = [tuple(d for j, d in enumerate(p.dims) if j != i) for p in parts]
+    if any(p.ndim != parts[0].ndim or s != shapes[0] for p, s in zip(parts, shapes, strict=True)):
+        raise refuse(" and ".join(str(p.type) for p in parts) + f" differ beside axis {i}", "equal sizes beside it")
+    if any(p.type.dtype == bool_ for p in parts) and not all(p.type.dtype == bool_ for p in parts):
+        raise refuse("a bool joined with numbers", "mask.float()")
+    return emit(flow.Concat, tuple(parts), axis=i)
+
+
+def _parts(tensors: Any) -> list[vTensor]:
+    parts = [lift(t) for t in tensors]
+    if not parts:
+        raise refuse("no tensors", "at least one")
+    return parts
+
+
+@traces("cat", "concat", "concatenate", to="flow.concat")
+def cat(tensors: Any, dim: Any = 0) -> vTensor:
+    """One after another along an axis."""
+    parts = _parts(tensors)
+    return _joined(parts, axis(dim, parts[0].ndim))
+
+
+@traces("stack", to="flow.reshape, flow.concat")
+def stack(tensors: Any, dim: Any = 0) -> vTensor:
+    """One after another along a new axis."""
+    parts = _parts(tensors)
+    i = axis(dim, parts[0].ndim + 1)
+    if any(p.dims != parts[0].dims for p in parts):
+        raise refuse(" and ".join(str(p.type) for p in parts) + " differ", "equal shapes")
+    return _joined([unsqueeze(p, i) for p in parts], i)
+
+
+@traces("roll", to="flow.slice, flow.concat")
+def roll(input: Any, shifts: Any, dims: Any = None) -> vTensor:
+    """Elements moved along axes, those that fall off put back at the other end."""
+    x = lift(input)
+    if dims is None:
+        return roll(flatten(x), shifts, 0).reshape(x.shape)
+    by = shifts if isinstance(shifts, tuple | list) else (shifts,)
+    over = axes(dims, x.ndim)
+    if len(by) != len(over):
+        raise refuse(f"{len(by)} shifts for {len(over)} axes", "one shift for each axis")
+    for n, i in zip(by, over, strict=True):
+        d = x.dims[i]
+        if isinstance(d, Sym):
+            raise fail(SYMBOLIC_SIZE, what="rolling the page axis")
+        n = number(n, "the shift") % d if d else 0
+        if n:
+            x = _joined([sliced(x, i, d - n, n), sliced(x, i, 0, d - n)], i)
+    return x
+
+
+@traces("F.pad", to="flow.concat, flow.slice")
+def pad(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> vTensor:
+    """A constant before and after axes, from the last; negative amounts cut."""
+    x = lift(input)
+    if mode != "constant":
+        raise refuse(f"mode={mode!r} is not supported", "mode='constant'")
+    amounts = [number(n, "padding") for n in pad]
+    if len(amounts) % 2 or len(amounts) > 2 * x.ndim:
+        raise refuse(f"padding {amounts} for {x.type}", "two numbers for each axis, the last axis first")
+    fill: float = 0.0 if value is None else value
+    if x.type.dtype == bool_:
+        fill = bool(fill)
+    elif not x.type.dtype.is_float:
+        fill = int(fill)
+    for k in range(0, len(amounts), 2):
+        x = _padded(x, x.ndim - 1 - k // 2, amounts[k], amounts[k + 1], fill)
+    return x
+
+
+def _padded(x: vTensor, i: int, before: int, after: int, fill: float) -> vTensor:
+    if not before and not after:
+        return x
+    d = x.dims[i]
+    if isinstance(d, Sym):
+        raise fail(SYMBOLIC_SIZE, what="padding the page axis")
+    if before < 0 or after < 0:
+        first, last = max(-before, 0), d - max(-after, 0)
+        if last < first:
+            raise refuse(f"cutting {-before} and {-after} of {d}", "no more than there is")
+        x, d = sliced(x, i, first, last - first), last - first
+    parts = [filled([*x.dims[:i], n, *x.dims[i + 1 :]], fill) if n > 0 else None for n in (before, after)]
+    return _joined([p for p in (parts[0], x, parts[1]) if p is not None], i)
+
+
+def filled(shape: list[Dim], fill: float) -> vTensor:
+    """One number everywhere."""
+    return expanded(lift(fill), shape)
+
+
+def full_of(x: vTensor, fill: float, shape: list[Dim] | None = None) -> vTensor:
+    """One number everywhere, of the element type of ``x``."""
+    dtype = x.type.dtype
+    number: Any = bool(fill) if dtype == bool_ else float(fill) if dtype.is_float else int(fill)
+    return filled(list(x.dims) if shape is None else shape, number)
+
+
+@traces("diff", to="flow.slice, flow.sub")
+def diff(input: Any, n: Any = 1, dim: Any = -1) -> vTensor:
+    """Differences of neighbours along an axis other than the pages."""
+    x = lift(input)
+    i = axis(dim, x.ndim)
+    for _ in range(number(n, "n")):
+        d = x.dims[i]
+        if isinstance(d, Sym):
+            raise fail(SYMBOLIC_SIZE, what="differences of pages")
+        left, right = sliced(x, i, 0, max(d - 1, 0)), sliced(x, i, 1, max(d - 1, 0))
+        x = as_bool(left) ^ as_bool(right) if x.type.dtype == bool_ else right - left
+    return x
+
+
+@traces("broadcast_tensors", to="flow.broadcast")
+def broadcast_tensors(*tensors: Any) -> tuple[vTensor, ...]:
+    """All repeated to their common shape."""
+    parts = _parts(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], tuple | list) else tensors)
+    rank, shape = max(p.ndim for p in parts), []
+    for back in range(rank, 0, -1):
+        sizes = {p.dims[-back] for p in parts if p.ndim >= back} - {1}
+        if len(sizes) > 1:
+            raise refuse(" and ".join(str(p.type) for p in parts) + " do not broadcast", "sizes equal or 1")
+        shape.append(sizes.pop() if sizes else 1)
+    return tuple(expanded(p, shape) for p in parts)

@@ -1,0 +1,76 @@
+"""What a flow may ask about where it runs: the layer, and which pages it sees. Traced, or from the eager step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vortex.errors import FLOW_RAISED
+from vortex.flow.tensor import PAGES, lift
+from vortex.flow.tracer import current, fail
+from vortex.ir.core import Op
+from vortex.ir.dialects import flow
+from vortex.ir.types import S, TensorType, i32
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an eager step runs: the layer, and the candidates ``[first_page, first_page + pages)``."""
+
+    layer: int = 0
+    first_page: int = 0
+    pages: int = 0
+
+
+_place: ContextVar[Place | None] = ContextVar("place", default=None)
+
+
+@contextmanager
+def eager(place: Place) -> Iterator[None]:
+    """Run a flow on real tensors at ``place``."""
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+def _here(what: str) -> Place:
+    place = _place.get()
+    if place is None:
+        text = f"vortex.{what}() is called outside forward_indexer"
+        raise fail(FLOW_RAISED, type="RuntimeError", text=text, hint="it has a value only while a step is traced or run")
+    return place
+
+
+def _leaf(name: str, op: Op) -> Any:
+    tracer = current()
+    assert tracer is not None
+    return tracer.once(name, op, name)
+
+
+def layer() -> Any:
+    """The number of the layer that decodes, an int32 scalar."""
+    if current() is not None:
+        return _leaf("layer", flow.Layer(TensorType(i32)))
+    return torch.tensor(_here("layer").layer, dtype=torch.int32)
+
+
+def page_index() -> Any:
+    """Each candidate's page index in its request, int32 [S]."""
+    if current() is not None:
+        return _leaf("page_index", flow.PageIndex(TensorType(i32, (S,))))
+    place = _here("page_index")
+    return torch.arange(place.first_page, place.first_page + place.pages, dtype=torch.int32)
+
+
+def page_count() -> Any:
+    """How many candidates there are, an int32 scalar."""
+    if current() is not None:
+        return lift(PAGES)
+    return torch.tensor(_here("page_count").pages, dtype=torch.int32)

@@ -1,0 +1,169 @@
+"""What a step must compute: the flow run eagerly on fp32 copies, one request, one KV head after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from vortex.budget import Budget
+from vortex.errors import FIELD_SHAPE, FIELD_UNWRITTEN, NO_SELECTION
+from vortex.flow.flow import Field, vFlow
+from vortex.flow.leaves import Place, eager
+from vortex.flow.selection import Selection
+from vortex.flow.trace import Cache, Page, declared_fields, instantiate
+from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
+from vortex.spec import Spec
+
+Tensor = torch.Tensor
+TORCH: dict[str, torch.dtype] = {
+    f32.name: torch.float32, bf16.name: torch.bfloat16, f16.name: torch.float16, fp8_e4m3.name: torch.float8_e4m3fn
+}
+FP8_MAX = 448.0
+
+
+class _Fp32Arithmetic(TorchFunctionMode):
+    """Narrow floats are storage: a cast rounds, what is computed from the result is fp32 again."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        return _widened(func(*args, **(kwargs or {})))
+
+
+def _widened(x: object) -> object:
+    if isinstance(x, Tensor) and x.dtype in (torch.bfloat16, torch.float16, torch.float8_e4m3fn):
+        with torch._C.DisableTorchFunction():
+            return x.float()
+    if type(x) in (tuple, list):
+        return type(x)(_widened(i) for i in x)  # type: ignore[call-overload]
+    return x
+
+
+def round_to(x: Tensor, dtype: DType | str) -> Tensor:
+    """``x`` as it is stored: to nearest even, fp8 clamped to +-448 first."""
+    name = str(dtype)
+    x = x.float()
+    return (x.clamp(-FP8_MAX, FP8_MAX) if name == "fp8_e4m3" else x).to(TORCH[name])
+
+
+def summaries(flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor) -> dict[str, Tensor]:
+    """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype."""
+    made = instantiate(flow)
+    fields = declared_fields(made, spec)
+    rows: dict[str, list[Tensor]] = {name: [] for name in fields}
+    k, v = k_pages.float(), v_pages.float()
+    for p in range(k.shape[0]):
+        with _Fp32Arithmetic():
+            written = made.forward_cache(Page(k[p], v[p]))
+        for name, f in fields.items():
+            if name not in written:
+                raise FIELD_UNWRITTEN.at(f.loc, name=name)
+            x = torch.as_tensor(written[name])
+            if tuple(x.shape) != f.shape:
+                raise FIELD_SHAPE.at(f.loc, name=name, declared=list(f.shape), got=list(x.shape))
+            rows[name].append(x)
+    return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
+
+
+def _stored(rows: list[Tensor], f: Field, spec: Spec) -> Tensor:
+    whole = torch.stack([r.float() for r in rows]) if rows else torch.zeros((0, *f.shape))
+    return round_to(whole, f.dtype or spec.dtype)
+
+
+def score(
+    flow: vFlow | type[vFlow], spec: Spec, q: Tensor, fields: dict[str, Tensor], layer: int = 0, first_page: int = 0
+) -> Tensor:
+    """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]`` and their fields."""
+    made = instantiate(flow)
+    declared_fields(made, spec)  # a flow may keep what it works out here
+    pages = next((f.shape[0] for f in fields.values()), 0)
+    with eager(Place(layer, first_page, pages)), _Fp32Arithmetic():
+        selected = made.forward_indexer(q.float(), Cache({n: f.float() for n, f in fields.items()}))
+    if not isinstance(selected, Selection):
+        raise NO_SELECTION.at(got=type(selected).__name__)
+    result: Tensor = selected.score.float()
+    return result
+
+
+def select_pages(scores: Tensor, n: int, budget: Budget) -> list[int]:
+    """The pages kept of ``n``, ascending; ``scores`` are those of candidates ``[sink, n - recent)``.
+
+    Order: +inf, finite, -inf, NaN; -0 equals +0; ties and NaNs go to the lower page.
+    """
+    kept = budget.total(n)
+    if n <= kept:
+        return list(range(n))
+    candidates = range(budget.sink, n - budget.recent)
+    listed: list[float] = scores.tolist()
+    assert len(listed) == len(candidates), f"{len(listed)} scores for {len(candidates)} candidates"
+    order = sorted(range(len(listed)), key=lambda i: (1, 0.0, i) if math.isnan(listed[i]) else (0, -listed[i], i))
+    best = [candidates[i] for i in order[: kept - budget.sink - budget.recent]]
+    return [*range(budget.sink), *sorted(best), *range(n - budget.recent, n)]
+
+
+def attend(q: Tensor, k_tokens: Tensor, v_tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of ``q`` ``[G, D]`` over tokens ``[T, D]``: fp32 output ``[G, D]`` and log-sum-exp ``[G]``."""
+    logits = q.float() @ k_tokens.float().T * scale
+    return logits.softmax(-1) @ v_tokens.float(), logits.logsumexp(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One request's step; ``scores`` holds None where all pages were kept and nothing was scored."""
+
+    pages: list[list[int]]
+    scores: list[Tensor | None]
+    out: Tensor
+    lse: Tensor
+
+
+def step(
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    budget: Budget,
+    scale: float | None = None,
+    layer: int = 0,
+    fields: Sequence[dict[str, Tensor]] | None = None,
+) -> StepResult:
+    """One decode step of one request: ``q`` ``[Hq, D]``, ``k`` and ``v`` ``[len, Hkv, D]``, the new token included.
+
+    ``fields``, one dict a KV head over the full pages, spares making the summaries again.
+    """
+    made = instantiate(flow)
+    length, heads, dim = k.shape
+    scale = 1.0 / math.sqrt(dim) if scale is None else scale
+    n = -(-length // spec.page_size)
+    first, last = budget.sink, n - budget.recent
+    pages: list[list[int]] = []
+    scores: list[Tensor | None] = []
+    outs, lses = [], []
+    for h in range(heads):
+        group = q[h * spec.group : (h + 1) * spec.group]
+        scored = None
+        if n > budget.total(n):
+            seen = _candidates(made, spec, k[:, h], v[:, h], first, last, fields[h] if fields is not None else None)
+            scored = score(made, spec, group, seen, layer, first)
+        chosen = list(range(n)) if scored is None else select_pages(scored, n, budget)
+        tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
+        out, lse = attend(group, k[tokens, h], v[tokens, h], scale)
+        pages.append(chosen)
+        scores.append(scored)
+        outs.append(out)
+        lses.append(lse)
+    return StepResult(pages, scores, torch.cat(outs), torch.cat(lses))
+
+
+def _candidates(
+    flow: vFlow, spec: Spec, k: Tensor, v: Tensor, first: int, last: int, fields: dict[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """The fields of candidate pages ``[first, last)``, made here unless they are given."""
+    if fields is not None:
+        return {name: f[first:last] for name, f in fields.items()}
+    tokens = slice(first * spec.page_size, last * spec.page_size)
+    shape = (last - first, spec.page_size, k.shape[-1])
+    return summaries(flow, spec, k[tokens].reshape(shape), v[tokens].reshape(shape))

@@ -1,0 +1,403 @@
+"""The same elements under another shape, and parts of a tensor. Pages keep their axis and are never cut."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
+from vortex.flow.axes import axes, axis, number, size, sizes
+from vortex.flow.optable import traces
+from vortex.flow.tensor import PageDim, lift, vTensor
+from vortex.flow.tracer import active, emit, fail, refuse
+from vortex.ir.dialects import flow
+from vortex.ir.types import Dim, S, Sym, TensorType, bool_, i32
+
+
+def reshaped(x: vTensor, shape: list[Dim]) -> vTensor:
+    """Under another shape; nothing is emitted when it is the same one."""
+    return x if tuple(shape) == x.dims else emit(flow.Reshape, x, shape=tuple(shape))
+
+
+def _infer(x: vTensor, shape: list[Dim]) -> list[Dim]:
+    """``shape`` with its -1 replaced: by S where the page axis is not named, else by what is left."""
+    open_ = [i for i, d in enumerate(shape) if d == -1]
+    if len(open_) > 1:
+        raise refuse(f"{shape} has more than one -1", "at most one -1")
+    if not open_:
+        return shape
+    known = math.prod(d for d in shape if isinstance(d, int) and d != -1)
+    if x.type.page_axis is not None and S not in shape:
+        if known != x.type.numel:
+            raise refuse(f"-1 in {flow.show(tuple(shape))} would be {x.type.numel}/{known} of the pages of {x.type}",
+                         "the page axis stays an axis of its own")
+        left: Dim = S
+    elif known == 0 or x.type.numel % known:
+        raise refuse(f"{x.type} does not reshape to {flow.show(tuple(shape))}", "the same number of elements per page")
+    else:
+        left = x.type.numel // known
+    return [left if d == -1 else d for d in shape]
+
+
+@traces("Tensor.reshape", "Tensor.view", to="flow.reshape")
+def reshape(self: Any, *shape: Any) -> vTensor:
+    """Another shape in row-major order; -1 is inferred, also as the page axis."""
+    x = lift(self)
+    return reshaped(x, _infer(x, sizes(shape)))
+
+
+@traces("torch.reshape", to="flow.reshape")
+def torch_reshape(input: Any, shape: Any) -> vTensor:
+    """Another shape in row-major order; -1 is inferred, also as the page axis."""
+    return reshape(input, shape)
+
+
+@traces("Tensor.view_as", "Tensor.reshape_as", to="flow.reshape")
+def reshape_as(self: Any, other: Any) -> vTensor:
+    """The shape of another tensor."""
+    return reshape(self, other.shape)
+
+
+def _merged(dims: tuple[Dim, ...]) -> Dim:
+    inner = math.prod(d for d in dims if isinstance(d, int))
+    if not any(isinstance(d, Sym) for d in dims):
+        return inner
+    if inner != 1:
+        raise refuse(f"flattening {flow.show(dims)} would mix the page axis with another", "flatten axes beside pages")
+    return S
+
+
+@traces("flatten", to="flow.reshape")
+def flatten(input: Any, start_dim: Any = 0, end_dim: Any = -1) -> vTensor:
+    """Axes start to end as one."""
+    x = lift(input)
+    if not x.ndim:
+        return reshaped(x, [1])
+    first, last = axis(start_dim, x.ndim), axis(end_dim, x.ndim)
+    if first > last:
+        raise refuse(f"start_dim {start_dim} is after end_dim {end_dim}", "start_dim <= end_dim")
+    return reshaped(x, [*x.dims[:first], _merged(x.dims[first : last + 1]), *x.dims[last + 1 :]])
+
+
+@traces("ravel", to="flow.reshape")
+def ravel(input: Any) -> vTensor:
+    """All axes as one."""
+    return flatten(input)
+
+
+@traces("unflatten", to="flow.reshape")
+def unflatten(input: Any, dim: Any, sizes: Any) -> vTensor:
+    """One axis as several."""
+    x = lift(input)
+    i, parts = axis(dim, x.ndim), [size(d) for d in sizes]
+    known = math.prod(d for d in parts if isinstance(d, int) and d != -1)
+    whole = x.dims[i]
+    if -1 in parts:
+        if isinstance(whole, int) and (known == 0 or whole % known):
+            raise refuse(f"axis {i} of {x.type} does not split into {parts}", "sizes whose product is the axis")
+        parts = [(whole // known if isinstance(whole, int) else S) if d == -1 else d for d in parts]
+    return reshaped(x, [*x.dims[:i], *parts, *x.dims[i + 1 :]])
+
+
+@traces("squeeze", to="flow.reshape")
+def squeeze(input: Any, dim: Any = None) -> vTensor:
+    """Without axes of size 1; the page axis always stays."""
+    x = lift(input)
+    over = axes(dim, x.ndim) if dim != () else ()
+    return reshaped(x, [d for i, d in enumerate(x.dims) if i not in over or d != 1])
+
+
+@traces("unsqueeze", to="flow.reshape")
+def unsqueeze(input: Any, dim: Any) -> vTensor:
+    """With an axis of size 1 before ``dim``."""
+    x = lift(input)
+    i = axis(dim, x.ndim + 1)
+    return reshaped(x, [*x.dims[:i], 1, *x.dims[i:]])
+
+
+def permuted(x: vTensor, perm: list[int]) -> vTensor:
+    """Axes in another order; nothing is emitted when it is the same one."""
+    return x if perm == list(range(x.ndim)) else emit(flow.Transpose, x, perm=tuple(perm))
+
+
+@traces("transpose", "swapaxes", "swapdims", to="flow.transpose")
+def transpose(input: Any, dim0: Any, dim1: Any) -> vTensor:
+    """Two axes exchanged."""
+    x = lift(input)
+    perm, i, j = list(range(x.ndim)), axis(dim0, x.ndim), axis(dim1, x.ndim)
+    if x.ndim:
+        perm[i], perm[j] = perm[j], perm[i]
+    return permuted(x, perm)
+
+
+@traces("t", to="flow.transpose")
+def t(input: Any) -> vTensor:
+    """The transpose of a matrix; a vector as it is."""
+    x = lift(input)
+    if x.ndim > 2:
+        raise refuse(f"{x.type} is no matrix", "x.mT, or x.transpose(i, j)")
+    return permuted(x, list(reversed(range(x.ndim))))
+
+
+@traces("adjoint", to="flow.transpose")
+def adjoint(input: Any) -> vTensor:
+    """The last two axes exchanged (also .mT)."""
+    x = lift(input)
+    if x.ndim < 2:
+        raise refuse(f"{x.type} has no two axes", "a matrix, or a batch of them")
+    return transpose(x, -1, -2)
+
+
+@traces("Tensor.permute", to="flow.transpose")
+def permute(self: Any, *dims: Any) -> vTensor:
+    """Axes in another order."""
+    x = lift(self)
+    listed = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims
+    perm = [axis(d, x.ndim) for d in listed]
+    if sorted(perm) != list(range(x.ndim)):
+        raise refuse(f"{list(listed)} is no order of the axes of {x.type}", "every axis once")
+    return permuted(x, perm)
+
+
+@traces("torch.permute", to="flow.transpose")
+def torch_permute(input: Any, dims: Any) -> vTensor:
+    """Axes in another order."""
+    return permute(input, dims)
+
+
+@traces("movedim", "moveaxis", to="flow.transpose")
+def movedim(input: Any, source: Any, destination: Any) -> vTensor:
+    """Axes moved to other places, the rest in order."""
+    x = lift(input)
+    from_, to = axes(source, x.ndim), axes(destination, x.ndim)
+    if len(from_) != len(to):
+        raise refuse(f"{source} and {destination} differ in number", "as many places as axes")
+    perm = [i for i in range(x.ndim) if i not in from_]
+    for place, i in sorted(zip(to, from_, strict=True)):
+        perm.insert(place, i)
+    return permuted(x, perm)
+
+
+# parts -------------------------------------------------------------------------------------------
+
+
+def sliced(x: vTensor, i: int, start: int, count: int, step: int = 1) -> vTensor:
+    """Part of an axis other than the pages."""
+    d = x.dims[i]
+    if isinstance(d, Sym):
+        raise fail(SYMBOLIC_SIZE, what="a part of the page axis")
+    if (start, count, step) == (0, d, 1):
+        return x
+    return emit(flow.Slice, x, axis=i, start=start if count else 0, size=count, step=step)
+
+
+def picked(x: vTensor, i: int, index: Any) -> vTensor:
+    """One element of an axis, which goes."""
+    d = x.dims[i]
+    if isinstance(d, Sym):
+        raise fail(SYMBOLIC_SIZE, what="a single page")
+    n = number(index, "the index")
+    if not -d <= n < d:
+        raise refuse(f"index {n} of axis {i} of {x.type}", f"an index from {-d} to {d - 1}")
+    part = sliced(x, i, n % d, 1)
+    return reshaped(part, [*part.dims[:i], *part.dims[i + 1 :]])
+
+
+@traces("Tensor.__getitem__", to="flow.slice, flow.reshape")
+def getitem(self: Any, key: Any) -> vTensor:
+    """Slices, integers, None and Ellipsis on axes other than the pages."""
+    x = lift(self)
+    keys = list(key) if isinstance(key, tuple) else [key]
+    used = sum(1 for k in keys if k is not None and k is not Ellipsis)
+    if used > x.ndim or sum(k is Ellipsis for k in keys) > 1:
+        raise refuse(f"{used} indices for {x.type}", "one index for each axis, at most one ...")
+    if not any(k is Ellipsis for k in keys):
+        keys.append(Ellipsis)
+    i = 0
+    for k in keys:
+        if k is None:
+            x, i = unsqueeze(x, i), i + 1
+        elif k is Ellipsis:
+            i += x.ndim - i - sum(1 for later in keys[keys.index(Ellipsis) + 1 :] if later is not None)
+        elif isinstance(k, slice):
+            x, i = _slice(x, i, k), i + 1
+        elif isinstance(k, PageDim) or (hasattr(k, "__index__") and not isinstance(k, vTensor | bool) and not _ranked(k)):
+            x = picked(x, i, k)
+        else:
+            raise _advanced(k)
+    return x
+
+
+def _ranked(k: Any) -> bool:
+    return getattr(k, "ndim", 0) > 0
+
+
+def _advanced(k: Any) -> Exception:
+    kind = "a mask or tensor" if isinstance(k, vTensor) else f"a {type(k).__name__}"
+    return fail(UNKNOWN_TORCH_OP, name=f"indexing with {kind}", nearest="; torch.where and slices can")
+
+
+def _slice(x: vTensor, i: int, k: slice) -> vTensor:
+    d = x.dims[i]
+    if isinstance(d, Sym):
+        whole = k.start in (None, 0) and k.step in (None, 1) and (k.stop is None or isinstance(k.stop, PageDim))
+        if whole:
+            return x
+        raise fail(SYMBOLIC_SIZE, what="a part of the page axis")
+    limits = [None if b is None else number(b, "a slice bound") for b in (k.start, k.stop, k.step)]
+    if limits[2] is not None and limits[2] < 1:
+        raise refuse(f"step {limits[2]}", "a positive step; x.flip(dim) reverses")
+    listed = range(*slice(*limits).indices(d))
+    return sliced(x, i, listed.start, len(listed), listed.step)
+
+
+@traces("select", to="flow.slice")
+def select(input: Any, dim: Any, index: Any) -> vTensor:
+    """One element of an axis, which goes."""
+    x = lift(input)
+    return picked(x, axis(dim, x.ndim), index)
+
+
+@traces("narrow", to="flow.slice")
+def narrow(input: Any, dim: Any, start: Any, length: Any) -> vTensor:
+    """``length`` elements of an axis from ``start``."""
+    x = lift(input)
+    i, first, count = axis(dim, x.ndim), number(start, "start"), number(length, "length")
+    d = x.dims[i]
+    return sliced(x, i, first + d if first < 0 and isinstance(d, int) else first, count)
+
+
+def _known(x: vTensor, i: int, what: str) -> int:
+    d = x.dims[i]
+    if isinstance(d, Sym):
+        raise fail(SYMBOLIC_SIZE, what=what)
+    return d
+
+
+@traces("split", "Tensor.split_with_sizes", to="flow.slice")
+def split(tensor: Any, split_size_or_sections: Any, dim: Any = 0) -> tuple[vTensor, ...]:
+    """Parts of one size, or of listed sizes."""
+    x = lift(tensor)
+    i = axis(dim, x.ndim)
+    d = _known(x, i, "splitting the page axis")
+    if isinstance(split_size_or_sections, tuple | list):
+        parts = [number(p, "a part") for p in split_size_or_sections]
+        if sum(parts) != d:
+            raise refuse(f"parts {parts} of axis {i} of {x.type}", f"parts that sum to {d}")
+    else:
+        n = number(split_size_or_sections, "the part")
+        if n < 1:
+            raise refuse(f"parts of {n}", "at least 1")
+        parts = [min(n, d - at) for at in range(0, d, n)]
+    starts = [sum(parts[:j]) for j in range(len(parts))]
+    return tuple(sliced(x, i, at, n) for at, n in zip(starts, parts, strict=True))
+
+
+@traces("chunk", to="flow.slice")
+def chunk(input: Any, chunks: Any, dim: Any = 0) -> tuple[vTensor, ...]:
+    """At most ``chunks`` parts of one size."""
+    x = lift(input)
+    d, n = _known(x, axis(dim, x.ndim), "splitting the page axis"), number(chunks, "chunks")
+    if n < 1:
+        raise refuse(f"{n} chunks", "at least 1")
+    return split(x, max(-(-d // n), 1), dim)
+
+
+@traces("unbind", to="flow.slice")
+def unbind(input: Any, dim: Any = 0) -> tuple[vTensor, ...]:
+    """All elements of an axis."""
+    x = lift(input)
+    i = axis(dim, x.ndim)
+    return tuple(picked(x, i, j) for j in range(_known(x, i, "unbinding the page axis")))
+
+
+@traces("flip", to="flow.slice")
+def flip(input: Any, *dims: Any) -> vTensor:
+    """Axes reversed."""
+    x = lift(input)
+    for i in axes(dims[0] if len(dims) == 1 else dims, x.ndim):
+        d = _known(x, i, "reversing the page axis")
+        x = x if d < 2 else sliced(x, i, d - 1, d, -1)
+    return x
+
+
+# repetition --------------------------------------------------------------------------------------
+
+
+def over_pages(x: vTensor, i: int) -> vTensor:
+    """One value for every page: x where the page index is >= 0, which always holds; its size-1 axis i becomes S."""
+    index = active().once("page_index", flow.PageIndex(TensorType(i32, (S,))), "page_index")
+    every = reshaped(emit(flow.Ge, index, lift(0)), [S if j == i else 1 for j in range(x.ndim)])
+    none = lift(False) if x.type.dtype == bool_ else lift(0 if not x.type.dtype.is_float else 0.0)
+    return emit(flow.Where, every, x, none)
+
+
+def expanded(x: vTensor, shape: list[Dim]) -> vTensor:
+    """Repeated along axes of size 1 and new leading ones; also along the page axis."""
+    if tuple(shape) == x.dims:
+        return x
+    if len(shape) < x.ndim:
+        raise refuse(f"{x.type} has more axes than {flow.show(tuple(shape))}", "at least as many sizes as axes")
+    if S in shape and x.type.page_axis is None:
+        x = over_pages(reshaped(x, [1] * (len(shape) - x.ndim) + list(x.dims)), shape.index(S))
+    return x if tuple(shape) == x.dims else emit(flow.Broadcast, x, shape=tuple(shape))
+
+
+@traces("Tensor.expand", to="flow.broadcast")
+def expand(self: Any, *shape: Any, implicit: bool = False) -> vTensor:
+    """Repeated along axes of size 1; -1 keeps an axis."""
+    x, wanted = lift(self), sizes(shape)
+    new = len(wanted) - x.ndim
+    if new < 0 or -1 in wanted[:new]:
+        raise refuse(f"{x.type} to {flow.show(tuple(wanted))}", "a size for every axis; -1 only for existing ones")
+    return expanded(x, [x.dims[j - new] if d == -1 else d for j, d in enumerate(wanted)])
+
+
+@traces("broadcast_to", to="flow.broadcast")
+def broadcast_to(input: Any, size: Any) -> vTensor:
+    """Repeated along axes of size 1."""
+    return expand(input, *size)
+
+
+@traces("Tensor.expand_as", to="flow.broadcast")
+def expand_as(self: Any, other: Any) -> vTensor:
+    """Repeated to the shape of another tensor."""
+    return expand(self, *other.shape)
+
+
+@traces("Tensor.repeat", "tile", to="flow.broadcast, flow.reshape")
+def repeat(self: Any, *repeats: Any) -> vTensor:
+    """The tensor several times along each axis."""
+    x = lift(self)
+    times = [number(n, "repeats of pages" if isinstance(n, PageDim) else "repeats") for n in _flat(repeats)]
+    if len(times) < x.ndim:
+        if active().call != "torch.tile":
+            raise refuse(f"{len(times)} repeats for {x.type}", "one for every axis")
+        times = [1] * (x.ndim - len(times)) + times
+    x = reshaped(x, [1] * (len(times) - x.ndim) + list(x.dims))
+    for i, n in enumerate(times):
+        x = _repeated(x, i, n, inner=False)
+    return x
+
+
+def _flat(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(args[0]) if len(args) == 1 and isinstance(args[0], tuple | list) else args
+
+
+def _repeated(x: vTensor, i: int, n: int, inner: bool) -> vTensor:
+    """Axis i ``n`` times: whole after whole, or each element ``n`` times."""
+    if n == 1:
+        return x
+    d = _known(x, i, "repeating the page axis")
+    before, after = x.dims[:i], x.dims[i + 1 :]
+    at, to = ((d, 1), (d, n)) if inner else ((1, d), (n, d))
+    x = expanded(reshaped(x, [*before, *at, *after]), [*before, *to, *after])
+    return reshaped(x, [*before, n * d, *after])
+
+
+@traces("repeat_interleave", to="flow.broadcast, flow.reshape")
+def repeat_interleave(input: Any, repeats: Any, dim: Any = None) -> vTensor:
+    """Each element of an axis several times; the number is one integer."""
+    x = lift(input)
+    x = flatten(x) if dim is None else x
+    return _repeated(x, axis(0 if dim is None else dim, x.ndim), number(repeats, "repeats"), inner=True)
