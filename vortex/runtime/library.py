@@ -1,0 +1,79 @@
+"""An artifact's library in this process: its kernels as functions, its constants as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import tvm_ffi
+
+from vortex.artifact import read_file, read_manifest, require_digest
+from vortex.cpu_features import missing_features
+from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT
+from vortex.manifest import Manifest, TargetEntry
+from vortex.runtime.tensors import TORCH, as_kernel_sees
+
+Kernel = Callable[..., object]
+"""Takes the arguments that the manifest lists; its outputs are among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """``functions`` by symbol; ``constants`` by name, as kernels see them."""
+
+    manifest: Manifest
+    name: str
+    functions: Mapping[str, Kernel]
+    constants: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def target(self) -> TargetEntry:
+        return self.manifest.targets[self.name]
+
+    def set_num_threads(self, n: int) -> None:
+        """Threads of later kernels of this library; 0 for as many as torch uses. Nothing where it has none."""
+        if (change := self.functions.get("vortex_set_num_threads")) is not None:
+            change(n)
+
+
+def open_library(path: str | Path, target: str = "cpu", digest: str | None = None) -> Library:
+    """Load the library of ``target`` from the artifact at ``path``, which runs its code.
+
+    Raises:
+        VortexError: VX5001, VX5002 for what is no sound artifact, VX5003 without this target, VX5004 on a
+            processor that cannot run it, VX5005 when ``digest`` is given and another.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    if digest is not None:
+        require_digest(path, manifest, digest)
+    if target not in manifest.targets:
+        raise NO_TARGET_IN_ARTIFACT.at(path=path, target=target, have=", ".join(manifest.targets) or "none")
+    entry = manifest.targets[target]
+    if lacking := missing_features(entry.mcpu, entry.machine, entry.features):
+        built = f"{entry.mcpu} on {entry.machine}" if entry.machine else entry.mcpu
+        raise CPU_TOO_OLD.at(path=path, built=built, missing=", ".join(dict.fromkeys(lacking)))
+    constants = {c.name: _constant(read_file(path, manifest, c.file), c.dtype, c.shape) for c in manifest.constants}
+    read_file(path, manifest, entry.library)
+    try:
+        module = tvm_ffi.load_module(str((path / entry.library).absolute()))
+    except Exception as error:  # what the dynamic loader says, as OSError or RuntimeError by version
+        why = f"{entry.library} cannot be loaded: {str(error).strip().splitlines()[-1]}"
+        raise CORRUPT_ARTIFACT.at(path=path, why=why) from None
+    functions: dict[str, Kernel] = {}
+    for symbol in (*(k.symbol for k in entry.kernels), "vortex_set_num_threads"):
+        try:
+            functions[symbol] = module[symbol]
+        except AttributeError:
+            if symbol != "vortex_set_num_threads":
+                raise CORRUPT_ARTIFACT.at(path=path, why=f"{entry.library} has no function '{symbol}'") from None
+    return Library(manifest, target, functions, constants)
+
+
+def _constant(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    if not data:
+        return as_kernel_sees(torch.empty(shape, dtype=TORCH[dtype]))
+    # cloned, because a buffer of Python's is not aligned as kernels like it
+    return as_kernel_sees(torch.frombuffer(bytearray(data), dtype=TORCH[dtype]).reshape(shape).clone())

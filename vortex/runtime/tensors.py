@@ -1,0 +1,72 @@
+"""torch's names for element types, and what a tensor handed to the runtime must be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from vortex.errors import BAD_ARGUMENT, VortexError
+
+TORCH: dict[str, torch.dtype] = {
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "i32": torch.int32,
+    "i64": torch.int64,
+    "bool": torch.bool,
+}
+
+SHORT: dict[torch.dtype, str] = {v: k for k, v in TORCH.items()}
+
+
+def short(dtype: torch.dtype) -> str:
+    """``bf16`` for ``torch.bfloat16``; torch's own name for a type that vortex has none for."""
+    return SHORT.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def as_kernel_sees(tensor: torch.Tensor) -> torch.Tensor:
+    """fp8 as its bits and bools as i32, which is how kernels take them; other tensors as they are."""
+    if tensor.dtype == torch.float8_e4m3fn:
+        return tensor.view(torch.uint8)
+    return tensor.to(torch.int32) if tensor.dtype == torch.bool else tensor
+
+
+def wrong(what: str, why: str) -> VortexError:
+    return BAD_ARGUMENT.at(what=what, why=why)
+
+
+def require(
+    what: str,
+    tensor: object,
+    dtype: torch.dtype,
+    shape: Sequence[int | str],
+    device: torch.device | None,
+    *,
+    strided: bool = False,
+) -> torch.Tensor:
+    """``tensor`` when it has this type, shape and place and is contiguous (``strided``: its last axis is).
+
+    A string in ``shape`` stands for any size and is what the message calls it.
+
+    Raises:
+        VortexError: VX6002 saying which of these it lacks.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise wrong(what, f"is {type(tensor).__name__}; a torch tensor is needed")
+    wanted = f"[{', '.join(map(str, shape))}]"
+    if tensor.dim() != len(shape) or any(
+        isinstance(w, int) and w != g for w, g in zip(shape, tensor.shape, strict=True)
+    ):
+        raise wrong(what, f"has shape {list(tensor.shape)}; {wanted} is needed")
+    if tensor.dtype != dtype:
+        raise wrong(what, f"is {short(tensor.dtype)}; {short(dtype)} is needed")
+    if device is not None and tensor.device != device:
+        raise wrong(what, f"is on {tensor.device}; {device} is needed")
+    if strided:
+        if tensor.numel() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+            raise wrong(what, f"has strides {list(tensor.stride())}; the last must be 1")
+    elif not tensor.is_contiguous():
+        raise wrong(what, f"has strides {list(tensor.stride())}; a contiguous tensor is needed")
+    return tensor
