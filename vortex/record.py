@@ -75,6 +75,7 @@ class Record:
         """The module that everything begins with."""
         text = print_module(module)
         self._open(module, text)
+        self.texts[f"{module.name}.{name}.{module.stage}"] = text
         self._step(name, module.stage, "", text, "", 0.0)
 
     def _open(self, module: Module, *texts: str) -> None:
@@ -99,7 +100,6 @@ class Record:
         return run_pipeline(module, ",".join(map(str, calls)), PassContext(target), on_pass)
 
     def _step(self, name: str, stage: str, before: str, text: str, target: str, seconds: float) -> None:
-        self.texts[f"{target}.{stage}" if target else stage] = text
         if self._dump:
             self._dump.step(name, stage, text, before=before, target=target, seconds=seconds)
         if self._on_step:
@@ -115,7 +115,7 @@ class Record:
         for low in lowered:
             target = low.target.name
             text = print_module(low.program)
-            self.texts[f"{target}.page"] = text
+            self.texts[f"{low.program.name}.{target}.page"] = text
             for k, source in low.kernels.items():
                 self.texts[f"{k}.{target}.tir"] = source.text
             if self._dump:
