@@ -52,7 +52,7 @@ def _interpret(
         if pages > budget.total(pages):
             whole = slice(budget.sink * spec.page_size, (pages - budget.recent) * spec.page_size)
             tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in (k, v)]
-            scores = torch.from_numpy(_scores(module, group.numpy(), *tiles, first=budget.sink))
+            scores = torch.from_numpy(_scores(module, budget.sink, group.numpy(), *tiles))
         kept = select_pages(scores, pages, budget)
         at = [torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in kept]
         tokens = torch.cat(at)
@@ -61,7 +61,7 @@ def _interpret(
     return chosen, torch.cat(outs)
 
 
-def _scores(module: Module, q: Any, k_pages: Any, v_pages: Any, first: int) -> Any:
+def _scores(module: Module, first: int, q: Any, k_pages: Any, v_pages: Any) -> Any:
     """The score of every candidate page."""
     cache, index = module.functions["cache"], module.functions["index"]
     stored = {d.name: d.type.dtype for d in module.declared("field") if isinstance(d.type, TensorType)}
