@@ -12,6 +12,7 @@ from vortex.errors import VortexError
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow
 from vortex.ir.numerics import narrow
+from vortex.ir.printer import print_module
 from vortex.ir.types import S, TensorType, bf16, bool_, f32, i32
 
 GROUP, DIM = 2, 4
@@ -178,8 +179,11 @@ def score(f: Function, v: Value, fold: type[flow.Reduce]) -> Value:
 
 
 @st.composite
-def flows(draw: Any, *, polynomial: bool = False, ranked: bool | None = None, steps: int = 8) -> Module:
-    """A flow module; @index ends in a topk, or returns values where ``ranked`` is false."""
+def flows(draw: Any, *, polynomial: bool = False, ranked: bool | None = None, steps: int = 8) -> str:
+    """A flow module as text; @index ends in a topk, or returns values where ``ranked`` is false.
+
+    Text, because hypothesis would print a module's every nested object.
+    """
     m, f = new_module()
     builder = _Builder(draw, f, polynomial=polynomial)
     for _ in range(draw(st.integers(1, steps))):
@@ -190,7 +194,7 @@ def flows(draw: Any, *, polynomial: bool = False, ranked: bool | None = None, st
         f.append(flow.Return((f.add(flow.TopK(score(f, draw(st.sampled_from(over)), fold)), "p"),)))
     else:
         f.append(flow.Return(tuple(builder.values[-2:])))
-    return m
+    return print_module(m)
 
 
 def arguments(f: Function, pages: int, seed: int, *, integers: bool = False, specials: bool = False) -> list[Any]:

@@ -47,7 +47,8 @@ class Fuse(Pass):
             alike = by_kind[kind]
             name = kind if len(alike) == 1 else f"{kind}_{alike.index(parts)}"
             program.define(_join(name, parts, crossing))
-        gone = {d.name for d in module.declared("buffer") if d.attrs["role"] == "workspace"} - crossing
+        named = {name for f in program.functions.values() for name in _stores(f) | _reads(f)}
+        gone = {d.name for d in module.declared("buffer") if d.attrs["role"] == "workspace"} - named
         program.decls = {n: d for n, d in module.decls.items() if n not in gone}
         return program
 

@@ -1,0 +1,112 @@
+"""Ragged batches for the page interpreter, all memory that must not be read poisoned with NaN."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vortex.budget import Budget
+from vortex.ir.core import Module
+from vortex.ir.interpret import Selection, run_function
+from vortex.ir.interpret_page import Batch, plan_row
+from vortex.ir.numerics import narrow
+from vortex.ir.types import DTYPES, TensorType
+
+
+def batch(
+    flow: Module,
+    lengths: Sequence[int],
+    *,
+    heads: int = 2,
+    budget: Budget | None = None,
+    new: Sequence[int] | None = None,
+    stored: bool = False,
+    integers: bool = True,
+    seed: int = 0,
+) -> Batch:
+    """A batch for ``flow`` whose last ``new`` tokens (all, when None) come with this step."""
+    budget = budget or Budget(2)
+    rng = np.random.default_rng(seed)
+    size, dim, group = (int(flow.attrs[n]) for n in ("page_size", "head_dim", "group"))
+    dtype = DTYPES[flow.attrs["dtype"]]
+    counts = [-(-n // size) for n in lengths]
+    physical = rng.permutation(sum(counts) + 3)
+    table = np.full((len(lengths), max([*counts, 1])), -(10**6), np.int32)
+    at = 0
+    for r, n in enumerate(counts):
+        table[r, :n] = physical[at : at + n]
+        at += n
+
+    def numbers(*shape: int) -> Any:
+        x = rng.integers(-4, 5, shape) if integers else rng.normal(size=shape)
+        return narrow(x.astype(np.float32), dtype)
+
+    pool = (len(physical), heads, size, dim)
+    paged = {"k": np.full(pool, np.nan, np.float32), "v": np.full(pool, np.nan, np.float32)}
+    new = list(lengths) if new is None else list(new)
+    fresh: dict[str, list[Any]] = {"k_new": [], "v_new": []}
+    loc: list[int] = []
+    for r, n in enumerate(lengths):
+        for t in range(n):
+            slot = int(table[r, t // size]) * size + t % size
+            for name in ("k", "v"):
+                token = numbers(heads, dim)
+                if t < n - new[r] or stored:
+                    paged[name][slot // size, :, slot % size] = token
+                else:
+                    fresh[f"{name}_new"].append(token)
+            if t >= n - new[r] and not stored:
+                loc.append(slot)
+    for d in flow.declared("field"):
+        assert isinstance(d.type, TensorType)
+        paged[d.name] = np.full((len(physical), heads, *d.type.tile), np.nan, np.float32)
+    return Batch(
+        q=numbers(len(lengths), heads * group, dim),
+        paged=paged,
+        lengths=np.array(lengths, np.int32),
+        page_table=table,
+        budget=budget.numbers(),
+        capacity=max([min(budget.total(n), n) for n in counts] + [1]),
+        scale=0.125,
+        tokens={n: np.array(x, np.float32).reshape(-1, heads, dim) for n, x in fresh.items()},
+        loc=np.array(loc, np.int64),
+        row_offsets=np.concatenate([[0], np.cumsum(new)]).astype(np.int32),
+    )
+
+
+def copy(b: Batch) -> Batch:
+    """The same inputs in memory of their own."""
+    return dataclasses.replace(b, paged={n: x.copy() for n, x in b.paged.items()}, workspace={})
+
+
+def summarise(flow: Module, b: Batch) -> None:
+    """What append must leave in the fields, by the flow interpreter."""
+    cache = flow.functions["cache"]
+    size = int(flow.attrs["page_size"])
+    names = cache.ops[-1].attrs["names"]
+    for r, length in enumerate(b.lengths):
+        for p in b.page_table[r, : length // size]:
+            for h in range(b.heads):
+                made = run_function(cache, [b.paged["k"][p, h], b.paged["v"][p, h]], flow)
+                for name, x in zip(names, made, strict=True):
+                    kind = flow.decls[name].type
+                    assert isinstance(kind, TensorType)
+                    b.paged[name][p, h] = narrow(x, kind.dtype)
+
+
+def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
+    """The pages of a row, by the flow interpreter on a filled cache."""
+    index = flow.functions["index"]
+    n, kept, first, scored = plan_row(int(b.lengths[r]), int(flow.attrs["page_size"]), b.budget)
+    if not scored:
+        return list(range(n))
+    group = b.q.shape[1] // b.heads
+    physical = b.page_table[r, first : first + scored]
+    fields = [b.paged[a.name][physical, h] for a in index.args[1:]]
+    (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, layer=b.layer, first=first)
+    assert isinstance(best, Selection)
+    chosen = {first + int(i) for i in best.best(kept - (n - scored))}
+    return [p for p in range(n) if p in chosen or not first <= p < first + scored]
