@@ -8,7 +8,7 @@ import torch
 from tests.flow.evaluate import run
 from tests.flow.op_cases import CASES, Case, tensors, types
 from vortex.flow.optable import listing
-from vortex.flow.oracle import _Fp32Arithmetic
+from vortex.flow.oracle import Fp32Arithmetic
 from vortex.flow.trace import trace_function
 from vortex.ir.digest import structural
 from vortex.ir.parser import parse_module
@@ -25,7 +25,7 @@ def test_traced_equals_eager(case: Case) -> None:
     for pages in (0, 1, 2, 33):
         args = tensors(case, pages)
         try:
-            with _Fp32Arithmetic():
+            with Fp32Arithmetic():
                 want = case.fn(*args.values())
         except (RuntimeError, IndexError):
             assert pages == 0, "torch refuses only what has no pages"
@@ -34,9 +34,8 @@ def test_traced_equals_eager(case: Case) -> None:
         assert tuple(got.shape) == tuple(want.shape)
         assert (got.dtype.kind == "f") == want.dtype.is_floating_point
         got = torch.as_tensor(got.copy() if got.ndim else got)
-        torch.testing.assert_close(
-            got.double(), want.double(), rtol=case.tolerance, atol=case.tolerance, equal_nan=True, msg=lambda m: f"S={pages}: {m}"
-        )
+        close = {"rtol": case.tolerance, "atol": case.tolerance, "equal_nan": True}
+        torch.testing.assert_close(got.double(), want.double(), **close)
 
 
 def test_ops_are_named_and_listed() -> None:

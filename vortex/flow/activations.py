@@ -22,47 +22,47 @@ def relu(input: Any) -> vTensor:
 
 @traces("F.relu6", to="flow.maximum, flow.minimum")
 def relu6(input: Any) -> vTensor:
-    """x limited to [0, 6]"""
+    """Gives x limited to [0, 6]"""
     return clamp(input, 0.0, 6.0)
 
 
 @traces("F.hardtanh", to="flow.maximum, flow.minimum")
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> vTensor:
-    """x limited to [min_val, max_val]"""
+    """Gives x limited to [min_val, max_val]"""
     return clamp(input, min_val, max_val)
 
 
 @traces("F.leaky_relu", to="where")
 def leaky_relu(input: Any, negative_slope: float = 0.01) -> vTensor:
-    """x where positive, else negative_slope * x"""
+    """Gives x where positive, else negative_slope * x"""
     x = lift(input)
     return where(x > 0.0, x, x * negative_slope)
 
 
 @traces("F.threshold", to="where")
 def threshold(input: Any, threshold: float, value: float) -> vTensor:
-    """x where above the threshold, else the value"""
+    """Gives x where above the threshold, else the value"""
     x = lift(input)
     return where(x <= threshold, value, x)
 
 
 @traces("F.elu", to="where")
 def elu(input: Any, alpha: float = 1.0) -> vTensor:
-    """x where positive, else alpha * (exp(x) - 1)"""
+    """Gives x where positive, else alpha * (exp(x) - 1)"""
     x = lift(input)
     return where(x > 0.0, x, expm1(x) * alpha)
 
 
 @traces("F.silu", to="x * sigmoid(x)")
 def silu(input: Any) -> vTensor:
-    """x * sigmoid(x)"""
+    """Gives x * sigmoid(x)"""
     x = lift(input)
     return x * x.sigmoid()
 
 
 @traces("F.gelu", to="x * (1 + erf(x / sqrt 2)) / 2, or its tanh form")
 def gelu(input: Any, *, approximate: str = "none") -> vTensor:
-    """x times the normal distribution function of x."""
+    """Gives x times the normal distribution function of x."""
     x = lift(input)
     if approximate == "none":
         return x * 0.5 * ((x * math.sqrt(0.5)).erf() + 1.0)
@@ -88,7 +88,7 @@ def logsigmoid(input: Any) -> vTensor:
 
 @traces("F.mish", to="x * tanh(softplus(x))")
 def mish(input: Any) -> vTensor:
-    """x * tanh(softplus(x))"""
+    """Gives x * tanh(softplus(x))"""
     x = lift(input)
     return x * softplus(x).tanh()
 
@@ -101,20 +101,20 @@ def hardsigmoid(input: Any) -> vTensor:
 
 @traces("F.hardswish", to="x * clamp(x + 3, 0, 6) / 6")
 def hardswish(input: Any) -> vTensor:
-    """x * hardsigmoid(x)"""
+    """Gives x * hardsigmoid(x)"""
     x = lift(input)
     return x * clamp(x + 3.0, 0.0, 6.0) / 6.0
 
 
 @traces("F.softsign", to="x / (1 + |x|)")
 def softsign(input: Any) -> vTensor:
-    """x / (1 + |x|)"""
+    """Gives x / (1 + |x|)"""
     x = lift(input)
     return x / (x.abs() + 1.0)
 
 
 @traces("F.tanhshrink", to="x - tanh(x)")
 def tanhshrink(input: Any) -> vTensor:
-    """x - tanh(x)"""
+    """Gives x - tanh(x)"""
     x = lift(input)
     return x - x.tanh()

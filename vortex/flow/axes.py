@@ -13,7 +13,7 @@ from vortex.ir.types import Dim, S, Sym
 
 def axis(dim: Any, rank: int) -> int:
     """One axis of ``rank``, counted from 0."""
-    if isinstance(dim, vTensor | PageDim) or isinstance(dim, bool) or not hasattr(dim, "__index__"):
+    if isinstance(dim, vTensor | PageDim | bool) or not hasattr(dim, "__index__"):
         raise refuse(f"axis {dim!r} is not an integer", "an axis known while tracing")
     i, least = operator.index(dim), max(rank, 1)
     if not -least <= i < least:

@@ -62,5 +62,5 @@ def type_as(self: Any, other: Any) -> vTensor:
 
 @traces("clone", "detach", "Tensor.contiguous", "Tensor.cpu", to="x")
 def same(input: Any, *, memory_format: Any = None) -> vTensor:
-    """x itself: a traced value has no storage to copy."""
+    """The operand itself: a traced value has no storage to copy."""
     return lift(input)

@@ -20,7 +20,8 @@ def _full(x: vTensor, fill: Any, shape: list[Dim] | None, dtype: torch.dtype | N
         raise refuse(f"a flow has no say in devices, got {device}", "leave devices to the compiler")
     if isinstance(fill, vTensor | torch.Tensor):
         raise refuse("the number is a tensor", "a Python number; or x * 0 + value")
-    return full_of(x, fill, shape) if dtype is None else cast(filled(list(x.dims) if shape is None else shape, fill), dtype)
+    shape = list(x.dims) if shape is None else shape
+    return full_of(x, fill, shape) if dtype is None else cast(filled(shape, fill), dtype)
 
 
 @traces("zeros_like", to="flow.broadcast")

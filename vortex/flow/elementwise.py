@@ -54,7 +54,7 @@ def round_(input: Any, *, decimals: int = 0) -> vTensor:
 
 @traces("positive", to="x")
 def positive(input: Any) -> vTensor:
-    """x itself."""
+    """The operand itself."""
     return lift(input)
 
 
@@ -79,7 +79,7 @@ _arithmetic("remainder", flow.Remainder, None)
 
 @traces("add", to="flow.add")
 def add(input: Any, other: Any, *, alpha: float = 1) -> vTensor:
-    """a + alpha * b"""
+    """Gives a + alpha * b"""
     a, b = lift(input), lift(other)
     if a.type.dtype == b.type.dtype == bool_:
         return emit(flow.Or, a, b)
@@ -88,7 +88,7 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> vTensor:
 
 @traces("sub", "subtract", to="flow.sub")
 def sub(input: Any, other: Any, *, alpha: float = 1) -> vTensor:
-    """a - alpha * b"""
+    """Gives a - alpha * b"""
     a, b = lift(input), lift(other)
     if bool_ in (a.type.dtype, b.type.dtype):
         raise refuse("torch does not subtract bools", "use ^ or a.logical_not()")
@@ -97,13 +97,13 @@ def sub(input: Any, other: Any, *, alpha: float = 1) -> vTensor:
 
 @traces("rsub", to="flow.sub")
 def rsub(input: Any, other: Any, *, alpha: float = 1) -> vTensor:
-    """b - alpha * a"""
+    """B - alpha * a"""
     return sub(other, input, alpha=alpha)
 
 
 @traces("div", "divide", "true_divide", to="flow.div")
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> vTensor:
-    """a / b; rounding_mode 'floor' or 'trunc' rounds the quotient."""
+    """A / b; rounding_mode 'floor' or 'trunc' rounds the quotient."""
     a, b = lift(input), lift(other)
     if rounding_mode == "floor":
         return floor_divide(a, b)
@@ -136,7 +136,7 @@ def fmod(input: Any, other: Any) -> vTensor:
 
 @traces("pow", "float_power", to="flow.pow, or products and roots for a constant exponent")
 def pow_(input: Any, exponent: Any) -> vTensor:
-    """a ** b"""
+    """Gives a ** b"""
     if isinstance(exponent, int | float) and not isinstance(exponent, bool) and isinstance(input, vTensor):
         return _power(input, exponent)
     return emit(flow.Pow, lift(input), lift(exponent))
@@ -158,7 +158,7 @@ def _power(x: vTensor, n: float) -> vTensor:
 
 @traces("square", to="x * x")
 def square(input: Any) -> vTensor:
-    """x ** 2"""
+    """Gives x ** 2"""
     x = lift(input)
     return x * x
 
@@ -290,11 +290,11 @@ def lerp(input: Any, end: Any, weight: Any) -> vTensor:
 
 @traces("addcmul", to="x + value * a * b")
 def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> vTensor:
-    """x + value * a * b"""
+    """Gives x + value * a * b"""
     return add(input, lift(tensor1) * lift(tensor2), alpha=value)
 
 
 @traces("addcdiv", to="x + value * a / b")
 def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> vTensor:
-    """x + value * a / b"""
+    """Gives x + value * a / b"""
     return add(input, lift(tensor1) / lift(tensor2), alpha=value)

@@ -8,7 +8,8 @@ from vortex.errors import SYMBOLIC_SIZE
 from vortex.flow.axes import axes, axis, number
 from vortex.flow.logic import as_bool
 from vortex.flow.optable import traces
-from vortex.flow.shapes import expanded, flatten, sliced, unsqueeze
+from vortex.flow.repetition import expanded
+from vortex.flow.shapes import flatten, sliced, unsqueeze
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import emit, fail, refuse
 from vortex.ir.dialects import flow
@@ -111,11 +112,11 @@ def filled(shape: list[Dim], fill: float) -> vTensor:
     return expanded(lift(fill), shape)
 
 
-def full_of(x: vTensor, fill: float, shape: list[Dim] | None = None) -> vTensor:
+def full_of(x: vTensor, fill: float, shape: list[Dim]) -> vTensor:
     """One number everywhere, of the element type of ``x``."""
     dtype = x.type.dtype
     number: Any = bool(fill) if dtype == bool_ else float(fill) if dtype.is_float else int(fill)
-    return filled(list(x.dims) if shape is None else shape, number)
+    return filled(shape, number)
 
 
 @traces("diff", to="flow.slice, flow.sub")

@@ -44,7 +44,7 @@ def _here(what: str) -> Place:
     place = _place.get()
     if place is None:
         text = f"vortex.{what}() is called outside forward_indexer"
-        raise fail(FLOW_RAISED, type="RuntimeError", text=text, hint="it has a value only while a step is traced or run")
+        raise fail(FLOW_RAISED, type="RuntimeError", text=text, hint="it has a value only in a step")
     return place
 
 

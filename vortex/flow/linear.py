@@ -124,7 +124,7 @@ def tensordot(a: Any, b: Any, dims: Any = 2) -> vTensor:
 
 @traces("F.linear", to="flow.dot")
 def linear(input: Any, weight: Any, bias: Any = None) -> vTensor:
-    """x @ weight.T + bias"""
+    """Gives x @ weight.T + bias"""
     x, w = lift(input), lift(weight)
     if not x.ndim or w.ndim not in (1, 2) or x.dims[-1] != w.dims[-1]:
         raise refuse(f"{x.type} and weight {w.type}: last sizes differ", "x [..., in], weight [out, in]")
@@ -136,7 +136,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> vTensor:
 
 @traces("addmm", to="flow.dot, flow.add")
 def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> vTensor:
-    """beta * x + alpha * (a @ b)"""
+    """Gives beta * x + alpha * (a @ b)"""
     return lift(input) * float(beta) + mm(mat1, mat2) * float(alpha)
 
 

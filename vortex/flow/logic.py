@@ -42,7 +42,7 @@ for _names, _op in {
 
 @traces("torch.where", to="flow.where")
 def where(condition: Any, input: Any = None, other: Any = None) -> vTensor:
-    """a where the condition holds, else b."""
+    """A where the condition holds, else b."""
     if input is None or other is None:
         raise refuse("where(cond) alone gives indices, whose number depends on the data", "where(cond, a, b)")
     return emit(flow.Where, lift(condition), lift(input), lift(other))
@@ -50,7 +50,7 @@ def where(condition: Any, input: Any = None, other: Any = None) -> vTensor:
 
 @traces("Tensor.where", to="flow.where")
 def method_where(self: Any, condition: Any, other: Any) -> vTensor:
-    """x where the condition holds, else the other."""
+    """Gives x where the condition holds, else the other."""
     return where(condition, self, other)
 
 
@@ -126,7 +126,9 @@ def isneginf(input: Any) -> vTensor:
 
 
 @traces("nan_to_num", to="where")
-def nan_to_num(input: Any, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> vTensor:
+def nan_to_num(
+    input: Any, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> vTensor:
     """Numbers in place of NaN and the infinities; by default 0 and the largest fp32."""
     x, most = lift(input), torch.finfo(torch.float32).max
     if is_int(x):

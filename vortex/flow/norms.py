@@ -53,7 +53,7 @@ def linalg_norm(input: Any, ord: Any = None, dim: Any = None, keepdim: bool = Fa
 
 @traces("F.normalize", to="x / max(norm, eps)")
 def normalize(input: Any, p: Any = 2.0, dim: Any = 1, eps: float = 1e-12) -> vTensor:
-    """x divided by its norm along an axis."""
+    """Gives x divided by its norm along an axis."""
     x = lift(input)
     return x / clamp(vector_norm(x, p, dim, True), min=eps)
 

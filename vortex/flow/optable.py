@@ -16,8 +16,10 @@ from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import active, fail, refuse
 
 F = torch.nn.functional
-_MODULES = ("vortex.flow.logic", "vortex.flow.casts", "vortex.flow.elementwise", "vortex.flow.activations", "vortex.flow.reductions", "vortex.flow.norms",
-            "vortex.flow.linear", "vortex.flow.shapes", "vortex.flow.joins", "vortex.flow.creation")
+_MODULES = (
+    "logic", "casts", "elementwise", "activations", "reductions", "norms", "linear", "shapes", "repetition", "joins",
+    "creation",
+)
 _H = TypeVar("_H", bound=Callable[..., Any])
 
 
@@ -31,6 +33,12 @@ class Entry:
     signature: inspect.Signature
 
     @property
+    def arguments(self) -> str:
+        """The arguments it takes, as in a call."""
+        bare = [p.replace(annotation=inspect.Parameter.empty) for p in self.signature.parameters.values()]
+        return str(inspect.Signature(bare))
+
+    @property
     def doc(self) -> str:
         return (self.handler.__doc__ or self.lowers_to).splitlines()[0]
 
@@ -42,7 +50,8 @@ _BY_NAME: dict[str, Entry] = {}
 def traces(*names: str, to: str) -> Callable[[_H], _H]:
     """Register the handler of torch functions; ``to`` says in a few words what they become.
 
-    A bare name stands for ``torch.name`` and ``torch.Tensor.name``, a dotted one for itself, ``F.`` for ``torch.nn.functional``.
+    A bare name stands for ``torch.name`` and ``torch.Tensor.name``, a dotted one for itself; ``F.`` is
+    ``torch.nn.functional``.
     """
 
     def declare(handler: _H) -> _H:
@@ -80,7 +89,7 @@ def _load() -> None:
     """Import the handlers; they register themselves."""
     if not _TABLE:
         for module in _MODULES:
-            import_module(module)
+            import_module(f"vortex.flow.{module}")
 
 
 def known_names() -> set[str]:
@@ -147,7 +156,7 @@ def call(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             entry.signature.bind(*args, **kwargs)
         except TypeError as e:
-            raise refuse(str(e), f"it takes {entry.signature.replace(return_annotation=inspect.Signature.empty)}") from None
+            raise refuse(str(e), f"it takes {entry.arguments}") from None
         result = entry.handler(*args, **kwargs)
     finally:
         tracer.call = ""

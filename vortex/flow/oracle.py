@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -25,19 +26,19 @@ TORCH: dict[str, torch.dtype] = {
 FP8_MAX = 448.0
 
 
-class _Fp32Arithmetic(TorchFunctionMode):
+class Fp32Arithmetic(TorchFunctionMode):
     """Narrow floats are storage: a cast rounds, what is computed from the result is fp32 again."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _widened(func(*args, **(kwargs or {})))
 
 
-def _widened(x: object) -> object:
+def _widened(x: Any) -> Any:
     if isinstance(x, Tensor) and x.dtype in (torch.bfloat16, torch.float16, torch.float8_e4m3fn):
         with torch._C.DisableTorchFunction():
             return x.float()
     if type(x) in (tuple, list):
-        return type(x)(_widened(i) for i in x)  # type: ignore[call-overload]
+        return type(x)(_widened(i) for i in x)
     return x
 
 
@@ -55,7 +56,7 @@ def summaries(flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: T
     rows: dict[str, list[Tensor]] = {name: [] for name in fields}
     k, v = k_pages.float(), v_pages.float()
     for p in range(k.shape[0]):
-        with _Fp32Arithmetic():
+        with Fp32Arithmetic():
             written = made.forward_cache(Page(k[p], v[p]))
         for name, f in fields.items():
             if name not in written:
@@ -79,7 +80,7 @@ def score(
     made = instantiate(flow)
     declared_fields(made, spec)  # a flow may keep what it works out here
     pages = next((f.shape[0] for f in fields.values()), 0)
-    with eager(Place(layer, first_page, pages)), _Fp32Arithmetic():
+    with eager(Place(layer, first_page, pages)), Fp32Arithmetic():
         selected = made.forward_indexer(q.float(), Cache({n: f.float() for n, f in fields.items()}))
     if not isinstance(selected, Selection):
         raise NO_SELECTION.at(got=type(selected).__name__)

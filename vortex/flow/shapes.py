@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow.axes import axes, axis, number, size, sizes
 from vortex.flow.optable import traces
 from vortex.flow.tensor import PageDim, lift, vTensor
-from vortex.flow.tracer import active, emit, fail, refuse
+from vortex.flow.tracer import emit, fail, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym, TensorType, bool_, i32
+from vortex.ir.types import Dim, S, Sym
 
 
-def reshaped(x: vTensor, shape: list[Dim]) -> vTensor:
+def reshaped(x: vTensor, shape: Sequence[Dim]) -> vTensor:
     """Under another shape; nothing is emitted when it is the same one."""
     return x if tuple(shape) == x.dims else emit(flow.Reshape, x, shape=tuple(shape))
 
@@ -221,20 +222,16 @@ def getitem(self: Any, key: Any) -> vTensor:
             i += x.ndim - i - sum(1 for later in keys[keys.index(Ellipsis) + 1 :] if later is not None)
         elif isinstance(k, slice):
             x, i = _slice(x, i, k), i + 1
-        elif isinstance(k, PageDim) or (hasattr(k, "__index__") and not isinstance(k, vTensor | bool) and not _ranked(k)):
+        elif _is_number(k):
             x = picked(x, i, k)
         else:
-            raise _advanced(k)
+            kind = "a traced tensor" if isinstance(k, vTensor) else f"a {type(k).__name__}"
+            raise fail(UNKNOWN_TORCH_OP, name=f"indexing with {kind}", nearest="; torch.where and slices can")
     return x
 
 
-def _ranked(k: Any) -> bool:
-    return getattr(k, "ndim", 0) > 0
-
-
-def _advanced(k: Any) -> Exception:
-    kind = "a mask or tensor" if isinstance(k, vTensor) else f"a {type(k).__name__}"
-    return fail(UNKNOWN_TORCH_OP, name=f"indexing with {kind}", nearest="; torch.where and slices can")
+def _is_number(k: Any) -> bool:
+    return hasattr(k, "__index__") and not isinstance(k, vTensor | bool) and not getattr(k, "ndim", 0)
 
 
 def _slice(x: vTensor, i: int, k: slice) -> vTensor:
@@ -319,85 +316,3 @@ def flip(input: Any, *dims: Any) -> vTensor:
         d = _known(x, i, "reversing the page axis")
         x = x if d < 2 else sliced(x, i, d - 1, d, -1)
     return x
-
-
-# repetition --------------------------------------------------------------------------------------
-
-
-def over_pages(x: vTensor, i: int) -> vTensor:
-    """One value for every page: x where the page index is >= 0, which always holds; its size-1 axis i becomes S."""
-    index = active().once("page_index", flow.PageIndex(TensorType(i32, (S,))), "page_index")
-    every = reshaped(emit(flow.Ge, index, lift(0)), [S if j == i else 1 for j in range(x.ndim)])
-    none = lift(False) if x.type.dtype == bool_ else lift(0 if not x.type.dtype.is_float else 0.0)
-    return emit(flow.Where, every, x, none)
-
-
-def expanded(x: vTensor, shape: list[Dim]) -> vTensor:
-    """Repeated along axes of size 1 and new leading ones; also along the page axis."""
-    if tuple(shape) == x.dims:
-        return x
-    if len(shape) < x.ndim:
-        raise refuse(f"{x.type} has more axes than {flow.show(tuple(shape))}", "at least as many sizes as axes")
-    if S in shape and x.type.page_axis is None:
-        x = over_pages(reshaped(x, [1] * (len(shape) - x.ndim) + list(x.dims)), shape.index(S))
-    return x if tuple(shape) == x.dims else emit(flow.Broadcast, x, shape=tuple(shape))
-
-
-@traces("Tensor.expand", to="flow.broadcast")
-def expand(self: Any, *shape: Any, implicit: bool = False) -> vTensor:
-    """Repeated along axes of size 1; -1 keeps an axis."""
-    x, wanted = lift(self), sizes(shape)
-    new = len(wanted) - x.ndim
-    if new < 0 or -1 in wanted[:new]:
-        raise refuse(f"{x.type} to {flow.show(tuple(wanted))}", "a size for every axis; -1 only for existing ones")
-    return expanded(x, [x.dims[j - new] if d == -1 else d for j, d in enumerate(wanted)])
-
-
-@traces("broadcast_to", to="flow.broadcast")
-def broadcast_to(input: Any, size: Any) -> vTensor:
-    """Repeated along axes of size 1."""
-    return expand(input, *size)
-
-
-@traces("Tensor.expand_as", to="flow.broadcast")
-def expand_as(self: Any, other: Any) -> vTensor:
-    """Repeated to the shape of another tensor."""
-    return expand(self, *other.shape)
-
-
-@traces("Tensor.repeat", "tile", to="flow.broadcast, flow.reshape")
-def repeat(self: Any, *repeats: Any) -> vTensor:
-    """The tensor several times along each axis."""
-    x = lift(self)
-    times = [number(n, "repeats of pages" if isinstance(n, PageDim) else "repeats") for n in _flat(repeats)]
-    if len(times) < x.ndim:
-        if active().call != "torch.tile":
-            raise refuse(f"{len(times)} repeats for {x.type}", "one for every axis")
-        times = [1] * (x.ndim - len(times)) + times
-    x = reshaped(x, [1] * (len(times) - x.ndim) + list(x.dims))
-    for i, n in enumerate(times):
-        x = _repeated(x, i, n, inner=False)
-    return x
-
-
-def _flat(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(args[0]) if len(args) == 1 and isinstance(args[0], tuple | list) else args
-
-
-def _repeated(x: vTensor, i: int, n: int, inner: bool) -> vTensor:
-    """Axis i ``n`` times: whole after whole, or each element ``n`` times."""
-    if n == 1:
-        return x
-    d = _known(x, i, "repeating the page axis")
-    before, after = x.dims[:i], x.dims[i + 1 :]
-    at, to = ((d, 1), (d, n)) if inner else ((1, d), (n, d))
-    x = expanded(reshaped(x, [*before, *at, *after]), [*before, *to, *after])
-    return reshaped(x, [*before, n * d, *after])
-
-
-@traces("repeat_interleave", to="flow.broadcast, flow.reshape")
-def repeat_interleave(input: Any, repeats: Any, dim: Any = None) -> vTensor:
-    """Each element of an axis several times; the number is one integer."""
-    x = lift(input)
-    x = flatten(x) if dim is None else x
-    return _repeated(x, axis(0 if dim is None else dim, x.ndim), number(repeats, "repeats"), inner=True)

@@ -8,6 +8,7 @@ import linecache
 import os
 import sys
 from bisect import bisect_right
+from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, FrameType, TracebackType
 
@@ -50,9 +51,27 @@ def innermost(tb: TracebackType | None) -> Loc | None:
     return found
 
 
-@lru_cache(maxsize=4096)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Code:
+    """Code as a key: Python holds two of them equal when only their files differ."""
+
+    code: CodeType
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Code) and self.code is other.code
+
+    def __hash__(self) -> int:
+        return id(self.code)
+
+
 def locate(code: CodeType, lasti: int) -> Loc:
     """The source span of one instruction."""
+    return _locate(_Code(code), lasti)
+
+
+@lru_cache(maxsize=4096)
+def _locate(key: _Code, lasti: int) -> Loc:
+    code = key.code
     line, end_line, col, end = list(code.co_positions())[max(lasti, 0) // 2]
     if line is None or col is None or end is None:
         return Loc(code.co_filename, line or code.co_firstlineno)
@@ -102,7 +121,8 @@ def variable_of(x: object) -> str:
     if frame is None:
         return ""
     holder = frame.f_locals.get("self")
-    for names in (frame.f_locals, frame.f_globals, getattr(holder, "__dict__", {}), getattr(type(holder), "__dict__", {})):
+    own = [getattr(holder, "__dict__", {}), getattr(type(holder), "__dict__", {})]
+    for names in (frame.f_locals, frame.f_globals, *own):
         for name, value in names.items():
             if value is x and name.isascii() and name.isidentifier() and name.strip("_"):
                 return name

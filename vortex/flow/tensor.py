@@ -9,7 +9,7 @@ import torch
 
 from vortex.errors import BAD_SHAPE, BRANCH, CONCRETIZE, IN_PLACE, SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow import source
-from vortex.flow.tracer import DTYPES, active, constant, emit, fail
+from vortex.flow.tracer import DTYPES, active, constant, fail
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
 from vortex.ir.types import Dim, S, Sym, TensorType, bool_, i32

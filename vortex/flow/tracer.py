@@ -120,7 +120,7 @@ def active() -> Tracer:
     return tracer
 
 
-def fail(kind: ErrorKind, **fields: object) -> VortexError:
+def fail(kind: ErrorKind, **fields: Any) -> VortexError:
     """The error at the flow's line being run."""
     error = kind.at(source.here(), **fields)
     tracer = _current.get()

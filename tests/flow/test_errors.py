@@ -1,0 +1,307 @@
+"""Each mistake gives one error: its code, the flow's own file and line, a caret under the culprit."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import vortex
+from vortex.errors import VortexError
+from vortex.flow import flow
+from vortex.flow.flow import find_flow
+from vortex.flow.trace import trace
+
+SPEC = vortex.Spec(page_size=16, head_dim=8, group=4)
+Write = Callable[[str], Path]
+
+FLOW = '''
+import math
+import numpy as np
+import torch
+import torch.nn.functional as F
+import vortex
+
+BIG = torch.zeros(1024, 257)
+REAL = torch.ones(1, 4)
+REAL8 = torch.ones(8)
+
+@vortex.register("{name}")
+class Broken(vortex.vFlow):
+    def create_cache(self, spec):
+        {create}
+
+    def forward_cache(self, page):
+        {cache}
+
+    def forward_indexer(self, q, cache):
+        score = cache.a.sum(-1)
+        {index}
+'''
+CREATE = 'return {"a": vortex.Field(spec.head_dim)}'
+CACHE = 'return {"a": page.k.mean(0)}'
+INDEX = "return vortex.topk(score)"
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    monkeypatch.setattr(flow, "_REGISTRY", {})
+
+    def run(text: str) -> Path:
+        path = tmp_path / "broken.py"
+        path.write_text(text)
+        return path
+
+    return run
+
+
+def flow_text(create: str = CREATE, cache: str = CACHE, index: str = INDEX) -> str:
+    parts = {n: textwrap.indent(t, " " * 8).lstrip() for n, t in (("create", create), ("cache", cache), ("index", index))}
+    return FLOW.format(name="broken", **parts)
+
+
+def refused(path: Path) -> VortexError:
+    with pytest.raises(VortexError) as caught:
+        trace(find_flow(str(path)), SPEC)
+    return caught.value
+
+
+def check(error: VortexError, code: str, path: Path, culprit: str, *said: str) -> None:
+    """The error has the code, points at ``culprit`` in the file, and its text says what it should."""
+    text = error.render()
+    assert error.code == code, text
+    assert error.loc is not None, text
+    assert error.loc.file == str(path)
+    line = path.read_text().splitlines()[error.loc.line - 1]
+    assert line[error.loc.col - 1 : error.loc.end - 1] == culprit, text
+    caret = next(row for row in text.splitlines() if set(row.strip(" |")) == {"^"})
+    assert caret.count("^") == max(1, len(culprit))
+    for part in said:
+        assert part in text
+
+
+IN_INDEX = [
+    ("VX1001", "return vortex.topk(torch.argsort(score))", "torch.argsort(score)", "torch.argsort"),
+    ("VX1001", "return vortex.topk(score.softmaxx(0))", "score.softmaxx", "did you mean 'softmax'?"),
+    ("VX1001", "x = cache.a[score > 0]", "cache.a[score > 0]", "indexing with a traced tensor"),
+    ("VX1001", "x = cache.a[:, [0, 1]]", "cache.a[:, [0, 1]]", "indexing with a list"),
+    ("VX1001", "best, at = cache.a.max(-1)\nreturn vortex.topk(best + at)", "best + at", "indices of max(dim)"),
+    ("VX1001", "x = torch.rand_like(score)", "torch.rand_like(score)", "rand_like"),
+    ("VX1002", "if score.sum() > 0:\n    pass", "score.sum() > 0", "traced bool[]", "torch.where"),
+    ("VX1002", "while score.amax(0):\n    pass", "while score.amax(0):", "torch.where"),
+    ("VX1002", "if vortex.layer() == 3:\n    pass", "vortex.layer() == 3", "bool[]"),
+    ("VX1002", "x = score.sum() > 0 and score.sum() < 9", "score.sum() > 0 and score.sum() < 9", "branches"),
+    ("VX1003", "x = score.sum().item()", "score.sum().item()", ".item()"),
+    ("VX1003", "x = q.tolist()", "q.tolist()", ".tolist()"),
+    ("VX1003", "x = float(score.sum())", "float(score.sum())", "float()"),
+    ("VX1003", "x = int(vortex.layer())", "int(vortex.layer())", "int()"),
+    ("VX1003", "x = [r for r in score]", "[r for r in score]", "iterating over pages"),
+    ("VX1003", "x = np.asarray(score)", "np.asarray(score)", "numpy"),
+    ("VX1003", "x = range(vortex.layer())", "range(vortex.layer())", "index"),
+    ("VX1003", "x = math.sqrt(q.sum())", "math.sqrt(q.sum())", "float()"),
+    ("VX1004", "score.add_(1)", "score.add_", "add_"),
+    ("VX1004", "score[0] = 1", "score[0]", "x[...] = y"),
+    ("VX1004", "REAL8.add_(score.sum())", "REAL8.add_(score.sum())", "add_"),
+    ("VX1004", "REAL8[0] = score.sum()", "REAL8[0]", "__setitem__"),
+    ("VX1004", "x = F.relu(score, inplace=True)", "F.relu(score, inplace=True)", "inplace=True"),
+    ("VX1004", "x = torch.add(score, 1, out=REAL8)", "torch.add(score, 1, out=REAL8)", "out="),
+    ("VX1005", "x = cache.a @ q", "cache.a @ q", "inner sizes 8 and 4 differ"),
+    ("VX1005", "x = cache.a @ cache.a.T", "cache.a @ cache.a.T", "two page axes"),
+    ("VX1005", "x = cache.a + q[:, :3]", "cache.a + q[:, :3]", "do not broadcast"),
+    ("VX1005", "x = torch.mm(cache.a, q[0])", "torch.mm(cache.a, q[0])", "rank 2 and 2"),
+    ("VX1005", "x = score.sum(1)", "score.sum(1)", "axis 1 of a tensor of rank 1"),
+    ("VX1005", "x = torch.einsum('sd,gd->sgx', cache.a, q)", "torch.einsum('sd,gd->sgx', cache.a, q)", "sgx"),
+    ("VX1005", "x = torch.einsum('...d,gd->...g', cache.a, q)", "torch.einsum('...d,gd->...g', cache.a, q)", "ellipsis"),
+    ("VX1005", "x = torch.einsum('sd,gs->g', cache.a, q)", "torch.einsum('sd,gs->g', cache.a, q)", "'s' is S and 8"),
+    ("VX1005", "x = cache.a.reshape(-1, 3)", "cache.a.reshape(-1, 3)", "page axis"),
+    ("VX1005", "x = cache.a.flatten()", "cache.a.flatten()", "mix the page axis"),
+    ("VX1005", "x = q.reshape(5, 5)", "q.reshape(5, 5)", "does not reshape"),
+    ("VX1005", "x = cache.a.sum(-1, axis=2)", "cache.a.sum(-1, axis=2)", "axis"),
+    ("VX1005", "x = score.round(decimals=2)", "score.round(decimals=2)", "decimals=2"),
+    ("VX1005", "x = F.gelu(score, approximate='fast')", "F.gelu(score, approximate='fast')", "approximate"),
+    ("VX1005", "x = F.pad(cache.a, (1, 1), mode='reflect')", "F.pad(cache.a, (1, 1), mode='reflect')", "mode='reflect'"),
+    ("VX1005", "x = F.conv1d(cache.a.T, torch.ones(8, 8, 3))", "F.conv1d(cache.a.T, torch.ones(8, 8, 3))", "padding=0"),
+    ("VX1005", "x = score.to('cuda')", "score.to('cuda')", "cuda"),
+    ("VX1005", "x = score.double()", None, ""),
+    ("VX1005", "x = score.to(torch.float64)", "score.to(torch.float64)", "float64"),
+    ("VX1005", "x = q[7]", "q[7]", "index 7"),
+    ("VX1005", "x = score + 'a'", None, ""),
+    ("VX1005", "x = torch.where(score, score, 0.0)", "torch.where(score, score, 0.0)", "not bool"),
+    ("VX1005", "x = score & score", "score & score", "works on bool"),
+    ("VX1005", "x = q.sum(score)", "q.sum(score)", "not an integer"),
+    ("VX1006", "return vortex.topk(cache.a)", "vortex.topk(cache.a)", "bf16[S, 8]", "score.amax(-1)"),
+    ("VX1006", "return vortex.topk(score.sum())", "vortex.topk(score.sum())", "f32[]"),
+    ("VX1006", "return vortex.topk(score[None])", "vortex.topk(score[None])", "f32[1, S]"),
+    ("VX1006", "return vortex.topk(q[0])", "vortex.topk(q[0])", "[8]"),
+    ("VX1006", "return vortex.topk(REAL8)", "vortex.topk(REAL8)", "a constant"),
+    ("VX1006", "return vortex.topk(3)", "vortex.topk(3)", "a int"),
+    ("VX1009", "x = cache.aa", "cache.aa", "did you mean 'a'?"),
+    ("VX1009", "x = cache['b']", "cache['b']", "'b' is not declared"),
+    ("VX1010", "x = cache.k", "cache.k", "the page being filled has no summary"),
+    ("VX1010", "x = cache.v.sum()", "cache.v", "forward_indexer reads cache.v"),
+    ("VX1010", "x = cache.latent", "cache.latent", "cache.latent"),
+    ("VX1011", "return score", "return score", "a tensor f32[S]", "vortex.topk"),
+    ("VX1011", "return", "return", "None"),
+    ("VX1011", "return [1, 2]", "return [1, 2]", "a list"),
+    ("VX1013", "x = undefined_name", "undefined_name", "NameError"),
+    ("VX1013", "x = [][3]", "[][3]", "IndexError"),
+    ("VX1013", "raise ValueError('too small')", "raise ValueError('too small')", "too small"),
+    ("VX1014", "x = torch.zeros(score.shape[0], 4)", "torch.zeros(score.shape[0], 4)", "S"),
+    ("VX1014", "x = REAL.expand(score.shape[0], 4)", "REAL.expand(score.shape[0], 4)", "S"),
+    ("VX1014", "x = torch.arange(score.shape[0])", "torch.arange(score.shape[0])", "arange"),
+    ("VX1014", "for i in range(score.shape[0]):\n    pass", "range(score.shape[0])", "number of pages"),
+    ("VX1014", "if score.shape[0] > 3:\n    pass", "score.shape[0] > 3", "number of pages"),
+    ("VX1014", "if cache.a.shape[0] == 1:\n    pass", "cache.a.shape[0] == 1", "comparing S"),
+    ("VX1014", "x = math.log(score.size(0))", "math.log(score.size(0))", "number of pages"),
+    ("VX1014", "x = len(cache.a)", "len(cache.a)", "len()"),
+    ("VX1014", "x = score[0]", "score[0]", "a single page"),
+    ("VX1014", "x = cache.a[1:]", "cache.a[1:]", "part of the page axis"),
+    ("VX1014", "x = cache.a.flip(0)", "cache.a.flip(0)", "reversing"),
+    ("VX1014", "x = torch.cat([cache.a, cache.a])", "torch.cat([cache.a, cache.a])", "page axis"),
+    ("VX1014", "x = cache.a.reshape(cache.a.shape[0] * 2, 4)", "cache.a.reshape(cache.a.shape[0] * 2, 4)", "computed from S"),
+    ("VX1014", "x = cache.a.repeat(2, 1)", "cache.a.repeat(2, 1)", "page axis"),
+    ("VX1014", "x = F.pad(score, (1, 1))", "F.pad(score, (1, 1))", "padding the page axis"),
+    ("VX1014", "x = cache.a.split(2)", "cache.a.split(2)", "page axis"),
+    ("VX1015", "x = score + BIG.sum(0)[:1] + q[0, 0] * BIG", "q[0, 0] * BIG", "1052672 bytes", "1048576"),
+]
+
+
+@pytest.mark.parametrize(("code", "index", "culprit", "said"), [(c, i, w, s) for c, i, w, *s in IN_INDEX])
+def test_mistakes_in_forward_indexer(write: Write, code: str, index: str, culprit: str | None, said: list[str]) -> None:
+    path = write(flow_text(index=index))
+    error = refused(path)
+    if culprit is None:
+        assert error.code.startswith("VX10")
+        assert error.loc is not None
+        assert error.loc.file == str(path)
+    else:
+        check(error, code, path, culprit, *said)
+
+
+IN_CACHE = [
+    ("VX1007", "pass", "def forward_cache(self, page):", "field 'a'", "None"),
+    ("VX1007", "return {}", "return {}", "field 'a'"),
+    ("VX1007", "return page.k.mean(0)", "return page.k.mean(0)", "not a dict"),
+    ("VX1008", 'return {"a": page.k.amax(0), "a": page.k.amin(0)}', '"a"', "written twice"),
+    ("VX1009", 'return {"a": page.k.mean(0), "aa": page.k.mean(0)}', '"aa"', "did you mean 'a'?"),
+    ("VX1012", 'return {"a": page.k.mean(1)}', '"a"', "declared [8]", "returns [16]"),
+    ("VX1012", 'return {"a": 1.0}', '"a"', "returns []"),
+    ("VX1002", "if page.k.sum() > 0:\n    pass", "page.k.sum() > 0", "bool[]"),
+    ("VX1013", "return {'a': page.q.mean(0)}", "page.q", "a page has k and v"),
+    ("VX1005", "return {'a': page.k @ page.k}", "page.k @ page.k", "inner sizes"),
+]
+
+
+@pytest.mark.parametrize(("code", "cache", "culprit", "said"), [(c, i, w, s) for c, i, w, *s in IN_CACHE])
+def test_mistakes_in_forward_cache(write: Write, code: str, cache: str, culprit: str, said: list[str]) -> None:
+    path = write(flow_text(cache=cache))
+    check(refused(path), code, path, culprit, *said)
+
+
+IN_CREATE = [
+    ('return {"a": vortex.Field(0)}', "vortex.Field(0)", "size 0"),
+    ('return {"a": vortex.Field(8.0)}', "vortex.Field(8.0)", "size 8.0"),
+    ('return {"a": vortex.Field(8, dtype="int4")}', 'vortex.Field(8, dtype="int4")', "int4"),
+    ('return {"a": vortex.Field(8, state="page")}', 'vortex.Field(8, state="page")', "not supported yet"),
+    ('return {"a": 8}', '"a"', "not a vortex.Field"),
+    ('return {"k": vortex.Field(8)}', '"k"', "the name 'k' is taken"),
+    ("return vortex.Field(8)", "return vortex.Field(8)", "not a dict"),
+]
+
+
+@pytest.mark.parametrize(("create", "culprit", "said"), IN_CREATE)
+def test_mistakes_in_create_cache(write: Write, create: str, culprit: str, said: str) -> None:
+    path = write(flow_text(create=create))
+    check(refused(path), "VX1016", path, culprit, said)
+
+
+def test_a_mistake_in_a_called_function_is_shown_there(write: Write) -> None:
+    path = write(flow_text(index="return vortex.topk(deeper(score))") + "\ndef deeper(x):\n    return x.nonzeroes()\n")
+    check(refused(path), "VX1001", path, "x.nonzeroes")
+
+
+def test_the_constructor_is_part_of_the_flow(write: Write) -> None:
+    text = flow_text().replace("    def create_cache", "    def __init__(self):\n        self.w = 1 / 0\n\n    def create_cache")
+    path = write(text)
+    check(refused(path), "VX1013", path, "1 / 0", "ZeroDivisionError")
+
+
+def test_names_are_taken_once(write: Write, tmp_path: Path) -> None:
+    first = write(flow_text())
+    find_flow(str(first))
+    find_flow(str(first))
+    second = tmp_path / "other.py"
+    second.write_text(flow_text())
+    with pytest.raises(VortexError, match=r"VX1017.*'broken' is registered already") as caught:
+        find_flow(str(second))
+    assert f"{first}:12" in str(caught.value)
+    check(caught.value, "VX1017", second, 'vortex.register("broken")')
+
+
+def test_a_file_is_loaded_anew_when_it_changed(write: Write) -> None:
+    path = write(flow_text())
+    before = trace(find_flow(str(path)), SPEC)
+    path.write_text("\n\n" + flow_text(index="return vortex.topk(-score)"))
+    after = trace(find_flow(f"{path}:broken"), SPEC)
+    assert [o.name for o in before.functions["index"].ops] != [o.name for o in after.functions["index"].ops]
+    assert after.functions["index"].ops[0].loc.line == before.functions["index"].ops[0].loc.line + 2
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("questt", "VX1018", "did you mean 'quest'?"),
+        ("nowhere.py", "VX7002", "nowhere.py"),
+        ("nowhere.py:x", "VX7002", "nowhere.py"),
+        ("{file}:brokenn", "VX1018", "did you mean 'broken'?"),
+    ],
+)
+def test_flows_that_are_not_there(write: Write, text: str, code: str, said: str) -> None:
+    path = write(flow_text())
+    with pytest.raises(VortexError) as caught:
+        find_flow(text.format(file=path))
+    assert caught.value.code == code
+    assert said in str(caught.value)
+
+
+def test_several_flows_in_a_file_need_a_name(write: Write) -> None:
+    again = flow_text().replace('"broken"', '"broken_b"').replace("import torch\n", "")
+    path = write(flow_text() + again)
+    with pytest.raises(VortexError, match="VX1018.*broken, broken_b"):
+        find_flow(str(path))
+    assert find_flow(f"{path}:broken_b").flow_name == "broken_b"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("import vortex\nvortex.register('x')(int)\n", "VX1019", "does not derive"),
+        ("import vortex\n@vortex.register('x')\nclass A(vortex.vFlow):\n    pass\n", "VX1019", "no create_cache"),
+        ("import vortex\n@vortex.register('a b')\nclass A(vortex.vFlow):\n    pass\n", "VX1019", "cannot be named"),
+        ("import vortex\nx = (1 +\n", "VX1013", "SyntaxError"),
+        ("import vortex\nx = 1 / 0\n", "VX1013", "ZeroDivisionError"),
+        ("x = 1\n", "VX1018", "registers none"),
+    ],
+)
+def test_files_that_hold_no_flow(write: Write, text: str, code: str, said: str) -> None:
+    with pytest.raises(VortexError) as caught:
+        find_flow(str(write(text)))
+    assert caught.value.code == code
+    assert said in str(caught.value)
+
+
+def test_an_instance_without_methods() -> None:
+    class Nothing(vortex.vFlow):
+        pass
+
+    with pytest.raises(VortexError, match="VX1019"):
+        trace(Nothing, SPEC)
+
+
+def test_layer_outside_a_step() -> None:
+    with pytest.raises(VortexError, match="VX1013"):
+        vortex.layer()
+
+
