@@ -52,7 +52,9 @@ def check(flow: Module, b: Batch) -> None:
                 continue
             k, v = (torch.from_numpy(np.stack([b.paged[n][p, h, i] for p, i in slots])) for n in ("k", "v"))
             s = k.double() @ torch.from_numpy(b.q[r, g]).double() * b.scale
-            torch.testing.assert_close(torch.from_numpy(b.out[r, g]).double(), s.softmax(0) @ v.double(), rtol=2e-2, atol=2e-2)
+            torch.testing.assert_close(
+                torch.from_numpy(b.out[r, g]).double(), s.softmax(0) @ v.double(), rtol=2e-2, atol=2e-2
+            )
             assert float(b.lse[r, g]) == pytest.approx(float(s.logsumexp(0)), rel=1e-5, abs=1e-5)
 
 

@@ -57,7 +57,9 @@ def test_halfway_between_neighbours(dtype: DType) -> None:
     every = store.view(TORCH[dtype]).double().numpy()
     finite = np.unique(every[np.isfinite(every)])
     middles = ((finite[:-1] + finite[1:]) / 2).astype(np.float32)
-    around = np.concatenate([middles, np.nextafter(middles, np.float32(np.inf)), np.nextafter(middles, -np.float32(np.inf))])
+    around = np.concatenate(
+        [middles, np.nextafter(middles, np.float32(np.inf)), np.nextafter(middles, -np.float32(np.inf))]
+    )
     same(narrow(around, dtype), by_torch(around, dtype))
 
 

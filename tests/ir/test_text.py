@@ -86,7 +86,7 @@ ERRORS = [
     (HEAD + "%y = flow.abs(%x) : f33[S, 4] }}", "VX2001", "did you mean 'f32'"),
     (HEAD + "flow.abs(%x) : f32[S, 4] }}", "VX2001", "expected a result"),
     (HEAD + "%y = flow.return(%x) : f32[S, 4] }}", "VX2001", "no result from flow.return"),
-    (HEAD + "%y = flow.abs(%x) : f32[S, 4] @ \"a\\q\":1:1 }}", "VX2001", "a bad escape"),
+    (HEAD + '%y = flow.abs(%x) : f32[S, 4] @ "a\\q":1:1 }}', "VX2001", "a bad escape"),
     (HEAD + "%y = flow.transpose(%x) {perm = [0, 0]} : f32[S, 4] }}", "VX2007", "[0, 0] is no order"),
     (HEAD + '%y = flow.dot(%x, %x) {spec = "é,b->"} : f32[] }}', "VX2007", "no contraction"),
     (HEAD + "%y = flow.constant() {number = inf} : i32[] }}", "VX2007", "inf is no i32"),
