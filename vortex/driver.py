@@ -40,6 +40,8 @@ class Lowered:
     target: Target
     program: Module
     kernels: dict[str, KernelSource]
+    flow: str = ""
+    """Text of the flow IR that it all began with, where known: what the artifact is checked against."""
 
 
 @dataclass
@@ -121,7 +123,7 @@ def compile_flow(
         for target in targets:
             with record.time("emit"):
                 program = made.programs[target.name]
-                lowered.append(Lowered(target, program, emit_program(program, target.name)))
+                lowered.append(Lowered(target, program, emit_program(program, target.name), record.origin))
         return _finish(made, lowered, to, out, record)
 
 

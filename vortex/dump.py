@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vortex.errors import BAD_OPTION, NO_SUCH_FILE
+from vortex.errors import BAD_OPTION, NO_SUCH_FILE, VortexError
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -45,7 +45,12 @@ class DumpDir:
             VortexError: VX7001 when the folder holds files that no dump wrote or that were edited since.
         """
         if path.exists():
-            _clear(path)
+            if found := foreign_files(path):
+                names = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
+                why = f"'{path}' holds what no dump wrote or what was edited since: {names}"
+                raise BAD_OPTION.at(option="--dump-dir", why=why, hint="name a new folder, or move those files away")
+            for file in path.iterdir():
+                file.unlink()
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -93,8 +98,10 @@ class DumpDir:
         self.about |= {"status": status, **about}
         script = [
             "#!/bin/sh",
+            f"# Made by: {shlex.join(self.about.get('argv', []))}",
             "# Each line repeats one step and compares with what was dumped.",
-            'cd "$(dirname "$0")"',
+            'cd "$(dirname "$0")" || exit',
+            """command -v vortex > /dev/null || vortex() { "${PYTHON:-python3}" -m vortex "$@"; }""",
         ]
         self.write("repro.sh", "\n".join([*script, *self.commands, ""]))
         manifest = {**self.about, "steps": self.steps, "files": self.files}
@@ -123,19 +130,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _clear(path: Path) -> None:
-    """Remove an earlier dump, and nothing else."""
-    there = {f.name: f for f in path.iterdir()} if path.is_dir() else {path.name: path}
-    if not there:
-        return
-    known: dict[str, str] = read_manifest(path)["files"] if MANIFEST in there else {}
-    foreign = [n for n, f in there.items() if n != MANIFEST and (n not in known or text_hash(_text(f)) != known[n])]
-    if foreign or MANIFEST not in there:
-        names = ", ".join(sorted(foreign)[:SHOWN]) + (", ..." if len(foreign) > SHOWN else "")
-        why = f"'{path}' holds what no dump wrote or what was edited since: {names}"
-        raise BAD_OPTION.at(option="--dump-dir", why=why, hint="name a new folder, or move those files away")
-    for f in there.values():
-        f.unlink()
+def foreign_files(path: Path) -> list[str]:
+    """What is at ``path`` beside an untouched dump: files that no dump wrote or that were edited since."""
+    if not path.is_dir():
+        return [path.name]
+    there = {f.name: f for f in path.iterdir() if f.name != MANIFEST}
+    try:
+        known: dict[str, str] = read_manifest(path)["files"]
+    except VortexError:
+        return sorted(f.name for f in path.iterdir())
+    return sorted(n for n, f in there.items() if n not in known or text_hash(_text(f)) != known[n])
+
+
+def free_folder(path: Path) -> Path:
+    """``path``, or ``path-2`` and so on, whichever is first to hold nothing but a dump."""
+    number, found = 1, path
+    while found.exists() and foreign_files(found):
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
 
 
 def _text(file: Path) -> str:

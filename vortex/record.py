@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vortex.dump import DumpDir, text_hash
+from vortex.dump import DumpDir, free_folder, text_hash
 from vortex.errors import VortexError
 from vortex.ir.core import Module
 from vortex.ir.printer import attr, print_module
@@ -36,6 +36,8 @@ class Record:
     ) -> None:
         self.about: dict[str, Any] = {"argv": argv, "targets": targets, "versions": versions()}
         self.texts: dict[str, str] = {}
+        self.origin = ""
+        """Text of the flow IR that the compilation began with."""
         self._wanted, self._on_step, self._seconds = dump, on_step, seconds
         self._dump: DumpDir | None = None
 
@@ -76,13 +78,15 @@ class Record:
         text = print_module(module)
         self._open(module, text)
         self.texts[f"{module.name}.{name}.{module.stage}"] = text
+        self.origin = text if module.stage == "flow" else ""
         self._step(name, module.stage, "", text, "", 0.0)
 
     def _open(self, module: Module, *texts: str) -> None:
         if self._wanted is None:
             return
         short = text_hash("".join(texts))[:8]
-        path = Path("dumps") / f"{module.name}-{short}" if self._wanted == "auto" else self._wanted
+        auto = Path("dumps") / f"{module.name}-{short}"
+        path = free_folder(auto) if self._wanted == "auto" else self._wanted
         self._dump = DumpDir.open(path, flow=module.name, spec=_spec(module), **self.about)
 
     def run(self, module: Module, calls: Sequence[PassCall], target: Target | None = None) -> Module:
@@ -116,6 +120,8 @@ class Record:
             target = low.target.name
             text = print_module(low.program)
             self.texts[f"{low.program.name}.{target}.page"] = text
+            if low.flow:
+                self.texts[f"{low.program.name}.trace.flow"] = low.flow
             for k, source in low.kernels.items():
                 self.texts[f"{k}.{target}.tir"] = source.text
             if self._dump:
@@ -123,6 +129,9 @@ class Record:
                 kernels[target] = [{"name": k, **self._kernel(k, target, s)} for k, s in low.kernels.items()]
         if self._dump:
             self._dump.about |= {"programs": programs, "kernels": kernels}
+            if lowered[0].flow and not self._dump.holding(lowered[0].flow):
+                self._dump.write("00-trace.flow", lowered[0].flow)
+            self._dump.about["origin"] = self._dump.holding(lowered[0].flow) if lowered[0].flow else None
             self._dump.commands.append(f"# after an edit of a .tir file: vortex compile --from tir {self._dump.path}")
 
     def _kernel(self, name: str, target: str, source: Any) -> dict[str, Any]:

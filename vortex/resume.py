@@ -15,16 +15,20 @@ from vortex.target import Target
 
 def read_ir(file: str, stage: str | None = None) -> Module:
     """The module in a ``.flow`` or ``.page`` file; VX2009 when it is not of ``stage``."""
+    module = parse_module(read_text(file), file)
+    if stage is not None and module.stage != stage:
+        raise IR_STAGE.at(got=module.stage, expected=f"a {stage} file", hint=f"use --from {module.stage}")
+    return module
+
+
+def read_text(file: str) -> str:
+    """The content of a file; VX7002 when it cannot be read."""
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        return Path(file).read_text(encoding="utf-8")
     except OSError as e:
         raise NO_SUCH_FILE.at(path=file, why=f"cannot be read: {e.strerror}") from None
     except UnicodeDecodeError:
         raise NO_SUCH_FILE.at(path=file, why="is no text") from None
-    module = parse_module(text, file)
-    if stage is not None and module.stage != stage:
-        raise IR_STAGE.at(got=module.stage, expected=f"a {stage} file", hint=f"use --from {module.stage}")
-    return module
 
 
 def read_tir(folder: Path, targets: tuple[Target, ...]) -> list[Lowered]:
@@ -39,10 +43,12 @@ def read_tir(folder: Path, targets: tuple[Target, ...]) -> list[Lowered]:
         raise NO_SUCH_FILE.at(
             path=str(folder), why="holds no TensorIR: the compilation that dumped it stopped before tir"
         )
-    return [_lowered(folder, target, programs, kernels) for target in targets]
+    origin = manifest.get("origin")
+    flow = read_text(str(folder / origin)) if isinstance(origin, str) else ""
+    return [_lowered(folder, target, programs, kernels, flow) for target in targets]
 
 
-def _lowered(folder: Path, target: Target, programs: dict[str, Any], kernels: dict[str, Any]) -> Lowered:
+def _lowered(folder: Path, target: Target, programs: dict[str, Any], kernels: dict[str, Any], flow: str) -> Lowered:
     from vortex.codegen.emit import KernelSource
 
     if target.name not in programs or target.name not in kernels:
@@ -67,4 +73,4 @@ def _lowered(folder: Path, target: Target, programs: dict[str, Any], kernels: di
         raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why=f"is damaged: {e!r}") from None
     except (OSError, UnicodeDecodeError) as e:
         raise NO_SUCH_FILE.at(path=str(folder), why=f"cannot be read: {e}") from None
-    return Lowered(target, program, sources)
+    return Lowered(target, program, sources, flow)
