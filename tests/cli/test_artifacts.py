@@ -1,0 +1,86 @@
+"""``vortex run``, ``info`` and ``diff`` on artifacts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vortex
+from vortex.cli import demo
+from vortex.cli.main import USER_ERROR
+
+
+@pytest.fixture
+def artifact(compiled: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(compiled / "quest.vxa", tmp_path / "quest.vxa"))
+
+
+def test_run_agrees_with_the_interpreter(vortex: Vortex, artifact: Path) -> None:
+    found = vortex("run", str(artifact), "--json")
+    assert found.code == 0, found.err
+    rows = json.loads(found.out)["requests"]
+    assert [r["length"] for r in rows] == [9, 204, 1004]
+    assert all(r["ok"] for r in rows)
+    assert rows[-1]["selected"] < rows[-1]["pages"]
+
+
+def test_run_prints_a_table(vortex: Vortex, artifact: Path) -> None:
+    found = vortex("run", str(artifact), "--tokens", "40", "--steps", "1", "--kv-heads", "1")
+    assert found.out.splitlines()[0].split()[:3] == ["request", "tokens", "pages"]
+    assert found.out.splitlines()[1].split()[:2] == ["r0", "41"]
+
+
+@pytest.mark.parametrize("args", [("--tokens", "0"), ("--tokens", "x"), ("--steps", "0"), ("--require-digest", "ab")])
+def test_run_mistakes(vortex: Vortex, artifact: Path, args: tuple[str, ...]) -> None:
+    assert vortex("run", str(artifact), *args).code == USER_ERROR
+
+
+def test_info_never_loads_the_library(vortex: Vortex, artifact: Path) -> None:
+    (artifact / "lib.cpu.so").write_bytes(b"this would crash")
+    found = vortex("info", str(artifact))
+    assert found.code == 0
+    assert "flow      quest" in found.out
+    assert "field     lo: bf16[64] per page and KV head" in found.out
+    assert "attend" in found.out
+    assert json.loads(vortex("info", str(artifact), "--json").out)["spec"]["head_dim"] == 64
+    found = vortex("info", str(artifact), "--verify")
+    assert found.code == USER_ERROR
+    assert "error[VX5002]" in found.err
+    assert vortex("run", str(artifact)).code == USER_ERROR
+
+
+def test_info_of_no_artifact(vortex: Vortex, tmp_path: Path) -> None:
+    assert "error[VX5001]" in vortex("info", str(tmp_path)).err
+    assert "did you mean 'passes'?" in vortex("info", "pases").err
+
+
+def test_diff_of_artifacts(vortex: Vortex, artifact: Path, compiled: Path) -> None:
+    assert vortex("diff", str(artifact), str(compiled / "quest.vxa")).out == ""
+    tir = artifact / "ir" / "attend.cpu.tir"
+    tir.write_text(tir.read_text().replace("scale", "factor"))
+    (artifact / "lib.cpu.so").write_bytes(b"other")
+    found = vortex("diff", str(artifact), str(compiled / "quest.vxa"), "--exit-code")
+    assert found.code == 1
+    assert "-" in found.out
+    assert "lib.cpu.so" in found.out
+
+
+def test_diff_of_ir(vortex: Vortex, compiled: Path) -> None:
+    a, b = (str(next((compiled / "dump").glob(f"*-{name}*.page"))) for name in ("outline", "fuse"))
+    assert "+  kernel @select(" in vortex("diff", a, b).out
+    assert vortex("diff", a, a, "--exit-code").code == 0
+    assert vortex("diff", a, str(compiled)).code == USER_ERROR
+
+
+def test_demo_in_small(vortex: Vortex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "LENGTHS", {"a": 900, "b": 1200, "c": 100})
+    monkeypatch.setattr(demo, "JOINS", {0: "ab", 20: "c"})
+    monkeypatch.setattr(demo, "LEAVES", {40: "b"})
+    found = vortex("demo", "--steps", "4", "--dump-dir", "d")
+    assert found.code == 0, found.err
+    assert found.out.rstrip().endswith("every stage's text is in d")
+    assert [line.split()[0] for line in found.out.splitlines()[3:6]] == ["c", "a", "b"]
+    assert Path("d/manifest.json").exists()

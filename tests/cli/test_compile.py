@@ -1,0 +1,263 @@
+"""``vortex compile``: stages, dumps, resuming, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vortex
+from vortex.cli.main import USER_ERROR
+
+
+@pytest.fixture
+def dump(compiled: Path, tmp_path: Path) -> Path:
+    """A copy of the dumps of a whole compilation."""
+    return Path(shutil.copytree(compiled / "dump", tmp_path / "dump"))
+
+
+def entries() -> set[str]:
+    return {p.name for p in Path().iterdir()}
+
+
+# stages -------------------------------------------------------------------------------------------
+
+
+def test_to_flow_prints_what_the_flow_passes_left(vortex: Vortex) -> None:
+    found = vortex("compile", "quest", "--to", "flow", "--no-dump")
+    assert found.out.startswith("// vortex-ir 1 | stage flow")
+    assert found.err == ""
+    assert entries() == set()
+
+
+def test_to_page_writes_a_file_and_dumps(vortex: Vortex) -> None:
+    found = vortex("compile", "quest", "--to", "page", "-o", "quest.page")
+    assert (found.code, found.out) == (0, "")
+    [folder] = Path("dumps").iterdir()
+    assert folder.name.startswith("quest-")
+    assert f"dumps in dumps/{folder.name}" in found.err
+    [scheduled] = folder.glob("*-schedule.cpu.page")
+    assert scheduled.read_text() == Path("quest.page").read_text()
+
+
+def test_dump_numbers_passes_and_keeps_unchanged_ones_in_the_manifest(dump: Path) -> None:
+    manifest = json.loads((dump / "manifest.json").read_text())
+    steps = manifest["steps"]
+    assert manifest["status"] == "ok"
+    assert manifest["flow"] == "quest"
+    assert manifest["spec"]["head_dim"] == 64
+    assert [s["step"] for s in steps] == list(range(len(steps)))
+    assert any(not s["changed"] for s in steps)
+    assert any(s["changed"] for s in steps)
+    for s in steps:
+        assert (s["file"] is not None) == s["changed"]
+        assert s["file"] is None or s["file"].startswith(f"{s['step']:02}-{s['name'].partition('{')[0]}.")
+    listed = {s["file"] for s in steps if s["file"]} | {k["file"] for k in manifest["kernels"]["cpu"]}
+    assert {p.name for p in dump.iterdir()} == listed | {"manifest.json", "repro.sh", "cpu.ll"}
+
+
+def test_every_step_can_be_reproduced(vortex: Vortex, dump: Path) -> None:
+    manifest = json.loads((dump / "manifest.json").read_text())
+    commands = [s for s in manifest["steps"] if "command" in s]
+    assert {s["name"] for s in commands} >= {"outline", "fuse", "plan-memory", "schedule"}
+    for s in commands:
+        words = s["command"].split()
+        words[2] = str(dump / words[2])
+        assert vortex(*words[1:]).out == (dump / s["file"]).read_text(), s["name"]
+    script = (dump / "repro.sh").read_text()
+    assert all(s["command"] in script for s in commands)
+    assert subprocess.run(["sh", "-n", dump / "repro.sh"], check=False).returncode == 0
+
+
+def test_print_after(vortex: Vortex) -> None:
+    found = vortex("compile", "quest", "--to", "page", "--print-after", "fuse", "--no-dump")
+    assert found.err.count("// ---- after ") == 1
+    assert "// ---- after fuse\n// vortex-ir 1 | stage page" in found.err
+    found = vortex("compile", "quest", "--to", "page", "--print-after", "all", "--no-dump")
+    assert found.err.count("// ---- after ") > 8
+
+
+def test_flow_passes_alone_keep_the_rest_of_the_pipeline(vortex: Vortex) -> None:
+    found = vortex("compile", "quest", "--to", "page", "--passes", "cse", "--dump-dir", "d")
+    assert found.code == 0
+    names = [s["name"] for s in json.loads(Path("d/manifest.json").read_text())["steps"]]
+    assert names[:3] == ["trace", "cse", "outline"]
+    assert names[-1] == "schedule"
+
+
+def test_gpu_targets_end_earlier_and_say_so(vortex: Vortex) -> None:
+    found = vortex("compile", "quest", "--target", "sm_100")
+    assert found.code == USER_ERROR
+    assert "target sm_100: compiling for sm_100a" in found.err
+    assert "error[VX4002]: target sm_100a has no stage 'lib' yet" in found.err
+    assert entries() == set()
+
+
+def test_several_targets_are_scheduled_one_by_one(vortex: Vortex) -> None:
+    assert vortex("compile", "quest", "--target", "cpu,sm_90", "--to", "page", "--dump-dir", "d").code == 0
+    texts = [next(Path("d").glob(f"*.{target}.page")).read_text() for target in ("cpu", "sm_90a")]
+    assert ['target = "cpu"' in texts[0], 'target = "sm_90a"' in texts[1]] == [True, True]
+
+
+def test_a_flow_of_ones_own(vortex: Vortex, flow_file: Path) -> None:
+    shape = ("--heads", "6/2", "--head-dim", "32", "--page-size", "8", "--dtype", "f32")
+    found = vortex("compile", f"{flow_file}:tiny_mean", *shape, "--to", "flow", "--no-dump")
+    assert 'page_size = 8, head_dim = 32, group = 3, dtype = "f32"' in found.out
+    assert "tiny.py" in found.out
+
+
+# resuming -----------------------------------------------------------------------------------------
+
+
+def test_from_flow_gives_what_the_whole_way_gives(vortex: Vortex, dump: Path) -> None:
+    found = vortex("compile", "--from", "flow", str(dump / "00-trace.flow"), "--to", "page", "--no-dump")
+    assert found.out == next(dump.glob("*-schedule.cpu.page")).read_text()
+
+
+def test_from_page_continues(vortex: Vortex, dump: Path) -> None:
+    outlined = str(next(dump.glob("*-outline.page")))
+    found = vortex("compile", "--from", "page", outlined, "--to", "page", "--no-dump")
+    assert found.out == next(dump.glob("*-schedule.cpu.page")).read_text()
+
+
+def test_scheduled_page_is_taken_as_it_is(vortex: Vortex, dump: Path) -> None:
+    edited = next(dump.glob("*-schedule.cpu.page")).read_text().replace("lanes = 16", "lanes = 8")
+    Path("x.page").write_text(edited)
+    assert vortex("compile", "x.page", "--to", "page", "--no-dump").out == edited
+
+
+def test_edited_tir_changes_the_result_and_is_not_overwritten(vortex: Vortex, dump: Path) -> None:
+    kernel = dump / "attend.cpu.tir"
+    text = kernel.read_text()
+    assert "* scale" in text
+    kernel.write_text(text.replace("* scale", "* (scale * T.float32(0.5))"))
+    found = vortex("compile", "--from", "tir", str(dump), "-o", "edited.vxa")
+    assert found.code == 0, found.err
+    assert Path("edited.vxa/ir/attend.cpu.tir").read_text() == kernel.read_text()
+    found = vortex("run", "edited.vxa")
+    assert found.code == 1
+    assert "differs from its reference" in found.err
+    found = vortex("compile", "quest", "--to", "page", "--dump-dir", str(dump))
+    assert found.code == USER_ERROR
+    assert "was edited since: attend.cpu.tir" in found.err
+    assert "scale * T.float32(0.5)" in kernel.read_text()
+
+
+def test_tir_that_does_not_parse(vortex: Vortex, dump: Path) -> None:
+    (dump / "attend.cpu.tir").write_text("def attend(:\n")
+    found = vortex("compile", "--from", "tir", str(dump), "-o", "x.vxa", "--no-dump")
+    assert found.code == USER_ERROR
+    assert "error[VX4004]" in found.err
+    assert "attend" in found.err
+    assert not Path("x.vxa").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"dump": 1}', '{"dump": 1, "files": {}, "programs": {}, "kernels": []}'])
+def test_damaged_dump(vortex: Vortex, dump: Path, content: str) -> None:
+    (dump / "manifest.json").write_text(content)
+    found = vortex("compile", "--from", "tir", str(dump), "-o", "x.vxa")
+    assert found.code == USER_ERROR
+    assert "error[VX7002]" in found.err
+
+
+def test_wrong_stage_file(vortex: Vortex, dump: Path) -> None:
+    found = vortex("compile", "--from", "page", str(dump / "00-trace.flow"))
+    assert found.code == USER_ERROR
+    assert "error[VX2009]" in found.err
+
+
+# mistakes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("qest",), "error[VX1018]"),
+        (("nowhere.py",), "error[VX7002]"),
+        (("quest", "--heads", "30/8"), "error[VX1021]: 30 query heads do not divide into 8 KV heads"),
+        (("quest", "--heads", "many"), "error[VX1021]"),
+        (("quest", "--page-size", "0"), "error[VX1021]"),
+        (("quest", "--dtype", "f64"), "error[VX1021]"),
+        (("quest", "--target", "cpuu"), "error[VX4001]: no target 'cpuu', did you mean 'cpu'?"),
+        (("quest", "--target", ","), "error[VX7001]"),
+        (("quest", "--passes", "cse,fuss"), "did you mean 'fuse'?"),
+        (("quest", "--to", "the-end"), "error[VX7001]: --to: invalid choice: 'the-end'"),
+        (("quest", "--to", "page", "--print-after", "nothing", "--no-dump"), "error[VX7001]: --print-after"),
+        (("quest", "--no-dump", "--dump-dir", "d"), "error[VX7001]: --no-dump"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(vortex: Vortex, args: tuple[str, ...], message: str) -> None:
+    found = vortex("compile", *args)
+    assert (found.code, found.out) == (USER_ERROR, "")
+    assert message in found.err
+    assert entries() == set()
+
+
+def test_shape_options_do_not_fit_a_resumed_file(vortex: Vortex, dump: Path) -> None:
+    found = vortex("compile", str(dump / "00-trace.flow"), "--head-dim", "32")
+    assert found.code == USER_ERROR
+    assert "--head-dim: is fixed by the flow file that is resumed" in found.err
+
+
+def test_an_error_in_the_flow_points_at_its_line(vortex: Vortex, flow_file: Path) -> None:
+    flow_file.write_text(flow_file.read_text().replace("cache.mean).sum(-1)", "cache.meen).sum(-1)"))
+    found = vortex("compile", str(flow_file), "--to", "flow")
+    assert found.code == USER_ERROR
+    assert "tiny.py:14:" in found.err
+    assert "^" in found.err
+
+
+def test_foreign_files_are_not_deleted(vortex: Vortex) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    found = vortex("compile", "quest", "--to", "page", "--dump-dir", "mine")
+    assert found.code == USER_ERROR
+    assert "thesis.txt" in found.err
+    assert {p.name for p in Path("mine").iterdir()} == {"thesis.txt"}
+
+
+def test_a_second_dump_replaces_the_first(vortex: Vortex) -> None:
+    vortex("compile", "quest", "--to", "page", "--dump-dir", "d")
+    assert vortex("compile", "quest", "--to", "flow", "--dump-dir", "d").code == 0
+    assert not list(Path("d").glob("*.page"))
+
+
+def test_default_dump_folder_steps_aside_for_an_edited_one(vortex: Vortex) -> None:
+    vortex("compile", "quest", "--to", "flow")
+    [first] = Path("dumps").iterdir()
+    (first / "00-trace.flow").write_text("edited")
+    found = vortex("compile", "quest", "--to", "flow")
+    assert f"dumps in {first}-2" in found.err
+    assert (first / "00-trace.flow").read_text() == "edited"
+
+
+def test_a_foreign_folder_is_no_artifact_to_replace(vortex: Vortex, dump: Path) -> None:
+    Path("mine.vxa").mkdir()
+    Path("mine.vxa/thesis.txt").write_text("years of work")
+    found = vortex("compile", "--from", "tir", str(dump), "-o", "mine.vxa", "--no-dump")
+    assert found.code == USER_ERROR
+    assert Path("mine.vxa/thesis.txt").read_text() == "years of work"
+
+
+def test_a_failed_pass_names_the_dump(vortex: Vortex, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vortex.errors import NOT_EMITTABLE
+
+    def refuse(*_: object) -> None:
+        raise NOT_EMITTABLE.at(why="no", hint="none")
+
+    monkeypatch.setattr("vortex.codegen.emit.emit_program", refuse)
+    found = vortex("compile", "quest", "--to", "tir", "--dump-dir", "d")
+    assert found.code == USER_ERROR
+    assert "what came before is in d" in found.err
+    assert json.loads(Path("d/manifest.json").read_text())["status"] == "failed"
+
+
+def test_without_tvm_one_sentence(vortex: Vortex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vortex.driver.find_spec", lambda name: None)
+    found = vortex("compile", "quest")
+    assert found.code == USER_ERROR
+    assert "error[VX4003]" in found.err
+    assert "pip install 'vortex[compile]'" in found.err
