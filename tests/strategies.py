@@ -58,7 +58,7 @@ class _Builder:
         self.draw, self.f = draw, f
         self.values: list[Value] = list(f.args)
         kinds: list[Callable[[], Op]] = [self.binary, self.binary, self.reduce, self.dot, self.dot, self.shape]
-        kinds.append(self.constant)
+        kinds += [self.constant, self.reduce if polynomial else self.binary]
         if not polynomial:
             kinds += [self.unary, self.unary, self.where, self.cast, self.pages, self.repeat]
         self.kinds = kinds
@@ -66,7 +66,8 @@ class _Builder:
 
     def value(self, float_only: bool = False) -> Value:
         ok = [v for v in self.values if not float_only or shape_of(v).dtype.is_float]
-        return self.draw(st.sampled_from(ok[-8:] + ok[: len(self.f.args)]))
+        # chains are what passes look for, so the latest value is likely
+        return self.draw(st.sampled_from(ok[-1:] * 4 + ok[-6:] + ok[: len(self.f.args)]))
 
     def step(self) -> None:
         try:
@@ -193,7 +194,8 @@ def flows(draw: Any, *, polynomial: bool = False, ranked: bool | None = None, st
         fold = draw(st.sampled_from(REDUCE[:2] if polynomial else REDUCE))
         f.append(flow.Return((f.add(flow.TopK(score(f, draw(st.sampled_from(over)), fold)), "p"),)))
     else:
-        f.append(flow.Return(tuple(builder.values[-2:])))
+        users = f.users()
+        f.append(flow.Return(tuple([v for v in builder.values if not users[v]][-4:])))
     return print_module(m)
 
 
