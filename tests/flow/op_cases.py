@@ -158,6 +158,7 @@ REDUCTIONS = [
     *(_c(f"{n}_two", lambda x, n=n: getattr(x, n)((0, 2))) for n in ("sum", "mean", "amax", "amin")),
     *(_c(f"{n}_all", lambda x, n=n: getattr(x, n)()) for n in ("sum", "mean", "amax", "amin", "max", "min")),
     _c("keepdim", lambda x: x - x.mean(0, keepdim=True) + x.amax(dim=(1, 2), keepdim=True)),
+    _c("numpy_names", lambda x: x.sum(axis=-1) + torch.mean(x, axis=2, keepdims=True)[..., 0]),
     _c("prod", lambda x: x.prod(-1) + torch.prod(x, 1)[:, :4].sum(-1, keepdim=True), "unit"),
     _c("max_dim", lambda x: x.max(-1).values + torch.min(x, dim=-1)[0]),
     _c("max_unpacked", lambda x: _unpacked(x)),

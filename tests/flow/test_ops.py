@@ -15,6 +15,7 @@ from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
 
 
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_traced_equals_eager(case: Case) -> None:
     module = trace_function(case.fn, types(case))

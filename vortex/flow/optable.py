@@ -20,6 +20,8 @@ _MODULES = (
     "logic", "casts", "elementwise", "activations", "reductions", "norms", "linear", "shapes", "repetition", "joins",
     "creation",
 )
+_NUMPY = {"axis": "dim", "keepdims": "keepdim"}
+"""Names that torch takes for its own, for numpy's sake."""
 _H = TypeVar("_H", bound=Callable[..., Any])
 
 
@@ -149,10 +151,10 @@ def call(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a handler; the outermost one names its result after the flow's variable."""
     tracer = active()
     if tracer.call:
-        return entry.handler(*args, **_plain(kwargs))
+        return entry.handler(*args, **_plain(entry, kwargs))
     tracer.call, before = entry.name, len(tracer.function.ops)
     try:
-        kwargs = _plain(kwargs)
+        kwargs = _plain(entry, kwargs)
         try:
             entry.signature.bind(*args, **kwargs)
         except TypeError as e:
@@ -164,14 +166,15 @@ def call(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return result
 
 
-def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Without the arguments that say nothing: torch's Python wrappers pass their defaults on."""
+def _plain(entry: Entry, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Without the arguments that say nothing (torch's wrappers pass their defaults on), by torch's own names."""
     if kwargs.get("inplace"):
         raise fail(IN_PLACE, name=f"{active().call}(inplace=True)")
     if kwargs.get("out") is not None:
         raise fail(IN_PLACE, name=f"{active().call}(out=)")
     idle = {"inplace", "out", "_stacklevel", "compute_mode"} | ({"dtype"} if kwargs.get("dtype") is None else set())
-    return {k: v for k, v in kwargs.items() if k not in idle}
+    takes = entry.signature.parameters
+    return {k if k in takes else _NUMPY.get(k, k): v for k, v in kwargs.items() if k not in idle}
 
 
 def _name(result: Any, before: int) -> None:
@@ -182,8 +185,10 @@ def _name(result: Any, before: int) -> None:
     results = result if isinstance(result, tuple) else (result,)
     if len(names) != len(results):
         return
-    function = active().function
+    tracer = active()
+    function = tracer.function
     made = {o.result for o in function.ops[before:]}
     for name, r in zip(names, results, strict=True):
         if isinstance(r, vTensor) and r.value in made and name.isascii() and name.strip("_"):
             r.value.name = function.fresh(name, r.value)
+            tracer.named.add(r.value)

@@ -195,7 +195,8 @@ def _checked_fields(returned: Any, fields: dict[str, Field], code: CodeType, tra
 
 def _name_after(value: Value, name: str, tracer: Tracer) -> None:
     """Call a summary by its field's name, unless the flow has a variable for it."""
-    if value.owner is not None and value.name.split("_")[0] == value.owner.name.partition(".")[2].split("_")[0]:
+    if value.owner is not None and value not in tracer.named:
+        tracer.named.add(value)
         value.name = tracer.function.fresh(name, value)
 
 

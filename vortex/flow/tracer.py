@@ -59,6 +59,8 @@ class Tracer:
         self.refused: VortexError | None = None
         """The last error raised; C code between it and the flow may replace it by a bare TypeError."""
         self.seen: dict[object, Value] = {}
+        self.named: set[Value] = set()
+        """Values that have a variable's name."""
 
     def once(self, key: object, op: Op, name: str) -> vTensor:
         """A leaf, made on first use and shared after."""

@@ -1,0 +1,27 @@
+"""The examples of docs/flows.md run, and its flows trace and agree with their eager selves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vortex
+from tests.flow.test_flows import data, traced_scores
+from vortex.flow import flow, oracle
+
+DOC = Path(__file__).parents[2] / "docs" / "flows.md"
+
+
+def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(flow, "_REGISTRY", {})
+    path = tmp_path / "flows.py"
+    path.write_text("\n".join(re.findall(r"```python\n(.*?)```", DOC.read_text(), re.DOTALL)))
+    spec = vortex.Spec(page_size=16, head_dim=8, group=4)
+    q, k, v = data(spec, 9)
+    for name in ("range_bound", "recent_bias"):
+        cls = flow.find_flow(f"{path}:{name}")
+        want = oracle.score(cls, spec, q, oracle.summaries(cls, spec, k, v), layer=3)
+        np.testing.assert_allclose(traced_scores(cls, spec, q, k, v, layer=3), want.numpy(), rtol=1e-4, atol=1e-4)
