@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,10 +54,13 @@ def vortex(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.fixture
-def flow_file(tmp_path: Path) -> Path:
+def flow_file(tmp_path: Path) -> Iterator[Path]:
     file = tmp_path / "tiny.py"
     file.write_text(FLOW)
-    return file
+    yield file
+    from vortex.flow.flow import _REGISTRY
+
+    _REGISTRY.pop("tiny_mean", None)
 
 
 @pytest.fixture(scope="session")

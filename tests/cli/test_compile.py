@@ -155,7 +155,9 @@ def test_tir_that_does_not_parse(vortex: Vortex, dump: Path) -> None:
     assert not Path("x.vxa").exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"dump": 1}', '{"dump": 1, "files": {}, "programs": {}, "kernels": []}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"dump": 1}', '{"dump": 1, "files": {}, "programs": {}, "kernels": []}']
+)
 def test_damaged_dump(vortex: Vortex, dump: Path, content: str) -> None:
     (dump / "manifest.json").write_text(content)
     found = vortex("compile", "--from", "tir", str(dump), "-o", "x.vxa")
