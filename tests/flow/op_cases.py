@@ -129,6 +129,8 @@ ELEMENTWISE = [
     _c("int_fmod", lambda x: torch.fmod((x * 5).int(), 3)),
     _c("int_bitwise_not", lambda x: ~(x * 5).int()),
     _c("int_clamp", lambda x: (x * 5).int().clamp(-2, 3)),
+    _c("isclose", lambda x, q: torch.isclose(x, q, rtol=0.1, atol=0.1), **XQ),
+    _c("isclose_odd", lambda x, q: torch.isclose(x, x) | x.isclose(q, equal_nan=True), "odd", **XQ),
     _c("augmented", lambda x: _augmented(x)),
 ]
 
@@ -144,7 +146,8 @@ def _augmented(x: Any) -> Any:
 ACTIVATIONS = [
     *(_c(n, lambda x, n=n: getattr(F, n)(x)) for n in (
         "relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "softplus", "logsigmoid", "mish", "hardsigmoid",
-        "hardswish", "hardtanh", "softsign", "tanhshrink")),
+        "hardswish", "hardtanh", "softsign", "tanhshrink", "celu", "selu", "glu")),
+    _c("logit", lambda x: torch.logit(x.abs()) + torch.special.logit(x, eps=0.1), "unit", 1e-4),
     _c("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
     _c("softplus_args", lambda x: F.softplus(x * 10, beta=2.0, threshold=5.0)),
     _c("threshold", lambda x: F.threshold(x, 0.1, -2.0)),
@@ -188,6 +191,7 @@ REDUCTIONS = [
     *(_c(f"cumsum_{d}", lambda x, d=d: torch.cumsum(x, d)) for d in (0, -1)),
     _c("cumprod", lambda x: x.cumprod(-1) + torch.cumprod(x, 0), "unit"),
     _c("cummax", lambda x: x.cummax(0).values + torch.cummin(x, -1)[0]),
+    _c("nan_sums", lambda x: torch.nansum(x, -1) + x.nanmean(1).sum(-1, keepdim=True), "odd"),
     _c("divide_by_count", lambda x: x.sum(0) / x.shape[0]),
     _c("scale_by_count", lambda x: x * x.shape[0] - 2 * x.size(0) + x.shape[0]),
 ]
@@ -233,6 +237,10 @@ LINEAR = [
     _c("linear", lambda x: F.linear(x, W, torch.arange(4.0))),
     _c("linear_module", lambda x: LINEAR_MODULE(x)),
     _c("addmm", lambda x, q: torch.addmm(x[:, :4], x, q.T, beta=0.5, alpha=2), **PAIR),
+    _c("baddbmm", lambda x, y: torch.baddbmm(x[:, :, :4], x, y.mT, beta=2, alpha=0.5), x=X, y=X),
+    _c("chain", lambda x, q: torch.linalg.multi_dot([x, q.T, q]), tolerance=1e-4, **PAIR),
+    _c("kron", lambda x, q: torch.kron(x, q[None]) + torch.kron(q, x), **XQ),
+    _c("cdist", lambda x, q: torch.cdist(x, q) + torch.cdist(x, q, p=1.0), tolerance=1e-4, **PAIR),
     _c("einsum", lambda x, q: torch.einsum("shd,hd->sh", x, q), **XQ),
     _c("einsum_implicit", lambda x, q: torch.einsum("sd,gd", x, q), **PAIR),
     _c("einsum_one", lambda x: torch.einsum("shd->ds", x)),
@@ -273,12 +281,14 @@ SHAPES = [
     _c("split_uneven", lambda x: x.split([3, 5], dim=-1)[1] + torch.split(x, 5, -1)[0]),
     _c("chunk_unbind", lambda x: x.chunk(3, -1)[0] + x.unbind(1)[2][:, None, :3]),
     _c("iterate_rows", lambda x, q: sum((x[:, i] * r for i, r in enumerate(q)), x[:, 0] * 0), **XQ),
+    _c("look_up", lambda x, q: x * W[_second(q)] + q[_second(q) - 3, :, None].sum(0), **XQ),
     _c("flip", lambda x: x.flip(-1) + torch.flip(x, (1, 2))),
     _c("roll", lambda x: x.roll(3, -1) + torch.roll(x, (1, -2), (1, 2))),
     _c("diff", lambda x: torch.diff(x) + x.diff(n=2, dim=1).sum(1)[:, None, :7]),
     _c("cat", lambda x, q: torch.cat([x, q.expand(x.shape[0], 4, 8), W.expand_as(x)], dim=1), **XQ),
     _c("cat_same", lambda x, y: torch.concat((x, y[..., :3], x), -1), x=X, y=X),
     _c("stack", lambda x, y: torch.stack([x, y], -1).amax(-1) + torch.stack((x, y)).sum(0), x=X, y=X),
+    _c("stacks", lambda x, y, q: torch.hstack([x, y]) + torch.vstack([q, q]).mean(0), x=X, y=X, q=(8,)),
     _c("pad", lambda x: F.pad(x, (1, 2)) + F.pad(x, (1, 2, 0, 0), value=7.0)),
     _c("pad_cut", lambda x: F.pad(x, (-1, 3, 1, -2), value=0.5)),
     _c("expand", lambda x: x[:, :, :, None].expand(-1, -1, -1, 3).sum(-1) + x.expand(x.shape)),
@@ -296,6 +306,10 @@ SHAPES = [
     _c("ones_only", lambda x: torch.ones_like(x)),
     _c("mask_like", lambda x: torch.zeros_like(x > 0) | (x > 0)),
 ]
+
+
+def _second(q: Any) -> Any:
+    return (q * 0).int().sum() + 2
 
 
 def _halves(x: Any) -> Any:

@@ -211,6 +211,27 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "False"
 
 
+class Recent(vortex.vFlow):
+    """No summaries at all."""
+
+    def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
+        return {}
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        return {}
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        return vortex.topk(vortex.page_index().float() + q.sum())
+
+
+def test_a_flow_without_fields() -> None:
+    spec = vortex.Spec(page_size=4, head_dim=8, group=2)
+    text = print_module(trace(Recent, spec))
+    assert print_module(parse_module(text)) == text
+    q, k = torch.randn(2, 8), torch.randn(40, 1, 8)
+    assert oracle.step(Recent, spec, q, k, k, vortex.Budget(2)).pages == [[0, 6, 7, 8, 9]]
+
+
 # the oracle --------------------------------------------------------------------------------------
 
 

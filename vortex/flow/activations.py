@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from vortex.flow.axes import axis
 from vortex.flow.elementwise import clamp, expm1, log1p
 from vortex.flow.logic import is_int, where
 from vortex.flow.optable import traces
+from vortex.flow.shapes import sliced
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import emit, refuse
 from vortex.ir.dialects import flow
@@ -118,3 +120,35 @@ def tanhshrink(input: Any) -> vTensor:
     """Gives x - tanh(x)"""
     x = lift(input)
     return x - x.tanh()
+
+
+@traces("celu", "F.celu", to="where")
+def celu(input: Any, alpha: float = 1.0) -> vTensor:
+    """Gives x where positive, else alpha * (exp(x / alpha) - 1)"""
+    x = lift(input)
+    return where(x > 0.0, x, expm1(x / alpha) * alpha)
+
+
+@traces("selu", "F.selu", to="where")
+def selu(input: Any) -> vTensor:
+    """Scaled elu that keeps mean and variance."""
+    x = lift(input)
+    return where(x > 0.0, x, expm1(x) * 1.6732632423543772) * 1.0507009873554805
+
+
+@traces("F.glu", to="a * sigmoid(b)")
+def glu(input: Any, dim: Any = -1) -> vTensor:
+    """First half of an axis times the sigmoid of the second."""
+    x = lift(input)
+    i = axis(dim, x.ndim)
+    d = x.dims[i]
+    if not isinstance(d, int) or d % 2:
+        raise refuse(f"axis {i} of {x.type} has no two halves", "an even axis other than the pages")
+    return sliced(x, i, 0, d // 2) * sliced(x, i, d // 2, d // 2).sigmoid()
+
+
+@traces("logit", "special.logit", to="log(x / (1 - x))")
+def logit(input: Any, eps: float | None = None) -> vTensor:
+    """Inverse of sigmoid; eps limits x to [eps, 1 - eps]."""
+    x = lift(input) if eps is None else clamp(input, eps, 1.0 - eps)
+    return (x / (1.0 - x)).log()

@@ -144,3 +144,16 @@ def broadcast_tensors(*tensors: Any) -> tuple[vTensor, ...]:
             raise refuse(" and ".join(str(p.type) for p in parts) + " do not broadcast", "sizes equal or 1")
         shape.append(sizes.pop() if sizes else 1)
     return tuple(expanded(p, shape) for p in parts)
+
+
+@traces("hstack", to="flow.concat")
+def hstack(tensors: Any) -> vTensor:
+    """One after another along the second axis; vectors along their only one."""
+    parts = _parts(tensors)
+    return _joined(parts, 1 if parts[0].ndim > 1 else 0)
+
+
+@traces("vstack", to="flow.reshape, flow.concat")
+def vstack(tensors: Any) -> vTensor:
+    """One after another along the first axis; vectors as rows."""
+    return _joined([unsqueeze(p, 0) if p.ndim == 1 else p for p in _parts(tensors)], 0)

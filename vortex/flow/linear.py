@@ -1,16 +1,18 @@
-"""Products of matrices and tensors, all one op: a contraction of two operands. Convolution over pages."""
+"""Products of matrices and tensors, all one op: a contraction of two operands."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-from vortex.flow.axes import axis, number
+from vortex.flow.axes import axis
+from vortex.flow.norms import vector_norm
 from vortex.flow.optable import traces
+from vortex.flow.shapes import reshaped
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import emit, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim
+from vortex.ir.types import Dim, S, Sym
 
 BATCH = "abcdefgh"
 
@@ -193,34 +195,45 @@ def _einsum_one(x: vTensor, term: str, out: str) -> vTensor:
     return x if term == out else emit(flow.Transpose, x, perm=tuple(term.index(c) for c in out))
 
 
-@traces("conv1d", "F.conv1d", to="flow.conv")
-def conv1d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> vTensor:
-    """Cross-correlation along the pages of [1, C, S] or [C, S], padded to keep their number."""
-    x, w = lift(input), lift(weight)
-    if x.ndim not in (2, 3) or x.type.page_axis != x.ndim - 1 or (x.ndim == 3 and x.dims[0] != 1):
-        raise refuse(f"the input is {x.type}", "[1, C, S] or [C, S]: pages last")
-    if w.ndim != 3 or w.type.page_axis is not None:
-        raise refuse(f"the weight is {w.type}", "[O, C / groups, K]")
-    k = w.type.tile[2]
-    stride, dilation = (_single(v, n) for v, n in ((stride, "stride"), (dilation, "dilation")))
-    keeps = padding == "same" or (not isinstance(padding, str) and _single(padding, "padding") == k // 2)
-    for name, given, wanted in (("stride", stride, 1), ("dilation", dilation, 1)):
-        if given != wanted:
-            raise refuse(f"{name}={given} is not supported over pages", f"{name}={wanted}")
-    if k % 2 == 0 or not keeps:
-        raise refuse(f"padding={padding!r} with {k} taps changes the number of pages", "an odd K and padding=K // 2")
-    channels = x.type.tile[-1]
-    pages_first = emit(flow.Transpose, x.reshape(channels, x.shape[-1]), perm=(1, 0))
-    y = emit(flow.Conv, pages_first, w, groups=number(groups, "groups"))
-    if bias is not None:
-        y = y + lift(bias)
-    y = emit(flow.Transpose, y, perm=(1, 0))
-    return y if x.ndim == 2 else y.unsqueeze(0)
+@traces("baddbmm", to="flow.dot, flow.add")
+def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: float = 1, alpha: float = 1) -> vTensor:
+    """Gives beta * x + alpha * (a @ b), batched"""
+    return lift(input) * float(beta) + bmm(batch1, batch2) * float(alpha)
 
 
-def _single(value: Any, what: str) -> int:
-    if isinstance(value, tuple | list) and len(value) == 1:
-        value = value[0]
-    return number(value, what)
+@traces("linalg.multi_dot", to="flow.dot, from the left")
+def multi_dot(tensors: Any) -> vTensor:
+    """Product of several matrices."""
+    x = lift(tensors[0])
+    for m in tensors[1:]:
+        x = matmul(x, m)
+    return x
+
+
+@traces("kron", to="flow.mul, flow.reshape")
+def kron(input: Any, other: Any) -> vTensor:
+    """Every element of a times all of b; a page axis of one meets size 1 in the other."""
+    a, b = lift(input), lift(other)
+    rank = max(a.ndim, b.ndim)
+    left: list[Dim] = [*[1] * (rank - a.ndim), *a.dims]
+    right: list[Dim] = [*[1] * (rank - b.ndim), *b.dims]
+    merged: list[Dim] = []
+    for m, n in zip(left, right, strict=True):
+        if isinstance(m, int) and isinstance(n, int):
+            merged.append(m * n)
+        elif 1 in (m, n):
+            merged.append(S)
+        else:
+            raise refuse(f"{a.type} and {b.type}: pages times {n if isinstance(m, Sym) else m}", "pages beside size 1")
+    a = reshaped(a, [d for m in left for d in (m, 1)])
+    b = reshaped(b, [d for n in right for d in (1, n)])
+    return reshaped(a * b, merged)
+
+
+@traces("cdist", to="sqrt(sum((a - b) ** 2))")
+def cdist(x1: Any, x2: Any, p: float = 2.0) -> vTensor:
+    """Distance of every row of one to every row of the other."""
+    a, b = lift(x1), lift(x2)
+    if min(a.ndim, b.ndim) < 2 or a.dims[-1] != b.dims[-1]:
+        raise refuse(f"{a.type} and {b.type}", "[..., P, M] and [..., R, M]")
+    return vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)

@@ -136,3 +136,11 @@ def nan_to_num(
     x = where(x == math.inf, most if posinf is None else float(posinf), x)
     x = where(x == -math.inf, -most if neginf is None else float(neginf), x)
     return where(x.isnan(), 0.0 if nan is None else float(nan), x)
+
+
+@traces("isclose", to="|a - b| <= atol + rtol * |b|")
+def isclose(input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> vTensor:
+    """Whether two numbers are nearly equal."""
+    a, b = lift(input), lift(other)
+    near = ((a - b).abs() <= b.abs() * rtol + atol) & isfinite(b) | (a == b)
+    return near | (a.isnan() & b.isnan()) if equal_nan else near

@@ -74,12 +74,21 @@ def _stored(rows: list[Tensor], f: Field, spec: Spec) -> Tensor:
 
 
 def score(
-    flow: vFlow | type[vFlow], spec: Spec, q: Tensor, fields: dict[str, Tensor], layer: int = 0, first_page: int = 0
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    q: Tensor,
+    fields: dict[str, Tensor],
+    layer: int = 0,
+    first_page: int = 0,
+    pages: int | None = None,
 ) -> Tensor:
-    """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]`` and their fields."""
+    """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]`` and their fields.
+
+    ``pages`` is their number, needed only where a flow has no fields.
+    """
     made = instantiate(flow)
     declared_fields(made, spec)  # a flow may keep what it works out here
-    pages = next((f.shape[0] for f in fields.values()), 0)
+    pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with eager(Place(layer, first_page, pages)), Fp32Arithmetic():
         selected = made.forward_indexer(q.float(), Cache({n: f.float() for n, f in fields.items()}))
     if not isinstance(selected, Selection):
@@ -148,7 +157,7 @@ def step(
         scored = None
         if n > budget.total(n):
             seen = _candidates(made, spec, k[:, h], v[:, h], first, last, fields[h] if fields is not None else None)
-            scored = score(made, spec, group, seen, layer, first)
+            scored = score(made, spec, group, seen, layer, first, last - first)
         chosen = list(range(n)) if scored is None else select_pages(scored, n, budget)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
         out, lse = attend(group, k[tokens, h], v[tokens, h], scale)

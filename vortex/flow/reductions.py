@@ -217,3 +217,17 @@ def cummax(input: Any, dim: Any) -> Extreme:
 def cummin(input: Any, dim: Any) -> Extreme:
     """Running minimum, as .values."""
     return Extreme(_scan(lift(input), dim, "min"), NoIndices("cummin"))
+
+
+@traces("nansum", to="sum where not NaN")
+def nansum(input: Any, dim: Any = None, keepdim: bool = False) -> vTensor:
+    """Sum of what is not NaN."""
+    x = lift(input)
+    return fold(flow.ReduceSum, where(x.isnan(), 0.0, x), dim, keepdim)
+
+
+@traces("nanmean", to="sum where not NaN / their number")
+def nanmean(input: Any, dim: Any = None, keepdim: bool = False) -> vTensor:
+    """Mean of what is not NaN."""
+    x = lift(input)
+    return nansum(x, dim, keepdim) / count_nonzero(emit(flow.Not, x.isnan()), dim, keepdim)

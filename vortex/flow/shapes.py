@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow.axes import axes, axis, number, size, sizes
 from vortex.flow.optable import traces
 from vortex.flow.tensor import PageDim, lift, vTensor
 from vortex.flow.tracer import emit, fail, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym
+from vortex.ir.types import Dim, S, Sym, bool_
 
 
 def reshaped(x: vTensor, shape: Sequence[Dim]) -> vTensor:
@@ -224,10 +226,25 @@ def getitem(self: Any, key: Any) -> vTensor:
             x, i = _slice(x, i, k), i + 1
         elif _is_number(k):
             x = picked(x, i, k)
+        elif isinstance(k, vTensor) and not k.ndim and not k.type.dtype.is_float and k.type.dtype != bool_:
+            x = looked_up(x, i, k)
         else:
             kind = "a traced tensor" if isinstance(k, vTensor) else f"a {type(k).__name__}"
             raise fail(UNKNOWN_TORCH_OP, name=f"indexing with {kind}", nearest="; torch.where and slices can")
     return x
+
+
+def looked_up(x: vTensor, i: int, index: vTensor) -> vTensor:
+    """The element of an axis that a traced integer names, as in ``table[vortex.layer()]``; 0 beyond the axis."""
+    d = x.dims[i]
+    if isinstance(d, Sym):
+        raise fail(SYMBOLIC_SIZE, what="a single page")
+    places = lift(torch.arange(d).reshape([d] + [1] * (x.ndim - i - 1)))
+    here = emit(flow.Eq, places, emit(flow.Where, index < 0, index + d, index))
+    none = lift(False) if x.type.dtype == bool_ else lift(0.0 if x.type.dtype.is_float else 0)
+    kept = emit(flow.Where, here, x, none)
+    found = emit(flow.ReduceSum, kept, axes=(i,))
+    return found if x.type.dtype != bool_ else found > 0
 
 
 def _is_number(k: Any) -> bool:
