@@ -45,6 +45,19 @@ class Entry:
         return (self.handler.__doc__ or self.lowers_to).splitlines()[0]
 
 
+INSTEAD = {
+    "sort argsort topk argmax argmin kthvalue msort": "vortex.topk(score) is what orders pages",
+    "median quantile nanmedian mode": "mean, amax and logsumexp summarise an axis",
+    "gather scatter take take_along_dim index_select index_add": "slices and torch.where choose elements",
+    "masked_select nonzero argwhere unique": "torch.where(mask, x, other) keeps the shape",
+    "scaled_dot_product_attention": "score with q @ k.T and softmax; attending is vortex's part",
+    "rand_like randn_like randint_like bernoulli multinomial dropout": "a flow gives the same answer every time",
+    "avg_pool1d max_pool1d unfold": "x.unflatten(dim, (-1, n)).amax(dim + 1) pools an axis of known size",
+    "empty_like new_empty": "torch.zeros_like(x) has known contents",
+    "tril triu": "torch.where(mask, x, 0.0) with a captured mask",
+}
+"""What to write for functions that have no meaning over pages, where another name is no help."""
+
 _TABLE: dict[Any, Entry] = {}
 _BY_NAME: dict[str, Entry] = {}
 
@@ -136,7 +149,8 @@ def unknown(name: str) -> Exception:
     last = name.rpartition(".")[2]
     if last == "__setitem__" or (last.endswith("_") and not last.endswith("__")):
         return fail(IN_PLACE, name=name)
-    return fail(UNKNOWN_TORCH_OP, name=name, nearest=nearest(last, known_names()))
+    other = next((text for names, text in INSTEAD.items() if last in names.split()), "")
+    return fail(UNKNOWN_TORCH_OP, name=name, nearest=f"; {other}" if other else nearest(last, known_names()))
 
 
 def _shown(function: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,10 +52,9 @@ class Size(tuple[Any, ...]):
     """A shape as torch gives it; the page axis is :data:`PAGES`."""
 
     def numel(self) -> Any:
-        total: Any = 1
-        for d in self:
-            total = d * total
-        return total
+        known = math.prod(d for d in self if isinstance(d, int))
+        pages: Any = PAGES
+        return pages * known if any(isinstance(d, PageDim) for d in self) else known
 
 
 def _operator(name: str, swap: bool = False) -> Any:
