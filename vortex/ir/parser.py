@@ -48,6 +48,7 @@ RANK = 16
 """How many axes a tensor may have."""
 DIGITS = 18
 """Longest integer read, so that every number fits 64 bits."""
+INTEGER = re.compile(rf"-?\d{{1,{DIGITS}}}", re.ASCII)
 
 
 class Token(NamedTuple):
@@ -80,13 +81,14 @@ class _Parser:
             why = f"this file is version {head[1]} of the text format"
             raise IR_STAGE.at(self._at(0), source=self.text, got=why, expected=f"version {VERSION}", hint="")
         tokens, at = [], 0
-        while at < len(self.text):
-            m = TOKEN.match(self.text, at)
-            if m is None:
-                raise IR_SYNTAX.at(self._at(at), source=self.text, expected="IR text", found=repr(self.text[at]))
+        for m in TOKEN.finditer(self.text):
+            if m.start() != at:
+                break
             if m.lastgroup != "space":
                 tokens.append(Token(m.lastgroup or "", m[0], at))
             at = m.end()
+        if at < len(self.text):
+            raise IR_SYNTAX.at(self._at(at), source=self.text, expected="IR text", found=repr(self.text[at]))
         return [*tokens, Token("end", "the end of the text", len(self.text))]
 
     def _at(self, at: int, length: int = 1) -> Loc:
@@ -126,7 +128,7 @@ class _Parser:
 
     def _int(self, what: str) -> int:
         text = self.tokens[self.next].text
-        if self.tokens[self.next].kind != "number" or not re.fullmatch(rf"-?\d{{1,{DIGITS}}}", text):
+        if self.tokens[self.next].kind != "number" or not INTEGER.fullmatch(text):
             raise self._fail(what)
         self.next += 1
         return int(text)
@@ -365,7 +367,7 @@ class _Parser:
 
     def _number(self) -> int | float:
         text = self.tokens[self.next].text
-        if re.fullmatch(r"-?\d+", text):
+        if text.lstrip("-").isdecimal():
             return self._int(f"a number of at most {DIGITS} digits")
         self.next += 1
         return float(text)

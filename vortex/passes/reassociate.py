@@ -62,6 +62,9 @@ def _static(o: flow.Reduce) -> bool:
 
 
 def _reshaped(rw: Rewriter, v: Value, shape: tuple[Dim, ...], name: str) -> Value:
+    # what was reshaped for broadcasting goes back, so that the next rule sees what made it
+    while _type(v).shape != shape and isinstance(v.owner, flow.Reshape):
+        v = v.owner.x
     return v if _type(v).shape == shape else rw.add(flow.Reshape(v, shape), name)
 
 

@@ -21,7 +21,8 @@ from vortex.ir.types import Dim, DType, S, SelectionType, Sym, TensorType, bool_
 
 def tensor(o: Op, v: Value) -> TensorType:
     """The tensor type of an operand; a selection is refused."""
-    o.require(isinstance(v.type, TensorType), f"%{v.name} is a {v.type}, a tensor is needed")
+    if not isinstance(v.type, TensorType):
+        o.require(False, f"%{v.name} is a {v.type}, a tensor is needed")
     assert isinstance(v.type, TensorType)
     return v.type
 
@@ -36,7 +37,8 @@ def broadcast(o: Op, *shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
     out: list[Dim] = []
     for back in range(1, max(map(len, shapes), default=0) + 1):
         dims = {s[-back] for s in shapes if len(s) >= back} - {1}
-        o.require(len(dims) <= 1, f"shapes {' and '.join(map(show, shapes))} do not broadcast")
+        if len(dims) > 1:
+            o.require(False, f"shapes {' and '.join(map(show, shapes))} do not broadcast")
         out.append(dims.pop() if dims else 1)
     return tuple(reversed(out))
 
