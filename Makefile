@@ -9,6 +9,9 @@ JOBS   ?= 2
 BIN := $(VENV)/bin
 PIP  = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
+HAS_TORCH = import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)
+PURELIB = import sysconfig; print(sysconfig.get_path("purelib"))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full lint format bench clean
 
@@ -40,13 +43,15 @@ clean:  ## remove the environment and everything made
 	rm -rf $(VENV) build dist dumps *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find vortex tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Where PYTHON is itself of a venv, system-site-packages means those of its base: parent.pth adds the venv's own.
 # The stamps make a second run start at once; they are remade when what is installed changes.
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or later is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
-	@if $(PYTHON) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then \
+	@if $(PYTHON) -c '$(HAS_TORCH)'; then \
 	  echo "making $(VENV) (keeping the torch that $(PYTHON) has)"; \
-	  $(PYTHON) -m venv --system-site-packages $(VENV); \
+	  $(PYTHON) -m venv --system-site-packages $(VENV) && $(BIN)/python -c '$(HAS_TORCH)' \
+	    || $(PYTHON) -c '$(PURELIB)' > "$$($(BIN)/python -c '$(PURELIB)')/parent.pth"; \
 	else \
 	  echo "making $(VENV) with $(TORCH)"; \
 	  $(PYTHON) -m venv $(VENV) && $(PIP) '$(TORCH)'; \

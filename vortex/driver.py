@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vortex.errors import IR_STAGE, NO_COMPILER
+from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER
 from vortex.ir.core import Module
 from vortex.passes.manager import DEFAULT_PIPELINE, PassCall, parse_pipeline
 from vortex.record import OnStep, Record
@@ -112,6 +112,9 @@ def compile_flow(
                 raise IR_STAGE.at(got="page", expected="flow IR", hint="start from a .flow file, or go further down")
             for target in targets:
                 made.programs[target.name] = record.run(module, late, target)
+            if scheduled(module) and (other := [t.name for t in targets if t.name != module.attrs["target"]]):
+                why = f"the program was scheduled for {module.attrs['target']}"
+                raise BAD_OPTION.at(option=f"--target {other[0]}", why=why, hint="resume from an earlier dump")
         if to == "page":
             return made
 

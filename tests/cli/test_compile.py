@@ -129,6 +129,14 @@ def test_scheduled_page_is_taken_as_it_is(vortex: Vortex, dump: Path) -> None:
     assert vortex("compile", "x.page", "--to", "page", "--no-dump").out == edited
 
 
+def test_scheduled_page_keeps_its_target(vortex: Vortex) -> None:
+    vortex("compile", "quest", "--target", "sm_90a", "--to", "page", "-o", "x.page", "--no-dump")
+    assert vortex("compile", "x.page", "--to", "page", "--no-dump").out == Path("x.page").read_text()
+    found = vortex("compile", "x.page", "--target", "cpu", "--no-dump")
+    assert found.code == USER_ERROR
+    assert "--target cpu: the program was scheduled for sm_90a" in found.err
+
+
 def test_edited_tir_changes_the_result_and_is_not_overwritten(vortex: Vortex, dump: Path) -> None:
     kernel = dump / "attend.cpu.tir"
     text = kernel.read_text()

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "flow", metavar="FLOW", help="name, file.py or file.py:name; a dumped file or folder with --from"
     )
-    parser.add_argument("--target", metavar="NAMES", default="cpu", help="e.g. cpu,sm_90 (default: cpu)")
+    parser.add_argument("--target", metavar="NAMES", help="e.g. cpu,sm_90 (default: cpu, or what the file says)")
     parser.add_argument("--heads", metavar="Q/KV", help="query and KV heads of the model (default: 32/8)")
     parser.add_argument("--head-dim", metavar="N", type=int, help="elements of a head (default: 128)")
     parser.add_argument("--page-size", metavar="N", type=int, help="tokens of a page (default: 16)")
@@ -66,9 +66,6 @@ def run(args: argparse.Namespace) -> int:
     from vortex.passes.manager import parse_pipeline
     from vortex.resume import read_ir, read_tir
 
-    targets = parse_targets(args.target, say)
-    for target in targets:
-        target.require(args.to)
     if args.no_dump and args.dump_dir:
         raise BAD_OPTION.at(option="--no-dump", why="contradicts --dump-dir", hint="give one of them")
     if args.passes is not None:
@@ -78,10 +75,15 @@ def run(args: argparse.Namespace) -> int:
         option = f"--{given[0].replace('_', '-')}"
         raise BAD_OPTION.at(option=option, why=f"is fixed by the {start} file that is resumed", hint="drop it")
     source: str | Module | list[Lowered] = args.flow
+    default = "cpu"
+    if start in ("flow", "page"):
+        source = read_ir(args.flow, start)
+        default = str(source.attrs.get("target", default))
+    targets = parse_targets(args.target or default, say)
+    for target in targets:
+        target.require(args.to)
     if start == "tir":
         source = read_tir(Path(args.flow), targets)
-    elif start:
-        source = read_ir(args.flow, start)
     printed: list[str] = []
 
     def on_step(name: str, target: str, before: str, text: str) -> None:

@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile, decode, print."""
+    # threads that spin between kernels stall each other where other processes run; read when torch loads
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vortex.budget import Budget
     from vortex.driver import compile_flow
     from vortex.flow.flow import find_flow
@@ -51,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
     from vortex.spec import Spec
     from vortex.trial import Trial
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     spec = Spec.of_heads("32/8", head_dim=128, page_size=16, dtype="bf16")
     say(f"compiling {args.flow} for cpu ...")
     start = time.perf_counter()
