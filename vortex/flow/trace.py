@@ -23,7 +23,7 @@ from vortex.errors import (
     nearest,
 )
 from vortex.flow import source
-from vortex.flow.flow import Field, check_class, vFlow
+from vortex.flow.flow import METHODS, Field, check_class, vFlow
 from vortex.flow.selection import Selection
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import Tracer, fail, tracing
@@ -266,8 +266,10 @@ def _shown(shape: tuple[Dim, ...]) -> str:
 
 
 def _source_digest(cls: type[vFlow]) -> str:
+    methods = [getattr(cls, m) for m in METHODS]
     try:
-        text = inspect.getsource(cls)
+        # not of the class: that looks its module up, which a flow file has none of, and TVM patches the looking up
+        text = "".join(map(inspect.getsource, methods))
     except (OSError, TypeError):
-        text = "".join(_code(getattr(cls, m)).co_code.hex() for m in ("forward_cache", "forward_indexer"))
+        text = "".join(_code(m).co_code.hex() for m in methods)
     return hashlib.sha256(text.encode()).hexdigest()
