@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vortex
-from vortex.cli.main import COMMANDS, INTERNAL_ERROR, USER_ERROR
+from vortex.cli.main import COMMANDS, INTERNAL_ERROR, USER_ERROR, Parser
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,3 +133,15 @@ def test_nothing_heavy_is_imported(args: list[str], compiled: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_of_the_help_parse(name: str) -> None:
+    command = importlib.import_module(f"vortex.cli.{name}")
+    parser = Parser(name, command.__doc__ or "")
+    command.add_arguments(parser)
+    lines = re.findall(r"^  vortex (\S+) ?(.*)$", (command.__doc__ or "").partition("examples:")[2], re.MULTILINE)
+    assert lines
+    for other, rest in lines:
+        assert other == name
+        parser.parse_args(shlex.split(rest.partition(" < ")[0]))
