@@ -28,13 +28,13 @@ test-full: $(VENV)/.test  ## everything, full matrices included, under an hour
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not gpu and not engine"
 
 lint: $(VENV)/.test  ## ruff and mypy
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 format: $(VENV)/.test  ## rewrite in the house style
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 
 bench: $(VENV)/.demo  ## measure what bench/ measures; results go to bench/results
 	for f in bench/*_speed.py; do $(BIN)/python $$f || exit 1; done
