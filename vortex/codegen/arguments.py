@@ -9,6 +9,8 @@ from vortex.codegen.tir import I32, Buffer, Expr, T, tirx
 from vortex.ir.core import Decl, Module
 from vortex.ir.types import TensorType
 
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int32": 4, "int64": 8}
+
 
 @dataclass
 class Arguments:
@@ -30,7 +32,8 @@ class Arguments:
         """Declare a tensor argument; sizes and strides given by name are read from the caller's tensor."""
         dims = tuple(self.size(d) if isinstance(d, str) else d for d in shape)
         steps = [self.size(s) if isinstance(s, str) else s for s in strides]
-        made = T.Buffer(dims, dtype, strides=steps) if steps else T.Buffer(dims, dtype)
+        # TVM takes 64-byte alignment for granted otherwise; a caller's view may start at any element
+        made = T.Buffer(dims, dtype, strides=steps or None, align=ELEMENT_BYTES[dtype])
         self.buffers[name] = T.arg(name.replace(".", "_"), made)
         self.names.append(name)
         return self.buffers[name]

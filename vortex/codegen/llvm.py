@@ -38,13 +38,19 @@ def build_library(prim_funcs: Mapping[str, PrimFunc], mcpu: str, out: Path, *, d
     except ImportError:
         raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
     target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
-    module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in prim_funcs.items()})
-    try:
-        executable = tvm.compile(module, target=target, tir_pipeline="default")
-    except Exception as error:  # TVM raises what it likes: RuntimeError, ValueError, its own
-        raise TIR_INVALID.at(why=str(error).strip()[-2000:]) from error
+    texts = []
     with tempfile.TemporaryDirectory(prefix="vortex-") as scratch:
-        compiled = Path(scratch) / "kernels.o"
-        executable.mod.write_to_file(str(compiled), "o")
-        link_cpu([compiled], out)
-    return cast(str, executable.mod.inspect_source("ll")) if dump_llvm else ""
+        objects = []
+        for name, f in prim_funcs.items():
+            # one module a function: TVM's passes take time that grows faster than the module
+            module = tvm.IRModule({name: f.with_attr("global_symbol", name)})
+            try:
+                executable = tvm.compile(module, target=target, tir_pipeline="default")
+            except Exception as error:  # TVM raises what it likes: RuntimeError, ValueError, its own
+                raise TIR_INVALID.at(why=f"{name}: {str(error).strip()[-2000:]}") from error
+            objects.append(Path(scratch) / f"{name}.o")
+            executable.mod.write_to_file(str(objects[-1]), "o")
+            if dump_llvm:
+                texts.append(cast(str, executable.mod.inspect_source("ll")))
+        link_cpu(objects, out)
+    return "\n".join(texts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vortex.codegen.tir import F32, U32, Expr, T, cast, f32
+from vortex.codegen.tir import F32, U32, Expr, T, cast, differ, equal, f32
 from vortex.ir.types import DType, bf16, bool_, f16, fp8_e4m3, i32
 
 STORAGE = {
@@ -20,7 +20,7 @@ def widen(stored: Expr, dtype: DType) -> Expr:
     if dtype == fp8_e4m3:
         return _from_fp8_e4m3(stored)
     if dtype == bool_:
-        return stored != 0
+        return differ(stored, T.int32(0))
     return cast(F32, stored) if dtype.is_float else cast("int32", stored)
 
 
@@ -73,5 +73,5 @@ def _from_fp8_e4m3(stored: Expr) -> Expr:
     normal = T.reinterpret(F32, T.shift_left(size, T.uint32(20)) + T.uint32(120 << 23))
     tiny = cast(F32, size) * f32(2.0**-9)
     value = T.Select(size < T.uint32(8), tiny, normal)
-    value = T.Select(size == T.uint32(0x7F), f32(float("nan")), value)
+    value = T.Select(equal(size, T.uint32(0x7F)), f32(float("nan")), value)
     return T.reinterpret(F32, T.bitwise_or(T.reinterpret(U32, value), sign))

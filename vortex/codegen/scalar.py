@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vortex.codegen.narrow import round_to
-from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, f32, i32, kind
+from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, kind
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
 from vortex.ir.types import DType, TensorType, bool_
@@ -27,7 +27,7 @@ def convert(x: Expr, to: str) -> Expr:
     if now == to:
         return x
     if to == "bool":
-        return T.Or(x != (f32(0) if now == F32 else i32(0)), T.isnan(x)) if now == F32 else x != i32(0)
+        return T.Or(differ(x, f32(0)), T.isnan(x)) if now == F32 else differ(x, i32(0))
     if now == "bool":
         one, zero = (f32(1), f32(0)) if to == F32 else (i32(1), i32(0))
         return T.Select(x, one, zero)
@@ -91,8 +91,8 @@ BINARY: dict[type[Op], Callable[[Expr, Expr], Expr]] = {
     flow.Le: lambda a, b: a <= b,
     flow.Gt: lambda a, b: a > b,
     flow.Ge: lambda a, b: a >= b,
-    flow.Eq: lambda a, b: a == b,
-    flow.Ne: lambda a, b: a != b,
+    flow.Eq: equal,
+    flow.Ne: differ,
     flow.And: T.And,
     flow.Or: T.Or,
     flow.Xor: lambda a, b: T.Or(T.And(a, T.Not(b)), T.And(T.Not(a), b)),

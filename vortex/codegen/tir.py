@@ -39,6 +39,16 @@ def cast(dtype: str, x: Expr) -> Expr:
     return x if kind(x) == dtype else T.Cast(dtype, x)
 
 
+def equal(a: Expr, b: Expr) -> Expr:
+    """a == b as an expression: the operator itself makes an object that has no type yet."""
+    return tirx.EQ(a, b)
+
+
+def differ(a: Expr, b: Expr) -> Expr:
+    """a != b as an expression."""
+    return tirx.NE(a, b)
+
+
 def let(name: str, value: Expr) -> Expr:
     """Bind ``value`` to a named variable here."""
     bound = T.Bind(value)

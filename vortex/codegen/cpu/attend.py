@@ -5,7 +5,7 @@ from __future__ import annotations
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cpu.tiles import Shape
 from vortex.codegen.narrow import STORAGE, narrow, widen
-from vortex.codegen.tir import F32, Buffer, Expr, T, cast, f32, lanes, let, local, loop, parallel, put, when
+from vortex.codegen.tir import F32, Buffer, Expr, T, cast, equal, f32, lanes, let, local, loop, parallel, put, when
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
@@ -133,7 +133,7 @@ class _Row:
             with loop("t", tokens) as t:
                 put(now, T.max(now[0], self.weights[g * self.page + t]), 0)
             # all scores -inf so far: any finite reference gives weights of 0 instead of NaN
-            base = let("base", T.Select(now[0] == f32(NEG_INF), f32(0), now[0]))
+            base = let("base", T.Select(equal(now[0], f32(NEG_INF)), f32(0), now[0]))
             shrink = let("shrink", T.exp(self.top[g] - base))
             put(self.top, now[0], g)
             put(self.total, self.total[g] * shrink, g)

@@ -13,7 +13,7 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.cpu.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.cpu.topk import emit_keep_all, emit_topk, sortable
 from vortex.codegen.scalar import convert, fold_of, number_type
-from vortex.codegen.tir import F32, Buffer, Expr, T, cast, choose, let, local, loop, parallel, put
+from vortex.codegen.tir import F32, Buffer, Expr, T, cast, choose, differ, let, local, loop, parallel, put
 from vortex.codegen.values import Index, Scratch, Values, page_position, type_of, without_page
 from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import flow, page
@@ -119,7 +119,7 @@ class _Row:
     def _workspace(self, name: str, ragged: bool, index: Index, t: TensorType) -> Expr:
         word = self.args.buffers["workspace"][self.row, self._word_of(name, ragged, index, t)]
         if t.dtype == bool_:
-            return word != T.float32(0)
+            return differ(word, T.float32(0))
         return T.reinterpret("int32", word) if t.dtype == i32 else word
 
     def _word_of(self, name: str, ragged: bool, index: Index, t: TensorType) -> Expr:

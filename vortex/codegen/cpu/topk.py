@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vortex.codegen.tir import I32, Buffer, Expr, T, let, local, loop, put, when
+from vortex.codegen.tir import I32, Buffer, Expr, T, equal, let, local, loop, put, when
 from vortex.codegen.tir import lanes as vector
 
 LANES = 16
@@ -16,7 +16,7 @@ LANES = 16
 
 def sortable(score: Expr) -> Expr:
     """fp32 as uint32 in the order of selection: +inf > finite > -inf > NaN, -0 equal to +0; NaN is 0."""
-    bits = T.reinterpret("uint32", T.Select(score == T.float32(0), T.float32(0), score))
+    bits = T.reinterpret("uint32", T.Select(equal(score, T.float32(0)), T.float32(0), score))
     flipped = T.Select(bits >= T.uint32(0x80000000), T.bitwise_not(bits), T.bitwise_or(bits, T.uint32(0x80000000)))
     return T.Select(T.isnan(score), T.uint32(0), flipped)
 
@@ -67,7 +67,7 @@ def emit_topk(
         take(p)
     with loop("s", scored) as s:
         mine = let("mine", key(s))
-        tied = let("tied", T.And(mine == threshold[0], room[0] > 0))
+        tied = let("tied", T.And(equal(mine, threshold[0]), room[0] > 0))
         with when(T.Or(mine > threshold[0], tied)):
             take(first + s)
             with when(tied):

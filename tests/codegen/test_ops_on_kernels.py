@@ -1,0 +1,45 @@
+"""Every torch function a flow can call, compiled: the kernels against torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.codegen.harness import Compiled, compile_all
+from tests.flow.op_cases import CASES, Case, tensors, types
+from vortex.flow.oracle import Fp32Arithmetic
+from vortex.flow.trace import trace_function
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Compiled:
+    return compile_all({f"op{i}": trace_function(c.fn, types(c)) for i, c in enumerate(CASES)})
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[c.name for c in CASES])
+def test_compiled_equals_eager(number: int, compiled: Compiled) -> None:
+    case: Case = CASES[number]
+    for pages in (0, 1, 2, 33):
+        rows = [tensors(case, pages, seed) for seed in (1, 2)]
+        inputs = {n: np.stack([row[n].numpy() for row in rows]) for n in case.inputs}
+        got = compiled.run(f"op{number}", inputs, pages)
+        if pages == 0:
+            continue  # nothing is scored: that it ran is the test
+        result = compiled.programs[f"op{number}"].functions["select"].ops[-1].operands[0]
+        ragged = result.type.page_axis is not None
+        for row, have in zip(rows, got, strict=True):
+            with Fp32Arithmetic():
+                want = case.fn(*row.values())
+            if ragged:
+                axis = _page_axis(case)
+                want = torch.movedim(want, axis, 0)
+            close = {"rtol": max(case.tolerance, 1e-4), "atol": max(case.tolerance, 1e-5), "equal_nan": True}
+            torch.testing.assert_close(torch.from_numpy(have.astype(np.float64)), want.double(), **close)
+
+
+def _page_axis(case: Case) -> int:
+    f = trace_function(case.fn, types(case)).functions["index"]
+    axis = f.ops[-1].operands[0].type.page_axis
+    assert axis is not None
+    return axis
