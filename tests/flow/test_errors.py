@@ -83,7 +83,7 @@ def check(error: VortexError, code: str, path: Path, culprit: str, *said: str) -
 
 
 IN_INDEX = [
-    ("VX1001", "return vortex.topk(torch.argsort(score))", "torch.argsort(score)", "vortex.topk(score) is what orders pages"),
+    ("VX1001", "x = torch.argsort(score)", "torch.argsort(score)", "vortex.topk(score) is what orders pages"),
     ("VX1001", "return vortex.topk(score.softmaxx(0))", "score.softmaxx", "did you mean 'softmax'?"),
     ("VX1001", "x = cache.a[score > 0]", "cache.a[score > 0]", "indexing with a traced tensor"),
     ("VX1001", "x = cache.a[:, [0, 1]]", "cache.a[:, [0, 1]]", "indexing with a list"),
