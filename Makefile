@@ -22,10 +22,10 @@ demo: $(VENV)/.demo  ## install what is needed, compile quest and decode a ragge
 	$(BIN)/vortex demo
 
 test: lint  ## style, types and the suite in small, about 10 minutes on two cores
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not full and not gpu and not engine"
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not full and not gpu and not engine"
 
 test-full: $(VENV)/.test  ## everything, full matrices included, under an hour
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not gpu and not engine"
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not gpu and not engine"
 
 lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/python -m ruff check .

@@ -16,6 +16,9 @@ _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 X86_LEVELS: dict[str, tuple[str, ...]] = {"x86-64-v4": _V4, "x86-64-v3": _V3, "x86-64-v2": _V2, "x86-64": ()}
 """Micro-architecture levels of the x86-64 psABI, best first, by the names Linux gives their instructions."""
 
+UNSAFE = ("x86-64-v4",)
+"""Levels that code is never built for unasked; artifacts that were built for one still run."""
+
 
 @cache
 def cpu_flags() -> frozenset[str]:
@@ -38,11 +41,15 @@ def machine() -> str:
 
 
 def detect_mcpu() -> str:
-    """The best LLVM processor name that this machine can run: an x86-64 level, else ``generic``."""
+    """The LLVM processor name to build for on this machine: an x86-64 level, else ``generic``.
+
+    x86-64-v4 is not chosen by itself: TVM 0.27's LLVM never returns from selecting AVX-512 instructions for
+    some mask arithmetic (a compare, selected to 0 or 1 and summed), and memory-bound kernels gain little.
+    """
     if machine() != "x86_64":
         return "generic"
     flags = cpu_flags()
-    return next(level for level, needs in X86_LEVELS.items() if flags.issuperset(needs))
+    return next(level for level, needs in X86_LEVELS.items() if level not in UNSAFE and flags.issuperset(needs))
 
 
 def required_features(mcpu: str) -> tuple[str, ...]:

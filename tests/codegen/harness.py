@@ -102,7 +102,8 @@ class Compiled:
                 at = base + d.attrs["offset"]
                 workspace[:, at : at + d.type.numel] = torch.from_numpy(inputs[d.name].reshape(heads, -1))
         for d in program.declared("resource"):
-            given[f"const.{d.name}"] = torch.from_numpy(np.array(resource(program, d.name)))
+            held = torch.from_numpy(np.array(resource(program, d.name)))
+            given[f"const.{d.name}"] = held.int() if held.dtype == torch.bool else held
         self.library[source.symbol](*[given[a] for a in source.args])
         return [_result(program, workspace[h].numpy(), base, pages, table_width) for h in range(heads)]
 

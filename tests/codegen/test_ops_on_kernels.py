@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -12,14 +14,23 @@ from vortex.flow.oracle import Fp32Arithmetic
 from vortex.flow.trace import trace_function
 
 
-@pytest.fixture(scope="module")
-def compiled() -> Compiled:
-    return compile_all({f"op{i}": trace_function(c.fn, types(c)) for i, c in enumerate(CASES)})
+SHARD = 75
+"""Cases per library: a test process compiles only the shards it runs."""
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=[c.name for c in CASES])
-def test_compiled_equals_eager(number: int, compiled: Compiled) -> None:
+@cache
+def compiled_shard(shard: int) -> Compiled:
+    cases = list(enumerate(CASES))[shard * SHARD : (shard + 1) * SHARD]
+    return compile_all({f"op{i}": trace_function(c.fn, types(c)) for i, c in cases})
+
+
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(i, id=c.name, marks=pytest.mark.xdist_group(f"ops{i // SHARD}")) for i, c in enumerate(CASES)],
+)
+def test_compiled_equals_eager(number: int) -> None:
     case: Case = CASES[number]
+    compiled = compiled_shard(number // SHARD)
     for pages in (0, 1, 2, 33):
         rows = [tensors(case, pages, seed) for seed in (1, 2)]
         inputs = {n: np.stack([row[n].numpy() for row in rows]) for n in case.inputs}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.codegen.harness import Compiled, compile_all
 from tests.strategies import arguments, flows
-from vortex.ir.core import Module
+from vortex.ir.core import Function, Module
+from vortex.ir.dialects import flow
 from vortex.ir.interpret import run_function
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
@@ -19,9 +20,15 @@ BATCH = 12
 """Flows per library: linking costs more than compiling one of them."""
 
 
+def _sums_one_side(f: Function) -> bool:
+    """Whether a dot sums an axis of one operand alone: numpy does that before it multiplies, so inf may meet 0."""
+    dots = [o.letters() for o in f.ops if isinstance(o, flow.Dot)]
+    return any(c not in lo and (c in la) != (c in lb) for la, lb, lo in dots for c in la + lb)
+
+
 def agree(module: Module, compiled: Compiled, name: str, pages: int, *, integers: bool) -> None:
     f = module.functions["index"]
-    rows = [arguments(f, pages, seed, integers=integers, specials=not integers) for seed in (1, 2)]
+    rows = [arguments(f, pages, seed, integers=integers, specials=not integers and not _sums_one_side(f)) for seed in (1, 2)]
     inputs = {a.name: np.stack([row[i] for row in rows]) for i, a in enumerate(f.args)}
     with np.errstate(all="ignore"):
         expected = [run_function(f, row, module, pages=pages, layer=5, first=3)[0] for row in rows]

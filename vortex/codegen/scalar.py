@@ -58,6 +58,16 @@ def absolute(x: Expr) -> Expr:
     return T.reinterpret(F32, T.bitwise_and(T.reinterpret(U32, x), T.uint32(0x7FFFFFFF)))
 
 
+def invert(x: Expr) -> Expr:
+    """Not x. TVM turns ``not a > b`` into ``a <= b``, which is wrong for NaN: so the bool is looked at as a number."""
+    return equal(convert(x, I32), i32(0))
+
+
+def same(a: Expr, b: Expr) -> Expr:
+    """a == b, false for NaN also where TVM sees that both are one expression and folds it to true."""
+    return T.And(equal(a, b), invert(T.isnan(a))) if kind(a) == F32 else equal(a, b)
+
+
 UNARY: dict[type[Op], Callable[[Expr], Expr]] = {
     flow.Neg: lambda x: x * (f32(-1) if kind(x) == F32 else i32(-1)),
     flow.Abs: absolute,
@@ -75,7 +85,7 @@ UNARY: dict[type[Op], Callable[[Expr], Expr]] = {
     flow.Round: T.nearbyint,
     flow.Trunc: T.trunc,
     flow.IsNan: T.isnan,
-    flow.Not: T.Not,
+    flow.Not: invert,
 }
 
 BINARY: dict[type[Op], Callable[[Expr, Expr], Expr]] = {
@@ -91,11 +101,11 @@ BINARY: dict[type[Op], Callable[[Expr, Expr], Expr]] = {
     flow.Le: lambda a, b: a <= b,
     flow.Gt: lambda a, b: a > b,
     flow.Ge: lambda a, b: a >= b,
-    flow.Eq: equal,
-    flow.Ne: differ,
+    flow.Eq: same,
+    flow.Ne: lambda a, b: invert(same(a, b)),
     flow.And: T.And,
     flow.Or: T.Or,
-    flow.Xor: lambda a, b: T.Or(T.And(a, T.Not(b)), T.And(T.Not(a), b)),
+    flow.Xor: lambda a, b: differ(convert(a, I32), convert(b, I32)),
 }
 """Operands arrive in one computing type: that of the result, or for comparisons the wider of the two."""
 
