@@ -118,57 +118,83 @@ def kind(code: str, title: str, message: str, help: str = "") -> ErrorKind:
 
 # VX1xxx: a flow cannot be traced -----------------------------------------------------------------
 UNKNOWN_TORCH_OP = kind(
-    "VX1001", "torch function without a meaning over pages", "'{name}' cannot be traced in a flow{nearest}",
+    "VX1001",
+    "torch function without a meaning over pages",
+    "'{name}' cannot be traced in a flow{nearest}",
     "'vortex ops' lists what a flow can use",
 )
 BRANCH = kind(
-    "VX1002", "branch on a traced value", "the flow branches on {what}, which has no value while it is traced",
+    "VX1002",
+    "branch on a traced value",
+    "the flow branches on {what}, which has no value while it is traced",
     "choose between two tensors with torch.where(cond, a, b)",
 )
 CONCRETIZE = kind(
-    "VX1003", "traced value asked for a number", "{what} turns a traced tensor into a Python value",
+    "VX1003",
+    "traced value asked for a number",
+    "{what} turns a traced tensor into a Python value",
     "keep it a tensor: every scalar operation works on tensors of one element",
 )
 IN_PLACE = kind(
-    "VX1004", "in-place write", "'{name}' writes in place; a flow is a pure function",
+    "VX1004",
+    "in-place write",
+    "'{name}' writes in place; a flow is a pure function",
     "use the form without the underscore, or torch.where / torch.cat to build a new tensor",
 )
 BAD_SHAPE = kind("VX1005", "shapes do not fit", "{op}: {why}", "{expected}")
 BAD_SCORE = kind(
-    "VX1006", "score is not one number per page", "topk needs one number per page, shape [S]; this score is {got}",
+    "VX1006",
+    "score is not one number per page",
+    "topk needs one number per page, shape [S]; this score is {got}",
     "reduce the other axes first, e.g. score.amax(-1) or score.mean(-1)",
 )
 FIELD_UNWRITTEN = kind(
-    "VX1007", "field declared and never written", "field '{name}' is declared in create_cache but forward_cache "
-    "does not return it", "return it, or drop it from create_cache",
+    "VX1007",
+    "field declared and never written",
+    "field '{name}' is declared in create_cache but forward_cache does not return it",
+    "return it, or drop it from create_cache",
 )
 FIELD_TWICE = kind(
-    "VX1008", "field written twice", "field '{name}' is written twice in forward_cache",
+    "VX1008",
+    "field written twice",
+    "field '{name}' is written twice in forward_cache",
     "a page's summary is written once; combine the two values",
 )
 FIELD_UNDECLARED = kind(
-    "VX1009", "undeclared field", "field '{name}' is not declared in create_cache{nearest}",
+    "VX1009",
+    "undeclared field",
+    "field '{name}' is not declared in create_cache{nearest}",
     "declare it: vortex.Field(shape)",
 )
 PARTIAL_PAGE = kind(
-    "VX1010", "reading a partial page", "{what}: the page being filled has no summary and its rows may hold anything",
+    "VX1010",
+    "reading a partial page",
+    "{what}: the page being filled has no summary and its rows may hold anything",
     "summaries are made in forward_cache from whole pages; forward_indexer sees them as cache.<field>",
 )
 NO_SELECTION = kind(
-    "VX1011", "no selection returned", "forward_indexer returned {got}, not a selection",
+    "VX1011",
+    "no selection returned",
+    "forward_indexer returned {got}, not a selection",
     "end it with return vortex.topk(score)",
 )
 FIELD_SHAPE = kind(
-    "VX1012", "field has another shape", "field '{name}' is declared {declared} but forward_cache returns {got}",
+    "VX1012",
+    "field has another shape",
+    "field '{name}' is declared {declared} but forward_cache returns {got}",
     "make the two agree",
 )
 FLOW_RAISED = kind("VX1013", "the flow raised an error", "{type}: {text}", "{hint}")
 SYMBOLIC_SIZE = kind(
-    "VX1014", "page count used as a number", "{what} needs the number of pages, which is not known while tracing",
+    "VX1014",
+    "page count used as a number",
+    "{what} needs the number of pages, which is not known while tracing",
     "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index()",
 )
 CONSTANT_TOO_BIG = kind(
-    "VX1015", "captured tensor too large", "the flow captures a tensor of {size} bytes; constants may have {limit}",
+    "VX1015",
+    "captured tensor too large",
+    "the flow captures a tensor of {size} bytes; constants may have {limit}",
     "make it smaller, or compute it from the page",
 )
 BAD_FIELD = kind("VX1016", "bad field declaration", "{why}", "write vortex.Field(dim, ...) with positive integers")
@@ -200,18 +226,24 @@ PIPELINE_SYNTAX = kind(
     "VX3003", "pipeline text does not parse", "{why}", "e.g. 'canonicalize,fuse{{max-live=8}},schedule'"
 )
 PASS_STAGE = kind(
-    "VX3004", "pass runs on another stage", "pass '{name}' runs on {needs} IR, but gets {got}",
+    "VX3004",
+    "pass runs on another stage",
+    "pass '{name}' runs on {needs} IR, but gets {got}",
     "'outline' turns flow IR into page IR",
 )
 
 # VX4xxx: code generation -------------------------------------------------------------------------
 UNKNOWN_TARGET = kind("VX4001", "unknown target", "no target '{name}'{nearest}", "'vortex targets' lists them")
 TARGET_STAGE = kind(
-    "VX4002", "target ends earlier", "target {target} has no stage '{stage}' yet; it goes as far as '{last}'",
+    "VX4002",
+    "target ends earlier",
+    "target {target} has no stage '{stage}' yet; it goes as far as '{last}'",
     "add --to {last}",
 )
 NO_COMPILER = kind(
-    "VX4003", "compiler not installed", "{what} is needed to compile and is not installed",
+    "VX4003",
+    "compiler not installed",
+    "{what} is needed to compile and is not installed",
     "pip install 'vortex[compile]' (and a C compiler: {hint})",
 )
 TIR_INVALID = kind("VX4004", "edited TensorIR does not build", "{why}", "compare with the dump that it came from")
@@ -224,29 +256,44 @@ CORRUPT_ARTIFACT = kind(
     "VX5002", "artifact damaged", "'{path}': {why}", "compile it again; an artifact is trusted like any binary"
 )
 NO_TARGET_IN_ARTIFACT = kind(
-    "VX5003", "artifact lacks the target", "'{path}' has no library for {target}; it has {have}",
+    "VX5003",
+    "artifact lacks the target",
+    "'{path}' has no library for {target}; it has {have}",
     "vortex compile ... --target {target}",
 )
 CPU_TOO_OLD = kind(
-    "VX5004", "processor lacks instructions", "'{path}' was built for {built}, this processor has no {missing}",
+    "VX5004",
+    "processor lacks instructions",
+    "'{path}' was built for {built}, this processor has no {missing}",
     "vortex compile ... --target cpu on this machine",
 )
 DIGEST_MISMATCH = kind("VX5005", "digest differs", "'{path}' has digest {got}, {want} was required")
 
 # VX6xxx: running ---------------------------------------------------------------------------------
-SHAPE_MISMATCH = kind("VX6001", "shape the artifact lacks", "{what} is {got}; the artifact was compiled for {want}",
-                      "vortex compile ... {flag}")
+SHAPE_MISMATCH = kind(
+    "VX6001",
+    "shape the artifact lacks",
+    "{what} is {got}; the artifact was compiled for {want}",
+    "vortex compile ... {flag}",
+)
 BAD_ARGUMENT = kind("VX6002", "wrong argument", "{what}: {why}")
 NOT_READY = kind("VX6003", "called out of order", "{call} needs {needs} first")
 PAGE_OUT_OF_RANGE = kind(
-    "VX6004", "page id out of range",
+    "VX6004",
+    "page id out of range",
     "page table entry [{row}, {col}] is {page}; the pool has pages 0 to {last}",
     "checked because debug=True; without it such a read is undefined",
 )
-OUT_OF_PAGES = kind("VX6005", "pool exhausted", "{need} pages are needed, {free} of {total} are free",
-                    "free finished requests, or make the pool larger")
+OUT_OF_PAGES = kind(
+    "VX6005",
+    "pool exhausted",
+    "{need} pages are needed, {free} of {total} are free",
+    "free finished requests, or make the pool larger",
+)
 CAPACITY = kind(
-    "VX6006", "selection exceeds its capacity", "up to {need} pages may be selected; the output holds {capacity}",
+    "VX6006",
+    "selection exceeds its capacity",
+    "up to {need} pages may be selected; the output holds {capacity}",
     "make pages [B, Hkv, K] with K >= {need}, or lower the budget",
 )
 UNKNOWN_REQUEST = kind("VX6007", "unknown request", "no request '{name}' in this cache{nearest}")

@@ -58,7 +58,9 @@ def program_of(module: Module, name: str = "case") -> Module:
         result = kernel.add(flow.Transpose(result, (axis, *(i for i in range(rank) if i != axis))), "by_page")
     assert isinstance(result.type, TensorType)
     kept = result.type.dtype if result.type.dtype in (i32, bool_) else f32
-    program.declare(Decl("buffer", "result", TensorType(kept, result.type.tile), {"layout": layout, "role": "workspace"}))
+    program.declare(
+        Decl("buffer", "result", TensorType(kept, result.type.tile), {"layout": layout, "role": "workspace"})
+    )
     kernel.append(page.Store(result, "result"))
     program.define(kernel)
     verify(program)

@@ -13,7 +13,6 @@ from tests.flow.op_cases import CASES, Case, tensors, types
 from vortex.flow.oracle import Fp32Arithmetic
 from vortex.flow.trace import trace_function
 
-
 SHARD = 75
 """Cases per library: a test process compiles only the shards it runs."""
 

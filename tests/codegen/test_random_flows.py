@@ -28,7 +28,9 @@ def _sums_one_side(f: Function) -> bool:
 
 def agree(module: Module, compiled: Compiled, name: str, pages: int, *, integers: bool) -> None:
     f = module.functions["index"]
-    rows = [arguments(f, pages, seed, integers=integers, specials=not integers and not _sums_one_side(f)) for seed in (1, 2)]
+    rows = [
+        arguments(f, pages, seed, integers=integers, specials=not integers and not _sums_one_side(f)) for seed in (1, 2)
+    ]
     inputs = {a.name: np.stack([row[i] for row in rows]) for i, a in enumerate(f.args)}
     with np.errstate(all="ignore"):
         expected = [run_function(f, row, module, pages=pages, layer=5, first=3)[0] for row in rows]

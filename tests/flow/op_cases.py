@@ -76,21 +76,87 @@ ODD_MASK = torch.arange(8) % 2 == 0
 XS, XQ = {"x": ("S",)}, {"x": X, "q": Q}
 
 ELEMENTWISE = [
-    *(_c(n, lambda x, n=n: getattr(torch, n)(x)) for n in (
-        "neg", "abs", "exp", "sin", "cos", "tanh", "sigmoid", "erf", "floor", "ceil", "round", "trunc", "square",
-        "positive", "frac", "sign", "exp2", "expm1", "isfinite", "isinf", "isnan", "logical_not", "clone", "detach")),
-    *(_c(n, lambda x, n=n: getattr(torch, n)(x), "positive") for n in (
-        "log", "sqrt", "rsqrt", "log2", "log10", "log1p", "reciprocal")),
-    *(_c(f"{n}_odd", lambda x, n=n: getattr(torch, n)(x), "odd") for n in (
-        "abs", "isfinite", "isinf", "isnan", "isposinf", "isneginf", "nan_to_num", "sign", "relu", "expm1", "log1p")),
+    *(
+        _c(n, lambda x, n=n: getattr(torch, n)(x))
+        for n in (
+            "neg",
+            "abs",
+            "exp",
+            "sin",
+            "cos",
+            "tanh",
+            "sigmoid",
+            "erf",
+            "floor",
+            "ceil",
+            "round",
+            "trunc",
+            "square",
+            "positive",
+            "frac",
+            "sign",
+            "exp2",
+            "expm1",
+            "isfinite",
+            "isinf",
+            "isnan",
+            "logical_not",
+            "clone",
+            "detach",
+        )
+    ),
+    *(
+        _c(n, lambda x, n=n: getattr(torch, n)(x), "positive")
+        for n in ("log", "sqrt", "rsqrt", "log2", "log10", "log1p", "reciprocal")
+    ),
+    *(
+        _c(f"{n}_odd", lambda x, n=n: getattr(torch, n)(x), "odd")
+        for n in (
+            "abs",
+            "isfinite",
+            "isinf",
+            "isnan",
+            "isposinf",
+            "isneginf",
+            "nan_to_num",
+            "sign",
+            "relu",
+            "expm1",
+            "log1p",
+        )
+    ),
     *(_c(f"{n}_tiny", lambda x, n=n: getattr(torch, n)(x), "tiny") for n in ("expm1", "log1p")),
     _c("tan", torch.tan, "unit"),
     _c("expit", torch.special.expit),
-    *(_c(n, lambda x, q, n=n: getattr(torch, n)(x, q), **XQ) for n in (
-        "add", "sub", "mul", "div", "maximum", "minimum", "fmax", "fmin", "hypot", "logaddexp", "rsub",
-        "lt", "le", "gt", "ge", "eq", "ne", "logical_and", "logical_or", "logical_xor")),
-    *(_c(f"{n}_odd", lambda x, q, n=n: getattr(torch, n)(x, q), "odd", **XQ) for n in (
-        "maximum", "minimum", "fmax", "fmin", "lt", "ge", "eq", "ne")),
+    *(
+        _c(n, lambda x, q, n=n: getattr(torch, n)(x, q), **XQ)
+        for n in (
+            "add",
+            "sub",
+            "mul",
+            "div",
+            "maximum",
+            "minimum",
+            "fmax",
+            "fmin",
+            "hypot",
+            "logaddexp",
+            "rsub",
+            "lt",
+            "le",
+            "gt",
+            "ge",
+            "eq",
+            "ne",
+            "logical_and",
+            "logical_or",
+            "logical_xor",
+        )
+    ),
+    *(
+        _c(f"{n}_odd", lambda x, q, n=n: getattr(torch, n)(x, q), "odd", **XQ)
+        for n in ("maximum", "minimum", "fmax", "fmin", "lt", "ge", "eq", "ne")
+    ),
     *(_c(n, lambda x, q, n=n: getattr(torch, n)(x, q), "positive", 1e-4, **XQ) for n in ("pow", "remainder", "fmod")),
     _c("fmod_signs", lambda x, q: torch.fmod(x, q.abs() + 0.5), tolerance=1e-4, **XQ),
     _c("remainder_signs", lambda x, q: x % (q.abs() + 0.5), tolerance=1e-4, **XQ),
@@ -144,9 +210,28 @@ def _augmented(x: Any) -> Any:
 
 
 ACTIVATIONS = [
-    *(_c(n, lambda x, n=n: getattr(F, n)(x)) for n in (
-        "relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "softplus", "logsigmoid", "mish", "hardsigmoid",
-        "hardswish", "hardtanh", "softsign", "tanhshrink", "celu", "selu", "glu")),
+    *(
+        _c(n, lambda x, n=n: getattr(F, n)(x))
+        for n in (
+            "relu",
+            "relu6",
+            "leaky_relu",
+            "elu",
+            "silu",
+            "gelu",
+            "softplus",
+            "logsigmoid",
+            "mish",
+            "hardsigmoid",
+            "hardswish",
+            "hardtanh",
+            "softsign",
+            "tanhshrink",
+            "celu",
+            "selu",
+            "glu",
+        )
+    ),
     _c("logit", lambda x: torch.logit(x.abs()) + torch.special.logit(x, eps=0.1), "unit", 1e-4),
     _c("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
     _c("softplus_args", lambda x: F.softplus(x * 10, beta=2.0, threshold=5.0)),
@@ -156,8 +241,11 @@ ACTIVATIONS = [
 ]
 
 REDUCTIONS = [
-    *(_c(f"{n}_{d}", lambda x, n=n, d=d: getattr(torch, n)(x, d)) for n in ("sum", "mean", "amax", "amin")
-      for d in (0, 1, -1)),
+    *(
+        _c(f"{n}_{d}", lambda x, n=n, d=d: getattr(torch, n)(x, d))
+        for n in ("sum", "mean", "amax", "amin")
+        for d in (0, 1, -1)
+    ),
     *(_c(f"{n}_two", lambda x, n=n: getattr(x, n)((0, 2))) for n in ("sum", "mean", "amax", "amin")),
     *(_c(f"{n}_all", lambda x, n=n: getattr(x, n)()) for n in ("sum", "mean", "amax", "amin", "max", "min")),
     _c("keepdim", lambda x: x - x.mean(0, keepdim=True) + x.amax(dim=(1, 2), keepdim=True)),
@@ -203,8 +291,10 @@ def _unpacked(x: Any) -> Any:
 
 
 NORMS = [
-    *(_c(f"vector_norm_{p}", lambda x, p=p: torch.linalg.vector_norm(x, p, dim=-1))
-      for p in (0, 1, 2, 3, math.inf, -math.inf)),
+    *(
+        _c(f"vector_norm_{p}", lambda x, p=p: torch.linalg.vector_norm(x, p, dim=-1))
+        for p in (0, 1, 2, 3, math.inf, -math.inf)
+    ),
     _c("norm", lambda x: x.norm(dim=-1) + torch.norm(x, p=1, dim=2) + torch.linalg.norm(x, dim=-1)),
     _c("norm_all", lambda x: x.norm() + x.norm(2, (1, 2)), tolerance=1e-4),
     _c("norm_pages", lambda x: x.norm(dim=0, keepdim=True) * x, tolerance=1e-4),

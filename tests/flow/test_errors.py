@@ -17,7 +17,7 @@ from vortex.flow.trace import trace
 SPEC = vortex.Spec(page_size=16, head_dim=8, group=4)
 Write = Callable[[str], Path]
 
-FLOW = '''
+FLOW = """
 import math
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Broken(vortex.vFlow):
     def forward_indexer(self, q, cache):
         score = cache.a.sum(-1)
         {index}
-'''
+"""
 CREATE = 'return {"a": vortex.Field(spec.head_dim)}'
 CACHE = 'return {"a": page.k.mean(0)}'
 INDEX = "return vortex.topk(score)"
@@ -304,5 +304,3 @@ def test_an_instance_without_methods() -> None:
 def test_layer_outside_a_step() -> None:
     with pytest.raises(VortexError, match="VX1013"):
         vortex.layer()
-
-

@@ -283,9 +283,16 @@ def test_a_step_scores_its_candidates_alone() -> None:
         fields = oracle.summaries(Named, spec, k_pages, v_pages)
         again = oracle.score(Named, spec, q[2 * h : 2 * h + 2], fields, layer=7, first_page=2)
         torch.testing.assert_close(scores, again, rtol=0, atol=0)
-    spared = oracle.step(Named, spec, q, k, v, budget, layer=7, fields=[
-        oracle.summaries(Named, spec, *(x[:48, h].unflatten(0, (12, 4)) for x in (k, v))) for h in range(2)
-    ])
+    spared = oracle.step(
+        Named,
+        spec,
+        q,
+        k,
+        v,
+        budget,
+        layer=7,
+        fields=[oracle.summaries(Named, spec, *(x[:48, h].unflatten(0, (12, 4)) for x in (k, v))) for h in range(2)],
+    )
     assert spared.pages == done.pages
 
 

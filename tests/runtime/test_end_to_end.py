@@ -159,7 +159,6 @@ assert torch.equal(*outs)
 """
 
 
-@pytest.mark.xfail(reason="codegen/arguments.py declares buffers without align=<element size>: TVM assumes 64 bytes")
 def test_tensors_may_lie_anywhere(artifact: Path, tmp_path: Path) -> None:
     """A view into an engine's buffer is aligned to its elements and to no more."""
     run_in(make_environment(version("apache-tvm-ffi"), tmp_path), ODD, artifact)

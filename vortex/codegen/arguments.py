@@ -28,7 +28,9 @@ class Arguments:
             self.sizes[name] = tirx.Var(name, I32)
         return self.sizes[name]
 
-    def tensor(self, name: str, shape: tuple[str | int, ...], dtype: str, strides: tuple[str | int, ...] = ()) -> Buffer:
+    def tensor(
+        self, name: str, shape: tuple[str | int, ...], dtype: str, strides: tuple[str | int, ...] = ()
+    ) -> Buffer:
         """Declare a tensor argument; sizes and strides given by name are read from the caller's tensor."""
         dims = tuple(self.size(d) if isinstance(d, str) else d for d in shape)
         steps = [self.size(s) if isinstance(s, str) else s for s in strides]

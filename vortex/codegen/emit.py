@@ -44,10 +44,9 @@ def _emit(program: Module, f: Function) -> KernelSource:
         raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
     template = _template(str(f.attrs["kind"]))
     symbol = f"{program.name}_{f.name}"
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(symbol)
-            args = template(program, f)
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(symbol)
+        args = template(program, f)
     return KernelSource(
         f.name,
         str(f.attrs["kind"]),
@@ -69,7 +68,9 @@ def _template(kind: str) -> Callable[[Module, Function], list[str]]:
 
     templates = {"plan": emit_plan, "append": emit_append, "select": emit_select, "attend": emit_attend}
     if kind not in templates:
-        raise NOT_EMITTABLE.at(why=f"no template for kernels of kind '{kind}'", hint=f"there are {', '.join(templates)}")
+        raise NOT_EMITTABLE.at(
+            why=f"no template for kernels of kind '{kind}'", hint=f"there are {', '.join(templates)}"
+        )
     return templates[kind]
 
 

@@ -32,8 +32,12 @@ def _cast(name: str, dtype: torch.dtype) -> None:
 
 
 for _name, _dtype in {
-    "float": torch.float32, "bfloat16": torch.bfloat16, "half": torch.float16, "bool": torch.bool,
-    "int": torch.int32, "long": torch.int64,
+    "float": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "half": torch.float16,
+    "bool": torch.bool,
+    "int": torch.int32,
+    "long": torch.int64,
 }.items():
     _cast(_name, _dtype)
 

@@ -34,9 +34,18 @@ def _rounding(names: str, op: type[Op]) -> None:
 
 
 for _names, _op in {
-    "neg negative": flow.Neg, "abs absolute": flow.Abs, "exp": flow.Exp, "log": flow.Log, "sqrt": flow.Sqrt,
-    "rsqrt": flow.Rsqrt, "sin": flow.Sin, "cos": flow.Cos, "tanh F.tanh": flow.Tanh,
-    "sigmoid F.sigmoid special.expit": flow.Sigmoid, "erf special.erf": flow.Erf, "isnan": flow.IsNan,
+    "neg negative": flow.Neg,
+    "abs absolute": flow.Abs,
+    "exp": flow.Exp,
+    "log": flow.Log,
+    "sqrt": flow.Sqrt,
+    "rsqrt": flow.Rsqrt,
+    "sin": flow.Sin,
+    "cos": flow.Cos,
+    "tanh F.tanh": flow.Tanh,
+    "sigmoid F.sigmoid special.expit": flow.Sigmoid,
+    "erf special.erf": flow.Erf,
+    "isnan": flow.IsNan,
 }.items():
     _unary(_names, _op)
 for _names, _op in {"floor": flow.Floor, "ceil": flow.Ceil, "trunc fix": flow.Trunc}.items():

@@ -34,8 +34,12 @@ def _compare(names: str, op: type[Op]) -> None:
 
 
 for _names, _op in {
-    "lt less": flow.Lt, "le less_equal": flow.Le, "gt greater": flow.Gt, "ge greater_equal": flow.Ge,
-    "eq": flow.Eq, "ne not_equal": flow.Ne,
+    "lt less": flow.Lt,
+    "le less_equal": flow.Le,
+    "gt greater": flow.Gt,
+    "ge greater_equal": flow.Ge,
+    "eq": flow.Eq,
+    "ne not_equal": flow.Ne,
 }.items():
     _compare(_names, _op)
 

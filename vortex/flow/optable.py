@@ -17,8 +17,18 @@ from vortex.flow.tracer import active, fail, refuse
 
 F = torch.nn.functional
 _MODULES = (
-    "logic", "casts", "elementwise", "activations", "reductions", "norms", "linear", "shapes", "repetition", "joins",
-    "creation", "convolution",
+    "logic",
+    "casts",
+    "elementwise",
+    "activations",
+    "reductions",
+    "norms",
+    "linear",
+    "shapes",
+    "repetition",
+    "joins",
+    "creation",
+    "convolution",
 )
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 """Names that torch takes for its own, for numpy's sake."""

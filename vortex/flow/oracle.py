@@ -21,7 +21,10 @@ from vortex.spec import Spec
 
 Tensor = torch.Tensor
 TORCH: dict[str, torch.dtype] = {
-    f32.name: torch.float32, bf16.name: torch.bfloat16, f16.name: torch.float16, fp8_e4m3.name: torch.float8_e4m3fn
+    f32.name: torch.float32,
+    bf16.name: torch.bfloat16,
+    f16.name: torch.float16,
+    fp8_e4m3.name: torch.float8_e4m3fn,
 }
 FP8_MAX = 448.0
 

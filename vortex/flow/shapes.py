@@ -32,8 +32,10 @@ def _infer(x: vTensor, shape: list[Dim]) -> list[Dim]:
     known = math.prod(d for d in shape if isinstance(d, int) and d != -1)
     if x.type.page_axis is not None and S not in shape:
         if known != x.type.numel:
-            raise refuse(f"-1 in {flow.show(tuple(shape))} would be {x.type.numel}/{known} of the pages of {x.type}",
-                         "the page axis stays an axis of its own")
+            raise refuse(
+                f"-1 in {flow.show(tuple(shape))} would be {x.type.numel}/{known} of the pages of {x.type}",
+                "the page axis stays an axis of its own",
+            )
         left: Dim = S
     elif known == 0 or x.type.numel % known:
         raise refuse(f"{x.type} does not reshape to {flow.show(tuple(shape))}", "the same number of elements per page")

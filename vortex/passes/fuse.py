@@ -160,4 +160,3 @@ def _drop_dead(f: Function) -> None:
             kept.append(o)
             used.update(o.operands)
     f.ops = kept[::-1]
-

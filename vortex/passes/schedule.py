@@ -36,8 +36,11 @@ class Schedule(Pass):
             if f.attrs["kind"] == "plan":
                 continue
             f.attrs["schedule"] = {
-                "lanes": self.lanes, "unroll": self.unroll, "bytes_per_page": _bytes_per_page(program, f), "from": origin
-            }  # fmt: skip
+                "lanes": self.lanes,
+                "unroll": self.unroll,
+                "bytes_per_page": _bytes_per_page(program, f),
+                "from": origin,
+            }
         return program
 
 

@@ -88,7 +88,11 @@ class _Row:
         self.values = Values(
             self._load,
             self.scratch,
-            {d.name: a.buffers[f"const.{d.name}"] for d in a.program.declared("resource") if f"const.{d.name}" in a.names},
+            {
+                d.name: a.buffers[f"const.{d.name}"]
+                for d in a.program.declared("resource")
+                if f"const.{d.name}" in a.names
+            },
             {"layer": a.scalars.get("layer"), "page_count": self.scored, "first_page": self.first},
         )
         self.tiles = Tiles(self.values, Shape(schedule.get("lanes", 16), schedule.get("unroll", 8)))
@@ -283,4 +287,3 @@ class _Row:
 
         emit_topk(key, clear, a.buffers["pages"], a.buffers["counts"], self.r, self.h,
                   kept, self.first, self.scored, pages, a.size("K"))  # fmt: skip
-
