@@ -1,0 +1,160 @@
+"""Every shipped flow as compiled kernels, over the shapes that matter, against the oracle.
+
+Ragged batches: one token, one page, a partial page, ``n <= b``, long rows. Pools, tables and outputs are
+poisoned. On small integers selections are equal; on random data a page may differ only where its score
+and the k-th are closer than rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vortex.budget import Budget
+from vortex.driver import compile_flow
+from vortex.flow import oracle
+from vortex.flow.flow import find_flow, library_names
+from vortex.runtime.decoder import Decoder, load
+from vortex.runtime.paged_cache import PagedCache
+from vortex.spec import Spec
+
+FLOWS = library_names()
+DTYPE = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+SMALL = {
+    name: Spec(page_size=page, head_dim=dim, group=group, dtype=dtype)
+    for name, (page, dim, group, dtype) in zip(
+        FLOWS,
+        [
+            (16, 128, 4, "bf16"),
+            (8, 64, 1, "bf16"),
+            (32, 80, 3, "f16"),
+            (16, 96, 5, "bf16"),
+            (64, 64, 8, "bf16"),
+            (16, 128, 2, "f32"),
+            (128, 64, 12, "bf16"),
+            (16, 256, 6, "bf16"),
+        ],
+        strict=True,
+    )
+}
+GROUPS, DIMS, PAGES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 20), (64, 80, 96, 128, 256), (8, 16, 32, 64, 128)
+FULL = [
+    Spec(page_size=PAGES[i % 5], head_dim=DIMS[(i * 2 + i // 5) % 5], group=g, dtype=("bf16", "bf16", "f16")[i % 3])
+    for i, g in enumerate(GROUPS)
+]
+HKV = 2
+BUDGETS = (Budget(3, sink=1, recent=2), Budget(2, "1/3", sink=2, recent=1), Budget(0, sink=0, recent=1))
+
+
+def lengths_for(page: int) -> list[int]:
+    """A ragged batch around page size ``page``, in tokens."""
+    return [1, page, page + 1, 4 * page - 1, 6 * page, 7 * page + 3, 23 * page + page // 2, 40 * page]
+
+
+def numbers(shape: tuple[int, ...], dtype: torch.dtype, *, integers: bool) -> torch.Tensor:
+    return (torch.randint(-2, 3, shape) if integers else torch.randn(shape)).to(dtype)
+
+
+def check_step(flow: str, decoder: Decoder, budget: Budget, layout: Any, *, integers: bool) -> None:
+    """Prefill a ragged batch in two chunks, decode once, compare everything with the oracle."""
+    spec, cls = decoder.spec, find_flow(flow)
+    dtype = DTYPE[spec.dtype]
+    lengths = lengths_for(spec.page_size)
+    total = sum(-(-n // spec.page_size) for n in lengths)
+    cache = PagedCache(total + 3, HKV, spec, decoder.fields, layout=layout)
+    for pool in (cache.k[0], cache.v[0], *cache.fields[0].values()):
+        pool.fill_(float("nan"))
+    decoder.budget = budget
+    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0])
+    requests = list(range(len(lengths)))
+    for r in requests:
+        cache.add(r)
+    keys, values = ([numbers((n, HKV, spec.head_dim), dtype, integers=integers) for n in lengths] for _ in range(2))
+    first = [n // 2 for n in lengths]
+    for start, stop in ((None, first), (first, lengths)):
+        begin = start or [0] * len(lengths)
+        chunk = [b - a for a, b in zip(begin, stop, strict=True)]
+        loc, offsets = cache.extend_batch(requests, chunk)
+        decoder.plan(cache.lengths(requests), cache.page_table(requests))
+        parts = [slice(a, b) for a, b in zip(begin, stop, strict=True)]
+        k, v = (torch.cat([x[s] for x, s in zip(xs, parts, strict=True)]) for xs in (keys, values))
+        decoder.append(0, k, v, loc, offsets)
+    q = numbers((len(lengths), HKV * spec.group, spec.head_dim), dtype, integers=integers)
+    out, lse = torch.full_like(q, float("nan")), torch.full(q.shape[:2], float("nan"))
+    decoder.decode(0, q, out=out, lse=lse)
+    assert decoder.pages is not None
+    assert decoder.counts is not None
+    for r, n in enumerate(lengths):
+        stored = [_stored(cache, r, h, n // spec.page_size) for h in range(HKV)]
+        _check_summaries(cls, spec, keys[r], values[r], stored)
+        want = oracle.step(cls, spec, q[r], keys[r], values[r], budget, fields=stored)
+        for h in range(HKV):
+            got = decoder.pages[r, h, : int(decoder.counts[r, h])].tolist()
+            _check_selection(got, want.pages[h], want.scores[h], budget, exact=integers and flow != "gqa_block")
+            heads = slice(h * spec.group, (h + 1) * spec.group)
+            tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, n)) for p in got])
+            ref, ref_lse = oracle.attend(q[r, heads], keys[r][tokens, h], values[r][tokens, h], spec.head_dim**-0.5)
+            torch.testing.assert_close(out[r, heads].float(), ref, rtol=1.6e-2, atol=1e-2)
+            torch.testing.assert_close(lse[r, heads], ref_lse, rtol=1e-4, atol=1e-3)
+
+
+def _stored(cache: PagedCache, request: int, head: int, full: int) -> dict[str, torch.Tensor]:
+    """The request's summaries as the append kernel left them."""
+    table = torch.tensor(cache.pages(request)[:full], dtype=torch.long)
+    return {name: pool[table, head] for name, pool in cache.fields[0].items()}
+
+
+def _check_summaries(
+    flow: Any, spec: Spec, k: torch.Tensor, v: torch.Tensor, stored: list[dict[str, torch.Tensor]]
+) -> None:
+    full = len(k) // spec.page_size * spec.page_size
+    shape = (full // spec.page_size, spec.page_size, spec.head_dim)
+    for h, fields in enumerate(stored):
+        want = oracle.summaries(flow, spec, k[:full, h].reshape(shape), v[:full, h].reshape(shape))
+        for name, got in fields.items():
+            # one unit in the last place: a sum taken in another order may round the other way
+            close = {"rtol": 2**-7, "atol": 1e-6} if got.dtype != torch.float32 else {"rtol": 1e-5, "atol": 1e-6}
+            torch.testing.assert_close(got, want[name], **close)
+
+
+def _check_selection(
+    got: list[int], want: list[int], scores: torch.Tensor | None, budget: Budget, *, exact: bool
+) -> None:
+    assert got == sorted(set(got))
+    assert len(got) == len(want)
+    if scores is None or exact:
+        assert got == want
+        return
+    kth = min((float(scores[p - budget.sink]) for p in want if 0 <= p - budget.sink < len(scores)), default=math.inf)
+    slack = 1e-5 * max(1.0, float(scores.abs().max()))
+    for p in set(got) ^ set(want):
+        assert math.isclose(float(scores[p - budget.sink]), kth, rel_tol=0, abs_tol=slack), (p, got, want)
+
+
+def compiled(flow: str, spec: Spec, folder: Path) -> Decoder:
+    made = compile_flow(flow, spec=spec, out=folder / f"{flow}.vxa")
+    assert made.artifact is not None
+    return load(made.artifact, budget=BUDGETS[0], debug=True)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_shipped_flow(flow: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = compiled(flow, SMALL[flow], tmp_path)
+    for i, budget in enumerate(BUDGETS):
+        check_step(flow, decoder, budget, ("HND", "NHD")[i % 2], integers=i == 0)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("spec", FULL, ids=lambda s: f"g{s.group}-d{s.head_dim}-p{s.page_size}-{s.dtype}")
+@pytest.mark.parametrize("flow", FLOWS)
+def test_matrix(flow: str, spec: Spec, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    decoder = compiled(flow, spec, tmp_path)
+    for layout in ("HND", "NHD"):
+        for integers in (True, False):
+            check_step(flow, decoder, BUDGETS[0], layout, integers=integers)
