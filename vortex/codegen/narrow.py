@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vortex.codegen.tir import F32, U32, Expr, T, cast, differ, equal, f32
+from vortex.codegen.tir import F32, U32, Expr, T, cast, differ, equal, f32, is_nan
 from vortex.ir.types import DType, bf16, bool_, f16, fp8_e4m3, i32
 
 STORAGE = {
@@ -49,7 +49,7 @@ def _round_bf16(x: Expr) -> Expr:
     bits = T.reinterpret(U32, x)
     odd = T.bitwise_and(T.shift_right(bits, T.uint32(16)), T.uint32(1))
     up = T.bitwise_and(bits + T.uint32(0x7FFF) + odd, T.uint32(0xFFFF0000))
-    return T.reinterpret(F32, T.Select(T.isnan(x), T.uint32(0x7FC00000), up))
+    return T.reinterpret(F32, T.Select(is_nan(x), T.uint32(0x7FC00000), up))
 
 
 def _to_fp8_e4m3(x: Expr) -> Expr:
@@ -63,7 +63,7 @@ def _to_fp8_e4m3(x: Expr) -> Expr:
     odd = T.bitwise_and(T.shift_right(large, T.uint32(20)), T.uint32(1))
     rounded = T.shift_right(large + T.uint32(0x7FFFF) + odd, T.uint32(20)) - T.uint32(120 << 3)
     magnitude = T.Select(size < f32(2.0**-6), tiny, rounded)
-    return cast("uint8", T.bitwise_or(sign, T.Select(T.isnan(x), T.uint32(0x7F), magnitude)))
+    return cast("uint8", T.bitwise_or(sign, T.Select(is_nan(x), T.uint32(0x7F), magnitude)))
 
 
 def _from_fp8_e4m3(stored: Expr) -> Expr:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vortex.codegen.narrow import round_to
-from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, kind
+from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, is_nan, kind
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
 from vortex.ir.types import DType, TensorType, bool_
@@ -27,7 +27,7 @@ def convert(x: Expr, to: str) -> Expr:
     if now == to:
         return x
     if to == "bool":
-        return T.Or(differ(x, f32(0)), T.isnan(x)) if now == F32 else differ(x, i32(0))
+        return T.Or(differ(x, f32(0)), is_nan(x)) if now == F32 else differ(x, i32(0))
     if now == "bool":
         one, zero = (f32(1), f32(0)) if to == F32 else (i32(1), i32(0))
         return T.Select(x, one, zero)
@@ -35,17 +35,24 @@ def convert(x: Expr, to: str) -> Expr:
 
 
 def maximum(a: Expr, b: Expr) -> Expr:
-    """The larger; NaN if either is: a comparison with a NaN ``b`` fails and yields ``b``."""
-    if kind(a) != F32:
-        return T.Select(a > b, a, b)
-    return T.Select(T.isnan(a), a, T.Select(a > b, a, b))
+    """The larger; NaN if either is."""
+    return _extreme(a > b, b > a, a, b)
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller; NaN if either is."""
+    return _extreme(a < b, b < a, a, b)
+
+
+def _extreme(first: Expr, second: Expr, a: Expr, b: Expr) -> Expr:
+    """One machine max or min gives ``b`` where a NaN is compared, the mirrored one ``a``: or-ed, any NaN stays NaN.
+
+    Where neither is NaN both are the same number, but for the sign of a zero.
+    """
     if kind(a) != F32:
-        return T.Select(a < b, a, b)
-    return T.Select(T.isnan(a), a, T.Select(a < b, a, b))
+        return T.Select(first, a, b)
+    sides = T.Select(first, a, b), T.Select(second, b, a)
+    return T.reinterpret(F32, T.bitwise_or(*(T.reinterpret(U32, x) for x in sides)))
 
 
 def floor_mod(a: Expr, b: Expr) -> Expr:
@@ -65,7 +72,7 @@ def invert(x: Expr) -> Expr:
 
 def same(a: Expr, b: Expr) -> Expr:
     """a == b, false for NaN also where TVM sees that both are one expression and folds it to true."""
-    return T.And(equal(a, b), invert(T.isnan(a))) if kind(a) == F32 else equal(a, b)
+    return T.And(equal(a, b), invert(is_nan(a))) if kind(a) == F32 else equal(a, b)
 
 
 UNARY: dict[type[Op], Callable[[Expr], Expr]] = {
@@ -84,7 +91,7 @@ UNARY: dict[type[Op], Callable[[Expr], Expr]] = {
     flow.Ceil: T.ceil,
     flow.Round: T.nearbyint,
     flow.Trunc: T.trunc,
-    flow.IsNan: T.isnan,
+    flow.IsNan: is_nan,
     flow.Not: invert,
 }
 

@@ -17,6 +17,7 @@ Buffer: TypeAlias = Any
 F32 = "float32"
 I32 = "int32"
 U32 = "uint32"
+STACK_BYTES = 1024
 
 
 def f32(x: float) -> Expr:
@@ -49,6 +50,11 @@ def differ(a: Expr, b: Expr) -> Expr:
     return tirx.NE(a, b)
 
 
+def is_nan(x: Expr) -> Expr:
+    """Whether fp32 ``x`` is NaN, by its bits: TVM folds ``x != x`` to false, and its isnan breaks up vectors."""
+    return T.bitwise_and(T.reinterpret(U32, x), T.uint32(0x7FFFFFFF)) > T.uint32(0x7F800000)
+
+
 def let(name: str, value: Expr) -> Expr:
     """Bind ``value`` to a named variable here."""
     bound = T.Bind(value)
@@ -57,8 +63,13 @@ def let(name: str, value: Expr) -> Expr:
 
 
 def local(name: str, size: int, dtype: str = F32) -> Buffer:
-    """A buffer on chip that only this iteration sees."""
-    made = T.alloc_buffer((size,), dtype, scope="local")
+    """A buffer on chip that only this iteration sees.
+
+    TVM's LLVM lowering puts what is under 1 KiB and of scope "global" on the stack, where it can live in
+    registers; the rest, and all of scope "local", comes from the thread's arena.
+    """
+    small = size * 4 < STACK_BYTES
+    made = T.alloc_buffer((size,), dtype, scope="global" if small else "local")
     IRBuilder.name(name, made)
     return made
 
@@ -66,6 +77,12 @@ def local(name: str, size: int, dtype: str = F32) -> Buffer:
 def put(buffer: Buffer, value: Expr, *index: Expr) -> None:
     """buffer[index] = value"""
     T.buffer_store(buffer, value, list(index))
+
+
+def prefetch(buffer: Buffer, *index: Expr) -> None:
+    """Ask for the cache line of buffer[index]; a CPU's hint, with no effect on what is computed."""
+    where = T.address_of(buffer[tuple(index)])
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", where, i32(0), i32(3), i32(1)))
 
 
 @contextmanager

@@ -10,6 +10,17 @@ from vortex.ir.staging import LEAVES, VIEWS, Staging, over_pages, stage
 from vortex.ir.types import TensorType
 from vortex.passes.manager import Pass, PassContext, register
 
+COPIES: dict[type[Op], int] = {
+    flow.Maximum: 4,
+    flow.Minimum: 4,
+    flow.Eq: 2,
+    flow.Ne: 2,
+    flow.Remainder: 2,
+    flow.Cast: 4,
+}
+"""How often the expression of an op repeats each operand's; once unless listed (vortex.codegen.scalar)."""
+HEAVY = 64
+"""Size of an expression, in ops and loads, beyond which its value is computed once into a tile."""
 REPLICATING = (flow.Dot, flow.Conv, flow.Scan)
 """Ops that look at one element of an operand more than once."""
 
@@ -48,16 +59,21 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     staging = stage(f)
     slots, words = _slots(staging, ragged)
     users = f.users()
+    weight: dict[Value, int] = {}
     for o in f.ops:
         if o.result is None:
             continue
+        weight[o.result] = 1 + COPIES.get(type(o), 1) * sum(weight[v] for v in o.operands)
         o.notes.pop("slot", None)
         if o.name.startswith("flow."):
             o.notes["pass"] = staging.loop[o]
         if o.result in slots:
             o.notes["in"], o.notes["slot"] = "scratch", slots[o.result]
         elif isinstance(o.result.type, TensorType) and not isinstance(o, page.Attend):
-            o.notes["in"] = "tile" if _needs_tile(o, users) else "inline"
+            heavy = weight[o.result] > HEAVY and not isinstance(o, VIEWS)
+            o.notes["in"] = "tile" if heavy or _needs_tile(o, users) else "inline"
+        if o.notes.get("in") != "inline":
+            weight[o.result] = 1
     selects = any(isinstance(o, flow.TopK) for o in f.ops)
     if selects:
         f.attrs["keys"], words = words, words + 1

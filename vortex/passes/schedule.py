@@ -17,16 +17,17 @@ class Schedule(Pass):
     """Choose each kernel's knobs for the target and write them, with their origin, into the IR.
 
     On a CPU: ``lanes`` is the vector width in fp32 numbers, ``unroll`` how many outputs share one load of
-    a summary. ``bytes_per_page`` is what one candidate (or filled) page costs in memory traffic: the
-    quantity that work is balanced by.
+    a summary, ``prefetch`` how many pages ahead summaries are asked for. ``bytes_per_page`` is what one
+    candidate (or filled) page costs in memory traffic: the quantity that work is balanced by.
 
         kernel @select {kind = "select", domain = "rows"}
           ->
-        kernel @select {.., schedule = {lanes = 16, unroll = 8, bytes_per_page = 512, from = "heuristic"}}
+        kernel @select {.., schedule = {lanes = 16, prefetch = 8, .., from = "heuristic"}}
     """
 
     lanes: int = 16
     unroll: int = 8
+    prefetch: int = 8
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         program = Module("page", module.name, dict(module.attrs), dict(module.decls), dict(module.functions))
@@ -38,6 +39,7 @@ class Schedule(Pass):
             f.attrs["schedule"] = {
                 "lanes": self.lanes,
                 "unroll": self.unroll,
+                "prefetch": self.prefetch,
                 "bytes_per_page": _bytes_per_page(program, f),
                 "from": origin,
             }

@@ -5,7 +5,23 @@ from __future__ import annotations
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cpu.tiles import Shape
 from vortex.codegen.narrow import STORAGE, narrow, widen
-from vortex.codegen.tir import F32, Buffer, Expr, T, cast, equal, f32, lanes, let, local, loop, parallel, put, when
+from vortex.codegen.tir import (
+    F32,
+    Buffer,
+    Expr,
+    T,
+    cast,
+    equal,
+    f32,
+    is_nan,
+    lanes,
+    let,
+    local,
+    loop,
+    parallel,
+    put,
+    when,
+)
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
@@ -169,7 +185,7 @@ class _Row:
             with loop("c", chunks) as c, lanes(width) as lane:
                 d = c * width + lane
                 x = self.acc[g * self.v_dim + d] * share
-                x = T.Select(T.isnan(total), total, x)
+                x = T.Select(is_nan(total), total, x)
                 put(out, narrow(x, self.out_type.dtype), self.r, head, d)
             with when(self.args.size("L") > 0):
                 put(lse, self.top[g] + T.log(total), self.r, head)

@@ -13,12 +13,29 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.cpu.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.cpu.topk import emit_keep_all, emit_topk, sortable
 from vortex.codegen.scalar import convert, fold_of, number_type
-from vortex.codegen.tir import F32, Buffer, Expr, T, cast, choose, differ, let, local, loop, parallel, put
+from vortex.codegen.tir import (
+    F32,
+    Buffer,
+    Expr,
+    T,
+    cast,
+    choose,
+    differ,
+    let,
+    local,
+    loop,
+    parallel,
+    prefetch,
+    put,
+    unflat,
+)
 from vortex.codegen.values import Index, Scratch, Values, page_position, type_of, without_page
 from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import over_pages, stage
+from vortex.ir.staging import loads_by_loop, over_pages, stage
 from vortex.ir.types import TensorType, bool_, i32
+
+LINE_BYTES = 64
 
 
 def emit_select(program: Module, f: Function) -> list[str]:
@@ -183,9 +200,28 @@ class _Row:
             self.tiles.position = s
             if any(isinstance(o, page.Load) and self._paged(o) for o in self.f.ops):
                 self.table["page"] = let("page", cast("int64", self.args.buffers["page_table"][self.r, self.first + s]))
+            for o in self._streams(level):
+                self._prefetch(o, s)
             for o in ops:
                 self._on_page(o, carries.get(o))
         self.table.clear()
+
+    def _streams(self, level: int) -> list[page.Load]:
+        """The summaries read from memory in this pass."""
+        passes = loads_by_loop(self.f, self.staging)
+        return [o for o, where in passes.items() if isinstance(o, page.Load) and self._paged(o) and level in where]
+
+    def _prefetch(self, o: page.Load, s: Expr) -> None:
+        """Ask for a later page's summary now: pages lie anywhere, and the processor guesses within one only."""
+        ahead = int(self.f.attrs.get("schedule", {}).get("prefetch", 0))
+        if not ahead:
+            return
+        t = type_of(o.value)
+        later = T.min(s + ahead, self.scored - 1)
+        physical = let("later", cast("int64", self.args.buffers["page_table"][self.r, self.first + later]))
+        for first in range(0, t.numel, LINE_BYTES // t.dtype.bytes):
+            index = unflat(T.int32(first), t.tile)
+            prefetch(self.args.buffers[f"field.{o.buffer}"], physical, self.h, *index)
 
     def _paged(self, o: page.Load) -> bool:
         return self.args.program.decls[o.buffer].attrs["layout"] == "paged"
