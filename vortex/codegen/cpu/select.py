@@ -200,8 +200,8 @@ class _Row:
             self.tiles.position = s
             if any(isinstance(o, page.Load) and self._paged(o) for o in self.f.ops):
                 self.table["page"] = let("page", cast("int64", self.args.buffers["page_table"][self.r, self.first + s]))
-            for o in self._streams(level):
-                self._prefetch(o, s)
+            for stream in self._streams(level):
+                self._prefetch(stream, s)
             for o in ops:
                 self._on_page(o, carries.get(o))
         self.table.clear()

@@ -1,0 +1,120 @@
+"""What the declarations share: broadcasting, promotion, and the kinds of ops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vortex.ir.core import Op, Value
+from vortex.ir.types import Dim, DType, Sym, TensorType, bool_, f32, i32
+
+
+def tensor(o: Op, v: Value) -> TensorType:
+    """The tensor type of an operand; a selection is refused."""
+    if not isinstance(v.type, TensorType):
+        o.require(False, f"%{v.name} is a {v.type}, a tensor is needed")
+    assert isinstance(v.type, TensorType)
+    return v.type
+
+
+def one_page_axis(o: Op, dtype: DType, shape: tuple[Dim, ...]) -> TensorType:
+    o.require(sum(isinstance(d, Sym) for d in shape) <= 1, "the result has two page axes")
+    return TensorType(dtype, shape)
+
+
+def broadcast(o: Op, *shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """The numpy broadcast of the shapes; the page axis fits itself and 1."""
+    out: list[Dim] = []
+    for back in range(1, max(map(len, shapes), default=0) + 1):
+        dims = {s[-back] for s in shapes if len(s) >= back} - {1}
+        if len(dims) > 1:
+            o.require(False, f"shapes {' and '.join(map(show, shapes))} do not broadcast")
+        out.append(dims.pop() if dims else 1)
+    return tuple(reversed(out))
+
+
+def show(shape: tuple[Dim, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def arithmetic(dtypes: list[DType]) -> DType:
+    return i32 if all(not d.is_float for d in dtypes) else f32
+
+
+def alike(*arrays: Any) -> tuple[Any, ...]:
+    """The operands in the type that arithmetic on all of them has; numpy alone would go to fp64."""
+    to = np.int32 if all(x.dtype.kind != "f" for x in arrays) else np.float32
+    return tuple(x.astype(to, copy=False) for x in arrays)
+
+
+@dataclass(eq=False, repr=False)
+class Unary(Op):
+    """One number in, one number out."""
+
+    x: Value
+    makes: ClassVar[DType] = f32
+
+    def infer(self) -> TensorType:
+        return tensor(self, self.x).with_dtype(self.makes)
+
+
+@dataclass(eq=False, repr=False)
+class Binary(Op):
+    """Two broadcast operands; int32 when both are integers, else fp32."""
+
+    a: Value
+    b: Value
+
+    def infer(self) -> TensorType:
+        a, b = tensor(self, self.a), tensor(self, self.b)
+        return one_page_axis(self, self.dtype(a.dtype, b.dtype), broadcast(self, a.shape, b.shape))
+
+    def dtype(self, a: DType, b: DType) -> DType:
+        return arithmetic([a, b])
+
+
+@dataclass(eq=False, repr=False)
+class Compare(Binary):
+    """Two broadcast operands compared; bool. Every comparison with NaN is false, except ``ne``."""
+
+    def dtype(self, a: DType, b: DType) -> DType:
+        return bool_
+
+
+@dataclass(eq=False, repr=False)
+class Logical(Compare):
+    """Two broadcast bools."""
+
+    def dtype(self, a: DType, b: DType) -> DType:
+        self.require(a == b == bool_, f"needs bool operands, got {a} and {b}")
+        return bool_
+
+
+@dataclass(eq=False, repr=False)
+class Reduce(Op):
+    """Folds the listed axes, in index order; ``S`` among them makes one number per row."""
+
+    x: Value
+    axes: tuple[int, ...]
+    keepdims: bool = False
+
+    def infer(self) -> TensorType:
+        t = tensor(self, self.x)
+        ok = len(set(self.axes)) == len(self.axes) and all(0 <= a < len(t.shape) for a in self.axes)
+        self.require(ok, f"axes {list(self.axes)} of {t}")
+        kept = [1 if i in self.axes else d for i, d in enumerate(t.shape) if self.keepdims or i not in self.axes]
+        return TensorType(self.dtype(t.dtype), tuple(kept))
+
+    def dtype(self, x: DType) -> DType:
+        return arithmetic([x])
+
+    def crosses_pages(self) -> bool:
+        return tensor(self, self.x).page_axis in self.axes
+
+    def evaluate(self, x: Any) -> Any:
+        return self.fold(x, self.axes, self.keepdims)
+
+    def fold(self, x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
+        raise NotImplementedError

@@ -1,0 +1,101 @@
+"""Values from outside: constants, captured tensors, the layer, the pages; and how a function ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vortex.ir.core import Op, Value, op
+from vortex.ir.dialects.flow.kinds import (
+    show,
+    tensor,
+)
+from vortex.ir.numerics import narrow
+from vortex.ir.types import S, SelectionType, TensorType, i32, selection
+
+
+@op("flow.constant")
+class Constant(Op):
+    """One number, the same everywhere."""
+
+    number: float
+    type: TensorType
+
+    def infer(self) -> TensorType:
+        self.require(self.type.shape == (), f"a constant is a scalar, not {self.type}; use flow.resource")
+        fits = self.type.dtype.is_float or (float(self.number).is_integer() and -(2**31) <= self.number < 2**31)
+        self.require(fits, f"{self.number} is no {self.type.dtype}")
+        return self.type
+
+    def evaluate(self) -> Any:
+        return narrow(np.asarray(self.number), self.type.dtype)
+
+
+@op("flow.resource")
+class Resource(Op):
+    """A captured tensor, kept in the module under ``resource @name``."""
+
+    symbol: str
+    type: TensorType
+
+    def infer(self) -> TensorType:
+        self.require(self.type.page_axis is None, "a captured tensor has no page axis")
+        return self.type
+
+
+@op("flow.layer")
+class Layer(Op):
+    """The number of the layer that decodes."""
+
+    type: TensorType
+
+    def infer(self) -> TensorType:
+        self.require(self.type == TensorType(i32), "the layer is i32[]")
+        return self.type
+
+
+@op("flow.page_index")
+class PageIndex(Op):
+    """Each candidate's logical page index in its request."""
+
+    type: TensorType
+
+    def infer(self) -> TensorType:
+        self.require(self.type == TensorType(i32, (S,)), "the page index is i32[S]")
+        return self.type
+
+
+@op("flow.page_count")
+class PageCount(Op):
+    """How many candidates the row has."""
+
+    type: TensorType
+
+    def infer(self) -> TensorType:
+        self.require(self.type == TensorType(i32), "the page count is i32[]")
+        return self.type
+
+
+@op("flow.topk")
+class TopK(Op):
+    """The best pages by score, as many as the budget leaves: +inf > finite > -inf > NaN, ties to the lower page."""
+
+    score: Value
+
+    def infer(self) -> SelectionType:
+        t = tensor(self, self.score)
+        self.require(t.shape == (S,), f"the score must be one number per page, [S], not {show(t.shape)}")
+        return selection
+
+
+@op("flow.return")
+class Return(Op):
+    """What the function gives back; ``names`` are the fields written by @cache."""
+
+    values: tuple[Value, ...]
+    names: tuple[str, ...] = ()
+
+    def infer(self) -> None:
+        fits = not self.names or (len(self.names) == len(self.values) and len(set(self.names)) == len(self.names))
+        self.require(fits, "one name for each value, none twice")
