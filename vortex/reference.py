@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -19,18 +20,44 @@ from vortex.ir.numerics import narrow, widen
 from vortex.ir.types import TensorType
 from vortex.spec import Spec
 
-Reference: TypeAlias = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, Budget], tuple[list[list[int]], torch.Tensor]
-]
-"""The pages of each KV head and the output ``[Hq, D]``, from ``q`` ``[Hq, D]`` and ``k``, ``v`` ``[len, Hkv, D]``."""
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one request's step should have given."""
+
+    pages: list[list[int]]
+    """The pages of each KV head, ascending."""
+    scores: list[torch.Tensor | None]
+    """Each head's scores of the candidates; None where all pages are kept."""
+    out: torch.Tensor
+    """``[Hq, D]``, fp32."""
+
+
+Reference: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Budget], Judged]
+"""From ``q`` ``[Hq, D]`` and ``k``, ``v`` ``[len, Hkv, D]``."""
+
+ROUNDING = 2.0**-8
+"""Scores this close, relative to the largest, rank either way: summaries are sums rounded to bf16."""
+
+
+def differing(mine: list[int], right: Judged, head: int, budget: Budget) -> int:
+    """Pages that only one of ``mine`` and the reference kept, but for those as good as the last one kept."""
+    odd = set(mine) ^ set(right.pages[head])
+    scores = right.scores[head]
+    if scores is None or not odd:
+        return len(odd)
+    ranked = [float(scores[p - budget.sink]) for p in right.pages[head] if 0 <= p - budget.sink < len(scores)]
+    slack = ROUNDING * float(scores[scores.isfinite()].abs().max()) if bool(scores.isfinite().any()) else 0.0
+    last = min(ranked, default=0.0)
+    return sum(not abs(float(scores[p - budget.sink]) - last) <= slack for p in odd)
 
 
 def eager(flow: type[vFlow], spec: Spec) -> Reference:
     """The flow's own code, run by torch: the oracle."""
 
-    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, budget: Budget) -> tuple[list[list[int]], torch.Tensor]:
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, budget: Budget) -> Judged:
         made = step(flow, spec, q, k, v, budget)
-        return made.pages, made.out
+        return Judged(made.pages, made.scores, made.out)
 
     return run
 
@@ -40,12 +67,12 @@ def interpreted(module: Module, spec: Spec) -> Reference:
     return partial(_interpret, module, spec)
 
 
-def _interpret(
-    module: Module, spec: Spec, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, budget: Budget
-) -> tuple[list[list[int]], torch.Tensor]:
+def _interpret(module: Module, spec: Spec, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, budget: Budget) -> Judged:
     length, heads, dim = k.shape
     pages = -(-length // spec.page_size)
-    chosen, outs = [], []
+    chosen: list[list[int]] = []
+    seen: list[torch.Tensor | None] = []
+    outs = []
     for h in range(heads):
         group = q[h * spec.group : (h + 1) * spec.group].float()
         scores = torch.empty(0)
@@ -58,7 +85,8 @@ def _interpret(
         tokens = torch.cat(at)
         outs.append(attend(group, k[tokens, h], v[tokens, h], dim**-0.5)[0])
         chosen.append(kept)
-    return chosen, torch.cat(outs)
+        seen.append(scores if len(scores) else None)
+    return Judged(chosen, seen, torch.cat(outs))
 
 
 def _scores(module: Module, first: int, q: Any, k_pages: Any, v_pages: Any) -> Any:

@@ -29,13 +29,22 @@ class Arguments:
         return self.sizes[name]
 
     def tensor(
-        self, name: str, shape: tuple[str | int, ...], dtype: str, strides: tuple[str | int, ...] = ()
+        self,
+        name: str,
+        shape: tuple[str | int, ...],
+        dtype: str,
+        strides: tuple[str | int, ...] = (),
+        *,
+        align: int = 0,
     ) -> Buffer:
-        """Declare a tensor argument; sizes and strides given by name are read from the caller's tensor."""
+        """Declare a tensor argument; sizes and strides given by name are read from the caller's tensor.
+
+        ``align`` is what the kernel takes for granted of its address, in bytes; one element unless given.
+        """
         dims = tuple(self.size(d) if isinstance(d, str) else d for d in shape)
         steps = [self.size(s) if isinstance(s, str) else s for s in strides]
         # TVM takes 64-byte alignment for granted otherwise; a caller's view may start at any element
-        made = T.Buffer(dims, dtype, strides=steps or None, align=ELEMENT_BYTES[dtype])
+        made = T.Buffer(dims, dtype, strides=steps or None, align=align or ELEMENT_BYTES[dtype])
         self.buffers[name] = T.arg(name.replace(".", "_"), made)
         self.names.append(name)
         return self.buffers[name]
@@ -45,11 +54,11 @@ class Arguments:
         self.names.append(name)
         return self.scalars[name]
 
-    def pool(self, d: Decl) -> Buffer:
+    def pool(self, d: Decl, *, align: int = 0) -> Buffer:
         """K or V, ``[P, Hkv, page, D]`` with any strides but the last: NHD and HND are views of one shape."""
         assert isinstance(d.type, TensorType)
         steps = (f"{d.name}_page_step", f"{d.name}_head_step", f"{d.name}_token_step", 1)
-        return self.tensor(d.name, ("P", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name], steps)
+        return self.tensor(d.name, ("P", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name], steps, align=align)
 
     def field(self, d: Decl) -> Buffer:
         """The summaries called ``d.name`` of all physical pages."""
@@ -60,6 +69,6 @@ class Arguments:
         assert isinstance(d.type, TensorType)
         return self.tensor(f"const.{d.name}", d.type.tile, STORAGE[d.type.dtype.name])
 
-    def queries(self, d: Decl) -> Buffer:
+    def queries(self, d: Decl, *, align: int = 0) -> Buffer:
         assert isinstance(d.type, TensorType)
-        return self.tensor(d.name, ("B", "Hq", d.type.tile[1]), STORAGE[d.type.dtype.name])
+        return self.tensor(d.name, ("B", "Hq", d.type.tile[1]), STORAGE[d.type.dtype.name], align=align)

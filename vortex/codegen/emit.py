@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 
 from vortex.errors import NO_COMPILER, NOT_EMITTABLE, TIR_INVALID
 from vortex.ir import digest
 from vortex.ir.core import Attr, Function, Module
+from vortex.target import TARGETS, Target
+
+KINDS = ("plan", "append", "select", "attend")
 
 
 @dataclass(frozen=True)
@@ -27,26 +32,27 @@ class KernelSource:
 
 
 def emit_program(program: Module, target: str = "cpu") -> dict[str, KernelSource]:
-    """Every kernel of ``program`` as TensorIR text, in launch order.
+    """Every kernel of ``program`` as TensorIR text for the named target, in launch order.
 
     Raises:
         VortexError: VX4003 without TVM, VX4006 when a kernel holds what no template can emit.
     """
-    return {f.name: _emit(program, f) for f in program.functions.values()}
+    return {f.name: emit_kernel(program, f, TARGETS[target]) for f in program.functions.values()}
 
 
-def _emit(program: Module, f: Function) -> KernelSource:
+def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
+    """One kernel of ``program`` as TensorIR text; raises as :func:`emit_program`."""
     try:
         from tvm.script.ir_builder import IRBuilder
 
         from vortex.codegen.tir import T
     except ImportError:
         raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
-    template = _template(str(f.attrs["kind"]))
+    template = _template(target.kind, str(f.attrs["kind"]))
     symbol = f"{program.name}_{f.name}"
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
+    with IRBuilder() as builder, T.prim_func(s_tir=target.kind == "cpu"):
         T.func_name(symbol)
-        args = template(program, f)
+        args = template.emit(program, f)
     return KernelSource(
         f.name,
         str(f.attrs["kind"]),
@@ -55,23 +61,32 @@ def _emit(program: Module, f: Function) -> KernelSource:
         tuple(args),
         int(f.attrs.get("page_words", 0)),
         int(f.attrs.get("row_words", 0)),
-        dict(f.attrs.get("schedule", {})),
+        template.schedule(program, f),
         digest.structural_of(f),
     )
 
 
-def _template(kind: str) -> Callable[[Module, Function], list[str]]:
-    from vortex.codegen.cpu.append import emit_append
-    from vortex.codegen.cpu.attend import emit_attend
-    from vortex.codegen.cpu.plan import emit_plan
-    from vortex.codegen.cpu.select import emit_select
+@dataclass(frozen=True)
+class _Template:
+    """How kernels of one kind become TensorIR for one kind of target."""
 
-    templates = {"plan": emit_plan, "append": emit_append, "select": emit_select, "attend": emit_attend}
-    if kind not in templates:
-        raise NOT_EMITTABLE.at(
-            why=f"no template for kernels of kind '{kind}'", hint=f"there are {', '.join(templates)}"
-        )
-    return templates[kind]
+    emit: Callable[[Module, Function], list[str]]
+    schedule: Callable[[Module, Function], dict[str, Attr]]
+    """The schedule with the knobs that the template chose where it named none."""
+
+
+def _template(target: str, kind: str) -> _Template:
+    if kind not in KINDS:
+        raise NOT_EMITTABLE.at(why=f"no template for kernels of kind '{kind}'", hint=f"there are {', '.join(KINDS)}")
+    name = f"vortex.codegen.{target}.{kind}"
+    if find_spec(name) is None:
+        raise NOT_EMITTABLE.at(why=f"no template for '{kind}' kernels on a {target} target yet", hint="--target cpu")
+    module = import_module(name)
+    return _Template(getattr(module, f"emit_{kind}"), getattr(module, "schedule_of", _schedule))
+
+
+def _schedule(program: Module, f: Function) -> dict[str, Attr]:
+    return dict(f.attrs.get("schedule", {}))
 
 
 def parse_tir(text: str, name: str) -> object:

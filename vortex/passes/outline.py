@@ -41,6 +41,11 @@ class Outline(Pass):
         for name in ("cache", "index"):
             if name not in module.functions:
                 raise IR_STRUCTURE.at(why=f"outline needs func @{name}; this module has {list(module.functions)}")
+        for name in ("page_size", "head_dim", "group"):
+            if not isinstance(module.attrs.get(name), int) or module.attrs[name] < 1:
+                raise IR_STRUCTURE.at(why=f"outline needs the module's '{name}', a positive integer")
+        if module.attrs.get("dtype") not in DTYPES:
+            raise IR_STRUCTURE.at(why=f"outline needs the module's 'dtype', one of {', '.join(DTYPES)}")
         program = Module("page", module.name, dict(module.attrs))
         _declare_buffers(program, module)
         program.define(_plan(program))
