@@ -66,10 +66,11 @@ def local(name: str, size: int, dtype: str = F32) -> Buffer:
     """A buffer on chip that only this iteration sees.
 
     TVM's LLVM lowering puts what is under 1 KiB and of scope "global" on the stack, where it can live in
-    registers; the rest, and all of scope "local", comes from the thread's arena.
+    registers; the rest, and all of scope "local", comes from the thread's arena. On a GPU "local" is registers.
     """
+    for_cpu = IRBuilder.current().frames[0].s_tir
     small = size * 4 < STACK_BYTES
-    made = T.alloc_buffer((size,), dtype, scope="global" if small else "local")
+    made = T.alloc_buffer((size,), dtype, scope="global" if for_cpu and small else "local")
     IRBuilder.name(name, made)
     return made
 
