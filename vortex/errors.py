@@ -249,6 +249,12 @@ NO_COMPILER = kind(
 TIR_INVALID = kind("VX4004", "edited TensorIR does not build", "{why}", "compare with the dump that it came from")
 TOOL_FAILED = kind("VX4005", "external tool failed", "{tool} failed: {why}", "the command was: {command}")
 NOT_EMITTABLE = kind("VX4006", "no kernel for this program", "{why}", "{hint}")
+NO_CUDA = kind(
+    "VX4007",
+    "CUDA compiler not found",
+    "nvcc 12.8 or later is needed to compile for sm_90a and sm_100a: {why}",
+    "pip install 'vortex[cuda]', or set CUDA_HOME to a CUDA toolkit; no GPU is needed to compile",
+)
 
 # VX5xxx: artifacts -------------------------------------------------------------------------------
 NOT_ARTIFACT = kind("VX5001", "not an artifact", "'{path}' is no vortex artifact: {why}", "make one: vortex compile")

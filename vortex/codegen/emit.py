@@ -59,8 +59,7 @@ def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
         symbol,
         str(builder.get().script()),
         tuple(args),
-        int(f.attrs.get("page_words", 0)),
-        int(f.attrs.get("row_words", 0)),
+        *template.words(program, f),
         template.schedule(program, f),
         digest.structural_of(f),
     )
@@ -73,6 +72,8 @@ class _Template:
     emit: Callable[[Module, Function], list[str]]
     schedule: Callable[[Module, Function], dict[str, Attr]]
     """The schedule with the knobs that the template chose where it named none."""
+    words: Callable[[Module, Function], tuple[int, int]]
+    """Words of workspace per page and per row."""
 
 
 def _template(target: str, kind: str) -> _Template:
@@ -82,11 +83,19 @@ def _template(target: str, kind: str) -> _Template:
     if find_spec(name) is None:
         raise NOT_EMITTABLE.at(why=f"no template for '{kind}' kernels on a {target} target yet", hint="--target cpu")
     module = import_module(name)
-    return _Template(getattr(module, f"emit_{kind}"), getattr(module, "schedule_of", _schedule))
+    return _Template(
+        getattr(module, f"emit_{kind}"),
+        getattr(module, "schedule_of", _schedule),
+        getattr(module, "workspace_words", _words),
+    )
 
 
 def _schedule(program: Module, f: Function) -> dict[str, Attr]:
     return dict(f.attrs.get("schedule", {}))
+
+
+def _words(program: Module, f: Function) -> tuple[int, int]:
+    return int(f.attrs.get("page_words", 0)), int(f.attrs.get("row_words", 0))
 
 
 def parse_tir(text: str, name: str) -> object:

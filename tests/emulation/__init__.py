@@ -1,0 +1,158 @@
+"""CUDA sources that TVM emitted, run on the CPU, launchers and all.
+
+    kernels = Emulated(source)                     # text of a .cu with kernels and tvm-ffi launchers
+    kernels.call("quest_attend", q, k, ..., seed=3)
+
+A thread is a fiber. Warps, CTAs, how many CTAs are resident at a time and when an asynchronous copy lands (at once,
+or not before its wait) depend on ``seed``; shared memory begins as NaN; the tensors lie against a page that must not
+be touched; two accesses of a byte by different threads with no barrier or release between them are an error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import mmap
+import os
+import re
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import tvm_ffi
+
+from tests.emulation.instructions import body_of
+
+HERE = Path(__file__).parent
+PAGE = mmap.PAGESIZE
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-w", "-fvisibility=hidden")
+WATCH = ("-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0")
+
+
+def cpu_source(source: str) -> str:
+    """The emitted text with the emulator in place of CUDA: kernels, and launchers that take CPU tensors."""
+    device, _, host = source.partition("#include <tvm/ffi/c_api.h>")
+    device = device[device.index("#ifdef _WIN32") :]
+    device = re.sub(r"#if.*?\n(?:.*\n)*?#endif[^\n]*\n", "", device, count=1)
+    device = re.sub(
+        r"__forceinline__ __device__ void (tvm_builtin_ptx_\w+)\(([^)]*)\) \{\n(.*?)\n\}\n",
+        lambda m: _instruction(m[1], m[2], m[3]),
+        device,
+        flags=re.S,
+    )
+    device = re.sub(
+        r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];", r"\1* \2 = (\1*)emu::dynamic_shared();", device
+    )
+    number = iter(range(1 << 20))
+    device = re.sub(
+        r"__shared__ (?:alignas\((\d+)\) )?(\w+) (\w+)\[(\d+)\];",
+        lambda m: (
+            f"{m[2]}* {m[3]} = ({m[2]}*)emu::static_shared({next(number)}, sizeof({m[2]}) * {m[4]}, {m[1] or 16});"
+        ),
+        device,
+    )
+    if "__shared__" in device:
+        at = device.index("__shared__")
+        raise NotImplementedError(f"shared memory declared as: {device[at : at + 100]}")
+    for name in ("device_guard.h>", "function.h>", "<cuda.h>", "<cuda_runtime.h>"):
+        host = re.sub(rf"#include [^\n]*{re.escape(name)}\n", "", host)
+    host = host.replace(".device_type) == 2", ".device_type) == 1")
+    wrap = (
+        "#include <exception>\n#include <tvm/ffi/c_api.h>\n"
+        "#define TVM_FFI_SAFE_CALL_BEGIN() try { (void)0\n"
+        "#define TVM_FFI_SAFE_CALL_END() return 0; } catch (const std::exception& e) "
+        '{ TVMFFIErrorSetRaisedFromCStr("InternalError", e.what()); return -1; } return -1\n'
+    )
+    end = "".join(f"#undef {n}\n" for n in ("threadIdx", "blockIdx", "blockDim", "gridDim"))
+    return f'#include "emulator.h"\n{device}\n{end}{wrap}{host}'
+
+
+def _instruction(name: str, parameters: str, text: str) -> str:
+    assembly = re.search(r'"\s*([^"]+)"', text)
+    assert assembly, text
+    names = [re.split(r"[\s&*]+", p.strip())[-1] for p in parameters.split(",") if p.strip()]
+    return f"INLINE void {name}({parameters}) {{ {body_of(assembly[1], names)} }}\n"
+
+
+@cache
+def _include() -> list[str]:
+    """Where cuda_bf16.h is: headers that a host compiler takes as they are."""
+    from vortex.codegen.toolkit import find_toolkit
+
+    return [f"-I{p}" for p in (*find_toolkit().includes, Path(tvm_ffi.__file__).parent / "include", HERE)]
+
+
+def _compile(text: str, suffix: str, *flags: str) -> Path:
+    """An object file, kept by the hash of all that went into it."""
+    key = "\0".join([text, (HERE / "emulator.h").read_text(), *FLAGS, *flags])
+    made = (
+        Path(tempfile.gettempdir()) / f"vortex-emulation-{os.getuid()}" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    )
+    made = made.with_suffix(suffix)
+    if not made.exists():
+        made.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=made.parent) as scratch:
+            code, out = Path(scratch) / "k.cc", Path(scratch) / "out"
+            code.write_text(text)
+            command = ["g++", *FLAGS, *flags, *_include(), str(code), "-o", str(out)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[:4000]
+            out.replace(made)
+    return made
+
+
+class Emulated:
+    """The kernels of one emitted source."""
+
+    def __init__(self, source: str) -> None:
+        kernel = _compile(cpu_source(source), ".o", "-c", *WATCH)
+        runtime = _compile((HERE / "emulator.cc").read_text(), ".o", "-c")
+        tie = f"// {kernel} {runtime}\n"
+        library = _compile(tie, ".so", "-shared", str(kernel), str(runtime), "-xc++")
+        self._control = ctypes.CDLL(str(library))
+        self._control.emu_configure.argtypes = [ctypes.c_uint64, ctypes.c_int]
+        self._control.emu_watch.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self._module = tvm_ffi.load_module(str(library))
+
+    def call(self, name: str, *arguments: Any, seed: int = 0, residents: int = 1 << 30) -> None:
+        """Launch a kernel on copies of the tensors in guarded memory; what it wrote comes back into them.
+
+        Raises:
+            RuntimeError: for a race, an access outside the tensors, a deadlock, a misaligned address.
+        """
+        self._control.emu_configure(seed, residents)
+        self._control.emu_forget()
+        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        given = []
+        for a in arguments:
+            if not isinstance(a, torch.Tensor) or a.numel() == 0:
+                given.append(a)
+                continue
+            copy, begin, size = _guarded(a, at_end=bool(seed & 1))
+            self._control.emu_watch(begin, size)
+            kept.append((a, copy))
+            given.append(copy)
+        getattr(self._module, name)(*given)
+        for original, copy in kept:
+            original.copy_(copy)
+
+
+def _guarded(x: torch.Tensor, *, at_end: bool) -> tuple[torch.Tensor, int, int]:
+    """A copy of ``x``, strides too, that lies against a page without access; its address and bytes."""
+    span = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    size = span * x.element_size()
+    pages = -(-size // PAGE)
+    area = mmap.mmap(-1, (pages + 2) * PAGE)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for edge in (base, base + (pages + 1) * PAGE):
+        assert protect(edge, PAGE, 0) == 0
+    offset = PAGE + ((pages * PAGE - size) // 16 * 16 if at_end else 0)
+    storage = torch.frombuffer(area, dtype=x.dtype, count=span, offset=offset)
+    source = torch.as_strided(x, (span,), (1,)) if x.is_contiguous() or x.storage_offset() >= 0 else x
+    storage.copy_(source)
+    return torch.as_strided(storage, x.shape, x.stride()), base + offset, size

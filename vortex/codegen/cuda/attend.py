@@ -1,0 +1,349 @@
+"""``attend`` on a GPU: split-KV attention over selected pages, one launch, merged by the last CTA of a row.
+
+A grid of (splits, Hkv, B) CTAs. The tiles of a row are dealt out in turn to the warps of its splits, so that which
+tile a warp has does not depend on the row's count, and page ids are read while the count still is on its way. A warp
+copies its tiles through a ring of its own (no CTA-wide step in the loop) and multiplies keys by queries with the tokens
+on M and the heads on N: a group of 5 costs no memory traffic for 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vortex.codegen.arguments import Arguments
+from vortex.codegen.cuda.attend_knobs import AttendKnobs, AttendShape, choose
+from vortex.codegen.cuda.merge import LOWEST, Merge
+from vortex.codegen.cuda.ptx import (
+    LOG2E,
+    TILE_TYPES,
+    WARP,
+    ceil_quotient,
+    exp2,
+    flat_view,
+    mma,
+    pack_pair,
+    pick,
+    ptx,
+    quotient,
+    registers,
+    remainder,
+    shuffle,
+    shuffle_xor,
+    warp_sync,
+    wide,
+    words,
+)  # fmt: skip
+from vortex.codegen.cuda.tiles import CHUNK, SharedTile
+from vortex.codegen.narrow import STORAGE
+from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, f32, i32, let, put, when
+from vortex.errors import NOT_EMITTABLE
+from vortex.ir.core import Attr, Function, Module
+from vortex.ir.dialects import page
+from vortex.ir.types import TensorType
+
+
+def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
+    """The schedule with every knob the kernel is built with."""
+    shape = shape_of(program, _op(f))
+    return {**f.attrs.get("schedule", {}), **choose(shape, f.attrs.get("schedule", {})).attrs()}
+
+
+def shape_of(program: Module, o: page.Attend) -> AttendShape:
+    q, k, v = (_tensor(program, n) for n in ("q", o.keys, o.values))
+    return AttendShape(q.tile[0], q.tile[1], v.tile[1], k.tile[0])
+
+
+def emit_attend(program: Module, f: Function) -> list[str]:
+    """Write the kernel into the open TVM function; returns the names of its arguments in order.
+
+    Raises:
+        VortexError: VX4006 for element types or sizes that the template does not have.
+    """
+    o = _op(f)
+    shape = shape_of(program, o)
+    _require(program, o, shape)
+    args = Arguments(program)
+    args.queries(program.decls["q"], align=16)
+    for name in (o.keys, o.values):
+        args.pool(program.decls[name], align=16)
+    args.tensor("lengths", ("B",), I32)
+    args.tensor("page_table", ("B", "Pmax"), I32)
+    args.tensor("pages", ("B", "Hkv", "K"), I32)
+    args.tensor("counts", ("B", "Hkv"), I32)
+    args.scalar("scale", F32)
+    out = _tensor(program, "out")
+    args.tensor("out", ("B", "Hq", shape.v_dim), STORAGE[out.dtype.name], align=16)
+    args.tensor("lse", ("L", "Hq"), F32)
+    args.tensor("partials", ("R", "S", partial_words(shape)), F32, align=16)
+    args.tensor("arrivals", ("R",), I32)
+    T.device_entry()
+    knobs = choose(shape, f.attrs.get("schedule", {}))
+    with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
+        _Cta(args, o, shape, knobs, STORAGE[_tensor(program, "q").dtype.name]).emit()
+    return args.names
+
+
+def partial_words(shape: AttendShape) -> int:
+    """f32 words that one split of one row leaves: the sums, then maximum and total per head."""
+    return shape.group * shape.v_dim + (2 * shape.group + 3) // 4 * 4
+
+
+def _op(f: Function) -> page.Attend:
+    return next(o for o in f.ops if isinstance(o, page.Attend))
+
+
+def _tensor(program: Module, name: str) -> TensorType:
+    found = program.decls[name].type
+    assert isinstance(found, TensorType)
+    return found
+
+
+def _require(program: Module, o: page.Attend, shape: AttendShape) -> None:
+    types = {_tensor(program, n).dtype.name for n in ("q", o.keys, o.values, "out")}
+    if len(types) != 1 or STORAGE[next(iter(types))] not in TILE_TYPES:
+        why = f"attend on a GPU takes bf16 or f16, one for all; here are {', '.join(sorted(types))}"
+        raise NOT_EMITTABLE.at(why=why, hint="compile with --dtype bf16")
+    if shape.dim % 16 or shape.v_dim % 16 or shape.page % 8:
+        why = f"attend on a GPU takes head dims in steps of 16 and pages in steps of 8; here are {shape.dim}"
+        raise NOT_EMITTABLE.at(why=f"{why} and {shape.page}", hint="--target cpu has no such limit")
+
+
+class _Cta:
+    """The body of one CTA: split ``split`` of row (``request``, ``head``)."""
+
+    def __init__(self, args: Arguments, o: page.Attend, shape: AttendShape, knobs: AttendKnobs, dtype: str) -> None:
+        self.args, self.shape, self.knobs, self.dtype = args, shape, knobs, dtype
+        self.pools = [args.buffers[o.keys], args.buffers[o.values]]
+        self.names = [o.keys, o.values]
+        self.flat = [flat_view(p, dtype, 16) for p in self.pools]
+        self.parts = max(1, knobs.tile // shape.page)  # pages in a tile
+        self.of_page = max(1, shape.page // knobs.tile)  # tiles in a page
+        self.batch = WARP // self.parts  # tiles whose page ids a warp holds at once
+        self.stage_size = knobs.tile * (shape.dim + shape.v_dim)
+
+    def emit(self) -> None:
+        knobs, size = self.knobs, self.args.size
+        self.split, self.head, self.request = T.cta_id([size("S"), size("Hkv"), size("B")])
+        self.warp, self.lane = T.warp_id([knobs.warps]), T.lane_id([WARP])
+        self.arena = T.alloc_buffer((knobs.arena_bytes(self.shape) // 2,), self.dtype, scope="shared.dyn", align=128)
+        self.fills = T.alloc_buffer((knobs.warps * knobs.stages * self.parts,), I32, scope="shared", align=16)
+        self.keys = SharedTile(self.arena, knobs.tile, self.shape.dim)
+        self.values = SharedTile(self.arena, knobs.tile, self.shape.v_dim)
+        self.count = let("count", self.args.buffers["counts"][self.request, self.head])
+        self.length = let("length", self.args.buffers["lengths"][self.request])
+        # this warp's tiles are first, first + step, first + 2 step, ...
+        self.first = let("first", self.split * knobs.warps + self.warp)
+        self.step = let("step", size("S") * knobs.warps)
+        self.ids, self.room = registers("ids", 1, I32), registers("room", 1, I32)
+        logical = self._logical(i32(0))
+        tiles = self.count * self.of_page if self.parts == 1 else ceil_quotient(self.count, self.parts)
+        tiles = let("tiles", tiles)
+        # an empty row still writes its output: split 0 always works
+        self.splits = let("splits", T.max(i32(1), T.min(size("S"), ceil_quotient(tiles, knobs.warps))))
+        with when(self.split < self.splits):
+            self._find_pages(i32(0), logical)
+            self.mine = let("mine", T.max(i32(0), ceil_quotient(tiles - self.first, self.step)))
+            self._queries()
+            self._start()
+            self._loop()
+            merge = Merge(self.args, self.shape, knobs, self.dtype, self.arena, self.splits)
+            merge.emit(self.request, self.head, self.split, self.warp, self.lane, self.sums, self.top, self.total)
+
+    # which pages
+
+    def _position(self, start: Expr) -> Expr:
+        """Where in the row's list of pages this lane looks: one page a lane, ``batch`` tiles from ``start`` on."""
+        tile = self.first + (quotient(self.lane, self.parts) + start) * self.step
+        if self.parts == 1:
+            return quotient(tile, self.of_page)
+        return tile * self.parts + remainder(self.lane, self.parts)
+
+    def _logical(self, start: Expr) -> Expr:
+        """The logical page of this lane; anything beyond the count, but read inside the list."""
+        at = T.max(i32(0), T.min(self._position(start), self.args.size("K") - 1))
+        return let("logical", self.args.buffers["pages"][self.request, self.head, at])
+
+    def _find_pages(self, start: Expr, logical: Expr) -> None:
+        """ids = physical page; room = tokens of the request from where the lane's tile starts on, at most a page."""
+        shape = self.shape
+        put(self.ids, i32(0), 0)
+        put(self.room, i32(0), 0)
+        with when(self._position(start) < self.count):
+            put(self.ids, self.args.buffers["page_table"][self.request, logical], 0)
+            begin = logical * shape.page
+            if self.of_page > 1:
+                tile = self.first + (quotient(self.lane, self.parts) + start) * self.step
+                begin = begin + remainder(tile, self.of_page) * self.knobs.tile
+            most = min(shape.page, self.knobs.tile)
+            put(self.room, T.max(i32(0), T.min(i32(most), self.length - begin)), 0)
+
+    # the ring
+
+    def _load(self, i: Expr, stage: Expr) -> None:
+        """Start copying tile ``i`` of this warp into its ring; tokens beyond the length are zeros instead."""
+        shape, knobs = self.shape, self.knobs
+        at = let("at", remainder(i, self.batch))
+        with when(T.And(at == 0, i > 0)):
+            self._find_pages(i, self._logical(i))
+        base = let("base", (self.warp * knobs.stages + stage) * self.stage_size)
+        rooms, origins = [], []
+        for part in range(self.parts):
+            source = at * self.parts + part
+            room = let("tokens", shuffle(self.room[0], source))
+            physical = wide(let("physical", shuffle(self.ids[0], source)))
+            rooms.append(room)
+            origins.append([self._origin(n, physical, i) for n in range(2)])
+            with when(self.lane == 0):
+                put(self.fills, room, (self.warp * knobs.stages + stage) * self.parts + part)
+        for n, tile in enumerate((self.keys, self.values)):
+            for copy in range(tile.copies):
+                row, chunk = tile.place(self.lane, copy)
+                room, origin = rooms[0], origins[0][n]
+                within = row
+                for part in range(1, self.parts):
+                    later = row >= part * shape.page
+                    room = T.Select(later, rooms[part], room)
+                    origin = T.Select(later, origins[part][n], origin)
+                    within = T.Select(later, row - part * shape.page, within)
+                step = self.pools[n].strides[2]
+                source = self.flat[n].ptr_to([origin + wide(within * step + chunk * CHUNK)])
+                size = cast(U32, T.Select(within < room, i32(16), i32(0)))
+                target = tile.at(base + n * knobs.tile * shape.dim, row, chunk)
+                ptx("cp.async.cg.shared.global", target, source, 16, size)
+
+    def _origin(self, n: int, physical: Expr, i: Expr) -> Expr:
+        """Where the tile's first token lies in a pool, in elements."""
+        page_step, head_step, token_step = self.pools[n].strides[:3]
+        at = physical * wide(page_step) + wide(self.head) * wide(head_step)
+        if self.of_page > 1:
+            tile = self.first + i * self.step
+            at = at + wide(remainder(tile, self.of_page) * self.knobs.tile * token_step)
+        return let("origin", at)
+
+    def _queries(self) -> None:
+        """Fragment B of the queries: heads on N, dims on K; heads beyond the group repeat its last."""
+        shape = self.shape
+        steps = shape.dim // 16
+        self.q = words("queries", shape.head_tiles * steps * 2)
+        source = self.args.buffers["q"]
+        for tile in range(shape.head_tiles):
+            head = quotient(self.lane, 4) + tile * 8
+            if shape.group % 8:
+                head = T.min(head, i32(shape.group - 1))
+            head = let("q_head", self.head * shape.group + head)
+            for k in range(steps * 2):
+                at = source.ptr_to([self.request, head, remainder(self.lane, 4) * 2 + k * 8])
+                ptx("ld.global.b32", self.q[tile * steps * 2 + k], at)
+
+    def _start(self) -> None:
+        heads = self.shape.head_tiles * 2  # of this lane
+        self.top, self.total = registers("top", heads), registers("total", heads)
+        self.sums = registers("sums", heads * self.shape.v_dim // 8)
+        for e in range(heads):
+            put(self.top, f32(LOWEST), e)
+            put(self.total, f32(0), e)
+        for e in range(heads * self.shape.v_dim // 8):
+            put(self.sums, f32(0), e)
+        self.to_log2 = let("to_log2", self.args.scalars["scale"] * f32(LOG2E))
+
+    def _loop(self) -> None:
+        ahead = self.knobs.stages - 1
+        for i in range(ahead):
+            with when(i32(i) < self.mine):
+                self._load(i32(i), i32(i))
+            ptx("cp.async.commit_group")
+        turn, stage = registers("turn", 1, I32), registers("stage", 1, I32)
+        put(turn, i32(0), 0)
+        put(stage, i32(0), 0)
+        with T.While(turn[0] < self.mine):
+            ptx("cp.async.wait_group", ahead - 1)
+            # every lane's copies are there, and every lane is done with the stage that is filled next
+            warp_sync()
+            with when(turn[0] + ahead < self.mine):
+                free = T.Select(stage[0] == 0, i32(ahead), stage[0] - 1)
+                self._load(let("next", turn[0] + ahead), let("free", free))
+            ptx("cp.async.commit_group")
+            self._tile(let("now", stage[0]))
+            put(turn, turn[0] + 1, 0)
+            put(stage, T.Select(stage[0] == ahead, i32(0), stage[0] + 1), 0)
+        for e in range(self.shape.head_tiles * 2):
+            for mask in (4, 8, 16):
+                put(self.total, self.total[e] + shuffle_xor(self.total[e], mask), e)
+
+    # one tile
+
+    def _tile(self, stage: Expr) -> None:
+        """Online softmax over the tokens of one tile in shared memory."""
+        shape, knobs = self.shape, self.knobs
+        base = let("base", (self.warp * knobs.stages + stage) * self.stage_size)
+        blocks = range(knobs.tile // 16)
+        scores = self._scores(base, len(blocks))
+        seen = [self._seen(stage, block * 16 + half * 8) for block in blocks for half in range(2)]
+        shrink = registers("shrink", shape.head_tiles * 2)
+        weights = words("weights", len(blocks) * shape.head_tiles * 2)
+        for e in range(shape.head_tiles * 2):
+            self._weigh(scores, seen, e, shrink)
+        for block in blocks:
+            for tile in range(shape.head_tiles):
+                for half in range(2):
+                    s = ((block * shape.head_tiles + tile) * 2 + half) * 2
+                    pair = words("pair", 1)
+                    pack_pair(self.dtype, pair[0], scores[s], scores[s + 1])
+                    # tokens from rows to columns: what was a result is now fragment B
+                    ptx("movmatrix.sync.aligned.m8n8.trans.b16", weights[s // 2], pair[0])
+        self._accumulate(base + knobs.tile * shape.dim, weights, shrink)
+
+    def _scores(self, base: Expr, blocks: int) -> Buffer:
+        """scores[((block, head tile), half), e]: token 16 block + 8 half + lane / 4, head 8 tile + lane % 4 * 2 + e"""
+        tiles, steps = self.shape.head_tiles, self.shape.dim // 16
+        scores = registers("scores", blocks * tiles * 4)
+        for s in range(blocks * tiles * 4):
+            put(scores, f32(0), s)
+        for block in range(blocks):
+            for k in range(steps):
+                a = self.keys.rows_by_dims(base, self.lane, block * 16, k)
+                for tile in range(tiles):
+                    d = pick(scores, (block * tiles + tile) * 4, 4)
+                    mma(self.dtype, d, a, pick(self.q, (tile * steps + k) * 2, 2))
+        return scores
+
+    def _seen(self, stage: Expr, token: int) -> Expr:
+        """Whether this lane's token at ``token + lane / 4`` of the tile is one of the request's."""
+        part, within = divmod(token, self.shape.page) if self.parts > 1 else (0, token)
+        fill = self.fills[(self.warp * self.knobs.stages + stage) * self.parts + part]
+        return let("seen", quotient(self.lane, 4) + within < fill)
+
+    def _weigh(self, scores: Buffer, seen: Sequence[Expr], e: int, shrink: Buffer) -> None:
+        """Scores of one head of this lane to weights, in place; moves its maximum and total."""
+        tile, odd = divmod(e, 2)
+        at = [
+            ((block * self.shape.head_tiles + tile) * 2 + half) * 2 + odd
+            for block in range(len(seen) // 2)
+            for half in range(2)
+        ]
+        now = registers("highest", 1)
+        put(now, self.top[e], 0)
+        for s, valid in zip(at, seen, strict=True):
+            put(scores, scores[s] * self.to_log2, s)
+            put(now, T.max(now[0], T.Select(valid, scores[s], f32(LOWEST))), 0)
+        for mask in (4, 8, 16):
+            put(now, T.max(now[0], shuffle_xor(now[0], mask)), 0)
+        exp2(shrink, e, self.top[e] - now[0])
+        put(self.top, now[0], e)
+        put(self.total, self.total[e] * shrink[e], e)
+        for s, valid in zip(at, seen, strict=True):
+            exp2(scores, s, scores[s] - now[0])
+            put(scores, T.Select(valid, scores[s], f32(0)), s)
+            put(self.total, self.total[e] + scores[s], e)
+
+    def _accumulate(self, base: Expr, weights: Buffer, shrink: Buffer) -> None:
+        """sums[(16 dims, head tile), i]: dim 16 block + lane / 4 + 8 (i / 2), head 8 tile + lane % 4 * 2 + i % 2"""
+        tiles, dims = self.shape.head_tiles, self.shape.v_dim // 16
+        for s in range(dims * tiles * 4):
+            put(self.sums, self.sums[s] * shrink[(s // 4) % tiles * 2 + s % 2], s)
+        for block in range(self.knobs.tile // 16):
+            for m in range(dims):
+                a = self.values.dims_by_rows(base, self.lane, block * 16, m)
+                for tile in range(tiles):
+                    d = pick(self.sums, (m * tiles + tile) * 4, 4)
+                    mma(self.dtype, d, a, pick(weights, (block * tiles + tile) * 2, 2))

@@ -1,0 +1,105 @@
+"""Instructions of the GPU as statements, and the addressing that TVM leaves to us; importing this imports TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tvm.backend.cuda  # noqa: F401 - registers the CUDA dialect
+from tvm.backend.cuda.ptx import PTXNamespace
+from tvm.backend.cuda.script import CUDANamespace
+
+from vortex.codegen.tir import F32, U32, Buffer, Expr, IRBuilder, T, cast, tirx
+
+_PTX, _CUDA = PTXNamespace(), CUDANamespace()
+WARP = 32
+LOG2E = 1.4426950408889634
+LN2 = 0.6931471805599453
+_ENDLESS = 1 << 62
+
+TILE_TYPES = {"bfloat16": "bf16", "float16": "f16"}
+"""Element types that tensor cores take, with their names in PTX."""
+
+
+def ptx(chain: str, *operands: Expr) -> None:
+    """One instruction; its destinations come first."""
+    # the builder drops a call that is not a statement
+    T.evaluate(_PTX[chain](*operands))
+
+
+def cta_sync() -> None:
+    """All threads of the CTA arrive; shared memory written before is seen after."""
+    T.evaluate(_CUDA.cta_sync())
+
+
+def warp_sync() -> None:
+    T.evaluate(_CUDA.warp_sync())
+
+
+def shuffle(x: Expr, lane: Expr) -> Expr:
+    """``x`` of another lane of the warp; all 32 lanes take part."""
+    return T.tvm_warp_shuffle(T.uint32(0xFFFFFFFF), x, lane, WARP, WARP)
+
+
+def shuffle_xor(x: Expr, mask: int) -> Expr:
+    return T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), x, mask, WARP, WARP)
+
+
+def quotient(a: Expr, b: Expr) -> Expr:
+    """a / b of non-negative numbers, without the sign fix-up of a floor division."""
+    return tirx.truncdiv(a, b)
+
+
+def remainder(a: Expr, b: Expr) -> Expr:
+    return tirx.truncmod(a, b)
+
+
+def ceil_quotient(a: Expr, b: Expr) -> Expr:
+    return tirx.truncdiv(a + b - 1, b)
+
+
+def exp2(out: Buffer, at: Expr, x: Expr) -> None:
+    """out[at] = 2 ** x by the special function unit: relative error 2^-22, 2^-inf is 0, NaN stays."""
+    ptx("ex2.approx.ftz.f32", out[at], x)
+
+
+def flat_view(buffer: Buffer, dtype: str, align: int) -> Buffer:
+    """The memory behind an argument as one endless row, indexed in 64 bits.
+
+    TVM's CUDA lowering ignores the strides of a buffer (its default layout is compact), so strided
+    pools are addressed by hand: the host side still checks the strides and passes them.
+    """
+    return T.decl_buffer((tirx.const(_ENDLESS, "int64"),), dtype, data=buffer.data, align=align)
+
+
+def wide(x: Expr) -> Expr:
+    """``x`` in 64 bits: pools have more than 2^31 elements."""
+    return cast("int64", x)
+
+
+def registers(name: str, size: int, dtype: str = F32) -> Buffer:
+    """A thread's own numbers, indexed by constants alone."""
+    made = T.alloc_buffer((size,), dtype, scope="local")
+    IRBuilder.name(name, made)
+    return made
+
+
+def words(name: str, size: int) -> Buffer:
+    """Registers of packed pairs, each an instruction's operand."""
+    return registers(name, max(2, size), U32)
+
+
+def pick(buffer: Buffer, at: int, count: int) -> list[Any]:
+    """``count`` registers from ``at`` on."""
+    return [buffer[at + i] for i in range(count)]
+
+
+def mma(dtype: str, d: Sequence[Expr], a: Sequence[Expr], b: Sequence[Expr]) -> None:
+    """d += a b on a warp: a 16 x 16 row-major, b 16 x 8, d 16 x 8 in fp32."""
+    t = TILE_TYPES[dtype]
+    ptx(f"mma.sync.aligned.m16n8k16.row.col.f32.{t}.{t}.f32", *d, *a, *b, *d)
+
+
+def pack_pair(dtype: str, out: Expr, low: Expr, high: Expr) -> None:
+    """Two fp32 numbers to the nearest even of a 16-bit type, in one word."""
+    ptx(f"cvt.rn.{TILE_TYPES[dtype]}x2.f32", out, high, low)

@@ -1,0 +1,130 @@
+"""What a kernel takes of a GPU, and what it will wait for: from ptxas' report, without a GPU."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from vortex.codegen.toolkit import find_inspector
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """Limits of one multiprocessor (SM), and the memory behind all of them."""
+
+    sms: int
+    threads: int
+    ctas: int
+    registers: int
+    shared: int
+    """Bytes for all CTAs of an SM; each CTA takes 1 KiB beside its own."""
+    bandwidth: float
+    """Of the memory, bytes a second."""
+    latency: float
+    """From a load to its data under load, seconds: what must be covered by bytes in flight."""
+
+    @property
+    def bytes_needed(self) -> int:
+        """In flight on each SM, for the memory to be busy all the time (Little's law)."""
+        return int(self.bandwidth * self.latency / self.sms)
+
+
+GPUS = {
+    "sm_90a": Gpu(132, 2048, 32, 65536, 228 << 10, 4.8e12, 0.8e-6),
+    "sm_100a": Gpu(148, 2048, 32, 65536, 228 << 10, 8.0e12, 0.9e-6),
+}
+"""H200 and B200; latencies are estimates."""
+
+RESERVED_SHARED = 1 << 10
+REGISTER_UNIT = 256
+"""Registers are given to a warp in this many at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelResources:
+    """One kernel on one architecture; sizes in bytes."""
+
+    arch: str
+    registers: int
+    spills: int
+    """Bytes stored to and loaded from memory for want of registers."""
+    stack: int
+    static_shared: int
+    dynamic_shared: int
+    threads: int
+    """Of a CTA."""
+
+    @property
+    def ctas(self) -> int:
+        """That one SM holds at a time."""
+        gpu = GPUS[self.arch]
+        warps = -(-self.threads // 32)
+        of_warp = -(-max(1, self.registers) * 32 // REGISTER_UNIT) * REGISTER_UNIT
+        shared = self.static_shared + self.dynamic_shared + RESERVED_SHARED
+        return min(
+            gpu.ctas, gpu.threads // (warps * 32), gpu.registers // of_warp // warps, gpu.shared // max(1, shared)
+        )
+
+    @property
+    def occupancy(self) -> float:
+        """Resident threads as a part of those an SM can hold."""
+        return self.ctas * self.threads / GPUS[self.arch].threads
+
+    @property
+    def bound_by(self) -> str:
+        """What keeps one more CTA from the SM."""
+        gpu = GPUS[self.arch]
+        warps = -(-self.threads // 32)
+        of_warp = -(-max(1, self.registers) * 32 // REGISTER_UNIT) * REGISTER_UNIT
+        shared = self.static_shared + self.dynamic_shared + RESERVED_SHARED
+        limits = {
+            "CTAs": gpu.ctas,
+            "threads": gpu.threads // (warps * 32),
+            "registers": gpu.registers // of_warp // warps,
+            "shared memory": gpu.shared // max(1, shared),
+        }
+        return min(limits, key=lambda name: limits[name])
+
+    def limiter(self, in_flight: int, flops_per_byte: float = 0.0, peak: float = 0.0) -> str:
+        """What the kernel is predicted to wait for, from the bytes that a CTA keeps in flight.
+
+        ``flops_per_byte`` of the kernel over ``peak`` FLOP/s of the unit it uses: compute, where that takes
+        longer than the bytes.
+        """
+        gpu = GPUS[self.arch]
+        if peak and flops_per_byte / peak > 1 / gpu.bandwidth:
+            return "compute"
+        return "memory" if in_flight * self.ctas >= gpu.bytes_needed else "latency"
+
+
+def read_resources(said: str, source: str, arch: str) -> KernelResources:
+    """The report of ``ptxas -v`` on one kernel, with the launch sizes that its source has."""
+
+    def number(pattern: str, text: str) -> int:
+        return sum(int(n) for n in re.findall(pattern, text))
+
+    bounds = re.search(r"__launch_bounds__\((\d+)", source)
+    name = re.search(r"cudaFuncAttributeMaxDynamicSharedMemorySize, (\w+)\)", source)
+    dynamic = re.search(rf"auto {name[1]} = \(int64_t\)(\d+);", source) if name else None
+    return KernelResources(
+        arch=arch,
+        registers=number(r"Used (\d+) registers", said),
+        spills=number(r"(\d+) bytes spill (?:stores|loads)", said),
+        stack=number(r"(\d+) bytes stack frame", said),
+        static_shared=number(r"(\d+) bytes smem", said),
+        dynamic_shared=int(dynamic[1]) if dynamic else 0,
+        threads=int(bounds[1]) if bounds else 0,
+    )
+
+
+def sass(cubin: Path) -> str:
+    """The machine code of a cubin as text; empty where no inspector is installed."""
+    for name, flags in (("cuobjdump", ["-sass"]), ("nvdisasm", ["-c"])):
+        tool = find_inspector(name)
+        if tool is not None:
+            done = subprocess.run([str(tool), *flags, str(cubin)], capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return done.stdout
+    return ""
