@@ -14,8 +14,8 @@ from vortex.passes.manager import DEFAULT_PIPELINE, PassContext, run_pipeline
 SIMPLIFY = DEFAULT_PIPELINE["flow"].removesuffix(",outline")
 CONTEXT = PassContext()
 
-MEAN_SCORE = head(
-    """%m = flow.reduce_mean(%q) {axes = [0]} : f32[8]
+SUM_SCORE = head(
+    """%m = flow.reduce_sum(%q) {axes = [0]} : f32[8]
     %s = flow.dot(%m, %c) {spec = "d,sd->s"} : f32[S]
     %best = flow.topk(%s) : selection
     flow.return(%best)
@@ -40,9 +40,9 @@ PRODUCTS = head(
 )
 
 
-def test_centered_becomes_the_mean_score() -> None:
+def test_centered_becomes_the_score_of_summed_heads() -> None:
     """Two passes of two kinds meet: nothing is left of the mean over pages, and one dot of four."""
-    assert structural(run_pipeline(parse_module(CENTERED), SIMPLIFY, CONTEXT)) == structural(parse_module(MEAN_SCORE))
+    assert structural(run_pipeline(parse_module(CENTERED), SIMPLIFY, CONTEXT)) == structural(parse_module(SUM_SCORE))
 
 
 def test_a_sum_of_scaled_products_becomes_one_dot_per_page() -> None:
@@ -51,7 +51,7 @@ def test_a_sum_of_scaled_products_becomes_one_dot_per_page() -> None:
     assert names == ["flow.reduce_sum", "flow.dot", "flow.topk", "flow.return"]
 
 
-@pytest.mark.parametrize("text", [QUEST, GQA_BLOCK, MEAN_SCORE], ids=["quest", "gqa_block", "mean_score"])
+@pytest.mark.parametrize("text", [QUEST, GQA_BLOCK, SUM_SCORE], ids=["quest", "gqa_block", "mean_score"])
 def test_what_is_simple_stays(text: str) -> None:
     m = parse_module(text)
     assert print_module(run_pipeline(m, SIMPLIFY, CONTEXT)) == print_module(m)

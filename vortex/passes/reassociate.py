@@ -12,18 +12,20 @@ from vortex.ir.types import Dim, TensorType, f32
 from vortex.passes.manager import Pass, PassContext, register
 
 
-@register("reassociate", stage="flow", tag="real", version=1)
+@register("reassociate", stage="flow", tag="real", version=2)
 @dataclass(frozen=True, slots=True)
 class Reassociate(Pass):
     """Move sums and factors through products, never to more work; sums over pages stay where they are.
 
-    The mean over heads of dots is one dot with the mean, a group-th of the work:
+    The mean over heads of dots is one dot with the sum of heads, a group-th of the work. The division comes
+    last: sums of small integers stay exact, so pages that tied still tie.
 
         %d = flow.dot(%q, %c) {spec = "gd,sd->sg"}
         %s = flow.reduce_mean(%d) {axes = [1]}
           ->
-        %s_a = flow.reduce_mean(%q) {axes = [0]}
+        %s_a = flow.reduce_sum(%q) {axes = [0]}
         %s = flow.dot(%s_a, %c) {spec = "d,sd->s"}
+        %s_1 = flow.div(%s, %s_count)
 
     A sum of products is a dot (``(q * c).sum(-1)``), and a factor that all terms of a sum share is
     applied to the sum.
@@ -72,27 +74,28 @@ def _reshaped(rw: Rewriter, v: Value, shape: tuple[Dim, ...], name: str) -> Valu
 
 
 def _sum_of_dot(rw: Rewriter, o: flow.ReduceSum | flow.ReduceMean, dot: flow.Dot) -> Value | None:
-    """sum_g <q_g, c_s> = <sum_g q_g, c_s>; likewise for the mean."""
+    """sum_g <q_g, c_s> = <sum_g q_g, c_s>; a mean is divided afterwards."""
     la, lb, lo = dot.letters()
     gone = "".join(lo[a] for a in o.axes)
     if any((c in la) == (c in lb) for c in gone):
         return None
     name = o.value.name
-    a, la = _without(rw, o, dot.a, la, gone, f"{name}_a")
-    b, lb = _without(rw, o, dot.b, lb, gone, f"{name}_b")
+    a, la = _summed(rw, dot.a, la, gone, f"{name}_a")
+    b, lb = _summed(rw, dot.b, lb, gone, f"{name}_b")
     out = "".join(c for c in lo if c not in gone)
     new = rw.add(flow.Dot(a, b, f"{la},{lb}->{out}"), name)
+    if isinstance(o, flow.ReduceMean):
+        count = math.prod(d for i, d in enumerate(_type(o.x).shape) if i in o.axes and isinstance(d, int))
+        new = rw.add(flow.Div(new, rw.add(flow.Constant(float(count), TensorType(f32)), f"{name}_count")), name)
     return _reshaped(rw, new, _type(o.value).shape, name)
 
 
-def _without(
-    rw: Rewriter, o: flow.ReduceSum | flow.ReduceMean, v: Value, letters: str, gone: str, name: str
-) -> tuple[Value, str]:
-    """The operand folded over the letters that go, and the letters that stay."""
+def _summed(rw: Rewriter, v: Value, letters: str, gone: str, name: str) -> tuple[Value, str]:
+    """The operand summed over the letters that go, and the letters that stay."""
     axes = tuple(i for i, c in enumerate(letters) if c in gone)
     if not axes:
         return v, letters
-    return rw.add(type(o)(v, axes), name), "".join(c for c in letters if c not in gone)
+    return rw.add(flow.ReduceSum(v, axes), name), "".join(c for c in letters if c not in gone)
 
 
 def _sum_before_dot(rw: Rewriter, o: flow.Dot) -> Value | None:
