@@ -1,0 +1,135 @@
+"""Page programs whose GPU kernels run under the emulator, on batches of the page interpreter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.emulation import Emulated
+from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir
+from vortex.ir.core import Module
+from vortex.ir.interpret import resource
+from vortex.ir.interpret_page import Batch
+from vortex.ir.types import DTYPES, TensorType
+from vortex.passes.manager import PassContext, run_pipeline
+from vortex.target import TARGETS, Target
+
+H200 = TARGETS["sm_90a"]
+TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn}
+PAGE_PIPELINE = "outline,expand-softmax,fuse,plan-memory,schedule"
+
+
+def lower(flow: Module, target: Target = H200, **knobs: dict[str, int]) -> Module:
+    """Page IR for ``target``; ``knobs`` are by kernel name, and a fused pipeline names each kind once."""
+    program = run_pipeline(flow, PAGE_PIPELINE, PassContext(target))
+    for name, chosen in knobs.items():
+        f = program.functions[name]
+        f.attrs["schedule"] = {**f.attrs.get("schedule", {}), **chosen}
+    return program
+
+
+def cuda_source(sources: Iterable[KernelSource], target: Target = H200) -> str:
+    """CUDA C++ of kernels and launchers."""
+    os.environ.setdefault("TVM_CUDA_COMPILE_MODE", "nvcc")
+    import tvm
+    from tvm.backend.cuda import export_cuda_host
+
+    functions = {s.symbol: parse_tir(s.text, s.name) for s in sources}
+    kind = tvm.target.Target({"kind": "cuda", "arch": target.arch, "host": {"kind": "cuda_host"}})
+    built = tvm.compile(tvm.IRModule(functions), target=kind, tir_pipeline="tirx")
+    return str(export_cuda_host(built.mod))
+
+
+def _with_constants(text: str) -> str:
+    """The constants of CUDA's math_constants.h as a host compiler spells them."""
+    return text.replace("CUDART_INF_F", "__builtin_inff()").replace("CUDART_NAN_F", '__builtin_nanf("")')
+
+
+@dataclass
+class Kernels:
+    """The kernels of some programs in one emulated library."""
+
+    programs: dict[str, Module]
+    sources: dict[tuple[str, str], KernelSource]
+    text: str
+    emulated: Emulated
+
+    @classmethod
+    def of(cls, programs: dict[str, Module], names: Iterable[str] = ("plan", "append", "select")) -> Kernels:
+        wanted = tuple(names)
+        sources = {}
+        for key, program in programs.items():
+            program.name = key
+            for f in program.functions.values():
+                if str(f.attrs["kind"]) in wanted:
+                    sources[key, f.name] = emit_kernel(program, f, H200)
+        text = cuda_source(sources.values())
+        return cls(programs, sources, text, Emulated(_with_constants(text)))
+
+    def run(self, key: str, given: dict[str, Any], kinds: Iterable[str], *, seed: int = 0) -> None:
+        """Launch the program's kernels of these kinds in order."""
+        for (program, _), source in self.sources.items():
+            if program == key and source.kind in tuple(kinds):
+                self.emulated.call(source.symbol, *[given[a] for a in source.args], seed=seed)
+
+    def words(self, key: str, columns: int) -> int:
+        """Words of workspace a row of ``columns`` pages needs."""
+        mine = [s for (program, _), s in self.sources.items() if program == key]
+        return max(s.page_words * columns + s.row_words for s in mine)
+
+
+def stored(x: Any, dtype: str) -> torch.Tensor:
+    """fp32 values that fit ``dtype``, in it; fp8 as its bits."""
+    made = torch.from_numpy(np.ascontiguousarray(x)).to(TORCH[dtype])
+    return made.view(torch.uint8) if dtype == "fp8_e4m3" else made
+
+
+def loaded(x: torch.Tensor, dtype: str) -> Any:
+    """Back to fp32."""
+    return (x.view(torch.float8_e4m3fn) if dtype == "fp8_e4m3" else x).float().numpy()
+
+
+def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str, Any]:
+    """The batch as arguments of the calling convention; outputs and scratch are poisoned, counters are 0."""
+    program = kernels.programs[key]
+    dtype = str(program.attrs["dtype"])
+    requests, heads = b.requests, b.heads
+    columns = b.page_table.shape[1]
+    given: dict[str, Any] = {
+        "q": stored(b.q, dtype),
+        "lengths": torch.from_numpy(b.lengths),
+        "page_table": torch.from_numpy(b.page_table),
+        "budget": torch.tensor(b.budget, dtype=torch.int32),
+        "plan": torch.full((4, requests), -7, dtype=torch.int32),
+        "work": torch.full((2, 2 + requests + slots), -7, dtype=torch.int32),
+        "arrivals": torch.zeros(requests * heads, dtype=torch.int32),
+        "workspace": torch.full((requests * heads, max(1, kernels.words(key, columns))), float("nan")),
+        "pages": torch.full((requests, heads, b.capacity), -7, dtype=torch.int32),
+        "counts": torch.full((requests, heads), -7, dtype=torch.int32),
+        "layer": b.layer,
+        "loc": torch.from_numpy(np.asarray(b.loc, np.int64)),
+        "row_offsets": torch.from_numpy(b.row_offsets),
+    }
+    for name, x in b.tokens.items():
+        given[name] = stored(x, dtype)
+    for d in program.declared("buffer"):
+        if d.name in b.paged:
+            assert isinstance(d.type, TensorType)
+            prefix = "" if d.attrs["role"] == "pool" else "field."
+            given[prefix + d.name] = stored(b.paged[d.name], d.type.dtype.name)
+    for d in program.declared("resource"):
+        held = torch.from_numpy(np.array(resource(program, d.name)))
+        given[f"const.{d.name}"] = held.int() if held.dtype == torch.bool else held
+    return given
+
+
+def dtype_of(program: Module, name: str) -> str:
+    t = program.decls[name].type
+    assert isinstance(t, TensorType)
+    assert t.dtype.name in DTYPES
+    return t.dtype.name

@@ -1,0 +1,147 @@
+"""Where the values of a kernel live on a GPU. Every home holds 32-bit words; integers are kept bit by bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vortex.codegen.cuda.ptx import WARP, wide
+from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, choose, flat, i32, put
+from vortex.codegen.values import Index, Values, type_of, without_page
+from vortex.ir.core import Value
+
+
+class Home(Protocol):
+    """The words of one value. ``position`` is a page's place among the candidates, ``slot`` its place in the slab."""
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr: ...
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None: ...
+
+
+@dataclass
+class Arena:
+    """The shared memory of a CTA: words handed out before it is opened."""
+
+    words: int = 0
+    limit: int = 227 * 1024 // 4
+
+    def take(self, words: int) -> int:
+        """The offset of ``words`` more, on a 16-byte boundary."""
+        at = self.words
+        self.words += -(-words // 4) * 4
+        return at
+
+    def open(self) -> None:
+        """Declare it; from here on the views can be used."""
+        from tvm.script.ir_builder import IRBuilder
+
+        self.f32 = T.alloc_buffer((max(self.words, 4),), F32, scope="shared.dyn", align=128)
+        IRBuilder.name("arena", self.f32)
+        self.i32, self.u32 = self.f32.view(I32), self.f32.view(U32)
+
+
+@dataclass(frozen=True)
+class RowHome:
+    """One value of the row (or, in ``append``, of the page), in shared memory."""
+
+    arena: Arena
+    at: int
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.arena.f32[inner + self.at]
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        put(self.arena.f32, x, inner + self.at)
+
+
+@dataclass(frozen=True)
+class SlabHome:
+    """A value of the 32 pages that a warp has in hand, in the warp's shared memory: neighbours are pages."""
+
+    arena: Arena
+    base: Expr
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.arena.f32[self.base + inner * WARP + slot]
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        put(self.arena.f32, x, self.base + inner * WARP + slot)
+
+
+@dataclass(frozen=True)
+class LaneHome:
+    """A value of one page in the registers of the lane that has the page."""
+
+    buffer: Buffer
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.buffer[inner]
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        put(self.buffer, x, inner)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Words of all pages (or slabs) of a row: in shared memory if the row is on chip, else in its workspace."""
+
+    arena: Arena
+    at: int
+    pitch: int
+    """Words on chip for each inner element; 0 when nothing is ever on chip."""
+    workspace: Buffer
+    row: Expr
+    base: Expr
+    room: Expr
+    """Words in the workspace for each inner element."""
+    on_chip: Expr
+
+    def get(self, at: Expr, inner: Expr = 0) -> Expr:
+        far = self.workspace[wide(self.row), self.base + inner * self.room + at]
+        if not self.pitch:
+            return far
+        return T.if_then_else(self.on_chip, self.arena.f32[inner * self.pitch + at + self.at], far)
+
+    def set(self, x: Expr, at: Expr, inner: Expr = 0) -> None:
+        if not self.pitch:
+            put(self.workspace, x, wide(self.row), self.base + inner * self.room + at)
+            return
+        with choose(self.on_chip) as (then, other):
+            with then():
+                put(self.arena.f32, x, inner * self.pitch + at + self.at)
+            with other():
+                put(self.workspace, x, wide(self.row), self.base + inner * self.room + at)
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.get(position, inner)
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        self.set(x, position, inner)
+
+
+@dataclass
+class HomedValues(Values):
+    """Values read from their homes; what has none is computed where it is read."""
+
+    homes: dict[Value, Home] = field(default_factory=dict)
+    slot: Expr = 0
+    """Of the current page in its slab."""
+
+    def read(self, v: Value, index: Index) -> Expr:
+        if v not in self.homes:
+            return self.expression(v, index)
+        t = type_of(v)
+        word = self.homes[v].load(_position(v, index), self.slot, flat(without_page(index, t.shape), t.tile))
+        return self._from_word(word, t.dtype, packed=True)
+
+    def write(self, v: Value, index: Index, x: Expr) -> None:
+        t = type_of(v)
+        word = self._to_word(x, t.dtype, packed=True)
+        inner = flat(without_page(index, t.shape), t.tile)
+        self.homes[v].store(word, _position(v, index), self.slot, inner)
+
+
+def _position(v: Value, index: Index) -> Expr:
+    axis = type_of(v).page_axis
+    return i32(0) if axis is None else index[axis]

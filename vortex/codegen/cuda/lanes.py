@@ -1,0 +1,95 @@
+"""Threads of a CTA at work together: loops over elements, warp-wide folds and scans, votes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tvm.backend.cuda.script import CUDANamespace
+
+from vortex.codegen.cuda.ptx import WARP, shuffle_xor
+from vortex.codegen.tir import U32, Expr, T, let, loop, when
+
+_CUDA = CUDANamespace()
+ALL = 0xFFFFFFFF
+
+
+def ballot(condition: Expr) -> Expr:
+    """Bit i: whether the condition holds in lane i; all 32 lanes take part."""
+    return _CUDA.ballot_sync(T.uint32(ALL), condition)
+
+
+def count_bits(x: Expr) -> Expr:
+    return T.Cast("int32", T.popcount(x))
+
+
+def below(lane: Expr) -> Expr:
+    """The bits of the lanes before this one."""
+    return T.shift_left(T.uint32(1), T.Cast(U32, lane)) - T.uint32(1)
+
+
+def shuffle_up(x: Expr, distance: int) -> Expr:
+    """``x`` of the lane ``distance`` before; the first lanes keep their own."""
+    return T.tvm_warp_shuffle_up(T.uint32(ALL), x, distance, WARP, WARP)
+
+
+def add_at(address: Expr, x: Expr) -> None:
+    """Atomic addition of integers: their sum knows no order."""
+    T.evaluate(_CUDA.atomic_add(address, x))
+
+
+def warp_fold(x: Expr, take: Callable[[Expr, Expr], Expr], name: str = "fold") -> Expr:
+    """``x`` of all 32 lanes folded in a fixed tree; every lane has the result."""
+    for mask in (16, 8, 4, 2, 1):
+        x = let(name, x)
+        x = take(x, let(f"{name}_across", shuffle_xor(x, mask)))
+    return let(name, x)
+
+
+def warp_prefix(x: Expr, take: Callable[[Expr, Expr], Expr], lane: Expr, name: str = "prefix") -> Expr:
+    """The fold of ``x`` over this lane and all before it."""
+    for distance in (1, 2, 4, 8, 16):
+        x = let(name, x)
+        before = let(f"{name}_before", shuffle_up(x, distance))
+        x = T.Select(lane >= distance, take(before, x), x)
+    return let(name, x)
+
+
+@dataclass(frozen=True)
+class Cta:
+    """Who is asking: the thread's place in its CTA."""
+
+    warp: Expr
+    lane: Expr
+    thread: Expr
+    threads: int
+
+    @property
+    def warps(self) -> int:
+        return self.threads // WARP
+
+    @contextmanager
+    def share(self, name: str, count: int | Expr) -> Iterator[Expr]:
+        """``for name in range(count)`` dealt out to the threads of the CTA in turn."""
+        if isinstance(count, int) and count <= self.threads:
+            if count == self.threads:
+                yield self.thread
+            else:
+                with when(self.thread < count):
+                    yield self.thread
+            return
+        whole = isinstance(count, int) and count % self.threads == 0
+        rounds = -(-count // self.threads) if isinstance(count, int) else rounds_of(count, self.threads)
+        with loop(f"{name}_round", rounds) as turn:
+            at = let(name, turn * self.threads + self.thread)
+            if whole:
+                yield at
+            else:
+                with when(at < count):
+                    yield at
+
+
+def rounds_of(count: Expr, step: int) -> Expr:
+    """How many steps cover ``count`` >= 0."""
+    return T.truncdiv(count + (step - 1), T.int32(step))

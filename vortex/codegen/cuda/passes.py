@@ -1,0 +1,262 @@
+"""The passes of ``select`` over the pages of a row, as vortex.ir.staging numbers them, by the warps of a CTA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vortex.codegen.arguments import Arguments
+from vortex.codegen.cpu.tiles import Tiles, require_emittable
+from vortex.codegen.cpu.topk import sortable
+from vortex.codegen.cuda.block import PLAIN, Block, BlockTiles, homed
+from vortex.codegen.cuda.folds import PageFolds
+from vortex.codegen.cuda.homes import Arena, HomedValues, LaneHome, RowHome, SlabHome
+from vortex.codegen.cuda.lanes import Cta, rounds_of
+from vortex.codegen.cuda.ptx import cta_sync, flat_view, warp_sync, wide
+from vortex.codegen.cuda.rows import Layout, Memory
+from vortex.codegen.cuda.select_knobs import SLAB, SelectKnobs
+from vortex.codegen.cuda.slab import Slab, TeamTiles
+from vortex.codegen.scalar import convert, number_type
+from vortex.codegen.tir import F32, I32, U32, Expr, T, differ, i32, let, local, loop, put, when
+from vortex.codegen.values import Index, page_position, type_of, without_page
+from vortex.ir.core import Op, Value
+from vortex.ir.dialects import flow, page
+from vortex.ir.staging import over_pages
+from vortex.ir.types import TensorType, bool_
+from vortex.ir.types import i32 as i32_type
+
+
+@dataclass
+class Passes:
+    """Everything between the summaries of a row and its keys."""
+
+    args: Arguments
+    layout: Layout
+    memory: Memory
+    arena: Arena
+    cta: Cta
+    knobs: SelectKnobs
+    values: HomedValues
+
+    def __post_init__(self) -> None:
+        for o in self.layout.f.ops:
+            require_emittable(o)
+        self.row_homes: dict[Value, RowHome] = {
+            o.value: RowHome(self.arena, self.arena.take(max(1, type_of(o.value).numel))) for o in self.layout.per_row()
+        }
+        shared = [o for o in self.layout.tiles() if not self.layout.in_lane(o)]
+        self.slab_at: dict[Value, int] = {}
+        words = 0
+        for o in shared:
+            self.slab_at[o.value] = words
+            words += max(1, type_of(o.value).numel) * SLAB
+        self.slab_words = words
+        self.slabs_at = self.arena.take(words * self.cta.warps)
+        self.team: TeamTiles | None = None
+        self.slab: Slab | None = None
+
+    def enter(self, r: Expr, h: Expr, row: Expr, first: Expr, scored: Expr) -> None:
+        """Bind the row; the arena is open from here on."""
+        self.r, self.h, self.row, self.first_page, self.scored = r, h, row, first, scored
+        a = self.args
+        self.values.constants = {n.removeprefix("const."): b for n, b in a.buffers.items() if n.startswith("const.")}
+        self.values.leaves = {"layer": a.scalars.get("layer"), "page_count": scored, "first_page": first}
+        self.words = {
+            o.buffer: flat_view(a.buffers[f"field.{o.buffer}"], U32, 16)
+            for o in self.layout.f.ops
+            if isinstance(o, page.Load) and self.layout.paged(o)
+        }
+        self.folds = PageFolds(self.values, self.memory, self.cta)
+        self.block = Block(self.values, BlockTiles(self.values, PLAIN, cta=self.cta))
+        for o in self.layout.kept():
+            self.values.homes[o.value] = self.memory.of_page(o.notes["slot"])
+        for v, at in self.slab_at.items():
+            base = let(f"{v.name}_slab", self.cta.warp * self.slab_words + (self.slabs_at + at))
+            self.values.homes[v] = SlabHome(self.arena, base)
+
+    # memory
+
+    def load(self, o: page.Load, index: Index) -> Expr:
+        """An element as it is stored; the index has the page axis first where the load has one."""
+        d = self.args.program.decls[o.buffer]
+        t = type_of(o.value)
+        if d.attrs["role"] == "workspace":
+            return self._workspace(d.name, d.attrs["layout"] == "ragged", index, t)
+        if d.attrs["layout"] == "batched":
+            return self.args.buffers[d.name][self.r, self.h * t.tile[0] + index[0], index[1]]
+        if self.team is not None and (found := self.team.vector_element(o, index)) is not None:
+            return found
+        position = page_position(index, t)
+        if self.slab is not None and position is self.in_lane:
+            physical = self.physical
+        else:
+            physical = self.args.buffers["page_table"][self.r, self.first_page + position]
+        return self.args.buffers[f"field.{d.name}"][(wide(physical), self.h, *without_page(index, t.shape))]
+
+    def _workspace(self, name: str, ragged: bool, index: Index, t: TensorType) -> Expr:
+        word = self.args.buffers["workspace"][wide(self.row), self._word_of(name, ragged, index, t)]
+        if t.dtype == bool_:
+            return differ(word, T.float32(0))
+        return T.reinterpret(I32, word) if t.dtype == i32_type else word
+
+    def _word_of(self, name: str, ragged: bool, index: Index, t: TensorType) -> Expr:
+        d = self.args.program.decls[name]
+        inner: Expr = i32(0)
+        for i, extent in zip(without_page(index, t.shape), t.tile, strict=True):
+            inner = inner * extent + i
+        columns = self.args.size("Pmax")
+        if ragged:
+            return columns * d.attrs["offset"] + page_position(index, t) * t.numel + inner
+        return columns * self.layout.page_words + d.attrs["offset"] + inner
+
+    def _store(self, o: page.Store, tiles: Tiles) -> None:
+        d = self.args.program.decls[o.buffer]
+        t = type_of(o.x)
+
+        def keep(i: Index, x: Expr) -> None:
+            at = self._word_of(d.name, d.attrs["layout"] == "ragged", tiles.full(o.x, i), t)
+            whole = number_type(t.dtype) == F32
+            word = convert(x, F32) if t.dtype == bool_ else x if whole else T.reinterpret(F32, x)
+            put(self.args.buffers["workspace"], word, wide(self.row), at)
+
+        tiles.copy(o.x, keep)
+
+    # control
+
+    def first(self, begin: Expr, end: Expr) -> None:
+        """What needs no other page: the first pass over ``[begin, end)``, and a barrier."""
+        self._per_row(0)
+        self.block.sync()
+        if self.layout.staging.loops:
+            self._per_page(0, begin, end)
+        cta_sync()
+
+    def rest(self) -> None:
+        """All later passes, over the whole row; ends with a barrier unless there are none."""
+        for level in range(1, self.layout.staging.loops + 1):
+            self._per_row(level)
+            if level < self.layout.staging.loops:
+                for o in self.layout.f.ops:
+                    if isinstance(o, flow.Scan) and o.crosses_pages() and self.layout.staging.loop[o] == level:
+                        self.block.sync()
+                        self._prepare(o)
+                self.block.sync()
+                self._per_page(level, i32(0), self.scored)
+                cta_sync()
+
+    def _per_row(self, level: int) -> None:
+        """What is computed once per row before pass ``level``."""
+        staging = self.layout.staging
+        for o in self.layout.f.ops:
+            ready = staging.level.get(o.value, 0) if o.result is not None else staging.loop[o]
+            if ready != level:
+                continue
+            if isinstance(o, page.Store):
+                if not over_pages(o.x) and isinstance(o.x.type, TensorType):
+                    self.block.before([o.x])
+                    self._store(o, self.block.tiles)
+            elif o.result is not None and o.value in self.row_homes:
+                self.values.homes[o.value] = self.row_homes[o.value]
+                if o.crosses_pages():
+                    self.folds.finish(o, self.row_homes[o.value], self.scored)
+                    self.block.fresh.add(o.value)
+                else:
+                    self.block.compute(o)
+
+    def _runs(self, o: Op, level: int) -> bool:
+        if self.layout.staging.loop.get(o) != level:
+            return False
+        spans = any(over_pages(v) for v in o.operands)
+        if o.result is None or isinstance(o, flow.TopK):
+            return spans
+        return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
+
+    def _per_page(self, level: int, begin: Expr, end: Expr) -> None:
+        ops = [o for o in self.layout.f.ops if self._runs(o, level)]
+        if not ops:
+            return
+        slabs = let("slabs", rounds_of(end - begin, SLAB))
+        tabled = any(isinstance(o, page.Load) and self.layout.paged(o) for o in self.layout.f.ops)
+        with loop("slab_round", rounds_of(slabs - self.cta.warp, self.cta.warps)) as turn:
+            start = let("start", (turn * self.cta.warps + self.cta.warp) * SLAB + begin)
+            count = let("count", T.min(i32(SLAB), end - start))
+            slab = Slab(start, count, self.cta.lane, let("last", end - 1))
+            self.slab = slab
+            self.in_lane = let("position", slab.position(self.cta.lane))
+            self.is_page = let("is_page", self.cta.lane < count)
+            if tabled:
+                table = self.args.buffers["page_table"]
+                self.physical = let("page", table[self.r, self.first_page + self.in_lane])
+                slab.record = let("record_of_lane", self.physical * self.args.size("Hkv") + self.h)
+            self._on_slab(ops, slab)
+        self.slab = None
+
+    def _on_slab(self, ops: list[Op], slab: Slab) -> None:
+        written: set[Value] = set()
+        """Homes in the warp's shared memory that lanes wrote since the last warp barrier."""
+        shared = {o.value for o in ops if o.result is not None and o.value in self.slab_at}
+        kept = {o.value for o in ops if o.result is not None and o.notes.get("in") == "scratch"}
+        if shared:
+            # the slab before is done with
+            warp_sync()
+        for o in ops:
+            if written & homed(o.operands, self.values):
+                warp_sync()
+                written.clear()
+            self._on_op(o, slab)
+            if o.result is not None and o.value in shared | kept:
+                written.add(o.value)
+
+    def _prepare(self, o: flow.Scan) -> None:
+        """What a scan carries into each slab."""
+
+        def place(position: Expr) -> Tiles:
+            self.in_lane = position
+            return self._lane_tiles()
+
+        self.folds.prepare(o, self.scored, place)
+
+    def _lane_tiles(self) -> Tiles:
+        """Each lane has one page."""
+        self.values.slot = self.cta.lane
+        return Tiles(self.values, PLAIN, self.in_lane)
+
+    def _on_op(self, o: Op, slab: Slab) -> None:
+        if o in self.layout.teams:
+            team = TeamTiles(
+                self.values,
+                PLAIN,
+                slab=slab,
+                team=self.layout.teams[o],
+                views=self.words,
+                in_flight=self.knobs.in_flight,
+            )
+            self.team = team
+            team.compute(o)
+            self.team = None
+        elif isinstance(o, page.Store):
+            with when(self.is_page):
+                self._store(o, self._lane_tiles())
+        elif isinstance(o, flow.TopK):
+            self._write_key(o)
+        elif o.crosses_pages() and not isinstance(o, flow.Conv):
+            if isinstance(o, flow.Scan):
+                if o.notes.get("in") == "tile" and self.layout.in_lane(o):
+                    self.values.homes[o.value] = LaneHome(local(o.value.name, max(1, type_of(o.value).numel)))
+                self.folds.scan(o, slab, self._lane_tiles(), self.is_page)
+            else:
+                self.folds.fold(o, slab, self._lane_tiles(), self.is_page)
+        else:
+            if o.notes.get("in") == "tile" and self.layout.in_lane(o):
+                self.values.homes[o.value] = LaneHome(local(o.value.name, max(1, type_of(o.value).numel)))
+                self._lane_tiles().compute(o)
+                return
+            with when(self.is_page):
+                self._lane_tiles().compute(o)
+
+    # selection
+
+    def _write_key(self, o: flow.TopK) -> None:
+        score = convert(self._lane_tiles().values.read(o.score, [self.in_lane]), F32)
+        keys = self.memory.of_page(int(self.layout.f.attrs["keys"]))
+        with when(self.is_page):
+            keys.set(T.reinterpret(F32, sortable(score)), self.in_lane)

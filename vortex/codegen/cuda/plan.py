@@ -1,0 +1,191 @@
+"""``plan`` on a GPU: one CTA turns lengths into budgets and lists of work items of nearly equal bytes.
+
+All pages of a kernel cost the same bytes, so balancing pages balances bytes. An item is at most ``item_pages``
+consecutive pages of one request, for one KV head a CTA; a list has room for the requests and ``slots`` more, which
+is how many CTAs (per KV head) the caller wants at work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from vortex.codegen.arguments import Arguments
+from vortex.codegen.cuda.homes import Arena
+from vortex.codegen.cuda.lanes import Cta, rounds_of, warp_fold, warp_prefix
+from vortex.codegen.cuda.ptx import WARP, cta_sync
+from vortex.codegen.tir import I32, Expr, T, cast, equal, i32, let, local, loop, put, when
+from vortex.ir.core import Attr, Function, Module
+from vortex.ir.dialects import page
+
+HEADER = 2
+"""Words of a work list before its items: how many there are, and the pages of each."""
+PART_BITS = 16
+"""An item is request << 16 | part."""
+MOST_REQUESTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PlanKnobs:
+    """``select_pages`` and ``attend_pages`` are the fewest pages worth an item of their own."""
+
+    threads: int = 1024
+    select_pages: int = 256
+    attend_pages: int = 32
+
+    def attrs(self) -> dict[str, Attr]:
+        return dict(asdict(self))
+
+
+def choose(schedule: Mapping[str, Attr]) -> PlanKnobs:
+    """The knobs that the schedule names, defaults for the rest."""
+    return PlanKnobs(**{n: int(schedule.get(n, x)) for n, x in PlanKnobs().attrs().items()})
+
+
+def space() -> list[PlanKnobs]:
+    """All points a tuner may try."""
+    return [PlanKnobs(1024, s, a) for s in (128, 256, 512, 1024) for a in (16, 32, 64)]
+
+
+def emit_plan(program: Module, f: Function) -> list[str]:
+    """Write the kernel into the open TVM function; returns the names of its arguments in order."""
+    args = Arguments(program)
+    args.tensor("lengths", ("B",), I32)
+    args.tensor("budget", (5,), I32)
+    args.tensor("plan", (4, "B"), I32)
+    args.tensor("work", (2, "N"), I32)
+    args.tensor("arrivals", ("R",), I32)
+    T.device_entry()
+    knobs = choose(f.attrs.get("schedule", {}))
+    T.cta_id([1])
+    warp, lane = T.warp_id([knobs.threads // WARP]), T.lane_id([WARP])
+    cta = Cta(let("warp", warp), let("lane", lane), let("thread", warp * WARP + lane), knobs.threads)
+    size = next(o.page_size for o in f.ops if isinstance(o, page.Plan))
+    _Plan(args, cta, knobs).emit(size)
+    return args.names
+
+
+class _Plan:
+    def __init__(self, args: Arguments, cta: Cta, knobs: PlanKnobs) -> None:
+        self.args, self.cta, self.knobs = args, cta, knobs
+        self.arena = Arena()
+        self.ends = self.arena.take(MOST_REQUESTS)
+        self.totals = self.arena.take(cta.warps)
+        self.arena.open()
+
+    def emit(self, size: int) -> None:
+        plan, requests = self.args.buffers["plan"], self.args.size("B")
+        with self.cta.share("row", self.args.size("R")) as row:
+            put(self.args.buffers["arrivals"], i32(0), row)
+        with self.cta.share("r", requests) as r:
+            _plan_row(self.args, r, size)
+        # a thread reads the rows it wrote itself
+        for kind, (least, row, quantum) in enumerate(
+            ((self.knobs.select_pages, 3, WARP), (self.knobs.attend_pages, 1, 1))
+        ):
+            self._list(kind, lambda r, row=row: plan[row, r], least, quantum)
+
+    def _list(self, kind: int, pages: object, least: int, quantum: int) -> None:
+        """The items of all requests in order; item_pages is a multiple of ``quantum`` and at least ``least``."""
+        assert callable(pages)
+        work, requests = self.args.buffers["work"], self.args.size("B")
+        slots = let("slots", T.max(i32(1), self.args.size("N") - HEADER - requests))
+        total = local("total", 1, "int64")
+        put(total, T.int64(0), 0)
+        rounds = rounds_of(requests, self.cta.threads)
+        with self.cta.share("r", requests) as r:
+            put(total, total[0] + cast("int64", pages(r)), 0)
+        everything = self._sum(cast(I32, total[0]))
+        # ends[] and totals[] of the list before are not read any more
+        item = T.truncdiv(T.truncdiv(everything + (slots - 1), slots) + (quantum - 1), i32(quantum)) * quantum
+        item = let("item_pages", T.max(i32(least), item))
+        base = local("base", 1, I32)
+        put(base, i32(0), 0)
+        with loop("round", rounds) as turn:
+            r = let("r", turn * self.cta.threads + self.cta.thread)
+            parts = local("parts", 1, I32)
+            put(parts, i32(0), 0)
+            with when(r < requests):
+                # a request without work still has its outputs to write
+                put(parts, T.max(i32(1), rounds_of_expr(pages(r), item)), 0)
+            before = self._prefix(parts[0])
+            with when(r < requests):
+                put(self.arena.i32, base[0] + before, r + self.ends)
+            put(base, base[0] + self.arena.i32[self.totals + self.cta.warps - 1], 0)
+        cta_sync()
+        items = let("items", T.min(base[0], self.args.size("N") - HEADER))
+        with when(equal(self.cta.thread, i32(0))):
+            put(work, items, kind, 0)
+            put(work, item, kind, 1)
+        with self.cta.share("item", items) as i:
+            r = self._request_of(i)
+            begin = local("begin", 1, I32)
+            put(begin, i32(0), 0)
+            with when(r > 0):
+                put(begin, self.arena.i32[r - 1 + self.ends], 0)
+            put(work, T.bitwise_or(T.shift_left(r, i32(PART_BITS)), i - begin[0]), kind, i + HEADER)
+
+    def _request_of(self, i: Expr) -> Expr:
+        """The first request whose items end beyond ``i``."""
+        low, high = local("low", 1, I32), local("high", 1, I32)
+        put(low, i32(0), 0)
+        put(high, self.args.size("B") - 1, 0)
+        with T.While(low[0] < high[0]):
+            middle = let("middle", T.truncdiv(low[0] + high[0], i32(2)))
+            beyond = let("beyond", self.arena.i32[middle + self.ends] > i)
+            put(high, T.Select(beyond, middle, high[0]), 0)
+            put(low, T.Select(beyond, low[0], middle + 1), 0)
+        return let("request", low[0])
+
+    def _sum(self, x: Expr) -> Expr:
+        """Of all threads, in every thread."""
+        mine = warp_fold(x, lambda a, b: a + b, "sum")
+        cta_sync()
+        with when(equal(self.cta.lane, i32(0))):
+            put(self.arena.i32, mine, self.cta.warp + self.totals)
+        cta_sync()
+        return warp_fold(self._of_warp(), lambda a, b: a + b, "all")
+
+    def _of_warp(self) -> Expr:
+        """In lane i, what warp i left."""
+        found = local("of_warp", 1, I32)
+        put(found, i32(0), 0)
+        with when(self.cta.lane < self.cta.warps):
+            put(found, self.arena.i32[self.cta.lane + self.totals], 0)
+        return found[0]
+
+    def _prefix(self, x: Expr) -> Expr:
+        """Of this thread and all before it; ``totals`` then holds the sums up to each warp."""
+        mine = warp_prefix(x, lambda a, b: a + b, self.cta.lane)
+        cta_sync()
+        with when(equal(self.cta.lane, i32(WARP - 1))):
+            put(self.arena.i32, mine, self.cta.warp + self.totals)
+        cta_sync()
+        with when(equal(self.cta.warp, i32(0))):
+            up_to = warp_prefix(self._of_warp(), lambda a, b: a + b, self.cta.lane, "up_to")
+            with when(self.cta.lane < self.cta.warps):
+                put(self.arena.i32, up_to, self.cta.lane + self.totals)
+        cta_sync()
+        before = local("before", 1, I32)
+        put(before, mine, 0)
+        with when(self.cta.warp > 0):
+            put(before, mine + self.arena.i32[self.cta.warp - 1 + self.totals], 0)
+        return let("up_to_me", before[0])
+
+
+def rounds_of_expr(count: Expr, step: Expr) -> Expr:
+    return T.truncdiv(count + step - 1, step)
+
+
+def _plan_row(args: Arguments, r: Expr, size: int) -> None:
+    lengths, budget, plan = (args.buffers[n] for n in ("lengths", "budget", "plan"))
+    n = let("n", T.truncdiv(lengths[r] + (size - 1), i32(size)))
+    reserved = let("reserved", budget[1] + budget[2])
+    # ratio * n in 64 bits: numerator and n may both have 31
+    share = T.truncdiv(cast("int64", budget[3]) * cast("int64", n), cast("int64", budget[4]))
+    total = let("total", T.max(cast("int64", budget[0] + reserved), share))
+    fits = let("fits", cast("int64", n) <= total)
+    put(plan, n, 0, r)
+    put(plan, T.Select(fits, n, cast(I32, total)), 1, r)
+    put(plan, T.Select(fits, n * 0, budget[1]), 2, r)
+    put(plan, T.Select(fits, n * 0, n - reserved), 3, r)

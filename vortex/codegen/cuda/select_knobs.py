@@ -1,0 +1,44 @@
+"""The choices that ``select`` leaves open on a GPU, and what shared memory they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from vortex.ir.core import Attr
+
+SLAB = 32
+"""Pages that a warp computes together; sums over pages are made per slab, so it is no knob."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelectKnobs:
+    """Code knobs of ``select``."""
+
+    threads: int = 256
+    in_flight: int = 4
+    """Pages whose summaries a lane loads before it uses the first."""
+    residents: int = 0
+    """CTAs that an SM must have room for, which bounds registers; 0 leaves them to the compiler."""
+    chip_words: int = 8192
+    """32-bit words of shared memory for what is kept of a row's pages; longer rows use the workspace."""
+
+    def attrs(self) -> dict[str, Attr]:
+        return dict(asdict(self))
+
+
+def choose(schedule: Mapping[str, Attr], words_per_page: int) -> SelectKnobs:
+    """The knobs that the schedule names, defaults for the rest."""
+    default = SelectKnobs(chip_words=8192 if words_per_page <= 1 else 18432)
+    return SelectKnobs(**{n: int(schedule.get(n, x)) for n, x in default.attrs().items()})
+
+
+def space() -> list[SelectKnobs]:
+    """All points a tuner may try."""
+    return [
+        SelectKnobs(threads, in_flight, residents, chip_words)
+        for threads in (128, 256, 512)
+        for in_flight in (1, 2, 4, 8)
+        for residents in (0, 1024 // threads, 1536 // threads)
+        for chip_words in (0, 8192, 18432, 36864)
+    ]

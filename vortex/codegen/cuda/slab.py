@@ -1,0 +1,272 @@
+"""What a warp computes for 32 candidate pages, a *slab*: a lane per page, or a team of lanes per page.
+
+The order of every sum depends on the shapes of the tile and on the slab alone: not on the number of
+threads, nor on which CTA has the slab.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from vortex.codegen.cpu.tiles import Fold, Keep, Tiles
+from vortex.codegen.cuda.homes import HomedValues
+from vortex.codegen.cuda.ptx import WARP, quotient, remainder, shuffle, shuffle_xor, wide
+from vortex.codegen.cuda.team import LOADABLE, Team, unpack
+from vortex.codegen.scalar import fold_of, number_type
+from vortex.codegen.tir import U32, Buffer, Expr, T, cast, differ, equal, i32, let, local, loop, nest, put, unflat, when
+from vortex.codegen.values import Index, type_of
+from vortex.ir.core import Op
+from vortex.ir.dialects import page
+
+RESULTS = 8
+"""Results for one page that a lane accumulates side by side."""
+REGISTERS = 48
+"""Registers for vectors in flight."""
+
+
+@dataclass
+class Slab:
+    """The pages in hand: candidates ``[start, start + 32)``, of which ``count`` exist."""
+
+    start: Expr
+    count: Expr
+    lane: Expr
+    last: Expr
+    """The last candidate of the work item; lanes beyond it repeat it, and their results go nowhere."""
+    record: Expr | None = None
+    """Of this lane's page: physical page * KV heads + head, where its summaries lie in every field."""
+
+    def position(self, slot: Expr) -> Expr:
+        return T.min(self.start + slot, self.last)
+
+
+@dataclass
+class TeamTiles(Tiles):
+    """One fold of 32 pages by teams; results go to their home from the lane that ends up with them."""
+
+    slab: Slab = field(kw_only=True)
+    team: Team = field(kw_only=True)
+    views: dict[str, Buffer] = field(kw_only=True)
+    """Fields as rows of 32-bit words, by buffer."""
+    in_flight: int = field(kw_only=True)
+    """Pages whose loads a lane has under way at once."""
+    vectors: dict[tuple[page.Load, int], Buffer] = field(default_factory=dict)
+    along: list[Expr] = field(default_factory=list)
+    """The index expressions of a vector's elements."""
+    row: dict[int, Expr] = field(default_factory=dict)
+    """Where the vectors in hand are, by axis."""
+    turn: int = 0
+
+    def fold(
+        self,
+        o: Op,
+        out: list[tuple[int, int]],
+        red: list[tuple[int, int]],
+        contiguous: int | None,
+        element: Callable[[dict[int, Expr]], Expr],
+        keep: Keep,
+    ) -> None:
+        team = self.team
+        kind = number_type(type_of(o.value).dtype)
+        start, take = fold_of(o, kind)
+        pages = self._pages_in_flight()
+        tiled = [(k, d) for k, d in out if k in team.tiled]
+        free = [(k, d) for k, d in out if k not in team.tiled]
+        serial = [(k, d) for k, d in red if k != team.axis]
+        size = math.prod(d for _, d in free)
+        block = max(d for d in range(1, min(size, RESULTS) + 1) if size % d == 0)
+        member = let("member", remainder(self.slab.lane, i32(team.lanes)))
+        first = let("team", quotient(self.slab.lane, i32(team.lanes)))
+        once = team.chunks == 1 and not any(k in team.tiled for k, _ in serial)
+        acc = local("acc", pages * block, kind)
+
+        def group(step: Expr) -> None:
+            slots = [let("slot", (step * pages + u) * team.pages + first) for u in range(pages)]
+            records = [let("record", shuffle(self.slab.record, s)) for s in slots]
+
+            def results(at: dict[int, Expr], b: Expr) -> None:
+                for n in range(pages * block):
+                    put(acc, start, n)
+
+                def term(r: Index) -> None:
+                    here = at | _named(serial, r)
+
+                    def chunk(c: Index) -> None:
+                        if not once:
+                            self._fetch(records, here, c[0], member)
+                        base = let("base", (c[0] * team.lanes + member) * team.vector)
+                        self.along = [base + e for e in range(team.vector)]
+                        for j in range(block):
+                            place = here | _named(free, _result(free, b, block, j))
+                            for u in range(pages):
+                                self._on_page(u, slots[u])
+                                for x in self.along:
+                                    n = u * block + j
+                                    put(acc, take(acc[n], element(place | {team.axis: x})), n)
+                        self.along = []
+
+                    nest([team.chunks], chunk, "c")
+
+                nest([d for _, d in serial], term, "r")
+
+                def done(u: Expr, j: Expr, x: Expr) -> None:
+                    slot = let("result_slot", (step * pages + u) * team.pages + first)
+                    place = at | _named(free, unflat(b * block + j, [d for _, d in free]))
+                    self._on_page(0, slot)
+                    with when(slot < self.slab.count):
+                        keep([place[k] for k, _ in out], x)
+
+                self._reduce_lanes(acc, pages, block, member, take, done)
+
+            def tile(ti: Index) -> None:
+                at = _named(tiled, ti)
+                if once:
+                    self._fetch(records, at, i32(0), member)
+                nest([size // block], lambda b: results(at, b[0]), "block")
+
+            nest([d for _, d in tiled], tile, "t")
+
+        nest([team.lanes // pages], lambda i: group(i[0]), "step")
+
+    def _pages_in_flight(self) -> int:
+        words = sum(self.team.vector * LOADABLE[x.dtype] // 4 for x in self.team.loads)
+        pages = self.team.lanes
+        while pages > 1 and (pages > self.in_flight or pages * words > REGISTERS):
+            pages //= 2
+        return pages
+
+    def _on_page(self, u: int, slot: Expr) -> None:
+        """What is read from here on is about this page, number ``u`` of those in flight."""
+        assert isinstance(self.values, HomedValues)
+        self.turn, self.position, self.values.slot = u, self.slab.position(slot), slot
+
+    def _fetch(self, records: list[Expr], at: dict[int, Expr], chunk: Expr, member: Expr) -> None:
+        """Load one vector of each page in flight: nothing is used before all are on their way."""
+        self.row = at
+        for x in self.team.loads:
+            size = self.team.vector * LOADABLE[x.dtype] // 4
+            t = type_of(x.load.value)
+            along, whole = (n * LOADABLE[x.dtype] // 4 for n in (t.tile[-1], t.numel))
+            word = let("word", x.row(at) * along + (chunk * self.team.lanes + member) * size)
+            for u, record in enumerate(records):
+                if (x.load, u) not in self.vectors:
+                    self.vectors[x.load, u] = local(f"{x.load.buffer}_{u}", max(size, 2), U32)
+                source = wide(record) * whole + wide(word)
+                with vector(size) as w:
+                    put(self.vectors[x.load, u], self.views[x.load.buffer][source + w], w)
+
+    def vector_element(self, load: page.Load, index: Index) -> Expr | None:
+        """The element at ``index`` (page axis first) from the registers, if it is there."""
+        k = next((e for e, x in enumerate(self.along) if len(index) > 1 and index[-1] is x), None)
+        known = next((x for x in self.team.loads if x.load is load), None)
+        if k is None or known is None or not known.sees(index, self.row):
+            return None
+        each = 4 // LOADABLE[known.dtype]
+        return unpack(self.vectors[load, self.turn][k // each], k % each, known.dtype)
+
+    def _across(self, x: Expr, mask: int) -> Expr:
+        return let("given", shuffle_xor(let("gives", x), mask))
+
+    def _reduce_lanes(
+        self, acc: Buffer, pages: int, block: int, member: Expr, take: Fold, done: Callable[[Expr, Expr, Expr], None]
+    ) -> None:
+        """Fold each of the ``pages * block`` accumulators over the team's lanes, in one fixed tree.
+
+        While there are several, a lane hands half of its values to the lane at distance ``mask`` and
+        keeps folding the other half: n values cost n - 1 exchanges instead of n log n.
+        """
+        team = self.team.lanes
+        count = 1 << (pages * block - 1).bit_length()
+        held: list[Expr] = [acc[n] for n in range(pages * block)]
+        held += [acc[0]] * (count - pages * block)  # padding, folded and dropped
+        mask = team // 2
+        while mask:
+            upper = let("upper", differ(T.bitwise_and(member, i32(mask)), i32(0))) if len(held) > 1 else None
+            if upper is None:
+                held = [let("sum", take(held[0], let("given", shuffle_xor(held[0], mask))))]
+            else:
+                half = len(held) // 2
+                held = [
+                    let(
+                        "sum",
+                        take(let("mine", T.Select(upper, high, low)), self._across(T.Select(upper, low, high), mask)),
+                    )
+                    for low, high in zip(held[:half], held[half:], strict=True)
+                ]
+            mask //= 2
+        spread = count // len(held)  # lanes that hold different values
+        origin = let("origin", quotient(member, i32(team // spread)) * len(held))
+        writes = equal(remainder(member, i32(team // spread)), i32(0)) if team > spread else None
+        for n, x in enumerate(held):
+            which = let("which", origin + n)
+            tests = [] if writes is None else [writes]
+            tests += [which < pages * block] if count > pages * block else []
+            u, j = quotient(which, i32(block)), remainder(which, i32(block))
+            if not tests:
+                done(u, j, x)
+                continue
+            with when(tests[0] if len(tests) == 1 else T.And(*tests)):
+                done(u, j, x)
+
+
+@contextmanager
+def vector(words: int) -> Iterator[Expr]:
+    """The words of one load."""
+    if words == 1:
+        yield T.int64(0)
+        return
+    with T.vectorized(0, words) as w:
+        yield cast("int64", w)
+
+
+def _named(axes: list[tuple[int, int]], index: Index) -> dict[int, Expr]:
+    """The index by the keys of its axes."""
+    return dict(zip([k for k, _ in axes], index, strict=True))
+
+
+def _result(free: list[tuple[int, int]], b: Expr, block: int, j: int) -> Index:
+    """Result ``j`` of block ``b`` along the axes that no vector is indexed by: numbers where there is one block."""
+    dims = [d for _, d in free]
+    if math.prod(dims) > block:
+        return unflat(b * block + j, dims)
+    return [i32(j // math.prod(dims[n + 1 :]) % d) for n, d in enumerate(dims)]
+
+
+@dataclass
+class WideTiles(Tiles):
+    """A fold over the pages of a slab with many results: a lane takes results, and walks the pages."""
+
+    slab: Slab = field(kw_only=True)
+
+    def fold(
+        self,
+        o: Op,
+        out: list[tuple[int, int]],
+        red: list[tuple[int, int]],
+        contiguous: int | None,
+        element: Callable[[dict[int, Expr]], Expr],
+        keep: Keep,
+    ) -> None:
+        kind = number_type(type_of(o.value).dtype)
+        start, take = fold_of(o, kind)
+        results = math.prod(d for _, d in out)
+        if any(d == 0 for _, d in red):
+            return  # nothing is folded: the identity was put there
+        acc = local("acc", 1, kind)
+        with loop("result_round", -(-results // WARP)) as turn:
+            result = let("result", turn * WARP + self.slab.lane)
+            with when(result < results):
+                at = _named(out, unflat(result, [d for _, d in out]))
+                put(acc, start, 0)
+                with loop("slot", self.slab.count) as slot:
+                    assert isinstance(self.values, HomedValues)
+                    self.position, self.values.slot = self.slab.start + slot, slot
+
+                    def term(r: Index) -> None:
+                        put(acc, take(acc[0], element(at | _named(red, r))), 0)
+
+                    nest([d for _, d in red], term, "r")
+                keep([at[k] for k, _ in out], acc[0])
