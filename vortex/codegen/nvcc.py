@@ -91,8 +91,7 @@ def emit_cuda(name: str, f: PrimFunc, arch: str) -> str:
 
 
 def _several_in_one(source: str) -> str:
-    """``source`` so that it links with others of its kind: what each defines is weak, the main entry goes."""
-    source = source.replace("void* __tvm_ffi__library_ctx", "__attribute__((weak)) void* __tvm_ffi__library_ctx")
+    """``source`` without the entry that every library of TVM has once, so that it links with others of its kind."""
     main = source.rfind("TVM_DLL int32_t __tvm_ffi_main(")
     start = source.rfind("#ifdef __cplusplus", 0, main) if main >= 0 else len(source)
     return source[:start].rstrip() + "\n"
@@ -143,10 +142,10 @@ def _scratch(kept: Path) -> Iterator[Path]:
 def _link(toolkit: Toolkit, objects: list[Path], out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".link-", dir=out.parent) as scratch:
         made = Path(scratch) / out.name
-        # objects of nvcc hold C++ that needs no more than the C++ runtime; -static-cudart by hand
-        command = [*find_c_compiler(), "-shared", *map(str, objects), "-o", str(made)]
+        # every object has TVM's preamble, whose host functions are the same and not inline: any one will do
+        command = [*find_c_compiler(), "-shared", *map(str, objects), "-Wl,-z,muldefs,--exclude-libs,ALL"]
         command += [f"-L{p}" for p in toolkit.libraries]
-        _run([*command, "-lcudart_static", "-lstdc++", "-lpthread", "-ldl", "-lrt", "-Wl,--exclude-libs,ALL"])
+        _run([*command, "-lcudart_static", "-lstdc++", "-lpthread", "-ldl", "-lrt", "-o", str(made)])
         os.replace(made, out)
 
 

@@ -76,8 +76,10 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     args.tensor("lse", ("L", "Hq"), F32)
     args.tensor("partials", ("R", "S", partial_words(shape)), F32, align=16)
     args.tensor("arrivals", ("R",), I32)
-    T.device_entry()
     knobs = choose(shape, f.attrs.get("schedule", {}))
+    if knobs.overlap:
+        T.func_attr({"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]})  # TVM's spelling
+    T.device_entry()
     with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
         _Cta(args, o, shape, knobs, STORAGE[_tensor(program, "q").dtype.name]).emit()
     return args.names
@@ -129,6 +131,10 @@ class _Cta:
         self.fills = T.alloc_buffer((knobs.warps * knobs.stages * self.parts,), I32, scope="shared", align=16)
         self.keys = SharedTile(self.arena, knobs.tile, self.shape.dim)
         self.values = SharedTile(self.arena, knobs.tile, self.shape.v_dim)
+        if knobs.overlap:
+            ptx("griddepcontrol.launch_dependents")
+            # all that kernels before this one wrote is there; nothing was read yet
+            ptx("griddepcontrol.wait")
         self.count = let("count", self.args.buffers["counts"][self.request, self.head])
         self.length = let("length", self.args.buffers["lengths"][self.request])
         # this warp's tiles are first, first + step, first + 2 step, ...

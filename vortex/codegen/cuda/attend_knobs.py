@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Attr
@@ -35,12 +35,17 @@ class AttendShape:
 
 @dataclass(frozen=True, slots=True)
 class AttendKnobs:
-    """``warps`` a CTA, ``stages`` of each warp's ring of tiles, ``tile`` tokens, ``residents`` CTAs an SM must hold."""
+    """``warps`` a CTA, ``stages`` of each warp's ring of tiles, ``tile`` tokens, ``residents`` CTAs an SM must hold.
+
+    ``overlap`` lets the next kernel of the stream begin before this one ends, as far as it does not read (1), and
+    lets this one do so.
+    """
 
     warps: int = 4
     stages: int = 3
     tile: int = 16
     residents: int = 1
+    overlap: int = 0
 
     def attrs(self) -> dict[str, Attr]:
         return dict(asdict(self))
@@ -80,12 +85,13 @@ def choose(shape: AttendShape, schedule: Mapping[str, Attr]) -> AttendKnobs:
     tile = int(schedule.get("tile", shape.unit))
     warps = int(schedule.get("warps", 4))
     stages = schedule.get("stages")
-    found = AttendKnobs(warps, int(stages or 3), tile, int(schedule.get("residents", 1)))
+    rest = {name: int(schedule[name]) for name in ("residents", "overlap") if name in schedule}
+    found = AttendKnobs(warps, int(stages or 3), tile, **rest)
     if stages is None and 2 * (found.arena_bytes(shape) + 1024) > SHARED_LIMIT:
-        found = AttendKnobs(warps, 2, tile, found.residents)
+        found = replace(found, stages=2)
     if "warps" not in schedule:
         while not found.fits(shape) and found.warps > 1:
-            found = AttendKnobs(found.warps // 2, found.stages, tile, found.residents)
+            found = replace(found, warps=found.warps // 2)
     if not found.fits(shape):
         why = f"attend with {found.warps} warps, {found.stages} stages, {tile} tokens a tile does not fit"
         raise NOT_EMITTABLE.at(

@@ -1,0 +1,109 @@
+"""Batches for the attend kernels on a GPU: torch, apache-tvm-ffi and a prebuilt library only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tvm_ffi
+
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
+
+
+@dataclass
+class Kernels:
+    """The staged library: ``about`` says what each function is."""
+
+    about: dict[str, Any]
+    module: Any
+
+    @classmethod
+    def load(cls, folder: Path) -> Kernels:
+        about = json.loads((folder / "kernels.json").read_text())
+        return cls(about, tvm_ffi.load_module(str(folder / about["library"])))
+
+
+@dataclass
+class Pools:
+    """K and V pools ``[P, Hkv, page, D]`` of random numbers; ``nhd`` as a view of ``[P, page, Hkv, D]``."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+
+    @classmethod
+    def make(cls, gigabytes: float, heads: int, page: int, dim: int, dtype: torch.dtype, *, nhd: bool = False) -> Pools:
+        pages = int(gigabytes * 1e9 / 2 / (heads * page * dim * 2))
+        shape = (pages, page, heads, dim) if nhd else (pages, heads, page, dim)
+        pools = []
+        for _ in range(2):
+            pool = torch.empty(shape, dtype=dtype, device="cuda")
+            for part in pool.split(max(1, pages // 64)):
+                part.normal_()
+            pools.append(pool.transpose(1, 2) if nhd else pool)
+        return cls(*pools)
+
+
+@dataclass
+class Batch:
+    """Arguments of one call, by the names of the calling convention."""
+
+    tensors: dict[str, Any]
+
+    @classmethod
+    def make(
+        cls, pools: Pools, group: int, lengths: torch.Tensor, kept: int, *, words: int, splits: int, seed: int
+    ) -> Batch:
+        """Random physical pages, and of each row's pages ``kept`` random ones, the last among them."""
+        g = torch.Generator(device="cuda").manual_seed(seed)
+        pool, heads, page, dim = pools.k.shape
+        batch = len(lengths)
+        n = ((lengths + page - 1) // page).cuda()
+        columns = int(n.max())
+        table = torch.randint(pool, (batch, columns), device="cuda", dtype=torch.int32, generator=g)
+        keys = torch.rand(batch, heads, columns, device="cuda", generator=g)
+        logical = torch.arange(columns, device="cuda")
+        keys.masked_fill_(logical >= n[:, None, None], -1.0)
+        keys.masked_fill_(logical == (n[:, None, None] - 1), 2.0)
+        capacity = min(kept, columns)
+        order = keys.topk(capacity, -1).indices
+        counts = torch.minimum(torch.full_like(n, capacity), n)[:, None].expand(batch, heads).int().contiguous()
+        listed = torch.arange(capacity, device="cuda") < counts[..., None]
+        pages = torch.where(listed, order, 1 << 28).sort(-1).values.int().contiguous()
+        rows = batch * heads
+        q = torch.randn(batch, heads * group, dim, device="cuda", generator=g).to(pools.k.dtype)
+        made = {"q": q, "k": pools.k, "v": pools.v, "lengths": lengths.int().cuda(), "page_table": table}
+        made |= {"pages": pages, "counts": counts, "scale": dim**-0.5, "out": torch.full_like(q, float("nan"))}
+        made["lse"] = torch.full((batch, heads * group), float("nan"), device="cuda")
+        made["partials"] = torch.full((rows, splits, words), float("nan"), device="cuda")
+        made["arrivals"] = torch.zeros(rows, dtype=torch.int32, device="cuda")
+        return cls(made)
+
+    @property
+    def bytes(self) -> int:
+        """Of the K and V pages that are read."""
+        _, _, page, dim = self.tensors["k"].shape
+        return int(self.tensors["counts"].sum()) * page * dim * 4
+
+    def arguments(self, names: list[str]) -> list[Any]:
+        return [self.tensors[n] for n in names]
+
+    def expected(self, group: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """softmax(q k^T scale) v and its log-sum-exp in float64, row by row."""
+        t = self.tensors
+        out, lse = torch.zeros_like(t["q"], dtype=torch.float64), torch.full_like(t["lse"], float("-inf")).double()
+        page = t["k"].shape[2]
+        for r, length in enumerate(t["lengths"].tolist()):
+            for h in range(t["k"].shape[1]):
+                ids = t["pages"][r, h, : int(t["counts"][r, h])].long()
+                if not len(ids):
+                    continue
+                token = (ids[:, None] * page + torch.arange(page, device="cuda")).flatten()
+                physical = t["page_table"][r, ids].long()
+                k, v = (t[n][physical, h].flatten(0, 1)[token < length].double() for n in ("k", "v"))
+                heads = slice(h * group, (h + 1) * group)
+                s = t["q"][r, heads].double() @ k.T * t["scale"]
+                out[r, heads], lse[r, heads] = s.softmax(-1) @ v, s.logsumexp(-1)
+        return out, lse

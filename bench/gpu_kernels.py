@@ -1,0 +1,157 @@
+"""How fast are the staged kernels on this GPU? CUDA-graph time over page ids random in a pool far larger than L2.
+
+A graph holds several launches, each on page ids of its own; the median of its replays over their number is the time of
+one. Beside it stands the bandwidth of a device copy (read and written) measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_batches import DTYPES, Batch, Kernels, Pools
+
+REPLAYS = 15
+BATCHES = [
+    (1, 32768, 30), (1, 32768, 128), (4, 32768, 64), (8, 32768, 30), (8, 32768, 128), (32, 32768, 30), (32, 32768, 64),
+    (64, 32768, 64), (128, 32768, 30), (128, 32768, 64), (64, 32768, 512), (8, 32768, 2048), (1, 131072, 8192),
+]  # fmt: skip
+"""Requests, tokens, pages kept."""
+RAGGED = [131072] + [2048] * 63
+
+
+def replay_us(graph: torch.cuda.CUDAGraph, launches: int) -> float:
+    """Microseconds a launch, median of the replays."""
+    for _ in range(2):
+        graph.replay()
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(REPLAYS)]
+    for before, after in events:
+        before.record()
+        graph.replay()
+        after.record()
+    torch.cuda.synchronize()
+    return sorted(a.elapsed_time(b) for a, b in events)[REPLAYS // 2] * 1e3 / launches
+
+
+def capture(launch: Any, sets: list[Any]) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    launch(sets[0])
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        for one in sets:
+            launch(one)
+    return graph
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written, of the best of copies of 0.5 to 2 GB."""
+    best = 0.0
+    for size in (1 << 29, 1 << 30, 1 << 31):
+        a, b = (torch.empty(size, dtype=torch.uint8, device="cuda") for _ in range(2))
+        graph = capture(lambda _, a=a, b=b: b.copy_(a), [0] * 4)
+        best = max(best, 2 * size / replay_us(graph, 4) * 1e6)
+    return best
+
+
+def sets_of(pools: Pools, about: dict[str, Any], lengths: list[int], kept: int, splits: int) -> list[Batch]:
+    """Enough batches that what one reads is out of L2 when it comes again."""
+    make = lambda seed: Batch.make(  # noqa: E731
+        pools, about["group"], torch.tensor(lengths), kept, words=about["words"], splits=splits, seed=seed
+    )
+    first = make(0)
+    return [first, *(make(s) for s in range(1, max(3, min(24, -(-(400 << 20) // max(1, first.bytes))))))]
+
+
+def measure(kernels: Kernels, name: str, sets: list[Batch], splits: int) -> float:
+    """Microseconds a launch with that many splits."""
+    about, call = kernels.about["kernels"][name], getattr(kernels.module, name)
+    rows = sets[0].tensors["partials"].shape[0]
+    partials = torch.empty(rows, splits, about["words"], device="cuda")
+    given = []
+    for s in sets:
+        s.tensors["partials"] = partials
+        given.append(s.arguments(about["args"]))
+    return replay_us(capture(lambda arguments: call(*arguments), given), len(given))
+
+
+def splits_for(rows: int, kept: int, warps: int) -> list[int]:
+    most = max(1, -(-kept // warps))
+    return [
+        s for s in (1, 2, 3, 4, 6, 8, 16, 32, 64) if s <= most and rows * s <= 8192 and (s == 1 or rows * s <= 2112)
+    ]
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__)
+    args.add_argument("--kernels", type=Path, required=True)
+    args.add_argument("--out", type=Path, required=True)
+    args.add_argument("--seconds", type=float, default=360, help="stop taking up new shapes after this long")
+    args.add_argument("--pool", type=float, default=24, help="GB of K and V")
+    found = args.parse_args()
+    began, kernels = time.time(), Kernels.load(found.kernels)
+    device, copy = torch.cuda.get_device_name(), copy_bandwidth()
+    print(f"{device}: copy {copy / 1e12:.2f} TB/s")
+    rows_out: list[dict[str, Any]] = []
+
+    def note(name: str, label: str, sets: list[Batch], heads: int, kept: int, layout: str) -> None:
+        about = kernels.about["kernels"][name]
+        rows = sets[0].tensors["partials"].shape[0]
+        size = sum(s.bytes for s in sets) / len(sets)
+        for splits in splits_for(rows, kept, about["knobs"]["warps"]):
+            us = measure(kernels, name, sets, splits)
+            speed = size / us * 1e6
+            row = {"kernel": name, "batch": label, "layout": layout, "splits": splits, "us": round(us, 2)}
+            row |= {"MB": round(size / 1e6, 2), "TB/s": round(speed / 1e12, 3), "of_copy": round(speed / copy, 3)}
+            rows_out.append(row)
+
+    def save() -> None:
+        about = {"device": device, "torch": torch.__version__, "copy_TBps": copy / 1e12, "date": time.strftime("%F %T")}
+        about |= {"commit": kernels.about["commit"], "kernels": kernels.about["kernels"], "rows": rows_out}
+        found.out.write_text(json.dumps(about, indent=1))
+
+    def best(label: str) -> None:
+        mine = [r for r in rows_out if r["batch"] == label]
+        if mine:
+            r = min(mine, key=lambda r: r["us"])
+            print(f"{label:32} {r['MB']:9.1f} MB {r['us']:9.2f} us {r['of_copy']:6.3f} of copy: ", end="")
+            print(f"{r['kernel']} splits {r['splits']}", flush=True)
+        save()
+
+    everything = kernels.about["kernels"]
+    main_ones = [n for n, a in everything.items() if a["main"]]
+    for layout in ("HND", "NHD"):
+        pools = Pools.make(found.pool, 8, 16, 128, torch.bfloat16, nhd=layout == "NHD")
+        for batch, tokens, kept in BATCHES if layout == "HND" else BATCHES[3::3]:
+            if time.time() - began > found.seconds:
+                break
+            label = f"{layout} B={batch} n={tokens} k={kept}"
+            sets = sets_of(pools, everything[main_ones[0]], [tokens] * batch, kept, 1)
+            for name in main_ones:
+                note(name, label, sets, 8, kept, layout)
+            best(label)
+        if layout == "HND":
+            sets = sets_of(pools, everything[main_ones[0]], RAGGED, 8192, 1)
+            for name in main_ones:
+                note(name, "HND dense 1x128K+63x2K", sets, 8, 8192, layout)
+            best("HND dense 1x128K+63x2K")
+        del pools, sets
+    for name in [n for n, a in everything.items() if not a["main"]]:
+        if time.time() - began > found.seconds:
+            break
+        a = everything[name]
+        pools = Pools.make(4, 8, a["page"], a["dim"], DTYPES[a["dtype"]])
+        for batch, kept_tokens in ((8, 480), (128, 1024)):
+            kept = kept_tokens // a["page"]
+            label = f"{name} B={batch} {kept_tokens} tokens"
+            note(name, label, sets_of(pools, a, [32768] * batch, kept, 1), 8, kept, "HND")
+            best(label)
+        del pools
+    save()
+
+
+if __name__ == "__main__":
+    main()
