@@ -88,17 +88,31 @@ class Case:
         tensors = {"q": q, "k": k, "v": v, "lengths": lens, "page_table": table, "pages": pages, "counts": counts}
         return cls(page, group, tensors)
 
-    def call_arguments(self, splits: int, arrivals: torch.Tensor | None = None) -> dict[str, object]:
-        """All arguments, outputs and scratch poisoned."""
+    def call_arguments(self, splits: int, arrivals: torch.Tensor | None = None, *, planned: bool = True) -> dict:
+        """All arguments in order, outputs and scratch poisoned; ``splits`` of a row are what its capacity gives."""
         q, k = self.tensors["q"], self.tensors["k"]
-        rows, words = q.shape[0] * k.shape[1], self.group * q.shape[2] + (2 * self.group + 3) // 4 * 4
+        batch, heads = len(q), k.shape[1]
+        words = self.group * q.shape[2] + (2 * self.group + 3) // 4 * 4
         made: dict[str, object] = dict(self.tensors)
         made["scale"] = q.shape[2] ** -0.5
         made["out"] = torch.full_like(q, float("nan"))
         made["lse"] = torch.full(q.shape[:2], float("nan"))
-        made["partials"] = torch.full((rows, splits, words), float("nan"))
-        made["arrivals"] = torch.zeros(rows, dtype=torch.int32) if arrivals is None else arrivals
+        if planned:
+            made["work"] = self.work(splits)
+            shape = made["work"].shape[1] - 2, heads, words
+        else:
+            shape = batch * heads, splits, words
+        made["partials"] = torch.full(shape, float("nan"))
+        made["arrivals"] = torch.zeros(batch * heads, dtype=torch.int32) if arrivals is None else arrivals
         return made
+
+    def work(self, splits: int) -> torch.Tensor:
+        """A work list as ``plan`` writes one, with room that is not used."""
+        counts = self.tensors["counts"].amax(1).tolist()
+        each = max(1, -(-max(counts) // splits))
+        items = [r << 16 | part for r, c in enumerate(counts) for part in range(max(1, -(-c // each)))]
+        unused = [0x7FFF0000 + splits] * 3
+        return torch.tensor([[0, 0, *items, *unused], [len(items), each, *items, *unused]], dtype=torch.int32)
 
     def expected(self) -> tuple[torch.Tensor, torch.Tensor]:
         """softmax(q k^T scale) v in fp32, and the log-sum-exp."""

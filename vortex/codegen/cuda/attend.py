@@ -1,9 +1,10 @@
 """``attend`` on a GPU: split-KV attention over selected pages, one launch, merged by the last CTA of a row.
 
-A grid of (splits, Hkv, B) CTAs. The tiles of a row are dealt out in turn to the warps of its splits, so that which
-tile a warp has does not depend on the row's count, and page ids are read while the count still is on its way. A warp
-copies its tiles through a ring of its own (no CTA-wide step in the loop) and multiplies keys by queries with the tokens
-on M and the heads on N: a group of 5 costs no memory traffic for 8.
+A CTA takes one KV head of an item of the work list that ``plan`` wrote, or, in a kernel that is not ``planned``, a
+split of a row in a grid of (splits, Hkv, B); there the tiles of a row are dealt out in turn to the warps of all its
+splits. Either way page ids are read while the row's count still is on its way. A warp copies its tiles through a ring
+of its own (no CTA-wide step in the loop) and multiplies keys by queries with the tokens on M and the heads on N: a
+group of 5 costs no memory traffic for 8.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.attend_knobs import AttendKnobs, AttendShape, choose
 from vortex.codegen.cuda.merge import LOWEST, Merge
+from vortex.codegen.cuda.plan import HEADER, PART_BITS
 from vortex.codegen.cuda.ptx import (
     LOG2E,
     TILE_TYPES,
@@ -74,9 +76,13 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     out = _tensor(program, "out")
     args.tensor("out", ("B", "Hq", shape.v_dim), STORAGE[out.dtype.name], align=16)
     args.tensor("lse", ("L", "Hq"), F32)
-    args.tensor("partials", ("R", "S", partial_words(shape)), F32, align=16)
-    args.tensor("arrivals", ("R",), I32)
     knobs = choose(shape, f.attrs.get("schedule", {}))
+    if knobs.planned:
+        args.tensor("work", (2, "N"), I32)
+        args.tensor("partials", ("I", "Hkv", partial_words(shape)), F32, align=16)
+    else:
+        args.tensor("partials", ("R", "S", partial_words(shape)), F32, align=16)
+    args.tensor("arrivals", ("R",), I32)
     if knobs.overlap:
         T.func_attr({"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]})  # TVM's spelling
     T.device_entry()
@@ -111,7 +117,7 @@ def _require(program: Module, o: page.Attend, shape: AttendShape) -> None:
 
 
 class _Cta:
-    """The body of one CTA: split ``split`` of row (``request``, ``head``)."""
+    """The body of one CTA: one split of row (``request``, ``head``)."""
 
     def __init__(self, args: Arguments, o: page.Attend, shape: AttendShape, knobs: AttendKnobs, dtype: str) -> None:
         self.args, self.shape, self.knobs, self.dtype = args, shape, knobs, dtype
@@ -125,7 +131,9 @@ class _Cta:
 
     def emit(self) -> None:
         knobs, size = self.knobs, self.args.size
-        self.split, self.head, self.request = T.cta_id([size("S"), size("Hkv"), size("B")])
+        self.item, self.head, *rest = T.cta_id(
+            [size("N") - HEADER, size("Hkv")] if knobs.planned else [size("S"), size("Hkv"), size("B")]
+        )
         self.warp, self.lane = T.warp_id([knobs.warps]), T.lane_id([WARP])
         self.arena = T.alloc_buffer((knobs.arena_bytes(self.shape) // 2,), self.dtype, scope="shared.dyn", align=128)
         self.fills = T.alloc_buffer((knobs.warps * knobs.stages * self.parts,), I32, scope="shared", align=16)
@@ -135,25 +143,60 @@ class _Cta:
             ptx("griddepcontrol.launch_dependents")
             # all that kernels before this one wrote is there; nothing was read yet
             ptx("griddepcontrol.wait")
-        self.count = let("count", self.args.buffers["counts"][self.request, self.head])
-        self.length = let("length", self.args.buffers["lengths"][self.request])
-        # this warp's tiles are first, first + step, first + 2 step, ...
-        self.first = let("first", self.split * knobs.warps + self.warp)
-        self.step = let("step", size("S") * knobs.warps)
+        active = self._of_list() if knobs.planned else self._of_grid(rest[0])
         self.ids, self.room = registers("ids", 1, I32), registers("room", 1, I32)
-        logical = self._logical(i32(0))
-        tiles = self.count * self.of_page if self.parts == 1 else ceil_quotient(self.count, self.parts)
-        tiles = let("tiles", tiles)
-        # an empty row still writes its output: split 0 always works
-        self.splits = let("splits", T.max(i32(1), T.min(size("S"), ceil_quotient(tiles, knobs.warps))))
-        with when(self.split < self.splits):
-            self._find_pages(i32(0), logical)
-            self.mine = let("mine", T.max(i32(0), ceil_quotient(tiles - self.first, self.step)))
+        with when(active):
+            self._find_pages(i32(0), self.logical)
+            self.mine = let("mine", T.max(i32(0), ceil_quotient(self.tiles - self.first, self.step)))
             self._queries()
             self._start()
             self._loop()
-            merge = Merge(self.args, self.shape, knobs, self.dtype, self.arena, self.splits)
-            merge.emit(self.request, self.head, self.split, self.warp, self.lane, self.sums, self.top, self.total)
+            merge = Merge(self.args, self.shape, knobs, self.dtype, self.arena, self.split, self.splits, self.word)
+            merge.emit(self.request, self.head, self.warp, self.lane, self.sums, self.top, self.total)
+
+    # its share of the work: this warp's tiles are first, first + step, ... below tiles, of the pages from begin on
+
+    def _of_list(self) -> Expr:
+        """An item of the list: ``split`` of a request's pages. Whether there is anything to do."""
+        work, hkv = self.args.buffers["work"], self.args.size("Hkv")
+        there = let("there", self.item < work[1, 0])
+        item = let("item", T.Select(there, work[1, self.item + HEADER], i32(0)))
+        each = let("each", T.max(i32(1), work[1, 1]))
+        self.request = let("request", T.shift_right(item, i32(PART_BITS)))
+        self.split = let("split", T.bitwise_and(item, i32((1 << PART_BITS) - 1)))
+        self._row()
+        self.begin = let("begin", self.split * each)
+        self.end = let("end", T.min(self.begin + each, self.count))
+        self.first, self.step = self.warp, i32(self.knobs.warps)
+        self.logical = self._logical(i32(0))
+        self.tiles = self._tiles(self.end - self.begin)
+        # the items of a request stand one after another; an empty row still writes its output
+        self.splits = let("splits", T.max(i32(1), ceil_quotient(self.count, each)))
+        words = self.args.buffers["partials"].shape[2]
+        self.word = lambda split: wide((self.item - self.split + split) * hkv + self.head) * wide(words)
+        return T.And(there, self.split < self.splits)
+
+    def _of_grid(self, request: Expr) -> Expr:
+        """Split ``item`` of a row, which takes only as many as it has tiles for. Whether it takes this one."""
+        size, warps = self.args.size, self.knobs.warps
+        self.request, self.split = request, self.item
+        self._row()
+        self.begin, self.end = i32(0), self.count
+        self.first = let("first", self.split * warps + self.warp)
+        self.step = let("step", size("S") * warps)
+        self.logical = self._logical(i32(0))
+        self.tiles = self._tiles(self.count)
+        self.splits = let("splits", T.max(i32(1), T.min(size("S"), ceil_quotient(self.tiles, warps))))
+        words, row = self.args.buffers["partials"].shape[2], wide(request * size("Hkv") + self.head)
+        self.word = lambda split: (row * wide(size("S")) + wide(split)) * wide(words)
+        return self.split < self.splits
+
+    def _row(self) -> None:
+        self.count = let("count", self.args.buffers["counts"][self.request, self.head])
+        self.length = let("length", self.args.buffers["lengths"][self.request])
+
+    def _tiles(self, pages: Expr) -> Expr:
+        return let("tiles", pages * self.of_page if self.parts == 1 else ceil_quotient(pages, self.parts))
 
     # which pages
 
@@ -161,8 +204,8 @@ class _Cta:
         """Where in the row's list of pages this lane looks: one page a lane, ``batch`` tiles from ``start`` on."""
         tile = self.first + (quotient(self.lane, self.parts) + start) * self.step
         if self.parts == 1:
-            return quotient(tile, self.of_page)
-        return tile * self.parts + remainder(self.lane, self.parts)
+            return self.begin + quotient(tile, self.of_page)
+        return self.begin + tile * self.parts + remainder(self.lane, self.parts)
 
     def _logical(self, start: Expr) -> Expr:
         """The logical page of this lane; anything beyond the count, but read inside the list."""
@@ -174,7 +217,7 @@ class _Cta:
         shape = self.shape
         put(self.ids, i32(0), 0)
         put(self.room, i32(0), 0)
-        with when(self._position(start) < self.count):
+        with when(self._position(start) < self.end):
             put(self.ids, self.args.buffers["page_table"][self.request, logical], 0)
             begin = logical * shape.page
             if self.of_page > 1:

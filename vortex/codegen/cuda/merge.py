@@ -45,13 +45,15 @@ class Merge:
     knobs: AttendKnobs
     dtype: str
     arena: Buffer
+    split: Expr
     splits: Expr
-    """CTAs that work on this row."""
+    """CTAs that work on this row, and which of them this is."""
+    word: Callable[[Expr], Expr]
+    """Where the partials of a split of this row begin."""
 
-    def emit(
-        self, request: Expr, head: Expr, split: Expr, warp: Expr, lane: Expr, sums: Buffer, top: Buffer, total: Buffer
-    ) -> None:
-        self.request, self.head, self.split, self.warp, self.lane = request, head, split, warp, lane
+    def emit(self, request: Expr, head: Expr, warp: Expr, lane: Expr, sums: Buffer, top: Buffer, total: Buffer) -> None:
+        """Write the row's output, or leave this CTA's part of it to the one that comes last."""
+        self.request, self.head, self.warp, self.lane = request, head, warp, lane
         self.heads = self.shape.head_tiles * 8
         self.pitch = self.shape.v_dim + QUAD  # words between heads; the odd quad spreads a store over all banks
         self.stats = self.knobs.warps * self.heads * self.pitch
@@ -134,15 +136,10 @@ class Merge:
                 put(quad, quad[e] + self.shared[at * self.pitch + d + e] * factor[0], e)
         return state, quad
 
-    def _word(self, split: Expr) -> Expr:
-        """Where the partials of a split of this row begin."""
-        size = self.args.buffers["partials"].shape[2]
-        return (wide(self.row) * wide(self.args.size("S")) + wide(split)) * wide(size)
-
     def _leave(self, g: Expr, d: Expr, state: Buffer, quad: Buffer) -> None:
         """Write the partial result of this split."""
         to = flat_view(self.args.buffers["partials"], F32, 16)
-        base = let("word", self._word(self.split))
+        base = let("word", self.word(self.split))
         ptx("st.global.v4.f32", to.ptr_to([base + wide(g * self.shape.v_dim + d)]), *pick(quad, 0, QUAD))
         with when(equal(d, i32(0))):
             stats = let("stats", base + wide(g * 2 + self.shape.group * self.shape.v_dim))
@@ -159,7 +156,7 @@ class Merge:
         with loop("some", quotient(self.splits + (AT_ONCE - 1), AT_ONCE)) as some:
             for u in range(AT_ONCE):
                 split = let("split", T.min(some * AT_ONCE + u, self.splits - 1))
-                base = let("word", self._word(split))
+                base = let("word", self.word(split))
                 ptx(
                     "ld.global.v4.f32",
                     *pick(quads, u * QUAD, QUAD),
