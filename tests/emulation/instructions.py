@@ -35,6 +35,7 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
         "auto add = {c}; "
         "{a} = emu::atomic((decltype(add)*){b}, [=](auto o) {{ return o + add; }}, {acquire}, {release});",
     ),
+    (r"(max|min)\.NaN\.f32", "{a} = {b} != {b} || {c} != {c} ? NAN : f{0}f({b}, {c});"),
     (r"griddepcontrol\.\w+", ""),
     (r"fence\.acq_rel\.gpu", "emu::fence();"),
     (

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vortex.codegen.cpu.tiles import Keep, Shape, Tiles, require_emittable
+from vortex.codegen.cuda.extremes import fold_on_gpu
 from vortex.codegen.cuda.homes import HomedValues
 from vortex.codegen.cuda.lanes import Cta, warp_fold
 from vortex.codegen.cuda.ptx import WARP, cta_sync
-from vortex.codegen.scalar import fold_of, number_type
+from vortex.codegen.scalar import number_type
 from vortex.codegen.tir import F32, I32, Expr, equal, i32, let, local, loop, nest, put, unflat, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op, Value
@@ -48,7 +49,7 @@ class BlockTiles(Tiles):
         keep: Keep,
     ) -> None:
         kind = number_type(type_of(o.value).dtype)
-        start, take = fold_of(o, kind)
+        start, take = fold_on_gpu(o, kind)
         dims, extents = [d for _, d in out], [d for _, d in red]
         results, terms = math.prod(dims), math.prod(extents)
         if results == 0:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from vortex.codegen.cpu.tiles import Tiles
 from vortex.codegen.cuda.block import PLAIN
+from vortex.codegen.cuda.extremes import fold_on_gpu
 from vortex.codegen.cuda.homes import Held, HomedValues, RowHome
 from vortex.codegen.cuda.lanes import Cta, rounds_of, warp_fold, warp_prefix
 from vortex.codegen.cuda.ptx import WARP, cta_sync
 from vortex.codegen.cuda.rows import Memory, wide
 from vortex.codegen.cuda.select_knobs import SLAB
 from vortex.codegen.cuda.slab import Slab, WideTiles
-from vortex.codegen.scalar import convert, fold_of, number_type
+from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.tir import F32, I32, Expr, T, cast, equal, flat, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op
@@ -26,7 +27,7 @@ class _Along:
     def __init__(self, o: Op, memory: Memory) -> None:
         self.type = type_of(o.value)
         self.kind = number_type(self.type.dtype)
-        self.start, self.take = fold_of(o, self.kind)
+        self.start, self.take = fold_on_gpu(o, self.kind)
         self.numel = max(1, self.type.numel)
         self.home: Held = memory.of_slab(o)
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vortex.codegen.cuda.extremes import larger, once, smaller
 from vortex.codegen.cuda.ptx import WARP, wide
+from vortex.codegen.scalar import convert, emit_scalar
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, choose, flat, i32, put
-from vortex.codegen.values import Index, Values, type_of, without_page
+from vortex.codegen.values import Index, Values, fit, type_of, without_page
 from vortex.ir.core import Value
+from vortex.ir.dialects import flow
+
+REPEATING = (flow.Maximum, flow.Minimum, flow.Remainder, flow.Eq, flow.Ne, flow.Cast, flow.IsNan, flow.Abs, flow.Where)
+"""Ops whose expression has an operand more than once; nested, they would grow exponentially."""
 
 
 class Home(Protocol):
@@ -134,6 +140,17 @@ class HomedValues(Values):
         t = type_of(v)
         word = self.homes[v].load(_position(v, index), self.slot, flat(without_page(index, t.shape), t.tile))
         return self._from_word(word, t.dtype, packed=True)
+
+    def expression(self, v: Value, index: Index) -> Expr:
+        o = v.owner
+        if not isinstance(o, REPEATING):
+            return super().expression(v, index)
+        t = type_of(v)
+        operands = [once(self.read(x, fit(index, t.shape, type_of(x).shape))) for x in o.operands]
+        if isinstance(o, flow.Maximum | flow.Minimum) and t.dtype.is_float:
+            a, b = (convert(x, F32) for x in operands)
+            return larger(a, b) if isinstance(o, flow.Maximum) else smaller(a, b)
+        return emit_scalar(o, operands)
 
     def write(self, v: Value, index: Index, x: Expr) -> None:
         t = type_of(v)

@@ -14,7 +14,7 @@ from vortex.codegen.cuda.lanes import Cta, rounds_of
 from vortex.codegen.cuda.ptx import cta_sync, flat_view, warp_sync, wide
 from vortex.codegen.cuda.rows import Layout, Memory
 from vortex.codegen.cuda.select_knobs import SLAB, SelectKnobs
-from vortex.codegen.cuda.slab import Slab, TeamTiles
+from vortex.codegen.cuda.slab import LaneTiles, Slab, TeamTiles
 from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.tir import F32, I32, U32, Expr, T, differ, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, page_position, type_of, without_page
@@ -218,7 +218,7 @@ class Passes:
     def _lane_tiles(self) -> Tiles:
         """Each lane has one page."""
         self.values.slot = self.cta.lane
-        return Tiles(self.values, PLAIN, self.in_lane)
+        return LaneTiles(self.values, PLAIN, self.in_lane)
 
     def _on_op(self, o: Op, slab: Slab) -> None:
         if o in self.layout.teams:

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vortex.codegen.cpu.tiles import Fold, Keep, Tiles
+from vortex.codegen.cuda.extremes import fold_on_gpu
 from vortex.codegen.cuda.homes import HomedValues
 from vortex.codegen.cuda.ptx import WARP, quotient, remainder, shuffle, shuffle_xor, wide
 from vortex.codegen.cuda.team import LOADABLE, Team, unpack
-from vortex.codegen.scalar import fold_of, number_type
+from vortex.codegen.scalar import number_type
 from vortex.codegen.tir import U32, Buffer, Expr, T, cast, differ, equal, i32, let, local, loop, nest, put, unflat, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op
@@ -71,7 +72,7 @@ class TeamTiles(Tiles):
     ) -> None:
         team = self.team
         kind = number_type(type_of(o.value).dtype)
-        start, take = fold_of(o, kind)
+        start, take = fold_on_gpu(o, kind)
         pages = self._pages_in_flight()
         tiled = [(k, d) for k, d in out if k in team.tiled]
         free = [(k, d) for k, d in out if k not in team.tiled]
@@ -236,6 +237,34 @@ def _result(free: list[tuple[int, int]], b: Expr, block: int, j: int) -> Index:
 
 
 @dataclass
+class LaneTiles(Tiles):
+    """Each lane has one page: plain loops."""
+
+    def fold(
+        self,
+        o: Op,
+        out: list[tuple[int, int]],
+        red: list[tuple[int, int]],
+        contiguous: int | None,
+        element: Callable[[dict[int, Expr]], Expr],
+        keep: Keep,
+    ) -> None:
+        kind = number_type(type_of(o.value).dtype)
+        start, take = fold_on_gpu(o, kind)
+        acc = local("acc", 1, kind)
+
+        def one(i: Index) -> None:
+            put(acc, start, 0)
+            at = _named(out, i)
+            if all(d for _, d in red):
+                nest([d for _, d in red], lambda r: put(acc, take(acc[0], element(at | _named(red, r))), 0), "r")
+            keep(i, acc[0])
+
+        if all(d for _, d in out):
+            nest([d for _, d in out], one)
+
+
+@dataclass
 class WideTiles(Tiles):
     """A fold over the pages of a slab with many results: a lane takes results, and walks the pages."""
 
@@ -251,7 +280,7 @@ class WideTiles(Tiles):
         keep: Keep,
     ) -> None:
         kind = number_type(type_of(o.value).dtype)
-        start, take = fold_of(o, kind)
+        start, take = fold_on_gpu(o, kind)
         results = math.prod(d for _, d in out)
         if any(d == 0 for _, d in red):
             return  # nothing is folded: the identity was put there

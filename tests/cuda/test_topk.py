@@ -1,0 +1,97 @@
+"""Top-k for GPUs under the emulator, on scores made to order: ties, infinities, NaN, all equal, every k."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from tests.batches import batch
+from tests.cuda.harness import Kernels, lower, tensors
+from tests.strategies import new_module
+from vortex.budget import Budget
+from vortex.ir.core import Module
+from vortex.ir.dialects import flow
+from vortex.ir.interpret import Selection
+from vortex.ir.types import S
+
+KINDS = ("plan", "select")
+
+
+@cache
+def scores_as_they_are() -> Module:
+    """A flow whose score is the first number of its first field."""
+    module, f = new_module()
+    first = f.add(flow.Slice(f.args[1], 1, 0, 1), "first")
+    score = f.add(flow.Reshape(first, (S,)), "score")
+    f.append(flow.Return((f.add(flow.TopK(score), "pages"),)))
+    return module
+
+
+@cache
+def kernels() -> Kernels:
+    knobs = {"threads": 64, "chip_words": 2048}
+    program = lower(scores_as_they_are(), plan={"threads": 64, "select_pages": 64}, select=knobs)
+    return Kernels.of({"scores": program}, KINDS)
+
+
+def pick(scores: np.ndarray, k: int, *, slots: int, seed: int) -> list[int]:
+    """The candidates that the kernel keeps of one row with these scores."""
+    n = len(scores) + 1  # the last page is reserved
+    b = batch(scores_as_they_are(), [4 * n], heads=1, budget=Budget(k, sink=0, recent=1), stored=True)
+    b.paged["c0"][b.page_table[0, : n - 1], 0, 0] = scores
+    given = tensors(kernels(), "scores", b, slots=slots)
+    kernels().run("scores", given, KINDS, seed=seed)
+    chosen = given["pages"][0, 0, : given["counts"][0, 0]].tolist()
+    assert chosen[-1] == n - 1
+    return [int(p) for p in chosen[:-1]]
+
+
+def make(kind: str, n: int) -> np.ndarray:
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=n).astype(np.float32)
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45], np.float32)
+    made = {
+        "normal": x,
+        "equal": np.full(n, 0.25, np.float32),
+        "all nan": np.full(n, np.nan, np.float32),
+        "specials": rng.choice(special, n),
+        "mixed": np.where(rng.random(n) < 0.3, rng.choice(special, n), x),
+        "ties": rng.integers(-2, 3, n).astype(np.float32),
+        "one binade": (1 + rng.random(n) * 1e-5).astype(np.float32),
+        "zeros": np.where(rng.random(n) < 0.5, np.float32(0), np.float32(-0.0)),
+        "ascending": np.arange(n, dtype=np.float32),
+        "descending": -np.arange(n, dtype=np.float32),
+        "neighbours": (np.float32(1).view(np.int32) + rng.integers(0, 2, n).astype(np.int32)).view(np.float32),
+    }
+    return made[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["normal", "equal", "all nan", "specials", "mixed", "ties", "one binade", "zeros", "ascending", "descending",
+     "neighbours"],
+)  # fmt: skip
+def test_topk_keeps_the_best_in_order(kind: str) -> None:
+    for seed, n in enumerate((1, 2, 31, 33, 97, 300)):
+        scores = make(kind, n)
+        for k in sorted({0, 1, 2, n // 2, n - 1} & set(range(n))):
+            want = [int(i) for i in Selection(scores).best(k)]
+            assert pick(scores, k, slots=1 + seed % 2 * 4, seed=seed) == sorted(want), (kind, n, k)
+
+
+@pytest.mark.full
+def test_topk_of_every_k() -> None:
+    for kind in ("mixed", "ties"):
+        scores = make(kind, 70)
+        for k in range(70):
+            want = sorted(int(i) for i in Selection(scores).best(k))
+            assert pick(scores, k, slots=1, seed=k) == want, (kind, k)
+
+
+def test_nothing_is_left_behind() -> None:
+    scores = torch.randn(200).numpy()
+    first = pick(scores, 50, slots=4, seed=1)
+    assert first == pick(scores, 50, slots=1, seed=2)

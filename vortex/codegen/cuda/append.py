@@ -1,0 +1,246 @@
+"""``append`` on a GPU: a CTA takes the pages of one (request, KV head) that the step's tokens reach, in stripes.
+
+The CTA that summarises a page has itself stored all of the page's new tokens: a token belongs to one page and a
+page to one CTA, so no CTA ever waits for another. The grid comes from the number of tokens alone; in a decode step
+it is one CTA for each row, and in a prefill chunk CTAs without a page leave after two loads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from vortex.codegen.arguments import Arguments
+from vortex.codegen.cuda.block import PLAIN, Block, BlockTiles
+from vortex.codegen.cuda.homes import Arena, HomedValues, RowHome
+from vortex.codegen.cuda.lanes import Cta, rounds_of
+from vortex.codegen.cuda.ptx import WARP, cta_sync, flat_view, quotient, remainder, wide
+from vortex.codegen.cuda.slab import vector
+from vortex.codegen.cuda.team import unpack
+from vortex.codegen.narrow import STORAGE, narrow
+from vortex.codegen.tir import I32, U32, Buffer, Expr, T, flat, i32, let, local, loop, put, tirx, when
+from vortex.codegen.values import Index, type_of
+from vortex.ir.core import Attr, Function, Module
+from vortex.ir.dialects import flow, page
+from vortex.ir.types import TensorType
+
+CTAS = 4096
+"""Stripes are as many as leave about this many CTAs for each KV head."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppendKnobs:
+    """Code knobs of ``append``."""
+
+    threads: int = 128
+
+    def attrs(self) -> dict[str, Attr]:
+        return dict(asdict(self))
+
+
+def choose(schedule: Mapping[str, Attr]) -> AppendKnobs:
+    """The knobs that the schedule names, defaults for the rest."""
+    return AppendKnobs(**{n: int(schedule.get(n, x)) for n, x in AppendKnobs().attrs().items()})
+
+
+def space() -> list[AppendKnobs]:
+    """All points a tuner may try."""
+    return [AppendKnobs(threads) for threads in (64, 128, 256)]
+
+
+def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
+    """The schedule with every knob the kernel is built with."""
+    return {**f.attrs.get("schedule", {}), **choose(f.attrs.get("schedule", {})).attrs()}
+
+
+def emit_append(program: Module, f: Function) -> list[str]:
+    """Write the kernel into the open TVM function; returns the names of its arguments in order."""
+    args = Arguments(program)
+    scattered = [o for o in f.ops if isinstance(o, page.Scatter)]
+    _declare(args, f, scattered)
+    T.device_entry()
+    knobs = choose(f.attrs.get("schedule", {}))
+    size, heads = int(program.attrs["page_size"]), args.size("Hkv")
+    requests = args.size("B")
+    fits = T.max(i32(1), tirx.truncdiv(i32(CTAS), requests))
+    stripes = T.max(i32(1), T.min(fits, rounds_of(args.size("N"), size)))
+    head, stripe, request = T.cta_id([heads, stripes, requests])
+    warp, lane = let("warp", T.warp_id([knobs.threads // WARP])), let("lane", T.lane_id([WARP]))
+    cta = Cta(warp, lane, let("thread", warp * WARP + lane), knobs.threads)
+    _Stripe(args, f, scattered, cta, size).emit(
+        let("r", request), let("stripe", stripe), let("stripes", stripes), let("h", head)
+    )
+    return args.names
+
+
+def _declare(args: Arguments, f: Function, scattered: list[page.Scatter]) -> None:
+    touched = {o.buffer for o in f.ops if isinstance(o, page.Load | page.Scatter)}
+    program = args.program
+    for d in program.declared("buffer"):
+        if d.name in touched and d.attrs["role"] == "pool":
+            args.pool(d)
+    stored = {o.buffer for o in f.ops if isinstance(o, page.Store)}
+    for d in program.declared("buffer"):
+        if d.name in stored:
+            args.field(d)
+    used = {o.symbol for o in f.ops if isinstance(o, flow.Resource)}
+    for d in program.declared("resource"):
+        if d.name in used:
+            args.constant(d)
+    for o in scattered:
+        t = _tensor(program, o.source)
+        args.tensor(o.source, ("tokens", "Hkv", *t.tile), STORAGE[t.dtype.name])
+    args.tensor("loc", ("N",), "int64")
+    args.tensor("row_offsets", ("B1",), I32)
+    args.tensor("lengths", ("B",), I32)
+    args.tensor("page_table", ("B", "Pmax"), I32)
+    if any(isinstance(o, flow.Layer) for o in f.ops):
+        args.scalar("layer", I32)
+
+
+def _tensor(program: Module, name: str) -> TensorType:
+    t = program.decls[name].type
+    assert isinstance(t, TensorType)
+    return t
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """K or V, addressed by hand: TVM's lowering for GPUs does not look at strides."""
+
+    type: TensorType
+    strides: list[Expr]
+    words: Buffer
+    elements: Buffer
+
+    @property
+    def size(self) -> int:
+        return self.type.dtype.bytes
+
+    @property
+    def width(self) -> int:
+        """32-bit words of the widest access that a token's row divides into."""
+        return math.gcd(self.type.tile[1] * self.size, 16) // 4
+
+    def element(self, physical: Expr, h: Expr, token: Expr, dim: Expr) -> Expr:
+        step = self.strides
+        return physical * wide(step[0]) + wide(h) * wide(step[1]) + wide(token) * wide(step[2]) + wide(dim)
+
+
+class _Stripe:
+    """The body of one CTA."""
+
+    def __init__(self, args: Arguments, f: Function, scattered: list[page.Scatter], cta: Cta, size: int) -> None:
+        self.args, self.f, self.scattered, self.cta, self.size = args, f, scattered, cta, size
+        loads = dict.fromkeys(o.buffer for o in f.ops if isinstance(o, page.Load))
+        names = [*loads, *(o.buffer for o in scattered if o.buffer not in loads)]
+        self.arena = Arena()
+        self.pools = {n: self._pool(n) for n in names}
+        # rows are one word further apart than they are long, so that a column spreads over the banks
+        self.pitch = {n: self.pools[n].type.tile[1] * self.pools[n].size // 4 + 1 for n in loads}
+        self.tiles = {n: self.arena.take(self.pitch[n] * size) for n in loads}
+        self.homes = {
+            o.value: RowHome(self.arena, self.arena.take(max(1, type_of(o.value).numel)))
+            for o in f.ops
+            if o.result is not None and o.notes.get("in") == "tile"
+        }
+        self.arena.open()
+
+    def _pool(self, name: str) -> _Pool:
+        b, t = self.args.buffers[name], _tensor(self.args.program, name)
+        return _Pool(t, list(b.strides), flat_view(b, U32, 4), flat_view(b, STORAGE[t.dtype.name], t.dtype.bytes))
+
+    def emit(self, r: Expr, stripe: Expr, stripes: Expr, h: Expr) -> None:
+        now = let("now", self.args.buffers["lengths"][r])
+        self.begin = let("first_token", self.args.buffers["row_offsets"][r])
+        new = let("new_tokens", self.args.buffers["row_offsets"][r + 1] - self.begin)
+        before = let("before", now - new)
+        # a padded request has length 0, whatever tokens are counted as its own
+        with when(T.And(new > 0, before >= 0)):
+            first, end = let("first_page", quotient(before, i32(self.size))), let("end_page", rounds_of(now, self.size))
+            with loop("turn", quotient(end - first - stripe + stripes - 1, stripes)) as turn:
+                p = let("p", first + stripe + turn * stripes)
+                physical = let("page", wide(self.args.buffers["page_table"][r, p]))
+                if self.scattered:
+                    self._store(p, before, now, h)
+                if any(isinstance(o, page.Store) for o in self.f.ops):
+                    with when((p + 1) * self.size <= now):
+                        self._summarise(physical, h)
+
+    def _store(self, p: Expr, before: Expr, now: Expr, h: Expr) -> None:
+        """The new tokens of page ``p`` to their slots; a negative slot is a padded token and goes nowhere."""
+        start = let("start", T.max(p * self.size, before))
+        count = let("count", T.min((p + 1) * self.size, now) - start)
+        token = let("token", self.begin + start - before)
+        with when(self.args.size("tokens") > 0):
+            for o in self.scattered:
+                pool = self.pools[o.buffer]
+                source = flat_view(self.args.buffers[o.source], STORAGE[pool.type.dtype.name], pool.size)
+                dim = pool.type.tile[1]
+                with self.cta.share("element", count * dim) as e:
+                    t, d = let("t", token + quotient(e, i32(dim))), let("d", remainder(e, i32(dim)))
+                    slot = let("slot", self.args.buffers["loc"][t])
+                    with when(slot >= 0):
+                        to, at = T.truncdiv(slot, T.int64(self.size)), T.truncmod(slot, T.int64(self.size))
+                        where = (wide(t) * wide(self.args.size("Hkv")) + wide(h)) * dim + wide(d)
+                        put(pool.elements, source[where], pool.element(to, h, at, d))
+            # this CTA summarises what it stored
+            cta_sync()
+
+    def _summarise(self, physical: Expr, h: Expr) -> None:
+        for name, at in self.tiles.items():
+            self._copy_tile(name, at, physical, h)
+        cta_sync()
+        values = HomedValues(self._load)
+        values.constants = {n.removeprefix("const."): b for n, b in self.args.buffers.items() if n.startswith("const.")}
+        values.leaves = {"layer": self.args.scalars.get("layer")}
+        block = Block(values, BlockTiles(values, PLAIN, cta=self.cta))
+        for o in self.f.ops:
+            if isinstance(o, page.Store):
+                block.before([o.x])
+                self._write(block, o, physical, h)
+            elif o.result is not None and o.value in self.homes:
+                values.homes[o.value] = self.homes[o.value]
+                block.compute(o)
+        # the next page overwrites what is read here
+        cta_sync()
+
+    def _copy_tile(self, name: str, at: int, physical: Expr, h: Expr) -> None:
+        """The page into shared memory, each byte read once."""
+        pool = self.pools[name]
+        row = pool.type.tile[1] * pool.size // 4
+        width = pool.width
+        held = local(f"{name}_words", max(2, width), U32)
+        with self.cta.share("vector", self.size * row // width) as v:
+            token, word = (
+                let("token", quotient(v, i32(row // width))),
+                let("word", remainder(v, i32(row // width)) * width),
+            )
+            source = T.truncdiv(pool.element(physical, h, token, word * (4 // pool.size)), T.int64(4 // pool.size))
+            source = let("source", source)
+            with vector(width) as w:
+                put(held, pool.words[source + w], w)
+            for w in range(width):
+                put(self.arena.u32, held[w], token * self.pitch[name] + word + (at + w))
+
+    def _load(self, o: page.Load, index: Index) -> Expr:
+        """An element of the page from shared memory."""
+        t = type_of(o.value)
+        each = 4 // t.dtype.bytes
+        dim = index[1]
+        word = self.arena.u32[index[0] * self.pitch[o.buffer] + quotient(dim, i32(each)) + self.tiles[o.buffer]]
+        if each == 1:
+            return unpack(word, 0, t.dtype)
+        low, high = unpack(word, 0, t.dtype), unpack(word, 1, t.dtype)
+        return T.Select(remainder(dim, i32(2)) > 0, high, low)
+
+    def _write(self, block: Block, o: page.Store, physical: Expr, h: Expr) -> None:
+        t = _tensor(self.args.program, o.buffer)
+        target = flat_view(self.args.buffers[f"field.{o.buffer}"], STORAGE[t.dtype.name], t.dtype.bytes)
+        page_of_head = let("field_base", (physical * wide(self.args.size("Hkv")) + wide(h)) * t.numel)
+
+        def keep(i: Index, x: Expr) -> None:
+            put(target, narrow(x, t.dtype), page_of_head + wide(flat(i, t.tile)))
+
+        block.tiles.copy(o.x, keep)
