@@ -75,7 +75,9 @@ class Compiled:
     sources: dict[str, Any]
     library: Any
 
-    def run(self, name: str, inputs: dict[str, np.ndarray], pages: int, heads: int = 2) -> list[np.ndarray]:
+    def run(
+        self, name: str, inputs: dict[str, np.ndarray], pages: int, heads: int = 2, item_pages: int = 1 << 20
+    ) -> list[np.ndarray]:
         """The result of every row; ``inputs`` hold a leading row axis, fp32 values already rounded."""
         program, source = self.programs[name], self.sources[name]
         table_width, capacity = FIRST + pages + 2, FIRST + pages + 7
@@ -85,13 +87,15 @@ class Compiled:
         workspace = torch.full((heads, max(words, 1)), float("nan"))
         given: dict[str, Any] = {
             "plan": torch.tensor([[FIRST + pages + 2], [0], [FIRST], [pages]], dtype=torch.int32),
+            "work": _work(pages, item_pages),
+            "arrivals": torch.zeros(heads, dtype=torch.int32),
             "page_table": table,
             "layer": 5,
             "workspace": workspace,
             "pages": torch.zeros(1, heads, 4, dtype=torch.int32),
             "counts": torch.zeros(1, heads, dtype=torch.int32),
         }
-        base = source.page_words * table_width
+        base = int(program.functions["select"].attrs["page_words"]) * table_width
         for d in program.declared("buffer"):
             assert isinstance(d.type, TensorType)
             if d.attrs["role"] == "field":
@@ -108,6 +112,12 @@ class Compiled:
             given[f"const.{d.name}"] = held.int() if held.dtype == torch.bool else held
         self.library[source.symbol](*[given[a] for a in source.args])
         return [_result(program, workspace[h].numpy(), base, pages, table_width) for h in range(heads)]
+
+
+def _work(pages: int, item_pages: int) -> torch.Tensor:
+    """The work list of one request, for kernels that have one."""
+    parts = max(1, -(-pages // item_pages))
+    return torch.tensor([[parts, item_pages, *range(parts)]] * 2, dtype=torch.int32)
 
 
 def _result(program: Module, row: np.ndarray, base: int, pages: int, table_width: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from vortex.codegen.cuda.rows import Layout, Memory
 from vortex.codegen.cuda.select_knobs import SLAB, SelectKnobs
 from vortex.codegen.cuda.slab import LaneTiles, Slab, TeamTiles
 from vortex.codegen.scalar import convert, number_type
-from vortex.codegen.tir import F32, I32, U32, Expr, T, differ, i32, let, local, loop, put, when
+from vortex.codegen.tir import F32, I32, U32, Expr, T, differ, equal, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, page_position, type_of, without_page
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
@@ -124,7 +124,7 @@ class Passes:
 
     def first(self, begin: Expr, end: Expr) -> None:
         """What needs no other page: the first pass over ``[begin, end)``, and a barrier."""
-        self._per_row(0)
+        self._per_row(0, begin)
         self.block.sync()
         if self.layout.staging.loops:
             self._per_page(0, begin, end)
@@ -133,7 +133,7 @@ class Passes:
     def rest(self) -> None:
         """All later passes, over the whole row; ends with a barrier unless there are none."""
         for level in range(1, self.layout.staging.loops + 1):
-            self._per_row(level)
+            self._per_row(level, i32(0))
             if level < self.layout.staging.loops:
                 for o in self.layout.f.ops:
                     if isinstance(o, flow.Scan) and o.crosses_pages() and self.layout.staging.loop[o] == level:
@@ -143,8 +143,8 @@ class Passes:
                 self._per_page(level, i32(0), self.scored)
                 cta_sync()
 
-    def _per_row(self, level: int) -> None:
-        """What is computed once per row before pass ``level``."""
+    def _per_row(self, level: int, begin: Expr) -> None:
+        """What is computed once per row before pass ``level``; the item that ``begin``s at 0 stores it."""
         staging = self.layout.staging
         for o in self.layout.f.ops:
             ready = staging.level.get(o.value, 0) if o.result is not None else staging.loop[o]
@@ -153,7 +153,8 @@ class Passes:
             if isinstance(o, page.Store):
                 if not over_pages(o.x) and isinstance(o.x.type, TensorType):
                     self.block.before([o.x])
-                    self._store(o, self.block.tiles)
+                    with when(equal(begin, i32(0))):
+                        self._store(o, self.block.tiles)
             elif o.result is not None and o.value in self.row_homes:
                 self.values.homes[o.value] = self.row_homes[o.value]
                 if o.crosses_pages():
