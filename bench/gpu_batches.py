@@ -53,9 +53,7 @@ class Batch:
     tensors: dict[str, Any]
 
     @classmethod
-    def make(
-        cls, pools: Pools, group: int, lengths: torch.Tensor, kept: int, *, words: int, splits: int, seed: int
-    ) -> Batch:
+    def make(cls, pools: Pools, group: int, lengths: torch.Tensor, kept: int, *, seed: int) -> Batch:
         """Random physical pages, and of each row's pages ``kept`` random ones, the last among them."""
         g = torch.Generator(device="cuda").manual_seed(seed)
         pool, heads, page, dim = pools.k.shape
@@ -72,14 +70,33 @@ class Batch:
         counts = torch.minimum(torch.full_like(n, capacity), n)[:, None].expand(batch, heads).int().contiguous()
         listed = torch.arange(capacity, device="cuda") < counts[..., None]
         pages = torch.where(listed, order, 1 << 28).sort(-1).values.int().contiguous()
-        rows = batch * heads
         q = torch.randn(batch, heads * group, dim, device="cuda", generator=g).to(pools.k.dtype)
         made = {"q": q, "k": pools.k, "v": pools.v, "lengths": lengths.int().cuda(), "page_table": table}
         made |= {"pages": pages, "counts": counts, "scale": dim**-0.5, "out": torch.full_like(q, float("nan"))}
         made["lse"] = torch.full((batch, heads * group), float("nan"), device="cuda")
-        made["partials"] = torch.full((rows, splits, words), float("nan"), device="cuda")
-        made["arrivals"] = torch.zeros(rows, dtype=torch.int32, device="cuda")
+        made["arrivals"] = torch.zeros(batch * heads, dtype=torch.int32, device="cuda")
         return cls(made)
+
+    def split(self, about: dict[str, Any], splits: int) -> Batch:
+        """With scratch for ``splits`` CTAs a row: exactly so many of a grid, on average with a work list."""
+        batch, heads = self.tensors["counts"].shape
+        shape: tuple[int, ...] = (batch * heads, splits, about["words"])
+        if about["knobs"]["planned"]:
+            slots = batch * splits
+            self.tensors["work"] = self.work(slots).cuda()
+            shape = (batch + slots, heads, about["words"])
+        self.tensors["partials"] = torch.full(shape, float("nan"), device="cuda")
+        return self
+
+    def work(self, slots: int) -> torch.Tensor:
+        """What ``plan`` makes of the counts."""
+        counts = self.tensors["counts"].amax(1).tolist()
+        each = max(1, -(-sum(counts) // slots))
+        items = [r << 16 | part for r, c in enumerate(counts) for part in range(max(1, -(-c // each)))]
+        work = torch.full((2, 2 + len(counts) + slots), 0x7FFF0001, dtype=torch.int32)
+        work[1, :2] = torch.tensor([len(items), each], dtype=torch.int32)
+        work[1, 2 : 2 + len(items)] = torch.tensor(items, dtype=torch.int32)
+        return work
 
     @property
     def bytes(self) -> int:

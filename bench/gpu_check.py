@@ -36,7 +36,7 @@ def check(kernels: Kernels, name: str) -> list[dict[str, Any]]:
         pools = Pools.make(0.25, 4, page, dim, DTYPES[dtype], nhd=nhd)
         for kept in (30, 512):
             for splits in (1, 4, 16):
-                batch = Batch.make(pools, group, lengths, kept, words=about["words"], splits=splits, seed=kept + splits)
+                batch = Batch.make(pools, group, lengths, kept, seed=kept + splits).split(about, splits)
                 given = batch.arguments(about["args"])
                 for _ in range(3):  # the counters start where the launch before left them
                     call(*given)
@@ -52,11 +52,9 @@ def check(kernels: Kernels, name: str) -> list[dict[str, Any]]:
 def captured(call: Any, about: dict[str, Any], pools: Pools) -> dict[str, Any]:
     """One graph; lengths, pages and counts go from the least to the most and back."""
     page, group = about["page"], about["group"]
-    make = lambda lengths, seed: Batch.make(  # noqa: E731
-        pools, group, torch.tensor(lengths), 128, words=about["words"], splits=8, seed=seed
-    )
+    make = lambda lengths, seed: Batch.make(pools, group, torch.tensor(lengths), 128, seed=seed)  # noqa: E731
     steps = [[1, 1, 1], [400 * page, 399 * page + 1, 200 * page], [page, 7, 2 * page + 1]]
-    held = make(steps[1], 0)
+    held = make(steps[1], 0).split(about, 8)
     graph = torch.cuda.CUDAGraph()
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
@@ -72,6 +70,9 @@ def captured(call: Any, about: dict[str, Any], pools: Pools) -> dict[str, Any]:
         held.tensors["page_table"][:, : fresh.tensors["page_table"].shape[1]] = fresh.tensors["page_table"]
         held.tensors["pages"].fill_(1 << 28)
         held.tensors["pages"][..., : fresh.tensors["pages"].shape[2]] = fresh.tensors["pages"]
+        if "work" in held.tensors:
+            slots = held.tensors["work"].shape[1] - 2 - len(lengths)
+            held.tensors["work"].copy_(held.work(slots))
         for name in ("out", "lse", "partials"):
             held.tensors[name].fill_(float("nan"))
         graph.replay()

@@ -57,11 +57,9 @@ def copy_bandwidth() -> float:
     return best
 
 
-def sets_of(pools: Pools, about: dict[str, Any], lengths: list[int], kept: int, splits: int) -> list[Batch]:
+def sets_of(pools: Pools, about: dict[str, Any], lengths: list[int], kept: int) -> list[Batch]:
     """Enough batches that what one reads is out of L2 when it comes again."""
-    make = lambda seed: Batch.make(  # noqa: E731
-        pools, about["group"], torch.tensor(lengths), kept, words=about["words"], splits=splits, seed=seed
-    )
+    make = lambda seed: Batch.make(pools, about["group"], torch.tensor(lengths), kept, seed=seed)  # noqa: E731
     first = make(0)
     return [first, *(make(s) for s in range(1, max(3, min(24, -(-(400 << 20) // max(1, first.bytes))))))]
 
@@ -69,20 +67,17 @@ def sets_of(pools: Pools, about: dict[str, Any], lengths: list[int], kept: int, 
 def measure(kernels: Kernels, name: str, sets: list[Batch], splits: int) -> float:
     """Microseconds a launch with that many splits."""
     about, call = kernels.about["kernels"][name], getattr(kernels.module, name)
-    rows = sets[0].tensors["partials"].shape[0]
-    partials = torch.empty(rows, splits, about["words"], device="cuda")
+    first = sets[0].split(about, splits).tensors
     given = []
     for s in sets:
-        s.tensors["partials"] = partials
+        s.tensors |= {name: first[name] for name in ("partials", "work") if name in first}
         given.append(s.arguments(about["args"]))
     return replay_us(capture(lambda arguments: call(*arguments), given), len(given))
 
 
 def splits_for(rows: int, kept: int, warps: int) -> list[int]:
     most = max(1, -(-kept // warps))
-    return [
-        s for s in (1, 2, 3, 4, 6, 8, 16, 32, 64) if s <= most and rows * s <= 8192 and (s == 1 or rows * s <= 2112)
-    ]
+    return [s for s in (1, 2, 3, 4, 6, 8, 16, 32, 64, 128) if s <= most and (s == 1 or rows * s <= 2112)]
 
 
 def main() -> None:
@@ -99,7 +94,7 @@ def main() -> None:
 
     def note(name: str, label: str, sets: list[Batch], heads: int, kept: int, layout: str) -> None:
         about = kernels.about["kernels"][name]
-        rows = sets[0].tensors["partials"].shape[0]
+        rows = sets[0].tensors["arrivals"].shape[0]
         size = sum(s.bytes for s in sets) / len(sets)
         for splits in splits_for(rows, kept, about["knobs"]["warps"]):
             us = measure(kernels, name, sets, splits)
@@ -129,12 +124,12 @@ def main() -> None:
             if time.time() - began > found.seconds:
                 break
             label = f"{layout} B={batch} n={tokens} k={kept}"
-            sets = sets_of(pools, everything[main_ones[0]], [tokens] * batch, kept, 1)
+            sets = sets_of(pools, everything[main_ones[0]], [tokens] * batch, kept)
             for name in main_ones:
                 note(name, label, sets, 8, kept, layout)
             best(label)
         if layout == "HND":
-            sets = sets_of(pools, everything[main_ones[0]], RAGGED, 8192, 1)
+            sets = sets_of(pools, everything[main_ones[0]], RAGGED, 8192)
             for name in main_ones:
                 note(name, "HND dense 1x128K+63x2K", sets, 8, 8192, layout)
             best("HND dense 1x128K+63x2K")
@@ -147,7 +142,7 @@ def main() -> None:
         for batch, kept_tokens in ((8, 480), (128, 1024)):
             kept = kept_tokens // a["page"]
             label = f"{name} B={batch} {kept_tokens} tokens"
-            note(name, label, sets_of(pools, a, [32768] * batch, kept, 1), 8, kept, "HND")
+            note(name, label, sets_of(pools, a, [32768] * batch, kept), 8, kept, "HND")
             best(label)
         del pools
     save()

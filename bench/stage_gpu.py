@@ -17,8 +17,8 @@ from vortex.target import TARGETS
 
 MAIN = (16, 128, 4, "bf16")
 KNOBS = [
-    {"warps": w, "stages": s, "tile": t, "overlap": o, "planned": 0}
-    for o in (0, 1)
+    {"warps": w, "stages": s, "tile": t, "overlap": o, "planned": p}
+    for o, p in ((0, 0), (0, 1), (1, 1))
     for w, s, t in ((4, 3, 16), (4, 2, 16), (4, 4, 16), (2, 3, 16), (2, 4, 16), (8, 2, 16), (8, 3, 16), (4, 2, 32))
 ]
 SHAPES = [
@@ -37,7 +37,7 @@ def main() -> None:
     args.add_argument("--arch", default="sm_90a")
     found = args.parse_args()
     index, functions, start = {}, {}, time.time()
-    for shape, knobs in [(MAIN, k) for k in KNOBS] + [(s, {"planned": 0}) for s in SHAPES]:
+    for shape, knobs in [(MAIN, k) for k in KNOBS] + [(s, {"planned": p}) for s in SHAPES for p in (0, 1)]:
         page, dim, group, dtype = shape
         spec = Spec(page_size=page, head_dim=dim, group=group, dtype=dtype)
         target = TARGETS[found.arch]

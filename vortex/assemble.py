@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 
 def assemble(
-    lowered: Sequence[Lowered], libraries: Mapping[str, Path], texts: Mapping[str, str], about: Mapping[str, Any]
+    lowered: Sequence[Lowered],
+    libraries: Mapping[str, Path],
+    texts: Mapping[str, str],
+    about: Mapping[str, Any],
+    resources: Mapping[str, Mapping[str, Mapping[str, object]]],
 ) -> tuple[Manifest, dict[str, bytes | Path]]:
     """The manifest, and the files beside it by their path inside the artifact.
 
-    ``texts`` are the stages' texts by file name, ``about`` is how the artifact came to be.
+    ``texts`` are the stages' texts by file name, ``about`` is how the artifact came to be, ``resources`` what each
+    kernel takes of a GPU, by target and symbol.
     """
     program = lowered[0].program
     files: dict[str, bytes | Path] = {f"ir/{name}": text.encode() for name, text in texts.items()}
@@ -44,7 +49,7 @@ def assemble(
         spec=spec_of(program),
         fields=tuple(fields),
         constants=tuple(constants),
-        targets={low.target.name: _target(low) for low in lowered},
+        targets={low.target.name: _target(low, resources.get(low.target.name, {})) for low in lowered},
         toolchain={name: v for name, v in about["versions"].items() if v},
         provenance={"argv": list(about["argv"])},
     )
@@ -66,11 +71,14 @@ def _tensor(module: Module, name: str) -> TensorType:
     return found
 
 
-def _target(low: Lowered) -> TargetEntry:
+def _target(low: Lowered, resources: Mapping[str, Mapping[str, object]]) -> TargetEntry:
     kernels = [
-        KernelEntry(k.name, k.kind, k.symbol, tuple(k.args), k.page_words, k.row_words, k.schedule, k.digest)
+        KernelEntry(
+            k.name, k.kind, k.symbol, tuple(k.args), k.page_words, k.row_words, k.schedule, k.digest,
+            resources.get(k.symbol, {}),
+        )
         for k in low.kernels.values()
-    ]
+    ]  # fmt: skip
     library = f"lib.{low.target.name}.so"
     if low.target.kind != "cpu":
         return TargetEntry(library, tuple(kernels))

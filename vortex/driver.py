@@ -51,7 +51,7 @@ class Compilation:
     flow: Module | None = None
     programs: dict[str, Module] = field(default_factory=dict)
     lowered: list[Lowered] = field(default_factory=list)
-    llvm: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     artifact: Path | None = None
     manifest: Manifest | None = None
     dumps: Path | None = None
@@ -150,22 +150,24 @@ def _finish(
     if to == "tir":
         return made
     with tempfile.TemporaryDirectory(prefix="vortex-") as scratch:
-        libraries = {}
+        libraries, resources = {}, {}
         for low in lowered:
             name = low.target.name
             with record.time("imports"):
                 from vortex.codegen.build import build_target
             with record.time("build"):
                 libraries[name] = Path(scratch) / f"lib.{name}.so"
-                made.llvm[name] = build_target(low.target, low.kernels, libraries[name])
-            record.text(f"{name}.ll", made.llvm[name])
+                built = build_target(low.target, low.kernels, libraries[name])
+            made.sources[name], resources[name] = built.source, built.resources
+            for file, text in built.texts.items():
+                record.text(file, text)
         if to == "src":
             return made
         from vortex.artifact import write_artifact
         from vortex.assemble import assemble
 
         with record.time("write"):
-            manifest, files = assemble(lowered, libraries, record.texts, record.about)
+            manifest, files = assemble(lowered, libraries, record.texts, record.about, resources)
             made.artifact = Path(out or f"{manifest.flow}.vxa")
             made.manifest = write_artifact(made.artifact, manifest, files)
     return made

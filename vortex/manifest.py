@@ -23,7 +23,7 @@ KINDS = ("plan", "append", "select", "attend")
 
 ARGUMENTS = frozenset(
     ("q", "k", "v", "k_new", "v_new", "loc", "row_offsets", "lengths", "page_table", "plan", "budget", "pages")
-) | {"counts", "layer", "scale", "out", "lse", "workspace"}
+) | {"counts", "layer", "scale", "out", "lse", "workspace", "work", "partials", "arrivals"}
 """Names of kernel arguments beside ``field.<name>`` and ``const.<name>``; docs/architecture.md says what each is."""
 
 T = TypeVar("T")
@@ -64,6 +64,8 @@ class KernelEntry:
     row_words: int = 0
     schedule: Mapping[str, object] = field(default_factory=dict)
     digest: str = ""
+    resources: Mapping[str, object] = field(default_factory=dict)
+    """On a GPU: registers, spills, shared memory, CTAs an SM holds, predicted limiter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +269,9 @@ class _Reader:
 
     def kernel(self, value: object, where: str) -> KernelEntry:
         d = self.record(
-            value, where, ("name", "kind", "symbol", "args", "page_words", "row_words", "schedule", "digest")
+            value,
+            where,
+            ("name", "kind", "symbol", "args", "page_words", "row_words", "schedule", "digest", "resources"),
         )
         if d["kind"] not in KINDS:
             raise self.fail(f"{where}.kind", f"one of {', '.join(KINDS)}", d["kind"])
@@ -280,6 +284,7 @@ class _Reader:
             self.integer(d["row_words"], f"{where}.row_words"),
             self.entries(d["schedule"], f"{where}.schedule", self.text, self.json),
             self.text(d["digest"], f"{where}.digest", 128),
+            self.entries(d["resources"], f"{where}.resources", self.text, self.json),
         )
 
     def target(self, value: object, where: str) -> TargetEntry:

@@ -37,8 +37,8 @@ TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
         Target("cpu", "cpu", "native", "this processor, through LLVM, all cores"),
-        Target("sm_90a", "cuda", "sm_90a", "NVIDIA H100, H200", STAGES[:2]),
-        Target("sm_100a", "cuda", "sm_100a", "NVIDIA B200", STAGES[:2]),
+        Target("sm_90a", "cuda", "sm_90a", "NVIDIA H100, H200"),
+        Target("sm_100a", "cuda", "sm_100a", "NVIDIA B200"),
     )
 }
 

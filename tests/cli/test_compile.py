@@ -88,12 +88,24 @@ def test_flow_passes_alone_keep_the_rest_of_the_pipeline(vortex: Vortex) -> None
     assert names[-1] == "schedule"
 
 
-def test_gpu_targets_end_earlier_and_say_so(vortex: Vortex) -> None:
-    found = vortex("compile", "quest", "--target", "sm_100")
-    assert found.code == USER_ERROR
+def test_gpu_targets_are_normalised_and_say_so(vortex: Vortex) -> None:
+    found = vortex("compile", "quest", "--target", "sm_100", "--to", "tir", "--no-dump", "-o", "q.tir")
+    assert found.code == 0
     assert "target sm_100: compiling for sm_100a" in found.err
-    assert "error[VX4002]: target sm_100a has no stage 'lib' yet" in found.err
-    assert entries() == set()
+    text = Path("q.tir").read_text()
+    assert text.count("@T.prim_func") == 4
+    assert "T.ptx.mma" in text
+
+
+@pytest.mark.full
+def test_gpu_targets_stand_beside_the_cpu_in_one_artifact(vortex: Vortex) -> None:
+    assert vortex("compile", "quest", "--target", "cpu,sm_90,sm_100", "--dump-dir", "d").code == 0
+    assert {p.name for p in Path("quest.vxa").glob("*.so")} == {"lib.cpu.so", "lib.sm_90a.so", "lib.sm_100a.so"}
+    assert {f"attend.sm_90a.{kind}" for kind in ("tir", "cu", "ptx")} <= {p.name for p in Path("d").iterdir()}
+    found = vortex("info", "quest.vxa").out
+    assert "CTAs an SM" in found
+    rows = [line.split() for line in found.splitlines() if line.startswith("sm_") and "memory" in line]
+    assert all(row[4] == "0" for row in rows), "spilled"
 
 
 def test_several_targets_are_scheduled_one_by_one(vortex: Vortex) -> None:

@@ -130,8 +130,8 @@ def _text(made: Compilation) -> str:
     """The text of the last stage that was reached."""
     from vortex.ir.printer import print_module
 
-    if made.llvm:
-        return "".join(made.llvm.values())
+    if made.sources:
+        return "".join(made.sources.values())
     if made.lowered:
         return "\n".join(k.text for low in made.lowered for k in low.kernels.values())
     modules = [made.flow] if made.flow else list(made.programs.values())

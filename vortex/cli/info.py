@@ -12,9 +12,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import shutil
+from typing import TYPE_CHECKING
 
 from vortex.cli.show import emit_json, plain, table
 from vortex.errors import VortexError, nearest
+
+if TYPE_CHECKING:
+    from vortex.manifest import KernelEntry
 
 LISTINGS = ("ops", "passes", "errors", "targets")
 
@@ -78,6 +82,19 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
             rows.append([name, target.mcpu or "-", k.name, k.kind, words, " ".join(k.args)])
     print()
     table(("target", "cpu", "kernel", "kind", "scratch words a row", "arguments"), rows)
+    gpu = [_resources(name, k) for name, target in m.targets.items() for k in target.kernels if k.resources]
+    if gpu:
+        print()
+        head = ("target", "kernel", "threads", "registers", "spilled", "shared", "CTAs an SM", "bound by", "limiter")
+        table(head, gpu)
     if verify:
         print(f"\n{len(m.files)} files are as the manifest says")
     return 0
+
+
+def _resources(target: str, kernel: KernelEntry) -> list[str]:
+    """A row of the table of what kernels take of a GPU."""
+    r = kernel.resources
+    shared = sum(n for name in ("static_shared", "dynamic_shared") if isinstance(n := r.get(name), int))
+    cells = [r.get("threads"), r.get("registers"), r.get("spills"), shared, r.get("ctas"), r.get("bound_by")]
+    return [target, kernel.name, *map(str, cells), str(r.get("limiter", "-"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,51 @@ if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
 
-def build_target(target: Target, kernels: Mapping[str, KernelSource], out: Path) -> str:
-    """Build the library ``out``; the text of stage ``src``.
+@dataclass(frozen=True)
+class Built:
+    """What a build leaves beside the library."""
+
+    source: str
+    """The text of stage ``src``."""
+    texts: dict[str, str]
+    """Texts for a dump by file name, the source among them."""
+    resources: dict[str, dict[str, int | float | str]] = field(default_factory=dict)
+    """By the kernel's symbol, what it takes of a GPU."""
+
+
+def build_target(target: Target, kernels: Mapping[str, KernelSource], out: Path) -> Built:
+    """Build the library ``out``.
 
     Raises:
-        VortexError: VX4003 without a compiler, VX4004 when a text is no TensorIR that builds, VX4005 when
-            the C compiler fails.
+        VortexError: VX4003 or VX4007 without a compiler, VX4004 when a text is no TensorIR that builds, VX4005
+            when a compiler fails.
     """
     target.require("lib")
+    functions = {source.symbol: _function(source) for source in kernels.values()}
+    if target.kind == "cuda":
+        return _build_cuda(target, kernels, functions, out)
     from vortex.codegen.llvm import build_library
 
-    functions = {source.symbol: _function(source) for source in kernels.values()}
-    return build_library(functions, detect_mcpu(), out, dump_llvm=True)
+    text = build_library(functions, detect_mcpu(), out, dump_llvm=True)
+    return Built(text, {f"{target.name}.ll": text})
+
+
+def _build_cuda(
+    target: Target, kernels: Mapping[str, KernelSource], functions: Mapping[str, PrimFunc], out: Path
+) -> Built:
+    from vortex.codegen.nvcc import build_cuda
+    from vortex.codegen.resources import sass
+
+    built = build_cuda(functions, target.arch, out)
+    texts = {}
+    for name, k in kernels.items():
+        texts[f"{name}.{target.name}.cu"] = built.sources[k.symbol]
+        texts[f"{name}.{target.name}.ptx"] = built.ptx[k.symbol]
+        texts[f"{name}.{target.name}.sass"] = sass(built.cubins[k.symbol])
+    resources = {
+        k.symbol: built.resources[k.symbol].report(int(k.schedule.get("in_flight", 0))) for k in kernels.values()
+    }
+    return Built(built.source, texts, resources)
 
 
 def _function(source: KernelSource) -> PrimFunc:

@@ -57,15 +57,22 @@ class KernelResources:
     """Of a CTA."""
 
     @property
-    def ctas(self) -> int:
-        """That one SM holds at a time."""
-        gpu = GPUS[self.arch]
-        warps = -(-self.threads // 32)
+    def _limits(self) -> dict[str, int]:
+        """CTAs that each resource of an SM has room for."""
+        gpu, warps = GPUS[self.arch], max(1, -(-self.threads // 32))
         of_warp = -(-max(1, self.registers) * 32 // REGISTER_UNIT) * REGISTER_UNIT
         shared = self.static_shared + self.dynamic_shared + RESERVED_SHARED
-        return min(
-            gpu.ctas, gpu.threads // (warps * 32), gpu.registers // of_warp // warps, gpu.shared // max(1, shared)
-        )
+        return {
+            "CTAs": gpu.ctas,
+            "threads": gpu.threads // (warps * 32),
+            "registers": gpu.registers // of_warp // warps,
+            "shared memory": gpu.shared // shared,
+        }
+
+    @property
+    def ctas(self) -> int:
+        """That one SM holds at a time."""
+        return min(self._limits.values())
 
     @property
     def occupancy(self) -> float:
@@ -75,17 +82,25 @@ class KernelResources:
     @property
     def bound_by(self) -> str:
         """What keeps one more CTA from the SM."""
-        gpu = GPUS[self.arch]
-        warps = -(-self.threads // 32)
-        of_warp = -(-max(1, self.registers) * 32 // REGISTER_UNIT) * REGISTER_UNIT
-        shared = self.static_shared + self.dynamic_shared + RESERVED_SHARED
-        limits = {
-            "CTAs": gpu.ctas,
-            "threads": gpu.threads // (warps * 32),
-            "registers": gpu.registers // of_warp // warps,
-            "shared memory": gpu.shared // max(1, shared),
-        }
+        limits = self._limits
         return min(limits, key=lambda name: limits[name])
+
+    def report(self, in_flight: int = 0) -> dict[str, int | float | str]:
+        """For the manifest; ``in_flight`` are the bytes that a CTA keeps under way, 0 where the template says none."""
+        made: dict[str, int | float | str] = {
+            "registers": self.registers,
+            "spills": self.spills,
+            "static_shared": self.static_shared,
+            "dynamic_shared": self.dynamic_shared,
+            "threads": self.threads,
+            "ctas": self.ctas,
+            "bound_by": self.bound_by,
+            "occupancy": round(self.occupancy, 4),
+        }
+        if in_flight:
+            made |= {"in_flight": in_flight * self.ctas, "needed": GPUS[self.arch].bytes_needed}
+            made["limiter"] = self.limiter(in_flight)
+        return made
 
     def limiter(self, in_flight: int, flops_per_byte: float = 0.0, peak: float = 0.0) -> str:
         """What the kernel is predicted to wait for, from the bytes that a CTA keeps in flight.

@@ -47,7 +47,8 @@ from vortex.ir.types import TensorType
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
     shape = shape_of(program, _op(f))
-    return {**f.attrs.get("schedule", {}), **choose(shape, f.attrs.get("schedule", {})).attrs()}
+    knobs = choose(shape, f.attrs.get("schedule", {}))
+    return {**f.attrs.get("schedule", {}), **knobs.attrs(), "in_flight": knobs.in_flight(shape)}
 
 
 def shape_of(program: Module, o: page.Attend) -> AttendShape:

@@ -57,6 +57,10 @@ class AttendKnobs:
         merge = self.warps * shape.head_tiles * 8 * (shape.v_dim + 4 + 2) * 4
         return max(ring, merge)
 
+    def in_flight(self, shape: AttendShape) -> int:
+        """Bytes that a CTA has on their way while it computes."""
+        return self.warps * (self.stages - 1) * self.tile * (shape.dim + shape.v_dim) * 2
+
     def fits(self, shape: AttendShape) -> bool:
         """Whether a CTA of these knobs can be launched."""
         whole = self.tile % shape.page == 0 if shape.page < self.tile else shape.page % self.tile == 0

@@ -1,0 +1,132 @@
+"""Finding nvcc, building with it, and what is said of a kernel's resources."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cuda.attend_case import kernel
+from vortex.codegen import nvcc, toolkit
+from vortex.codegen.emit import parse_tir
+from vortex.codegen.nvcc import build_cuda
+from vortex.codegen.resources import KernelResources, read_resources
+from vortex.codegen.toolkit import find_toolkit
+from vortex.errors import VortexError
+from vortex.target import STAGES, Target
+
+
+def test_no_nvcc_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(toolkit, "_wheel_folders", lambda: iter(()))
+    with pytest.raises(VortexError, match="VX4007") as found:
+        find_toolkit()
+    assert f"$CUDA_HOME has no {tmp_path}/none/bin/nvcc" in str(found.value)
+    assert "pip install 'vortex[cuda]'" in str(found.value)
+
+
+def fake_toolkit(root: Path, release: str) -> Path:
+    """A folder that looks like an installation; its nvcc answers two questions."""
+    for file in ("include/cuda_bf16.h", "lib/libcudart_static.a"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    script = root / "bin" / "nvcc"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\ncase $1 in --version) echo "release {release}, V{release}.9";; esac\n')
+    script.chmod(0o755)
+    return script
+
+
+def test_wheels_are_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_HOME", "")
+    monkeypatch.setenv("PATH", "/bin")
+    script = fake_toolkit(tmp_path / "cu13", "13.0")
+    monkeypatch.setattr(toolkit, "_wheel_folders", lambda: iter([script.parent.parent]))
+    found = find_toolkit()
+    assert (found.nvcc, found.version) == (script, "13.0.9")
+    assert found.includes == (tmp_path / "cu13" / "include",)
+
+
+def test_an_old_nvcc_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_toolkit(tmp_path / "old", "12.4")
+    new = fake_toolkit(tmp_path / "new", "12.8")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "old"))
+    monkeypatch.setenv("PATH", f"{new.parent}{os.pathsep}/bin")
+    assert find_toolkit().nvcc == new
+
+
+def test_build_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = kernel(16, 64, 4)
+    functions = {made.symbol: parse_tir(made.text, made.name)}
+    first = build_cuda(functions, "sm_90a", tmp_path / "a.so")
+    resources = first.resources[made.symbol]
+    assert (resources.spills, resources.threads, resources.dynamic_shared) == (0, 128, 4 * 3 * 16 * 128 * 2)
+    assert 64 < resources.registers < 168
+    assert ".target sm_90a" in first.ptx[made.symbol] and "mma.sync" in first.ptx[made.symbol]
+
+    def never(command: list[str]) -> str:
+        assert "nvcc" not in Path(command[0]).name, "compiled what is in the cache"
+        return run(command)
+
+    run = nvcc._run
+    monkeypatch.setattr(nvcc, "_run", never)
+    again = build_cuda(functions, "sm_90a", tmp_path / "b.so")
+    assert again.resources == first.resources
+    assert (tmp_path / "b.so").stat().st_size > 10_000
+
+
+def test_nvcc_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(VortexError, match="VX4005") as found:
+        nvcc._compile(find_toolkit(), "int main( {", "sm_90a")
+    assert "error: expected" in str(found.value)
+    assert not list((tmp_path / "vortex" / "nvcc").iterdir())
+
+
+def test_occupancy() -> None:
+    made = KernelResources("sm_90a", 139, 0, 0, 64, 98304, 128)
+    assert (made.ctas, made.bound_by, made.occupancy) == (2, "shared memory", 0.125)
+    made = KernelResources("sm_90a", 139, 0, 0, 64, 32768, 128)
+    assert (made.ctas, made.bound_by) == (3, "registers")
+    made = KernelResources("sm_90a", 16, 0, 0, 0, 0, 1024)
+    assert (made.ctas, made.bound_by, made.occupancy) == (2, "threads", 1.0)
+    assert KernelResources("sm_100a", 16, 0, 0, 0, 0, 32).ctas == 32
+
+
+def test_predicted_limiter() -> None:
+    made = KernelResources("sm_90a", 139, 0, 0, 64, 98304, 128)
+    assert made.limiter(64 << 10) == "memory"
+    assert made.limiter(4 << 10) == "latency"
+    assert made.limiter(64 << 10, flops_per_byte=400, peak=8e14) == "compute"
+
+
+def test_ptxas_report() -> None:
+    said = """ptxas info    : Compiling entry function 'k' for 'sm_90a'
+    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 139 registers, used 1 barriers, 128 bytes smem"""
+    source = "__launch_bounds__(256, 1) k(); auto a_5 = (int64_t)65536;"
+    source += "f(k, cudaFuncAttributeMaxDynamicSharedMemorySize, a_5)"
+    found = read_resources(said, source, "sm_90a")
+    assert found == KernelResources("sm_90a", 139, 20, 16, 128, 65536, 256)
+
+
+def test_a_target_that_ends_earlier_says_so() -> None:
+    with pytest.raises(VortexError, match="target sm_x has no stage 'lib' yet") as found:
+        Target("sm_x", "cuda", "sm_x", "", STAGES[:2]).require("lib")
+    assert found.value.code == "VX4002"
+
+
+DIMS, GROUPS = (64, 96, 128, 256), (1, 4, 5, 6, 8, 12, 16)
+SHIPPED = [(page, dim, group) for page in (8, 16, 32, 64, 128) for dim in DIMS for group in GROUPS]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arch", ["sm_90a", "sm_100a"])
+@pytest.mark.parametrize(("page", "dim", "group"), SHIPPED[::3])
+def test_attend_does_not_spill(page: int, dim: int, group: int, arch: str, tmp_path: Path) -> None:
+    made = kernel(page, dim, group)
+    built = build_cuda({made.symbol: parse_tir(made.text, made.name)}, arch, tmp_path / "k.so")
+    assert built.resources[made.symbol].spills == 0
