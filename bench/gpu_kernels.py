@@ -17,10 +17,10 @@ from gpu_batches import DTYPES, Batch, Kernels, Pools
 
 REPLAYS = 15
 BATCHES = [
-    (1, 32768, 30), (1, 32768, 128), (4, 32768, 64), (8, 32768, 30), (8, 32768, 128), (32, 32768, 30), (32, 32768, 64),
+    (1, 1024, 1), (1, 32768, 30), (1, 32768, 128), (4, 32768, 64), (8, 32768, 30), (8, 32768, 128), (32, 32768, 30), (32, 32768, 64),
     (64, 32768, 64), (128, 32768, 30), (128, 32768, 64), (64, 32768, 512), (8, 32768, 2048), (1, 131072, 8192),
 ]  # fmt: skip
-"""Requests, tokens, pages kept."""
+"""Requests, tokens, pages kept; the first shows what a launch costs without bytes."""
 RAGGED = [131072] + [2048] * 63
 
 
@@ -119,6 +119,7 @@ def main() -> None:
     everything = kernels.about["kernels"]
     main_ones = [n for n, a in everything.items() if a["main"]]
     for layout in ("HND", "NHD"):
+        sets: list[Batch] = []
         pools = Pools.make(found.pool, 8, 16, 128, torch.bfloat16, nhd=layout == "NHD")
         for batch, tokens, kept in BATCHES if layout == "HND" else BATCHES[3::3]:
             if time.time() - began > found.seconds:

@@ -20,9 +20,10 @@ cp bench/gpu_check.py bench/gpu_kernels.py bench/gpu_batches.py .gpu/
 cat > .gpu/run.sh <<'RUN'
 set -eu
 here="$(cd "$(dirname "$0")" && pwd)"
-python3 -c 'import tvm_ffi' 2> /dev/null || {
-  python3 -m pip install --quiet --no-index --no-deps --target "$here/site" "$here"/wheels/*.whl
-  export PYTHONPATH="$here/site"
+python3 -c 'import torch, tvm_ffi' 2> /dev/null || {
+  site="$(mktemp -d)"
+  python3 -m zipfile -e "$here"/wheels/*.whl "$site"
+  export PYTHONPATH="$site"
 }
 mkdir -p "${OUT:-$here/out}"
 python3 "$here/gpu_check.py" --kernels "$here" --out "${OUT:-$here/out}/attend_check.json" || echo "CHECK FAILED"

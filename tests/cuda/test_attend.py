@@ -17,15 +17,17 @@ SHAPES = [
     (8, 64, 6, "f16", False),
     (32, 96, 12, "bf16", True),
     (64, 256, 3, "bf16", False),
+]
+FULL = [
     (16, 256, 16, "bf16", True),
     (128, 128, 5, "f16", True),
     (24, 80, 1, "bf16", False),
-]
-FULL = [
-    (page, dim, group, dtype, nhd)
-    for page in (8, 16, 32, 48, 64, 128)
-    for dim in (64, 96, 128, 256)
-    for group, dtype, nhd in ((1, "bf16", False), (5, "f16", True), (6, "bf16", False), (12, "bf16", True))
+    *(
+        (page, dim, group, dtype, nhd)
+        for page in (8, 16, 32, 48, 64, 128)
+        for dim in (64, 96, 128, 256)
+        for group, dtype, nhd in ((1, "bf16", False), (5, "f16", True), (6, "bf16", False), (12, "bf16", True))
+    ),
 ]
 
 

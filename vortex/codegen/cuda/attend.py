@@ -48,7 +48,8 @@ def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
     shape = shape_of(program, _op(f))
     knobs = choose(shape, f.attrs.get("schedule", {}))
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), "in_flight": knobs.in_flight(shape)}
+    sizes = {"in_flight": knobs.in_flight(shape), "partial_words": partial_words(shape)}
+    return {**f.attrs.get("schedule", {}), **knobs.attrs(), **sizes}
 
 
 def shape_of(program: Module, o: page.Attend) -> AttendShape:
