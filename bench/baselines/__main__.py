@@ -35,6 +35,16 @@ HEADS, DIM = 8, 128
 Launch = Callable[[cases.Tensors], object]
 
 
+def attend_error(launch: Launch, t: cases.Tensors) -> float:
+    """Relative to ``t['wanted']``; a line if it is too much."""
+    t["out"].fill_(float("nan"))
+    launch(t)
+    error = check.relative(t["out"], t["wanted"])
+    if not error < 1e-2:
+        print(f"WRONG by {error:.1e}", flush=True)
+    return error
+
+
 class Bench:
     """Results so far, saved after every row."""
 
@@ -82,22 +92,15 @@ class Bench:
             mine = self.ours.best(sets) if self.ours else None
             if mine:
                 launches["ours"] = mine[1]
-            triton_best(sets[0])
-            sets[0]["wanted"] = sets[0]["out"].double()
+            sets[0]["wanted"] = cases.attend_reference(sets[0])[0]
+            errors = {name: attend_error(go, sets[0]) for name, go in launches.items()}
             if self.fi and not nhd:
                 for one in sets:
                     flashinfer_peer.prepare(one)
                 launches |= flashinfer_peer.attend_launches(self.fi, sets[0])
             label = f"{'NHD' if nhd else 'HND'} p{page} g{group} B={batch} n={tokens} k={kept}"
-            self.race(
-                label,
-                size,
-                sets,
-                launches,
-                triton=str(triton_best.config),
-                ours=mine[0] if mine else None,
-                tuning_s=round(tuned, 1),
-            )
+            names = {"triton": str(triton_best.config), "ours": mine[0] if mine else None}
+            self.race(label, size, sets, launches, chosen=names, errors=errors, tuning_s=round(tuned, 1))
 
     def select(self) -> None:
         pools = cases.summary_pools(1 << 20, HEADS, DIM)
@@ -116,7 +119,9 @@ class Bench:
                     "+ triton top-k": lambda t, go=score: (go(t), triton_topk.topk(t)),
                     "+ torch.topk": lambda t, go=score, k=taken: (go(t), torch.topk(t["scores"], k, sorted=False)),
                 }
-                self.race(f"{kind} B={batch} n={tokens} k={kept}", size, sets, launches, triton=str(score.config))
+                error = check.score_error(sets[0], kind, score.config) if batch <= 32 else None
+                more_about = {"chosen": str(score.config), "error": error}
+                self.race(f"{kind} B={batch} n={tokens} k={kept}", size, sets, launches, **more_about)
         del pools
 
     def topk(self) -> None:

@@ -31,7 +31,9 @@ class Ours:
         _, heads, page, dim = t["k"].shape
         group, rows, kept = t["q"].shape[1] // heads, t["counts"].numel(), t["pages"].shape[-1]
         shape = {"page": page, "dim": dim, "group": group, "dtype": "bf16"}
-        names = [n for n, a in self.about["kernels"].items() if all(a[key] == value for key, value in shape.items())]
+        known = {*t, "partials", "arrivals"}
+        fits = lambda a: known >= set(a["args"]) and all(a[key] == value for key, value in shape.items())  # noqa: E731
+        names = [n for n, a in self.about["kernels"].items() if fits(a)]
         splits = [s for s in (1, 2, 3, 4, 6, 8, 16, 32, 64) if s == 1 or (s <= kept and rows * s <= 16 * 132)]
         return [(name, s) for name in names for s in splits]
 
