@@ -49,13 +49,32 @@ def capture(launch: Any, sets: list[Any]) -> torch.cuda.CUDAGraph:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of the best of copies of 0.5 to 2 GB."""
+    """Bytes a second, read and written: the best of a few ways to copy 1 to 4 GB of random numbers."""
     best = 0.0
-    for size in (1 << 29, 1 << 30, 1 << 31):
-        a, b = (torch.empty(size, dtype=torch.uint8, device="cuda") for _ in range(2))
-        graph = capture(lambda _, a=a, b=b: b.copy_(a), [0] * 4)
-        best = max(best, 2 * size / replay_us(graph, 4) * 1e6)
+    for numel in (1 << 27, 1 << 28, 1 << 29):
+        a = torch.randn(numel, device="cuda")
+        b = torch.empty_like(a)
+        ways = (lambda a=a, b=b: b.copy_(a), lambda a=a, b=b: torch.add(a, 1.0, out=b))
+        for way in ways:
+            for replay in (
+                capture(lambda _, way=way: way(), [0] * 4).replay,
+                lambda way=way: [way() for _ in range(4)],
+            ):
+                best = max(best, 4 * 8 * numel / _call_us(replay) * 1e6)
     return best
+
+
+def _call_us(call: Any) -> float:
+    """Microseconds of a call, median of a few."""
+    times = []
+    for _ in range(8):
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record()
+        call()
+        after.record()
+        torch.cuda.synchronize()
+        times.append(before.elapsed_time(after) * 1e3)
+    return sorted(times)[4]
 
 
 def sets_of(pools: Pools, about: dict[str, Any], lengths: list[int], kept: int) -> list[Batch]:
