@@ -45,7 +45,7 @@ def cuda_source(sources: Iterable[KernelSource], target: Target = H200) -> str:
     return str(export_cuda_host(built.mod))
 
 
-def _with_constants(text: str) -> str:
+def with_constants(text: str) -> str:
     """The constants of CUDA's math_constants.h as a host compiler spells them."""
     return text.replace("CUDART_INF_F", "__builtin_inff()").replace("CUDART_NAN_F", '__builtin_nanf("")')
 
@@ -69,7 +69,7 @@ class Kernels:
                 if str(f.attrs["kind"]) in wanted:
                     sources[key, f.name] = emit_kernel(program, f, H200)
         text = cuda_source(sources.values())
-        return cls(programs, sources, text, Emulated(_with_constants(text)))
+        return cls(programs, sources, text, Emulated(with_constants(text)))
 
     def run(self, key: str, given: dict[str, Any], kinds: Iterable[str], *, seed: int = 0) -> None:
         """Launch the program's kernels of these kinds in order."""

@@ -198,7 +198,7 @@ class _Stripe:
         block = Block(values, BlockTiles(values, PLAIN, cta=self.cta))
         for o in self.f.ops:
             if isinstance(o, page.Store):
-                block.before([o.x])
+                block.before_copy(o.x)
                 self._write(block, o, physical, h)
             elif o.result is not None and o.value in self.homes:
                 values.homes[o.value] = self.homes[o.value]

@@ -32,6 +32,19 @@ class BlockTiles(Tiles):
             with self.cta.share("element", math.prod(dims)) as at:
                 body(unflat(at, dims))
 
+    def by_thread(self, results: int, terms: int) -> bool:
+        """Whether each result of a fold is one thread's work, the one that ``each`` gives it to."""
+        return results * 4 > self.cta.threads or terms < WARP
+
+    def owned(self, o: Op) -> bool:
+        """Whether each element of the result is left by the thread that ``each`` gives it to."""
+        if o.crosses_pages():
+            return False
+        if isinstance(o, flow.Reduce):
+            results = max(1, type_of(o.value).numel)
+            return self.by_thread(results, type_of(o.x).numel // results)
+        return not isinstance(o, flow.Dot | flow.Scan | flow.Concat)
+
     def compute(self, o: Op, keep: Keep | None = None) -> None:
         if isinstance(o, flow.Scan):
             with when(equal(self.cta.thread, i32(0))):
@@ -62,7 +75,7 @@ class BlockTiles(Tiles):
         def add(i: Index, r: Index) -> None:
             put(acc, take(acc[0], element(place(i, r))), 0)
 
-        if results * 4 > self.cta.threads or terms < WARP:
+        if self.by_thread(results, terms):
 
             def one(i: Index) -> None:
                 put(acc, start, 0)
@@ -106,6 +119,11 @@ class Block:
         """A barrier if any of these, or what they are computed from, was just written."""
         if self.fresh & homed(read, self.values):
             self.sync()
+
+    def before_copy(self, v: Value) -> None:
+        """A barrier unless each thread copies what it has itself written."""
+        if v not in self.fresh or v.owner is None or not self.tiles.owned(v.owner):
+            self.before([v])
 
     def sync(self) -> None:
         """A barrier if anything was written since the last."""

@@ -131,7 +131,9 @@ class Passes:
         cta_sync()
 
     def rest(self) -> None:
-        """All later passes, over the whole row; ends with a barrier unless there are none."""
+        """All later passes, over the whole row. After the last a thread finds only its own keys written: those of
+        pages thread, thread + threads, ...
+        """
         for level in range(1, self.layout.staging.loops + 1):
             self._per_row(level, i32(0))
             if level < self.layout.staging.loops:
@@ -141,7 +143,13 @@ class Passes:
                         self._prepare(o)
                 self.block.sync()
                 self._per_page(level, i32(0), self.scored)
-                cta_sync()
+                if level + 1 < self.layout.staging.loops or self._ready(level + 1):
+                    cta_sync()
+
+    def _ready(self, level: int) -> list[Op]:
+        """Per-row ops whose operands are complete after pass ``level - 1``."""
+        known = self.layout.staging.level
+        return [o for o in self.layout.f.ops if o.result in self.row_homes and known[o.value] == level]
 
     def _per_row(self, level: int, begin: Expr) -> None:
         """What is computed once per row before pass ``level``; the item that ``begin``s at 0 stores it."""
@@ -152,7 +160,7 @@ class Passes:
                 continue
             if isinstance(o, page.Store):
                 if not over_pages(o.x) and isinstance(o.x.type, TensorType):
-                    self.block.before([o.x])
+                    self.block.before_copy(o.x)
                     with when(equal(begin, i32(0))):
                         self._store(o, self.block.tiles)
             elif o.result is not None and o.value in self.row_homes:

@@ -96,7 +96,6 @@ class _Plan:
         with self.cta.share("r", requests) as r:
             put(total, total[0] + cast("int64", pages(r)), 0)
         everything = self._sum(cast(I32, total[0]))
-        # ends[] and totals[] of the list before are not read any more
         item = T.truncdiv(T.truncdiv(everything + (slots - 1), slots) + (quantum - 1), i32(quantum)) * quantum
         item = let("item_pages", T.max(i32(least), item))
         base = local("base", 1, I32)
@@ -140,7 +139,6 @@ class _Plan:
     def _sum(self, x: Expr) -> Expr:
         """Of all threads, in every thread."""
         mine = warp_fold(x, lambda a, b: a + b, "sum")
-        cta_sync()
         with when(equal(self.cta.lane, i32(0))):
             put(self.arena.i32, mine, self.cta.warp + self.totals)
         cta_sync()

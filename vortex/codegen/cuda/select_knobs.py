@@ -16,9 +16,9 @@ class SelectKnobs:
     """Code knobs of ``select``."""
 
     threads: int = 256
-    in_flight: int = 4
-    """Pages whose summaries a lane loads before it uses the first."""
-    residents: int = 0
+    in_flight: int = 0
+    """Pages whose summaries a lane loads before it uses the first; 0 for as many as unpack into 32 registers."""
+    residents: int = 2
     """CTAs that an SM must have room for, which bounds registers; 0 leaves them to the compiler."""
     chip_words: int = 8192
     """32-bit words of shared memory for what is kept of a row's pages; longer rows use the workspace."""
@@ -38,7 +38,7 @@ def space() -> list[SelectKnobs]:
     return [
         SelectKnobs(threads, in_flight, residents, chip_words)
         for threads in (128, 256, 512)
-        for in_flight in (1, 2, 4, 8)
-        for residents in (0, 1024 // threads, 1536 // threads)
+        for in_flight in (0, 1, 2, 4)
+        for residents in (0, 512 // threads, 768 // threads, 1024 // threads)
         for chip_words in (0, 8192, 18432, 36864)
     ]

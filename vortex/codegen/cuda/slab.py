@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tvm.script.ir_builder import IRBuilder
+
 from vortex.codegen.cpu.tiles import Fold, Keep, Tiles
 from vortex.codegen.cuda.extremes import fold_on_gpu
 from vortex.codegen.cuda.homes import HomedValues
@@ -22,10 +24,10 @@ from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op
 from vortex.ir.dialects import page
 
-RESULTS = 8
+RESULTS = 4
 """Results for one page that a lane accumulates side by side."""
-REGISTERS = 48
-"""Registers for vectors in flight."""
+UNPACKED = 32
+"""Elements of summaries that a lane has in registers as fp32."""
 
 
 @dataclass
@@ -53,7 +55,7 @@ class TeamTiles(Tiles):
     views: dict[str, Buffer] = field(kw_only=True)
     """Fields as rows of 32-bit words, by buffer."""
     in_flight: int = field(kw_only=True)
-    """Pages whose loads a lane has under way at once."""
+    """Pages whose loads a lane has under way at once; 0 for as many as registers allow."""
     vectors: dict[tuple[page.Load, int], Buffer] = field(default_factory=dict)
     along: list[Expr] = field(default_factory=list)
     """The index expressions of a vector's elements."""
@@ -109,9 +111,9 @@ class TeamTiles(Tiles):
                                     put(acc, take(acc[n], element(place | {team.axis: x})), n)
                         self.along = []
 
-                    nest([team.chunks], chunk, "c")
+                    rolled([team.chunks], chunk, "c")
 
-                nest([d for _, d in serial], term, "r")
+                rolled([d for _, d in serial], term, "r")
 
                 def done(u: Expr, j: Expr, x: Expr) -> None:
                     slot = let("result_slot", (step * pages + u) * team.pages + first)
@@ -126,18 +128,16 @@ class TeamTiles(Tiles):
                 at = _named(tiled, ti)
                 if once:
                     self._fetch(records, at, i32(0), member)
-                nest([size // block], lambda b: results(at, b[0]), "block")
+                rolled([size // block], lambda b: results(at, b[0]), "block")
 
-            nest([d for _, d in tiled], tile, "t")
+            rolled([d for _, d in tiled], tile, "t")
 
-        nest([team.lanes // pages], lambda i: group(i[0]), "step")
+        rolled([team.lanes // pages], lambda i: group(i[0]), "step")
 
     def _pages_in_flight(self) -> int:
-        words = sum(self.team.vector * LOADABLE[x.dtype] // 4 for x in self.team.loads)
-        pages = self.team.lanes
-        while pages > 1 and (pages > self.in_flight or pages * words > REGISTERS):
-            pages //= 2
-        return pages
+        elements = len(self.team.loads) * self.team.vector
+        wanted = self.in_flight or max(1, UNPACKED // elements)
+        return min(self.team.lanes, 1 << (wanted.bit_length() - 1))
 
     def _on_page(self, u: int, slot: Expr) -> None:
         """What is read from here on is about this page, number ``u`` of those in flight."""
@@ -213,6 +213,22 @@ class TeamTiles(Tiles):
                 done(u, j, x)
 
 
+def rolled(extents: list[int], body: Callable[[Index], None], prefix: str) -> None:
+    """Loops over ``extents`` that stay loops: unrolled, what they load ahead would not fit the registers."""
+
+    def level(done: Index) -> None:
+        if len(done) == len(extents):
+            body(done)
+        elif extents[len(done)] == 1:
+            level([*done, i32(0)])
+        else:
+            with T.serial(0, extents[len(done)], unroll=False) as v:
+                IRBuilder.name(f"{prefix}{len(done)}", v)
+                level([*done, v])
+
+    level([])
+
+
 @contextmanager
 def vector(words: int) -> Iterator[Expr]:
     """The words of one load."""
@@ -257,7 +273,8 @@ class LaneTiles(Tiles):
             put(acc, start, 0)
             at = _named(out, i)
             if all(d for _, d in red):
-                nest([d for _, d in red], lambda r: put(acc, take(acc[0], element(at | _named(red, r))), 0), "r")
+                loops = rolled if math.prod(d for _, d in red) > RESULTS else nest
+                loops([d for _, d in red], lambda r: put(acc, take(acc[0], element(at | _named(red, r))), 0), "r")
             keep(i, acc[0])
 
         if all(d for _, d in out):
