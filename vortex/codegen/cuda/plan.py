@@ -47,6 +47,11 @@ def space() -> list[PlanKnobs]:
     return [PlanKnobs(1024, s, a) for s in (128, 256, 512, 1024) for a in (16, 32, 64)]
 
 
+def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
+    """The schedule with every knob the kernel is built with."""
+    return {**f.attrs.get("schedule", {}), **choose(f.attrs.get("schedule", {})).attrs()}
+
+
 def emit_plan(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
