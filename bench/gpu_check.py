@@ -97,7 +97,16 @@ def main() -> int:
         print(f"{name}: {'ok' if not bad else bad[:2]}", flush=True)
     device = torch.cuda.get_device_name()
     found.out.write_text(
-        json.dumps({"device": device, "commit": kernels.about["commit"], "results": results}, indent=1)
+        json.dumps(
+            {
+                "device": device,
+                "date": time.strftime("%F %T"),
+                "commit": kernels.about["commit"],
+                "command": " ".join(["python3", *sys.argv]),
+                "results": results,
+            },
+            indent=1,
+        )
     )
     bad = [r for r in results if not r["ok"]]
     print(f"{len(results) - len(bad)} of {len(results)} right on {device}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,12 @@ def main() -> None:
 
     def save() -> None:
         about = {"device": device, "torch": torch.__version__, "copy_TBps": copy / 1e12, "date": time.strftime("%F %T")}
-        about |= {"commit": kernels.about["commit"], "kernels": kernels.about["kernels"], "rows": rows_out}
+        about |= {
+            "command": " ".join(["python3", *sys.argv]),
+            "commit": kernels.about["commit"],
+            "kernels": kernels.about["kernels"],
+            "rows": rows_out,
+        }
         found.out.write_text(json.dumps(about, indent=1))
 
     def best(label: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,11 @@ class Bench:
         self.given, self.began, self.copy = given, time.time(), ceiling.copy_bandwidth()
         self.fi, self.ours = flashinfer_peer.load(), Ours.load(given.kernels) if given.kernels else None
         self.about = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "commit": given.commit}
-        self.about |= {"date": time.strftime("%F %T"), "copy_TBps": self.copy / 1e12}
+        self.about |= {
+            "command": " ".join(["python3", *sys.argv]),
+            "date": time.strftime("%F %T"),
+            "copy_TBps": self.copy / 1e12,
+        }
         self.about |= {"read_TBps": ceiling.read_bandwidth() / 1e12, "launch_us": ceiling.launch_floor()}
         self.rows: list[dict[str, Any]] = []
         print(json.dumps(self.about), flush=True)

@@ -20,6 +20,7 @@ from vortex.passes.manager import PassContext, run_pipeline
 from vortex.runtime.decoder import Decoder, load
 
 UNFUSED = "outline,expand-softmax,plan-memory,schedule"
+SPLIT = "outline,expand-softmax,fuse{max-live=0},cse,dce,plan-memory,schedule"
 LENGTHS = [3, 4, 9, 41, 130]
 
 
@@ -65,7 +66,7 @@ def expected(made: Any, b: Batch) -> list[list[int]]:
     return [[int(p) for p in b.pages[r, h, : b.counts[r, h]]] for r, h in b.rows()]
 
 
-@pytest.mark.parametrize("passes", [None, UNFUSED], ids=["fused", "unfused"])
+@pytest.mark.parametrize("passes", [None, UNFUSED, SPLIT], ids=["fused", "unfused", "split"])
 @pytest.mark.parametrize("examples", [3, pytest.param(25, marks=pytest.mark.full)])
 def test_random_programs(passes: str | None, examples: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     # no shrinking: each try would compile a library

@@ -52,6 +52,12 @@ class PlanMemory(Pass):
                 d.attrs["offset"], batched = batched, batched + d.type.numel
         for f in module.functions.values():
             _plan_kernel(f, ragged, batched)
+        # one layout for all: what one kernel leaves behind the pages' words another must find there
+        scorers = [f.attrs for f in module.functions.values() if f.attrs["kind"] == "select"]
+        for words in ("page_words", "row_words"):
+            most = max((a[words] for a in scorers), default=0)
+            for a in scorers:
+                a[words] = most
         return module
 
 
