@@ -302,6 +302,12 @@ CAPACITY = kind(
     "up to {need} pages may be selected; the output holds {capacity}",
     "make pages [B, Hkv, K] with K >= {need}, or lower the budget",
 )
+NOT_RUNNABLE = kind(
+    "VX6008",
+    "target the decoder does not run yet",
+    "'{path}' holds kernels for {target}, but the Decoder runs '{runs}' libraries only so far",
+    "load it with target='{runs}'; docs/architecture.md says how the kernels of a GPU are called",
+)
 UNKNOWN_REQUEST = kind("VX6007", "unknown request", "no request '{name}' in this cache{nearest}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------

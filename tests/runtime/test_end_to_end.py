@@ -211,3 +211,12 @@ def test_hostile_library_names_do_not_leave_the_folder(artifact: Path, tmp_path:
     data["targets"]["cpu"]["library"] = "../evil.so"
     file.write_text(json.dumps(data))
     assert refused(tmp_path / "a.vxa").code == "VX5002"
+
+
+def test_kernels_of_a_gpu_are_refused(artifact: Path, tmp_path: Path) -> None:
+    """The decoder does not own a GPU's work lists yet, and says so before it loads anything."""
+    manifest = read_manifest(artifact)
+    files = {name: (artifact / name).read_bytes() for name in manifest.files}
+    targets = {**manifest.targets, "sm_90a": manifest.targets["cpu"]}
+    write_artifact(tmp_path / "both.vxa", replace(manifest, targets=targets), files)
+    assert refused(tmp_path / "both.vxa", target="sm_90a").code == "VX6008"

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import torch
 
+from vortex.artifact import read_manifest
 from vortex.budget import Budget
-from vortex.errors import CAPACITY, NOT_READY, SHAPE_MISMATCH
+from vortex.errors import CAPACITY, NOT_READY, NOT_RUNNABLE, SHAPE_MISMATCH
 from vortex.manifest import FieldEntry
 from vortex.runtime.calls import Call, Signature, signature
 from vortex.runtime.checks import check_selection, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
 from vortex.runtime.tensors import TORCH, as_kernel_sees, require, short, wrong
+
+RUNS = "cpu"
+"""The target whose kernels :class:`Decoder` can call."""
 
 
 def load(
@@ -28,8 +32,11 @@ def load(
     """A decoder on the library of ``target`` in the artifact at ``path``; loading runs its code.
 
     Raises:
-        VortexError: VX5001 to VX5005, as :func:`vortex.runtime.library.open_library` says.
+        VortexError: VX5001 to VX5005, as :func:`vortex.runtime.library.open_library` says; VX6008 for a GPU's
+            library, whose work lists the decoder does not own yet.
     """
+    if target != RUNS and target in read_manifest(path).targets:
+        raise NOT_RUNNABLE.at(path=path, target=target, runs=RUNS)
     return Decoder(open_library(path, target, require_digest), budget=budget, debug=debug)
 
 
