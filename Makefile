@@ -64,6 +64,6 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	@echo "installing vortex[test,dev] into $(VENV)"
-	@$(PIP) -e '.[compile,cli,test,dev]'
+	@echo "installing vortex[cuda,test,dev] into $(VENV)"
+	@$(PIP) -e '.[compile,cli,cuda,test,dev]'
 	@touch $@
