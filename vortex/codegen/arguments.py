@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.tir import I32, Buffer, Expr, T, tirx
-from vortex.ir.core import Decl, Module
+from vortex.ir.core import Decl, Function, Module
+from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int32": 4, "int64": 8}
@@ -72,3 +73,25 @@ class Arguments:
     def queries(self, d: Decl, *, align: int = 0) -> Buffer:
         assert isinstance(d.type, TensorType)
         return self.tensor(d.name, ("B", "Hq", d.type.tile[1]), STORAGE[d.type.dtype.name], align=align)
+
+    def constants_of(self, f: Function) -> None:
+        """Declare the captured tensors that ``f`` uses."""
+        used = {o.symbol for o in f.ops if isinstance(o, flow.Resource)}
+        for d in self.program.declared("resource"):
+            if d.name in used:
+                self.constant(d)
+
+    def inputs_of_select(self, f: Function) -> None:
+        """Declare the queries, summaries and captured tensors that ``f`` loads."""
+        loaded = {o.buffer for o in f.ops if isinstance(o, page.Load)}
+        for d in self.program.declared("buffer"):
+            if d.name in loaded and d.attrs["role"] == "input":
+                self.queries(d)
+            elif d.name in loaded and d.attrs["role"] == "field":
+                self.field(d)
+        self.constants_of(f)
+
+    @property
+    def constants(self) -> dict[str, Buffer]:
+        """The declared captured tensors by their own names."""
+        return {n.removeprefix("const."): b for n, b in self.buffers.items() if n.startswith("const.")}

@@ -34,10 +34,7 @@ def _declare(args: Arguments, f: Function, scattered: list[page.Scatter]) -> Non
     for d in program.declared("buffer"):
         if d.name in stored:
             args.field(d)
-    used = {o.symbol for o in f.ops if isinstance(o, flow.Resource)}
-    for d in program.declared("resource"):
-        if d.name in used:
-            args.constant(d)
+    args.constants_of(f)
     for o in scattered:
         d = program.decls[o.source]
         assert isinstance(d.type, TensorType)
@@ -92,7 +89,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
             def load(o: page.Load, index: Index, physical: Expr = physical, h: Expr = h) -> Expr:
                 return args.buffers[o.buffer][(physical, h, *index)]
 
-            constants = {n.removeprefix("const."): b for n, b in args.buffers.items() if n.startswith("const.")}
+            constants = args.constants
             values = Values(load, None, constants, {"layer": args.scalars.get("layer")})
             tiles = Tiles(values, Shape(schedule.get("lanes", 16), schedule.get("unroll", 8)))
             for o in f.ops:

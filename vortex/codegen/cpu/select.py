@@ -66,16 +66,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
 
 
 def _declare(args: Arguments, f: Function) -> None:
-    loaded = {o.buffer for o in f.ops if isinstance(o, page.Load)}
-    for d in args.program.declared("buffer"):
-        if d.name in loaded and d.attrs["role"] == "input":
-            args.queries(d)
-        elif d.name in loaded and d.attrs["role"] == "field":
-            args.field(d)
-    used = {o.symbol for o in f.ops if isinstance(o, flow.Resource)}
-    for d in args.program.declared("resource"):
-        if d.name in used:
-            args.constant(d)
+    args.inputs_of_select(f)
     args.tensor("plan", (4, "B"), "int32")
     args.tensor("page_table", ("B", "Pmax"), "int32")
     if any(isinstance(o, flow.Layer) for o in f.ops):
@@ -105,11 +96,7 @@ class _Row:
         self.values = Values(
             self._load,
             self.scratch,
-            {
-                d.name: a.buffers[f"const.{d.name}"]
-                for d in a.program.declared("resource")
-                if f"const.{d.name}" in a.names
-            },
+            a.constants,
             {"layer": a.scalars.get("layer"), "page_count": self.scored, "first_page": self.first},
         )
         self.tiles = Tiles(self.values, Shape(schedule.get("lanes", 16), schedule.get("unroll", 8)))

@@ -84,10 +84,7 @@ def _declare(args: Arguments, f: Function, scattered: list[page.Scatter]) -> Non
     for d in program.declared("buffer"):
         if d.name in stored:
             args.field(d)
-    used = {o.symbol for o in f.ops if isinstance(o, flow.Resource)}
-    for d in program.declared("resource"):
-        if d.name in used:
-            args.constant(d)
+    args.constants_of(f)
     for o in scattered:
         t = _tensor(program, o.source)
         args.tensor(o.source, ("tokens", "Hkv", *t.tile), STORAGE[t.dtype.name])
@@ -193,7 +190,7 @@ class _Stripe:
             self._copy_tile(name, at, physical, h)
         cta_sync()
         values = HomedValues(self._load)
-        values.constants = {n.removeprefix("const."): b for n, b in self.args.buffers.items() if n.startswith("const.")}
+        values.constants = self.args.constants
         values.leaves = {"layer": self.args.scalars.get("layer")}
         block = Block(values, BlockTiles(values, PLAIN, cta=self.cta))
         for o in self.f.ops:

@@ -58,7 +58,7 @@ class Passes:
         """Bind the row; the arena is open from here on."""
         self.r, self.h, self.row, self.first_page, self.scored = r, h, row, first, scored
         a = self.args
-        self.values.constants = {n.removeprefix("const."): b for n, b in a.buffers.items() if n.startswith("const.")}
+        self.values.constants = a.constants
         self.values.leaves = {"layer": a.scalars.get("layer"), "page_count": scored, "first_page": first}
         self.words = {
             o.buffer: flat_view(a.buffers[f"field.{o.buffer}"], U32, 16)

@@ -19,7 +19,7 @@ from vortex.codegen.cuda.topk import TopK, keep_all
 from vortex.codegen.tir import F32, I32, Expr, T, equal, i32, let, local, put, when
 from vortex.codegen.tir import choose as branch
 from vortex.ir.core import Attr, Function, Module
-from vortex.ir.dialects import flow, page
+from vortex.ir.dialects import flow
 
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
@@ -47,16 +47,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
 
 
 def _declare(args: Arguments, f: Function) -> None:
-    loaded = {o.buffer for o in f.ops if isinstance(o, page.Load)}
-    for d in args.program.declared("buffer"):
-        if d.name in loaded and d.attrs["role"] == "input":
-            args.queries(d)
-        elif d.name in loaded and d.attrs["role"] == "field":
-            args.field(d)
-    used = {o.symbol for o in f.ops if isinstance(o, flow.Resource)}
-    for d in args.program.declared("resource"):
-        if d.name in used:
-            args.constant(d)
+    args.inputs_of_select(f)
     args.tensor("plan", (4, "B"), I32)
     args.tensor("work", (2, "N"), I32)
     args.tensor("arrivals", ("R",), I32)
