@@ -45,14 +45,15 @@ def batch(
         return narrow(x.astype(np.float32), dtype)
 
     pool = (len(physical), heads, size, dim)
-    paged = {"k": np.full(pool, np.nan, np.float32), "v": np.full(pool, np.nan, np.float32)}
+    pools = ("latent",) if flow.attrs.get("kv_lora_rank") else ("k", "v")
+    paged = {name: np.full(pool, np.nan, np.float32) for name in pools}
     new = list(lengths) if new is None else list(new)
-    fresh: dict[str, list[Any]] = {"k_new": [], "v_new": []}
+    fresh: dict[str, list[Any]] = {f"{name}_new": [] for name in pools}
     loc: list[int] = []
     for r, n in enumerate(lengths):
         for t in range(n):
             slot = int(table[r, t // size]) * size + t % size
-            for name in ("k", "v"):
+            for name in pools:
                 token = numbers(heads, dim)
                 if t < n - new[r] or stored:
                     paged[name][slot // size, :, slot % size] = token
@@ -90,7 +91,7 @@ def summarise(flow: Module, b: Batch) -> None:
     for r, length in enumerate(b.lengths):
         for p in b.page_table[r, : length // size]:
             for h in range(b.heads):
-                made = run_function(cache, [b.paged["k"][p, h], b.paged["v"][p, h]], flow)
+                made = run_function(cache, [b.paged[n][p, h] for n in ("latent", "k", "v") if n in b.paged], flow)
                 for name, x in zip(names, made, strict=True):
                     kind = flow.decls[name].type
                     assert isinstance(kind, TensorType)

@@ -12,7 +12,7 @@ from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
 from vortex.ir.types import TensorType
 from vortex.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, TargetEntry
-from vortex.spec import Spec
+from vortex.spec import REQUIRED, Spec
 
 if TYPE_CHECKING:
     from vortex.driver import Lowered
@@ -58,11 +58,10 @@ def assemble(
 
 def spec_of(module: Module) -> Spec:
     """The model shape a module was traced for; VX2008 when it does not say."""
-    names = ("page_size", "head_dim", "group", "dtype")
-    missing = [n for n in names if n not in module.attrs]
+    missing = [n for n in REQUIRED if n not in module.attrs]
     if missing:
         raise IR_STRUCTURE.at(why=f"module @{module.name} does not say its {', '.join(missing)}")
-    return Spec(**{n: module.attrs[n] for n in names})
+    return Spec.of_attrs(module.attrs)
 
 
 def _tensor(module: Module, name: str) -> TensorType:

@@ -206,7 +206,15 @@ UNKNOWN_FLOW = kind(
 )
 BAD_FLOW_CLASS = kind("VX1019", "class is no flow", "{why}", "derive from vortex.vFlow and write its three methods")
 BAD_BUDGET = kind("VX1020", "bad budget", "{why}", "Budget(pages>=0, ratio>=0, sink>=0, recent>=1)")
-BAD_SPEC = kind("VX1021", "bad model shape", "{why}", "e.g. --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16")
+BAD_SPEC = kind(
+    "VX1021",
+    "bad model shape",
+    "{why}",
+    "e.g. --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16, or --heads 20 --latent 512+64 for MLA",
+)
+OTHER_CACHE = kind(
+    "VX1022", "the cache holds something else", "page.{name} is read, but the model shape has {cache}", "{hint}"
+)
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")

@@ -21,9 +21,13 @@ VERSION = 1
 KINDS = ("plan", "append", "select", "attend")
 """Kernel kinds, in the order of a step."""
 
-ARGUMENTS = frozenset(
-    ("q", "k", "v", "k_new", "v_new", "loc", "row_offsets", "lengths", "page_table", "plan", "budget", "pages")
-) | {"counts", "layer", "scale", "out", "lse", "workspace", "work", "partials", "arrivals"}
+ARGUMENTS = (
+    frozenset(
+        ("q", "k", "v", "k_new", "v_new", "loc", "row_offsets", "lengths", "page_table", "plan", "budget", "pages")
+    )
+    | {"latent", "latent_new"}
+    | {"counts", "layer", "scale", "out", "lse", "workspace", "work", "partials", "arrivals"}
+)
 """Names of kernel arguments beside ``field.<name>`` and ``const.<name>``; docs/architecture.md says what each is."""
 
 T = TypeVar("T")
@@ -243,8 +247,9 @@ class _Reader:
         return self.items(value, where, lambda x, w: self.integer(x, w, 1), 8)
 
     def spec(self, value: object, where: str) -> Spec:
-        d = self.record(value, where, ("page_size", "head_dim", "group", "dtype"))
+        d = self.record(value, where, ("page_size", "head_dim", "group", "dtype", "kv_lora_rank"))
         sizes = {k: self.integer(d[k], f"{where}.{k}", 1) for k in ("page_size", "head_dim", "group")}
+        sizes["kv_lora_rank"] = self.integer(d["kv_lora_rank"], f"{where}.kv_lora_rank")
         try:
             return Spec(**sizes, dtype=self.dtype(d["dtype"], f"{where}.dtype"))
         except VortexError:

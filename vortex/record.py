@@ -13,6 +13,7 @@ from vortex.errors import VortexError
 from vortex.ir.core import Module
 from vortex.ir.printer import attr, print_module
 from vortex.passes.manager import Pass, PassCall, PassContext, run_pipeline
+from vortex.spec import REQUIRED
 from vortex.target import Target
 from vortex.versions import versions
 
@@ -155,4 +156,4 @@ class Record:
 
 
 def _spec(module: Module) -> dict[str, Any]:
-    return {k: module.attrs[k] for k in ("page_size", "head_dim", "group", "dtype") if k in module.attrs}
+    return {k: module.attrs[k] for k in (*REQUIRED, "kv_lora_rank") if k in module.attrs}

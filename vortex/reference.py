@@ -33,8 +33,8 @@ class Judged:
     """``[Hq, D]``, fp32."""
 
 
-Reference: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Budget], Judged]
-"""From ``q`` ``[Hq, D]`` and ``k``, ``v`` ``[len, Hkv, D]``."""
+Reference: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, Budget], Judged]
+"""From ``q`` ``[Hq, D]`` and ``k``, ``v`` ``[len, Hkv, D]``; under MLA ``k`` are latent rows and ``v`` is None."""
 
 ROUNDING = 2.0**-8
 """Scores this close, relative to the largest, rank either way: summaries are sums rounded to bf16."""
@@ -55,7 +55,7 @@ def differing(mine: list[int], right: Judged, head: int, budget: Budget) -> int:
 def eager(flow: type[vFlow], spec: Spec) -> Reference:
     """The flow's own code, run by torch: the oracle."""
 
-    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, budget: Budget) -> Judged:
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, budget: Budget) -> Judged:
         made = step(flow, spec, q, k, v, budget)
         return Judged(made.pages, made.scores, made.out)
 
@@ -67,7 +67,9 @@ def interpreted(module: Module, spec: Spec) -> Reference:
     return partial(_interpret, module, spec)
 
 
-def _interpret(module: Module, spec: Spec, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, budget: Budget) -> Judged:
+def _interpret(
+    module: Module, spec: Spec, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, budget: Budget
+) -> Judged:
     length, heads, dim = k.shape
     pages = -(-length // spec.page_size)
     chosen: list[list[int]] = []
@@ -78,27 +80,29 @@ def _interpret(module: Module, spec: Spec, q: torch.Tensor, k: torch.Tensor, v: 
         scores = torch.empty(0)
         if pages > budget.total(pages):
             whole = slice(budget.sink * spec.page_size, (pages - budget.recent) * spec.page_size)
-            tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in (k, v)]
+            parts = (k,) if v is None else (k, v)
+            tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in parts]
             scores = torch.from_numpy(_scores(module, budget.sink, group.numpy(), *tiles))
         kept = select_pages(scores, pages, budget)
         at = [torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in kept]
         tokens = torch.cat(at)
-        outs.append(attend(group, k[tokens, h], v[tokens, h], dim**-0.5)[0])
+        values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
+        outs.append(attend(group, k[tokens, h], values, dim**-0.5)[0])
         chosen.append(kept)
         seen.append(scores if len(scores) else None)
     return Judged(chosen, seen, torch.cat(outs))
 
 
-def _scores(module: Module, first: int, q: Any, k_pages: Any, v_pages: Any) -> Any:
-    """The score of every candidate page."""
+def _scores(module: Module, first: int, q: Any, *parts: Any) -> Any:
+    """The score of every candidate page, from its ``parts``: K and V, or latent rows."""
     cache, index = module.functions["cache"], module.functions["index"]
     stored = {d.name: d.type.dtype for d in module.declared("field") if isinstance(d.type, TensorType)}
     end = cache.ops[-1]
     assert isinstance(end, Return)
     made: dict[str, list[Any]] = {name: [] for name in end.names}
-    for k, v in zip(k_pages, v_pages, strict=True):
-        for name, x in zip(end.names, run_function(cache, [k, v], module), strict=True):
+    for of_page in zip(*parts, strict=True):
+        for name, x in zip(end.names, run_function(cache, list(of_page), module), strict=True):
             made[name].append(widen(narrow(x, stored[name])))
     fields = [np.stack(made[a.name]) for a in index.args[1:]]
-    [selection] = run_function(index, [q, *fields], module, first=first, pages=len(k_pages))
+    [selection] = run_function(index, [q, *fields], module, first=first, pages=len(parts[0]))
     return np.asarray(selection.score, np.float32)

@@ -87,8 +87,7 @@ class Trial:
             k += LEAN_KEY * self._heavy[name][:, at].T[:, :, None] * self._lean[name]
             loc, offsets = self.cache.extend_batch([name], [size])
             self._plan([name])
-            new = k.to(TORCH[self.spec.dtype]), self._noise(size, heads, dim).to(TORCH[self.spec.dtype])
-            self.decoder.append(LAYER, *new, loc, offsets)
+            self.decoder.append(LAYER, *self._new(k), loc, offsets)
         self._batch.append(name)
 
     def leave(self, name: str) -> None:
@@ -102,20 +101,20 @@ class Trial:
         dtype, batch = TORCH[self.spec.dtype], len(self._batch)
         lean = torch.stack([self._lean[r] for r in self._batch])[:, :, None]
         self.q = (self._noise(batch, heads, group, dim) + LEAN_QUERY * lean).reshape(batch, -1, dim).to(dtype)
-        self.out = torch.empty_like(self.q)
-        k, v = (self._noise(batch, heads, dim).to(dtype) for _ in range(2))
+        self.out = torch.empty(*self.q.shape[:2], self.spec.v_dim, dtype=dtype)
+        k, v = self._new(self._noise(batch, heads, dim))
         loc, offsets = self.cache.extend_batch(self._batch, [1] * batch)
         start = time.perf_counter()
         self._plan(self._batch)
         self.decoder.append(LAYER, k, v, loc, offsets)
         middle = time.perf_counter()
-        self.decoder.decode(LAYER, self.q, out=self.out)
+        self.decoder.decode(LAYER, self.q, out=self.out, scale=self._scale)
         end = time.perf_counter()
         return Times(end - start, end - middle)
 
     def dense(self, name: str) -> Callable[[], torch.Tensor]:
         """Dense attention of one request by torch, its K and V made contiguous beforehand."""
-        k, v = (x.transpose(0, 1)[None].contiguous() for x in self._tokens(name))
+        k, v = (x.transpose(0, 1)[None].contiguous() for x in self._keys_and_values(name))
         q = self.q[self._batch.index(name)][None, :, None]
         attention = torch.nn.functional.scaled_dot_product_attention
         return lambda: attention(q, k, v, enable_gqa=True)
@@ -125,9 +124,9 @@ class Trial:
         assert self.decoder.pages is not None
         assert self.decoder.counts is not None
         row, heads = self._batch.index(name), self.cache.kv_heads
-        k, v = (x.float() for x in self._tokens(name))
+        k, v = (x.float() for x in self._keys_and_values(name))
         start = time.perf_counter()
-        right = reference(self.q[row].float(), k, v, self._budget)
+        right = reference(self.q[row].float(), k, None if self.spec.kv_lora_rank else v, self._budget)
         seconds = time.perf_counter() - start
         error = float((self.out[row].float() - right.out).abs().max())
         q = self.q[row].float().view(heads, self.spec.group, -1)
@@ -144,6 +143,11 @@ class Trial:
         return Check(len(k), pages, selected, error, wrong, kept, random, seconds)
 
     @property
+    def _scale(self) -> float:
+        """Of the softmax; no model stands behind a trial, so under MLA too that of the row's length."""
+        return float(self.spec.head_dim**-0.5)
+
+    @property
     def _budget(self) -> Budget:
         assert self.decoder.budget is not None
         return self.decoder.budget
@@ -154,18 +158,24 @@ class Trial:
     def _noise(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=self.random)
 
-    def _tokens(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of a request, ``[len, Hkv, D]``."""
+    def _new(self, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens to append: these keys and made-up values; under MLA latent rows alone."""
+        dtype = TORCH[self.spec.dtype]
+        return k.to(dtype), None if self.spec.kv_lora_rank else self._noise(*k.shape).to(dtype)
+
+    def _keys_and_values(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of a request, ``[len, Hkv, D]``; under MLA latent rows and the part of them that is value."""
         table = list(self.cache.pages(name))
         length = int(self.cache.lengths([name])[0])
-        k, v = (
-            pool[table].transpose(1, 2).flatten(0, 1)[:length] for pool in (self.cache.k[LAYER], self.cache.v[LAYER])
-        )
+        k_pool, v_pool = self.cache.k[LAYER], self.cache.v[LAYER]
+        if v_pool is None:
+            v_pool = k_pool[..., : self.spec.v_dim]
+        k, v = (pool[table].transpose(1, 2).flatten(0, 1)[:length] for pool in (k_pool, v_pool))
         return k, v
 
     def _mass(self, q: torch.Tensor, k: torch.Tensor, pages: int) -> torch.Tensor:
         """Share of the dense attention mass on each page, ``[G, pages]``."""
-        weights = torch.softmax(q @ k.T * self.spec.head_dim**-0.5, -1)
+        weights = torch.softmax(q @ k.T * self._scale, -1)
         padded = torch.nn.functional.pad(weights, (0, pages * self.spec.page_size - k.shape[0]))
         return padded.view(q.shape[0], pages, -1).sum(-1)
 

@@ -22,7 +22,7 @@ from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.paged_cache import PagedCache
 from vortex.spec import Spec
 
-FLOWS = library_names()
+FLOWS = [name for name in library_names() if not name.startswith("latent_")]
 DTYPE = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 SMALL = {
     name: Spec(page_size=page, head_dim=dim, group=group, dtype=dtype)
@@ -66,7 +66,7 @@ def check_step(flow: str, decoder: Decoder, budget: Budget, layout: Any, *, inte
     lengths = lengths_for(spec.page_size)
     total = sum(-(-n // spec.page_size) for n in lengths)
     cache = PagedCache(total + 3, HKV, spec, decoder.fields, layout=layout)
-    for pool in (cache.k[0], cache.v[0], *cache.fields[0].values()):
+    for pool in (cache.k[0], *(v for v in cache.v if v is not None), *cache.fields[0].values()):
         pool.fill_(float("nan"))
     decoder.budget = budget
     decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0])

@@ -25,7 +25,8 @@ FLOWS = library_names()
 
 @functools.cache
 def traced(name: str) -> Module:
-    return trace(find_flow(name), Spec(page_size=32, head_dim=16, group=4))
+    rank = 12 if name.startswith("latent_") else 0
+    return trace(find_flow(name), Spec(page_size=32, head_dim=16, group=4, kv_lora_rank=rank))
 
 
 @functools.cache
@@ -83,7 +84,7 @@ def test_one_kernel_of_each_kind_and_one_read_of_each_page(name: str) -> None:
     counts = run_program(program, b)
     filled = sum(n // 32 for n in LENGTHS) * b.heads
     scored = sum(int(n) for n in b.plan[3]) * b.heads
-    for pool in ("k", "v"):
+    for pool in (d.name for d in program.declared("buffer") if d.attrs["role"] == "pool"):
         used = any(isinstance(o, page.Load) and o.buffer == pool for o in program.functions["append"].ops)
         assert counts.of("append", pool).read == used * filled * 32 * 16 * 2
     for d in program.declared("buffer"):

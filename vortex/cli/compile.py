@@ -6,6 +6,7 @@ that an earlier compilation dumped, edited or not.
 examples:
   vortex compile quest --target cpu -o quest.vxa
   vortex compile my_flow.py:mine --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16
+  vortex compile latent_topk --heads 20 --latent 512+64 --page-size 32
   vortex compile quest --to page --print-after fuse
   vortex compile quest --target sm_100 --to page
   vortex compile --from page dumps/quest-1a2b3c4d/12-plan-memory.page -o quest.vxa
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from vortex.ir.core import Module
     from vortex.spec import Spec
 
-SPEC = ("heads", "head_dim", "page_size", "dtype")
+SPEC = ("heads", "head_dim", "latent", "page_size", "dtype")
 """Options that make up the model shape."""
 
 START = ("flow", "page", "tir")
@@ -41,8 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "flow", metavar="FLOW", help="name, file.py or file.py:name; a dumped file or folder with --from"
     )
     parser.add_argument("--target", metavar="NAMES", help="e.g. cpu,sm_90 (default: cpu, or what the file says)")
-    parser.add_argument("--heads", metavar="Q/KV", help="query and KV heads of the model (default: 32/8)")
+    parser.add_argument(
+        "--heads", metavar="Q/KV", help="query and KV heads, or heads with --latent (default: 32/8, 128)"
+    )
     parser.add_argument("--head-dim", metavar="N", type=int, help="elements of a head (default: 128)")
+    parser.add_argument("--latent", metavar="R+ROPE", help="MLA: compressed KV and rotary key of a token, e.g. 512+64")
     parser.add_argument("--page-size", metavar="N", type=int, help="tokens of a page (default: 16)")
     parser.add_argument("--dtype", metavar="TYPE", help="bf16, f16 or f32: K, V and Q in memory (default: bf16)")
     parser.add_argument("--passes", metavar="TEXT", help="run this pipeline instead of the default")
@@ -123,7 +127,11 @@ def _spec(args: argparse.Namespace) -> Spec:
     from vortex.spec import Spec
 
     given = {name: getattr(args, name) for name in SPEC if getattr(args, name) is not None}
-    return Spec.of_heads(given.pop("heads", "32/8"), **given)
+    if "latent" not in given:
+        return Spec.of_heads(given.pop("heads", "32/8"), **given)
+    if "head_dim" in given:
+        raise BAD_OPTION.at(option="--head-dim", why="is what --latent adds up to", hint="give one of them")
+    return Spec.of_latent(given.pop("latent"), given.pop("heads", 128), **given)
 
 
 def _text(made: Compilation) -> str:

@@ -69,7 +69,7 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     s = m.spec
     print(f"flow      {m.flow}")
     print(f"digest    {m.digest}")
-    print(f"shape     page size {s.page_size}, head dim {s.head_dim}, {s.group} query heads per KV head, {s.dtype}")
+    print(f"shape     page size {s.page_size}, {s}, {s.dtype}")
     for f in m.fields:
         print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head")
     for c in m.constants:

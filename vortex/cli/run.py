@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", metavar="ARTIFACT", help="a .vxa folder; running it runs its code")
     parser.add_argument("--tokens", metavar="N,N,..", default="5,200,1000", help="prefilled tokens of each request")
     parser.add_argument("--steps", metavar="N", type=int, default=4, help="steps to decode (default: 4)")
-    parser.add_argument("--kv-heads", metavar="N", type=int, default=2, help="KV heads (default: 2)")
+    parser.add_argument("--kv-heads", metavar="N", type=int, help="KV heads (default: 2; under MLA 1)")
     parser.add_argument("--pages", metavar="N", type=int, default=8, help="scored pages of the budget (default: 8)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the random numbers (default: 0)")
     parser.add_argument("--require-digest", metavar="HEX", help="refuse an artifact of another digest")
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Decode and compare; 1 when something differs."""
     lengths = _lengths(args.tokens)
     for option in ("steps", "kv_heads"):
-        if getattr(args, option) < 1:
+        if getattr(args, option) is not None and getattr(args, option) < 1:
             raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why="must be at least 1", hint="give more")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vortex.budget import Budget
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     module = traced_flow(args.artifact)
     decoder = load(args.artifact, budget=Budget(args.pages), require_digest=args.require_digest, debug=True)
     spec = decoder.spec
-    trial = Trial(decoder, args.kv_heads, sum(-(-(n + args.steps) // spec.page_size) for n in lengths), args.seed)
+    kv_heads = args.kv_heads or (1 if spec.kv_lora_rank else 2)
+    trial = Trial(decoder, kv_heads, sum(-(-(n + args.steps) // spec.page_size) for n in lengths), args.seed)
     for i, n in enumerate(lengths):
         trial.join(f"r{i}", n)
     times = [trial.step() for _ in range(args.steps)]
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         )
         for name in (name for name, ok in good.items() if not ok):
             say(f"{name} differs from its reference: error {checks[name].error:.1e}, {checks[name].differing} pages")
-    say(f"select + attend: {1e3 * best:.3f} ms for {len(lengths)} requests, {args.kv_heads} KV heads")
+    say(f"select + attend: {1e3 * best:.3f} ms for {len(lengths)} requests, {kv_heads} KV heads")
     return 0 if all(good.values()) else CHECK_FAILED
 
 

@@ -75,11 +75,17 @@ class vFlow:
         raise NotImplementedError
 
     def forward_cache(self, page: Any) -> dict[str, Any]:
-        """The summaries of one full page from ``page.k`` and ``page.v``, ``[page_size, head_dim]``."""
+        """The summaries of one full page from ``page.k`` and ``page.v``, ``[page_size, head_dim]``.
+
+        Under MLA from ``page.latent`` ``[page_size, kv_lora_rank + qk_rope_head_dim]``.
+        """
         raise NotImplementedError
 
     def forward_indexer(self, q: Any, cache: Any) -> Selection:
-        """Which pages to attend to, from ``q`` ``[group, head_dim]`` and ``cache.<field>`` ``[S, *shape]``."""
+        """Which pages to attend to, from ``q`` ``[group, head_dim]`` and ``cache.<field>`` ``[S, *shape]``.
+
+        Under MLA ``q`` is absorbed, ``[heads, kv_lora_rank + qk_rope_head_dim]``.
+        """
         raise NotImplementedError
 
 

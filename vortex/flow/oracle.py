@@ -52,15 +52,20 @@ def round_to(x: Tensor, dtype: DType | str) -> Tensor:
     return (x.clamp(-FP8_MAX, FP8_MAX) if name == "fp8_e4m3" else x).to(TORCH[name])
 
 
-def summaries(flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor) -> dict[str, Tensor]:
-    """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype."""
+def summaries(
+    flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
+
+    Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
+    """
     made = instantiate(flow)
     fields = declared_fields(made, spec)
     rows: dict[str, list[Tensor]] = {name: [] for name in fields}
-    k, v = k_pages.float(), v_pages.float()
-    for p in range(k.shape[0]):
+    parts = [x.float() for x in (k_pages, v_pages) if x is not None]
+    for p in range(k_pages.shape[0]):
         with Fp32Arithmetic():
-            written = made.forward_cache(Page(k[p], v[p]))
+            written = made.forward_cache(Page(spec, [x[p] for x in parts]))
         for name, f in fields.items():
             if name not in written:
                 raise FIELD_UNWRITTEN.at(f.loc, name=name)
@@ -117,7 +122,7 @@ def select_pages(scores: Tensor, n: int, budget: Budget) -> list[int]:
 
 
 def attend(q: Tensor, k_tokens: Tensor, v_tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of ``q`` ``[G, D]`` over tokens ``[T, D]``: fp32 output ``[G, D]`` and log-sum-exp ``[G]``."""
+    """Attention of ``q`` ``[G, D]`` over tokens ``[T, D]``: fp32 output ``[G, Dv]`` and log-sum-exp ``[G]``."""
     logits = q.float() @ k_tokens.float().T * scale
     return logits.softmax(-1) @ v_tokens.float(), logits.logsumexp(-1)
 
@@ -137,7 +142,7 @@ def step(
     spec: Spec,
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     budget: Budget,
     scale: float | None = None,
     layer: int = 0,
@@ -145,6 +150,7 @@ def step(
 ) -> StepResult:
     """One decode step of one request: ``q`` ``[Hq, D]``, ``k`` and ``v`` ``[len, Hkv, D]``, the new token included.
 
+    Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]`` and ``v`` is None.
     ``fields``, one dict a KV head over the full pages, spares making the summaries again.
     """
     made = instantiate(flow)
@@ -159,11 +165,13 @@ def step(
         group = q[h * spec.group : (h + 1) * spec.group]
         scored = None
         if n > budget.total(n):
-            seen = _candidates(made, spec, k[:, h], v[:, h], first, last, fields[h] if fields is not None else None)
+            ours = k[:, h], None if v is None else v[:, h]
+            seen = _candidates(made, spec, *ours, first, last, fields[h] if fields is not None else None)
             scored = score(made, spec, group, seen, layer, first, last - first)
         chosen = list(range(n)) if scored is None else select_pages(scored, n, budget)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
-        out, lse = attend(group, k[tokens, h], v[tokens, h], scale)
+        values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
+        out, lse = attend(group, k[tokens, h], values, scale)
         pages.append(chosen)
         scores.append(scored)
         outs.append(out)
@@ -172,11 +180,11 @@ def step(
 
 
 def _candidates(
-    flow: vFlow, spec: Spec, k: Tensor, v: Tensor, first: int, last: int, fields: dict[str, Tensor] | None
+    flow: vFlow, spec: Spec, k: Tensor, v: Tensor | None, first: int, last: int, fields: dict[str, Tensor] | None
 ) -> dict[str, Tensor]:
     """The fields of candidate pages ``[first, last)``, made here unless they are given."""
     if fields is not None:
         return {name: f[first:last] for name, f in fields.items()}
     tokens = slice(first * spec.page_size, last * spec.page_size)
     shape = (last - first, spec.page_size, k.shape[-1])
-    return summaries(flow, spec, k[tokens].reshape(shape), v[tokens].reshape(shape))
+    return summaries(flow, spec, *(x[tokens].reshape(shape) for x in (k, v) if x is not None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ from vortex.errors import (
     FIELD_UNWRITTEN,
     FLOW_RAISED,
     NO_SELECTION,
+    OTHER_CACHE,
     PARTIAL_PAGE,
     Loc,
     VortexError,
@@ -33,7 +34,7 @@ from vortex.ir.types import Dim, S, TensorType, dtype
 from vortex.ir.verify import verify
 from vortex.spec import Spec
 
-RESERVED = frozenset({"q", "k", "v", "latent", "k_new", "v_new", "plan", "pages", "out", "lse"})
+RESERVED = frozenset({"q", "k", "v", "latent", "k_new", "v_new", "latent_new", "plan", "pages", "out", "lse"})
 """Names that the artifact's own tensors have."""
 
 
@@ -112,16 +113,32 @@ def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
 
 
 class Page:
-    """What forward_cache is given: the keys and values of one full page."""
+    """What forward_cache is given: ``page.k`` and ``page.v`` of one full page, or under MLA ``page.latent``."""
 
-    def __init__(self, k: Any, v: Any) -> None:
-        self.k, self.v = k, v
+    def __init__(self, spec: Spec, parts: Sequence[Any]) -> None:
+        self._spec, self._parts = spec, dict(zip(spec.pools, parts, strict=True))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        text = f"a page has k and v, no '{name}'"
-        raise fail(FLOW_RAISED, type="AttributeError", text=text, hint="summaries are made from page.k and page.v")
+        if name in self._parts:
+            return self._parts[name]
+        if name in ("k", "v", "latent"):
+            raise fail(OTHER_CACHE, name=name, **_what_there_is(self._spec))
+        has = " and ".join(self._spec.pools)
+        uses = " and ".join(f"page.{p}" for p in self._spec.pools)
+        text = f"a page has {has}, no '{name}'"
+        raise fail(FLOW_RAISED, type="AttributeError", text=text, hint=f"summaries are made from {uses}")
+
+
+def _what_there_is(spec: Spec) -> dict[str, str]:
+    """For VX1022: what the cache of this shape holds, and what would do."""
+    shape = f"[{spec.page_size}, {spec.head_dim}]"
+    if spec.kv_lora_rank:
+        use = f"page.latent, {shape}: keys are whole rows, values their first {spec.kv_lora_rank} numbers"
+        return {"cache": f"MLA ({spec})", "hint": f"use {use}; or compile for a model with K and V: --heads 32/8"}
+    hint = f"use page.k and page.v, {shape}; or compile for MLA: --latent 512+64 --heads 20"
+    return {"cache": f"K and V ({spec})", "hint": hint}
 
 
 class Cache:
@@ -162,10 +179,9 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
         if twice is not None:
             raise FIELD_TWICE.at(twice, name=name)
     type = TensorType(dtype(spec.dtype), (spec.page_size, spec.head_dim))
-    function = _function("cache", code, [Value("k", type), Value("v", type)])
+    function = _function("cache", code, [Value(name, type) for name in spec.pools])
     with tracing(module, function) as tracer, _at_the_flow(tracer):
-        k, v = (vTensor(a) for a in function.args)
-        returned = flow.forward_cache(Page(k, v))
+        returned = flow.forward_cache(Page(spec, [vTensor(a) for a in function.args]))
         values = _checked_fields(returned, fields, code, tracer)
     function.append(ops.Return(tuple(values.values()), names=tuple(values)), loc=source.return_loc(code))
     module.define(function)

@@ -67,7 +67,7 @@ class Counts:
 class Batch:
     """A step's inputs and outputs, by the calling convention of docs/architecture.md.
 
-    Floats are fp32 arrays that hold values of the buffer's type. ``paged`` has the pools of K, V and all
+    Floats are fp32 arrays that hold values of the buffer's type. ``paged`` has the pools of K, V (MLA: latent) and all
     fields, ``[P, Hkv, *tile]``; kernels write to them in place.
     """
 
@@ -80,7 +80,7 @@ class Batch:
     scale: float
     layer: int = 0
     tokens: dict[str, Any] = field(default_factory=dict)
-    """``k_new`` and ``v_new``, [T, Hkv, D]; empty where the engine has stored them."""
+    """``k_new`` and ``v_new`` or ``latent_new``, [T, Hkv, D]; empty where the engine has stored them."""
     loc: Any = ()
     row_offsets: Any = None
     plan: Any = None
@@ -98,7 +98,7 @@ class Batch:
     @property
     def heads(self) -> int:
         """KV heads."""
-        return int(self.paged["k"].shape[1])
+        return int(self.paged["latent" if "latent" in self.paged else "k"].shape[1])
 
     def rows(self) -> Iterator[tuple[int, int]]:
         """All (request, KV head) pairs."""
@@ -290,7 +290,9 @@ def _keep(k: _Kernel, r: int, h: int, pages: Any) -> None:
 def _attend(k: _Kernel) -> None:
     b = k.batch
     if b.out is None:
-        b.out = np.zeros(b.q.shape, np.float32)
+        out = k.decl("out").type
+        assert isinstance(out, TensorType)
+        b.out = np.zeros((*b.q.shape[:2], out.tile[1]), np.float32)
         b.lse = np.zeros(b.q.shape[:2], np.float32)
     group = b.q.shape[1] // b.heads
     for r, h in b.rows():
@@ -304,8 +306,9 @@ def _attend(k: _Kernel) -> None:
                 env[o.value] = b.pages[r, h, : b.counts[r, h]]
                 k.traffic[o.buffer].read += WORD * (len(env[o.value]) + 1)
             elif isinstance(o, page.Attend):
-                keys, values = _tokens(k, o.keys, r, h), _tokens(k, o.values, r, h)
-                env[o.value], lse = attention(env[o.q], keys, values, b.scale)
+                keys = _tokens(k, o.keys, r, h)
+                values = keys if o.values == o.keys else _tokens(k, o.values, r, h)
+                env[o.value], lse = attention(env[o.q], keys, values[:, : o.type.tile[1]], b.scale)
                 b.lse[r, heads] = lse
                 k.write(o.lse, 1)
             elif isinstance(o, page.Store):

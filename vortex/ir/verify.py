@@ -127,11 +127,21 @@ def _verify_access(m: Module, f: Function, o: Op) -> None:
         for name in (o.keys, o.values):
             if _buffer(m, o, name).attrs["layout"] != "paged":
                 _no(f"page.attend reads paged buffers, @{name} is not", o)
+        _verify_rows(m, o)
         _buffer(m, o, o.lse)
     elif isinstance(o, page.Plan):
         _buffer(m, o, o.buffer)
     elif isinstance(o, flow.Return):
         _no("flow.return in a kernel", o)
+
+
+def _verify_rows(m: Module, o: page.Attend) -> None:
+    """Queries are as long as keys, and outputs no longer than the rows that hold the values."""
+    keys, values = (m.decls[name].type for name in (o.keys, o.values))
+    q = o.q.type
+    assert isinstance(q, TensorType) and isinstance(keys, TensorType) and isinstance(values, TensorType)
+    if len(keys.shape) != 2 or len(values.shape) != 2 or q.tile[1] != keys.tile[1] or o.type.tile[1] > values.tile[1]:
+        _no(f"page.attend of {q} over keys {keys} and values {values} cannot give {o.type}", o)
 
 
 def tile_in_domain(d: Decl, domain: str) -> Type:

@@ -57,19 +57,21 @@ class Outline(Pass):
 
 def _declare_buffers(program: Module, module: Module) -> None:
     size, dim, group = (int(module.attrs[k]) for k in ("page_size", "head_dim", "group"))
+    rank = int(module.attrs.get("kv_lora_rank", 0))
     kv = DTYPES[module.attrs["dtype"]]
 
     def buffer(name: str, type: TensorType, layout: str, role: str) -> None:
         program.declare(Decl("buffer", name, type, {"layout": layout, "role": role}))
 
     buffer("q", TensorType(kv, (group, dim)), "batched", "input")
-    for name in ("k", "v"):
+    pools = ("latent",) if rank else ("k", "v")
+    for name in pools:
         buffer(name, TensorType(kv, (size, dim)), "paged", "pool")
-    for name in ("k_new", "v_new"):
-        buffer(name, TensorType(kv, (dim,)), "token", "input")
+    for name in pools:
+        buffer(f"{name}_new", TensorType(kv, (dim,)), "token", "input")
     buffer("plan", TensorType(i32, (4,)), "request", "plan")
     program.declare(Decl("buffer", "pages", selection, {"layout": "batched", "role": "output"}))
-    buffer("out", TensorType(kv, (group, dim)), "batched", "output")
+    buffer("out", TensorType(kv, (group, rank or dim)), "batched", "output")
     buffer("lse", TensorType(f32, (group,)), "batched", "output")
     for d in module.declared("field"):
         if d.name in program.decls:
@@ -96,7 +98,9 @@ def _attend(program: Module) -> Function:
     assert isinstance(query, TensorType) and isinstance(out, TensorType)
     q = f.add(page.Load("q", query), "q")
     pages = f.add(page.LoadSelection("pages"), "pages")
-    o = f.add(page.Attend(q, pages, "k", "v", "lse", out.with_dtype(f32)), "o")
+    pools = [d.name for d in program.declared("buffer") if d.attrs["role"] == "pool"]
+    # of a latent row all is key and the beginning is value
+    o = f.add(page.Attend(q, pages, pools[0], pools[-1], "lse", out.with_dtype(f32)), "o")
     f.append(page.Store(o, "out"))
     return f
 
@@ -142,10 +146,13 @@ class _Outliner:
 
 def _outline_cache(program: Module, cache: Function) -> None:
     store = kernel("append_store", "append")
-    for name in ("k", "v"):
+    pools = [d.name for d in program.declared("buffer") if d.attrs["role"] == "pool"]
+    for name in pools:
         store.append(page.Scatter(f"{name}_new", name))
     program.define(store)
-    outliner = _Outliner(program, dict(zip(cache.args, ("k", "v"), strict=True)))
+    if len(cache.args) != len(pools):
+        raise IR_STRUCTURE.at(cache.loc, why=f"func @cache takes {len(cache.args)} tensors; the pages hold {pools}")
+    outliner = _Outliner(program, dict(zip(cache.args, pools, strict=True)))
     end = cache.ops[-1]
     assert isinstance(end, flow.Return)
     for name, v in zip(end.names, end.values, strict=True):

@@ -56,7 +56,7 @@ def _bytes_per_page(program: Module, f: Function) -> int:
             total += tile.numel * tile.dtype.bytes * len(passes)
     for o in f.ops:
         if isinstance(o, page.Attend):
-            for name in (o.keys, o.values):
+            for name in {o.keys, o.values}:
                 tile = paged[name]
                 total += tile.numel * tile.dtype.bytes if isinstance(tile, TensorType) else 0
     return total

@@ -120,10 +120,15 @@ class Decoder:
     # --- once -----------------------------------------------------------------------------------------------
 
     def bind(
-        self, layer: int, k_pool: torch.Tensor, v_pool: torch.Tensor, fields: Mapping[str, torch.Tensor] | None = None
+        self,
+        layer: int,
+        k_pool: torch.Tensor,
+        v_pool: torch.Tensor | None,
+        fields: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Give ``layer`` its memory: pools ``[P, Hkv, page, D]`` with any strides but the last, which is 1 (an NHD
-        pool comes as ``pool.transpose(1, 2)``), and every summary, ``[P, Hkv, *tile]``, contiguous.
+        pool comes as ``pool.transpose(1, 2)``), and every summary, ``[P, Hkv, *tile]``, contiguous. Under MLA
+        ``k_pool`` is the pool of latent rows, ``[P, 1, page, D]``, and ``v_pool`` is None.
 
         Raises:
             VortexError: VX6001 for a page size, head dim or type that the artifact was not compiled for, VX6002 for
@@ -132,7 +137,9 @@ class Decoder:
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < 2**31:
             raise wrong("layer", f"is {layer!r}; an integer of at least 0 is needed")
         fields = fields or {}
-        for name, pool in (("k_pool", k_pool), ("v_pool", v_pool)):
+        pools = self._parts("bind", k_pool, v_pool)
+        for name, pool in pools.items():
+            name = f"{name}_pool"
             self._compiled_for(name, pool, 4)
             if pool.shape[2] != self.spec.page_size:
                 got, want = int(pool.shape[2]), f"page size {self.spec.page_size}"
@@ -140,21 +147,23 @@ class Decoder:
         pages, heads = int(k_pool.shape[0]), int(k_pool.shape[1])
         device = self._device or k_pool.device
         shape = (pages, heads, self.spec.page_size, self.spec.head_dim)
-        for name, pool in (("k_pool", k_pool), ("v_pool", v_pool)):
-            require(name, pool, self._dtype, shape, device, strided=True)
+        if self.spec.kv_lora_rank and heads != 1:
+            raise wrong("latent_pool", f"has {heads} rows a token; all query heads share one, so [P, 1, page, D]")
+        for name, pool in pools.items():
+            require(f"{name}_pool", pool, self._dtype, shape, device, strided=True)
         others = [n for n in self._layers if n != layer]
         if others and heads != self.kv_heads:
             raise wrong(f"layer {layer}", f"has {heads} KV heads; layer {others[0]} has {self.kv_heads}")
         if odd := fields.keys() ^ {f.name for f in self.fields}:
             raise wrong("fields", f"of the flow are {[f.name for f in self.fields]}; missing or unknown: {sorted(odd)}")
-        made: dict[str, object] = {"k": k_pool, "v": v_pool, "layer": layer}
+        made: dict[str, object] = {**pools, "layer": layer}
         for f in self.fields:
             made[f"field.{f.name}"] = as_kernel_sees(
                 require(f"field '{f.name}'", fields[f.name], TORCH[f.dtype], (pages, heads, *f.tile), device)
             )
         self._layers[layer] = made
         self._device, self.kv_heads = device, heads
-        self._pool_pages = min(int(own["k"].shape[0]) for own in self._layers.values())  # type: ignore[attr-defined]
+        self._pool_pages = min(int(own[self.spec.pools[0]].shape[0]) for own in self._layers.values())  # type: ignore[attr-defined]
         self._forget()
 
     def _compiled_for(self, what: str, tensor: torch.Tensor, rank: int) -> None:
@@ -167,7 +176,15 @@ class Decoder:
             raise SHAPE_MISMATCH.at(what=f"the type of {what}", got=got, want=self.spec.dtype, flag=f"--dtype {got}")
         if (dim := tensor.shape[-1]) != self.spec.head_dim:
             want = f"head dim {self.spec.head_dim}"
-            raise SHAPE_MISMATCH.at(what=f"the head dim of {what}", got=dim, want=want, flag=f"--head-dim {dim}")
+            flag = "--latent KV_LORA_RANK+ROPE" if self.spec.kv_lora_rank else f"--head-dim {dim}"
+            raise SHAPE_MISMATCH.at(what=f"the head dim of {what}", got=dim, want=want, flag=flag)
+
+    def _parts(self, call: str, k: torch.Tensor, v: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """K and V, or the latent rows alone, by the names that the kernels have for them."""
+        if (v is None) != bool(self.spec.kv_lora_rank):
+            what = "V, but there is none under MLA: None" if v is not None else "no V; K and V"
+            raise wrong(call, f"has {what} are needed")
+        return dict(zip(self.spec.pools, (k,) if v is None else (k, v), strict=True))
 
     # --- each step ------------------------------------------------------------------------------------------
 
@@ -212,27 +229,32 @@ class Decoder:
         """Store the step's new ``k`` and ``v`` ``[T, Hkv, D]`` at ``loc`` i64 ``[T]`` (physical page * page size +
         offset), and summarise the pages that they fill. Request r's tokens are
         ``row_offsets[r]:row_offsets[r + 1]``, i32 ``[B + 1]``. A token of negative ``loc`` is not stored. Where an
-        engine has stored all of them, ``k`` and ``v`` are None and ``loc`` is not looked at.
+        engine has stored all of them, ``k`` and ``v`` are None and ``loc`` is not looked at. Under MLA ``k`` are latent
+        rows ``[T, 1, D]`` and ``v`` is None.
 
         Raises:
             VortexError: VX6001, VX6002, VX6003 before :meth:`plan`.
         """
         self._need_plan("append", layer)
         stored = k is None
-        if (v is None) != stored:
-            raise wrong("append", "has one of k and v; both or neither are needed")
-        if k is None or v is None:
-            k = v = self._no_tokens
+        if k is None:
+            if v is not None:
+                raise wrong("append", "has one of k and v; both or neither are needed")
+            new = dict.fromkeys(self.spec.pools, self._no_tokens)
             loc = self._no_loc
         elif loc is None:
-            raise wrong("append", "has k and v but no loc")
-        kind = (*signature(k, "k"), *signature(v, "v"), *signature(loc, "loc"), *signature(row_offsets, "row_offsets"))
+            raise wrong("append", "has tokens but no loc")
+        else:
+            new = self._parts("append", k, v)
+        kind = (*signature(loc, "loc"), *signature(row_offsets, "row_offsets"))
+        for name, tokens in new.items():
+            kind += signature(tokens, name)
         if self._seen.get("append") != kind:
-            self._compiled_for("k", k, 3)
-            self._compiled_for("v", v, 3)
-            require("k", k, self._dtype, ("T", self.kv_heads, self.spec.head_dim), self._device)
-            require("v", v, self._dtype, tuple(k.shape), self._device)
-            require("loc", loc, torch.int64, (k.shape[0],), self._device)
+            shape: tuple[int | str, ...] = ("T", self.kv_heads, self.spec.head_dim)
+            for name, tokens in new.items():
+                self._compiled_for(name, tokens, 3)
+                shape = tuple(require(name, tokens, self._dtype, shape, self._device).shape)
+            require("loc", loc, torch.int64, shape[:1], self._device)
             require("row_offsets", row_offsets, torch.int32, (self._batch + 1,), self._device)
             self._seen["append"] = kind
         if self.debug:
@@ -240,7 +262,8 @@ class Decoder:
             assert isinstance(lengths, torch.Tensor)
             assert isinstance(table, torch.Tensor)
             check_tokens(None if stored else loc, row_offsets, lengths, table, self.spec.page_size)
-        self._run("append", layer, {"k_new": k, "v_new": v, "loc": loc, "row_offsets": row_offsets})
+        given: dict[str, object] = {f"{name}_new": tokens for name, tokens in new.items()}
+        self._run("append", layer, {**given, "loc": loc, "row_offsets": row_offsets})
 
     def select(self, layer: int, q: torch.Tensor, *, pages: torch.Tensor, counts: torch.Tensor) -> None:
         """Write the logical pages that each row of ``q`` ``[B, Hq, D]`` attends to, ascending, to ``pages`` i32
@@ -271,7 +294,9 @@ class Decoder:
         scale: float | None = None,
     ) -> None:
         """Write softmax(q k^T * scale) v over the tokens of the listed pages to ``out`` ``[B, Hq, D]``, and its natural
-        log-sum-exp to ``lse`` f32 ``[B, Hq]`` if given; ``scale`` is 1/sqrt(D) unless given.
+        log-sum-exp to ``lse`` f32 ``[B, Hq]`` if given; ``scale`` is 1/sqrt(D) unless given. Under MLA ``out`` is
+        ``[B, Hq, kv_lora_rank]`` and ``scale`` must be given: it is 1/sqrt(qk_nope_head_dim + qk_rope_head_dim) of the
+        model, which absorbed queries do not show.
 
         Raises:
             VortexError: VX6001, VX6002, VX6003 before :meth:`plan`.
@@ -283,7 +308,7 @@ class Decoder:
         if self._seen.get("attend") != kind:
             self._check_queries(q)
             self._check_selection(pages, counts)
-            require("out", out, self._dtype, tuple(q.shape), self._device)
+            require("out", out, self._dtype, (*q.shape[:2], self.spec.v_dim), self._device)
             if lse is not None:
                 require("lse", lse, torch.float32, tuple(q.shape[:2]), self._device)
             self._seen["attend"] = kind
@@ -293,6 +318,10 @@ class Decoder:
             check_selection(pages, counts, lengths, self.spec.page_size)
         given: dict[str, object] = {"q": q, "pages": pages, "counts": counts, "out": out}
         given["lse"] = self._no_lse if lse is None else lse
+        if scale is None and self.spec.kv_lora_rank:
+            raise wrong(
+                "scale", "is not given; under MLA it is the model's 1/sqrt(qk_nope_head_dim + qk_rope_head_dim)"
+            )
         given["scale"] = self._scale if scale is None else float(scale)
         self._run("attend", layer, given)
 

@@ -26,7 +26,8 @@ class PagedCache:
     """K, V and summaries of ``num_pages`` pages a layer, and which request has which page.
 
     ``k[layer]`` and ``v[layer]`` are ``[P, Hkv, page, D]``; their memory is that (``HND``) or
-    ``[P, page, Hkv, D]`` (``NHD``). ``fields[layer][name]`` is ``[P, Hkv, *tile]`` in its storage type.
+    ``[P, page, Hkv, D]`` (``NHD``). Under MLA ``k[layer]`` has the latent rows, and ``v[layer]`` is None.
+    ``fields[layer][name]`` is ``[P, Hkv, *tile]`` in its storage type.
     Pools start with whatever is in memory; pages are reused as they are.
     """
 
@@ -58,7 +59,7 @@ class PagedCache:
             return torch.empty(num_pages, kv_heads, *entry.tile, dtype=TORCH[entry.dtype], device=self.device)
 
         self.k = [pool() for _ in range(layers)]
-        self.v = [pool() for _ in range(layers)]
+        self.v = [None if spec.kv_lora_rank else pool() for _ in range(layers)]
         self.fields = [{f.name: summary(f) for f in fields} for _ in range(layers)]
         self._requests: dict[Hashable, _Request] = {}
         self._free = list(range(num_pages - 1, -1, -1))  # the last one is handed out next

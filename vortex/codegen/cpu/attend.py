@@ -33,10 +33,9 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     attend = next(o for o in f.ops if isinstance(o, page.Attend))
     args = Arguments(program)
-    q, keys, values = (program.decls[name] for name in ("q", attend.keys, attend.values))
-    args.queries(q)
-    args.pool(keys)
-    args.pool(values)
+    args.queries(program.decls["q"])
+    for name in dict.fromkeys((attend.keys, attend.values)):
+        args.pool(program.decls[name])
     args.tensor("lengths", ("B",), "int32")
     args.tensor("page_table", ("B", "Pmax"), "int32")
     args.tensor("pages", ("B", "Hkv", "K"), "int32")
@@ -65,7 +64,7 @@ class _Row:
         assert isinstance(out, TensorType)
         self.q_type, self.k_type, self.v_type, self.out_type = q, k, v, out
         self.group, self.dim = q.tile
-        self.page, self.v_dim = v.tile
+        self.page, self.v_dim = v.tile[0], out.tile[1]
         schedule = f.attrs.get("schedule", {})
         self.shape = Shape(schedule.get("lanes", 16), schedule.get("unroll", 8))
 

@@ -73,7 +73,9 @@ class Scatter(Op):
 class Attend(Op):
     """softmax(q k^T * scale) v over the tokens of the selected pages, fp32; ``lse`` names where log-sum-exp goes.
 
-    Tokens at or beyond the request's length take no part, whatever their memory holds.
+    Tokens at or beyond the request's length take no part, whatever their memory holds. Values may be narrower than
+    the rows of their buffer, whose first numbers they then are; where keys and values are one buffer (MLA) its rows
+    are read once.
     """
 
     q: Value
