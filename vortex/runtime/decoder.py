@@ -237,9 +237,9 @@ class Decoder:
         """
         self._need_plan("append", layer)
         stored = k is None
+        if (v is None) != stored and not (v is None and self.spec.kv_lora_rank):
+            raise wrong("append", "has one of k and v; both or neither are needed")
         if k is None:
-            if v is not None:
-                raise wrong("append", "has one of k and v; both or neither are needed")
             new = dict.fromkeys(self.spec.pools, self._no_tokens)
             loc = self._no_loc
         elif loc is None:
