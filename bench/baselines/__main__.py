@@ -161,7 +161,7 @@ class Bench:
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--out", type=Path, required=True)
-    args.add_argument("--kernels", type=Path, help="folder of bench/stage_gpu.sh: ours beside the baselines")
+    args.add_argument("--kernels", type=Path, help="folder of bench/stage_gpu.py: ours beside the baselines")
     args.add_argument("--only", nargs="*", default=["check", "attend", "select", "topk"])
     args.add_argument("--seconds", type=float, default=480, help="take up no new shapes after this long")
     args.add_argument("--pool", type=float, default=16, help="GB of K and V")

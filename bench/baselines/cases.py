@@ -80,6 +80,15 @@ def attend_reference(t: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
     return out, lse
 
 
+def sampled_reference(t: Tensors, most: int = 3) -> tuple[list[int], torch.Tensor]:
+    """Some requests, the first and the last among them, and their output in float64."""
+    batch = len(t["lengths"])
+    chosen = sorted({0, batch // 2, batch - 1})[-most:]
+    some = {n: t[n][chosen] for n in ("q", "lengths", "page_table", "pages", "counts")}
+    some |= {n: t[n] for n in ("k", "v", "scale")} | {"lse": t["q"].new_zeros(some["q"].shape[:2], dtype=torch.float32)}
+    return chosen, attend_reference(some)[0]
+
+
 def select_batch(
     pools: Tensors, group: int, lengths: torch.Tensor, page: int, kept: int, seed: int, *, sink: int = 1,
     recent: int = 2,

@@ -89,6 +89,26 @@ def in_turns(contestants: dict[str, Sequence[Thunk]], runs: int = 5, turns: int 
     return {name: Timing.of(found) for name, found in times.items()}
 
 
+def twice(contestants: dict[str, Sequence[Thunk]], budget_ms: float = 40.0) -> dict[str, tuple[Timing, Timing]]:
+    """Each contestant's time, measured twice; they take turns, forth and back, for ``budget_ms`` a measurement each.
+
+    The gap between the two is the noise that a ratio of contestants has.
+    """
+    found: dict[str, list[Timing]] = {name: [] for name in contestants}
+    graphs = {name: capture(thunks) for name, thunks in contestants.items()}
+    each = {name: replay(graph, 1, 2)[1] / 1e3 for name, graph in graphs.items()}
+    runs = {name: max(1, min(6, int(budget_ms / 4 / ms))) for name, ms in each.items()}
+    for _ in range(2):
+        times: dict[str, list[float]] = {name: [] for name in graphs}
+        for turn in range(4):
+            for name in list(graphs)[:: 1 if turn % 2 == 0 else -1]:
+                replay(graphs[name], len(contestants[name]), 1)
+                times[name] += replay(graphs[name], len(contestants[name]), runs[name])
+        for name, got in times.items():
+            found[name].append(Timing.of(got))
+    return {name: (first, second) for name, (first, second) in found.items()}
+
+
 def copy_bandwidth(sizes: Sequence[int] = (1 << 29, 1 << 30, 1 << 31)) -> float:
     """Bytes a second, read and written, of the best of device copies of these sizes.
 

@@ -45,6 +45,13 @@ def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return ((got.double() - wanted).norm() / wanted.norm().clamp(min=1e-30)).item()
 
 
+def sampled_error(launch: Any, t: cases.Tensors) -> float:
+    """Relative error of a launch over the requests ``t['sample']``, whose right output is ``t['wanted']``."""
+    t["out"].fill_(float("nan"))
+    launch(t)
+    return relative(t["out"][t["sample"]], t["wanted"])
+
+
 def attend_errors(t: cases.Tensors, config: triton_attend.Config) -> tuple[float, float]:
     """Relative error of the output, absolute of the log-sum-exp (NaN where infinities differ)."""
     t["out"].fill_(float("nan"))

@@ -1,12 +1,15 @@
 """FlashInfer as it is strongest for pages chosen per KV head: the HND view, one plan, fresh page ids at every call.
 
-Only where ``flashinfer`` can be imported (prebuilt modules carried along; FLASHINFER_DISABLE_JIT=1); FlashInfer 0.6.14.
+Only where ``flashinfer`` can be imported: 0.6.14 with the modules that ``bench/flashinfer_prebuild.py`` built carried
+along and on PYTHONPATH.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,9 +19,16 @@ from .cases import Tensors
 Launch = Callable[[Tensors], object]
 
 
+@cache
+def workspace(name: str) -> torch.Tensor:
+    """Scratch of the kind ``name``, zeros to begin with; kernels run one after another, so all launches share it."""
+    return torch.zeros(384 << 20, dtype=torch.uint8, device="cuda")
+
+
 def load() -> Any:
     """The module, or None with a line that says why."""
     os.environ.setdefault("FLASHINFER_DISABLE_JIT", "1")
+    os.environ.setdefault("FLASHINFER_WORKSPACE_BASE", tempfile.mkdtemp(prefix="flashinfer-"))
     try:
         import flashinfer
     except Exception as error:  # a part of it may be missing
@@ -58,8 +68,7 @@ def wrapper_launch(fi: Any, t: Tensors, *, tensor_cores: bool) -> Launch:
     rows, heads, _ = t["fi.q"].shape
     indptr = torch.zeros(rows + 1, dtype=torch.int32)
     indptr[1:] = t["fi.counts"].cumsum(0).cpu()
-    workspace = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
-    made = fi.BatchDecodeWithPagedKVCacheWrapper(workspace, "HND", use_tensor_cores=tensor_cores)
+    made = fi.BatchDecodeWithPagedKVCacheWrapper(workspace("planned"), "HND", use_tensor_cores=tensor_cores)
     made.plan(
         indptr, t["fi.ids"], t["fi.last"].cpu(), heads, kv_heads, dim, page, q_data_type=t["q"].dtype,
         kv_data_type=t["k"].dtype, sm_scale=t["scale"],
@@ -75,16 +84,22 @@ def wrapper_launch(fi: Any, t: Tensors, *, tensor_cores: bool) -> Launch:
 def xqa_launch(fi: Any, t: Tensors) -> Launch:
     """Hopper's XQA kernel: block tables and lengths as they are, no plan."""
     page, rows = t["k"].shape[2], t["fi.counts"].numel()
-    workspace = torch.zeros(512 << 20, dtype=torch.uint8, device="cuda")
     longest = t["pages"].shape[-1] * page
 
     def launch(one: Tensors) -> None:
         fi.decode.trtllm_batch_decode_with_kv_cache(
-            one["fi.q"], (one["fi.k"], one["fi.v"]), workspace, one["fi.ids"].view(rows, -1), one["fi.lengths"],
-            longest, bmm1_scale=t["scale"], bmm2_scale=1.0, out=one["fi.out"], kv_layout="HND", backend="xqa",
+            one["fi.q"], (one["fi.k"], one["fi.v"]), workspace("xqa"), one["fi.ids"].view(rows, -1),
+            one["fi.lengths"], longest, bmm1_scale=t["scale"], bmm2_scale=1.0, out=one["fi.out"], kv_layout="HND",
+            backend="xqa",
         )  # fmt: skip
 
     return launch
+
+
+@cache
+def skipped(name: str, why: str) -> None:
+    """Says so, once for each reason."""
+    print(f"{name} is skipped: {why}", flush=True)
 
 
 def attend_launches(fi: Any, t: Tensors) -> dict[str, Launch]:
@@ -102,15 +117,37 @@ def attend_launches(fi: Any, t: Tensors) -> dict[str, Launch]:
             launch(t)
             torch.cuda.synchronize()
         except Exception as error:  # a shape it lacks
-            print(f"{name} is skipped: {type(error).__name__}: {str(error)[:200]}")
+            skipped(name, f"{type(error).__name__}: {str(error)[:200]}")
             continue
         if "wanted" in t:
-            gap = ((t["out"].double() - t["wanted"]).norm() / t["wanted"].norm()).item()
+            got = t["out"][t["sample"]] if "sample" in t else t["out"]
+            gap = ((got.double() - t["wanted"]).norm() / t["wanted"].norm()).item()
             if not gap < 1e-2:
                 print(f"{name} is skipped: off by {gap:.1e}")
                 continue
         found[name] = launch
     return found
+
+
+def topk_wrong(launch: Launch, t: Tensors, taken: int) -> str:
+    """What is wrong with a launch of :func:`topk_launches`, if anything: scores are taken as a set, ties are free."""
+    try:
+        found = launch(t)
+        torch.cuda.synchronize()
+    except Exception as error:  # a shape it lacks
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    scores, best = t["fi.scores"], t["fi.scores"].topk(taken).values.sort(-1).values
+    if isinstance(found, tuple):
+        at = found[1].long()
+    else:  # physical pages: where each stands in its row's table
+        table = t["fi.table"]
+        at = torch.searchsorted(table, found.contiguous()) if bool((table.diff(dim=1) > 0).all()) else None
+        if at is None:
+            return ""
+        at = at.clamp(max=scores.shape[1] - 1)
+        if not torch.equal(table.gather(1, at), found):
+            return "pages that are not in the table"
+    return "" if torch.equal(scores.gather(1, at).sort(-1).values, best) else "other scores than the best"
 
 
 def topk_launches(fi: Any, scored: int, first: int, taken: int) -> dict[str, Launch]:

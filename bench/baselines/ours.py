@@ -1,4 +1,4 @@
-"""Our staged ``attend`` (bench/stage_gpu.sh) as a contestant on the same tensors."""
+"""Our staged ``attend`` (bench/stage_gpu.py) as a contestant on the same tensors."""
 
 from __future__ import annotations
 

@@ -1,0 +1,58 @@
+"""Our kernels of ``bench/stage_peers.py``: ``plan`` once, then ``attend`` or ``select`` as an artifact runs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .cases import Tensors
+
+Launch = Callable[[Tensors], object]
+
+
+@dataclass
+class Planned:
+    """The staged library: ``about`` says what each function is."""
+
+    about: dict[str, Any]
+    module: Any
+    slots: int
+    """CTAs per KV head that the work lists are made for."""
+
+    @classmethod
+    def load(cls, folder: Path, slots: int) -> Planned:
+        import tvm_ffi
+
+        about = json.loads((folder / "kernels.json").read_text())
+        return cls(about, tvm_ffi.load_module(str((folder / about["library"]).resolve())), slots)
+
+    def bind(self, entry: str, kind: str, t: Tensors, budget: list[int]) -> Launch | None:
+        """A launch of ``kind`` on sets of the shape of ``t``, planned once here; None where it was not staged.
+
+        The scratch is its own and all its launches': lengths and counts of all sets must be those of ``t``.
+        """
+        kernels = self.about["kernels"].get(entry)
+        if kernels is None:
+            return None
+        batch, columns = t["page_table"].shape
+        rows = batch * t["counts"].shape[1]
+        made = {"dtype": torch.int32, "device": t["lengths"].device}
+        used = kernels[kind]
+        words = used["page_words"] * columns + used["row_words"]
+        scratch = {
+            "budget": torch.tensor(budget, **made), "plan": torch.full((4, batch), -9, **made),
+            "work": torch.zeros(2, 2 + batch + self.slots, **made), "arrivals": torch.zeros(rows, **made),
+            "workspace": torch.full((rows, max(1, words)), float("nan"), device=made["device"]), "layer": 0,
+        }  # fmt: skip
+        if kind == "attend":
+            size = (batch + self.slots, t["counts"].shape[1], int(used["schedule"]["partial_words"]))
+            scratch["partials"] = torch.full(size, float("nan"), device=made["device"])
+        plan, call = (self.module[kernels[k]["symbol"]] for k in ("plan", kind))
+        plan(*({**t, **scratch}[n] for n in kernels["plan"]["args"]))
+        names = used["args"]
+        return lambda one: call(*({**one, **scratch}[n] for n in names))

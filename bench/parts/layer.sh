@@ -1,0 +1,7 @@
+# One layer of two flows, checked against torch, then timed.
+seconds=120
+stage() {
+  artifact quest quest
+  artifact block_topk block_topk
+}
+run() { python3 bench/gpu_layer.py "$GPU/quest.vxa" "$GPU/block_topk.vxa" --commit "$COMMIT" --out "$OUT/layer.json"; }

@@ -1,0 +1,61 @@
+"""Builds what stands against other libraries in ``baselines.protocol``: the kernels as an artifact would have them.
+
+``plan`` and ``attend`` of every page size and group of the protocol and ``select`` of scores that are there already,
+each with the knobs of the default schedule, in one library with an index.
+
+    python bench/stage_peers.py --out .gpu/peers
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from vortex.codegen.emit import emit_kernel, parse_tir
+from vortex.codegen.nvcc import build_cuda
+from vortex.driver import compile_flow
+from vortex.spec import Spec
+from vortex.target import TARGETS
+
+READY = str(Path(__file__).with_name("ready_scores.py"))
+WANTED = {f"p{page}_g{group}": ("quest", page, group) for page in (16, 32, 64) for group in (2, 4, 6)}
+WANTED["ready"] = (READY, 16, 4)
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--out", type=Path, default=Path(".gpu/peers"))
+    args.add_argument("--arch", default="sm_90a")
+    found = args.parse_args()
+    found.out.mkdir(parents=True, exist_ok=True)
+    start, functions = time.time(), {}
+    index: dict[str, dict[str, Any]] = {}
+    for name, (flow, page, group) in WANTED.items():
+        target, spec = TARGETS[found.arch], Spec(page_size=page, head_dim=128, group=group)
+        program = compile_flow(flow, spec=spec, targets=[target], to="page").programs[found.arch]
+        index[name] = {"page": page, "dim": 128, "group": group}
+        for f in program.functions.values():
+            kind = str(f.attrs["kind"])
+            if kind in ("plan", "select" if name == "ready" else "attend"):
+                made, symbol = emit_kernel(program, f, target), f"{kind}_{name}"
+                functions[symbol] = parse_tir(made.text, symbol)
+                index[name][kind] = {"symbol": symbol, "args": made.args, "schedule": made.schedule}
+                index[name][kind] |= {"page_words": made.page_words, "row_words": made.row_words}
+    build = build_cuda(functions, found.arch, (found.out / f"lib.{found.arch}.so").resolve())
+    for kernels in index.values():
+        for about in kernels.values():
+            if isinstance(about, dict):
+                about["resources"] = build.resources[about["symbol"]].report()
+                print(about["symbol"], {k: about["resources"][k] for k in ("registers", "spills", "ctas")})
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    about = {"arch": found.arch, "library": f"lib.{found.arch}.so", "commit": commit, "kernels": index}
+    (found.out / "kernels.json").write_text(json.dumps(about, indent=1))
+    print(f"{len(functions)} kernels, {time.time() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
