@@ -310,13 +310,32 @@ CAPACITY = kind(
     "up to {need} pages may be selected; the output holds {capacity}",
     "make pages [B, Hkv, K] with K >= {need}, or lower the budget",
 )
-NOT_RUNNABLE = kind(
-    "VX6008",
-    "target the decoder does not run yet",
-    "'{path}' holds kernels for {target}, but the Decoder runs '{runs}' libraries only so far",
-    "load it with target='{runs}'; docs/architecture.md says how the kernels of a GPU are called",
-)
 UNKNOWN_REQUEST = kind("VX6007", "unknown request", "no request '{name}' in this cache{nearest}")
+# VX6008 is retired: it refused libraries of a GPU
+WRONG_DEVICE = kind(
+    "VX6009",
+    "library for another device",
+    "{what} holds kernels for {target}; {where}",
+    "load it with the target of the device, or vortex compile ... --target for it",
+)
+SCRATCH_FIXED = kind(
+    "VX6010",
+    "scratch cannot move",
+    "{what} would move the scratch for {have}, but {when}",
+    "before the first capture: decoder.reserve({batch}, {columns}, capacity={capacity}), the largest step of all",
+)
+NO_CAPTURE = kind(
+    "VX6011",
+    "not while a CUDA graph is captured",
+    "{what} while a CUDA graph is being captured: {why}",
+    "do it before torch.cuda.graph(...) begins",
+)
+KERNEL_REFUSED = kind(
+    "VX6012",
+    "kernel could not be launched",
+    "{kernel}: {why}",
+    "an address that is no multiple of 16 bytes is the usual cause: views of q and out must begin on one",
+)
 
 # VX7xxx: command line ----------------------------------------------------------------------------
 BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")

@@ -54,11 +54,12 @@ class Check:
 
 
 class Trial:
-    """Requests that join, decode and leave; one layer, ``kv_heads`` heads."""
+    """Requests that join, decode and leave; one layer, ``kv_heads`` heads, where the decoder's library runs."""
 
     def __init__(self, decoder: Decoder, kv_heads: int, num_pages: int, seed: int = 0) -> None:
         self.decoder, self.spec = decoder, decoder.spec
-        self.cache = PagedCache(num_pages, kv_heads, decoder.spec, decoder.fields)
+        self.device = torch.empty(0, device=decoder.library.device.kind).device
+        self.cache = PagedCache(num_pages, kv_heads, decoder.spec, decoder.fields, device=self.device)
         self.random = torch.Generator().manual_seed(seed)
         self._lean: dict[str, torch.Tensor] = {}
         self._heavy: dict[str, torch.Tensor] = {}
@@ -98,18 +99,18 @@ class Trial:
     def step(self) -> Times:
         """Decode one token of every request."""
         heads, group, dim = self.cache.kv_heads, self.spec.group, self.spec.head_dim
-        dtype, batch = TORCH[self.spec.dtype], len(self._batch)
+        batch = len(self._batch)
         lean = torch.stack([self._lean[r] for r in self._batch])[:, :, None]
-        self.q = (self._noise(batch, heads, group, dim) + LEAN_QUERY * lean).reshape(batch, -1, dim).to(dtype)
-        self.out = torch.empty(*self.q.shape[:2], self.spec.v_dim, dtype=dtype)
+        self.q = self._stored((self._noise(batch, heads, group, dim) + LEAN_QUERY * lean).reshape(batch, -1, dim))
+        self.out = self.q.new_empty(*self.q.shape[:2], self.spec.v_dim)
         k, v = self._new(self._noise(batch, heads, dim))
         loc, offsets = self.cache.extend_batch(self._batch, [1] * batch)
-        start = time.perf_counter()
+        start = self._now()
         self._plan(self._batch)
         self.decoder.append(LAYER, k, v, loc, offsets)
-        middle = time.perf_counter()
+        middle = self._now()
         self.decoder.decode(LAYER, self.q, out=self.out, scale=self._scale)
-        end = time.perf_counter()
+        end = self._now()
         return Times(end - start, end - middle)
 
     def dense(self, name: str) -> Callable[[], torch.Tensor]:
@@ -124,12 +125,13 @@ class Trial:
         assert self.decoder.pages is not None
         assert self.decoder.counts is not None
         row, heads = self._batch.index(name), self.cache.kv_heads
-        k, v = (x.float() for x in self._keys_and_values(name))
+        k, v = (x.float().cpu() for x in self._keys_and_values(name))
+        asked = self.q[row].float().cpu()
         start = time.perf_counter()
-        right = reference(self.q[row].float(), k, None if self.spec.kv_lora_rank else v, self._budget)
+        right = reference(asked, k, None if self.spec.kv_lora_rank else v, self._budget)
         seconds = time.perf_counter() - start
-        error = float((self.out[row].float() - right.out).abs().max())
-        q = self.q[row].float().view(heads, self.spec.group, -1)
+        error = float((self.out[row].float().cpu() - right.out).abs().max())
+        q = asked.view(heads, self.spec.group, -1)
         pages = -(-len(k) // self.spec.page_size)
         wrong, kept, random, selected = 0, 0.0, 0.0, 0
         for h in range(heads):
@@ -155,13 +157,21 @@ class Trial:
     def _plan(self, names: list[str]) -> None:
         self.decoder.plan(self.cache.lengths(names), self.cache.page_table(names))
 
+    def _now(self) -> float:
+        """Seconds, when all that was launched has run."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _stored(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.device, TORCH[self.spec.dtype])
+
     def _noise(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=self.random)
 
     def _new(self, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tokens to append: these keys and made-up values; under MLA latent rows alone."""
-        dtype = TORCH[self.spec.dtype]
-        return k.to(dtype), None if self.spec.kv_lora_rank else self._noise(*k.shape).to(dtype)
+        return self._stored(k), None if self.spec.kv_lora_rank else self._stored(self._noise(*k.shape))
 
     def _keys_and_values(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of a request, ``[len, Hkv, D]``; under MLA latent rows and the part of them that is value."""

@@ -129,20 +129,30 @@ def test_budget_may_change_between_steps() -> None:
 def test_scratch_is_kept_and_may_be_the_callers() -> None:
     s = Setting()
     s.step({0: 61, 1: 9})
-    own = {n: t.data_ptr() for n, t in s.decoder._scratch.items()}
+    assert s.decoder.pages is not None
+    own = s.decoder.pages.data_ptr()
     s.step({1: 1})
     s.step({0: 1, 1: 1})
-    assert {n: t.data_ptr() for n, t in s.decoder._scratch.items()} == own
-    words = s.decoder.workspace_bytes(2, 16) // 4
-    assert words == 2 * HKV * (16 + 3)
-    mine = torch.zeros(words)
-    s.decoder.set_workspace(mine)
-    s.step({0: 1, 1: 1})
+    assert s.decoder.pages.data_ptr() == own
     q = torch.randn(2, 6, 8)
-    s.decoder.decode(0, q, out=torch.empty_like(q))
-    assert mine.isnan().all()
-    s.decoder.set_workspace(mine[1:])
-    assert "workspace" in refused(lambda: s.step({0: 1, 1: 1}))[1]
+    out, again = torch.empty_like(q), torch.empty_like(q)
+    s.decoder.decode(0, q, out=out)
+    size = s.decoder.workspace_bytes(2, 16)
+    mine = torch.zeros(size, dtype=torch.uint8)
+    s.decoder.set_workspace(mine)
+    assert "plan" in refused(lambda: s.decoder.decode(0, q, out=again))[1]
+    s.step({0: 0, 1: 0})
+    s.decoder.decode(0, q, out=again)
+    assert torch.equal(out, again)
+    # the workspace of select, which fills it with NaN, is in there and does not touch what lies around it
+    assert int(mine.view(torch.float32).isnan().sum()) == 2 * HKV * (16 + 3)
+    assert s.decoder.pages.data_ptr() - mine.data_ptr() in range(0, size, 256)
+    s.decoder.set_workspace(mine[16:])
+    assert f"workspace: has {size - 16} bytes; this step needs {size}" in refused(lambda: s.step({0: 0, 1: 0}))[1]
+    s.decoder.set_workspace(torch.zeros(size))  # four times as many, and any type
+    s.step({0: 0, 1: 0})
+    for bad, text in ((mine[1:], "16 bytes"), (mine.view(2, -1), "2 axes"), (7, "int"), (mine[::2], "contiguous")):
+        assert text in refused(lambda b=bad: s.decoder.set_workspace(b))[1]
 
 
 def test_an_empty_batch_is_no_work() -> None:

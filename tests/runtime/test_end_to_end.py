@@ -213,10 +213,52 @@ def test_hostile_library_names_do_not_leave_the_folder(artifact: Path, tmp_path:
     assert refused(tmp_path / "a.vxa").code == "VX5002"
 
 
-def test_kernels_of_a_gpu_are_refused(artifact: Path, tmp_path: Path) -> None:
-    """The decoder does not own a GPU's work lists yet, and says so before it loads anything."""
+@pytest.fixture
+def both(artifact: Path, tmp_path: Path) -> Path:
+    """An artifact that says it has a library for each of two GPUs; the CPU's stands in for them."""
     manifest = read_manifest(artifact)
     files = {name: (artifact / name).read_bytes() for name in manifest.files}
-    targets = {**manifest.targets, "sm_90a": manifest.targets["cpu"]}
+    targets = {**manifest.targets, **dict.fromkeys(("sm_90a", "sm_100a"), manifest.targets["cpu"])}
     write_artifact(tmp_path / "both.vxa", replace(manifest, targets=targets), files)
-    assert refused(tmp_path / "both.vxa", target="sm_90a").code == "VX6008"
+    return tmp_path / "both.vxa"
+
+
+def gpus(patch: pytest.MonkeyPatch, *capabilities: tuple[int, int], current: int = 0) -> None:
+    """As if this machine had them."""
+    patch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+    patch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    patch.setattr(torch.cuda, "current_device", lambda: current)
+    patch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device.index])
+    patch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
+
+
+def test_which_library_is_loaded(both: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch)
+    assert load(both).library.name == load(both, target="auto").library.name == "cpu"
+    for target in ("sm_90", "sm_90a"):
+        error = refused(both, target=target)
+        assert error.code == "VX6009"
+        assert "kernels for sm_90a; there is no CUDA device here" in error.render()
+    gpus(monkeypatch, (9, 0), (10, 0))
+    assert load(both).library.name == load(both, target="sm_90").library.name == "sm_90a"
+    assert load(both, target="sm_100").library.name == "sm_100a"
+    assert load(both, target="cpu").library.name == load(artifact).library.name == "cpu"
+    gpus(monkeypatch, (9, 0), (10, 0), current=1)
+    assert load(both).library.name == "sm_100a"
+    gpus(monkeypatch, (12, 0))
+    assert load(both).library.name == "cpu"
+    assert "the CUDA devices here are sm_120" in refused(both, target="sm_90a").render()
+    manifest = read_manifest(artifact)
+    files = {name: (artifact / name).read_bytes() for name in manifest.files}
+    write_artifact(both, replace(manifest, targets={"sm_90a": manifest.targets["cpu"]}), files)
+    error = refused(both)
+    assert error.code == "VX5003"
+    assert "no library for sm_120,cpu; it has sm_90a" in error.render()
+
+
+def test_tensors_on_the_wrong_device(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, (9, 0))
+    decoder = load(both, target="sm_90a", budget=BUDGET)
+    pool = torch.zeros(4, HKV, 8, 64).bfloat16()
+    with pytest.raises(VortexError, match="k_pool: is on cpu; cuda is needed, where the library of sm_90a runs"):
+        decoder.bind(0, pool, pool)

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             args.flow, spec=spec, out=out, dump=args.dump_dir or "auto", argv=["vortex", "demo", *args.argv]
         )
         say(f"compiled in {time.perf_counter() - start:.1f} s, of which our own code {made.own_seconds:.2f} s")
-        decoder = load(out, budget=Budget(pages=BUDGET))
+        decoder = load(out, target="cpu", budget=Budget(pages=BUDGET))
         most = sum(-(-(n + args.steps) // spec.page_size) for n in LENGTHS.values())
         trial = Trial(decoder, KV_HEADS, most)
         times, checks, dense = decode(trial, args.steps, eager(find_flow(args.flow), spec))

@@ -1,8 +1,9 @@
-"""Decode a small random batch with an artifact on this CPU and check it against its own flow IR, interpreted.
+"""Decode a small random batch with an artifact and check it against its own flow IR, interpreted.
 
 examples:
   vortex run quest.vxa
   vortex run quest.vxa --tokens 40,1000 --kv-heads 2 --pages 8
+  vortex run quest.vxa --target sm_90
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ CHECK_FAILED = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("artifact", metavar="ARTIFACT", help="a .vxa folder; running it runs its code")
+    parser.add_argument(
+        "--target", metavar="NAME", help="whose library to run: cpu, sm_90, .. (default: this GPU's if there, else cpu)"
+    )
     parser.add_argument("--tokens", metavar="N,N,..", default="5,200,1000", help="prefilled tokens of each request")
     parser.add_argument("--steps", metavar="N", type=int, default=4, help="steps to decode (default: 4)")
     parser.add_argument("--kv-heads", metavar="N", type=int, help="KV heads (default: 2; under MLA 1)")
@@ -49,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     from vortex.trial import Trial
 
     module = traced_flow(args.artifact)
-    decoder = load(args.artifact, budget=Budget(args.pages), require_digest=args.require_digest, debug=True)
+    budget, digest = Budget(args.pages), args.require_digest
+    decoder = load(args.artifact, target=args.target, budget=budget, require_digest=digest, debug=True)
     spec = decoder.spec
     kv_heads = args.kv_heads or (1 if spec.kv_lora_rank else 2)
     trial = Trial(decoder, kv_heads, sum(-(-(n + args.steps) // spec.page_size) for n in lengths), args.seed)
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     best = min(t.decode for t in times)
     if args.json:
         rows = [{"request": name, "ok": good[name], **asdict(c)} for name, c in checks.items()]
-        emit_json({"flow": module.name, "requests": rows, "decode_seconds": best})
+        emit_json({"flow": module.name, "target": decoder.library.name, "requests": rows, "decode_seconds": best})
     else:
         head = ("request", "tokens", "pages", "selected", "error", "differing", "mass kept")
         table(
@@ -74,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
         )
         for name in (name for name, ok in good.items() if not ok):
             say(f"{name} differs from its reference: error {checks[name].error:.1e}, {checks[name].differing} pages")
-    say(f"select + attend: {1e3 * best:.3f} ms for {len(lengths)} requests, {kv_heads} KV heads")
+    batch = f"{len(lengths)} requests, {kv_heads} KV heads"
+    say(f"select + attend on {decoder.library.name}: {1e3 * best:.3f} ms for {batch}")
     return 0 if all(good.values()) else CHECK_FAILED
 
 

@@ -1,77 +1,101 @@
-"""What ``debug=True`` looks at: the contents of the integer tensors of a step, which costs a host sync."""
+"""What ``debug=True`` looks at: the contents of the integer tensors of a step.
+
+The tensors are looked at where they are; the one wait for the device is for the places of the first bad entries.
+"""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import torch
 
 from vortex.errors import PAGE_OUT_OF_RANGE
 from vortex.runtime.tensors import wrong
 
+Tensor = torch.Tensor
 
-def check_tables(lengths: torch.Tensor, page_table: torch.Tensor, page_size: int, pool: int) -> None:
+
+def check_tables(lengths: Tensor, page_table: Tensor, page_size: int, pool: int) -> None:
     """Lengths fit the table, and the entries in use name pages of the pool.
 
     Raises:
         VortexError: VX6004 for a page that the pool lacks, VX6002 for a length.
     """
-    width = page_table.shape[1]
-    for row, length in enumerate(lengths.tolist()):
-        if not 0 <= length <= width * page_size:
-            raise wrong(
-                f"lengths[{row}]", f"is {length}; the page table holds 0 to {width * page_size} tokens of a request"
-            )
-    columns = torch.arange(width, device=lengths.device)
+    most = page_table.shape[1] * page_size
+    columns = torch.arange(page_table.shape[1], device=lengths.device)
     used = columns[None] * page_size < lengths[:, None]
-    bad = (used & ((page_table < 0) | (page_table >= pool))).nonzero()
-    if len(bad):
-        row, col = bad[0].tolist()
+    lost = used & ((page_table < 0) | (page_table >= pool))
+    row, entry = _first((lengths < 0) | (lengths > most), lost)
+    if row is not None:
+        raise wrong(f"lengths[{row}]", f"is {int(lengths[row])}; the page table holds 0 to {most} tokens of a request")
+    if entry is not None:
+        row, col = divmod(entry, page_table.shape[1])
         raise PAGE_OUT_OF_RANGE.at(row=row, col=col, page=int(page_table[row, col]), last=pool - 1)
 
 
-def check_tokens(
-    loc: torch.Tensor | None,
-    row_offsets: torch.Tensor,
-    lengths: torch.Tensor,
-    page_table: torch.Tensor,
-    page_size: int,
-) -> None:
+def check_tokens(loc: Tensor | None, row_offsets: Tensor, lengths: Tensor, page_table: Tensor, page_size: int) -> None:
     """Each request's new tokens are its last ones, stored where its page table says or (a negative slot) nowhere.
+    A request of length 0 is padding, whatever tokens are counted as its own.
 
     Raises:
         VortexError: VX6002 naming the first entry that is not so.
     """
-    offsets, ends, table = row_offsets.tolist(), lengths.tolist(), page_table.tolist()
-    slots = None if loc is None else loc.tolist()
-    if offsets[0] != 0 or (slots is not None and offsets[-1] != len(slots)):
-        tokens = "0 to T" if slots is None else f"0 to {len(slots)}"
-        raise wrong("row_offsets", f"goes from {offsets[0]} to {offsets[-1]}; {tokens} is needed")
-    for row, (first, last) in enumerate(pairwise(offsets)):
-        if not 0 <= last - first <= ends[row]:
-            why = f"{first} to {last} are {last - first} new tokens of the {ends[row]} that request {row} has"
-            raise wrong(f"row_offsets[{row}:{row + 2}]", why)
-        for i in range(first, last) if slots is not None else ():
-            at = ends[row] - last + i
-            want = table[row][at // page_size] * page_size + at % page_size
-            if slots is not None and slots[i] >= 0 and slots[i] != want:
-                raise wrong(f"loc[{i}]", f"is {slots[i]}; token {at} of request {row} is at {want} by the page table")
+    offsets = row_offsets.long()
+    counts = offsets.diff()
+    real = lengths > 0
+    tokens = int(loc.shape[0]) if loc is not None else 0
+    ends = (offsets[:1] != 0) if loc is None else torch.stack([offsets[0] != 0, offsets[-1] != tokens])
+    token = torch.arange(tokens, device=lengths.device)
+    # the request of each token; nonsense where the offsets are, but no index out of range
+    row = torch.searchsorted(offsets[1:].contiguous(), token, right=True).clamp_(max=len(lengths) - 1)
+    at = lengths[row] - offsets[row + 1] + token
+    column = (at // page_size).clamp(0, page_table.shape[1] - 1)
+    want = page_table[row, column].long() * page_size + at % page_size
+    astray = torch.zeros(0, dtype=torch.bool, device=lengths.device)
+    if loc is not None:
+        astray = real[row] & (loc >= 0) & (loc != want)
+    end, request, i = _first(ends, (counts < 0) | (real & (counts > lengths)), astray)
+    if end is not None:
+        needed = "0 to T" if loc is None else f"0 to {tokens}"
+        raise wrong("row_offsets", f"goes from {int(offsets[0])} to {int(offsets[-1])}; {needed} is needed")
+    if request is not None:
+        first, last = offsets[request : request + 2].tolist()
+        have = int(lengths[request])
+        why = f"{first} to {last} are {last - first} new tokens of the {have} that request {request} has"
+        raise wrong(f"row_offsets[{request}:{request + 2}]", why)
+    if i is not None:
+        assert loc is not None
+        why = f"is {int(loc[i])}; token {int(at[i])} of request {int(row[i])} is at {int(want[i])} by the page table"
+        raise wrong(f"loc[{i}]", why)
 
 
-def check_selection(pages: torch.Tensor, counts: torch.Tensor, lengths: torch.Tensor, page_size: int) -> None:
-    """Each row lists pages that its request has, ascending.
+def check_selection(pages: Tensor, counts: Tensor, plan: Tensor) -> None:
+    """Each row lists pages that its request has, ascending, and no more than the plan keeps: work is shared out by it.
 
     Raises:
         VortexError: VX6002 naming the first row that does not.
     """
-    capacity = pages.shape[2]
-    n = (lengths + page_size - 1) // page_size
-    for row, heads in enumerate(counts.tolist()):
-        for head, count in enumerate(heads):
-            if not 0 <= count <= capacity:
-                raise wrong(f"counts[{row}, {head}]", f"is {count}; 0 to {capacity} is needed")
-            listed = pages[row, head, :count].tolist()
-            ascending = all(a < b for a, b in pairwise(listed))
-            if not ascending or (listed and not 0 <= listed[0] <= listed[-1] < int(n[row])):
-                why = f"is {listed}; ascending pages of 0 to {int(n[row]) - 1} are needed"
-                raise wrong(f"pages[{row}, {head}]", why)
+    heads, capacity = pages.shape[1:]
+    n, kept = plan[0, :, None, None], plan[1, :, None]
+    listed = torch.arange(capacity, device=pages.device) < counts[..., None]
+    astray = listed & ((pages < 0) | (pages >= n))
+    falling = listed[..., 1:] & (pages[..., 1:] <= pages[..., :-1])
+    many, odd = _first((counts < 0) | (counts > kept.clamp(max=capacity)), astray.any(-1) | falling.any(-1))
+    if many is not None:
+        row, head = divmod(many, heads)
+        most = min(capacity, int(kept[row]))
+        raise wrong(f"counts[{row}, {head}]", f"is {int(counts[row, head])}; 0 to {most} is needed")
+    if odd is not None:
+        row, head = divmod(odd, heads)
+        have = pages[row, head, : int(counts[row, head])].tolist()
+        raise wrong(f"pages[{row}, {head}]", f"is {have}; ascending pages of 0 to {int(n[row]) - 1} are needed")
+
+
+def _first(*masks: Tensor) -> tuple[int | None, ...]:
+    """Where each mask is first set, counted in row order; None where nowhere. Waits for the device once."""
+    places = []
+    for mask in masks:
+        flat = mask.flatten()
+        beyond = flat.new_full((1,), flat.numel(), dtype=torch.long)
+        here = torch.arange(flat.numel(), device=flat.device)
+        places.append(torch.cat([torch.where(flat, here, flat.numel()), beyond]).amin())
+    found = torch.stack(places).tolist()
+    return tuple(at if at < mask.numel() else None for at, mask in zip(found, masks, strict=True))

@@ -11,9 +11,11 @@ import tvm_ffi
 
 from vortex.artifact import read_file, read_manifest, require_digest
 from vortex.cpu_features import missing_features
-from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT
+from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE
 from vortex.manifest import Manifest, TargetEntry
+from vortex.runtime.device import Device, architecture_of, architectures_here, device_of, targets_here
 from vortex.runtime.tensors import TORCH, as_kernel_sees
+from vortex.target import ALIASES
 
 Kernel = Callable[..., object]
 """Takes the arguments that the manifest lists; its outputs are among them."""
@@ -21,12 +23,20 @@ Kernel = Callable[..., object]
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """``functions`` by symbol; ``constants`` by name, as kernels see them."""
+    """``functions`` by symbol; ``constants`` by name, as kernels see them, on the CPU.
+
+    ``runs_on`` is another device than the target's own, for kernels that are emulated.
+    """
 
     manifest: Manifest
     name: str
     functions: Mapping[str, Kernel]
     constants: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    runs_on: Device | None = None
+
+    @property
+    def device(self) -> Device:
+        return self.runs_on or device_of(self.name)
 
     @property
     def target(self) -> TargetEntry:
@@ -38,19 +48,19 @@ class Library:
             change(n)
 
 
-def open_library(path: str | Path, target: str = "cpu", digest: str | None = None) -> Library:
-    """Load the library of ``target`` from the artifact at ``path``, which runs its code.
+def open_library(path: str | Path, target: str | None = None, digest: str | None = None) -> Library:
+    """Load the library of ``target`` from the artifact at ``path``, which runs its code. Without a target, or with
+    ``auto``, it is the current CUDA device's if there is one that the artifact has, and the CPU's otherwise.
 
     Raises:
         VortexError: VX5001, VX5002 for what is no sound artifact, VX5003 without this target, VX5004 on a
-            processor that cannot run it, VX5005 when ``digest`` is given and another.
+            processor and VX6009 without a GPU that can run it, VX5005 when ``digest`` is given and another.
     """
     path = Path(path)
     manifest = read_manifest(path)
     if digest is not None:
         require_digest(path, manifest, digest)
-    if target not in manifest.targets:
-        raise NO_TARGET_IN_ARTIFACT.at(path=path, target=target, have=", ".join(manifest.targets) or "none")
+    target = _target(path, manifest, target)
     entry = manifest.targets[target]
     if lacking := missing_features(entry.mcpu, entry.machine, entry.features):
         built = f"{entry.mcpu} on {entry.machine}" if entry.machine else entry.mcpu
@@ -70,6 +80,19 @@ def open_library(path: str | Path, target: str = "cpu", digest: str | None = Non
             if symbol != "vortex_set_num_threads":
                 raise CORRUPT_ARTIFACT.at(path=path, why=f"{entry.library} has no function '{symbol}'") from None
     return Library(manifest, target, functions, constants)
+
+
+def _target(path: Path, manifest: Manifest, asked: str | None) -> str:
+    """The target by its full name; one that this machine can run."""
+    wanted = targets_here() if asked in (None, "auto") else (ALIASES.get(str(asked), str(asked)),)
+    found = next((t for t in wanted if t in manifest.targets), None)
+    if found is None:
+        have = ", ".join(manifest.targets) or "none"
+        raise NO_TARGET_IN_ARTIFACT.at(path=path, target=",".join(wanted), have=have)
+    if found != "cpu" and architecture_of(found) not in (here := architectures_here()):
+        where = f"the CUDA devices here are {', '.join(here)}" if here else "there is no CUDA device here"
+        raise WRONG_DEVICE.at(what=f"'{path}'", target=found, where=where)
+    return found
 
 
 def _constant(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -82,7 +82,8 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
         h = let("h", T.floormod(row, heads))
         now = let("now", args.buffers["lengths"][r])
         new = let("new", args.buffers["row_offsets"][r + 1] - args.buffers["row_offsets"][r])
-        before = let("full_before", T.floordiv(now - new, T.int32(size)))
+        # a padded request has length 0, whatever tokens are counted as its own
+        before = let("full_before", T.max(T.int32(0), T.floordiv(now - new, T.int32(size))))
         with loop("p", T.floordiv(now, T.int32(size)), start=before) as p:
             physical = let("page", cast("int64", args.buffers["page_table"][r, p]))
 

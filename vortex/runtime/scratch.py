@@ -1,0 +1,209 @@
+"""The scratch of a decoder: which buffers its kernels share, how large they are, and where they lie in one block.
+
+============  ==============================  =================================================================
+buffer        shape                           what it is
+============  ==============================  =================================================================
+budget        i32 ``[5]``                     the budget as numbers; read by plan, rewritten when it changes
+plan          i32 ``[4, B]``                  what each request keeps and scores
+work          i32 ``[2, 2 + B + slots]``      GPU: work items of select and attend
+arrivals      i32 ``[B * Hkv]``               GPU: CTAs that came so far; plan clears it, kernels leave it zero
+partials      f32 ``[B + slots, Hkv, N]``     GPU: what an item of attend leaves to the last of its row
+workspace     f32 ``[B * Hkv, W]``            intermediates of select, ``W = page_words * Pmax + row_words``
+pages         i32 ``[B, Hkv, K]``             the selection of :meth:`Decoder.decode`
+counts        i32 ``[B, Hkv]``                how many pages of it are in use
+dense.*       as budget, plan, work,          the same for :meth:`Decoder.attend_all`, where it is wanted:
+              pages and counts                all pages of every request, once a step
+============  ==============================  =================================================================
+
+A block is laid out for the largest step (batch, columns, capacity), each buffer on a boundary of 256 bytes. A smaller
+step takes the beginning of each: a buffer's address is the same for every size, so CUDA graphs of several batch sizes
+share the block, and what lasts beyond a step (both budgets, ``dense.pages``) stays where it is. ``dense.pages`` alone
+keeps the width of the largest step, for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from vortex.errors import SCRATCH_FIXED
+from vortex.manifest import KernelEntry
+from vortex.runtime.tensors import wrong
+
+ALIGN = 256
+"""Bytes between the beginnings of buffers: no two share a line of a cache."""
+BASE_ALIGN = 16
+"""Of a block that the caller owns; kernels move 16 bytes at a time."""
+ROUNDS = 4
+"""CTAs of ``attend`` for each that an SM holds: the last ones to run are a small part of all."""
+ALL_PAGES = (2**28 - 1, 0, 1, 0, 1)
+"""A budget, as numbers, that every page fits."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a step: rows and columns of the page table, pages that a selection holds."""
+
+    batch: int = 0
+    columns: int = 0
+    capacity: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.batch} requests, {self.columns} columns and {self.capacity} selected pages"
+
+    def __or__(self, other: Size) -> Size:
+        """The smallest that has room for both."""
+        return Size(max(self.batch, other.batch), max(self.columns, other.columns), max(self.capacity, other.capacity))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the kernels of a library need for ``heads`` KV heads; ``dense`` adds the lists of all pages."""
+
+    kernels: tuple[KernelEntry, ...]
+    heads: int
+    slots: int
+    dense: bool
+
+    @classmethod
+    def of(cls, kernels: Sequence[KernelEntry], heads: int, multiprocessors: int, *, dense: bool) -> Layout:
+        """``slots`` so that ``ROUNDS`` times as many CTAs of attend are at work as the device holds."""
+        held = max((_int(k.resources.get("ctas", 1)) for k in kernels if k.kind == "attend"), default=1)
+        return cls(tuple(kernels), heads, -(-ROUNDS * multiprocessors * held // heads), dense)
+
+    @property
+    def planned(self) -> bool:
+        """Whether plan writes work lists: kernels of a GPU."""
+        return self.needs("work")
+
+    def needs(self, argument: str) -> bool:
+        return any(argument in k.args for k in self.kernels)
+
+    def buffers(self, size: Size, most: Size) -> dict[str, tuple[torch.dtype, Shape]]:
+        """Type and shape of each buffer in a step of ``size``, in a block for ``most``."""
+        rows, lists = size.batch * self.heads, (2, 2 + size.batch + self.slots)
+        width = max((k.page_words * size.columns + k.row_words for k in self.kernels), default=0)
+        i32, f32 = torch.int32, torch.float32
+        made = {
+            "budget": (i32, (5,)),
+            "plan": (i32, (4, size.batch)),
+            "work": (i32, lists),
+            "arrivals": (i32, (rows,)),
+            "partials": (f32, self._partials(size)),
+            "workspace": (f32, (rows, width)),
+        }
+        made = {name: buffer for name, buffer in made.items() if self.needs(name)}
+        made["pages"] = (i32, (size.batch, self.heads, max(1, min(size.columns, size.capacity))))
+        made["counts"] = (i32, (size.batch, self.heads))
+        if self.dense:
+            if self.planned:
+                made |= {f"dense.{name}": made[name] for name in ("budget", "plan", "work")}
+            made["dense.pages"] = (i32, (size.batch, self.heads, most.columns))
+            made["dense.counts"] = made["counts"]
+        return made
+
+    def _partials(self, size: Size) -> Shape:
+        for k in self.kernels:
+            if "partials" in k.args:
+                words = _int(k.schedule["partial_words"])
+                if not k.schedule.get("planned", 1):  # written so by hand: a CTA a row
+                    return size.batch * self.heads, 1, words
+                return size.batch + self.slots, self.heads, words
+        return (0, self.heads, 0)
+
+    def places(self, most: Size) -> tuple[dict[str, int], int]:
+        """Where each buffer begins in a block for ``most``, and the bytes of the block."""
+        places, end = {}, 0
+        for name, (dtype, shape) in self.buffers(most, most).items():
+            places[name] = end
+            end += -(-prod(shape) * dtype.itemsize // ALIGN) * ALIGN
+        return places, end
+
+
+class Scratch:
+    """A block of a layout, the decoder's own or the caller's, that grows until a CUDA graph has seen it."""
+
+    def __init__(self, layout: Layout, device: torch.device, block: torch.Tensor | None = None) -> None:
+        """``block`` is the caller's memory, any contiguous tensor of one axis."""
+        self.layout, self.device = layout, device
+        self.most = Size()
+        self.fixed = False
+        """A captured graph has addresses in it."""
+        self._given = None if block is None else block.view(torch.uint8)
+        self._block = torch.empty(0, dtype=torch.uint8, device=device) if self._given is None else self._given
+        self._places: dict[str, int] = {}
+
+    def bytes(self, size: Size) -> int:
+        return self.layout.places(size)[1]
+
+    def reserve(self, size: Size, budget: Sequence[int], *, capturing: bool) -> bool:
+        """Make room for steps of ``size``; whether buffers moved, so that all views are to be taken anew.
+
+        Raises:
+            VortexError: VX6002 when the caller's block is too small, VX6010 when it must grow and a CUDA graph is
+                being captured or has been.
+        """
+        most = self.most | size
+        if most == self.most:
+            return False
+        places, need = self.layout.places(most)
+        self.require_free(f"a step of {size}", most, capturing=capturing)
+        if self._given is not None and self._given.numel() < need:
+            raise wrong("workspace", f"has {self._given.numel()} bytes; this step needs {need}")
+        if self._block.numel() < need:
+            if self._block.is_cuda:
+                # steps may still run on a stream that did not allocate it
+                self._block.record_stream(torch.cuda.current_stream(self.device))
+            self._block = torch.empty(need, dtype=torch.uint8, device=self.device)
+        self.most, self._places = most, places
+        self.write_budget(budget)
+        lasting = self.views(most)
+        if "dense.budget" in lasting:
+            lasting["dense.budget"].copy_(torch.tensor(ALL_PAGES, dtype=torch.int32))
+        if "dense.pages" in lasting:
+            lasting["dense.pages"].copy_(torch.arange(most.columns, dtype=torch.int32, device=self.device))
+        return True
+
+    def require_free(self, what: str, most: Size | None = None, *, capturing: bool) -> None:
+        """VX6010 when ``what`` would move the scratch and a CUDA graph is being captured or has been."""
+        if capturing or self.fixed:
+            when = "a CUDA graph is being captured" if capturing else "a captured CUDA graph uses it"
+            n = most or self.most
+            raise SCRATCH_FIXED.at(
+                what=what, have=self.most, when=when, batch=n.batch, columns=n.columns, capacity=n.capacity
+            )
+
+    def write_budget(self, budget: Sequence[int]) -> None:
+        """New numbers for the steps after this one in the current stream."""
+        if self._places:
+            self.views(Size())["budget"].copy_(torch.tensor(budget, dtype=torch.int32))
+
+    def views(self, size: Size) -> Mapping[str, torch.Tensor]:
+        """The buffers of a step of ``size``, which is reserved."""
+        made = {}
+        for name, (dtype, shape) in self.layout.buffers(size, self.most).items():
+            at, count = self._places[name], prod(shape)
+            made[name] = self._block[at : at + count * dtype.itemsize].view(dtype).view(shape)
+        return made
+
+
+def require_block(block: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``block`` when it can be carved up: one axis, contiguous, on ``device``, aligned; VX6002 otherwise."""
+    if not isinstance(block, torch.Tensor) or block.dim() != 1 or not block.is_contiguous():
+        got = f"{block.dim()} axes" if isinstance(block, torch.Tensor) else type(block).__name__
+        raise wrong("workspace", f"is of {got}; a contiguous tensor of one axis is needed")
+    if block.device != device:
+        raise wrong("workspace", f"is on {block.device}; {device} is needed")
+    if block.data_ptr() % BASE_ALIGN:
+        raise wrong("workspace", f"begins at an address that is no multiple of {BASE_ALIGN} bytes")
+    return block
+
+
+def _int(value: object) -> int:
+    """A number that a manifest holds."""
+    return value if isinstance(value, int) else 1

@@ -1,0 +1,81 @@
+"""What pools and queries must be to fit the shape that an artifact was compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from vortex.errors import SHAPE_MISMATCH, WRONG_DEVICE
+from vortex.runtime.device import architecture_of, name_of
+from vortex.runtime.library import Library
+from vortex.runtime.tensors import TORCH, require, short, wrong
+from vortex.spec import Spec
+
+
+def compiled_for(spec: Spec, what: str, tensor: torch.Tensor, rank: int) -> None:
+    """VX6001 when the head dim or type of ``tensor`` is another than the artifact's."""
+    if not isinstance(tensor, torch.Tensor) or tensor.dim() != rank:
+        got = f"shape {list(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise wrong(what, f"has {got}; a tensor of {rank} axes is needed")
+    if tensor.dtype != TORCH[spec.dtype]:
+        got = short(tensor.dtype)
+        raise SHAPE_MISMATCH.at(what=f"the type of {what}", got=got, want=spec.dtype, flag=f"--dtype {got}")
+    if (dim := tensor.shape[-1]) != spec.head_dim:
+        want = f"head dim {spec.head_dim}"
+        flag = "--latent KV_LORA_RANK+ROPE" if spec.kv_lora_rank else f"--head-dim {dim}"
+        raise SHAPE_MISMATCH.at(what=f"the head dim of {what}", got=dim, want=want, flag=flag)
+
+
+def parts(spec: Spec, call: str, k: torch.Tensor, v: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """K and V, or the latent rows alone, by the names that the kernels have for them; VX6002."""
+    if (v is None) != bool(spec.kv_lora_rank):
+        what = "V, but there is none under MLA: None" if v is not None else "no V; K and V"
+        raise wrong(call, f"has {what} are needed")
+    return dict(zip(spec.pools, (k,) if v is None else (k, v), strict=True))
+
+
+def check_pools(
+    library: Library, pools: Mapping[str, torch.Tensor], device: torch.device | None
+) -> tuple[torch.device, int, int]:
+    """Device, pages and KV heads of a layer's pools, on ``device`` if there are others on it.
+
+    Raises:
+        VortexError: VX6001 for a shape or type that the artifact lacks, VX6002 for another device than the other
+            layers' or the library's, VX6009 for a GPU of another architecture than the library's.
+    """
+    spec = library.manifest.spec
+    for part, pool in pools.items():
+        name = f"{part}_pool"
+        compiled_for(spec, name, pool, 4)
+        if pool.shape[2] != spec.page_size:
+            got, want = int(pool.shape[2]), f"page size {spec.page_size}"
+            raise SHAPE_MISMATCH.at(what=f"the page size of {name}", got=got, want=want, flag=f"--page-size {got}")
+    first, pool = next(iter(pools.items()))
+    here, kind = pool.device, library.device
+    if here.type != kind.kind:
+        raise wrong(f"{first}_pool", f"is on {here}; {kind.kind} is needed, where the library of {library.name} runs")
+    have = kind.architecture(here)
+    if have and have != architecture_of(library.name):
+        where = f"{first}_pool is on {name_of(here, kind)}"
+        raise WRONG_DEVICE.at(what=f"the artifact's library of '{library.manifest.flow}'", target=library.name,
+                              where=where)  # fmt: skip
+    pages, heads = int(pool.shape[0]), int(pool.shape[1])
+    if spec.kv_lora_rank and heads != 1:
+        raise wrong("latent_pool", f"has {heads} rows a token; all query heads share one, so [P, 1, page, D]")
+    shape = (pages, heads, spec.page_size, spec.head_dim)
+    for name, pool in pools.items():
+        require(f"{name}_pool", pool, TORCH[spec.dtype], shape, device or here, strided=True)
+    return here, pages, heads
+
+
+def check_queries(spec: Spec, q: torch.Tensor, batch: int, kv_heads: int, device: torch.device | None) -> None:
+    """``q`` is ``[batch, kv_heads * group, D]``; VX6001, VX6002 otherwise."""
+    compiled_for(spec, "q", q, 3)
+    got, want = int(q.shape[1]), kv_heads * spec.group
+    if got != want:
+        heads = f"{spec.group} query heads to a KV head, so {want}"
+        flag = f"--heads {got}/{kv_heads}" if got % kv_heads == 0 else "--heads QUERY/KV"
+        what = f"the number of query heads over {kv_heads} KV heads"
+        raise SHAPE_MISMATCH.at(what=what, got=got, want=heads, flag=flag)
+    require("q", q, TORCH[spec.dtype], (batch, want, spec.head_dim), device)

@@ -1,0 +1,172 @@
+"""Steps of a decoder as they are prepared: one for each size, with its scratch and its calls; and what CUDA graphs pin.
+
+Whatever a graph has captured must stay: the addresses of scratch, and room in its selections for the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from vortex.budget import Budget
+from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
+from vortex.runtime.calls import Call, Signature
+from vortex.runtime.library import Library
+from vortex.runtime.scratch import Layout, Scratch, Size, require_block
+from vortex.runtime.tensors import wrong
+
+KEPT = 64
+"""Sizes of steps that are kept ready."""
+MOST_REQUESTS = 4096
+"""Of one step, where plan makes work lists."""
+
+
+@dataclass(slots=True)
+class Step:
+    """What the size of a step settles; ``calls`` and ``seen`` fill as the layers come."""
+
+    size: Size
+    shared: Mapping[str, torch.Tensor]
+    """Arguments that all layers share, by name."""
+    dense: Mapping[str, torch.Tensor]
+    """Those of them that are others where all pages are attended to."""
+    pages: torch.Tensor
+    counts: torch.Tensor
+    calls: dict[tuple[str, int], list[Call]] = field(default_factory=dict)
+    seen: dict[str, Signature] = field(default_factory=dict)
+    """Signature of the last checked arguments, by method."""
+
+
+class Steps:
+    """All steps of a decoder: what it was given once, its scratch, and the steps that are ready."""
+
+    def __init__(self, library: Library, budget: Budget | None, *, dense: bool) -> None:
+        self.library, self.dense = library, dense
+        self.layers: dict[int, dict[str, object]] = {}  # layer -> its arguments by name
+        self.heads = 0
+        self.device: torch.device | None = None
+        self.budget = budget
+        self._constants: dict[str, object] = {}
+        self._ready: dict[Signature, Step] = {}
+        self._block: torch.Tensor | None = None
+        self._scratch: Scratch | None = None
+        self._watched = library.device.kind != "cpu" or library.runs_on is not None  # may be captured
+        self._captured: dict[int, int] = {}  # columns -> fewest pages that a captured selection holds
+
+    @property
+    def capturing(self) -> bool:
+        """Whether a CUDA graph is being captured."""
+        return self._watched and self.library.device.capturing()
+
+    def bind(self, layer: int, arguments: dict[str, object], device: torch.device, heads: int) -> None:
+        """Keep the arguments of a layer; all layers have one device and number of heads."""
+        if heads != self.heads:
+            self._drop("bind")
+        if device != self.device:
+            self._constants = {f"const.{name}": x.to(device) for name, x in self.library.constants.items()}
+        self.layers[layer] = arguments
+        self.device, self.heads = device, heads
+        self._ready.clear()
+
+    def set_budget(self, budget: Budget) -> None:
+        """New numbers for the plans after this one; VX6006 and VX6011 as ``Decoder.budget`` says."""
+        if self.capturing:
+            raise NO_CAPTURE.at(what="the budget was set", why="its numbers come from the host")
+        for columns, held in self._captured.items():
+            if (need := capacity(budget, columns)) > held:
+                raise CAPACITY.at(need=need, capacity=held).note("a captured CUDA graph has that selection")
+        if self._scratch is not None:
+            self._scratch.write_budget(budget.numbers())
+        self.budget = budget
+        self._ready.clear()
+
+    def set_block(self, block: torch.Tensor | None) -> None:
+        """The caller's memory for scratch, or None; VX6002, VX6010."""
+        if block is not None:
+            require_block(block, self.device or block.device)
+        self._drop("set_workspace")
+        self._block = block
+
+    def size(self, batch: int, columns: int, room: int | None = None) -> Size:
+        """Of a step by the budget; ``room`` for pages beyond what it keeps."""
+        assert self.budget is not None
+        return Size(batch, columns, max(capacity(self.budget, columns), min(columns, room or 0)))
+
+    def scratch(self, call: str) -> Scratch:
+        """The scratch, once layers and budget are known; VX6003 before."""
+        if self.device is None:
+            raise NOT_READY.at(call=call, needs="bind")
+        if self.budget is None:
+            raise NOT_READY.at(call=call, needs="a budget (load(..., budget=) or decoder.budget)")
+        if self._scratch is None:
+            sms = self.library.device.multiprocessors(self.device)
+            layout = Layout.of(self.library.target.kernels, self.heads, sms, dense=self.dense)
+            block = None if self._block is None else require_block(self._block, self.device)
+            self._scratch = Scratch(layout, self.device, block)
+        return self._scratch
+
+    def reserve(self, size: Size) -> Scratch:
+        """Scratch with room for ``size``; VX6002, VX6010 as ``Scratch.reserve`` says."""
+        scratch = self.scratch("reserve")
+        assert self.budget is not None
+        if scratch.reserve(size, self.budget.numbers(), capturing=self.capturing):
+            self._ready.clear()
+        return scratch
+
+    def ready(self, kind: Signature) -> Step | None:
+        """The step that was prepared for arguments of this signature."""
+        return self._ready.get(kind)
+
+    def prepare(self, kind: Signature, size: Size) -> Step:
+        """A step of ``size``, to be found by ``kind``; raises as :meth:`reserve`, VX6002 for too many requests."""
+        if self.scratch("plan").layout.planned and size.batch > MOST_REQUESTS:
+            raise wrong("lengths", f"has {size.batch} requests; kernels of a GPU plan up to {MOST_REQUESTS}")
+        scratch = self.reserve(size)
+        # a selection has all the room there is, for budgets to come
+        views = dict(scratch.views(replace(size, capacity=scratch.most.capacity)))
+        dense = {name[6:]: views.pop(name) for name in list(views) if name.startswith("dense.")}
+        if len(self._ready) >= KEPT:
+            self._ready.clear()
+        made = self._ready[kind] = Step(size, views, dense, views.pop("pages"), views.pop("counts"))
+        return made
+
+    def run(self, step: Step, kind: str, layer: int, given: Mapping[str, object], *, dense: bool = False) -> None:
+        """Launch the kernels of one kind; ``given`` holds the arguments that differ from call to call."""
+        if step.size.batch == 0:
+            return
+        calls = step.calls.get((f"dense {kind}" if dense else kind, layer))
+        if calls is None:
+            calls = self._prepare_calls(step, kind, layer, dense=dense)
+        if self._watched and self.library.device.capturing():
+            self._note_capture(step, given)
+        for call in calls:
+            call.run(given)
+
+    def _prepare_calls(self, step: Step, kind: str, layer: int, *, dense: bool) -> list[Call]:
+        known = {**step.shared, **self._constants, **self.layers.get(layer, {}), **(step.dense if dense else {})}
+        functions = self.library.functions
+        calls = [Call(k, layer, functions[k.symbol], known) for k in self.library.target.of_kind(kind)]
+        step.calls[f"dense {kind}" if dense else kind, layer] = calls
+        return calls
+
+    def _note_capture(self, step: Step, given: Mapping[str, object]) -> None:
+        assert self._scratch is not None
+        self._scratch.fixed = True
+        pages = given.get("pages")
+        if isinstance(pages, torch.Tensor):
+            columns, held = step.size.columns, int(pages.shape[2])
+            self._captured[columns] = min(held, self._captured.get(columns, held))
+
+    def _drop(self, call: str) -> None:
+        """Forget the scratch, for other; VX6010 when a graph uses it."""
+        if self._scratch is not None:
+            self._scratch.require_free(call, capturing=self.capturing)
+        self._scratch = None
+        self._ready.clear()
+
+
+def capacity(budget: Budget, columns: int) -> int:
+    """Pages that a budget keeps of ``columns``, at least 1."""
+    return max(1, min(columns, budget.total(columns)))
