@@ -341,3 +341,41 @@ KERNEL_REFUSED = kind(
 BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")
 NO_SUCH_FILE = kind("VX7002", "no such file", "'{path}' {why}")
 UNKNOWN_NAME = kind("VX7003", "unknown name", "no {what} named '{name}'{nearest}")
+
+# VX8xxx: tuning ----------------------------------------------------------------------------------
+NOT_DATABASE = kind(
+    "VX8001",
+    "not a tuning database",
+    "'{path}' is no tuning database: {why}",
+    "vortex db check {path} says more; a damaged one can be moved away, 'vortex db import' fills a new one",
+)
+READ_ONLY_DATABASE = kind(
+    "VX8002",
+    "database cannot be written",
+    "'{path}' can only be read: {why}",
+    "name another with --db; write-ahead logging needs a local disk",
+)
+BAD_RECORDS = kind(
+    "VX8003",
+    "bad tuning records",
+    "{path}: {bad} of {all} lines are no records: {why}",
+    "vortex db check {path} lists them; with --skip-bad the others are taken",
+)
+PIN_MISMATCH = kind(
+    "VX8004",
+    "content is not what was pinned",
+    "{url} has sha256 {got}, {want} was required",
+    "ask whoever publishes it; what was there before is unchanged",
+)
+TRANSFER_FAILED = kind("VX8005", "records cannot be moved", "{url}: {why}", "{hint}")
+UNKNOWN_RECORD = kind("VX8006", "unknown record", "no record begins with '{id}' in {path}", "vortex db ls")
+BAD_SHAPES = kind(
+    "VX8007",
+    "shapes to tune for",
+    "{where}: {why}",
+    'a preset ({presets}) or a file of JSON lines such as {{"batch": 8, "kv_heads": 8, "tokens": 32768, "kept": 30}}',
+)
+BAD_BUNDLE = kind(
+    "VX8008", "not a bundle", "'{path}': {why}", "make one: vortex tune FLOW --target sm_90 --bundle {path}"
+)
+CANNOT_MEASURE = kind("VX8009", "cannot measure here", "{why}", "{hint}")

@@ -65,6 +65,14 @@ def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
     )
 
 
+def schedule_of(program: Module, f: Function, target: Target) -> dict[str, Attr]:
+    """The schedule with every knob that a kernel is built with on ``target``; raises as :func:`emit_program`."""
+    try:
+        return _template(target.kind, str(f.attrs["kind"])).schedule(program, f)
+    except ImportError:
+        raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
+
+
 @dataclass(frozen=True)
 class _Template:
     """How kernels of one kind become TensorIR for one kind of target."""

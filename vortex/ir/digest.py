@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
-from vortex.ir.core import Function, Module
+from vortex.ir.core import Decl, Function, Module
 from vortex.ir.printer import attr, print_op
 
 VERSION = "vx1"
+
+SHAPE = ("page_size", "head_dim", "group", "dtype")
+"""Attributes of a program that every kernel depends on."""
 
 
 def structural(module: Module) -> str:
@@ -21,6 +24,27 @@ def structural(module: Module) -> str:
 def structural_of(f: Function) -> str:
     """Hash of one function or kernel."""
     return _hash([_canonical(f)])
+
+
+def kernel(program: Module, f: Function) -> str:
+    """Hash of a kernel with all it refers to: buffers, constants and the model shape, but not the program around it.
+
+    Kernels that compute the same in programs of different flows have the same; the tuning key.
+    """
+    used = named(program, f)
+    shape = {k: v for k, v in program.attrs.items() if k in SHAPE}
+    parts = [f"{d.keyword} {d.name} {d.type} {attr(d.attrs)}" for d in used]
+    return _hash([program.stage, attr(dict(sorted(shape.items()))), *parts, _canonical(f)])
+
+
+def named(program: Module, f: Function) -> list[Decl]:
+    """What of a program's declarations a kernel refers to, by name."""
+    found = {name for o in f.ops for x in o.attrs.values() for name in _names(x) if name in program.decls}
+    return [program.decls[name] for name in sorted(found)]
+
+
+def _names(x: object) -> tuple[str, ...]:
+    return (x,) if isinstance(x, str) else tuple(y for y in x if isinstance(y, str)) if isinstance(x, tuple) else ()
 
 
 def schedule(module: Module) -> str:

@@ -1,0 +1,339 @@
+"""The database of tuning results: look, share, merge, mend.
+
+  ls [KIND]              what there is, one line a record
+  show ID                one record, whole
+  best                   the fastest configuration of each kernel and bucket
+  explain FLOW           what a compilation would find, and why a miss is a miss
+  export [-o FILE]       records as canonical JSON Lines
+  import FILE...         add records of files to the database
+  merge FILE... [-o OUT] the union of files, into OUT or the database
+  prune                  keep the best few of each kernel and bucket, and what failed
+  check [FILE...]        is every record sound
+  pull URL               add the records behind a URL; '#sha256=HEX' or --sha256 pins them
+  push URL               merge records into the file behind a URL
+
+examples:
+  vortex db ls select --target sm_90
+  vortex db merge results.jsonl
+  vortex db explain quest --target sm_90 --shape batch=8,kv_heads=8,tokens=32768,kept=30
+  vortex db export --target sm_90 -o h200.jsonl
+  vortex db pull https://example.org/h200.jsonl#sha256=9f2c...
+"""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vortex.cli.flow_options import add_spec, flow_program
+from vortex.cli.show import emit_json, listing, say
+from vortex.errors import BAD_OPTION, NOT_DATABASE, UNKNOWN_NAME, UNKNOWN_RECORD, nearest
+from vortex.target import parse_targets
+
+if TYPE_CHECKING:
+    from vortex.tune.explain import Explanation
+    from vortex.tune.layers import Layers
+    from vortex.tune.record import Record
+    from vortex.tune.store import Store
+
+OK, CHECK_FAILED = 0, 1
+ID = 12
+"""Digits of an id that listings show."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("verb", metavar="VERB", help=f"one of {', '.join(VERBS)}")
+    parser.add_argument("what", nargs="*", metavar="ARG", help="kernel kind, record id, flow, files or URL")
+    parser.add_argument("--db", metavar="PATH", type=Path, help="the database (default: $VORTEX_DB, ~/.cache/vortex)")
+    parser.add_argument("--target", metavar="NAME", help="only records of this target; explain: compile for it")
+    parser.add_argument("--shape", metavar="SHAPE", help="explain: batch=8,kv_heads=8,tokens=32768,kept=30")
+    parser.add_argument("--keep", metavar="N", type=int, default=3, help="prune: configurations to keep (default: 3)")
+    parser.add_argument("--sha256", metavar="HEX", default="", help="pull: what the content must hash to")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="import, merge, pull: leave out lines that are no records"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("-o", dest="out", metavar="FILE", type=Path, help="export, merge: write here")
+    add_spec(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the verb says."""
+    if args.verb not in VERBS:
+        hint = nearest(args.verb, VERBS) or f"; there are {', '.join(VERBS)}"
+        raise UNKNOWN_NAME.at(what="verb of 'vortex db'", name=args.verb, nearest=hint)
+    try:
+        return VERBS[args.verb](args)
+    except sqlite3.Error as e:
+        raise NOT_DATABASE.at(path=_path(args), why=str(e)) from None
+
+
+# --- looking ------------------------------------------------------------------------------------------------
+
+
+def _ls(args: argparse.Namespace) -> int:
+    rows = [
+        {
+            "id": r.id[:ID],
+            "layer": layer,
+            "kind": r.key.kind,
+            "bucket": str(r.key.bucket),
+            "target": str(r.target),
+            "config": _config(r),
+            "status": r.status,
+            "us": "-" if r.us is None else f"{r.us:.2f}",
+            "samples": len(r.samples),
+        }
+        for layer, r in _wanted(args)
+    ]
+    listing(rows, args.json)
+    if not rows:
+        say("no records")
+    return OK
+
+
+def _show(args: argparse.Namespace) -> int:
+    import json
+
+    prefix = _one(args, "a record id")
+    if len(prefix) < 4 or not set(prefix) <= set("0123456789abcdef"):
+        raise BAD_OPTION.at(
+            option="ID", why=f"'{prefix}' is no record id", hint="at least 4 hex digits, see vortex db ls"
+        )
+    found = {r.id: r for _, r in _layers(args).records() if r.id.startswith(prefix)}
+    if not found:
+        raise UNKNOWN_RECORD.at(id=prefix, path=_path(args))
+    if len(found) > 1:
+        raise BAD_OPTION.at(option="ID", why=f"'{prefix}' begins {len(found)} records", hint="give more digits")
+    emit_json(json.loads(next(iter(found.values())).to_line()))
+    return OK
+
+
+def _best(args: argparse.Namespace) -> int:
+    first: dict[tuple[object, ...], tuple[str, Record]] = {}
+    counts: dict[tuple[object, ...], int] = {}
+    for layer, r in _wanted(args):
+        if r.us is None:
+            continue
+        at = (r.lookup, r.key.bucket)
+        counts[at] = counts.get(at, 0) + 1
+        if at not in first or (r.noisy, r.us) < (first[at][1].noisy, first[at][1].us):
+            first[at] = layer, r
+    rows = [
+        {
+            "kind": r.key.kind,
+            "ir": r.key.ir[:ID],
+            "target": str(r.target),
+            "bucket": str(r.key.bucket),
+            "config": _config(r),
+            "us": f"{r.us:.2f}",
+            "of": counts[at],
+            "id": r.id[:ID],
+            "layer": layer,
+        }
+        for at, (layer, r) in sorted(first.items(), key=lambda x: (x[1][1].key.kind, x[1][1].lookup, x[0][1]))
+    ]
+    listing(rows, args.json)
+    if not rows:
+        say("no usable records")
+    return OK
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from vortex.tune.explain import explain
+    from vortex.tune.keys import queries
+    from vortex.tune.shapes import PRESETS, read_shape
+
+    args.flow = _one(args, "a flow")
+    [target] = parse_targets(args.target or "cpu", say)[:1]
+    program = flow_program(args, target)
+    shape = read_shape(args.shape) if args.shape else PRESETS["bench"][2]
+    layers = _layers(args)
+    found = {f.name: explain(layers, query) for f, query in queries(program, target, shape)}
+    if args.json:
+        emit_json({"shape": str(shape), "kernels": {name: e.to_json() for name, e in found.items()}})
+        return OK
+    print(f"{program.name} for {target.name} at {shape}; layers: {', '.join(layers.layers) or 'none'}")
+    for name, e in found.items():
+        _print_explanation(name, e)
+    return OK
+
+
+def _print_explanation(name: str, e: Explanation) -> None:
+    from vortex.tune.explain import components
+
+    print(f"\n{name}: {'found' if e.hit else 'not found'}: {e.reason}")
+    for part, value in components(e.query).items():
+        print(f"  {part:<9} {value}")
+    print(f"  {'bucket':<9} {e.query.key.bucket}")
+    for steps, bucket in e.fallbacks:
+        print(f"  fallback  {bucket} ({steps} steps)")
+    if e.hit:
+        r = e.hit.record
+        print(f"  -> db:{r.id[:ID]} of layer {e.hit.layer}: {r.us:.2f} us, {_config(r)}")
+        if e.hit.steps:
+            print(f"     measured for {r.key.bucket}")
+    for d in e.nearest:
+        odd = "; ".join(f"{part}: asked for {a}, there {b}" for part, (a, b) in d.components.items())
+        print(f"  near      {d.record.id[:ID]} ({d.record.status}): {odd or 'all alike'}")
+
+
+# --- moving -------------------------------------------------------------------------------------------------
+
+
+def _export(args: argparse.Namespace) -> int:
+    from vortex.tune.exchange import sha256, write_file, write_lines
+
+    data = write_lines(r for _, r in _wanted(args, layers=False))
+    if args.out is None:
+        print(data.decode(), end="")
+        return OK
+    write_file(args.out, data)
+    say(f"wrote {args.out}: {data.count(10)} records, sha256 {sha256(data)}")
+    return OK
+
+
+def _import(args: argparse.Namespace) -> int:
+    from vortex.tune.exchange import read_file
+
+    if not args.what:
+        raise BAD_OPTION.at(option=args.verb, why="names no file", hint=f"vortex db {args.verb} results.jsonl")
+    groups = [read_file(Path(f), skip_bad=args.skip_bad) for f in args.what]
+    if args.verb == "merge" and args.out is not None:
+        from vortex.tune.exchange import write_file, write_lines
+        from vortex.tune.record import merge
+
+        merged = merge(*groups)
+        write_file(args.out, write_lines(merged))
+        say(f"wrote {args.out}: {len(merged)} records")
+        return OK
+    with _store(args) as store:
+        for name, group in zip(args.what, groups, strict=True):
+            say(f"{name}: {len(group)} records, {store.put(group)} new or with new samples")
+    return OK
+
+
+def _prune(args: argparse.Namespace) -> int:
+    from vortex.tune.prune import prunable
+
+    if args.keep < 1:
+        raise BAD_OPTION.at(option="--keep", why=f"is {args.keep}", hint="at least 1")
+    with _store(args) as store:
+        gone = store.remove(prunable(store.records(), args.keep))
+        say(f"{gone} records removed, {len(store)} left")
+    return OK
+
+
+def _check(args: argparse.Namespace) -> int:
+    from vortex.tune.exchange import read_bytes, read_lines
+    from vortex.tune.store import Store
+
+    problems, records = [], 0
+    for path in [Path(f) for f in args.what] or [_path(args)]:
+        data = read_bytes(path)
+        if data.startswith(b"SQLite format 3\0"):
+            with Store(path, write=False) as store:
+                found, count = store.problems(), len(store)
+        else:
+            reading = read_lines(data)
+            found, count = reading.problems, len(reading.records)
+        problems += [f"{path}: {p}" for p in found]
+        records += count
+    if args.json:
+        emit_json({"records": records, "problems": problems})
+    else:
+        print("".join(f"{p}\n" for p in problems), end="")
+    say(f"{records} records, {len(problems)} problems")
+    return CHECK_FAILED if problems else OK
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from vortex.tune.exchange import fetch, parsed, sha256, split_pin
+
+    url, pin = split_pin(_one(args, "a URL"))
+    data = fetch(url, pin or args.sha256.lower())
+    records = parsed(data, url, skip_bad=args.skip_bad)
+    with _store(args) as store:
+        say(f"{len(records)} records, {store.put(records)} new or with new samples; sha256 {sha256(data)}")
+    return OK
+
+
+def _push(args: argparse.Namespace) -> int:
+    from vortex.tune.exchange import publish, sha256
+
+    url = _one(args, "a URL")
+    data, before = publish(url, (r for _, r in _wanted(args, layers=False)))
+    say(f"{before} records were there, {data.count(10)} are now")
+    print(f"{url}#sha256={sha256(data)}")
+    return OK
+
+
+# --- common -------------------------------------------------------------------------------------------------
+
+
+def _path(args: argparse.Namespace) -> Path:
+    from vortex.tune.layers import user_path
+
+    return args.db or user_path()
+
+
+def _store(args: argparse.Namespace) -> Store:
+    from vortex.tune.store import Store
+
+    return Store(_path(args))
+
+
+def _layers(args: argparse.Namespace) -> Layers:
+    from vortex.tune.layers import Layers
+
+    return Layers.default(args.db)
+
+
+def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str, Record]]:
+    """The records that the options ask for; without ``layers`` only those of the database."""
+    from vortex.tune.buckets import AXES
+    from vortex.tune.silicon import silicon_of
+
+    if args.verb != "push":
+        if len(args.what) > 1:
+            raise BAD_OPTION.at(option=args.verb, why="takes one kernel kind", hint=f"of {', '.join(AXES)}")
+        if args.what and args.what[0] not in AXES:
+            raise UNKNOWN_NAME.at(what="kernel kind", name=args.what[0], nearest=nearest(args.what[0], AXES))
+    kind = args.what[0] if args.what and args.verb != "push" else None
+    arch = silicon_of(parse_targets(args.target, say)[0]).arch if args.target else None
+    if layers:
+        yield from _layers(args).records(kind, arch)
+        return
+    from vortex.tune.store import Store
+
+    with Store(_path(args), write=False) as store:
+        yield from (("user", r) for r in store.records(kind, arch))
+
+
+def _one(args: argparse.Namespace, what: str) -> str:
+    if len(args.what) != 1:
+        raise BAD_OPTION.at(option=args.verb, why=f"needs {what}", hint="vortex db --help")
+    return str(args.what[0])
+
+
+def _config(r: Record) -> str:
+    return " ".join(f"{k}={v}" for k, v in r.config)
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "ls": _ls,
+    "show": _show,
+    "best": _best,
+    "explain": _explain,
+    "export": _export,
+    "import": _import,
+    "merge": _import,
+    "prune": _prune,
+    "check": _check,
+    "pull": _pull,
+    "push": _push,
+}

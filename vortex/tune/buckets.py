@@ -1,0 +1,63 @@
+"""Shapes come in buckets, and a bucket without measurements borrows from near ones: both rules are here alone.
+
+A bucket is three numbers, each rounded up to a power of two: ``rows`` (requests * KV heads, as padded for a CUDA
+graph), ``columns`` (pages of the longest row that a page table has room for) and ``kept`` (pages selected a row).
+A kernel kind looks at some of them, see :data:`AXES`; the others are 0 in its keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+AXES: dict[str, tuple[str, ...]] = {
+    "plan": ("rows", "columns", "kept"),
+    "append": ("rows",),
+    "select": ("rows", "columns", "kept"),
+    "attend": ("rows", "kept"),
+}
+"""What of a shape the time of each kernel kind depends on."""
+
+LIMIT = 1 << 24
+"""No number of a bucket is larger."""
+
+FALLBACK_STEPS = 3
+"""How far a fallback may be: doublings and halvings, added up over the axes."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Bucket:
+    """Upper bounds of the shapes in it; 0 on an axis that the kernel kind does not look at."""
+
+    rows: int = 0
+    columns: int = 0
+    kept: int = 0
+
+    def __str__(self) -> str:
+        named = {"rows": self.rows, "columns": self.columns, "kept": self.kept}
+        return " ".join(f"{name}<={n}" for name, n in named.items() if n)
+
+    def steps(self, other: Bucket) -> int | None:
+        """Doublings between two buckets, over all axes; None when they have not the same axes."""
+        total = 0
+        for a, b in ((self.rows, other.rows), (self.columns, other.columns), (self.kept, other.kept)):
+            if (a == 0) != (b == 0):
+                return None
+            total += abs(a.bit_length() - b.bit_length())
+        return total
+
+
+def bucket_of(kind: str, rows: int, columns: int, kept: int) -> Bucket:
+    """The bucket of a shape, for kernels of one kind; numbers below 1 count as 1."""
+    given = {"rows": rows, "columns": columns, "kept": min(kept, columns)}
+    return Bucket(**{axis: min(LIMIT, 1 << (max(1, given[axis]) - 1).bit_length()) for axis in AXES[kind]})
+
+
+def fallbacks(wanted: Bucket, known: Iterable[Bucket]) -> list[tuple[int, Bucket]]:
+    """Those of ``known`` that may stand in for ``wanted`` and how many steps off they are, the best first.
+
+    The nearest comes first; of equals the one with more rows, then columns, then kept pages: too many workers cost
+    less than too few. Beyond :data:`FALLBACK_STEPS` a measurement says too little.
+    """
+    near = [(steps, b) for b in known if (steps := wanted.steps(b)) is not None and steps <= FALLBACK_STEPS]
+    return sorted(near, key=lambda found: (found[0], [-found[1].rows, -found[1].columns, -found[1].kept]))

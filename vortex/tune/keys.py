@@ -1,0 +1,41 @@
+"""From a page program to the keys of its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vortex.codegen.space import template_of
+from vortex.ir import digest
+from vortex.ir.core import Function, Module
+from vortex.ir.types import TensorType
+from vortex.target import Target
+from vortex.tune.buckets import Bucket
+from vortex.tune.layers import Query
+from vortex.tune.record import Key, Silicon
+from vortex.tune.shapes import Shape
+from vortex.tune.silicon import policy, silicon_of
+
+
+def key_of(program: Module, f: Function, bucket: Bucket) -> Key:
+    """The key of one kernel for shapes in ``bucket``; schedules and names do not enter."""
+    dtypes = {str(d.type.dtype) for d in digest.named(program, f) if isinstance(d.type, TensorType)}
+    return Key(str(f.attrs["kind"]), digest.kernel(program, f), bucket, tuple(sorted(dtypes)))
+
+
+def query_of(
+    program: Module, f: Function, target: Target, bucket: Bucket, silicon: Silicon | None = None
+) -> Query | None:
+    """What to ask databases for; None for kernels with nothing to choose. ``silicon`` is the target's unless given."""
+    template = template_of(target, str(f.attrs["kind"]))
+    if template is None:
+        return None
+    return Query(key_of(program, f, bucket), silicon or silicon_of(target), template, policy(target))
+
+
+def queries(program: Module, target: Target, shape: Shape) -> Iterator[tuple[Function, Query]]:
+    """Each kernel of ``program`` that has something to choose."""
+    size = int(program.attrs["page_size"])
+    for f in program.functions.values():
+        query = query_of(program, f, target, shape.bucket(str(f.attrs["kind"]), size))
+        if query is not None:
+            yield f, query

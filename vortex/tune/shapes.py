@@ -1,0 +1,96 @@
+"""The shapes that are tuned for: a batch, its KV heads, its tokens and the pages that are kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from vortex.errors import BAD_SHAPES
+from vortex.tune.buckets import Bucket, bucket_of
+
+LIMITS = {"batch": 4096, "kv_heads": 1024, "tokens": 1 << 24, "kept": 1 << 20}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shape:
+    """``batch`` requests of ``tokens`` tokens over ``kv_heads`` KV heads; ``kept`` pages a row, reserved ones too."""
+
+    batch: int
+    kv_heads: int
+    tokens: int
+    kept: int
+
+    def __str__(self) -> str:
+        return f"batch={self.batch},kv_heads={self.kv_heads},tokens={self.tokens},kept={self.kept}"
+
+    def columns(self, page_size: int) -> int:
+        """Pages of a row."""
+        return -(-self.tokens // page_size)
+
+    def bucket(self, kind: str, page_size: int) -> Bucket:
+        """The bucket of kernels of one kind."""
+        return bucket_of(kind, self.batch * self.kv_heads, self.columns(page_size), self.kept)
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+PRESETS: dict[str, tuple[Shape, ...]] = {
+    "tiny": (Shape(2, 2, 500, 12), Shape(4, 2, 1000, 20)),
+    "bench": tuple(
+        Shape(batch, 8, tokens, kept)
+        for batch, tokens, kept in (
+            (1, 32763, 30), (4, 32763, 64), (8, 32763, 30), (32, 8187, 30), (32, 32763, 30), (64, 32763, 64),
+            (128, 8187, 30), (128, 32763, 64),
+        )
+    ),
+}  # fmt: skip
+"""``tiny`` is for tests; ``bench`` are the shapes that bench/ measures: 8 KV heads, 8K and 32K tokens, page size 16."""
+
+
+def read_shapes(what: str) -> tuple[Shape, ...]:
+    """The shapes of a preset, of a file of JSON lines, or of one ``batch=8,kv_heads=8,tokens=32768,kept=30``.
+
+    Raises:
+        VortexError: VX8007 when it is none of these.
+    """
+    if what in PRESETS:
+        return PRESETS[what]
+    path = Path(what)
+    if not path.is_file():
+        if "=" not in what:
+            raise _bad(what, "is no preset and no file")
+        pairs = dict(part.partition("=")[::2] for part in what.split(","))
+        return (_shape({k.strip(): int(v) if v.strip().isdecimal() else v for k, v in pairs.items()}, what),)
+    try:
+        lines = path.read_text().splitlines()
+        found = [_shape(json.loads(x), f"{what}:{i}") for i, x in enumerate(lines, 1) if x.strip()]
+    except (OSError, ValueError, RecursionError) as e:
+        raise _bad(what, f"cannot be read: {str(e)[:100]}") from None
+    if not found:
+        raise _bad(what, "holds no shape")
+    return tuple(dict.fromkeys(found))
+
+
+def read_shape(text: str) -> Shape:
+    """One shape; raises as :func:`read_shapes`."""
+    found = read_shapes(text)
+    if len(found) != 1:
+        raise _bad(text, f"are {len(found)} shapes; one is needed")
+    return found[0]
+
+
+def _shape(value: object, where: str) -> Shape:
+    names = [f.name for f in fields(Shape)]
+    if not isinstance(value, dict) or (odd := value.keys() ^ set(names)):
+        raise _bad(where, f"a shape has {', '.join(names)}; missing or unknown: {ascii(sorted(map(str, odd)))[:80]}"
+                   if isinstance(value, dict) else "is no object")  # fmt: skip
+    for name, n in value.items():
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= LIMITS[name]:
+            raise _bad(where, f"{name} is {n!r}; an integer from 1 to {LIMITS[name]} is needed")
+    return Shape(**value)
+
+
+def _bad(where: str, why: str) -> Exception:
+    return BAD_SHAPES.at(where=where, why=why, presets=", ".join(PRESETS))
