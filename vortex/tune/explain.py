@@ -80,7 +80,7 @@ def explain(layers: Layers, query: Query) -> Explanation:
     elif others:
         why = f"nothing has this key; the nearest differs in {', '.join(others[0].components)}"
     else:
-        why = f"no layer has a record of a {query.key.kind} kernel"
+        why = f"no layer has a record of kind {query.key.kind}"
     return Explanation(query, None, why, near, others)
 
 

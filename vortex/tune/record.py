@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,6 +48,9 @@ class Silicon:
     sms: int
     smem: int
 
+    def to_json(self) -> dict[str, object]:
+        return {"arch": self.arch, "sms": self.sms, "smem": self.smem}
+
     def __str__(self) -> str:
         return f"{self.arch}, {self.sms} {'SMs' if self.smem else 'cores'}"
 
@@ -60,6 +63,11 @@ class Key:
     ir: str
     bucket: Bucket
     dtypes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        b = self.bucket
+        bucket = {"rows": b.rows, "columns": b.columns, "kept": b.kept}
+        return {"kind": self.kind, "ir": self.ir, "bucket": bucket, "dtypes": list(self.dtypes)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +130,10 @@ class Record:
     def identity(self) -> dict[str, Any]:
         """The part that the id is made from, as JSON."""
         return {
-            "key": {**asdict(self.key), "dtypes": list(self.key.dtypes)},
-            "target": asdict(self.target),
+            "key": self.key.to_json(),
+            "target": self.target.to_json(),
             "env": dict(self.env),
-            "measure": asdict(self.measure),
+            "measure": {"mode": self.measure.mode, "l2": self.measure.l2},
             "config": dict(self.config),
         }
 
@@ -191,7 +199,7 @@ class Record:
 
 def lookup_of(key: Key, target: Silicon, template: str, measure: Measure) -> str:
     """Hash of the exact part of a query."""
-    exact = [key.kind, key.ir, key.dtypes, asdict(target), template, asdict(measure)]
+    exact = [key.kind, key.ir, key.dtypes, target.to_json(), template, measure.mode, measure.l2]
     return hashlib.sha256(canonical(exact).encode()).hexdigest()[:24]
 
 

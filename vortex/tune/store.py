@@ -147,8 +147,17 @@ class Store:
 
     def buckets(self, lookup: str) -> list[Bucket]:
         """Those with usable records."""
-        query = "SELECT DISTINCT rows, columns, kept FROM records WHERE lookup = ? AND us IS NOT NULL"
-        return [Bucket(*row) for row in self._db.execute(query, (lookup,))]
+        # from one to the next through the index: DISTINCT would look at every record of every bucket
+        query = (
+            "SELECT rows, columns, kept FROM records WHERE lookup = ? AND (rows, columns, kept) > (?, ?, ?)"
+            " AND us IS NOT NULL ORDER BY rows, columns, kept LIMIT 1"
+        )
+        found: list[Bucket] = []
+        last = (-1, -1, -1)
+        while (row := self._db.execute(query, (lookup, *last)).fetchone()) is not None:
+            found.append(Bucket(*row))
+            last = _numbers(found[-1])
+        return found
 
     def records(self, kind: str | None = None, arch: str | None = None) -> Iterator[Record]:
         """All records in order of id, or those of one kernel kind and architecture."""

@@ -1,0 +1,144 @@
+"""``vortex db``: every verb, on databases made by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vortex
+from tests.tune.records import record
+from vortex.tune.buckets import bucket_of
+from vortex.tune.exchange import read_lines, sha256, write_lines
+from vortex.tune.record import merge
+from vortex.tune.store import Store
+
+RECORDS = [record({"warps": n}, 10.0 - n) for n in (1, 2, 4, 8)] + [
+    record({"warps": 3}, status="crash"),
+    record({"warps": 1}, 4.0, bucket=bucket_of("attend", 1, 64, 30)),
+    record({"threads": 64}, 7.0, kind="select", template="cuda.select@1"),
+]
+
+
+@pytest.fixture
+def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "tune.db"
+    monkeypatch.setenv("VORTEX_DB", str(path))
+    with Store(path) as store:
+        store.put(RECORDS)
+    return path
+
+
+def test_ls_best_show(vortex: Vortex, db: Path) -> None:
+    assert len(json.loads(vortex("db", "ls", "--json").out)) == 7
+    assert len(json.loads(vortex("db", "ls", "select", "--json").out)) == 1
+    assert json.loads(vortex("db", "ls", "--target", "sm_100", "--json").out) == []
+    best = json.loads(vortex("db", "best", "--json").out)
+    assert [(r["kind"], r["config"], r["of"]) for r in best] == [
+        ("attend", "warps=1", 1),
+        ("attend", "warps=8", 4),
+        ("select", "threads=64", 1),
+    ]
+    shown = vortex("db", "show", best[1]["id"])
+    assert json.loads(shown.out)["config"] == {"warps": 8}
+    assert "crash" in vortex("db", "ls").out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "why"),
+    [
+        (["list"], "VX7003", "did you mean 'ls'"),
+        (["ls", "attent"], "VX7003", "did you mean 'attend'"),
+        (["show", "zzzz"], "VX7001", "no record id"),
+        (["show", "0" * 32], "VX8006", "no record"),
+        (["show"], "VX7001", "needs a record id"),
+        (["import"], "VX7001", "names no file"),
+        (["import", "gone.jsonl"], "VX7002", "cannot be read"),
+        (["import", "bad.jsonl"], "VX8003", "1 of 2 lines"),
+        (["pull", "bad.jsonl#sha256=00"], "VX8005", "no SHA-256"),
+        (["pull", f"bad.jsonl#sha256={'0' * 64}"], "VX8004", "was required"),
+        (["pull", "nothing://x/y"], "VX8005", "nothing://x/y"),
+        (["ls", "--db", "bad.jsonl"], "VX8001", "no tuning database"),
+        (["explain", "quest", "--shape", "batch=8"], "VX8007", "missing or unknown"),
+        (["explain", "quest", "--shape", "batch=0,kv_heads=1,tokens=1,kept=1"], "VX8007", "batch is 0"),
+        (["explain", "quest", "--shape", "bench"], "VX8007", "one is needed"),
+        (["prune", "--keep", "0"], "VX7001", "at least 1"),
+    ],
+)
+def test_mistakes(vortex: Vortex, db: Path, args: list[str], code: str, why: str) -> None:
+    Path("bad.jsonl").write_bytes(b"{}\n" + write_lines(RECORDS[:1]))
+    found = vortex("db", *args)
+    assert found.code == 2
+    assert code in found.err and why in found.err
+    with Store(db) as store:
+        assert len(store) == 7, "a mistake changes nothing"
+
+
+def test_export_import_merge(vortex: Vortex, db: Path) -> None:
+    assert vortex("db", "export", "-o", "all.jsonl").code == 0
+    text = Path("all.jsonl").read_bytes()
+    assert text == write_lines(RECORDS) == vortex("db", "export").out.encode()
+    lines = vortex("db", "export", "attend").out.splitlines()
+    assert len(lines) == 6 and lines == sorted(lines, key=lambda x: json.loads(x)["id"])
+    other = record({"warps": 1}, 3.0, at="2026-02-02T00:00:00Z")
+    Path("more.jsonl").write_bytes(write_lines([other]))
+    assert vortex("db", "merge", "all.jsonl", "more.jsonl", "-o", "union.jsonl").code == 0
+    assert read_lines(Path("union.jsonl").read_bytes()).records == merge(RECORDS, [other])
+    found = vortex("db", "import", "more.jsonl", "all.jsonl")
+    assert "1 records, 1 new" in found.err and "7 records, 0 new" in found.err
+    with Store(db) as store:
+        assert list(store.records()) == merge(RECORDS, [other])
+    Path("bad.jsonl").write_bytes(b"{}\n" + write_lines([record({"warps": 9})]))
+    assert "1 records, 1 new" in vortex("db", "merge", "bad.jsonl", "--skip-bad").err
+
+
+def test_prune_keeps_failures(vortex: Vortex, db: Path) -> None:
+    assert "3 records removed, 4 left" in vortex("db", "prune", "--keep", "1").err
+    with Store(db) as store:
+        assert [dict(r.config) for r in store.records("attend") if r.us is None] == [{"warps": 3}]
+        assert {r.us for r in store.records("attend")} == {None, 2.0, 4.0}
+
+
+def test_check(vortex: Vortex, db: Path) -> None:
+    assert vortex("db", "check").code == 0
+    Path("bad.jsonl").write_bytes(b"{}\n" + write_lines(RECORDS[:2]) + write_lines(RECORDS[:1]))
+    found = vortex("db", "check", "bad.jsonl", str(db))
+    assert found.code == 1
+    assert "bad.jsonl: line 1:" in found.out and "line 4:" in found.out and "twice" in found.out
+    assert "9 records, 2 problems" in found.err
+
+
+@pytest.mark.parametrize("scheme", ["file", "path", "memory"])
+def test_push_and_pull(vortex: Vortex, db: Path, tmp_path: Path, scheme: str) -> None:
+    if scheme == "memory":
+        pytest.importorskip("fsspec")
+    url = {"file": (tmp_path / "a b.jsonl").as_uri(), "path": "sub/x.jsonl", "memory": "memory://y.jsonl"}[scheme]
+    pushed = vortex("db", "push", url)
+    assert pushed.code == 0, pushed.err
+    pinned = pushed.out.strip()
+    assert pinned == f"{url}#sha256={sha256(write_lines(RECORDS))}"
+    assert vortex("db", "push", url).out == pushed.out, "pushing again changes nothing"
+    found = vortex("db", "pull", pinned, "--db", "new.db")
+    assert found.code == 0 and "7 records, 7 new" in found.err
+    with Store("new.db") as store:
+        assert list(store.records()) == merge(RECORDS)
+
+
+def test_explain(vortex: Vortex, db: Path) -> None:
+    found = vortex("db", "explain", "quest", "--target", "sm_90")
+    assert found.code == 0, found.err
+    assert "differs in ir" in found.out
+    for part in ("kind", "ir", "dtypes", "arch", "sms", "smem", "template", "mode", "l2", "bucket"):
+        assert f"\n  {part}" in found.out
+    found = vortex("db", "explain", "quest", "--target", "sm_90", "--json")
+    asked = json.loads(found.out)["kernels"]["attend"]
+    made = record(
+        {"warps": 8, "stages": 3, "tile": 16}, 3.0, ir=asked["query"]["ir"], bucket=bucket_of("attend", 128, 2048, 30)
+    )
+    mine = replace(made, key=replace(made.key, dtypes=("bf16", "f32")))
+    with Store(db) as store:
+        store.put([mine])
+    found = vortex("db", "explain", "quest", "--target", "sm_90")
+    assert f"db:{mine.id[:12]}" in found.out and "1 steps off" in found.out
