@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vortex.codegen.arguments import Arguments
+from vortex.codegen.cuda import attend_latent
 from vortex.codegen.cuda.attend_knobs import AttendKnobs, AttendShape, choose
 from vortex.codegen.cuda.merge import LOWEST, Merge
 from vortex.codegen.cuda.plan import HEADER, PART_BITS
@@ -46,6 +47,8 @@ from vortex.ir.types import TensorType
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
+    if is_latent(_op(f)):
+        return attend_latent.schedule_of(program, f)
     shape = shape_of(program, _op(f))
     knobs = choose(shape, f.attrs.get("schedule", {}))
     sizes = {"in_flight": knobs.in_flight(shape), "partial_words": partial_words(shape)}
@@ -64,6 +67,8 @@ def emit_attend(program: Module, f: Function) -> list[str]:
         VortexError: VX4006 for element types or sizes that the template does not have.
     """
     o = _op(f)
+    if is_latent(o):
+        return attend_latent.emit_attend(program, f)
     shape = shape_of(program, o)
     _require(program, o, shape)
     args = Arguments(program)
@@ -96,6 +101,11 @@ def emit_attend(program: Module, f: Function) -> list[str]:
 def partial_words(shape: AttendShape) -> int:
     """f32 words that one split of one row leaves: the sums, then maximum and total per head."""
     return shape.group * shape.v_dim + (2 * shape.group + 3) // 4 * 4
+
+
+def is_latent(o: page.Attend) -> bool:
+    """Whether keys and values are one tensor, as under MLA: a template of its own reads it once."""
+    return o.keys == o.values
 
 
 def _op(f: Function) -> page.Attend:
@@ -153,8 +163,11 @@ class _Cta:
             self._queries()
             self._start()
             self._loop()
-            merge = Merge(self.args, self.shape, knobs, self.dtype, self.arena, self.split, self.splits, self.word)
-            merge.emit(self.request, self.head, self.warp, self.lane, self.sums, self.top, self.total)
+            sizes = knobs.warps, self.shape.head_tiles * 8, knobs.warps * WARP
+            merge = Merge(self.args, self.shape, *sizes, self.dtype, self.arena, self.split, self.splits, self.word)
+            row = let("row", self.request * size("Hkv") + self.head)
+            thread = let("thread", self.warp * WARP + self.lane)
+            merge.emit(self.request, let("q_first", self.head * self.shape.group), row, thread, self._share)
 
     # its share of the work: this warp's tiles are first, first + step, ... below tiles, of the pages from begin on
 
@@ -320,6 +333,19 @@ class _Cta:
         for e in range(self.shape.head_tiles * 2):
             for mask in (4, 8, 16):
                 put(self.total, self.total[e] + shuffle_xor(self.total[e], mask), e)
+
+    def _share(self, merge: Merge) -> None:
+        """Sums, maxima and totals of this warp into shared memory; a lane's are where ``_accumulate`` says."""
+        tiles = self.shape.head_tiles
+        for tile in range(tiles):
+            for e in range(2):
+                head = let("shared_head", self.warp * merge.heads + tile * 8 + remainder(self.lane, 4) * 2 + e)
+                for m in range(self.shape.v_dim // 16):
+                    for half in range(2):
+                        x = self.sums[(m * tiles + tile) * 4 + half * 2 + e]
+                        merge.put_sum(x, head, quotient(self.lane, 4) + (m * 16 + half * 8))
+                with when(self.lane < 4):
+                    merge.put_stats(self.top[tile * 2 + e], self.total[tile * 2 + e], head)
 
     # one tile
 

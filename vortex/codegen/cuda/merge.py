@@ -1,4 +1,4 @@
-"""From the warps of a CTA, and then the CTAs of a row, to the row's output."""
+"""From what a CTA has in shared memory, and then from the CTAs of a row, to the row's output."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend_knobs import AttendKnobs, AttendShape
+from vortex.codegen.cuda.attend_knobs import AttendShape
 from vortex.codegen.cuda.ptx import (
     LN2,
-    WARP,
     cta_sync,
     exp2,
     flat_view,
@@ -38,11 +37,16 @@ State: TypeAlias = tuple[Buffer, Buffer]
 
 @dataclass
 class Merge:
-    """The last part of ``attend``; the sums of a warp lie as ``_Cta._accumulate`` says."""
+    """The last part of ``attend``: ``states`` softmaxes of each of ``heads`` heads in shared memory become one.
+
+    ``shape.group`` heads make a row, all of them of one CTA unless ``emit`` is told which.
+    """
 
     args: Arguments
     shape: AttendShape
-    knobs: AttendKnobs
+    states: int
+    heads: int
+    threads: int
     dtype: str
     arena: Buffer
     split: Expr
@@ -51,60 +55,74 @@ class Merge:
     word: Callable[[Expr], Expr]
     """Where the partials of a split of this row begin."""
 
-    def emit(self, request: Expr, head: Expr, warp: Expr, lane: Expr, sums: Buffer, top: Buffer, total: Buffer) -> None:
-        """Write the row's output, or leave this CTA's part of it to the one that comes last."""
-        self.request, self.head, self.warp, self.lane = request, head, warp, lane
-        self.heads = self.shape.head_tiles * 8
-        self.pitch = self.shape.v_dim + QUAD  # words between heads; the odd quad spreads a store over all banks
-        self.stats = self.knobs.warps * self.heads * self.pitch
+    @property
+    def pitch(self) -> int:
+        """Words between heads; the odd quad spreads a store over all banks."""
+        return self.shape.v_dim + QUAD
+
+    def emit(
+        self,
+        request: Expr,
+        first: Expr,
+        row: Expr,
+        thread: Expr,
+        share: Callable[[Merge], None],
+        begin: Expr | None = None,
+    ) -> None:
+        """Write the row's output, or leave this CTA's part of it to the one that comes last.
+
+        ``first`` is the row's first query head, ``row`` its number among the counters, ``begin`` where in the row this
+        CTA's heads begin, if not all of them are its own. ``share`` writes what the CTA has with :meth:`put_sum` and
+        :meth:`put_stats`.
+        """
+        self.request, self.first, self.thread = request, first, thread
+        self.begin, self.all = (i32(0), True) if begin is None else (begin, False)
         self.shared = self.arena.view(F32)
-        self.row = let("row", request * self.args.size("Hkv") + head)
-        self.thread = let("thread", warp * WARP + lane)
-        # no warp reads its ring any more; all copies were waited for
+        self.stats = self.states * self.heads * self.pitch
+        # nothing of the ring is read any more; all copies were waited for
         cta_sync()
-        self._share(sums, top, total)
+        share(self)
         cta_sync()
         with when(equal(self.splits, i32(1))):
-            self._quads(self._from_warps, self._finish)
+            self._quads(self._from_shared, self._finish)
         with when(self.splits > 1):
-            self._quads(self._from_warps, self._leave)
+            self._quads(self._from_shared, self._leave)
             last = T.alloc_buffer((4,), I32, scope="shared")  # one element would lose its scope
             cta_sync()
             with when(equal(self.thread, i32(0))):
                 before = registers("before", 2, I32)
                 # releases what the barrier above gathered from all threads, acquires what others released
                 arrivals = self.args.buffers["arrivals"]
-                ptx("atom.acq_rel.gpu.global.add.s32", before[0], arrivals.ptr_to([self.row]), i32(1))
+                ptx("atom.acq_rel.gpu.global.add.s32", before[0], arrivals.ptr_to([row]), i32(1))
                 put(last, before[0], 0)
                 with when(equal(before[0], self.splits - 1)):
-                    put(arrivals, i32(0), self.row)
+                    put(arrivals, i32(0), row)
             cta_sync()
             with when(equal(last[0], self.splits - 1)):
                 self._quads(self._from_splits, self._finish)
 
-    def _share(self, sums: Buffer, top: Buffer, total: Buffer) -> None:
-        """Each warp's sums, maxima and totals into shared memory."""
-        shape = self.shape
-        for tile in range(shape.head_tiles):
-            for e in range(2):
-                head = let("shared_head", self.warp * self.heads + tile * 8 + remainder(self.lane, 4) * 2 + e)
-                for m in range(shape.v_dim // 16):
-                    for half in range(2):
-                        dim = quotient(self.lane, 4) + (m * 16 + half * 8)
-                        x = sums[(m * shape.head_tiles + tile) * 4 + half * 2 + e]
-                        put(self.shared, x, head * self.pitch + dim)
-                with when(self.lane < 4):
-                    put(self.shared, top[tile * 2 + e], head * 2 + self.stats)
-                    put(self.shared, total[tile * 2 + e], head * 2 + (self.stats + 1))
+    def put_sum(self, x: Expr, head: Expr, dim: Expr) -> None:
+        """Share one sum; ``head`` counts the heads of all states."""
+        put(self.shared, x, head * self.pitch + dim)
+
+    def put_stats(self, top: Expr, total: Expr, head: Expr) -> None:
+        """Share a head's maximum and total."""
+        put(self.shared, top, head * 2 + self.stats)
+        put(self.shared, total, head * 2 + (self.stats + 1))
 
     def _quads(self, gather: Callable[[Expr, Expr], State], use: Callable[[Expr, Expr, Buffer, Buffer], None]) -> None:
-        """``use(head of the group, first dim, *gather(..))`` for each 4 dims of each head, over the CTA's threads."""
-        per_head = self.shape.v_dim // QUAD
-        quads, threads = self.shape.group * per_head, self.knobs.warps * WARP
+        """``use(head of the CTA, first dim, *gather(..))`` for each 4 dims of each head, over the CTA's threads."""
+        per_head, group, threads = self.shape.v_dim // QUAD, self.shape.group, self.threads
+        quads = (group if self.all else self.heads) * per_head
+        ragged = not self.all and group % self.heads != 0
 
         def one(at: Expr) -> None:
             g, d = let("g", quotient(at, per_head)), let("d", remainder(at, per_head) * QUAD)
-            use(g, d, *gather(g, d))
+            if ragged:
+                with when(self.begin + g < group):
+                    use(g, d, *gather(g, d))
+            else:
+                use(g, d, *gather(g, d))
 
         with loop("round", -(-quads // threads)) as turn:
             at = let("quad", turn * threads + self.thread)
@@ -123,13 +141,13 @@ class Merge:
             put(quad, f32(0), e)
         return state, quad
 
-    def _from_warps(self, g: Expr, d: Expr) -> State:
+    def _from_shared(self, g: Expr, d: Expr) -> State:
         state, quad = self._open()
         factor = registers("factor", 2)
-        for w in range(self.knobs.warps):
+        for w in range(self.states):
             put(state, T.max(state[0], self.shared[(g + w * self.heads) * 2 + self.stats]), 0)
-        for w in range(self.knobs.warps):
-            at = let("from_warp", g + w * self.heads)
+        for w in range(self.states):
+            at = let("from_state", g + w * self.heads)
             exp2(factor, 0, self.shared[at * 2 + self.stats] - state[0])
             put(state, state[1] + self.shared[at * 2 + (self.stats + 1)] * factor[0], 1)
             for e in range(QUAD):
@@ -139,7 +157,7 @@ class Merge:
     def _leave(self, g: Expr, d: Expr, state: Buffer, quad: Buffer) -> None:
         """Write the partial result of this split."""
         to = flat_view(self.args.buffers["partials"], F32, 16)
-        base = let("word", self.word(self.split))
+        base, g = let("word", self.word(self.split)), self.begin + g
         ptx("st.global.v4.f32", to.ptr_to([base + wide(g * self.shape.v_dim + d)]), *pick(quad, 0, QUAD))
         with when(equal(d, i32(0))):
             stats = let("stats", base + wide(g * 2 + self.shape.group * self.shape.v_dim))
@@ -149,7 +167,7 @@ class Merge:
     def _from_splits(self, g: Expr, d: Expr) -> State:
         """In order of the splits, whoever came last: the same bits every time."""
         state, quad = self._open()
-        source = flat_view(self.args.buffers["partials"], F32, 16)
+        source, g = flat_view(self.args.buffers["partials"], F32, 16), self.begin + g
         tops, totals = registers("tops", AT_ONCE), registers("totals", AT_ONCE)
         quads = registers("quads", AT_ONCE * QUAD)
         now, factor = registers("now", 2), registers("factor", 2)
@@ -178,7 +196,7 @@ class Merge:
     def _finish(self, g: Expr, d: Expr, state: Buffer, quad: Buffer) -> None:
         """Normalise and write the output, and the log-sum-exp where it is wanted."""
         out, lse = self.args.buffers["out"], self.args.buffers["lse"]
-        head = let("head", self.head * self.shape.group + g)
+        head = let("head", self.first + self.begin + g)
         # a row without tokens gives zeros and -inf; a NaN stays one
         share = let("share", T.Select(equal(state[1], f32(0)), f32(0), f32(1) / state[1]))
         packed = words("packed", QUAD // 2)

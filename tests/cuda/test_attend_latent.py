@@ -1,0 +1,161 @@
+"""``attend`` over latent rows as TVM emits it for a GPU, on the emulator against torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cuda.attend_case import Knobs
+from tests.cuda.latent_case import LatentCase, kernel, source
+from tests.cuda.test_attend import mutants
+from tests.emulation import Emulated
+from vortex.codegen.cuda.attend_knobs import AttendShape
+from vortex.codegen.cuda.attend_latent_knobs import choose, space
+from vortex.codegen.emit import parse_tir
+from vortex.codegen.nvcc import build_cuda
+from vortex.errors import VortexError
+from vortex.spec import Spec
+
+
+def latent(text: str, heads: int, page: int, dtype: str = "bf16") -> Spec:
+    return Spec.of_latent(text, heads, page_size=page, dtype=dtype)
+
+
+SHAPES: list[tuple[Spec, Knobs]] = [
+    (latent("512+64", 20, 16), ()),
+    (latent("64+64", 16, 8, "f16"), ()),
+    (latent("128+0", 128, 64), ()),
+]
+FULL = [
+    (latent(text, heads, page, dtype), knobs)
+    for text in ("512+64", "128+0")
+    for heads in (1, 16, 20, 40, 100, 128)
+    for page, dtype, knobs in (
+        (8, "bf16", ()),
+        (16, "f16", (("tile", 64), ("residents", 1))),
+        (32, "bf16", (("warps", 4), ("stages", 4), ("residents", 1))),
+        (64, "bf16", (("warps", 8), ("residents", 1))),
+        (128, "bf16", (("stages", 3), ("residents", 1))),
+    )
+]
+
+
+def run(
+    case: LatentCase, knobs: Knobs, splits: int, seed: int, arrivals: torch.Tensor | None = None, text: str = ""
+) -> dict[str, Any]:
+    made = kernel(case.spec, knobs)
+    given = case.call_arguments(made, splits, arrivals)
+    Emulated(text or source(case.spec, knobs)).call(made.symbol, *given.values(), seed=seed)
+    return given
+
+
+@pytest.mark.parametrize(("spec", "knobs"), SHAPES, ids=lambda x: f"h{x.group}" if isinstance(x, Spec) else "")
+def test_agrees_with_torch(spec: Spec, knobs: Knobs) -> None:
+    case = LatentCase.make(spec, gap=8)
+    for seed, splits in ((0, 3), (1, 1)):
+        case.check(run(case, knobs, splits, seed))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("spec", "knobs"), FULL, ids=lambda x: f"h{x.group}" if isinstance(x, Spec) else "")
+def test_agrees_with_torch_everywhere(spec: Spec, knobs: Knobs) -> None:
+    case = LatentCase.make(spec, seed=1)
+    for seed, splits in ((3, 2), (4, 7)):
+        case.check(run(case, knobs, splits, seed))
+
+
+def test_more_tiles_than_page_ids_at_hand() -> None:
+    # a warp holds the page ids of 8 tiles (pages of 8 tokens) or 32 (of 32 and longer), and as many in advance
+    case = LatentCase.make(latent("64+64", 16, 8, "f16"), (8 * 90 + 1, 3))
+    case.check(run(case, (), 1, 0))
+
+
+@pytest.mark.full
+def test_more_parts_of_pages_than_page_ids_at_hand() -> None:
+    case = LatentCase.make(latent("64+0", 3, 64), (64 * 40 + 5, 3))
+    case.check(run(case, (), 1, 0))
+
+
+def test_launches_after_one_another_share_the_counters() -> None:
+    case = LatentCase.make(latent("64+64", 40, 16))
+    arrivals = torch.zeros(8, dtype=torch.int32)  # 2 blocks of heads
+    outs = []
+    for seed in range(4):
+        given = run(case, (), 4, seed, arrivals)
+        case.check(given)
+        assert not arrivals.any()
+        outs.append((given["out"], given["lse"]))
+    # the same bits whoever comes last
+    assert all(torch.equal(a, b) for later in outs[1:] for a, b in zip(outs[0], later, strict=True))
+
+
+def test_a_nan_stays_in_its_request() -> None:
+    case = LatentCase.make(latent("64+64", 40, 16), (40, 17))
+    kept = case.tensors["page_table"][1, case.tensors["pages"][1, 0, 0].long()]
+    case.tensors["latent"][kept.long(), 0, 0] = float("nan")
+    out = run(case, (), 2, 0)["out"]
+    assert out[1].isnan().all()
+    assert not out[0].isnan().any()
+
+
+def test_no_lse() -> None:
+    case = LatentCase.make(latent("64+64", 40, 16))
+    made = kernel(case.spec)
+    given = case.call_arguments(made, 2)
+    given["lse"] = torch.empty(0, 40)
+    Emulated(source(case.spec)).call(made.symbol, *given.values(), seed=0)
+    torch.testing.assert_close(given["out"].float(), case.expected()[0], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.full
+def test_nothing_that_orders_can_be_left_out() -> None:
+    case = LatentCase.make(latent("64+64", 12, 16), (16 * 17 + 3, 16 * 9))
+    knobs = (("stages", 3),)
+    text = source(case.spec, knobs)
+    made = mutants(text)
+    assert len(made) >= 9
+    arrivals = torch.zeros(2, dtype=torch.int32)
+
+    def caught(mutant: str) -> bool:
+        for seed in range(6):
+            try:
+                case.check(run(case, knobs, 3, seed, arrivals, mutant))
+            except (AssertionError, RuntimeError):
+                return True
+        return False
+
+    assert not caught(text)
+    survivors = [what for what, mutant in made if not caught(mutant)]
+    assert not survivors
+
+
+def test_space_can_be_built() -> None:
+    for heads in (16, 20, 128):
+        shape = AttendShape(heads, 576, 512, 16)
+        points = list(space(shape))
+        assert len(points) >= 3
+        assert choose(shape, points[-1].attrs()) == points[-1]
+        assert choose(shape, {}).blocks(shape) * choose(shape, {}).heads >= heads
+    for odd in (AttendShape(20, 80, 64, 16), AttendShape(20, 576, 512, 24), AttendShape(20, 576, 512, 48)):
+        with pytest.raises(VortexError, match="VX4006"):
+            choose(odd, {})
+    with pytest.raises(VortexError, match="VX4006"):
+        kernel(latent("64+64", 4, 16, "f32"))
+
+
+@pytest.mark.parametrize(
+    ("heads", "arch"),
+    [
+        (20, "sm_90a"),
+        (128, "sm_100a"),
+        *(pytest.param(h, a, marks=pytest.mark.full) for h, a in ((20, "sm_100a"), (128, "sm_90a"), (16, "sm_90a"))),
+    ],
+)
+def test_nothing_spills(heads: int, arch: str, tmp_path: Path) -> None:
+    made = kernel(latent("512+64", heads, 16), (), arch)
+    used = build_cuda({made.symbol: parse_tir(made.text, "attend")}, arch, tmp_path / "lib.so").resources[made.symbol]
+    assert used.spills == 0
+    assert used.ctas >= choose(AttendShape(heads, 576, 512, 16), {}).residents
