@@ -26,12 +26,18 @@ def batch(
     stored: bool = False,
     integers: bool = True,
     seed: int = 0,
+    scales: dict[str, float] | None = None,
 ) -> Batch:
-    """A batch for ``flow`` whose last ``new`` tokens (all, when None) come with this step."""
+    """A batch for ``flow`` whose last ``new`` tokens (all, when None) come with this step.
+
+    K and V in fp8 are stored as multiples of ``scales``.
+    """
     budget = budget or Budget(2)
     rng = np.random.default_rng(seed)
     size, dim, group = (int(flow.attrs[n]) for n in ("page_size", "head_dim", "group"))
     dtype = DTYPES[flow.attrs["dtype"]]
+    kept = DTYPES[flow.attrs.get("kv_dtype", dtype.name)]
+    scales = scales or {}
     counts = [-(-n // size) for n in lengths]
     physical = rng.permutation(sum(counts) + 3)
     table = np.full((len(lengths), max([*counts, 1])), -(10**6), np.int32)
@@ -56,6 +62,7 @@ def batch(
             for name in pools:
                 token = numbers(heads, dim)
                 if t < n - new[r] or stored:
+                    token = narrow(token / np.float32(scales.get(name, 1)), kept)
                     paged[name][slot // size, :, slot % size] = token
                 else:
                     fresh[f"{name}_new"].append(token)
@@ -72,6 +79,7 @@ def batch(
         budget=budget.numbers(),
         capacity=max([min(budget.total(n), n) for n in counts] + [1]),
         scale=0.125,
+        scales=scales,
         tokens={n: np.array(x, np.float32).reshape(-1, heads, dim) for n, x in fresh.items()},
         loc=np.array(loc, np.int64),
         row_offsets=np.concatenate([[0], np.cumsum(new)]).astype(np.int32),
@@ -91,7 +99,8 @@ def summarise(flow: Module, b: Batch) -> None:
     for r, length in enumerate(b.lengths):
         for p in b.page_table[r, : length // size]:
             for h in range(b.heads):
-                made = run_function(cache, [b.paged[n][p, h] for n in ("latent", "k", "v") if n in b.paged], flow)
+                tiles = [b.paged[n][p, h] * b.scale_of(n) for n in ("latent", "k", "v") if n in b.paged]
+                made = run_function(cache, tiles, flow)
                 for name, x in zip(names, made, strict=True):
                     kind = flow.decls[name].type
                     assert isinstance(kind, TensorType)

@@ -25,7 +25,7 @@ ARGUMENTS = (
     frozenset(
         ("q", "k", "v", "k_new", "v_new", "loc", "row_offsets", "lengths", "page_table", "plan", "budget", "pages")
     )
-    | {"latent", "latent_new"}
+    | {"latent", "latent_new", "k_scale", "v_scale"}
     | {"counts", "layer", "scale", "out", "lse", "workspace", "work", "partials", "arrivals"}
 )
 """Names of kernel arguments beside ``field.<name>`` and ``const.<name>``; docs/architecture.md says what each is."""
@@ -247,11 +247,12 @@ class _Reader:
         return self.items(value, where, lambda x, w: self.integer(x, w, 1), 8)
 
     def spec(self, value: object, where: str) -> Spec:
-        d = self.record(value, where, ("page_size", "head_dim", "group", "dtype", "kv_lora_rank"))
+        d = self.record(value, where, ("page_size", "head_dim", "group", "dtype", "kv_lora_rank", "kv_dtype"))
         sizes = {k: self.integer(d[k], f"{where}.{k}", 1) for k in ("page_size", "head_dim", "group")}
         sizes["kv_lora_rank"] = self.integer(d["kv_lora_rank"], f"{where}.kv_lora_rank")
         try:
-            return Spec(**sizes, dtype=self.dtype(d["dtype"], f"{where}.dtype"))
+            dtype, kv_dtype = (self.dtype(d[k], f"{where}.{k}") for k in ("dtype", "kv_dtype"))
+            return Spec(**sizes, dtype=dtype, kv_dtype=kv_dtype)
         except VortexError:
             raise self.fail(where, "a model shape", value) from None
 

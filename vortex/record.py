@@ -156,4 +156,4 @@ class Record:
 
 
 def _spec(module: Module) -> dict[str, Any]:
-    return {k: module.attrs[k] for k in (*REQUIRED, "kv_lora_rank") if k in module.attrs}
+    return {k: module.attrs[k] for k in (*REQUIRED, "kv_lora_rank", "kv_dtype") if k in module.attrs}

@@ -17,12 +17,16 @@ class Spec:
     """Constants of one compiled artifact; what ``create_cache`` is given.
 
     ``group`` is query heads per KV head; ``dtype`` is the element type of Q, K, V and, unless a field
-    says otherwise, of summaries. With a ``kv_lora_rank`` the cache is that of multi-head latent attention (MLA): one
-    latent row of ``head_dim`` numbers a token, compressed KV and then rotary key, for all ``group`` heads; the whole
-    row is the key of absorbed queries, its first ``kv_lora_rank`` numbers are the value.
+    says otherwise, of summaries. ``kv_dtype`` is that of K and V in the cache where it is another: with "fp8_e4m3" a
+    number is kept as x / scale in one byte, clamped to +-448 and rounded to nearest even, and read as byte * scale,
+    where K and V of each layer have a scale.
+
+    With a ``kv_lora_rank`` the cache is that of multi-head latent attention (MLA): one latent row of ``head_dim``
+    numbers a token, compressed KV and then rotary key, for all ``group`` heads; the whole row is the key of absorbed
+    queries, its first ``kv_lora_rank`` numbers are the value.
 
     Raises:
-        VortexError: VX1021 when a number is not positive or the dtype unknown.
+        VortexError: VX1021 when a number is not positive or a dtype unknown.
     """
 
     page_size: int = 16
@@ -30,6 +34,8 @@ class Spec:
     group: int = 4
     dtype: str = "bf16"
     kv_lora_rank: int = 0
+    kv_dtype: str = ""
+    """As ``dtype`` unless given."""
 
     def __post_init__(self) -> None:
         for name in ("page_size", "head_dim", "group"):
@@ -41,7 +47,15 @@ class Spec:
             raise BAD_SPEC.at(why=f"kv_lora_rank is {rank!r}; 0 (no MLA) to head_dim, {self.head_dim}, is needed")
         if self.dtype not in ("bf16", "f16", "f32"):
             dtype(self.dtype)
-            raise BAD_SPEC.at(why=f"K and V in {self.dtype} are not supported; use bf16, f16 or f32")
+            raise BAD_SPEC.at(why=f"queries in {self.dtype} are not supported; use bf16, f16 or f32")
+        if not self.kv_dtype:
+            object.__setattr__(self, "kv_dtype", self.dtype)
+        dtype(self.kv_dtype)
+        if self.kv_dtype not in (self.dtype, "fp8_e4m3") or (self.scaled and self.dtype == "f32"):
+            may = "f32" if self.dtype == "f32" else f"{self.dtype} or fp8_e4m3"
+            raise BAD_SPEC.at(why=f"K and V in {self.kv_dtype} under queries in {self.dtype}: {may} is supported")
+        if self.scaled and rank:
+            raise BAD_SPEC.at(why="latent rows in fp8_e4m3 are not supported")
 
     @classmethod
     def of_heads(cls, heads: str, **rest: object) -> Spec:
@@ -72,8 +86,13 @@ class Spec:
     @classmethod
     def of_attrs(cls, attrs: Mapping[str, object]) -> Spec:
         """From module attributes; KeyError when one that has to be there is not."""
-        optional = {"kv_lora_rank": attrs["kv_lora_rank"]} if "kv_lora_rank" in attrs else {}
+        optional = {n: attrs[n] for n in ("kv_lora_rank", "kv_dtype") if n in attrs}
         return cls(**{n: attrs[n] for n in REQUIRED}, **optional)  # type: ignore[arg-type]
+
+    @property
+    def scaled(self) -> bool:
+        """Whether K and V are kept as multiples of a scale."""
+        return self.kv_dtype == "fp8_e4m3"
 
     @property
     def v_dim(self) -> int:
@@ -96,8 +115,10 @@ class Spec:
         return f"latent {self.kv_lora_rank}+{self.qk_rope_head_dim}, {self.group} query heads"
 
     def attrs(self) -> dict[str, int | str]:
-        """As module attributes; without ``kv_lora_rank`` where there is none."""
+        """As module attributes; without what is left out or follows from the others."""
         made = asdict(self)
         if not self.kv_lora_rank:
             del made["kv_lora_rank"]
+        if self.kv_dtype == self.dtype:
+            del made["kv_dtype"]
         return made

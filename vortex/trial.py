@@ -23,6 +23,8 @@ HEAVY_PAGES = 8
 """Heavy pages of a row (fewer where it is short)."""
 LEAN_KEY, LEAN_QUERY = 8.0, 11.0
 """How far heavy keys and all queries lean: a logit of ``88 / sqrt(128)`` beside noise of about 1."""
+SCALES = {"k_scale": 0.375, "v_scale": 0.3}
+"""Of K and V in fp8: nothing is clamped."""
 CHUNK = 4096
 """Tokens of a prefill step."""
 
@@ -64,7 +66,8 @@ class Trial:
         self._lean: dict[str, torch.Tensor] = {}
         self._heavy: dict[str, torch.Tensor] = {}
         self._batch: list[str] = []
-        decoder.bind(LAYER, self.cache.k[LAYER], self.cache.v[LAYER], self.cache.fields[LAYER])
+        self._scales = SCALES if self.spec.scaled else dict.fromkeys(SCALES, 1.0)
+        decoder.bind(LAYER, self.cache.k[LAYER], self.cache.v[LAYER], self.cache.fields[LAYER], **self._scales)
         self.q = self.out = torch.empty(0)
 
     @property
@@ -115,7 +118,7 @@ class Trial:
 
     def dense(self, name: str) -> Callable[[], torch.Tensor]:
         """Dense attention of one request by torch, its K and V made contiguous beforehand."""
-        k, v = (x.transpose(0, 1)[None].contiguous() for x in self._keys_and_values(name))
+        k, v = (x.transpose(0, 1)[None].to(self.q.dtype).contiguous() for x in self._keys_and_values(name))
         q = self.q[self._batch.index(name)][None, :, None]
         attention = torch.nn.functional.scaled_dot_product_attention
         return lambda: attention(q, k, v, enable_gqa=True)
@@ -125,7 +128,7 @@ class Trial:
         assert self.decoder.pages is not None
         assert self.decoder.counts is not None
         row, heads = self._batch.index(name), self.cache.kv_heads
-        k, v = (x.float().cpu() for x in self._keys_and_values(name))
+        k, v = (x.cpu() for x in self._keys_and_values(name))
         asked = self.q[row].float().cpu()
         start = time.perf_counter()
         right = reference(asked, k, None if self.spec.kv_lora_rank else v, self._budget)
@@ -174,13 +177,18 @@ class Trial:
         return self._stored(k), None if self.spec.kv_lora_rank else self._stored(self._noise(*k.shape))
 
     def _keys_and_values(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of a request, ``[len, Hkv, D]``; under MLA latent rows and the part of them that is value."""
+        """K and V of a request as the cache gives them back, fp32 ``[len, Hkv, D]``; under MLA latent rows and the
+        part of them that is value.
+        """
         table = list(self.cache.pages(name))
         length = int(self.cache.lengths([name])[0])
         k_pool, v_pool = self.cache.k[LAYER], self.cache.v[LAYER]
         if v_pool is None:
             v_pool = k_pool[..., : self.spec.v_dim]
-        k, v = (pool[table].transpose(1, 2).flatten(0, 1)[:length] for pool in (k_pool, v_pool))
+        k, v = (
+            pool[table].transpose(1, 2).flatten(0, 1)[:length].float() * scale
+            for pool, scale in zip((k_pool, v_pool), self._scales.values(), strict=True)
+        )
         return k, v
 
     def _mass(self, q: torch.Tensor, k: torch.Tensor, pages: int) -> torch.Tensor:

@@ -112,6 +112,8 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
         "pages": torch.full((requests, heads, b.capacity), -7, dtype=torch.int32),
         "counts": torch.full((requests, heads), -7, dtype=torch.int32),
         "layer": b.layer,
+        "k_scale": float(b.scale_of("k")),
+        "v_scale": float(b.scale_of("v")),
         "loc": torch.tensor(np.asarray(b.loc).tolist(), dtype=torch.int64),
         "row_offsets": torch.from_numpy(b.row_offsets),
     }

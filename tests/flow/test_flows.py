@@ -308,3 +308,26 @@ def test_narrow_casts_round_and_arithmetic_stays_fp32() -> None:
         want = f(x)
     assert want.dtype == torch.float32
     np.testing.assert_array_equal(run(module, {"x": x}, 6)[0], want.numpy())
+
+
+def test_the_type_of_the_cache() -> None:
+    assert vortex.Spec(dtype="f16").kv_dtype == "f16"
+    assert "kv_dtype" not in vortex.Spec().attrs()
+    spec = vortex.Spec(page_size=4, head_dim=8, kv_dtype="fp8_e4m3")
+    assert vortex.Spec.of_attrs(spec.attrs()) == spec
+    for wrong in (
+        {"kv_dtype": "f16"},
+        {"kv_dtype": "i32"},
+        {"kv_dtype": "fp4"},
+        {"dtype": "f32", "kv_dtype": "fp8_e4m3"},
+    ):
+        with pytest.raises(vortex.VortexError, match="VX1021"):
+            vortex.Spec(**wrong)
+    # a number of the cache is byte * scale, in fp32; what the cache has given back once stays as it is
+    k, v = oracle.kept(torch.randn(5, 4, 8) * 9, spec, 0.3), oracle.kept(torch.randn(5, 4, 8), spec, 0.001)
+    assert torch.equal(oracle.kept(k, spec, 0.3), k)
+    assert v.abs().max() == torch.tensor(0.001) * 448
+    module = trace(find_flow("quest"), spec)
+    assert [str(a.type) for a in module.functions["cache"].args] == ["f32[4, 8]"] * 2
+    assert [str(d.type) for d in module.declared("field")] == ["bf16[8]"] * 2
+    torch.testing.assert_close(oracle.summaries(find_flow("quest"), spec, k, v)["lo"], k.amin(1).bfloat16())

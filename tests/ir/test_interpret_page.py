@@ -12,10 +12,19 @@ from tests.batches import batch, copy, oracle_selection, summarise
 from tests.ir.samples import CENTERED, GQA_BLOCK, QUEST, head
 from tests.strategies import flows
 from vortex.budget import Budget
+from vortex.errors import VortexError
+from vortex.flow.flow import find_flow
+from vortex.flow.trace import trace
 from vortex.ir.core import Module
+from vortex.ir.dialects import page
 from vortex.ir.interpret_page import Batch, Counts, plan_row, run_program
+from vortex.ir.numerics import narrow
 from vortex.ir.parser import parse_module
+from vortex.ir.printer import print_module
+from vortex.ir.types import DTYPES
+from vortex.ir.verify import verify
 from vortex.passes.manager import PassContext, run_pipeline
+from vortex.spec import Spec
 
 SIMPLIFY = "canonicalize,cse,reassociate,drop-monotone,canonicalize,cse,dce"
 FUSED = "outline,expand-softmax,fuse,cse,dce"
@@ -50,7 +59,9 @@ def check(flow: Module, b: Batch) -> None:
                 assert not b.out[r, g].any()
                 assert b.lse[r, g] == -np.inf
                 continue
-            k, v = (torch.from_numpy(np.stack([b.paged[n][p, h, i] for p, i in slots])) for n in ("k", "v"))
+            k, v = (
+                torch.from_numpy(np.stack([b.paged[n][p, h, i] for p, i in slots]) * b.scale_of(n)) for n in ("k", "v")
+            )
             s = k.double() @ torch.from_numpy(b.q[r, g]).double() * b.scale
             torch.testing.assert_close(
                 torch.from_numpy(b.out[r, g]).double(), s.softmax(0) @ v.double(), rtol=2e-2, atol=2e-2
@@ -64,6 +75,23 @@ def test_programs_agree_with_the_flow(text: str, passes: str) -> None:
     flow = parse_module(text)
     b, _, _ = run(flow, passes, batch(flow, LENGTHS))
     check(flow, b)
+
+
+@pytest.mark.parametrize("passes", ["outline", f"{SIMPLIFY},{FUSED}"], ids=["outlined", "all"])
+def test_pools_in_fp8_are_multiples_of_a_scale(passes: str) -> None:
+    flow = trace(find_flow("venergy_gated"), Spec(page_size=16, head_dim=8, kv_dtype="fp8_e4m3"))
+    given = batch(flow, LENGTHS, integers=False, scales={"k": 0.3, "v": 0.004})
+    b, counts, program = run(flow, passes, given)
+    check(flow, b)
+    assert {d.name for d in program.declared("buffer") if page.scaled(d)} == {"k", "v"}
+    tokens = sum(LENGTHS) * b.heads * 8
+    assert counts.buffer("k_new").read == 2 * counts.buffer("k").written == 2 * tokens
+    for name, scale in b.scales.items():
+        stored = b.paged[name][np.isfinite(b.paged[name])]
+        np.testing.assert_array_equal(narrow(stored, DTYPES["fp8_e4m3"]), stored)
+        assert (np.abs(stored) == 448).any() == (scale == 0.004)
+    with pytest.raises(VortexError, match=r"VX200[68]"):
+        verify(parse_module(print_module(program).replace(": f32[16, 8]", ": bf16[16, 8]")))
 
 
 def test_one_page_at_a_time_and_stored_by_the_engine() -> None:

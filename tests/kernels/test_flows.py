@@ -46,6 +46,16 @@ FULL = [
     Spec(page_size=PAGES[i % 5], head_dim=DIMS[(i * 2 + i // 5) % 5], group=g, dtype=("bf16", "bf16", "f16")[i % 3])
     for i, g in enumerate(GROUPS)
 ]
+FP8 = {
+    "quest": Spec(page_size=16, head_dim=64, group=5, dtype="bf16", kv_dtype="fp8_e4m3"),
+    "venergy_gated": Spec(page_size=8, head_dim=96, group=2, dtype="f16", kv_dtype="fp8_e4m3"),
+}
+FULL_FP8 = [
+    Spec(page_size=PAGES[(i + 2) % 5], head_dim=DIMS[i % 5], group=g, dtype=("bf16", "f16")[i % 2], kv_dtype="fp8_e4m3")
+    for i, g in enumerate((1, 4, 5, 12, 16))
+]
+SCALES = {True: (0.5, 2.0), False: (0.004, 0.3)}
+"""Of K and V in fp8, for small integers, which stay exact, and for random numbers, of which some keys are clamped."""
 HKV = 2
 BUDGETS = (Budget(3, sink=1, recent=2), Budget(2, "1/3", sink=2, recent=1), Budget(0, sink=0, recent=1))
 
@@ -69,7 +79,8 @@ def check_step(flow: str, decoder: Decoder, budget: Budget, layout: Any, *, inte
     for pool in (cache.k[0], *(v for v in cache.v if v is not None), *cache.fields[0].values()):
         pool.fill_(float("nan"))
     decoder.budget = budget
-    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0])
+    scales = SCALES[integers] if spec.scaled else (1.0, 1.0)
+    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0], *scales)
     # a mean over 6 heads, or an exponential, is no small integer any more
     exact = integers and flow != "gqa_block" and spec.group & (spec.group - 1) == 0
     requests = list(range(len(lengths)))
@@ -85,6 +96,8 @@ def check_step(flow: str, decoder: Decoder, budget: Budget, layout: Any, *, inte
         parts = [slice(a, b) for a, b in zip(begin, stop, strict=True)]
         k, v = (torch.cat([x[s] for x, s in zip(xs, parts, strict=True)]) for xs in (keys, values))
         decoder.append(0, k, v, loc, offsets)
+    keys, values = ([oracle.kept(x, spec, scale) for x in xs] for xs, scale in zip((keys, values), scales, strict=True))
+    _check_pools(cache, keys, values, scales)
     q = numbers((len(lengths), HKV * spec.group, spec.head_dim), dtype, integers=integers)
     out, lse = torch.full_like(q, float("nan")), torch.full(q.shape[:2], float("nan"))
     decoder.decode(0, q, out=out, lse=lse)
@@ -102,6 +115,16 @@ def check_step(flow: str, decoder: Decoder, budget: Budget, layout: Any, *, inte
             ref, ref_lse = oracle.attend(q[r, heads], keys[r][tokens, h], values[r][tokens, h], spec.head_dim**-0.5)
             torch.testing.assert_close(out[r, heads].float(), ref, rtol=1.6e-2, atol=1e-2)
             torch.testing.assert_close(lse[r, heads], ref_lse, rtol=1e-4, atol=1e-3)
+
+
+def _check_pools(
+    cache: PagedCache, keys: list[torch.Tensor], values: list[torch.Tensor], scales: tuple[float, float]
+) -> None:
+    """Each token is in its slot, bit for bit."""
+    for pool, want, scale in ((cache.k[0], keys, scales[0]), (cache.v[0], values, scales[1])):
+        for r, tokens in enumerate(want):
+            held = pool[list(cache.pages(r))].transpose(1, 2).flatten(0, 1)[: len(tokens)].float()
+            assert torch.equal(held * torch.tensor(scale), tokens)
 
 
 def _stored(cache: PagedCache, request: int, head: int, full: int) -> dict[str, torch.Tensor]:
@@ -149,6 +172,21 @@ def test_shipped_flow(flow: str, tmp_path: Path) -> None:
     decoder = compiled(flow, SMALL[flow], tmp_path)
     for i, budget in enumerate(BUDGETS):
         check_step(flow, decoder, budget, ("HND", "NHD")[i % 2], integers=i == 0)
+
+
+@pytest.mark.parametrize("flow", FP8)
+def test_pools_in_fp8(flow: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    decoder = compiled(flow, FP8[flow], tmp_path)
+    for i, budget in enumerate(BUDGETS):
+        check_step(flow, decoder, budget, ("HND", "NHD")[i % 2], integers=i == 0)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("spec", FULL_FP8, ids=lambda s: f"g{s.group}-d{s.head_dim}-p{s.page_size}-{s.dtype}-fp8")
+@pytest.mark.parametrize("flow", FLOWS)
+def test_matrix_in_fp8(flow: str, spec: Spec, tmp_path: Path) -> None:
+    test_matrix(flow, spec, tmp_path)
 
 
 @pytest.mark.full

@@ -199,6 +199,25 @@ def test_bind_refuses(code: str, says: list[str], change: dict[str, Any]) -> Non
     assert all(s in text for s in says), text
 
 
+def test_scales_belong_to_fp8() -> None:
+    decoder = Decoder(fake_library(SPEC), budget=Budget(2))
+    code, text = refused(lambda: decoder.bind(0, POOL, POOL, {"lo": FIELD, "hi": FIELD}, k_scale=2.0))
+    assert code == "VX6002"
+    assert "have no scale" in text
+    spec = replace(SPEC, dtype="bf16", kv_dtype="fp8_e4m3")
+    decoder = Decoder(fake_library(spec), budget=Budget(2))
+    code, text = refused(lambda: decoder.bind(0, POOL.bfloat16(), POOL.bfloat16()))
+    assert code == "VX6001"
+    assert "type of k_pool is bf16; the artifact was compiled for fp8_e4m3" in text
+    pool, fields = POOL.to(torch.float8_e4m3fn), {"lo": FIELD.bfloat16(), "hi": FIELD.bfloat16()}
+    for scale in (0, -1.0, float("nan"), float("inf"), None):
+        assert refused(lambda s=scale: decoder.bind(0, pool, pool, fields, 1.0, s))[0] == "VX6002"
+    decoder.bind(0, pool, pool.view(torch.uint8), fields, 0.5, 2)
+    seen = decoder._steps.layers[0]
+    assert [seen[n] for n in ("k_scale", "v_scale")] == [0.5, 2.0]
+    assert all(getattr(seen[n], "dtype", None) == torch.uint8 for n in ("k", "v"))
+
+
 def test_layers_have_the_same_heads() -> None:
     s = Setting()
     two = PagedCache(4, 2, SPEC, s.decoder.fields)

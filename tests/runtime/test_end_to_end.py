@@ -82,6 +82,43 @@ def test_agrees_with_the_oracle(artifact: Path, layout: str) -> None:
             torch.testing.assert_close(lse[row], want.lse, rtol=1e-4, atol=1e-4)
 
 
+def test_pools_in_fp8(tmp_path: Path) -> None:
+    """Bytes under the name of uint8, with scales, step by step, against the oracle."""
+    torch.manual_seed(3)
+    spec, flow, scales = replace(SPEC, kv_dtype="fp8_e4m3"), find_flow("quest"), (0.5, 0.25)
+    made = compile_flow("quest", spec=spec, out=tmp_path / "quest8.vxa")
+    assert made.artifact is not None
+    decoder = load(made.artifact, budget=BUDGET, debug=True)
+    assert decoder.spec == spec
+    cache = PagedCache(80, HKV, decoder.spec, decoder.fields, layout="NHD")
+    assert cache.k[0].dtype == torch.float8_e4m3fn
+    decoder.bind(
+        0, *(pool.view(torch.uint8).fill_(0x7F) for pool in (cache.k[0], cache.v[0])), cache.fields[0], *scales
+    )
+    said: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+    for r in said:
+        cache.add(r)
+    for new in ({0: 203, 1: 9}, {0: 1, 1: 1}, {1: 70, 0: 5}):
+        loc, offsets = cache.extend_batch(list(new), list(new.values()))
+        kv = torch.randint(-3, 4, (len(loc), 2, HKV, SPEC.head_dim)).bfloat16()
+        kv[:, 1] += torch.rand_like(kv[:, 1])  # values need not be exact
+        decoder.plan(cache.lengths(list(new)), cache.page_table(list(new)))
+        decoder.append(0, *kv.transpose(0, 1).contiguous(), loc, offsets)
+        q = torch.randint(-3, 4, (len(new), HKV * 2, SPEC.head_dim)).bfloat16()
+        out, lse = torch.full_like(q, float("nan")), torch.full(q.shape[:2], float("nan"))
+        decoder.decode(0, q, out=out, lse=lse)
+        assert decoder.pages is not None
+        assert decoder.counts is not None
+        for row, r in enumerate(new):
+            said[r] += kv[int(offsets[row]) : int(offsets[row + 1])].unbind(0)
+            k, v = torch.stack(said[r]).unbind(1)
+            want = oracle.step(flow, spec, q[row], k, v, BUDGET, k_scale=scales[0], v_scale=scales[1])
+            for h in range(HKV):
+                assert decoder.pages[row, h, : int(decoder.counts[row, h])].tolist() == want.pages[h]
+            torch.testing.assert_close(out[row].float(), want.out, rtol=2e-2, atol=1e-2)
+            torch.testing.assert_close(lse[row], want.lse, rtol=1e-4, atol=1e-4)
+
+
 PROGRAM = """
 import sys, torch
 from importlib.util import find_spec

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vortex.ir.core import Module
     from vortex.spec import Spec
 
-SPEC = ("heads", "head_dim", "latent", "page_size", "dtype")
+SPEC = ("heads", "head_dim", "latent", "page_size", "dtype", "kv_dtype")
 """Options that make up the model shape."""
 
 START = ("flow", "page", "tir")
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latent", metavar="R+ROPE", help="MLA: compressed KV and rotary key of a token, e.g. 512+64")
     parser.add_argument("--page-size", metavar="N", type=int, help="tokens of a page (default: 16)")
     parser.add_argument("--dtype", metavar="TYPE", help="bf16, f16 or f32: K, V and Q in memory (default: bf16)")
+    parser.add_argument("--kv-dtype", metavar="TYPE", help="K and V alone: fp8_e4m3, with scales (default: as --dtype)")
     parser.add_argument("--passes", metavar="TEXT", help="run this pipeline instead of the default")
     parser.add_argument("--from", dest="start", metavar="STAGE", choices=START, help=f"resume from {', '.join(START)}")
     parser.add_argument(

@@ -69,7 +69,8 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     s = m.spec
     print(f"flow      {m.flow}")
     print(f"digest    {m.digest}")
-    print(f"shape     page size {s.page_size}, {s}, {s.dtype}")
+    narrow = f", K and V in {s.kv_dtype} with scales" if s.scaled else ""
+    print(f"shape     page size {s.page_size}, {s}, {s.dtype}{narrow}")
     for f in m.fields:
         print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head")
     for c in m.constants:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vortex.codegen.narrow import STORAGE
-from vortex.codegen.tir import I32, Buffer, Expr, T, tirx
+from vortex.codegen.narrow import STORAGE, narrow, widen
+from vortex.codegen.tir import F32, I32, Buffer, Expr, T, tirx
 from vortex.ir.core import Decl, Function, Module
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
@@ -60,6 +60,30 @@ class Arguments:
         assert isinstance(d.type, TensorType)
         steps = (f"{d.name}_page_step", f"{d.name}_head_step", f"{d.name}_token_step", 1)
         return self.tensor(d.name, ("P", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name], steps, align=align)
+
+    def scales(self, *pools: Decl) -> None:
+        """Declare what the numbers of these pools are multiples of, where they have a scale."""
+        for d in pools:
+            if page.scaled(d):
+                self.scalar(f"{d.name}_scale", F32)
+
+    def scale_of(self, pool: str) -> Expr:
+        """The scale of a pool, the constant 1 where it has none."""
+        return self.scalars.get(f"{pool}_scale", T.float32(1))
+
+    def from_pool(self, name: str, stored: Expr) -> Expr:
+        """A stored number of a pool as ``page.load`` gives it."""
+        d = self.program.decls[name]
+        assert isinstance(d.type, TensorType)
+        return widen(stored, d.type.dtype) * self.scale_of(name) if page.scaled(d) else stored
+
+    def to_pool(self, o: page.Scatter, x: Expr) -> Expr:
+        """A number of a new token as the pool keeps it."""
+        given, kept = (self.program.decls[name].type for name in (o.source, o.buffer))
+        assert isinstance(given, TensorType) and isinstance(kept, TensorType)
+        if not page.scaled(self.program.decls[o.buffer]):
+            return x
+        return narrow(widen(x, given.dtype) / self.scale_of(o.buffer), kept.dtype)
 
     def field(self, d: Decl) -> Buffer:
         """The summaries called ``d.name`` of all physical pages."""

@@ -52,12 +52,23 @@ def round_to(x: Tensor, dtype: DType | str) -> Tensor:
     return (x.clamp(-FP8_MAX, FP8_MAX) if name == "fp8_e4m3" else x).to(TORCH[name])
 
 
+def kept(x: Tensor, spec: Spec, scale: float = 1.0) -> Tensor:
+    """K or V as the cache gives it back, fp32: stored in ``spec.kv_dtype``, as multiples of ``scale`` in fp8.
+
+    What the cache has given back once comes back unchanged.
+    """
+    if not spec.scaled:
+        return round_to(x, spec.kv_dtype).float()
+    step = torch.tensor(scale, dtype=torch.float32)
+    return round_to(x.float() / step, spec.kv_dtype).float() * step
+
+
 def summaries(
     flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
 
-    Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
+    The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
     """
     made = instantiate(flow)
     fields = declared_fields(made, spec)
@@ -147,13 +158,18 @@ def step(
     scale: float | None = None,
     layer: int = 0,
     fields: Sequence[dict[str, Tensor]] | None = None,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> StepResult:
     """One decode step of one request: ``q`` ``[Hq, D]``, ``k`` and ``v`` ``[len, Hkv, D]``, the new token included.
 
     Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]`` and ``v`` is None.
-    ``fields``, one dict a KV head over the full pages, spares making the summaries again.
+    ``fields``, one dict a KV head over the full pages, spares making the summaries again. ``k`` and ``v`` may be the
+    tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them.
     """
     made = instantiate(flow)
+    if spec.scaled and v is not None:
+        k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
     length, heads, dim = k.shape
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
     n = -(-length // spec.page_size)

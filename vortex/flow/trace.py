@@ -30,7 +30,7 @@ from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import Tracer, fail, tracing
 from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow as ops
-from vortex.ir.types import Dim, S, TensorType, dtype
+from vortex.ir.types import Dim, S, TensorType, dtype, f32
 from vortex.ir.verify import verify
 from vortex.spec import Spec
 
@@ -178,7 +178,8 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
         twice = source.key_loc(code, name, nth=1)
         if twice is not None:
             raise FIELD_TWICE.at(twice, name=name)
-    type = TensorType(dtype(spec.dtype), (spec.page_size, spec.head_dim))
+    # byte * scale is a number of fp32, and of no narrower type
+    type = TensorType(f32 if spec.scaled else dtype(spec.dtype), (spec.page_size, spec.head_dim))
     function = _function("cache", code, [Value(name, type) for name in spec.pools])
     with tracing(module, function) as tracer, _at_the_flow(tracer):
         returned = flow.forward_cache(Page(spec, [vTensor(a) for a in function.args]))

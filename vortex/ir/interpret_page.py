@@ -68,7 +68,7 @@ class Batch:
     """A step's inputs and outputs, by the calling convention of docs/architecture.md.
 
     Floats are fp32 arrays that hold values of the buffer's type. ``paged`` has the pools of K, V (MLA: latent) and all
-    fields, ``[P, Hkv, *tile]``; kernels write to them in place.
+    fields, ``[P, Hkv, *tile]``; kernels write to them in place. ``scales`` are those of pools in fp8, 1 unless given.
     """
 
     q: Any
@@ -78,6 +78,7 @@ class Batch:
     budget: tuple[int, int, int, int, int]
     capacity: int
     scale: float
+    scales: dict[str, float] = field(default_factory=dict)
     layer: int = 0
     tokens: dict[str, Any] = field(default_factory=dict)
     """``k_new`` and ``v_new`` or ``latent_new``, [T, Hkv, D]; empty where the engine has stored them."""
@@ -99,6 +100,10 @@ class Batch:
     def heads(self) -> int:
         """KV heads."""
         return int(self.paged["latent" if "latent" in self.paged else "k"].shape[1])
+
+    def scale_of(self, name: str) -> Any:
+        """What numbers of a pool are multiples of, in fp32."""
+        return np.float32(self.scales.get(name, 1.0))
 
     def rows(self) -> Iterator[tuple[int, int]]:
         """All (request, KV head) pairs."""
@@ -181,6 +186,8 @@ def _append(k: _Kernel) -> None:
         for o in body:
             if isinstance(o, page.Load):
                 env[o.value] = k.batch.paged[o.buffer][physical, h]
+                if page.scaled(k.decl(o.buffer)):
+                    env[o.value] = env[o.value] * k.batch.scale_of(o.buffer)
             elif isinstance(o, page.Store):
                 k.batch.paged[o.buffer][physical, h] = k.stored(o.buffer, env[o.x])
                 k.write(o.buffer, 1)
@@ -207,10 +214,12 @@ def _scatter(k: _Kernel, o: page.Scatter) -> None:
     if source is None:
         return
     pool = k.batch.paged[o.buffer]
+    if page.scaled(k.decl(o.buffer)):
+        source = k.stored(o.buffer, source / k.batch.scale_of(o.buffer))
     for token, slot in zip(source, k.batch.loc, strict=True):
         pool[slot // pool.shape[2], :, slot % pool.shape[2]] = token
         k.read(o.source, k.batch.heads)
-        k.traffic[o.buffer].written += k.batch.heads * k.tile_bytes(o.source)
+        k.traffic[o.buffer].written += k.batch.heads * k.tile_bytes(o.buffer) // pool.shape[2]
 
 
 # select -----------------------------------------------------------------------------------------------
@@ -327,7 +336,7 @@ def _tokens(k: _Kernel, name: str, r: int, h: int) -> Any:
     ]
     found = np.concatenate(rows) if rows else np.zeros((0, pool.shape[3]), np.float32)
     k.traffic[name].read += len(found) * k.tile_bytes(name) // size
-    return found
+    return found * b.scale_of(name) if page.scaled(k.decl(name)) else found
 
 
 def attention(q: Any, keys: Any, values: Any, scale: float) -> tuple[Any, Any]:

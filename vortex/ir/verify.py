@@ -148,7 +148,7 @@ def tile_in_domain(d: Decl, domain: str) -> Type:
     """What loading ``d`` gives in a kernel of that domain: all candidates of a row, or the current tile."""
     if domain == "rows" and d.attrs["layout"] in ("paged", "ragged") and isinstance(d.type, TensorType):
         return TensorType(d.type.dtype, (S, *d.type.shape))
-    return d.type
+    return page.tile_of(d)
 
 
 def _buffer(m: Module, o: Op, name: str) -> Decl:

@@ -44,8 +44,8 @@ class Outline(Pass):
         for name in ("page_size", "head_dim", "group"):
             if not isinstance(module.attrs.get(name), int) or module.attrs[name] < 1:
                 raise IR_STRUCTURE.at(why=f"outline needs the module's '{name}', a positive integer")
-        if module.attrs.get("dtype") not in DTYPES:
-            raise IR_STRUCTURE.at(why=f"outline needs the module's 'dtype', one of {', '.join(DTYPES)}")
+        if module.attrs.get("dtype") not in DTYPES or module.attrs.get("kv_dtype", "f32") not in DTYPES:
+            raise IR_STRUCTURE.at(why=f"outline needs the module's 'dtype' (and 'kv_dtype') of {', '.join(DTYPES)}")
         program = Module("page", module.name, dict(module.attrs))
         _declare_buffers(program, module)
         program.define(_plan(program))
@@ -59,6 +59,7 @@ def _declare_buffers(program: Module, module: Module) -> None:
     size, dim, group = (int(module.attrs[k]) for k in ("page_size", "head_dim", "group"))
     rank = int(module.attrs.get("kv_lora_rank", 0))
     kv = DTYPES[module.attrs["dtype"]]
+    kept = DTYPES[module.attrs.get("kv_dtype", kv.name)]
 
     def buffer(name: str, type: TensorType, layout: str, role: str) -> None:
         program.declare(Decl("buffer", name, type, {"layout": layout, "role": role}))
@@ -66,7 +67,7 @@ def _declare_buffers(program: Module, module: Module) -> None:
     buffer("q", TensorType(kv, (group, dim)), "batched", "input")
     pools = ("latent",) if rank else ("k", "v")
     for name in pools:
-        buffer(name, TensorType(kv, (size, dim)), "paged", "pool")
+        buffer(name, TensorType(kept, (size, dim)), "paged", "pool")
     for name in pools:
         buffer(f"{name}_new", TensorType(kv, (dim,)), "token", "input")
     buffer("plan", TensorType(i32, (4,)), "request", "plan")
@@ -136,7 +137,9 @@ class _Outliner:
         axis = v.type.page_axis
         loc = v.owner.loc if v.owner is not None else None
         if axis is None:
-            return f.add(page.Load(d.name, d.type), d.name, loc)
+            tile = page.tile_of(d)
+            assert isinstance(tile, TensorType)
+            return f.add(page.Load(d.name, tile), d.name, loc)
         loaded = f.add(page.Load(d.name, TensorType(d.type.dtype, (S, *d.type.tile))), d.name, loc)
         if axis == 0:
             return loaded

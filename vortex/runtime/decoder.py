@@ -13,7 +13,7 @@ from vortex.manifest import FieldEntry
 from vortex.runtime.calls import Signature, signature
 from vortex.runtime.checks import check_selection, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
-from vortex.runtime.shapes import check_pools, check_queries, compiled_for, parts
+from vortex.runtime.shapes import check_pools, check_queries, check_scales, compiled_for, parts
 from vortex.runtime.steps import Step, Steps, capacity
 from vortex.runtime.tensors import TORCH, as_kernel_sees, require, wrong
 
@@ -138,11 +138,16 @@ class Decoder:
         k_pool: torch.Tensor,
         v_pool: torch.Tensor | None,
         fields: Mapping[str, torch.Tensor] | None = None,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
     ) -> None:
         """Give ``layer`` its memory: pools ``[P, Hkv, page, D]`` with any strides but the last, which is 1 (an NHD
         pool comes as ``pool.transpose(1, 2)``), and every summary, ``[P, Hkv, *tile]``, contiguous. Under MLA
         ``k_pool`` is the pool of latent rows, ``[P, 1, page, D]``, and ``v_pool`` is None. A layer without ``fields``
         has :meth:`attend_all` and :meth:`attend` only; its engine stores K and V.
+
+        Pools in fp8_e4m3 (as such, or uint8 of the same bits) hold multiples of ``k_scale`` and ``v_scale``: x is
+        stored as x / scale.
 
         Raises:
             VortexError: VX6001 for a page size, head dim or type that the artifact was not compiled for, VX6002 for
@@ -155,7 +160,8 @@ class Decoder:
         others = [n for n in self._steps.layers if n != layer]
         if others and heads != self.kv_heads:
             raise wrong(f"layer {layer}", f"has {heads} KV heads; layer {others[0]} has {self.kv_heads}")
-        made: dict[str, object] = {**pools, "layer": layer}
+        made: dict[str, object] = {**{n: as_kernel_sees(pool) for n, pool in pools.items()}, "layer": layer}
+        made |= check_scales(self.spec, k_scale=k_scale, v_scale=v_scale)
         if fields is not None:
             if odd := fields.keys() ^ {f.name for f in self.fields}:
                 known = [f.name for f in self.fields]

@@ -52,7 +52,7 @@ class PagedCache:
 
         def pool() -> torch.Tensor:
             inner = (kv_heads, spec.page_size) if layout == "HND" else (spec.page_size, kv_heads)
-            made = torch.empty(num_pages, *inner, spec.head_dim, dtype=TORCH[spec.dtype], device=self.device)
+            made = torch.empty(num_pages, *inner, spec.head_dim, dtype=TORCH[spec.kv_dtype], device=self.device)
             return made if layout == "HND" else made.transpose(1, 2)
 
         def summary(entry: FieldEntry) -> torch.Tensor:

@@ -9,18 +9,20 @@ import torch
 from vortex.errors import SHAPE_MISMATCH, WRONG_DEVICE
 from vortex.runtime.device import architecture_of, name_of
 from vortex.runtime.library import Library
-from vortex.runtime.tensors import TORCH, require, short, wrong
+from vortex.runtime.tensors import TORCH, as_stored, require, short, wrong
 from vortex.spec import Spec
 
 
-def compiled_for(spec: Spec, what: str, tensor: torch.Tensor, rank: int) -> None:
-    """VX6001 when the head dim or type of ``tensor`` is another than the artifact's."""
+def compiled_for(spec: Spec, what: str, tensor: torch.Tensor, rank: int, dtype: str = "") -> None:
+    """VX6001 when the head dim or type (``dtype`` for pools) of ``tensor`` is another than the artifact's."""
     if not isinstance(tensor, torch.Tensor) or tensor.dim() != rank:
         got = f"shape {list(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
         raise wrong(what, f"has {got}; a tensor of {rank} axes is needed")
-    if tensor.dtype != TORCH[spec.dtype]:
+    want = dtype or spec.dtype
+    if as_stored(tensor, TORCH[want]).dtype != TORCH[want]:
         got = short(tensor.dtype)
-        raise SHAPE_MISMATCH.at(what=f"the type of {what}", got=got, want=spec.dtype, flag=f"--dtype {got}")
+        flag = f"--kv-dtype {got}" if dtype and "fp8_e4m3" in (got, want) else f"--dtype {got}"
+        raise SHAPE_MISMATCH.at(what=f"the type of {what}", got=got, want=want, flag=flag)
     if (dim := tensor.shape[-1]) != spec.head_dim:
         want = f"head dim {spec.head_dim}"
         flag = "--latent KV_LORA_RANK+ROPE" if spec.kv_lora_rank else f"--head-dim {dim}"
@@ -47,7 +49,7 @@ def check_pools(
     spec = library.manifest.spec
     for part, pool in pools.items():
         name = f"{part}_pool"
-        compiled_for(spec, name, pool, 4)
+        compiled_for(spec, name, pool, 4, spec.kv_dtype)
         if pool.shape[2] != spec.page_size:
             got, want = int(pool.shape[2]), f"page size {spec.page_size}"
             raise SHAPE_MISMATCH.at(what=f"the page size of {name}", got=got, want=want, flag=f"--page-size {got}")
@@ -65,8 +67,21 @@ def check_pools(
         raise wrong("latent_pool", f"has {heads} rows a token; all query heads share one, so [P, 1, page, D]")
     shape = (pages, heads, spec.page_size, spec.head_dim)
     for name, pool in pools.items():
-        require(f"{name}_pool", pool, TORCH[spec.dtype], shape, device or here, strided=True)
+        kept = TORCH[spec.kv_dtype]
+        require(f"{name}_pool", as_stored(pool, kept), kept, shape, device or here, strided=True)
     return here, pages, heads
+
+
+def check_scales(spec: Spec, **scales: float) -> dict[str, float]:
+    """The scales of a layer's pools as kernels take them; VX6002 for one that is no positive number, or not 1 where
+    pools have none.
+    """
+    for name, scale in scales.items():
+        if not (isinstance(scale, float | int) and 0 < scale < 3e38):
+            raise wrong(name, f"is {scale!r}; a positive number is needed")
+        if scale != 1 and not spec.scaled:
+            raise wrong(name, f"is {scale}; K and V in {spec.kv_dtype} have no scale, so 1 is needed")
+    return {name: float(scale) for name, scale in scales.items()}
 
 
 def check_queries(spec: Spec, q: torch.Tensor, batch: int, kv_heads: int, device: torch.device | None) -> None:

@@ -33,6 +33,11 @@ def as_kernel_sees(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.int32) if tensor.dtype == torch.bool else tensor
 
 
+def as_stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Bytes where fp8 is wanted as fp8, which is how some engines hold it; other tensors as they are."""
+    return tensor.view(dtype) if tensor.dtype == torch.uint8 and dtype == torch.float8_e4m3fn else tensor
+
+
 def wrong(what: str, why: str) -> VortexError:
     return BAD_ARGUMENT.at(what=what, why=why)
 

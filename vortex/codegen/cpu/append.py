@@ -44,6 +44,7 @@ def _declare(args: Arguments, f: Function, scattered: list[page.Scatter]) -> Non
     args.tensor("row_offsets", ("B1",), "int32")
     args.tensor("lengths", ("B",), "int32")
     args.tensor("page_table", ("B", "Pmax"), "int32")
+    args.scales(*(d for d in program.declared("buffer") if d.name in touched))
     if any(isinstance(o, flow.Layer) for o in f.ops):
         args.scalar("layer", "int32")
 
@@ -60,8 +61,15 @@ def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
                 to = let("to_page", T.floordiv(slot, T.int64(size)))
                 at = let("to_token", T.floormod(slot, T.int64(size)))
 
-                def store(i: Index, source: Buffer = source, pool: Buffer = pool, to: Expr = to, at: Expr = at) -> None:
-                    put(pool, source[t, h, i[0]], to, h, at, i[0])
+                def store(
+                    i: Index,
+                    o: page.Scatter = o,
+                    source: Buffer = source,
+                    pool: Buffer = pool,
+                    to: Expr = to,
+                    at: Expr = at,
+                ) -> None:
+                    put(pool, args.to_pool(o, source[t, h, i[0]]), to, h, at, i[0])
 
                 with loop("h", args.size("Hkv")) as h:
                     tiles.each([dim], store)
@@ -88,7 +96,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
             physical = let("page", cast("int64", args.buffers["page_table"][r, p]))
 
             def load(o: page.Load, index: Index, physical: Expr = physical, h: Expr = h) -> Expr:
-                return args.buffers[o.buffer][(physical, h, *index)]
+                return args.from_pool(o.buffer, args.buffers[o.buffer][(physical, h, *index)])
 
             constants = args.constants
             values = Values(load, None, constants, {"layer": args.scalars.get("layer")})

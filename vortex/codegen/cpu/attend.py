@@ -41,6 +41,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     args.tensor("pages", ("B", "Hkv", "K"), "int32")
     args.tensor("counts", ("B", "Hkv"), "int32")
     args.scalar("scale", F32)
+    args.scales(*(program.decls[name] for name in (attend.keys, attend.values)))
     out = program.decls["out"].type
     assert isinstance(out, TensorType)
     args.tensor("out", ("B", "Hq", out.tile[1]), STORAGE[out.dtype.name])
@@ -102,10 +103,12 @@ class _Row:
         source = self.args.buffers["q"]
         width, chunks = self._vectors(self.dim)
         with loop("g", self.group) as g:
+            # what a number of the keys is a multiple of comes into the queries once
+            scale = self.args.scalars["scale"] * self.args.scale_of(self.o.keys)
             with loop("c", chunks) as c, lanes(width) as lane:
                 d = c * width + lane
                 x = widen(source[self.r, self.h * self.group + g, d], self.q_type.dtype)
-                put(self.q, x * self.args.scalars["scale"], g * self.dim + d)
+                put(self.q, x * scale, g * self.dim + d)
             width_v, chunks_v = self._vectors(self.v_dim)
             with loop("c", chunks_v) as c, lanes(width_v) as lane:
                 put(self.acc, f32(0), g * self.v_dim + c * width_v + lane)
@@ -180,7 +183,8 @@ class _Row:
             head = let("head", self.h * self.group + g)
             total = let("sum", self.total[g])
             # a padded row has no tokens: zeros, and a log-sum-exp of -inf
-            share = let("share", T.Select(total > f32(0), f32(1) / total, f32(0)))
+            one = self.args.scale_of(self.o.values)
+            share = let("share", T.Select(total > f32(0), one / total, f32(0)))
             with loop("c", chunks) as c, lanes(width) as lane:
                 d = c * width + lane
                 x = self.acc[g * self.v_dim + d] * share

@@ -19,7 +19,7 @@ from vortex.codegen.cuda.ptx import WARP, cta_sync, flat_view, quotient, remaind
 from vortex.codegen.cuda.slab import vector
 from vortex.codegen.cuda.team import unpack
 from vortex.codegen.narrow import STORAGE, narrow
-from vortex.codegen.tir import I32, U32, Buffer, Expr, T, flat, i32, let, local, loop, put, tirx, when
+from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, flat, i32, let, local, loop, put, tirx, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import flow, page
@@ -92,6 +92,7 @@ def _declare(args: Arguments, f: Function, scattered: list[page.Scatter]) -> Non
     args.tensor("row_offsets", ("B1",), I32)
     args.tensor("lengths", ("B",), I32)
     args.tensor("page_table", ("B", "Pmax"), I32)
+    args.scales(*(d for d in program.declared("buffer") if d.name in touched))
     if any(isinstance(o, flow.Layer) for o in f.ops):
         args.scalar("layer", I32)
 
@@ -173,7 +174,8 @@ class _Stripe:
         with when(self.args.size("tokens") > 0):
             for o in self.scattered:
                 pool = self.pools[o.buffer]
-                source = flat_view(self.args.buffers[o.source], STORAGE[pool.type.dtype.name], pool.size)
+                given = _tensor(self.args.program, o.source).dtype
+                source = flat_view(self.args.buffers[o.source], STORAGE[given.name], given.bytes)
                 dim = pool.type.tile[1]
                 with self.cta.share("element", count * dim) as e:
                     t, d = let("t", token + quotient(e, i32(dim))), let("d", remainder(e, i32(dim)))
@@ -181,7 +183,7 @@ class _Stripe:
                     with when(slot >= 0):
                         to, at = T.truncdiv(slot, T.int64(self.size)), T.truncmod(slot, T.int64(self.size))
                         where = (wide(t) * wide(self.args.size("Hkv")) + wide(h)) * dim + wide(d)
-                        put(pool.elements, source[where], pool.element(to, h, at, d))
+                        put(pool.elements, self.args.to_pool(o, source[where]), pool.element(to, h, at, d))
             # this CTA summarises what it stored
             cta_sync()
 
@@ -223,12 +225,15 @@ class _Stripe:
 
     def _load(self, o: page.Load, index: Index) -> Expr:
         """An element of the page from shared memory."""
-        t = type_of(o.value)
+        t = self.pools[o.buffer].type
         each = 4 // t.dtype.bytes
         dim = index[1]
         word = self.arena.u32[index[0] * self.pitch[o.buffer] + quotient(dim, i32(each)) + self.tiles[o.buffer]]
         if each == 1:
             return unpack(word, 0, t.dtype)
+        if each == 4:
+            byte = T.shift_right(word, cast(U32, remainder(dim, i32(4)) * 8))
+            return self.args.from_pool(o.buffer, cast("uint8", T.bitwise_and(byte, T.uint32(0xFF))))
         low, high = unpack(word, 0, t.dtype), unpack(word, 1, t.dtype)
         return T.Select(remainder(dim, i32(2)) > 0, high, low)
 

@@ -16,9 +16,9 @@ layout       one tile for each                              found by
 
 from __future__ import annotations
 
-from vortex.ir.core import Op, Value, op
+from vortex.ir.core import Decl, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
-from vortex.ir.types import SelectionType, TensorType, Type, f32
+from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3
 
 LAYOUTS = ("batched", "ragged", "paged", "token", "request")
 ROLES = ("input", "pool", "field", "output", "workspace", "plan")
@@ -26,9 +26,25 @@ DOMAINS = {"plan": "requests", "append": "new_pages", "select": "rows", "attend"
 """What each kind of kernel runs once for."""
 
 
+def scaled(d: Decl) -> bool:
+    """Whether the buffer keeps numbers as multiples of a scale, which kernels are given as ``<name>_scale``: fp8 pools.
+
+    Summaries in fp8 have no scale.
+    """
+    return d.attrs.get("role") == "pool" and isinstance(d.type, TensorType) and d.type.dtype == fp8_e4m3
+
+
+def tile_of(d: Decl) -> Type:
+    """What a tile of the buffer is once it is loaded: fp32 where it is scaled."""
+    return d.type.with_dtype(f32) if scaled(d) and isinstance(d.type, TensorType) else d.type
+
+
 @op("page.load")
 class Load(Op):
-    """The tile of the current row or page; in domain ``rows`` a paged or ragged buffer gives all candidates."""
+    """The tile of the current row or page; in domain ``rows`` a paged or ragged buffer gives all candidates.
+
+    Of a pool in fp8 it gives stored number * scale, in fp32.
+    """
 
     buffer: str
     type: TensorType
@@ -60,7 +76,10 @@ class Store(Op):
 
 @op("page.scatter")
 class Scatter(Op):
-    """Copies each new token's rows from ``source`` (layout ``token``) to its slot in ``buffer`` (layout ``paged``)."""
+    """Copies each new token's rows from ``source`` (layout ``token``) to its slot in ``buffer`` (layout ``paged``).
+
+    Into a pool in fp8 goes number / scale, clamped to +-448 and rounded to nearest even.
+    """
 
     source: str
     buffer: str
