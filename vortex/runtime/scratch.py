@@ -6,7 +6,8 @@ buffer        shape                           what it is
 budget        i32 ``[5]``                     the budget as numbers; read by plan, rewritten when it changes
 plan          i32 ``[4, B]``                  what each request keeps and scores
 work          i32 ``[2, 2 + B + slots]``      GPU: work items of select and attend
-arrivals      i32 ``[B * Hkv]``               GPU: CTAs that came so far; plan clears it, kernels leave it zero
+arrivals      i32 ``[B * Hkv * C]``           GPU: CTAs that came so far; plan clears it, kernels leave it zero;
+                                              C is the most ``row_counters`` of a kernel's schedule, 1 without
 partials      f32 ``[B + slots, Hkv, N]``     GPU: what an item of attend leaves to the last of its row
 workspace     f32 ``[B * Hkv, W]``            intermediates of select, ``W = page_words * Pmax + row_words``
 pages         i32 ``[B, Hkv, K]``             the selection of :meth:`Decoder.decode`
@@ -69,12 +70,17 @@ class Layout:
     heads: int
     slots: int
     dense: bool
+    counters: int = 1
+    """Arrivals of a row: CTAs for different heads of it count apart."""
 
     @classmethod
     def of(cls, kernels: Sequence[KernelEntry], heads: int, multiprocessors: int, *, dense: bool) -> Layout:
         """``slots`` so that ``ROUNDS`` times as many CTAs of attend are at work as the device holds."""
         held = max((_int(k.resources.get("ctas", 1)) for k in kernels if k.kind == "attend"), default=1)
-        return cls(tuple(kernels), heads, -(-ROUNDS * multiprocessors * held // heads), dense)
+        counters = max((_int(k.schedule.get("row_counters", 1)) for k in kernels), default=1)
+        # an item of a row is the work of one CTA for each counter
+        slots = -(-ROUNDS * multiprocessors * held // (heads * counters))
+        return cls(tuple(kernels), heads, slots, dense, counters)
 
     @property
     def planned(self) -> bool:
@@ -93,7 +99,7 @@ class Layout:
             "budget": (i32, (5,)),
             "plan": (i32, (4, size.batch)),
             "work": (i32, lists),
-            "arrivals": (i32, (rows,)),
+            "arrivals": (i32, (rows * self.counters,)),
             "partials": (f32, self._partials(size)),
             "workspace": (f32, (rows, width)),
         }

@@ -1,0 +1,66 @@
+"""Builds ``attend`` over latent rows (MLA) for several head counts, page sizes and knobs into one library.
+
+    python bench/stage_latent.py --out .gpu/latent
+
+An index beside it says what each function is; bench/gpu_latent.py runs them where there is a GPU and no compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from vortex.codegen.emit import emit_kernel, parse_tir
+from vortex.codegen.nvcc import build_cuda
+from vortex.driver import compile_flow
+from vortex.spec import Spec
+from vortex.target import TARGETS
+
+SHAPES = [(20, 16), (20, 32), (20, 64), (128, 16), (128, 32), (128, 64), (16, 16)]
+"""Heads and page sizes with the knobs of the default schedule."""
+KNOBS: list[tuple[int, int, dict[str, int]]] = [
+    (20, 16, {"warps": 4, "stages": 3, "tile": 32, "residents": 1}),
+    (20, 16, {"warps": 4, "stages": 4, "tile": 32, "residents": 1}),
+    (20, 16, {"warps": 4, "stages": 2, "tile": 64, "residents": 1}),
+    (20, 16, {"warps": 8, "stages": 4, "tile": 32, "residents": 1}),
+    (20, 16, {"warps": 8, "stages": 2, "tile": 64, "residents": 1}),
+    (128, 16, {"warps": 8, "stages": 2, "tile": 64, "residents": 1}),
+    (128, 16, {"warps": 4, "stages": 2, "tile": 32, "residents": 2, "heads": 24}),
+    (128, 16, {"warps": 4, "stages": 2, "tile": 32, "residents": 2, "heads": 16}),
+]
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--out", type=Path, default=Path(".gpu/latent"))
+    args.add_argument("--arch", default="sm_90a")
+    found = args.parse_args()
+    found.out.mkdir(parents=True, exist_ok=True)
+    start, functions = time.time(), {}
+    index: dict[str, dict[str, Any]] = {}
+    for heads, page, knobs in [(h, p, {}) for h, p in SHAPES] + KNOBS:
+        target, spec = TARGETS[found.arch], Spec.of_latent("512+64", heads, page_size=page)
+        program = compile_flow("latent_topk", spec=spec, targets=[target], to="page").programs[found.arch]
+        f = program.functions["attend"]
+        f.attrs["schedule"] = dict(knobs)
+        made = emit_kernel(program, f, target)
+        name = "_".join(["latent", f"h{heads}", f"p{page}", *(f"{k[0]}{v}" for k, v in knobs.items())])
+        functions[name] = parse_tir(made.text, name)
+        index[name] = {"args": made.args, "knobs": made.schedule, "heads": heads, "page": page, "main": not knobs}
+        index[name] |= {"dim": spec.head_dim, "v_dim": spec.v_dim}
+    build = build_cuda(functions, found.arch, (found.out / f"lib.{found.arch}.so").resolve())
+    for name, r in build.resources.items():
+        index[name] |= {"registers": r.registers, "spills": r.spills, "shared": r.dynamic_shared, "ctas": r.ctas}
+        print(f"{name}: {r.registers} registers, {r.spills} spilled, {r.dynamic_shared} shared, {r.ctas} CTAs an SM")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    about = {"arch": found.arch, "library": f"lib.{found.arch}.so", "commit": commit, "kernels": index}
+    (found.out / "kernels.json").write_text(json.dumps(about, indent=1))
+    print(f"{len(index)} kernels, {time.time() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
