@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow
+from vortex.manifest import KernelEntry
 from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.paged_cache import PagedCache
+from vortex.runtime.scratch import Layout, Size
 from vortex.spec import Spec
 
 SMALL = [
@@ -127,3 +130,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "qk_nope_head_dim" in refused(decoder.decode, 0, q, out=out)
     assert "VX6002" in refused(decoder.decode, 0, q, out=torch.zeros_like(q), scale=1.0)
     decoder.decode(0, q, out=out, scale=1.0)
+
+
+def test_blocks_of_heads_count_arrivals_apart() -> None:
+    """A row of several blocks of heads has as many counters, and as many CTAs for each work item."""
+    entry = KernelEntry("attend", "attend", "a", ("arrivals", "work", "partials"), schedule={"partial_words": 8})
+    size = Size(3, 5, 5)
+    plain = Layout.of((entry,), 1, 132, dense=False)
+    made = Layout.of((replace(entry, schedule={**entry.schedule, "row_counters": 4}),), 1, 132, dense=False)
+    assert plain.buffers(size, size)["arrivals"][1] == (3,)
+    assert made.buffers(size, size)["arrivals"][1] == (12,)
+    assert made.slots * 4 == plain.slots
