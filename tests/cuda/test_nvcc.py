@@ -100,7 +100,7 @@ def test_predicted_limiter() -> None:
     made = KernelResources("sm_90a", 139, 0, 0, 64, 98304, 128)
     assert made.limiter(64 << 10) == "memory"
     assert made.limiter(4 << 10) == "latency"
-    assert made.limiter(64 << 10, flops_per_byte=400, peak=8e14) == "compute"
+    assert made.limiter(64 << 10, flops_per_byte=400) == "compute"
 
 
 def test_ptxas_report() -> None:

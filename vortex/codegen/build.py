@@ -58,7 +58,8 @@ def _build_cuda(
         texts[f"{name}.{target.name}.ptx"] = built.ptx[k.symbol]
         texts[f"{name}.{target.name}.sass"] = sass(built.cubins[k.symbol])
     resources = {
-        k.symbol: built.resources[k.symbol].report(int(k.schedule.get("in_flight", 0))) for k in kernels.values()
+        k.symbol: built.resources[k.symbol].report(*(k.schedule.get(n, 0) for n in ("bytes_in_flight", "flops_per_byte")))
+        for k in kernels.values()
     }
     return Built(built.source, texts, resources)
 

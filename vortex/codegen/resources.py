@@ -8,36 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vortex.codegen.toolkit import find_inspector
+from vortex.silicon import MACHINES, Machine
 
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """Limits of one multiprocessor (SM), and the memory behind all of them."""
-
-    sms: int
-    threads: int
-    ctas: int
-    registers: int
-    shared: int
-    """Bytes for all CTAs of an SM; each CTA takes 1 KiB beside its own."""
-    bandwidth: float
-    """Of the memory, bytes a second."""
-    latency: float
-    """From a load to its data under load, seconds: what must be covered by bytes in flight."""
-
-    @property
-    def bytes_needed(self) -> int:
-        """In flight on each SM, for the memory to be busy all the time (Little's law)."""
-        return int(self.bandwidth * self.latency / self.sms)
-
-
-GPUS = {
-    "sm_90a": Gpu(132, 2048, 32, 65536, 228 << 10, 4.8e12, 0.8e-6),
-    "sm_100a": Gpu(148, 2048, 32, 65536, 228 << 10, 8.0e12, 0.9e-6),
-}
-"""H200 and B200; latencies are estimates."""
-
-RESERVED_SHARED = 1 << 10
 REGISTER_UNIT = 256
 """Registers are given to a warp in this many at a time."""
 
@@ -57,11 +29,20 @@ class KernelResources:
     """Of a CTA."""
 
     @property
+    def machine(self) -> Machine:
+        return MACHINES[self.arch]
+
+    @property
+    def warps(self) -> int:
+        """Of a CTA."""
+        return max(1, -(-self.threads // 32))
+
+    @property
     def _limits(self) -> dict[str, int]:
         """CTAs that each resource of an SM has room for."""
-        gpu, warps = GPUS[self.arch], max(1, -(-self.threads // 32))
+        gpu, warps = self.machine, self.warps
         of_warp = -(-max(1, self.registers) * 32 // REGISTER_UNIT) * REGISTER_UNIT
-        shared = self.static_shared + self.dynamic_shared + RESERVED_SHARED
+        shared = self.static_shared + self.dynamic_shared + gpu.reserved_shared
         return {
             "CTAs": gpu.ctas,
             "threads": gpu.threads // (warps * 32),
@@ -77,7 +58,7 @@ class KernelResources:
     @property
     def occupancy(self) -> float:
         """Resident threads as a part of those an SM can hold."""
-        return self.ctas * self.threads / GPUS[self.arch].threads
+        return self.ctas * self.threads / self.machine.threads
 
     @property
     def bound_by(self) -> str:
@@ -85,8 +66,11 @@ class KernelResources:
         limits = self._limits
         return min(limits, key=lambda name: limits[name])
 
-    def report(self, in_flight: int = 0) -> dict[str, int | float | str]:
-        """For the manifest; ``in_flight`` are the bytes that a CTA keeps under way, 0 where the template says none."""
+    def report(self, in_flight: int = 0, flops_per_byte: float = 0.0) -> dict[str, int | float | str]:
+        """For the manifest; ``in_flight`` are the bytes that a CTA keeps under way, 0 where the template says none.
+
+        ``flops_per_byte`` of its tensor cores' work, 0 where that does not count.
+        """
         made: dict[str, int | float | str] = {
             "registers": self.registers,
             "spills": self.spills,
@@ -94,24 +78,24 @@ class KernelResources:
             "dynamic_shared": self.dynamic_shared,
             "threads": self.threads,
             "ctas": self.ctas,
+            "warps": self.ctas * self.warps,
             "bound_by": self.bound_by,
             "occupancy": round(self.occupancy, 4),
         }
         if in_flight:
-            made |= {"in_flight": in_flight * self.ctas, "needed": GPUS[self.arch].bytes_needed}
-            made["limiter"] = self.limiter(in_flight)
+            made |= {"in_flight": in_flight * self.ctas, "needed": self.machine.bytes_needed}
+            made["limiter"] = self.limiter(in_flight, flops_per_byte)
         return made
 
-    def limiter(self, in_flight: int, flops_per_byte: float = 0.0, peak: float = 0.0) -> str:
+    def limiter(self, in_flight: int, flops_per_byte: float = 0.0) -> str:
         """What the kernel is predicted to wait for, from the bytes that a CTA keeps in flight.
 
-        ``flops_per_byte`` of the kernel over ``peak`` FLOP/s of the unit it uses: compute, where that takes
-        longer than the bytes.
+        compute: the tensor cores, where ``flops_per_byte`` take longer than the bytes; latency: too few bytes are
+        under way for the memory to be busy.
         """
-        gpu = GPUS[self.arch]
-        if peak and flops_per_byte / peak > 1 / gpu.bandwidth:
+        if flops_per_byte > self.machine.flops_per_byte:
             return "compute"
-        return "memory" if in_flight * self.ctas >= gpu.bytes_needed else "latency"
+        return "memory" if in_flight * self.ctas >= self.machine.bytes_needed else "latency"
 
 
 def read_resources(said: str, source: str, arch: str) -> KernelResources:

@@ -24,7 +24,10 @@ from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
+from vortex.silicon import H200, Machine, machine_of
 
+VECTOR = 16
+"""Bytes that a thread loads at once."""
 CTAS = 4096
 """Stripes are as many as leave about this many CTAs for each KV head."""
 
@@ -39,9 +42,14 @@ class AppendKnobs:
         return dict(asdict(self))
 
 
-def choose(schedule: Mapping[str, Attr]) -> AppendKnobs:
-    """The knobs that the schedule names, defaults for the rest."""
-    return AppendKnobs(**{n: int(schedule.get(n, x)) for n, x in AppendKnobs().attrs().items()})
+def choose(schedule: Mapping[str, Attr], machine: Machine = H200) -> AppendKnobs:
+    """The knobs that the schedule names, defaults for the rest.
+
+    Where one load of each thread of an SM does not cover the latency of the memory, a page is shared by more threads:
+    fewer rounds, each of which waits for its loads.
+    """
+    default = AppendKnobs() if machine.threads * VECTOR >= machine.bytes_needed else AppendKnobs(threads=256)
+    return AppendKnobs(**{n: int(schedule.get(n, x)) for n, x in default.attrs().items()})
 
 
 def space() -> list[AppendKnobs]:
@@ -51,7 +59,8 @@ def space() -> list[AppendKnobs]:
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
-    return {**f.attrs.get("schedule", {}), **choose(f.attrs.get("schedule", {})).attrs()}
+    knobs = choose(f.attrs.get("schedule", {}), machine_of(program))
+    return {**f.attrs.get("schedule", {}), **knobs.attrs(), "bytes_in_flight": knobs.threads * VECTOR}
 
 
 def emit_append(program: Module, f: Function) -> list[str]:
@@ -60,7 +69,7 @@ def emit_append(program: Module, f: Function) -> list[str]:
     scattered = [o for o in f.ops if isinstance(o, page.Scatter)]
     _declare(args, f, scattered)
     T.device_entry()
-    knobs = choose(f.attrs.get("schedule", {}))
+    knobs = choose(f.attrs.get("schedule", {}), machine_of(program))
     size, heads = int(program.attrs["page_size"]), args.size("Hkv")
     requests = args.size("B")
     fits = T.max(i32(1), tirx.truncdiv(i32(CTAS), requests))

@@ -43,6 +43,7 @@ from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
+from vortex.silicon import machine_of
 
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
@@ -50,8 +51,9 @@ def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     if is_latent(_op(f)):
         return attend_latent.schedule_of(program, f)
     shape = shape_of(program, _op(f))
-    knobs = choose(shape, f.attrs.get("schedule", {}))
-    sizes = {"in_flight": knobs.in_flight(shape), "partial_words": partial_words(shape)}
+    knobs = choose(shape, f.attrs.get("schedule", {}), machine_of(program))
+    sizes = {"bytes_in_flight": knobs.in_flight(shape), "flops_per_byte": 8 * shape.head_tiles}
+    sizes["partial_words"] = partial_words(shape)
     return {**f.attrs.get("schedule", {}), **knobs.attrs(), **sizes}
 
 
@@ -83,7 +85,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     out = _tensor(program, "out")
     args.tensor("out", ("B", "Hq", shape.v_dim), STORAGE[out.dtype.name], align=16)
     args.tensor("lse", ("L", "Hq"), F32)
-    knobs = choose(shape, f.attrs.get("schedule", {}))
+    knobs = choose(shape, f.attrs.get("schedule", {}), machine_of(program))
     if knobs.planned:
         args.tensor("work", (2, "N"), I32)
         args.tensor("partials", ("I", "Hkv", partial_words(shape)), F32, align=16)

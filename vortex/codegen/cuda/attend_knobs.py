@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, replace
 
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Attr
+from vortex.silicon import H200, Machine
 
-SHARED_LIMIT = 227 * 1024
-"""Bytes of shared memory that one CTA may have on sm_90 and sm_100."""
+SHARED_LIMIT = H200.cta_shared
+"""Bytes of shared memory that one CTA may have, on a B200 as well."""
+RINGS = ((2, 4), (2, 6), (4, 4), (4, 6), (8, 4))
+"""Warps and stages of rings that are deeper than the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,24 @@ class AttendKnobs:
         """Bytes that a CTA has on their way while it computes."""
         return self.warps * (self.stages - 1) * self.tile * (shape.dim + shape.v_dim) * 2
 
+    def of_sm(self, shape: AttendShape, machine: Machine) -> int:
+        """Bytes that an SM has on their way, as far as shared memory decides how many CTAs it holds."""
+        shared = self.arena_bytes(shape) + 1024
+        return machine.ctas_of(shared, self.warps * 32) * self.in_flight(shape)
+
     def fits(self, shape: AttendShape) -> bool:
         """Whether a CTA of these knobs can be launched."""
         whole = self.tile % shape.page == 0 if shape.page < self.tile else shape.page % self.tile == 0
         lanes = self.tile // shape.page <= 32 if shape.page else False
         return self.tile % 16 == 0 and whole and lanes and self.arena_bytes(shape) + 1024 <= SHARED_LIMIT
+
+
+def _deep_enough(found: AttendKnobs, shape: AttendShape, machine: Machine) -> AttendKnobs:
+    """``found``, or knobs that have more bytes on their way where it has too few."""
+    deeper = [replace(found, warps=warps, stages=stages) for warps, stages in RINGS]
+    options = [found, *(k for k in deeper if k.fits(shape))]
+    enough = machine.cover * machine.bytes_needed
+    return max(options, key=lambda k: min(enough, k.of_sm(shape, machine)))
 
 
 def space(shape: AttendShape) -> Iterator[AttendKnobs]:
@@ -78,11 +94,12 @@ def space(shape: AttendShape) -> Iterator[AttendKnobs]:
                     yield knobs
 
 
-def choose(shape: AttendShape, schedule: Mapping[str, Attr]) -> AttendKnobs:
+def choose(shape: AttendShape, schedule: Mapping[str, Attr], machine: Machine = H200) -> AttendKnobs:
     """The knobs of a schedule, a default for each it does not name.
 
     By default a ring holds three tiles, so that two are in flight while one is computed on; two where
-    shared memory would leave a single CTA on an SM.
+    shared memory would leave a single CTA on an SM. Where the SMs of the machine then have fewer bytes under way
+    than cover its latency, the first of ``RINGS`` that has enough, or the one that has most.
 
     Raises:
         VortexError: VX4006 when no kernel of these knobs can be launched.
@@ -97,6 +114,8 @@ def choose(shape: AttendShape, schedule: Mapping[str, Attr]) -> AttendKnobs:
     if "warps" not in schedule:
         while not found.fits(shape) and found.warps > 1:
             found = replace(found, warps=found.warps // 2)
+    if not {"warps", "stages"} & set(schedule):
+        found = _deep_enough(found, shape, machine)
     if not found.fits(shape):
         why = f"attend with {found.warps} warps, {found.stages} stages, {tile} tokens a tile does not fit"
         raise NOT_EMITTABLE.at(
