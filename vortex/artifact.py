@@ -3,7 +3,7 @@
     name.vxa/manifest.json        what is inside, with a SHA-256 per file (vortex/manifest.py)
              lib.<target>.so      one library a target
              constants/<name>.bin captured tensors, little-endian
-             ir/...               the text of every stage
+             ir/...               the text of every stage; CUDA source and PTX of GPU kernels compressed
 
 An artifact is trusted like any binary: loading its library runs its code. Nothing here loads one.
 """

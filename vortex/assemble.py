@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortex.cpu_features import detect_mcpu, machine, required_features
 from vortex.errors import IR_STRUCTURE
+from vortex.inspection import pack
 from vortex.ir.core import Module
 from vortex.ir.types import TensorType
 from vortex.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, TargetEntry
@@ -24,14 +25,16 @@ def assemble(
     texts: Mapping[str, str],
     about: Mapping[str, Any],
     resources: Mapping[str, Mapping[str, Mapping[str, object]]],
+    sources: Mapping[str, str],
 ) -> tuple[Manifest, dict[str, bytes | Path]]:
     """The manifest, and the files beside it by their path inside the artifact.
 
     ``texts`` are the stages' texts by file name, ``about`` is how the artifact came to be, ``resources`` what each
-    kernel takes of a GPU, by target and symbol.
+    kernel takes of a GPU, by target and symbol, ``sources`` the texts of stage ``src``.
     """
     program = lowered[0].program
     files: dict[str, bytes | Path] = {f"ir/{name}": text.encode() for name, text in texts.items()}
+    files |= pack(dict(sources))
     files |= {f"lib.{name}.so": library for name, library in libraries.items()}
     constants = []
     for d in program.declared("resource"):

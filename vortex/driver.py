@@ -167,7 +167,7 @@ def _finish(
         from vortex.assemble import assemble
 
         with record.time("write"):
-            manifest, files = assemble(lowered, libraries, record.texts, record.about, resources)
+            manifest, files = assemble(lowered, libraries, record.texts, record.about, resources, record.sources)
             made.artifact = Path(out or f"{manifest.flow}.vxa")
             made.manifest = write_artifact(made.artifact, manifest, files)
     return made

@@ -263,6 +263,12 @@ NO_CUDA = kind(
     "nvcc 12.8 or later is needed to compile for sm_90a and sm_100a: {why}",
     "pip install 'vortex[cuda]', or set CUDA_HOME to a CUDA toolkit; no GPU is needed to compile",
 )
+NO_INSPECTOR = kind(
+    "VX4008",
+    "no tool to read machine code",
+    "cuobjdump, which prints the machine code of a GPU library, was not found in $CUDA_HOME, on PATH or in a wheel",
+    "pip install triton (its wheel holds cuobjdump and nvdisasm), or install a CUDA toolkit",
+)
 
 # VX5xxx: artifacts -------------------------------------------------------------------------------
 NOT_ARTIFACT = kind("VX5001", "not an artifact", "'{path}' is no vortex artifact: {why}", "make one: vortex compile")

@@ -37,6 +37,8 @@ class Record:
     ) -> None:
         self.about: dict[str, Any] = {"argv": argv, "targets": targets, "versions": versions()}
         self.texts: dict[str, str] = {}
+        self.sources: dict[str, str] = {}
+        """Texts of stage ``src`` by file name."""
         self.origin = ""
         """Text of the flow IR that the compilation began with."""
         self._wanted, self._on_step, self._seconds = dump, on_step, seconds
@@ -151,6 +153,7 @@ class Record:
 
     def text(self, name: str, text: str) -> None:
         """A text of stage ``src``."""
+        self.sources[name] = text
         if self._dump and text:
             self._dump.write(name, text)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from vortex.runtime.scratch import ROUNDS
+
 from .cases import Tensors
 
 Launch = Callable[[Tensors], object]
@@ -22,7 +24,7 @@ class Planned:
     about: dict[str, Any]
     module: Any
     slots: int
-    """CTAs per KV head that the work lists are made for."""
+    """CTAs per KV head that the work lists are made for; 0 for as many as the decoder takes."""
 
     @classmethod
     def load(cls, folder: Path, slots: int) -> Planned:
@@ -30,6 +32,12 @@ class Planned:
 
         about = json.loads((folder / "kernels.json").read_text())
         return cls(about, tvm_ffi.load_module(str((folder / about["library"]).resolve())), slots)
+
+    def slots_of(self, kernels: dict[str, Any], heads: int) -> int:
+        """As :mod:`vortex.runtime.scratch` counts them: several rounds of the CTAs that the device holds."""
+        sms = torch.cuda.get_device_properties(0).multi_processor_count
+        held = kernels["attend"]["resources"]["ctas"] if "attend" in kernels else 1
+        return self.slots or -(-ROUNDS * sms * held // heads)
 
     def bind(self, entry: str, kind: str, t: Tensors, budget: list[int]) -> Launch | None:
         """A launch of ``kind`` on sets of the shape of ``t``, planned once here; None where it was not staged.
@@ -44,13 +52,14 @@ class Planned:
         made = {"dtype": torch.int32, "device": t["lengths"].device}
         used = kernels[kind]
         words = used["page_words"] * columns + used["row_words"]
+        slots = self.slots_of(kernels, t["counts"].shape[1])
         scratch = {
             "budget": torch.tensor(budget, **made), "plan": torch.full((4, batch), -9, **made),
-            "work": torch.zeros(2, 2 + batch + self.slots, **made), "arrivals": torch.zeros(rows, **made),
+            "work": torch.zeros(2, 2 + batch + slots, **made), "arrivals": torch.zeros(rows, **made),
             "workspace": torch.full((rows, max(1, words)), float("nan"), device=made["device"]), "layer": 0,
         }  # fmt: skip
         if kind == "attend":
-            size = (batch + self.slots, t["counts"].shape[1], int(used["schedule"]["partial_words"]))
+            size = (batch + slots, t["counts"].shape[1], int(used["schedule"]["partial_words"]))
             scratch["partials"] = torch.full(size, float("nan"), device=made["device"])
         plan, call = (self.module[kernels[k]["symbol"]] for k in ("plan", kind))
         plan(*({**t, **scratch}[n] for n in kernels["plan"]["args"]))

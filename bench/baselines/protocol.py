@@ -247,7 +247,7 @@ def main() -> None:
     args.add_argument("--only", nargs="*", default=["topk", "sparse", "dense"])
     args.add_argument("--minutes", type=float, default=4.0)
     args.add_argument("--pool", type=float, default=12, help="GB of K and V")
-    args.add_argument("--slots", type=int, default=132, help="CTAs per KV head that our work lists are made for")
+    args.add_argument("--slots", type=int, default=0, help="CTAs per KV head of our lists (default: the decoder's)")
     args.add_argument("--no-triton", action="store_true")
     given = args.parse_args()
     torch.manual_seed(0)

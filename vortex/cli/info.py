@@ -1,9 +1,14 @@
 """What an artifact holds (its library is never loaded), or what this machine has.
 
+Of GPU kernels also what each takes of a multiprocessor (SM) and what it is predicted to wait for: memory, latency
+(too few bytes in flight for the memory to be busy) or compute (the tensor cores). One kernel's CUDA source, PTX or
+machine code is printed by --kernel.
+
 examples:
   vortex info
   vortex info quest.vxa
   vortex info quest.vxa --json
+  vortex info quest.vxa --kernel select --target sm_90a --ptx
   vortex info passes
 """
 
@@ -12,12 +17,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.show import emit_json, plain, table
-from vortex.errors import VortexError, nearest
+from vortex.errors import BAD_OPTION, VortexError, nearest
+from vortex.target import ALIASES
 
 if TYPE_CHECKING:
+    from vortex.inspection import Text
     from vortex.manifest import KernelEntry
 
 LISTINGS = ("ops", "passes", "errors", "targets")
@@ -28,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", metavar="ARTIFACT|LISTING", help=f"a .vxa folder, or {', '.join(LISTINGS)}")
     parser.add_argument("--verify", action="store_true", help="also check every file against its hash")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--kernel", metavar="NAME", help="print one kernel's text: its CUDA source unless told")
+    parser.add_argument("--target", metavar="TARGET", help="of this target (default: the artifact's first GPU)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--source", dest="text", action="store_const", const="source", help="CUDA source of --kernel")
+    what.add_argument("--ptx", dest="text", action="store_const", const="ptx", help="PTX of --kernel")
+    what.add_argument("--sass", dest="text", action="store_const", const="sass", help="machine code, by cuobjdump")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +51,23 @@ def run(args: argparse.Namespace) -> int:
     if args.what in LISTINGS:
         listing = argparse.Namespace(name=None, code=None, ir=False, json=args.json)
         return int(importlib.import_module(f"vortex.cli.{args.what}").run(listing))
+    if args.kernel or args.text or args.target:
+        return _kernel(args.what, args.kernel, args.target, args.text or "source")
     return _artifact(args.what, args.verify, args.json)
+
+
+def _kernel(path: str, kernel: str | None, target: str | None, what: Text) -> int:
+    from vortex.artifact import read_manifest
+    from vortex.inspection import kernel_text
+
+    m = read_manifest(path)
+    if kernel is None:
+        names = ", ".join(dict.fromkeys(k.name for t in m.targets.values() for k in t.kernels))
+        raise BAD_OPTION.at(option="--kernel", why="a kernel must be named", hint=f"there are {names}")
+    gpus = [name for name, t in m.targets.items() if not t.mcpu]
+    name = ALIASES.get(target, target) if target else next(iter(gpus or m.targets))
+    print(kernel_text(Path(path), m, kernel, name, what), end="")
+    return 0
 
 
 def _machine(as_json: bool) -> int:
@@ -86,8 +116,10 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     gpu = [_resources(name, k) for name, target in m.targets.items() for k in target.kernels if k.resources]
     if gpu:
         print()
-        head = ("target", "kernel", "threads", "registers", "spilled", "shared", "CTAs an SM", "bound by", "limiter")
-        table(head, gpu)
+        head = ("target", "kernel", "threads", "registers", "spilled", "shared", "CTAs an SM", "warps", "bound by")
+        table((*head, "KiB in flight", "needed", "limiter"), gpu)
+        others = [f"{r[1]} on {r[0]} ({r[-1]})" for r in gpu if r[-1] not in ("memory", "-")]
+        print(f"\npredicted to wait for something else than memory: {', '.join(others) or 'none'}")
     if verify:
         print(f"\n{len(m.files)} files are as the manifest says")
     return 0
@@ -97,5 +129,7 @@ def _resources(target: str, kernel: KernelEntry) -> list[str]:
     """A row of the table of what kernels take of a GPU."""
     r = kernel.resources
     shared = sum(n for name in ("static_shared", "dynamic_shared") if isinstance(n := r.get(name), int))
-    cells = [r.get("threads"), r.get("registers"), r.get("spills"), shared, r.get("ctas"), r.get("bound_by")]
-    return [target, kernel.name, *map(str, cells), str(r.get("limiter", "-"))]
+    cells = [r.get("threads"), r.get("registers"), r.get("spills"), shared]
+    cells += [r.get(n, "-") for n in ("ctas", "warps", "bound_by")]
+    flight = [f"{n / 1024:.0f}" if isinstance(n := r.get(name), int) else "-" for name in ("in_flight", "needed")]
+    return [target, kernel.name, *map(str, cells), *flight, str(r.get("limiter", "-"))]

@@ -10,7 +10,11 @@ from __future__ import annotations
 import argparse
 
 from vortex.cli.show import listing
+from vortex.silicon import MACHINES
 from vortex.target import ALIASES, TARGETS
+
+FACTS = ("SMs", "TB/s", "shared KiB an SM", "L2 MiB", "KiB in flight an SM")
+"""Of a GPU: what its schedules are made for; the last is what keeps its memory busy."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,5 +28,8 @@ def run(args: argparse.Namespace) -> int:
     for t in TARGETS.values():
         also = [short for short, full in ALIASES.items() if full == t.name]
         rows.append({"target": t.name, "also": ", ".join(also) or "-", "stages": " ".join(t.stages), "about": t.about})
+        m = MACHINES.get(t.name)
+        facts = (m.sms, f"{m.bandwidth / 1e12:g}", m.shared >> 10, m.l2 >> 20, m.bytes_needed >> 10) if m else "-----"
+        rows[-1] |= dict(zip(FACTS, map(str, facts), strict=True))
     listing(rows, args.json)
     return 0

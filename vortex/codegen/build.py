@@ -52,16 +52,29 @@ def _build_cuda(
     from vortex.codegen.resources import sass
 
     built = build_cuda(functions, target.arch, out)
-    texts = {}
+    texts: dict[str, str] = {}
     for name, k in kernels.items():
         texts[f"{name}.{target.name}.cu"] = built.sources[k.symbol]
         texts[f"{name}.{target.name}.ptx"] = built.ptx[k.symbol]
         texts[f"{name}.{target.name}.sass"] = sass(built.cubins[k.symbol])
     resources = {
-        k.symbol: built.resources[k.symbol].report(*(k.schedule.get(n, 0) for n in ("bytes_in_flight", "flops_per_byte")))
+        k.symbol: built.resources[k.symbol].report(
+            int(k.schedule.get("bytes_in_flight", 0)), float(k.schedule.get("flops_per_byte", 0))
+        )
         for k in kernels.values()
     }
+    texts[f"{target.name}.resources.txt"] = _resources_text(target, resources, all(texts.values()))
     return Built(built.source, texts, resources)
+
+
+def _resources_text(target: Target, resources: Mapping[str, Mapping[str, object]], read: bool) -> str:
+    """What each kernel takes of the GPU, a line a number; ``read``: its machine code is beside this file."""
+    lines = [f"{target.name}: {target.about}"]
+    for symbol, found in resources.items():
+        lines += ["", symbol, *(f"  {name:<16}{value}" for name, value in found.items())]
+    if not read:
+        lines += ["", "no machine code in this dump: pip install triton, whose wheel holds cuobjdump and nvdisasm"]
+    return "\n".join([*lines, ""])
 
 
 def _function(source: KernelSource) -> PrimFunc:

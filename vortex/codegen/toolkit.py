@@ -79,14 +79,14 @@ def _inspect(nvcc: Path) -> Toolkit | str:
     """The toolkit of an nvcc, or why it is none."""
     if not nvcc.exists():
         return f"has no {nvcc}"
-    said = _output([str(nvcc), "--version"])
+    said = output([str(nvcc), "--version"])
     release = re.search(r"release (\d+)\.(\d+), V([\d.]+)", said)
     if release is None:
         return f"has {nvcc}, which does not answer to --version"
     if (int(release[1]), int(release[2])) < OLDEST:
         return f"has nvcc {release[1]}.{release[2]}; {'.'.join(map(str, OLDEST))} or later is needed"
     # a wrapper script may stand elsewhere: the compiler itself says where its files are
-    dry = _output([str(nvcc), "--dryrun", "-c", "-x", "cu", "/dev/null", "-o", "/dev/null"])
+    dry = output([str(nvcc), "--dryrun", "-c", "-x", "cu", "/dev/null", "-o", "/dev/null"])
     top = re.search(r"^#\$ TOP=(.+)$", dry, re.M)
     made = Toolkit(nvcc, Path(top[1]).resolve() if top else nvcc.resolve().parent.parent, release[3])
     if not made.includes or not made.libraries:
@@ -94,7 +94,8 @@ def _inspect(nvcc: Path) -> Toolkit | str:
     return made
 
 
-def _output(command: list[str]) -> str:
+def output(command: list[str]) -> str:
+    """What a tool says, on either stream; nothing where it cannot be run."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=60)
     except OSError:

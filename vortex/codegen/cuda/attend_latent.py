@@ -56,7 +56,9 @@ def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with; ``row_counters`` are the arrivals that a row takes."""
     shape = _shape(program, _op(f))
     knobs = choose(shape, f.attrs.get("schedule", {}))
-    sizes = {"in_flight": knobs.in_flight(shape), "partial_words": partial_words(shape)}
+    products = knobs.blocks(shape) * knobs.heads * (shape.dim + shape.v_dim)  # of a row's numbers, read once
+    sizes = {"bytes_in_flight": knobs.in_flight(shape), "flops_per_byte": products // shape.dim}
+    sizes["partial_words"] = partial_words(shape)
     return {**f.attrs.get("schedule", {}), **knobs.attrs(), **sizes, "row_counters": knobs.blocks(shape)}
 
 

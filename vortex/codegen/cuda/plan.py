@@ -49,7 +49,8 @@ def space() -> list[PlanKnobs]:
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
-    return {**f.attrs.get("schedule", {}), **choose(f.attrs.get("schedule", {})).attrs()}
+    knobs = choose(f.attrs.get("schedule", {}))
+    return {**f.attrs.get("schedule", {}), **knobs.attrs(), "bytes_in_flight": 4 * knobs.threads}
 
 
 def emit_plan(program: Module, f: Function) -> list[str]:

@@ -1,0 +1,134 @@
+"""An artifact for two GPUs: schedules of their own, nothing spills, what it keeps to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vortex.artifact import read_manifest
+from vortex.cli.main import main
+from vortex.codegen.cuda import append, attend_knobs
+from vortex.driver import compile_flow
+from vortex.manifest import Manifest
+from vortex.silicon import B200, H200, MACHINES
+from vortex.target import TARGETS
+
+pytestmark = pytest.mark.xdist_group("gpu artifact")
+GPUS = ("sm_90a", "sm_100a")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The artifact and the dump of its compilation."""
+    folder = tmp_path_factory.mktemp("gpus")
+    targets = [TARGETS[name] for name in GPUS]
+    compile_flow("quest", targets=targets, out=folder / "quest.vxa", dump=folder / "dump")
+    return folder / "quest.vxa", folder / "dump"
+
+
+@pytest.fixture
+def manifest(made: tuple[Path, Path]) -> Manifest:
+    return read_manifest(made[0])
+
+
+def test_nothing_spills_and_knobs_differ(manifest: Manifest) -> None:
+    knobs = {}
+    for gpu in GPUS:
+        for k in manifest.targets[gpu].kernels:
+            assert k.resources["spills"] == 0, (gpu, k.name)
+            knobs[gpu, k.kind] = k.schedule
+    for kind, names in {"attend": ("stages", "warps"), "append": ("threads",)}.items():
+        assert any(knobs[GPUS[0], kind][n] != knobs[GPUS[1], kind][n] for n in names), kind
+
+
+def test_limiters(manifest: Manifest) -> None:
+    for gpu in GPUS:
+        found = {k.kind: k.resources for k in manifest.targets[gpu].kernels}
+        assert found["attend"]["limiter"] == "memory"
+        assert found["attend"]["needed"] == MACHINES[gpu].bytes_needed
+        assert found["plan"]["limiter"] == "latency"
+
+
+def test_a_dump_has_every_text(made: tuple[Path, Path]) -> None:
+    for gpu in GPUS:
+        for kernel in ("plan", "append", "select", "attend"):
+            assert "__global__" in (made[1] / f"{kernel}.{gpu}.cu").read_text()
+            assert f".target {gpu}" in (made[1] / f"{kernel}.{gpu}.ptx").read_text()
+        said = (made[1] / f"{gpu}.resources.txt").read_text()
+        assert "quest_attend" in said and "registers" in said
+        assert (made[1] / f"select.{gpu}.sass").exists() != ("pip install triton" in said)
+
+
+def say(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    code = main(["info", *args])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_texts_of_a_kernel(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(made[0])
+    assert say(capsys, path, "--kernel", "plan")[1] == (made[1] / "plan.sm_100a.cu").read_text()
+    ptx = say(capsys, path, "--kernel", "select", "--target", "sm_90", "--ptx")[1]
+    assert ptx == (made[1] / "select.sm_90a.ptx").read_text()
+
+
+def test_machine_code(
+    made: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "cuobjdump"
+    functions = "".join(
+        f"Fatbin elf code:\n====\n\t\tFunction : quest_{k}_kernel\n\t{k} code\n" for k in ("plan", "append")
+    )
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{functions}END\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    code, said, _ = say(capsys, str(made[0]), "--kernel", "plan", "--sass")
+    assert (code, said) == (0, "\t\tFunction : quest_plan_kernel\n\tplan code\n")
+    code, _, error = say(capsys, str(made[0]), "--kernel", "attend", "--sass")
+    assert code and "VX4005" in error and "no function quest_attend_kernel" in error
+
+
+def test_no_inspector_says_how_to_get_one(
+    made: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vortex.codegen.toolkit.find_inspector", lambda name: None)
+    code, _, error = say(capsys, str(made[0]), "--kernel", "attend", "--sass")
+    assert code and "VX4008" in error and "pip install triton" in error
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--kernel", "atend"), "did you mean 'attend'"),
+        (("--ptx",), "a kernel must be named"),
+        (("--kernel", "plan", "--target", "cpu"), "no such target"),
+    ],
+)
+def test_mistakes(
+    made: tuple[Path, Path], capsys: pytest.CaptureFixture[str], args: tuple[str, ...], words: str
+) -> None:
+    code, _, error = say(capsys, str(made[0]), *args)
+    assert code and "VX7001" in error and words in error
+
+
+def test_info_names_what_memory_does_not_limit(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    said = say(capsys, str(made[0]))[1]
+    line = next(x for x in said.splitlines() if x.startswith("predicted to wait"))
+    assert "plan on sm_90a (latency)" in line and "attend" not in line
+
+
+@pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
+def test_rings_cover_the_latency(dim: int) -> None:
+    for page in (8, 16, 64):
+        shape = attend_knobs.AttendShape(4, dim, dim, page)
+        for machine in (H200, B200):
+            knobs = attend_knobs.choose(shape, {}, machine)
+            assert knobs.fits(shape)
+            assert knobs.of_sm(shape, machine) >= machine.cover * machine.bytes_needed
+        assert attend_knobs.choose(shape, {"warps": 4, "stages": 2}, B200).stages == 2
+
+
+def test_threads_of_append_follow_the_machine() -> None:
+    assert append.choose({}, H200).threads < append.choose({}, B200).threads
+    assert append.choose({"threads": 64}, B200).threads == 64
