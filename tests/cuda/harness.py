@@ -19,6 +19,7 @@ from vortex.ir.types import DTYPES, TensorType
 from vortex.passes.manager import PassContext, run_pipeline
 from vortex.target import TARGETS, Target
 
+KINDS = ("plan", "append", "select", "attend")
 H200 = TARGETS["sm_90a"]
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn}
 PAGE_PIPELINE = "outline,expand-softmax,fuse,plan-memory,schedule"

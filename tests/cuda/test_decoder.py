@@ -1,0 +1,286 @@
+"""The whole decoder over GPU kernels under the emulator: steps of a changing batch against the oracle and the CPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cuda.harness import KINDS, Kernels, lower, with_constants
+from tests.emulation import Emulated
+from vortex.budget import Budget
+from vortex.driver import compile_flow
+from vortex.errors import VortexError
+from vortex.flow import oracle
+from vortex.flow.flow import find_flow
+from vortex.flow.trace import trace
+from vortex.ir.interpret import resource
+from vortex.ir.types import TensorType
+from vortex.manifest import FieldEntry, KernelEntry, Manifest, TargetEntry
+from vortex.runtime.decoder import Decoder, load
+from vortex.runtime.device import Cpu
+from vortex.runtime.library import Library
+from vortex.runtime.paged_cache import PagedCache
+from vortex.runtime.scratch import Layout
+from vortex.runtime.tensors import as_kernel_sees
+from vortex.spec import Spec
+
+SPEC = Spec(page_size=8, head_dim=32, group=2)
+HKV = 2
+BUDGET = Budget(3, "1/8")
+MOST = 8 * 80 + 3
+"""Tokens of the longest request: its candidates are three items of select, its pages four of attend."""
+KNOBS: dict[str, dict[str, int]] = {
+    "plan": {"threads": 64, "select_pages": 32, "attend_pages": 4},
+    "append": {"threads": 64},
+    "select": {"threads": 64, "in_flight": 2, "chip_words": 1024},
+    "attend": {"warps": 2, "stages": 2},
+}
+I32 = torch.int32
+TAPE: list[Callable[[], None]] = []
+"""What was launched while a device was recording: addresses and sizes as they were then."""
+
+
+class Two(Cpu):
+    """Two multiprocessors; it can be told to record, as a CUDA graph does."""
+
+    recording = False
+
+    def multiprocessors(self, device: torch.device) -> int:
+        return 2
+
+    def capturing(self) -> bool:
+        return self.recording
+
+
+@cache
+def kernels(name: str) -> Kernels:
+    return Kernels.of({name: lower(trace(find_flow(name), SPEC), **KNOBS)}, KINDS)
+
+
+def library(name: str, built: Kernels) -> Library:
+    """What ``open_library`` gives for a GPU, with kernels that run here; every launch has an order of its own."""
+    program, seeds, device = built.programs[name], count(), Two()
+
+    def launch(symbol: str) -> Callable[..., None]:
+        def run(*arguments: Any) -> None:
+            if device.recording:
+                TAPE.append(partial(run, *arguments))
+            else:
+                built.emulated.call(symbol, *arguments, seed=next(seeds))
+
+        return run
+
+    entries = tuple(
+        KernelEntry(k.name, k.kind, k.symbol, k.args, k.page_words, k.row_words, k.schedule, k.digest, {"ctas": 1})
+        for k in built.sources.values()
+    )
+    fields = [
+        FieldEntry(d.name, d.type.tile, d.type.dtype.name)
+        for d in program.declared("buffer")
+        if d.attrs["role"] == "field" and isinstance(d.type, TensorType)
+    ]
+    constants = {d.name: as_kernel_sees(torch.tensor(resource(program, d.name))) for d in program.declared("resource")}
+    manifest = Manifest(name, "0" * 64, SPEC, tuple(fields), (), {"sm_90a": TargetEntry("lib.sm_90a.so", entries)})
+    return Library(manifest, "sm_90a", {k.symbol: launch(k.symbol) for k in entries}, constants, runs_on=device)
+
+
+class Run:
+    """Requests in a decoder over poisoned memory, every token also kept aside."""
+
+    def __init__(self, name: str, decoder: Decoder, layout: Any = "HND") -> None:
+        self.flow, self.decoder = find_flow(name), decoder
+        self.cache = PagedCache(160, HKV, SPEC, decoder.fields, layout=layout)
+        self.said: dict[int, torch.Tensor] = {}
+        for pool in (self.cache.k[0], self.cache.v[0], *self.cache.fields[0].values()):
+            assert pool is not None
+            pool.fill_(float("nan"))
+        decoder.bind(0, self.cache.k[0], self.cache.v[0], self.cache.fields[0])
+        decoder.bind(1, self.cache.k[0], self.cache.v[0])  # a layer that attends to all
+
+    def step(self, new: dict[int, int], padded: int = 0, columns: int = 81) -> list[torch.Tensor]:
+        """New tokens of some requests, and rows of padding; what came out: sparse, its lse, dense, its lse."""
+        made = torch.Generator().manual_seed(sum(new.values()) + len(new))
+        requests, batch = list(new), len(new) + padded
+        for r in new.keys() - self.said.keys():
+            self.cache.add(r)
+            self.said[r] = torch.empty(0, 2, HKV, SPEC.head_dim)
+        loc, offsets = self.cache.extend_batch(requests, list(new.values()))
+        kv = torch.randint(-3, 4, (len(loc) + padded, 2, HKV, SPEC.head_dim), generator=made).bfloat16()
+        lengths, table = torch.zeros(batch, dtype=I32), torch.full((batch, columns), 1 << 28, dtype=I32)
+        lengths[: len(new)] = self.cache.lengths(requests)
+        for row, r in enumerate(requests):
+            pages = self.cache.pages(r)
+            table[row, : len(pages)] = torch.tensor(pages)
+        ends = int(offsets[-1]) + torch.arange(1, padded + 1, dtype=I32)
+        self.decoder.plan(lengths, table)
+        k, v = kv.transpose(0, 1).contiguous()
+        self.decoder.append(
+            0, k, v, torch.cat([loc, -torch.ones(padded, dtype=torch.int64)]), torch.cat([offsets, ends])
+        )
+        q = torch.randint(-3, 4, (batch, HKV * SPEC.group, SPEC.head_dim), generator=made).bfloat16()
+        made_ = [torch.full_like(q, float("nan")), torch.full(q.shape[:2], float("nan"))] * 2
+        outs = [x.clone() for x in made_]
+        self.decoder.decode(0, q, out=outs[0], lse=outs[1])
+        self.decoder.attend_all(1, q, out=outs[2], lse=outs[3])
+        for row, r in enumerate(requests):
+            mine = kv[int(offsets[row]) : int(offsets[row + 1])]
+            self.said[r] = torch.cat([self.said[r], mine])
+            self._check(row, q[row], self.said[r], [x[row] for x in outs])
+        for x, nothing in zip(outs, (0.0, float("-inf")) * 2, strict=True):
+            assert (x[len(new) :] == nothing).all()
+        return outs
+
+    def _check(self, row: int, q: torch.Tensor, tokens: torch.Tensor, outs: list[torch.Tensor]) -> None:
+        k, v = tokens.unbind(1)
+        budget = self.decoder.budget
+        assert budget is not None
+        assert self.decoder.pages is not None
+        assert self.decoder.counts is not None
+        want = oracle.step(self.flow, SPEC, q, k, v, budget)
+        for h in range(HKV):
+            assert self.decoder.pages[row, h, : int(self.decoder.counts[row, h])].tolist() == want.pages[h]
+        dense = oracle.step(self.flow, SPEC, q, k, v, Budget(len(k)))
+        for (out, lse), right in zip((outs[:2], outs[2:]), (want, dense), strict=True):
+            torch.testing.assert_close(out.float(), right.out, rtol=2e-2, atol=2e-2)
+            torch.testing.assert_close(lse, right.lse, rtol=1e-3, atol=1e-3)
+
+    def leave(self, r: int) -> None:
+        self.cache.free(r)
+        del self.said[r]
+
+
+def poisoned(decoder: Decoder, batch: int, columns: int) -> None:
+    """Scratch of the caller's, full of what an aborted step may leave, enough for that size and for no more."""
+    decoder.set_workspace(None)
+    size = decoder.workspace_bytes(batch, columns)
+    decoder.set_workspace(torch.full((size,), 0xFF, dtype=torch.uint8))
+
+
+def steps(run: Run) -> list[list[torch.Tensor]]:
+    """Requests join, go from 1 token to the most and leave; short, long and padded rows beside each other."""
+    poisoned(run.decoder, 4, 81)
+    found = [run.step({0: 1, 1: 300}, padded=1)]
+    found.append(run.step({0: MOST - 1, 1: 1, 2: 9}, padded=1))
+    run.leave(1)
+    found.append(run.step({2: 1, 0: 1}))
+    run.leave(0)
+    run.decoder.budget = Budget(5, sink=0, recent=1)
+    found.append(run.step({3: 1, 2: 1}, padded=2))
+    found.append(run.step({2: 1}))
+    return found
+
+
+EVERYDAY = ("quest",)
+REST = ("block_topk", "gqa_block", "masked_quest")
+
+
+@pytest.mark.parametrize("name", [*EVERYDAY, *(pytest.param(n, marks=pytest.mark.full) for n in REST)])
+def test_steps_of_a_changing_batch(name: str, tmp_path: Path) -> None:
+    made = compile_flow(name, spec=SPEC, out=tmp_path / "cpu.vxa").artifact
+    assert made is not None
+    decoder = Decoder(library(name, kernels(name)), budget=BUDGET, dense=True, debug=True)
+    mine = steps(Run(name, decoder, "NHD"))
+    others = steps(Run(name, load(made, target="cpu", budget=BUDGET, dense=True)))
+    for a, b in zip(mine, others, strict=True):
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-2)
+
+
+def test_one_graph_of_any_lengths() -> None:
+    """Captured at one token a row; replayed with lengths, tables and budgets that were not known then."""
+    made = torch.Generator().manual_seed(0)
+    decoder = Decoder(library("quest", kernels("quest")), budget=BUDGET, dense=True)
+    device = decoder.library.device
+    assert isinstance(device, Two)
+    run = Run("quest", decoder)
+    poisoned(decoder, 3, 81)
+    decoder.reserve(3, 81)
+    lengths, table = torch.ones(3, dtype=I32), torch.full((3, 81), 1 << 28, dtype=I32)
+    q = torch.empty(3, HKV * SPEC.group, SPEC.head_dim).bfloat16()
+    outs = [torch.empty_like(q), torch.empty(q.shape[:2])] * 2
+    TAPE.clear()
+    device.recording = True
+    decoder.plan(lengths, table)
+    decoder.decode(0, q, out=outs[0], lse=outs[1])
+    device.recording = False
+    graph = list(TAPE)
+    assert [len(graph), len(set(map(id, graph)))] == [4, 4]
+    with pytest.raises(VortexError, match="VX6010"):
+        decoder.reserve(4, 81)
+
+    pool = torch.randint(-3, 4, (2, 160, HKV, 8, SPEC.head_dim), generator=made).bfloat16()
+    assert run.cache.v[0] is not None
+    run.cache.k[0].copy_(pool[0])
+    run.cache.v[0].copy_(pool[1])
+    run.cache.fields[0]["lo"].copy_(pool[0].amin(2))
+    run.cache.fields[0]["hi"].copy_(pool[0].amax(2))
+    for tokens, budget in (([1, 1, 1], BUDGET), ([MOST, 0, 600], Budget(2)), ([1, 300, 0], BUDGET), ([1] * 3, BUDGET)):
+        decoder.budget = budget
+        order = torch.randperm(160, generator=made).int()
+        lengths.copy_(torch.tensor(tokens))
+        q.copy_(torch.randint(-3, 4, q.shape, generator=made))
+        table.fill_(1 << 28)
+        for row, n in enumerate(tokens):
+            pages = -(-n // 8)
+            table[row, :pages], order = order[:pages], order[pages:]
+        for x in outs:
+            x.fill_(float("nan"))
+        for launch in graph:
+            launch()
+        for row, n in enumerate(tokens):
+            if not n:
+                assert not outs[0][row].any()
+                continue
+            at = torch.arange(n)
+            k, v = (x[table[row, at // 8].long(), :, at % 8] for x in pool)
+            want = oracle.step(find_flow("quest"), SPEC, q[row], k, v, budget)
+            torch.testing.assert_close(outs[0][row].float(), want.out, rtol=2e-2, atol=2e-2)
+            torch.testing.assert_close(outs[1][row], want.lse, rtol=1e-3, atol=1e-3)
+
+
+def works(built: Kernels) -> bool:
+    decoder = Decoder(library("quest", built), budget=BUDGET, dense=True)
+    run = Run("quest", decoder)
+    poisoned(decoder, 3, 81)
+    try:
+        for _ in range(2):
+            run.step({0: 300, 1: 9}, padded=1)
+    except (AssertionError, VortexError):
+        return False
+    return True
+
+
+def test_scratch_that_is_too_small_or_another_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert works(kernels("quest"))
+    right = Layout.buffers
+    for name, change in (
+        ("partials", lambda t, s: (t, (s[0] - 4, *s[1:]))),  # no room for the slots
+        ("work", lambda t, s: (t, (2, s[1] - 7))),
+        ("dense.work", None),  # the work list of the selection instead
+    ):
+
+        def wrong(self: Layout, *sizes: Any, name: str = name, change: Any = change) -> dict[str, Any]:
+            made = right(self, *sizes)
+            buffer = made.pop(name)
+            return {**made, name: change(*buffer)} if change else made
+
+        monkeypatch.setattr(Layout, "buffers", wrong)
+        assert not works(kernels("quest")), name
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kernel", range(3), ids=["plan", "select", "attend"])
+def test_arrivals_must_be_cleared(kernel: int) -> None:
+    """By plan what was there before, and by select and attend what they counted: one counter serves all."""
+    whole = kernels("quest")
+    resets = list(re.finditer(r"^ *arrivals_ptr\[.*\] = 0;\n", whole.text, re.MULTILINE))
+    assert len(resets) == 3
+    mutant = whole.text[: resets[kernel].start()] + whole.text[resets[kernel].end() :]
+    assert not works(Kernels(whole.programs, whole.sources, mutant, Emulated(with_constants(mutant))))
