@@ -340,7 +340,7 @@ KERNEL_REFUSED = kind(
     "VX6012",
     "kernel could not be launched",
     "{kernel}: {why}",
-    "an address that is no multiple of 16 bytes is the usual cause: views of q and out must begin on one",
+    "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
 
 # VX7xxx: command line ----------------------------------------------------------------------------

@@ -245,6 +245,30 @@ def test_one_graph_of_any_lengths() -> None:
             torch.testing.assert_close(outs[1][row], want.lse, rtol=1e-3, atol=1e-3)
 
 
+def test_addresses_are_looked_at_before_a_launch() -> None:
+    """A kernel of a GPU would fault on them, and take the process's context with it."""
+    decoder = Decoder(library("quest", kernels("quest")), budget=BUDGET, dense=True)
+    run = Run("quest", decoder)
+    run.step({0: 9})
+
+    def odd(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape)
+
+    k, fields = run.cache.k[0], run.cache.fields[0]
+    q = torch.zeros(1, HKV * SPEC.group, SPEC.head_dim).bfloat16()
+    narrow = torch.zeros(4, HKV, SPEC.page_size, SPEC.head_dim + 4).bfloat16()[..., : SPEC.head_dim]
+    for call, says in (
+        (lambda: decoder.bind(0, odd(k), k, fields), "k_pool: begins at"),
+        (lambda: decoder.bind(0, narrow, narrow, None), "k_pool: has strides"),
+        (lambda: decoder.bind(0, k, k, {"lo": fields["lo"], "hi": odd(fields["hi"])}), "field 'hi': begins at"),
+        (lambda: decoder.decode(0, odd(q), out=q.clone()), "q: begins at"),
+        (lambda: decoder.attend_all(0, q, out=odd(q)), "out: begins at"),
+    ):
+        with pytest.raises(VortexError, match="VX6002") as caught:
+            call()
+        assert says in caught.value.render()
+
+
 def works(built: Kernels) -> bool:
     decoder = Decoder(library("quest", built), budget=BUDGET, dense=True)
     run = Run("quest", decoder)

@@ -15,7 +15,7 @@ from vortex.runtime.checks import check_selection, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
 from vortex.runtime.shapes import check_pools, check_queries, check_scales, compiled_for, parts
 from vortex.runtime.steps import Step, Steps, capacity
-from vortex.runtime.tensors import TORCH, as_kernel_sees, require, wrong
+from vortex.runtime.tensors import ALIGNMENT, TORCH, as_kernel_sees, require, require_aligned, wrong
 
 
 def load(
@@ -64,6 +64,7 @@ class Decoder:
         self.pages: torch.Tensor | None = None
         self.counts: torch.Tensor | None = None
         self._dtype = TORCH[self.spec.dtype]
+        self._aligned = library.name != "cpu"  # kernels that move 16 bytes at a time
         self._scale = self.spec.head_dim**-0.5
         self._steps = Steps(library, budget, dense=dense)
         self._step: Step | None = None  # the planned one, and the tensors it was planned with
@@ -167,9 +168,11 @@ class Decoder:
                 known = [f.name for f in self.fields]
                 raise wrong("fields", f"of the flow are {known}; missing or unknown: {sorted(odd)}")
             for f in self.fields:
-                made[f"field.{f.name}"] = as_kernel_sees(
-                    require(f"field '{f.name}'", fields[f.name], TORCH[f.dtype], (pages, heads, *f.tile), device)
-                )
+                what, shape = f"field '{f.name}'", (pages, heads, *f.tile)
+                held = require(what, fields[f.name], TORCH[f.dtype], shape, device)
+                if self._aligned and held.data_ptr() % ALIGNMENT:
+                    require_aligned(what, held)
+                made[f"field.{f.name}"] = as_kernel_sees(held)
         self._steps.bind(layer, made, device, heads)
         self._step = None
         first = self.spec.pools[0]
@@ -396,6 +399,10 @@ class Decoder:
         if scale is None and self.spec.kv_lora_rank:
             why = "is not given; under MLA it is the model's 1/sqrt(qk_nope_head_dim + qk_rope_head_dim)"
             raise wrong("scale", why)
+        # not in the signatures: an address changes with every view of one buffer
+        if self._aligned and (q.data_ptr() | out.data_ptr()) % ALIGNMENT:
+            require_aligned("q", q)
+            require_aligned("out", out)
         return {
             "q": q, "out": out, "lse": self._no_lse if lse is None else lse,
             "scale": self._scale if scale is None else float(scale),

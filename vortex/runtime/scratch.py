@@ -32,12 +32,10 @@ import torch
 
 from vortex.errors import SCRATCH_FIXED
 from vortex.manifest import KernelEntry
-from vortex.runtime.tensors import wrong
+from vortex.runtime.tensors import ALIGNMENT, wrong
 
 ALIGN = 256
 """Bytes between the beginnings of buffers: no two share a line of a cache."""
-BASE_ALIGN = 16
-"""Of a block that the caller owns; kernels move 16 bytes at a time."""
 ROUNDS = 4
 """CTAs of ``attend`` for each that an SM holds: the last ones to run are a small part of all."""
 ALL_PAGES = (2**28 - 1, 0, 1, 0, 1)
@@ -205,8 +203,8 @@ def require_block(block: torch.Tensor, device: torch.device) -> torch.Tensor:
         raise wrong("workspace", f"is of {got}; a contiguous tensor of one axis is needed")
     if block.device != device:
         raise wrong("workspace", f"is on {block.device}; {device} is needed")
-    if block.data_ptr() % BASE_ALIGN:
-        raise wrong("workspace", f"begins at an address that is no multiple of {BASE_ALIGN} bytes")
+    if block.data_ptr() % ALIGNMENT:
+        raise wrong("workspace", f"begins at an address that is no multiple of {ALIGNMENT} bytes")
     return block
 
 

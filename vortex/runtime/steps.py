@@ -52,13 +52,14 @@ class Steps:
         self._ready: dict[Signature, Step] = {}
         self._block: torch.Tensor | None = None
         self._scratch: Scratch | None = None
-        self._watched = library.device.kind != "cpu" or library.runs_on is not None  # may be captured
+        self._machine = library.device
+        self._watched = self._machine.kind != "cpu" or library.runs_on is not None  # may be captured
         self._captured: dict[int, int] = {}  # columns -> fewest pages that a captured selection holds
 
     @property
     def capturing(self) -> bool:
         """Whether a CUDA graph is being captured."""
-        return self._watched and self.library.device.capturing()
+        return self._watched and self._machine.capturing()
 
     def bind(self, layer: int, arguments: dict[str, object], device: torch.device, heads: int) -> None:
         """Keep the arguments of a layer; all layers have one device and number of heads."""
@@ -101,7 +102,7 @@ class Steps:
         if self.budget is None:
             raise NOT_READY.at(call=call, needs="a budget (load(..., budget=) or decoder.budget)")
         if self._scratch is None:
-            sms = self.library.device.multiprocessors(self.device)
+            sms = self._machine.multiprocessors(self.device)
             layout = Layout.of(self.library.target.kernels, self.heads, sms, dense=self.dense)
             block = None if self._block is None else require_block(self._block, self.device)
             self._scratch = Scratch(layout, self.device, block)
@@ -139,7 +140,7 @@ class Steps:
         calls = step.calls.get((f"dense {kind}" if dense else kind, layer))
         if calls is None:
             calls = self._prepare_calls(step, kind, layer, dense=dense)
-        if self._watched and self.library.device.capturing():
+        if self._watched and self._machine.capturing():
             self._note_capture(step, given)
         for call in calls:
             call.run(given)

@@ -38,6 +38,19 @@ def as_stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.view(dtype) if tensor.dtype == torch.uint8 and dtype == torch.float8_e4m3fn else tensor
 
 
+ALIGNMENT = 16
+"""Bytes that kernels of a GPU move at a time, and of which addresses given to them are multiples."""
+
+
+def require_aligned(what: str, tensor: torch.Tensor) -> None:
+    """VX6002 unless every row of ``tensor``, all axes but the last, begins on such an address."""
+    steps = [s * tensor.element_size() for s, n in zip(tensor.stride()[:-1], tensor.shape, strict=False) if n > 1]
+    if tensor.data_ptr() % ALIGNMENT:
+        raise wrong(what, f"begins at an address that is no multiple of {ALIGNMENT} bytes, which a GPU needs")
+    if any(step % ALIGNMENT for step in steps):
+        raise wrong(what, f"has strides of {steps} bytes; a GPU needs multiples of {ALIGNMENT}")
+
+
 def wrong(what: str, why: str) -> VortexError:
     return BAD_ARGUMENT.at(what=what, why=why)
 
