@@ -385,3 +385,33 @@ BAD_BUNDLE = kind(
     "VX8008", "not a bundle", "'{path}': {why}", "make one: vortex tune FLOW --target sm_90 --bundle {path}"
 )
 CANNOT_MEASURE = kind("VX8009", "cannot measure here", "{why}", "{hint}")
+
+# VX9xxx: inside an inference engine ---------------------------------------------------------------
+ENGINE_VERSION = kind(
+    "VX9001",
+    "SGLang without a binding",
+    "this is SGLang {got}; the attention backend vortex is tested with {want} and refuses to guess at others",
+    "pip install sglang=={newest}, or use another --attention-backend",
+)
+ENGINE_REFUSED = kind(
+    "VX9002",
+    "not served by this attention backend",
+    "the attention backend vortex does not serve {what}: {why}",
+    "{hint}",
+)
+ENGINE_CONFIG = kind(
+    "VX9003",
+    "wrong engine configuration",
+    "VORTEX_CONFIG: {why}",
+    'a JSON object or a file of one, e.g. {{"flow": "quest", "budget": {{"pages": 61}}}}; see docs/sglang.md',
+)
+NO_COMPILED_FLOW = kind(
+    "VX9004",
+    "flow not compiled for this model",
+    "flow '{flow}' is not compiled for this model on {target}, and no compiler is at hand",
+    "where vortex[compile] is installed run\n       {command}\n"
+    '     and set VORTEX_CONFIG=\'{{"flow": "{out}"}}\', or set VORTEX_COMPILER to the Python of that environment',
+)
+COMPILE_FAILED = kind(
+    "VX9005", "flow did not compile at start", "compiling flow '{flow}' failed:\n{why}", "the command was: {command}"
+)

@@ -1,0 +1,48 @@
+"""An environment with SGLang, a small model, and a cache of compiled flows, each made once a run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.harness import HERE, ROOT, VERSIONS, Lab, python
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "engine"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def lab(version: str, shared: Path) -> Lab:
+    interpreter = python(version)
+    if not interpreter.exists():
+        pytest.fail(f"no SGLang {version} in {interpreter.parents[1]}; 'make engine' installs it")
+    model = shared / f"model-{version}"
+    with (shared / f"{version}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (model / "config.json").exists():
+            environment = os.environ | {"PYTHONPATH": f"{ROOT}:{HERE / 'stubs'}"}
+            words = [str(interpreter), str(HERE / "weights.py"), str(model)]
+            subprocess.run(words, check=True, capture_output=True, env=environment)
+    return Lab(version, model, shared / "cache")
+
+
+@pytest.fixture
+def newest(shared: Path) -> Lab:
+    """The newest SGLang that is supported."""
+    return lab(VERSIONS[0], shared)
+
+
+@pytest.fixture(params=VERSIONS)
+def each(request: pytest.FixtureRequest, shared: Path) -> Iterator[Lab]:
+    """Every SGLang that is supported."""
+    yield lab(request.param, shared)

@@ -1,0 +1,124 @@
+"""Engines as subprocesses of their own environment, and what their tests have in common."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+VERSIONS = ("0.5.23", "0.5.16")
+
+TOKENS = 40
+"""Decoded in a pass: more than two pages, so that pages filled by decoding become candidates."""
+
+
+def python(version: str) -> Path:
+    """The interpreter that has SGLang of ``version``; ``make engine`` puts it there."""
+    return ROOT / f".venv-engine-{version}" / "bin" / "python"
+
+
+def prompts(seed: int, lengths: tuple[int, ...] = (150, 163, 176, 189)) -> list[list[int]]:
+    draw = random.Random(seed)
+    return [[draw.randrange(5, 1000) for _ in range(n)] for n in lengths]
+
+
+@dataclass
+class Lab:
+    """Where engines of one version run: the small model, a cache of compiled flows, environment variables."""
+
+    version: str
+    model: Path
+    cache: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """Arguments of ``sglang.Engine``."""
+        plain = {
+            "model_path": str(self.model),
+            "device": "cpu",
+            "dtype": "float32",
+            "attention_backend": "vortex",
+            "skip_tokenizer_init": True,
+            "grammar_backend": "none",
+            "disable_cuda_graph": True,
+            "max_total_tokens": 4096,
+            "max_running_requests": 8,
+            "context_length": 2048,
+            "mem_fraction_static": 0.3,
+            "random_seed": 0,
+            "log_level": "info",
+        }
+        return plain | changes
+
+    def variables(self, config: dict[str, Any] | None) -> dict[str, str]:
+        """The environment of an engine with this VORTEX_CONFIG."""
+        mine = {k: v for k, v in os.environ.items() if not k.startswith(("VORTEX_", "SGLANG_"))}
+        mine |= {
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE / "stubs"))),
+            "XDG_CACHE_HOME": str(self.cache),
+            "VORTEX_COMPILER": os.environ.get("VORTEX_COMPILER", sys.executable),
+            "SGLANG_USE_CPU_ENGINE": "1",
+            "TRITON_INTERPRET": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        if config is not None:
+            mine["VORTEX_CONFIG"] = json.dumps(config)
+        return mine | self.environment
+
+    def run(self, job: dict[str, Any], config: dict[str, Any] | None = None, timeout: int = 420) -> Answer:
+        """Do a job of drive.py's; the answer has everything that was printed."""
+        done = subprocess.run(
+            [str(python(self.version)), str(HERE / "drive.py")],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            env=self.variables(config),
+            timeout=timeout,
+            check=False,
+        )
+        log = done.stdout + done.stderr
+        lines = [line for line in done.stdout.splitlines() if line.startswith('{"passes"')]
+        return Answer(json.loads(lines[-1]) if lines else None, log)
+
+    def serve(
+        self,
+        config: dict[str, Any],
+        passes: list[dict[str, Any]],
+        references: list[dict[str, Any]] = (),  # type: ignore[assignment]
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """:meth:`run` of an engine that is expected to work."""
+        job = {"engine": self.settings(**settings), "passes": passes, "references": list(references)}
+        answer = self.run(job, config)
+        assert answer.result is not None, answer.log[-6000:]
+        return answer.result
+
+
+@dataclass(frozen=True)
+class Answer:
+    result: dict[str, Any] | None
+    log: str
+
+
+def ids(one_pass: list[dict[str, Any]]) -> list[list[int]]:
+    return [request["ids"] for request in one_pass]
+
+
+EXCUSED = 1e-4
+"""A difference is excused where the simulation's next best choice was this near."""
+
+
+def agree(got: list[int], want: list[tuple[int, float]]) -> str:
+    """Nothing when the tokens are the simulation's, else where and by how much they part."""
+    for i, (token, (expected, gap)) in enumerate(zip(got, want, strict=True)):
+        if token != expected:
+            return "excused" if gap < EXCUSED else f"token {i} is {token}, {expected} by a margin of {gap:.2g} expected"
+    return ""

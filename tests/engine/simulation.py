@@ -1,0 +1,137 @@
+"""What the engine must say, from transformers and plain torch. Runs in the engine's environment.
+
+Prompts are read densely. A decoded token attends, in each layer and KV head, to the first page, the last two and the
+pages that score best by a formula written out here: no code of vortex's takes part. ``pages`` of None keeps all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, DynamicCache, Qwen3ForCausalLM
+
+PAGE, SINK, RECENT = 16, 1, 2
+
+
+def block_topk(q: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
+    """Scores ``[S]`` of pages of keys ``[S, page, D]`` for the queries ``[G, D]`` of a group."""
+    return pages.mean(1) @ q.mean(0)
+
+
+def quest(q: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
+    """As :func:`block_topk`, by the largest product that a key between the page's extremes could have."""
+    low, high = pages.amin(1), pages.amax(1)
+    return torch.maximum(q[:, None] * low, q[:, None] * high).sum(-1).amax(0)
+
+
+SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"block_topk": block_topk, "quest": quest}
+
+
+@dataclass
+class Simulation:
+    """``flow`` and ``pages`` are what the engine was given; ``gap`` is how near the last token came to another one.
+
+    ``gap`` is the smaller of the margin between the two best logits and, over layers and heads, between the last
+    page kept and the best one left out.
+    """
+
+    model: Qwen3ForCausalLM
+    flow: str = "quest"
+    pages: int | None = None
+    dense_layers: Sequence[int] = ()
+    gap: float = math.inf
+    _score_gap: float = field(default=math.inf, repr=False)
+
+    def generate(self, prompt: Sequence[int], tokens: int, restarts: Sequence[int] = ()) -> list[int]:
+        """Greedy tokens; at each of ``restarts``, a number of tokens said so far, all K and V are made anew, densely."""
+        return [token for token, _ in self.steps(prompt, tokens, restarts)]
+
+    def steps(self, prompt: Sequence[int], tokens: int, restarts: Sequence[int] = ()) -> list[tuple[int, float]]:
+        """Each token with its gap."""
+        made: list[tuple[int, float]] = []
+        cache = DynamicCache()
+        current = _RUNNING
+        for i in range(tokens):
+            known = [*prompt, *(t for t, _ in made)]
+            if i == 0 or i in restarts:
+                cache, new = DynamicCache(), known
+            else:
+                new = known[-1:]
+            current.append(self)
+            self._score_gap = math.inf
+            try:
+                with torch.no_grad():
+                    logits = self.model(torch.tensor([new]), past_key_values=cache, use_cache=True).logits[0, -1]
+            finally:
+                current.pop()
+            best = logits.topk(2).values
+            made.append((int(logits.argmax()), min(float(best[0] - best[1]), self._score_gap)))
+        return made
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """One token: q ``[Hq, D]``, k and v ``[Hkv, L, D]`` -> ``[Hq, D]``."""
+        group = q.shape[0] // k.shape[0]
+        out = torch.empty_like(q)
+        for h in range(k.shape[0]):
+            mine = q[h * group : (h + 1) * group]
+            keep = self._tokens(mine, k[h])
+            out[h * group : (h + 1) * group] = ((mine @ k[h, keep].T) * scale).softmax(-1) @ v[h, keep]
+        return out
+
+    def _tokens(self, q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        length = len(keys)
+        n = -(-length // PAGE)
+        scored = None if self.pages is None else self.pages
+        if scored is None or n <= scored + SINK + RECENT:
+            return torch.arange(length)
+        candidates = torch.arange(SINK, n - RECENT)
+        whole = keys[: (n - 1) * PAGE].view(-1, PAGE, keys.shape[-1])
+        scores = SCORES[self.flow](q, whole[candidates])
+        order = scores.sort(descending=True, stable=True)
+        if 0 < scored < len(candidates):
+            self._score_gap = min(self._score_gap, float(order.values[scored - 1] - order.values[scored]))
+        chosen = {*range(SINK), *range(n - RECENT, n), *candidates[order.indices[:scored]].tolist()}
+        positions = [p * PAGE + i for p in sorted(chosen) for i in range(PAGE) if p * PAGE + i < length]
+        return torch.tensor(positions)
+
+
+_RUNNING: list[Simulation] = []
+
+
+def _attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float, **rest: Any
+) -> tuple[torch.Tensor, None]:
+    simulation = _RUNNING[-1]
+    if query.shape[2] == 1 and module.layer_idx not in simulation.dense_layers:
+        out = simulation.attend(query[0, :, 0], key[0], value[0], scaling)
+        return out[None, None], None
+    group = query.shape[1] // key.shape[1]
+    k, v = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    scores = (query @ k.mT) * scaling
+    past = k.shape[2] - query.shape[2]
+    hidden = torch.ones(query.shape[2], k.shape[2], dtype=torch.bool).triu(past + 1)
+    out = scores.masked_fill(hidden, -math.inf).softmax(-1) @ v
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("simulation", _attention)
+
+
+def load(path: str) -> Qwen3ForCausalLM:
+    """The model with attention that :class:`Simulation` decides."""
+    model = Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model.set_attn_implementation("simulation")
+    return model
+
+
+def greedy(path: str, prompt: Sequence[int], tokens: int) -> list[int]:
+    """What transformers itself says, with attention of its own."""
+    model = Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    said = model.generate(
+        torch.tensor([prompt]), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
+    )
+    return said[0, len(prompt) :].tolist()

@@ -1,0 +1,11 @@
+"""SGLang's attention backend ``vortex``: decoding through a compiled flow in an engine that nobody patched.
+
+* ``plugin``: the entry point; registers the backend, the flag and three hooks
+* ``config``: what the user wants, from VORTEX_CONFIG
+* ``refusals``: what is not served, each with its reason
+* ``shape``, ``compiled``: the model's shape, and the artifact for it, found or compiled in another environment
+* ``memory``: what summaries cost, in SGLang's own accounting
+* ``backend``: SGLang's batch, as calls of a Decoder; ``step``: the tables of one batch
+* ``seam_*``: where the versions of SGLang differ
+* ``stats``: VORTEX_STATS
+"""

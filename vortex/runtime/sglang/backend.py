@@ -1,0 +1,159 @@
+"""The attention backend: SGLang's batches as calls of a Decoder.
+
+Prefill is delegated to a dense backend of SGLang's; whatever pages it fills are summarised after it. Summaries are
+indexed by physical page and made from the page's own keys when it fills, so that radix hits, evictions, retractions
+and pages handed to another request need no bookkeeping.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+
+from vortex.errors import ENGINE_REFUSED
+from vortex.runtime.library import open_library
+from vortex.runtime.sglang import stats
+from vortex.runtime.sglang.compiled import artifact_for
+from vortex.runtime.sglang.config import EngineConfig
+from vortex.runtime.sglang.memory import new_fields
+from vortex.runtime.sglang.refusals import refuse_model, refuse_settings
+from vortex.runtime.sglang.shape import model_shape, target_of
+from vortex.runtime.sglang.step import Layer, Step
+
+logger = logging.getLogger(__name__)
+
+
+class VortexBackend(AttentionBackend):  # type: ignore[misc]
+    """One object for prefill and decode of one model; made after the pools, before graphs are captured.
+
+    Raises:
+        VortexError: VX8002 for what is not served, VX8003 to VX8005 as the configuration and the compiler say.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        super().__init__()
+        config = EngineConfig.read()
+        refuse_settings(runner.server_args)
+        refuse_model(runner)
+        pool = self.token_to_kv_pool = runner.token_to_kv_pool  # SGLang finds both by these names
+        self.req_to_token_pool = runner.req_to_token_pool
+        shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size)
+        target = target_of(runner.device)
+        self._library = open_library(artifact_for(config, shape, target), target)
+        name = config.prefill_backend or ("torch_native" if runner.device == "cpu" else "triton")
+        if name == "vortex" or name not in ATTENTION_BACKENDS:
+            known = ", ".join(sorted(n for n in ATTENTION_BACKENDS if n != "vortex"))
+            raise ENGINE_REFUSED.at(what=f"prefill_backend '{name}'", why=f"it is none of {known}", hint="name one")
+        self._prefill = ATTENTION_BACKENDS[name](runner)
+        self.needs_cpu_seq_lens = self._prefill.needs_cpu_seq_lens
+        self._config = config
+        self._layers = {}
+        for number in range(pool.start_layer, pool.start_layer + pool.layer_num):
+            k, v = (_as_pages(b, shape.spec.page_size) for b in pool.get_kv_buffer(number))
+            fields = new_fields(self._library.manifest.fields, k.shape[0], k.shape[1], k.device)
+            self._layers[number] = Layer(k, v, fields, dense=number in config.dense_layers)
+        if odd := config.dense_layers - self._layers.keys():
+            why = f"the model has layers {min(self._layers)} to {max(self._layers)}"
+            raise ENGINE_REFUSED.at(what=f"dense layer {min(odd)}", why=why, hint="change 'dense_layers'")
+        self._eager = self._captured = self._step = self._new_step(1)
+        self._stats = stats.Stats.wanted(self._library, config, self._layers)
+        logger.info(
+            "vortex: flow %s on %s, %s; prefill by %s", self._library.manifest.flow, target, config.budget, name
+        )
+
+    def _new_step(self, rows: int) -> Step:
+        slots = self.req_to_token_pool.req_to_token
+        return Step(self._library, self._config.budget, self._layers, slots, rows)
+
+    # --- what a pass begins with ----------------------------------------------------------------------------
+
+    def init_forward_metadata(self, forward_batch: Any) -> None:
+        """A pass that no graph replays."""
+        step = self._step = self._eager
+        mode = forward_batch.forward_mode
+        if mode.is_idle():
+            return
+        step.begin(forward_batch.req_pool_indices, forward_batch.seq_lens)
+        if mode.is_decode():
+            step.plan_decode()
+            self._note(forward_batch)
+            return
+        self._prefill.init_forward_metadata(forward_batch)
+        step.plan_fill(forward_batch.extend_seq_lens)
+        if mode.is_mixed():
+            # the scheduler puts the decoding requests last, each with its one new token
+            step.plan_decode(forward_batch.vortex_decode_rows)
+
+    def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
+        """Before a decode graph is captured or replayed: the snapshot, which is the last look at shared memory."""
+        step = self._step = self._captured
+        step.begin(forward_batch.req_pool_indices, forward_batch.seq_lens)
+        if in_capture:
+            step.plan_decode()  # allocates what this batch size needs; the recorded one below does not
+        else:
+            self._note(forward_batch)
+
+    def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:
+        """Recorded: the lengths of a replay are known to the device alone."""
+        self._captured.plan_decode()
+
+    def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
+        """Static tables and decoders for graphs of up to ``max_bs`` requests."""
+        self._captured = self._new_step(max_bs)
+
+    def get_cuda_graph_seq_len_fill_value(self) -> int:
+        """Length of a padded row: one token on the dummy page 0, which fills nothing."""
+        return 1
+
+    # --- each layer -----------------------------------------------------------------------------------------
+
+    def forward_decode(
+        self, q: torch.Tensor, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kwargs: Any
+    ) -> torch.Tensor:
+        """One token of each request; ``save_kv_cache`` False where RoPE has stored K and V already."""
+        _refuse_extras(kwargs)
+        if save_kv_cache and k is not None:
+            self.token_to_kv_pool.set_kv_buffer(layer, forward_batch.out_cache_loc, k, v)
+        q = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
+        out = torch.empty_like(q)
+        self._step.decode(layer.layer_id, q, out, layer.scaling)
+        return out.view(len(q), -1)
+
+    def forward_extend(
+        self, q: torch.Tensor, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kwargs: Any
+    ) -> torch.Tensor:
+        """Prompt tokens, and in a mixed batch the decoding requests' tokens after them."""
+        _refuse_extras(kwargs)
+        out: torch.Tensor = self._prefill.forward_extend(q, k, v, layer, forward_batch, save_kv_cache=save_kv_cache)
+        step, number = self._step, layer.layer_id
+        step.fill(number)
+        if forward_batch.forward_mode.is_mixed() and (rows := forward_batch.vortex_decode_rows):
+            heads = (-1, layer.tp_q_head_num, layer.qk_head_dim)
+            last = out.view(heads)[-rows:]
+            step.decode(number, q.reshape(heads)[-rows:].contiguous(), last, layer.scaling, fill=False)
+        return out
+
+    def support_triton(self) -> bool:
+        """Whether SGLang's own index kernels may run in Triton."""
+        return bool(self._prefill.support_triton())
+
+    def _note(self, forward_batch: Any) -> None:
+        if self._stats is not None:
+            live = forward_batch.batch_size - (getattr(forward_batch, "num_padding", 0) or 0)
+            self._stats.step(forward_batch.seq_lens[:live].tolist())
+
+
+def _as_pages(buffer: torch.Tensor, page: int) -> torch.Tensor:
+    """SGLang's ``[slots, Hkv, D]`` as pages ``[P, Hkv, page, D]``, the same memory."""
+    return buffer.view(-1, page, *buffer.shape[1:]).transpose(1, 2)
+
+
+def _refuse_extras(kwargs: dict[str, Any]) -> None:
+    for name, value in kwargs.items():
+        if value is not None:
+            why = "attention would have to take it into account and does not"
+            raise ENGINE_REFUSED.at(what=f"a model that passes '{name}'", why=why, hint="use a dense backend for it")

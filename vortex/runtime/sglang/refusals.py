@@ -1,0 +1,175 @@
+"""What the backend does not serve: every line is a feature of SGLang, and the reason.
+
+The list is closed the other way round: a feature goes off it when a test shows that it works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vortex.errors import ENGINE_REFUSED
+
+
+class Refusal(NamedTuple):
+    """``applies`` looks at SGLang's ServerArgs; the sentence is "does not serve {what}: {why}"."""
+
+    what: str
+    applies: Callable[[Any], bool]
+    why: str
+    hint: str
+
+
+def _on(name: str) -> Callable[[Any], bool]:
+    """The setting is there and neither off, empty nor "null"."""
+    return lambda args: getattr(args, name, None) not in (None, False, "", "null", 0, "none")
+
+
+def _several(name: str) -> Callable[[Any], bool]:
+    return lambda args: (getattr(args, name, 1) or 1) > 1
+
+
+SETTINGS = (
+    Refusal(
+        "HiCache",
+        _on("enable_hierarchical_cache"),
+        "pages that come back from host memory have lost their summaries",
+        "drop --enable-hierarchical-cache",
+    ),
+    Refusal(
+        "HiSparse",
+        _on("enable_hisparse"),
+        "it moves pages to the host by a selection of its own",
+        "drop --enable-hisparse",
+    ),
+    Refusal(
+        "PD disaggregation",
+        _on("disaggregation_mode"),
+        "pages that arrive from a prefill server have no summaries",
+        "serve prefill and decode in one process",
+    ),
+    Refusal(
+        "speculative decoding",
+        _on("speculative_algorithm"),
+        "verifying several tokens at once needs kernels for several queries of a request",
+        "drop --speculative-algorithm",
+    ),
+    Refusal(
+        "diffusion language models",
+        _on("dllm_algorithm"),
+        "they rewrite tokens whose pages were summarised",
+        "use another attention backend",
+    ),
+    Refusal(
+        "data-parallel attention",
+        _on("enable_dp_attention"),
+        "batches padded across ranks are untested here",
+        "drop --enable-dp-attention",
+    ),
+    Refusal(
+        "context parallelism",
+        lambda args: any(_several(n)(args) for n in ("dcp_size", "attn_cp_size")) or _on("enable_prefill_cp")(args),
+        "a rank that holds a part of a request cannot rank its pages against the others'",
+        "set the context-parallel sizes to 1",
+    ),
+    Refusal(
+        "pipeline parallelism",
+        _several("pp_size"),
+        "several batches in flight are untested here",
+        "use tensor parallelism",
+    ),
+    Refusal(
+        "two-batch overlap",
+        _on("enable_two_batch_overlap"),
+        "two batches of one step would share one plan",
+        "drop --enable-two-batch-overlap",
+    ),
+    Refusal(
+        "PD multiplexing",
+        _on("enable_pdmux"),
+        "two streams would share one plan",
+        "drop --enable-pdmux",
+    ),
+    Refusal(
+        "LMCache",
+        _on("enable_lmcache"),
+        "pages that another store loads have no summaries",
+        "drop --enable-lmcache",
+    ),
+    Refusal(
+        "FlexKV",
+        _on("enable_flexkv"),
+        "pages that another store loads have no summaries",
+        "drop --enable-flexkv",
+    ),
+    Refusal(
+        "separate prefill and decode backends",
+        lambda args: any(
+            getattr(args, n, None) not in (None, args.attention_backend)
+            for n in ("prefill_attention_backend", "decode_attention_backend")
+        ),
+        "this backend must see prompts as well, to summarise their pages",
+        "use --attention-backend vortex alone, and 'prefill_backend' in VORTEX_CONFIG",
+    ),
+    Refusal(
+        "multi-item scoring",
+        _on("enable_mis"),
+        "its masks are not those of plain causal attention",
+        "drop --enable-mis",
+    ),
+    Refusal(
+        "a prefill-only KV cache",
+        _on("prefill_only_disable_kv_cache"),
+        "without stored K and V there are no pages",
+        "drop --prefill-only-disable-kv-cache",
+    ),
+)
+
+
+def refuse_settings(args: Any) -> None:
+    """VX8002 for the first setting of SGLang's that is not served."""
+    for refusal in SETTINGS:
+        if refusal.applies(args):
+            raise ENGINE_REFUSED.at(what=refusal.what, why=refusal.why, hint=refusal.hint)
+
+
+def refuse_model(runner: Any) -> None:
+    """VX8002 for a model, or memory of it, that is not served; ``runner`` is SGLang's ModelRunner with its pools."""
+    other = "use another attention backend for this model"
+    model, pool = runner.model_config, runner.token_to_kv_pool
+    if runner.use_mla_backend:
+        _refuse("MLA models", "there are no kernels for latent attention yet", other)
+    if getattr(model, "is_encoder_decoder", False):
+        _refuse("encoder-decoder models", "cross attention is not paged decoding", other)
+    if not getattr(model, "is_generation", True):
+        _refuse("embedding and reward models", "nothing is decoded", other)
+    if runner.is_hybrid_swa or (runner.sliding_window_size or -1) > 0:
+        _refuse("sliding-window models", "a page outside the window must not be kept", other)
+    from sglang.srt.configs.hybrid_arch import mambaish_config
+
+    if mambaish_config(model):
+        _refuse("hybrid linear-attention models", "their state pools are not pages", other)
+    if getattr(runner, "is_draft_worker", False):
+        _refuse("draft models", "speculative decoding is not served", "drop --speculative-algorithm")
+    if type(pool).__name__ != "MHATokenToKVPool":
+        _refuse(
+            f"a {type(pool).__name__}", "only SGLang's plain pool of K and V is known to be laid out in pages", other
+        )
+    if getattr(pool, "use_hnd", False):
+        _refuse("SGLANG_USE_HND_KVCACHE", "pages are read in SGLang's default layout", "unset it")
+    from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
+
+    for layer in (m for m in runner.model.modules() if isinstance(m, RadixAttention)):
+        where = f"in layer {layer.layer_id}"
+        if layer.logit_cap:
+            _refuse(f"logit caps ({where})", "attention would have to apply tanh to its scores", other)
+        if layer.qk_head_dim != layer.v_head_dim:
+            _refuse(f"unequal head dims of K and V ({where})", "a page's K and V have one shape", other)
+        if layer.sliding_window_size is not None and layer.sliding_window_size > -1:
+            _refuse(f"sliding windows ({where})", "a page outside the window must not be kept", other)
+        if layer.is_cross_attention or layer.attn_type not in (AttentionType.DECODER, "decoder"):
+            _refuse(f"{layer.attn_type} attention ({where})", "only causal attention decodes in pages", other)
+
+
+def _refuse(what: str, why: str, hint: str) -> None:
+    raise ENGINE_REFUSED.at(what=what, why=why, hint=hint)

@@ -1,0 +1,51 @@
+"""What of a model a flow is compiled for, read off SGLang's description of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sglang.srt.runtime_context import get_parallel
+
+from vortex.errors import ENGINE_REFUSED
+from vortex.runtime.tensors import short
+from vortex.spec import Spec
+
+CUDA_TARGETS = {(9, 0): "sm_90a", (10, 0): "sm_100a"}
+"""By compute capability."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """``spec`` and the KV heads of one tensor-parallel rank."""
+
+    spec: Spec
+    kv_heads: int
+
+
+def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int) -> ModelShape:
+    """The shape of ``model``, an SGLang ModelConfig, on this rank; VX8002 for KV of another type than the model's."""
+    dtype = short(model.dtype)
+    if kv_dtype != model.dtype or dtype not in ("bf16", "f16", "f32"):
+        why = f"the kernels read K and V in the model's own type, {dtype}, as bf16, f16 or f32"
+        raise ENGINE_REFUSED.at(what=f"a KV cache of {short(kv_dtype)}", why=why, hint="use --kv-cache-dtype auto")
+    ranks = get_parallel().attn_tp_size
+    kv_heads = model.get_num_kv_heads(ranks)
+    group = model.num_attention_heads // ranks // kv_heads
+    spec = Spec(page_size=page_size, head_dim=model.head_dim, group=group, dtype=dtype)
+    return ModelShape(spec, kv_heads)
+
+
+def target_of(device: str) -> str:
+    """The target whose kernels run on SGLang's ``device``; VX8002 for a processor that none is for."""
+    if device == "cpu":
+        return "cpu"
+    what = f"device '{device}'"
+    if device.startswith("cuda") and torch.version.cuda:
+        capability = torch.cuda.get_device_capability()
+        if capability in CUDA_TARGETS:
+            return CUDA_TARGETS[capability]
+        what = f"{torch.cuda.get_device_name()}, compute capability {capability[0]}.{capability[1]}"
+    why = f"kernels are made for cpu, {', '.join(CUDA_TARGETS.values())}"
+    raise ENGINE_REFUSED.at(what=what, why=why, hint="use another attention backend on this machine")

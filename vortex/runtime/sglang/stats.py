@@ -1,0 +1,99 @@
+"""VORTEX_STATS=path: how sparse decoding was, as a JSON file that is rewritten while the engine runs.
+
+What is counted follows from the lengths and the budget alone, so that captured graphs are counted too; a selection
+whose size depends on scores is counted at its bound.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from sglang.srt.runtime_context import get_parallel
+
+from vortex.runtime.library import Library
+from vortex.runtime.sglang.config import EngineConfig
+from vortex.runtime.sglang.step import Layer
+from vortex.runtime.tensors import TORCH
+
+VARIABLE = "VORTEX_STATS"
+EVERY = 2.0
+"""Seconds between two writings of the file."""
+
+
+class Stats:
+    """Sums over decode steps of this process; tensor-parallel rank r > 0 writes to ``path.r``."""
+
+    @classmethod
+    def wanted(cls, library: Library, config: EngineConfig, layers: Mapping[int, Layer]) -> Stats | None:
+        """None unless the environment asks for it."""
+        path = os.environ.get(VARIABLE)
+        if not path:
+            return None
+        rank = get_parallel().attn_tp_rank
+        return cls(Path(f"{path}.{rank}" if rank else path), library, config, layers)
+
+    def __init__(self, path: Path, library: Library, config: EngineConfig, layers: Mapping[int, Layer]) -> None:
+        self._path, self._budget = path, config.budget
+        manifest, spec = library.manifest, library.manifest.spec
+        self._page = spec.page_size
+        self._dense = sum(layer.dense for layer in layers.values())
+        self._sparse = len(layers) - self._dense
+        heads = next(iter(layers.values())).k.shape[1]
+        self._kv_bytes = 2 * self._page * spec.head_dim * TORCH[spec.dtype].itemsize * heads
+        self._field_bytes = sum(prod(f.tile) * TORCH[f.dtype].itemsize for f in manifest.fields) * heads
+        kinds = Counter(k.kind for k in library.target.kernels)
+        per_layer = kinds["append"] + kinds["select"] + kinds["attend"]
+        launches = kinds["plan"] * (bool(self._sparse) + bool(self._dense)) + per_layer * self._sparse
+        self._about: dict[str, Any] = {
+            "flow": manifest.flow,
+            "target": library.name,
+            "layers": {"sparse": self._sparse, "dense": self._dense},
+            "launches_per_step": launches + (kinds["select"] + kinds["attend"]) * self._dense,
+            "kernels": {k.symbol: dict(k.schedule) for k in library.target.kernels},
+        }
+        self._steps = self._rows = self._pages = self._kept = self._scored = 0
+        self._written = 0.0
+        atexit.register(self.write)
+
+    def step(self, lengths: Sequence[int]) -> None:
+        """Count one decode step over requests of these lengths."""
+        self._steps += 1
+        self._rows += len(lengths)
+        for length in lengths:
+            n = -(-length // self._page)
+            total = self._budget.total(n)
+            self._pages += n
+            self._kept += min(n, total)
+            if n > total:
+                self._scored += max(0, n - self._budget.sink - self._budget.recent)
+        if time.monotonic() - self._written > EVERY:
+            self.write()
+
+    def summary(self) -> dict[str, Any]:
+        """What the file holds; pages are per KV head and layer, bytes over all sparse layers of this rank."""
+        read = self._kept * self._kv_bytes + self._scored * self._field_bytes
+        return self._about | {
+            "decode_steps": self._steps,
+            "requests_decoded": self._rows,
+            "pages": self._pages,
+            "pages_kept": self._kept,
+            "pages_scored": self._scored,
+            "selected_share": round(self._kept / self._pages, 6) if self._pages else None,
+            "bytes_read": read * self._sparse,
+            "bytes_saved": (self._pages * self._kv_bytes - read) * self._sparse,
+        }
+
+    def write(self) -> None:
+        """Replace the file; a reader sees all of it or the one before."""
+        self._written = time.monotonic()
+        scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        scratch.write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
+        scratch.replace(self._path)

@@ -1,0 +1,100 @@
+"""The tables of one forward pass, and the decoders that work on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from vortex.budget import Budget
+from vortex.runtime.decoder import Decoder
+from vortex.runtime.library import Library
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The memory of one layer: ``k`` and ``v`` are SGLang's pools seen as pages ``[P, Hkv, page, D]``."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+    fields: Mapping[str, torch.Tensor]
+    dense: bool
+
+
+class Step:
+    """A private copy of the batch's page table and lengths, and decoders over it.
+
+    The copy is what makes overlap scheduling right: the scheduler writes ``req_to_token`` for the next step while the
+    kernels of this one run. Captured graphs hold the addresses of everything here, so a pass that is captured and
+    one that is not never share a Step, nor do passes that plan for different rows share a decoder.
+
+    Attributes:
+        lengths: i32 ``[B]``, tokens with those of this pass.
+        table: i32 ``[B, Pmax]``, physical pages.
+    """
+
+    def __init__(
+        self, library: Library, budget: Budget, layers: Mapping[int, Layer], req_to_token: torch.Tensor, rows: int
+    ) -> None:
+        page = library.manifest.spec.page_size
+        self._page = page
+        self._first_slots = req_to_token[:, ::page]  # slot of each page's first token, by request
+        self._columns = self._first_slots.shape[1]
+        self._layers = layers
+        self._sparse = Decoder(library, budget=budget)
+        self._fill = Decoder(library, budget=budget)
+        self._dense = Decoder(library, budget=Budget(self._columns))
+        for number, layer in layers.items():
+            for decoder in (self._dense,) if layer.dense else (self._sparse, self._fill):
+                decoder.bind(number, layer.k, layer.v, layer.fields)
+        self._grow(rows)
+
+    def _grow(self, rows: int) -> None:
+        device = self._first_slots.device
+        self._rows = rows
+        self._lengths = torch.ones(rows, dtype=torch.int32, device=device)
+        self._table = torch.zeros(rows, self._columns, dtype=torch.int32, device=device)
+        self._one_each = torch.arange(rows + 1, dtype=torch.int32, device=device)
+
+    def begin(self, requests: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Copy what SGLang knows of a batch: rows of ``req_to_token`` i64 ``[B]`` and ``lengths`` ``[B]``."""
+        batch = len(lengths)
+        if batch > self._rows:
+            self._grow(batch)
+        self.lengths, self.table = self._lengths[:batch], self._table[:batch]
+        self.lengths.copy_(lengths)
+        torch.index_select(self._first_slots, 0, requests, out=self.table)
+        self.table.floor_divide_(self._page)
+
+    def plan_decode(self, rows: int | None = None) -> None:
+        """Plan decoding of the last ``rows`` requests, all unless given."""
+        first = 0 if rows is None else len(self.lengths) - rows
+        lengths, table = self.lengths[first:], self.table[first:]
+        self._row_offsets = self._one_each[: len(lengths) + 1]
+        if self._sparse.kv_heads:
+            self._sparse.plan(lengths, table)
+        if self._dense.kv_heads:
+            self._dense.plan(lengths, table)
+
+    def plan_fill(self, new_tokens: torch.Tensor) -> None:
+        """Plan summaries of the pages that ``new_tokens`` ``[B]`` more tokens of each request fill."""
+        offsets = torch.zeros(len(new_tokens) + 1, dtype=torch.int32, device=self._table.device)
+        offsets[1:] = new_tokens.cumsum(0)
+        self._fill_offsets = offsets
+        if self._fill.kv_heads:
+            self._fill.plan(self.lengths, self.table)
+
+    def fill(self, layer: int) -> None:
+        """Summarise the pages that this pass filled, after SGLang stored K and V."""
+        if not self._layers[layer].dense:
+            self._fill.append(layer, None, None, None, self._fill_offsets)
+
+    def decode(self, layer: int, q: torch.Tensor, out: torch.Tensor, scale: float, *, fill: bool = True) -> None:
+        """Attend for ``q`` ``[B, Hq, D]``; ``fill`` first summarises the pages that this step's tokens filled."""
+        if self._layers[layer].dense:
+            self._dense.decode(layer, q, out=out, scale=scale)
+            return
+        if fill:
+            self._sparse.append(layer, None, None, None, self._row_offsets)
+        self._sparse.decode(layer, q, out=out, scale=scale)
