@@ -7,13 +7,14 @@ TORCH  ?= torch==2.13.0
 JOBS   ?= 2
 
 BIN := $(VENV)/bin
+ENGINE = PYTHON="$(PYTHON)" TORCH="$(TORCH)" PIP_FLAGS="$(PIP_FLAGS)" tests/engine/environment.sh
 PIP  = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
 HAS_TORCH = import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)
 PURELIB = import sysconfig; print(sysconfig.get_path("purelib"))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint format bench clean
+.PHONY: help demo test test-full engine lint format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -22,10 +23,14 @@ demo: $(VENV)/.demo  ## install what is needed, compile quest and decode a ragge
 	$(BIN)/vortex demo
 
 test: lint  ## style, types and the suite in small, about 10 minutes on two cores
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not full and not gpu and not engine"
+	@$(ENGINE) 0.5.23 .venv-engine-0.5.23
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not full and not gpu"
 
-test-full: $(VENV)/.test  ## everything, full matrices included, under an hour
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not gpu and not engine"
+test-full: $(VENV)/.test engine  ## everything, full matrices included, under an hour
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not gpu"
+
+engine:  ## install SGLang for the engine tests, beside $(VENV) and not into it: 300 MB of downloads and 2 GB a version
+	@for v in 0.5.23 0.5.16; do $(ENGINE) $$v .venv-engine-$$v || exit 1; done
 
 lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/python -m ruff check .
@@ -40,7 +45,7 @@ bench: $(VENV)/.demo  ## measure what bench/ measures; results go to bench/resul
 	for f in bench/*_speed.py; do $(BIN)/python $$f || exit 1; done
 
 clean:  ## remove the environment and everything made
-	rm -rf $(VENV) build dist dumps *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-engine-* build dist dumps *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find vortex tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where PYTHON is itself of a venv, system-site-packages means those of its base: parent.pth adds the venv's own.

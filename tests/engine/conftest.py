@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,7 +41,7 @@ def newest(shared: Path) -> Lab:
     return lab(VERSIONS[0], shared)
 
 
-@pytest.fixture(params=VERSIONS)
-def each(request: pytest.FixtureRequest, shared: Path) -> Iterator[Lab]:
-    """Every SGLang that is supported."""
-    yield lab(request.param, shared)
+@pytest.fixture
+def oldest(shared: Path) -> Lab:
+    """The oldest SGLang that is supported."""
+    return lab(VERSIONS[-1], shared)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ class Lab:
     model: Path
     cache: Path
     environment: dict[str, str] = field(default_factory=dict)
+    plugins: list[Path] = field(default_factory=list)
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         """Arguments of ``sglang.Engine``."""
@@ -62,31 +66,48 @@ class Lab:
         """The environment of an engine with this VORTEX_CONFIG."""
         mine = {k: v for k, v in os.environ.items() if not k.startswith(("VORTEX_", "SGLANG_"))}
         mine |= {
-            "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE / "stubs"))),
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, HERE / "stubs", *self.plugins))),
             "XDG_CACHE_HOME": str(self.cache),
             "VORTEX_COMPILER": os.environ.get("VORTEX_COMPILER", sys.executable),
             "SGLANG_USE_CPU_ENGINE": "1",
             "TRITON_INTERPRET": "1",
+            # several threads that spin for each other are slow on a busy machine
+            "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
         }
         if config is not None:
             mine["VORTEX_CONFIG"] = json.dumps(config)
         return mine | self.environment
 
-    def run(self, job: dict[str, Any], config: dict[str, Any] | None = None, timeout: int = 420) -> Answer:
+    def run(self, job: dict[str, Any], config: dict[str, Any] | None = None, timeout: int = 400) -> Answer:
         """Do a job of drive.py's; the answer has everything that was printed."""
-        done = subprocess.run(
-            [str(python(self.version)), str(HERE / "drive.py")],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            env=self.variables(config),
-            timeout=timeout,
-            check=False,
-        )
-        log = done.stdout + done.stderr
-        lines = [line for line in done.stdout.splitlines() if line.startswith('{"passes"')]
-        return Answer(json.loads(lines[-1]) if lines else None, log)
+        words = [str(python(self.version)), str(HERE / "drive.py")]
+        with tempfile.TemporaryFile("w+") as log:
+            # a session of its own and a file instead of pipes: no process that outlives the engine holds this one up
+            engine = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=self.variables(config),
+                start_new_session=True,
+            )
+            late = False
+            try:
+                engine.communicate(json.dumps(job), timeout=timeout)
+            except subprocess.TimeoutExpired:
+                late = True
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(engine.pid, signal.SIGKILL)
+                engine.wait()
+            log.seek(0)
+            text = log.read()
+        if late:
+            raise AssertionError(f"no answer in {timeout} s:\n{text[-6000:]}")
+        lines = [line for line in text.splitlines() if line.startswith('{"passes"')]
+        return Answer(json.loads(lines[-1]) if lines else None, text)
 
     def serve(
         self,

@@ -47,7 +47,7 @@ class Simulation:
     _score_gap: float = field(default=math.inf, repr=False)
 
     def generate(self, prompt: Sequence[int], tokens: int, restarts: Sequence[int] = ()) -> list[int]:
-        """Greedy tokens; at each of ``restarts``, a number of tokens said so far, all K and V are made anew, densely."""
+        """Greedy tokens; at each of ``restarts``, counted in tokens said, all K and V are made anew, densely."""
         return [token for token, _ in self.steps(prompt, tokens, restarts)]
 
     def steps(self, prompt: Sequence[int], tokens: int, restarts: Sequence[int] = ()) -> list[tuple[int, float]]:

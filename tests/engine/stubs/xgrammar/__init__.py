@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel
+from xgrammar.structural_tag import StructuralTag
 
-
-class StructuralTag(BaseModel):
-    model_config = {"extra": "allow"}
+__all__ = ["StructuralTag", "get_model_structural_tag"]
 
 
 def get_model_structural_tag(*args: Any, **kwargs: Any) -> None:
