@@ -31,7 +31,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
     """One object for prefill and decode of one model; made after the pools, before graphs are captured.
 
     Raises:
-        VortexError: VX8002 for what is not served, VX8003 to VX8005 as the configuration and the compiler say.
+        VortexError: VX9002 for what is not served, VX9003 to VX9005 as the configuration and the compiler say.
     """
 
     def __init__(self, runner: Any) -> None:
@@ -54,8 +54,9 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         self._layers = {}
         for number in range(pool.start_layer, pool.start_layer + pool.layer_num):
             k, v = (_as_pages(b, shape.spec.page_size) for b in pool.get_kv_buffer(number))
-            fields = new_fields(self._library.manifest.fields, k.shape[0], k.shape[1], k.device)
-            self._layers[number] = Layer(k, v, fields, dense=number in config.dense_layers)
+            entries = self._library.manifest.fields
+            dense = number in config.dense_layers
+            self._layers[number] = Layer(k, v, None if dense else new_fields(entries, k.shape[0], k.shape[1], k.device))
         if odd := config.dense_layers - self._layers.keys():
             why = f"the model has layers {min(self._layers)} to {max(self._layers)}"
             raise ENGINE_REFUSED.at(what=f"dense layer {min(odd)}", why=why, hint="change 'dense_layers'")
@@ -104,6 +105,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
         """Static tables and decoders for graphs of up to ``max_bs`` requests."""
         self._captured = self._new_step(max_bs)
+        self._captured.reserve()
 
     def get_cuda_graph_seq_len_fill_value(self) -> int:
         """Length of a padded row: one token on the dummy page 0, which fills nothing."""
@@ -120,7 +122,8 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             self.token_to_kv_pool.set_kv_buffer(layer, forward_batch.out_cache_loc, k, v)
         q = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
         out = torch.empty_like(q)
-        self._step.decode(layer.layer_id, q, out, layer.scaling)
+        self._step.fill_decoded(layer.layer_id, forward_batch.out_cache_loc)
+        self._step.attend(layer.layer_id, q, out, layer.scaling)
         return out.view(len(q), -1)
 
     def forward_extend(
@@ -130,11 +133,11 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         _refuse_extras(kwargs)
         out: torch.Tensor = self._prefill.forward_extend(q, k, v, layer, forward_batch, save_kv_cache=save_kv_cache)
         step, number = self._step, layer.layer_id
-        step.fill(number)
+        step.fill(number, forward_batch.out_cache_loc)
         if forward_batch.forward_mode.is_mixed() and (rows := forward_batch.vortex_decode_rows):
             heads = (-1, layer.tp_q_head_num, layer.qk_head_dim)
             last = out.view(heads)[-rows:]
-            step.decode(number, q.reshape(heads)[-rows:].contiguous(), last, layer.scaling, fill=False)
+            step.attend(number, q.reshape(heads)[-rows:].contiguous(), last, layer.scaling)
         return out
 
     def support_triton(self) -> bool:

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import vortex
@@ -33,7 +34,7 @@ def artifact_for(config: EngineConfig, shape: ModelShape, target: str) -> Path:
     """An artifact of ``config.flow`` for this model and ``target``.
 
     Raises:
-        VortexError: VX8002 for one that was made for another shape, VX8004 without a compiler, VX8005 when it fails,
+        VortexError: VX9002 for one that was made for another shape, VX9004 without a compiler, VX9005 when it fails,
             VX5001 to VX5003 for what is no artifact or lacks the target.
     """
     if config.flow.endswith(".vxa"):
@@ -53,9 +54,10 @@ def _prebuilt(path: Path, shape: ModelShape, target: str) -> Path:
     manifest = read_manifest(path)
     if target not in manifest.targets:
         raise NO_TARGET_IN_ARTIFACT.at(path=path, target=target, have=", ".join(manifest.targets) or "none")
-    for name, want in shape.spec.attrs().items():
-        if (got := manifest.spec.attrs()[name]) != want:
-            why = f"'{path}' was compiled for {name} {got}"
+    have = asdict(manifest.spec)
+    for name, want in asdict(shape.spec).items():
+        if have[name] != want:
+            why = f"'{path}' was compiled for {name} {have[name]}"
             hint = shlex.join(command(manifest.flow, shape, target, path))
             raise ENGINE_REFUSED.at(what=f"{name} {want} with this artifact", why=why, hint=hint)
     return path
@@ -110,7 +112,7 @@ def _compile(flow: str, shape: ModelShape, target: str, path: Path) -> None:
 
 def _key(flow: str, shape: ModelShape, target: str) -> str:
     """Changes with everything that the artifact depends on: the flow's text, the shape, the compiler's own text."""
-    parts = [flow, target, str(shape.spec.attrs()), detect_mcpu() if target == "cpu" else ""]
+    parts = [flow, target, str(shape.spec), detect_mcpu() if target == "cpu" else ""]
     source = Path(flow.partition(":")[0])
     if source.suffix == ".py":
         try:

@@ -30,7 +30,7 @@ class EngineConfig:
 
     @classmethod
     def read(cls, text: str | None = None) -> EngineConfig:
-        """From ``text``, by default the environment's; VX8003 for what is no configuration."""
+        """From ``text``, by default the environment's; VX9003 for what is no configuration."""
         text = os.environ.get(VARIABLE, "") if text is None else text
         given = _object(text.strip())
         known: dict[str, Any] = {"flow": str, "budget": dict, "dense_layers": list, "page_size": int}

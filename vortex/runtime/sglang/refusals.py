@@ -127,14 +127,14 @@ SETTINGS = (
 
 
 def refuse_settings(args: Any) -> None:
-    """VX8002 for the first setting of SGLang's that is not served."""
+    """VX9002 for the first setting of SGLang's that is not served."""
     for refusal in SETTINGS:
         if refusal.applies(args):
             raise ENGINE_REFUSED.at(what=refusal.what, why=refusal.why, hint=refusal.hint)
 
 
 def refuse_model(runner: Any) -> None:
-    """VX8002 for a model, or memory of it, that is not served; ``runner`` is SGLang's ModelRunner with its pools."""
+    """VX9002 for a model, or memory of it, that is not served; ``runner`` is SGLang's ModelRunner with its pools."""
     other = "use another attention backend for this model"
     model, pool = runner.model_config, runner.token_to_kv_pool
     if runner.use_mla_backend:

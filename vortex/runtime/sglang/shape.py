@@ -25,7 +25,7 @@ class ModelShape:
 
 
 def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int) -> ModelShape:
-    """The shape of ``model``, an SGLang ModelConfig, on this rank; VX8002 for KV of another type than the model's."""
+    """The shape of ``model``, an SGLang ModelConfig, on this rank; VX9002 for KV of another type than the model's."""
     dtype = short(model.dtype)
     if kv_dtype != model.dtype or dtype not in ("bf16", "f16", "f32"):
         why = f"the kernels read K and V in the model's own type, {dtype}, as bf16, f16 or f32"
@@ -38,7 +38,7 @@ def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int) -> ModelShape
 
 
 def target_of(device: str) -> str:
-    """The target whose kernels run on SGLang's ``device``; VX8002 for a processor that none is for."""
+    """The target whose kernels run on SGLang's ``device``; VX9002 for a processor that none is for."""
     if device == "cpu":
         return "cpu"
     what = f"device '{device}'"

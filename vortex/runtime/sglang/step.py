@@ -14,12 +14,18 @@ from vortex.runtime.library import Library
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The memory of one layer: ``k`` and ``v`` are SGLang's pools seen as pages ``[P, Hkv, page, D]``."""
+    """The memory of one layer: ``k`` and ``v`` are SGLang's pools seen as pages ``[P, Hkv, page, D]``; a layer
+    without ``fields`` keeps every page.
+    """
 
     k: torch.Tensor
     v: torch.Tensor
-    fields: Mapping[str, torch.Tensor]
-    dense: bool
+    fields: Mapping[str, torch.Tensor] | None
+
+    @property
+    def dense(self) -> bool:
+        """Whether the flow skips it."""
+        return self.fields is None
 
 
 class Step:
@@ -37,17 +43,15 @@ class Step:
     def __init__(
         self, library: Library, budget: Budget, layers: Mapping[int, Layer], req_to_token: torch.Tensor, rows: int
     ) -> None:
-        page = library.manifest.spec.page_size
-        self._page = page
+        self._page = page = library.manifest.spec.page_size
         self._first_slots = req_to_token[:, ::page]  # slot of each page's first token, by request
         self._columns = self._first_slots.shape[1]
         self._layers = layers
-        self._sparse = Decoder(library, budget=budget)
+        self._decode = Decoder(library, budget=budget, dense=any(layer.dense for layer in layers.values()))
         self._fill = Decoder(library, budget=budget)
-        self._dense = Decoder(library, budget=Budget(self._columns))
         for number, layer in layers.items():
-            for decoder in (self._dense,) if layer.dense else (self._sparse, self._fill):
-                decoder.bind(number, layer.k, layer.v, layer.fields)
+            self._decode.bind(number, layer.k, layer.v, layer.fields)
+            self._fill.bind(number, layer.k, layer.v, layer.fields)
         self._grow(rows)
 
     def _grow(self, rows: int) -> None:
@@ -67,34 +71,37 @@ class Step:
         torch.index_select(self._first_slots, 0, requests, out=self.table)
         self.table.floor_divide_(self._page)
 
+    def reserve(self) -> None:
+        """Give the decoding of all rows its scratch, so that graphs of fewer rows share it."""
+        self._decode.reserve(self._rows, self._columns)
+
     def plan_decode(self, rows: int | None = None) -> None:
         """Plan decoding of the last ``rows`` requests, all unless given."""
         first = 0 if rows is None else len(self.lengths) - rows
         lengths, table = self.lengths[first:], self.table[first:]
-        self._row_offsets = self._one_each[: len(lengths) + 1]
-        if self._sparse.kv_heads:
-            self._sparse.plan(lengths, table)
-        if self._dense.kv_heads:
-            self._dense.plan(lengths, table)
+        self._decode_offsets = self._one_each[: len(lengths) + 1]
+        self._decode.plan(lengths, table)
 
     def plan_fill(self, new_tokens: torch.Tensor) -> None:
         """Plan summaries of the pages that ``new_tokens`` ``[B]`` more tokens of each request fill."""
         offsets = torch.zeros(len(new_tokens) + 1, dtype=torch.int32, device=self._table.device)
         offsets[1:] = new_tokens.cumsum(0)
         self._fill_offsets = offsets
-        if self._fill.kv_heads:
-            self._fill.plan(self.lengths, self.table)
+        self._fill.plan(self.lengths, self.table)
 
-    def fill(self, layer: int) -> None:
-        """Summarise the pages that this pass filled, after SGLang stored K and V."""
+    def fill(self, layer: int, loc: torch.Tensor) -> None:
+        """Summarise the pages that this pass filled, after SGLang stored K and V at ``loc`` i64 ``[T]``."""
         if not self._layers[layer].dense:
-            self._fill.append(layer, None, None, None, self._fill_offsets)
+            self._fill.append(layer, None, None, loc, self._fill_offsets)
 
-    def decode(self, layer: int, q: torch.Tensor, out: torch.Tensor, scale: float, *, fill: bool = True) -> None:
-        """Attend for ``q`` ``[B, Hq, D]``; ``fill`` first summarises the pages that this step's tokens filled."""
+    def fill_decoded(self, layer: int, loc: torch.Tensor) -> None:
+        """As :meth:`fill`, where each planned request has one new token."""
+        if not self._layers[layer].dense:
+            self._decode.append(layer, None, None, loc, self._decode_offsets)
+
+    def attend(self, layer: int, q: torch.Tensor, out: torch.Tensor, scale: float) -> None:
+        """Write to ``out`` what each planned request's one query of ``q`` ``[B, Hq, D]`` attends to."""
         if self._layers[layer].dense:
-            self._dense.decode(layer, q, out=out, scale=scale)
-            return
-        if fill:
-            self._sparse.append(layer, None, None, None, self._row_offsets)
-        self._sparse.decode(layer, q, out=out, scale=scale)
+            self._decode.attend_all(layer, q, out=out, scale=scale)
+        else:
+            self._decode.decode(layer, q, out=out, scale=scale)
