@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER
 from vortex.ir.core import Module
-from vortex.passes.manager import DEFAULT_PIPELINE, PassCall, parse_pipeline
+from vortex.passes.manager import DEFAULT_PIPELINE, Choose, PassCall, parse_pipeline
 from vortex.record import OnStep, Record
 from vortex.spec import Spec
 from vortex.target import STAGES, TARGETS, Target
@@ -74,12 +74,14 @@ def compile_flow(
     dump: Path | Literal["auto"] | None = None,
     argv: Sequence[str] = (),
     on_step: OnStep | None = None,
+    choose: Choose | None = None,
 ) -> Compilation:
     """Take ``source`` down to stage ``to``; at ``lib`` an artifact is written to ``out`` (default ``<name>.vxa``).
 
     ``source`` is a flow (its name, ``file.py``, ``file.py:name`` or the object), a flow or page module, or what
     :func:`vortex.resume.read_tir` read. ``passes`` replaces the default pipeline; one that stays in flow IR
-    replaces that part of it. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``.
+    replaces that part of it. ``choose`` (:class:`vortex.tune.choose.Chooser`) is asked what tuning databases know;
+    without it nothing is looked up. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``.
 
     Raises:
         VortexError: any mistake; then ``out`` is as it was.
@@ -87,7 +89,7 @@ def compile_flow(
     for target in targets:
         target.require(to)
     made = Compilation()
-    record = Record(dump, list(argv), [t.name for t in targets], on_step, made.seconds)
+    record = Record(dump, list(argv), [t.name for t in targets], on_step, made.seconds, choose)
     with record.closed():
         if isinstance(source, Module):
             module = source

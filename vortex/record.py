@@ -12,7 +12,7 @@ from vortex.dump import DumpDir, free_folder, text_hash
 from vortex.errors import VortexError
 from vortex.ir.core import Module
 from vortex.ir.printer import attr, print_module
-from vortex.passes.manager import Pass, PassCall, PassContext, run_pipeline
+from vortex.passes.manager import Choose, Pass, PassCall, PassContext, run_pipeline
 from vortex.spec import REQUIRED
 from vortex.target import Target
 from vortex.versions import versions
@@ -34,6 +34,7 @@ class Record:
         targets: list[str],
         on_step: OnStep | None,
         seconds: dict[str, float],
+        choose: Choose | None = None,
     ) -> None:
         self.about: dict[str, Any] = {"argv": argv, "targets": targets, "versions": versions()}
         self.texts: dict[str, str] = {}
@@ -41,7 +42,7 @@ class Record:
         """Texts of stage ``src`` by file name."""
         self.origin = ""
         """Text of the flow IR that the compilation began with."""
-        self._wanted, self._on_step, self._seconds = dump, on_step, seconds
+        self._wanted, self._on_step, self._seconds, self._choose = dump, on_step, seconds, choose
         self._dump: DumpDir | None = None
 
     @property
@@ -104,7 +105,7 @@ class Record:
             self._step(str(calls[index - 1]), stage, before, after, name, seconds)
             start = time.perf_counter()
 
-        return run_pipeline(module, ",".join(map(str, calls)), PassContext(target), on_pass)
+        return run_pipeline(module, ",".join(map(str, calls)), PassContext(target, self._choose), on_pass)
 
     def _step(self, name: str, stage: str, before: str, text: str, target: str, seconds: float) -> None:
         if self._dump:

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vortex.cli.flow_options import SPEC, add_spec, spec_of
 from vortex.cli.opt import check_print_after
 from vortex.cli.show import emit_json, say
 from vortex.errors import BAD_OPTION
@@ -28,10 +29,7 @@ from vortex.target import STAGES, parse_targets
 if TYPE_CHECKING:
     from vortex.driver import Compilation
     from vortex.ir.core import Module
-    from vortex.spec import Spec
-
-SPEC = ("heads", "head_dim", "latent", "page_size", "dtype", "kv_dtype")
-"""Options that make up the model shape."""
+    from vortex.passes.manager import Choose
 
 START = ("flow", "page", "tir")
 
@@ -42,14 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "flow", metavar="FLOW", help="name, file.py or file.py:name; a dumped file or folder with --from"
     )
     parser.add_argument("--target", metavar="NAMES", help="e.g. cpu,sm_90 (default: cpu, or what the file says)")
-    parser.add_argument(
-        "--heads", metavar="Q/KV", help="query and KV heads, or heads with --latent (default: 32/8, 128)"
-    )
-    parser.add_argument("--head-dim", metavar="N", type=int, help="elements of a head (default: 128)")
-    parser.add_argument("--latent", metavar="R+ROPE", help="MLA: compressed KV and rotary key of a token, e.g. 512+64")
-    parser.add_argument("--page-size", metavar="N", type=int, help="tokens of a page (default: 16)")
-    parser.add_argument("--dtype", metavar="TYPE", help="bf16, f16 or f32: K, V and Q in memory (default: bf16)")
-    parser.add_argument("--kv-dtype", metavar="TYPE", help="K and V alone: fp8_e4m3, with scales (default: as --dtype)")
+    add_spec(parser)
     parser.add_argument("--passes", metavar="TEXT", help="run this pipeline instead of the default")
     parser.add_argument("--from", dest="start", metavar="STAGE", choices=START, help=f"resume from {', '.join(START)}")
     parser.add_argument(
@@ -58,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print-after", metavar="PASS", help="print the IR after this pass, or all, to stderr")
     parser.add_argument("--dump-dir", metavar="DIR", type=Path, help="where dumps go (default: dumps/NAME-HASH)")
     parser.add_argument("--no-dump", action="store_true", help="write no dumps")
+    parser.add_argument("--db", metavar="PATH", type=Path, help="tuning database (default: the user's, see vortex db)")
+    parser.add_argument("--no-db", action="store_true", help="use no tuning results")
+    parser.add_argument(
+        "--shape", metavar="SHAPE", help="tuned for batch=..,kv_heads=..,tokens=..,kept=.. (default: all that were)"
+    )
     parser.add_argument("--time", action="store_true", help="print how long each stage took, to stderr")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
     parser.add_argument(
@@ -100,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
     made = compile_flow(
         source,
-        spec=None if start else _spec(args),
+        spec=None if start else spec_of(args),
         targets=targets,
         passes=args.passes,
         to=args.to,
@@ -108,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
         dump=None if args.no_dump else args.dump_dir or "auto",
         argv=["vortex", "compile", *args.argv],
         on_step=on_step,
+        choose=_chooser(args),
     )
     check_print_after(args.print_after, printed)
     if args.to != "lib":
@@ -116,23 +113,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _chooser(args: argparse.Namespace) -> Choose | None:
+    """What the tuning databases are asked through; None for not at all."""
+    if args.no_db:
+        if args.db or args.shape:
+            option = "--db" if args.db else "--shape"
+            raise BAD_OPTION.at(option="--no-db", why=f"contradicts {option}", hint="give one of them")
+        return None
+    from vortex.tune.choose import Chooser
+    from vortex.tune.layers import Layers
+    from vortex.tune.shapes import read_shape
+
+    return Chooser(Layers.default(args.db), read_shape(args.shape) if args.shape else None)
+
+
 def _stage_of(name: str) -> str | None:
     """The stage to resume from, told from the name; None for a flow to trace."""
     path = Path(name)
     if path.suffix in (".flow", ".page"):
         return path.suffix[1:]
     return "tir" if path.is_dir() else None
-
-
-def _spec(args: argparse.Namespace) -> Spec:
-    from vortex.spec import Spec
-
-    given = {name: getattr(args, name) for name in SPEC if getattr(args, name) is not None}
-    if "latent" not in given:
-        return Spec.of_heads(given.pop("heads", "32/8"), **given)
-    if "head_dim" in given:
-        raise BAD_OPTION.at(option="--head-dim", why="is what --latent adds up to", hint="give one of them")
-    return Spec.of_latent(given.pop("latent"), given.pop("heads", 128), **given)
 
 
 def _text(made: Compilation) -> str:

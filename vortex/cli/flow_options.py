@@ -5,34 +5,39 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from vortex.errors import BAD_OPTION
+
 if TYPE_CHECKING:
     from vortex.ir.core import Module
     from vortex.spec import Spec
     from vortex.target import Target
 
-SPEC = ("heads", "head_dim", "page_size", "dtype")
+SPEC = ("heads", "head_dim", "latent", "page_size", "dtype", "kv_dtype")
 """Options that make up the model shape."""
-
-
-def add_flow(parser: argparse.ArgumentParser, about: str = "name, file.py or file.py:name") -> None:
-    """Declare FLOW."""
-    parser.add_argument("flow", metavar="FLOW", help=about)
 
 
 def add_spec(parser: argparse.ArgumentParser) -> None:
     """Declare the model's shape."""
-    parser.add_argument("--heads", metavar="Q/KV", help="query and KV heads of the model (default: 32/8)")
+    parser.add_argument(
+        "--heads", metavar="Q/KV", help="query and KV heads, or heads with --latent (default: 32/8, 128)"
+    )
     parser.add_argument("--head-dim", metavar="N", type=int, help="elements of a head (default: 128)")
+    parser.add_argument("--latent", metavar="R+ROPE", help="MLA: compressed KV and rotary key of a token, e.g. 512+64")
     parser.add_argument("--page-size", metavar="N", type=int, help="tokens of a page (default: 16)")
     parser.add_argument("--dtype", metavar="TYPE", help="bf16, f16 or f32: K, V and Q in memory (default: bf16)")
+    parser.add_argument("--kv-dtype", metavar="TYPE", help="K and V alone: fp8_e4m3, with scales (default: as --dtype)")
 
 
 def spec_of(args: argparse.Namespace) -> Spec:
-    """The model's shape that the options say, defaults for the rest; VX1021."""
+    """The model's shape that the options say, defaults for the rest; VX1021, VX7001."""
     from vortex.spec import Spec
 
     given = {name: getattr(args, name) for name in SPEC if getattr(args, name) is not None}
-    return Spec.of_heads(given.pop("heads", "32/8"), **given)
+    if "latent" not in given:
+        return Spec.of_heads(given.pop("heads", "32/8"), **given)
+    if "head_dim" in given:
+        raise BAD_OPTION.at(option="--head-dim", why="is what --latent adds up to", hint="give one of them")
+    return Spec.of_latent(given.pop("latent"), given.pop("heads", 128), **given)
 
 
 def flow_program(args: argparse.Namespace, target: Target) -> Module:

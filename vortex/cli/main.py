@@ -19,6 +19,7 @@ OK, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 2, 70, 130
 COMMANDS = {
     "compile": "compile a flow into an artifact, or any part of the way",
     "opt": "run passes over an IR file",
+    "tune": "measure which configuration of each kernel is fastest, here or elsewhere",
     "db": "the database of tuning results: look, share, merge",
     "run": "decode a small random batch with an artifact and check it",
     "demo": "compile quest, decode a ragged batch, print what it kept and cost",

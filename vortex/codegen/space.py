@@ -135,11 +135,14 @@ def _select(program: Module, f: Function) -> Sequence[Config]:
 
 
 def _attend(program: Module, f: Function) -> Sequence[Config]:
-    from vortex.codegen.cuda.attend import shape_of
-    from vortex.codegen.cuda.attend_knobs import space
+    from vortex.codegen.cuda import attend_knobs, attend_latent_knobs
+    from vortex.codegen.cuda.attend import is_latent, shape_of
 
     op = next(o for o in f.ops if isinstance(o, page.Attend))
-    return [k.attrs() for k in space(shape_of(program, op))]
+    shape = shape_of(program, op)
+    if is_latent(op):
+        return [k.attrs() for k in attend_latent_knobs.space(shape)]
+    return [k.attrs() for k in attend_knobs.space(shape)]
 
 
 _POINTS: dict[tuple[str, str], Callable[[Module, Function], Sequence[Config]]] = {

@@ -9,7 +9,7 @@ from vortex.ir.printer import attr, print_op
 
 VERSION = "vx1"
 
-SHAPE = ("page_size", "head_dim", "group", "dtype")
+SHAPE = ("page_size", "head_dim", "group", "dtype", "kv_lora_rank", "kv_dtype")
 """Attributes of a program that every kernel depends on."""
 
 

@@ -9,12 +9,12 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from vortex.errors import PASS_OPTION, PASS_STAGE, PIPELINE_SYNTAX, UNKNOWN_PASS, Loc, VortexError, nearest
-from vortex.ir.core import Module
+from vortex.ir.core import Function, Module
 from vortex.ir.printer import print_module
 from vortex.ir.rewrite import copy_module
 from vortex.ir.verify import verify
@@ -47,10 +47,23 @@ PASSES: dict[str, type[Pass]] = {}
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Knobs of one kernel, and where they came from: ``db:ID``, ``transfer:ID`` or ``model``."""
+
+    config: Mapping[str, int]
+    origin: str
+
+
+Choose = Callable[[Module, Function, "Target"], Choice | None]
+"""What a tuning database has to say of a kernel of a program on a target."""
+
+
+@dataclass(frozen=True, slots=True)
 class PassContext:
     """All that a pass may know beside the module."""
 
     target: Target | None = None
+    choose: Choose | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vortex.ir.core import Function, Module
+from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.staging import loads_by_loop, stage
 from vortex.ir.types import TensorType
 from vortex.passes.manager import Pass, PassContext, register
+from vortex.target import TARGETS
 
 
 @register("schedule", stage="page", tag="exact", version=1)
@@ -19,6 +20,10 @@ class Schedule(Pass):
     On a CPU: ``lanes`` is the vector width in fp32 numbers, ``unroll`` how many outputs share one load of
     a summary, ``prefetch`` how many pages ahead summaries are asked for. ``bytes_per_page`` is what one
     candidate (or filled) page costs in memory traffic: the quantity that work is balanced by.
+
+    What a tuning database knows goes before the defaults (``from = "db:ID"``, the id of the record; for a machine
+    that nobody has measured ``"transfer:ID"``, the record of another); what the options say goes before both
+    (``"user"``). The templates of a GPU choose what is left open.
 
         kernel @select {kind = "select", domain = "rows"}
           ->
@@ -31,22 +36,25 @@ class Schedule(Pass):
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         program = Module("page", module.name, dict(module.attrs), dict(module.decls), dict(module.functions))
-        program.attrs["target"] = ctx.target.name if ctx.target is not None else "cpu"
-        origin = "heuristic" if self == Schedule() else "user"
+        target = ctx.target or TARGETS["cpu"]
+        program.attrs["target"] = target.name
+        mine: dict[str, Attr] = {"lanes": self.lanes, "unroll": self.unroll, "prefetch": self.prefetch}
+        user = self != Schedule()
         for f in program.functions.values():
+            found = ctx.choose(program, f, target) if ctx.choose is not None and not user else None
             if f.attrs["kind"] == "plan":
+                if found is not None:
+                    f.attrs["schedule"] = {**found.config, "from": found.origin}
                 continue
             f.attrs["schedule"] = {
-                "lanes": self.lanes,
-                "unroll": self.unroll,
-                "prefetch": self.prefetch,
-                "bytes_per_page": _bytes_per_page(program, f),
-                "from": origin,
+                **(mine if found is None else found.config),
+                "bytes_per_page": bytes_per_page(program, f),
+                "from": found.origin if found is not None else "user" if user else "heuristic",
             }
         return program
 
 
-def _bytes_per_page(program: Module, f: Function) -> int:
+def bytes_per_page(program: Module, f: Function) -> int:
     """Bytes a kernel reads for one page, each pass over the pages counted."""
     paged = {d.name: d.type for d in program.declared("buffer") if d.attrs["layout"] in ("paged", "ragged")}
     total = 0

@@ -125,7 +125,7 @@ class Layers:
             return cls({})
         found: dict[str, Layer] = {}
         path = db or user_path()
-        if path.exists():
+        if db is not None or path.exists():
             try:
                 found["user"] = Store(path, write=False)
             except VortexError as e:

@@ -1,0 +1,170 @@
+"""Find the fastest configuration of each kernel for a set of shapes.
+
+Without --bundle candidates are built and measured here, and what came out goes to the database that 'vortex compile'
+looks into. With --bundle they are built only: a folder to take to the machine that has the GPU, where
+
+  python -m vortex.tune.measure out.vxb -o results.jsonl
+
+needs torch and apache-tvm-ffi, and back here 'vortex db merge results.jsonl' takes the results in. A bundle that is
+there already is added to; what was built is not built again.
+
+examples:
+  vortex tune quest --target cpu --shapes tiny --budget 2m
+  vortex tune quest block_topk --target sm_90 --shapes bench --bundle out.vxb
+  vortex tune quest --target sm_90 --shapes batch=8,kv_heads=8,tokens=32768,kept=30 --bundle out.vxb
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vortex.cli.flow_options import add_spec, spec_of
+from vortex.cli.show import emit_json, progress, say
+from vortex.errors import BAD_OPTION, UNKNOWN_NAME, nearest
+from vortex.target import parse_targets
+
+if TYPE_CHECKING:
+    from vortex.tune.bundle import Bundle
+    from vortex.tune.record import Record
+    from vortex.tune.tuner import Tuner
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("flows", metavar="FLOW", nargs="+", help="name, file.py or file.py:name")
+    parser.add_argument("--target", metavar="NAME", default="cpu", help="one of 'vortex targets' (default: cpu)")
+    parser.add_argument(
+        "--shapes", metavar="WHAT", default="tiny", help="tiny, bench, a file of JSON lines, or one shape"
+    )
+    parser.add_argument(
+        "--budget", metavar="TIME", default="10m", help="how long to go on, e.g. 90s, 10m (default: 10m)"
+    )
+    parser.add_argument("--bundle", metavar="OUT.vxb", type=Path, help="build candidates only, into this folder")
+    parser.add_argument(
+        "--kinds", metavar="K,K", default="select,attend", help="kernels to tune (default: select,attend)"
+    )
+    parser.add_argument(
+        "--candidates", metavar="N", type=int, default=24, help="of each kernel at a time (default: 24)"
+    )
+    parser.add_argument("--jobs", metavar="N", type=int, help="processes that build (default: one a core)")
+    parser.add_argument("--rounds", metavar="N", type=int, default=5, help="interleaved rounds of timing (default: 5)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the search (default: 0)")
+    parser.add_argument("--db", metavar="PATH", type=Path, help="the database (default: the user's, see vortex db)")
+    parser.add_argument("-o", dest="out", metavar="FILE", type=Path, help="also write the records to this file")
+    parser.add_argument("--json", action="store_true", help="print what was built or found as JSON")
+    add_spec(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tune, or build a bundle."""
+    from vortex.tune.layers import Layers, user_path
+    from vortex.tune.shapes import read_shapes
+    from vortex.tune.tuner import KINDS, Tuner
+
+    seconds = _seconds(args.budget)
+    kinds = tuple(filter(None, (k.strip() for k in args.kinds.split(","))))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest(kind, KINDS))
+    for option in ("candidates", "rounds", "jobs"):
+        if (n := getattr(args, option)) is not None and n < 1:
+            raise BAD_OPTION.at(option=f"--{option}", why=f"is {n}", hint="at least 1")
+    targets = parse_targets(args.target, say)
+    if len(targets) != 1:
+        raise BAD_OPTION.at(option="--target", why="names several targets", hint="tune for one at a time")
+    shapes = read_shapes(args.shapes)
+    path = args.db or user_path()
+    layers = Layers.default(path) if path.exists() else Layers.default()
+    with tempfile.TemporaryDirectory(prefix="vortex-tune-") as scratch:
+        out = args.bundle or Path(scratch) / "tune.vxb"
+        tuner = Tuner(
+            args.flows, spec_of(args), targets[0], shapes, out, layers, kinds, args.candidates, args.jobs, args.seed
+        )
+        if args.bundle is not None:
+            return _bundle(tuner, args)
+        return _here(tuner, args, path, seconds)
+
+
+def _bundle(tuner: Tuner, args: argparse.Namespace) -> int:
+    bundle = _build(tuner)
+    built = [c for c in bundle.candidates if c.symbol]
+    failed = len(bundle.candidates) - len(built)
+    size = sum(f.stat().st_size for f in bundle.path.rglob("*") if f.is_file())
+    if args.json:
+        emit_json(
+            {
+                "bundle": bundle.path,
+                "candidates": len(built),
+                "failed": failed,
+                "bytes": size,
+            }
+        )
+    say(f"wrote {bundle.path}: {len(built)} candidates, {failed} failed, {size / 1e6:.1f} MB")
+    say(f"on the machine that has the device: python -m vortex.tune.measure {bundle.path} -o results.jsonl")
+    return 0
+
+
+def _build(tuner: Tuner) -> Bundle:
+    """Build candidates, saying how far it is."""
+    start = time.monotonic()
+    with progress(f"building candidates for {tuner.target.name}", 100) as bar:
+        last = start
+
+        def told(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            left = (now - start) / done * (total - done) if done else 0.0
+            note = f"{done} of {total}" + (f", {left:.0f} s left" if 0 < done < total else "")
+            bar(100 * done // max(1, total), note)
+            if now - last > 10:
+                last = now
+                say(note)
+
+        return tuner.bundle(told)
+
+
+def _here(tuner: Tuner, args: argparse.Namespace, path: Path, seconds: float) -> int:
+    from vortex.tune.exchange import write_file, write_lines
+    from vortex.tune.measure import Session
+    from vortex.tune.record import merge
+    from vortex.tune.store import Store
+
+    end = time.monotonic() + seconds
+    with Store(path) as store:
+        if store.read_only:
+            store.put([])  # says why
+        made: list[Record] = []
+        before = -1
+        while len(made) > before and time.monotonic() < end:
+            before = len(made)
+            bundle = _build(tuner)
+
+            def keep(r: Record) -> None:
+                made.append(r)
+                store.put([r])
+
+            known = {r.id for r in made}
+            page = tuner.spec.page_size
+            Session(bundle, keep, say, end - time.monotonic(), 60.0, args.rounds, known, page).run()
+            tuner.known = list(made)
+    if args.out is not None:
+        write_file(args.out, write_lines(made))
+    found = merge(made)
+    if args.json:
+        emit_json({"database": path, "records": len(found), "ok": sum(r.us is not None for r in found)})
+    say(f"{len(found)} records are in {path}; 'vortex compile' uses them, 'vortex db best' shows them")
+    return 0
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not found or not float(found[1]):
+        raise BAD_OPTION.at(option="--budget", why=f"'{text}' is no time", hint="e.g. 90s, 10m or 1h")
+    return float(found[1]) * UNITS[found[2]]

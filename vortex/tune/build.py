@@ -1,0 +1,236 @@
+"""Making a bundle: candidates compiled in parallel where there is no GPU, a few to a library.
+
+A group of candidates is an artifact of its own, named by a hash of all that goes into it. One that is there already is
+not built again, so that a build that was interrupted goes on where it stopped, and one with more candidates adds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vortex.codegen.space import Config, Space, freeze
+from vortex.errors import VortexError
+from vortex.ir.core import Function, Module
+from vortex.ir.printer import print_module
+from vortex.target import TARGETS, Target
+from vortex.tune.buckets import Bucket
+from vortex.tune.bundle import Bundle, Candidate
+from vortex.tune.keys import key_of
+from vortex.tune.shapes import Shape
+from vortex.versions import versions
+
+GROUP = 4
+"""Candidates of a library: enough to share what every library has, few enough to spread over cores."""
+
+Propose = Callable[[Module, Function, Space], Sequence[Config]]
+"""Which points of a kernel's space to build."""
+
+Told = Callable[[int, int], None]
+"""Hears how many of how many candidates are built."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One library to build; plain data, for it travels to another process."""
+
+    program: str
+    """Text of the scheduled page IR."""
+    target: str
+    kernel: str
+    base: str
+    out: str
+    configs: tuple[tuple[tuple[str, int], ...], ...]
+    symbols: tuple[str, ...]
+
+
+def toolchain(target: Target) -> dict[str, str]:
+    """What built a candidate, as records name it."""
+    known = versions()
+    env = {"vortex": known["vortex"] or "source", "tvm": known["apache-tvm"] or "none"}
+    if target.kind == "cuda":
+        from vortex.codegen.toolkit import find_toolkit
+
+        env["nvcc"] = _word(find_toolkit().version)
+    return {k: _word(v) for k, v in env.items()}
+
+
+def _word(text: str) -> str:
+    """Without what a record's names may not hold."""
+    kept = "".join(c if c.isalnum() or c in "_.:+@-" else "-" for c in text.strip())[:64].lstrip("_.:+@-")
+    return kept or "unknown"
+
+
+def build_bundle(
+    path: Path,
+    flows: dict[str, Module],
+    bases: dict[str, Path],
+    target: Target,
+    shapes: Sequence[Shape],
+    propose: Propose,
+    *,
+    kinds: Sequence[str],
+    jobs: int | None = None,
+    told: Told = lambda done, total: None,
+) -> Bundle:
+    """Build candidates of the kernels of ``kinds`` of all ``flows`` (scheduled page IR) into the folder ``path``.
+
+    Kernels that several flows share are built once. ``bases`` are the flows' artifacts, inside ``path``.
+
+    Raises:
+        VortexError: VX4003, VX4007 without a compiler.
+    """
+    from vortex.codegen.space import space_of
+
+    jobs = jobs or os.cpu_count() or 1
+    candidates: list[Candidate] = []
+    work: list[Job] = []
+    seen: set[str] = set()
+    stamp = _sources()
+    for flow, program in flows.items():
+        for f in program.functions.values():
+            space = space_of(program, f, target) if f.attrs["kind"] in kinds else None
+            if space is None:
+                continue
+            key = key_of(program, f, Bucket())
+            if key.ir in seen:
+                continue
+            seen.add(key.ir)
+            configs = list({freeze(c): c for c in propose(program, f, space)})
+            made = [Candidate(flow, f.name, key.kind, key.ir, key.dtypes, space.template, dict(c)) for c in configs]
+            text = print_module(program, locs=False)
+            for first in range(0, len(made), GROUP):
+                group = made[first : first + GROUP]
+                points = tuple(freeze(c.config) for c in group)
+                content = json.dumps([stamp, toolchain(target), target.name, key.ir, flow, f.name, points])
+                name = hashlib.sha256(content.encode()).hexdigest()[:16]
+                symbols = tuple(f"{f.name}_{name}_{i}" for i in range(len(group)))
+                out = path / "candidates" / f"{name}.vxa"
+                work.append(Job(text, target.name, f.name, str(bases[flow]), str(out), points, symbols))
+                candidates += [
+                    replace(c, artifact=f"candidates/{name}.vxa", symbol=s) for c, s in zip(group, symbols, strict=True)
+                ]
+    (path / "candidates").mkdir(parents=True, exist_ok=True)
+    failures: dict[str, str] = {}
+    done = 0
+    told(0, len(candidates))
+    for job, failed in _run(work, jobs):
+        failures |= failed
+        done += len(job.symbols)
+        told(done, len(candidates))
+    built = [
+        replace(c, artifact="", symbol="", error=failures[c.symbol]) if c.symbol in failures else c for c in candidates
+    ]
+    bundle = Bundle(path, target.name, toolchain(target), tuple(shapes), tuple(built))
+    bundle.write()
+    return bundle
+
+
+def _run(work: Sequence[Job], jobs: int) -> Iterator[tuple[Job, dict[str, str]]]:
+    """Each job as it is done, with the symbols that failed to build and why."""
+    todo = []
+    for job in work:
+        if (found := _finished(job)) is not None:
+            yield job, found
+        else:
+            todo.append(job)
+    if len(todo) <= 1 or jobs == 1:
+        yield from ((job, build_group(job)) for job in todo)
+        return
+    # spawned: TVM does not like to be forked
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
+        running: dict[Future[dict[str, str]], Job] = {pool.submit(build_group, job): job for job in todo}
+        try:
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _finished(job: Job) -> dict[str, str] | None:
+    """What an earlier build of the same group left; None when there was none, or it was not finished."""
+    try:
+        found = json.loads(Path(job.out).with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def build_group(job: Job) -> dict[str, str]:
+    """Build one library; the symbols that did not build, and why."""
+    from vortex.codegen.emit import KernelSource, emit_kernel
+    from vortex.ir.parser import parse_module
+
+    target = TARGETS[job.target]
+    sources: dict[str, KernelSource] = {}
+    failed: dict[str, str] = {}
+    for config, symbol in zip(job.configs, job.symbols, strict=True):
+        program = parse_module(job.program)
+        f = program.functions[job.kernel]
+        f.attrs["schedule"] = {**f.attrs.get("schedule", {}), **dict(config), "from": "tune"}
+        try:
+            sources[symbol] = replace(emit_kernel(program, f, target), name=symbol, symbol=symbol)
+        except VortexError as e:
+            failed[symbol] = e.message[:400]
+    try:
+        _library(job, target, sources)
+    except VortexError as e:
+        if len(sources) == 1:
+            failed[next(iter(sources))] = e.message[:400]
+            sources = {}
+        else:
+            # one of them: find out which
+            fine = {}
+            for symbol, source in sources.items():
+                try:
+                    _library(job, target, {symbol: source})
+                    fine[symbol] = source
+                except VortexError as each:
+                    failed[symbol] = each.message[:400]
+            _library(job, target, fine)
+    Path(job.out).with_suffix(".json").write_text(json.dumps(failed))
+    return failed
+
+
+def _library(job: Job, target: Target, sources: dict[str, KernelSource]) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Write the artifact of a group: the base's manifest with other kernels."""
+    from vortex.artifact import read_file, read_manifest, write_artifact
+    from vortex.codegen.build import build_target
+    from vortex.manifest import KernelEntry
+
+    if not sources:
+        return
+    base = read_manifest(job.base)
+    entry = base.targets[target.name]
+    with tempfile.TemporaryDirectory(prefix="vortex-") as scratch:
+        library = Path(scratch) / entry.library
+        built = build_target(target, sources, library)
+        kernels = tuple(
+            KernelEntry(
+                k.name, k.kind, k.symbol, k.args, k.page_words, k.row_words, k.schedule, k.digest,
+                built.resources.get(k.symbol, {}),
+            )
+            for k in sources.values()
+        )  # fmt: skip
+        targets = {target.name: replace(entry, kernels=kernels)}
+        files: dict[str, bytes | Path] = {c.file: read_file(job.base, base, c.file) for c in base.constants}
+        write_artifact(job.out, replace(base, targets=targets, files={}), {**files, entry.library: library})
+
+
+def _sources() -> str:
+    """Hash of the code that makes kernels: a candidate of other code is another candidate."""
+    folder = Path(__file__).parents[1] / "codegen"
+    found = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h")):
+        found.update(file.read_bytes())
+    return found.hexdigest()

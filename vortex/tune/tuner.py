@@ -1,0 +1,119 @@
+"""Tuning on this machine, and the choice of what a bundle holds: the two ways into the search."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vortex.codegen.space import Config, Space
+from vortex.driver import compile_flow
+from vortex.ir.core import Function, Module
+from vortex.passes.schedule import bytes_per_page
+from vortex.spec import Spec
+from vortex.target import Target
+from vortex.tune.build import Told, build_bundle
+from vortex.tune.bundle import Bundle
+from vortex.tune.cost import Work, attend_seconds, select_seconds
+from vortex.tune.keys import query_of
+from vortex.tune.layers import Layers
+from vortex.tune.record import Record
+from vortex.tune.search import Point, Predict, propose
+from vortex.tune.shapes import Shape
+from vortex.tune.silicon import SPEEDS, silicon_of
+
+KINDS = ("plan", "append", "select", "attend")
+
+
+@dataclass
+class Tuner:
+    """What is tuned: flows, at shapes, for a target; ``layers`` is what is known before."""
+
+    flows: Sequence[str]
+    spec: Spec
+    target: Target
+    shapes: Sequence[Shape]
+    path: Path
+    layers: Layers
+    kinds: Sequence[str] = ("select", "attend")
+    most: int = 24
+    """Candidates of one kernel in one bundle."""
+    jobs: int | None = None
+    seed: int = 0
+    known: list[Record] = field(default_factory=list)
+    """Measured since."""
+
+    def bundle(self, told: Told = lambda done, total: None) -> Bundle:
+        """Build the next candidates.
+
+        Raises:
+            VortexError: whatever compiling raises.
+        """
+        bases: dict[str, Path] = {}
+        programs: dict[str, Module] = {}
+        (self.path / "base").mkdir(parents=True, exist_ok=True)
+        for flow in self.flows:
+            made = compile_flow(flow, spec=self.spec, targets=[self.target], out=self.path / "base" / "new.vxa")
+            program = made.programs[self.target.name]
+            base = self.path / "base" / f"{program.name}.vxa"
+            shutil.rmtree(base, ignore_errors=True)
+            (self.path / "base" / "new.vxa").rename(base)
+            bases[program.name], programs[program.name] = base, program
+        return build_bundle(
+            self.path,
+            programs,
+            bases,
+            self.target,
+            self.shapes,
+            self._propose,
+            kinds=self.kinds,
+            jobs=self.jobs,
+            told=told,
+        )
+
+    def _propose(self, program: Module, f: Function, space: Space) -> Sequence[Config]:
+        return propose(space, self.most, self._predict(program, f), self._known(program, f, space), self.seed)
+
+    def _predict(self, program: Module, f: Function) -> Predict | None:
+        """The model's mean over the shapes, each relative to its bytes; None where there is no model."""
+        silicon, speed = silicon_of(self.target), SPEEDS.get(self.target.name)
+        if speed is None or f.attrs["kind"] not in ("select", "attend"):
+            return None
+        page, each = int(program.attrs["page_size"]), bytes_per_page(program, f)
+
+        def seconds(config: Config) -> float:
+            total = 0.0
+            for s in self.shapes:
+                pages = s.kept if f.attrs["kind"] == "attend" else max(1, s.columns(page) - 3)
+                work = Work(s.batch * s.kv_heads, min(pages, s.columns(page)), each)
+                if f.attrs["kind"] == "attend":
+                    took = attend_seconds(config, work, page, silicon, speed)
+                else:
+                    took = select_seconds(config, work, silicon, speed)
+                total += took * speed.bandwidth / work.bytes
+            return total
+
+        return seconds
+
+    def _known(self, program: Module, f: Function, space: Space) -> dict[Point, float]:
+        """How far each measured point is from the best of its bucket, the mean over buckets."""
+        query = query_of(
+            program, f, self.target, self.shapes[0].bucket(str(f.attrs["kind"]), int(program.attrs["page_size"]))
+        )
+        if query is None:
+            return {}
+        groups: dict[object, dict[Point, float]] = {}
+        for r in self.known:
+            if r.lookup == query.lookup:
+                groups.setdefault(r.key.bucket, {})[r.config] = r.us or float("inf")
+        for bucket in self.layers.buckets(query.lookup):
+            for layer in self.layers.layers.values():
+                for r in self.layers.best(layer, query.lookup, bucket):
+                    groups.setdefault(bucket, {}).setdefault(r.config, r.us or float("inf"))
+        found: dict[Point, list[float]] = {}
+        for group in groups.values():
+            best = min(group.values())
+            for point, us in group.items():
+                found.setdefault(point, []).append(us / best if best < float("inf") else 1.0)
+        return {point: sum(x) / len(x) for point, x in found.items()}
