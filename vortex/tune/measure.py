@@ -142,7 +142,8 @@ class Session:
         """What did not build fails at every shape."""
         for i, c in enumerate(self.bundle.candidates):
             for shape in self.bundle.shapes if c.error else ():
-                self._fail(i, shape, "build", c.error)
+                if self._record(i, shape, self._policy, _FAILED).id not in self.known:
+                    self._fail(i, shape, "build", c.error)
 
     def _fail(self, i: int, shape: Shape, status: str, why: str) -> None:
         self.told(f"{status}: {self.bundle.candidates[i].kind} {dict(self.bundle.candidates[i].config)}: {why[:160]}")
