@@ -53,10 +53,10 @@ class Stage:
         self.columns = shape.columns(page)
         kept = min(shape.kept, self.columns)
         self.budget = Budget(max(0, kept - SINK - RECENT), sink=SINK, recent=RECENT)
-        dtype = TORCH[spec.dtype]
+        dtype, kv = TORCH[spec.dtype], TORCH[spec.kv_dtype]
         mla = bool(spec.kv_lora_rank)
         inner = () if mla else (self.heads,)
-        page_bytes = self.heads * page * spec.head_dim * dtype.itemsize * (1 if mla else 2)
+        page_bytes = self.heads * page * spec.head_dim * kv.itemsize * (1 if mla else 2)
         touched = shape.batch * kept * page_bytes
         self.layers = max(2, min(MOST_LAYERS, -(-TOUCHED // touched))) if self.cuda else 2
         most = (POOL if self.cuda else POOL // 64) // self.layers // page_bytes
@@ -73,8 +73,8 @@ class Stage:
 
         self.memory = []
         for _ in range(self.layers):
-            k = noise(self.pool_pages, *inner, page, spec.head_dim)
-            v = None if mla else noise(self.pool_pages, *inner, page, spec.head_dim)
+            k = noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
+            v = None if mla else noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
             fields = {
                 f.name: noise(self.pool_pages, self.heads, *f.tile, dtype=TORCH[f.dtype]) for f in base.manifest.fields
             }
@@ -99,7 +99,8 @@ class Stage:
         # what the default configuration makes of it is what others are compared with
         self.decoder(base).select(0, self.q, pages=self.pages, counts=self.counts)
         self.right_pages, self.right_counts = self.pages.clone(), self.counts.clone()
-        self.decoder(base).attend(0, self.q, self.right_pages, self.right_counts, out=self.out)
+        self.scale = spec.head_dim**-0.5
+        self.decoder(base).attend(0, self.q, self.right_pages, self.right_counts, out=self.out, scale=self.scale)
         self.right_out = self.out.clone()
 
     def decoder(self, library: Library) -> Decoder:
@@ -118,7 +119,7 @@ class Stage:
             decoder.select(layer, self.q, pages=self.pages, counts=self.counts)
 
         def attend(layer: int) -> None:
-            decoder.attend(layer, self.q, self.right_pages, self.right_counts, out=self.out)
+            decoder.attend(layer, self.q, self.right_pages, self.right_counts, out=self.out, scale=self.scale)
 
         def append(layer: int) -> None:
             decoder.append(layer, *self.new, self.loc, self.offsets)

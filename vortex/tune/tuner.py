@@ -78,7 +78,7 @@ class Tuner:
     def _predict(self, program: Module, f: Function) -> Predict | None:
         """The model's mean over the shapes, each relative to its bytes; None where there is no model."""
         silicon, speed = silicon_of(self.target), SPEEDS.get(self.target.name)
-        if speed is None or f.attrs["kind"] not in ("select", "attend"):
+        if speed is None or f.attrs["kind"] not in ("select", "attend") or "kv_lora_rank" in program.attrs:
             return None
         page, each = int(program.attrs["page_size"]), bytes_per_page(program, f)
 
