@@ -19,7 +19,7 @@ PURELIB = import sysconfig; print(sysconfig.get_path("purelib"))
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-demo: $(VENV)/.demo  ## install what is needed, compile quest and decode a ragged batch on this CPU
+demo: $(VENV)/.demo  ## install what is needed, compile quest and decode a ragged batch on this CPU; the flow for a GPU too, where there is nvcc
 	$(BIN)/vortex demo
 
 test: lint  ## style, types and the suite in small, about 10 minutes on two cores

@@ -82,6 +82,25 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     warm = json.loads(_output([sys.executable, "-c", OWN_CODE], folder))
     slowest = max(warm, key=warm.__getitem__)
     found.append(_limit(f"trace to page IR after imports, slowest flow ({slowest})", warm[slowest], 0.1))
+    return [*found, *_gpu(vortex, folder)]
+
+
+def _gpu(vortex: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Quest for one GPU, nothing in nvcc's cache and then all of it; nothing where there is no nvcc."""
+    from vortex.codegen.toolkit import find_toolkit
+    from vortex.errors import VortexError
+
+    try:
+        find_toolkit()
+    except VortexError:
+        return []
+    found = []
+    for state, limit in (("cold", 40.0), ("cached", 15.0)):
+        command = [*vortex, "compile", "quest", "--target", "sm_90a", "-o", "gpu.vxa", "--no-dump"]
+        start = time.perf_counter()
+        _output(command, folder, XDG_CACHE_HOME=str(folder / "cache"))
+        seconds = time.perf_counter() - start
+        found.append(_limit(f"vortex compile quest --target sm_90a, {state}", seconds, limit))
     return found
 
 
@@ -110,8 +129,8 @@ def _best(command: list[str], folder: Path, times: int) -> float:
     return best
 
 
-def _output(command: list[str], folder: Path = ROOT) -> str:
-    done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
+def _output(command: list[str], folder: Path = ROOT, **more: str) -> str:
+    done = subprocess.run(command, cwd=folder, env=_environment() | more, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

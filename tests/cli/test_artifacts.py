@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -79,8 +80,11 @@ def test_demo_in_small(vortex: Vortex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "LENGTHS", {"a": 900, "b": 1200, "c": 100})
     monkeypatch.setattr(demo, "JOINS", {0: "ab", 20: "c"})
     monkeypatch.setattr(demo, "LEAVES", {40: "b"})
+    monkeypatch.setattr("vortex.codegen.toolkit._candidates", lambda home, path: iter(()))
+    monkeypatch.setenv("PATH", os.environ["PATH"] + ":")  # toolkits are remembered by PATH
     found = vortex("demo", "--steps", "4", "--dump-dir", "d")
     assert found.code == 0, found.err
+    assert "not compiled for sm_100a: no nvcc here; pip install 'vortex[cuda]'" in found.err
     assert found.out.rstrip().endswith("every stage's text is in d")
     assert [line.split()[0] for line in found.out.splitlines()[3:6]] == ["c", "a", "b"]
     assert Path("d/manifest.json").exists()

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from vortex.artifact import read_manifest
+from vortex.budget import Budget
+from vortex.cli.cross import cross_compile
 from vortex.cli.main import main
 from vortex.codegen.cuda import append, attend_knobs
 from vortex.driver import compile_flow
 from vortex.manifest import Manifest
 from vortex.silicon import B200, H200, MACHINES
+from vortex.spec import Spec
 from vortex.target import TARGETS
 
 pytestmark = pytest.mark.xdist_group("gpu artifact")
@@ -116,6 +119,17 @@ def test_info_names_what_memory_does_not_limit(made: tuple[Path, Path], capsys: 
     said = say(capsys, str(made[0]))[1]
     line = next(x for x in said.splitlines() if x.startswith("predicted to wait"))
     assert "plan on sm_90a (latency)" in line and "attend" not in line
+
+
+def test_what_the_demo_says_of_a_gpu(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    budget = Budget(pages=29)
+    lengths = [16 * 1000, 16 * 1000 + 1, 100]
+    cross_compile("quest", Spec(), "sm_100a", kv_heads=8, budget=budget, lengths=lengths)
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    # 997 and 998 pages are scored, of 2 summaries of 128 bf16; 32 and 32 and 7 are read, K and V of 16 tokens
+    assert float(rows["select"][-2]) == pytest.approx(8 * (997 + 998) * 512 / 1e6, abs=0.01)
+    assert float(rows["attend"][-2]) == pytest.approx(8 * 71 * 8192 / 1e6, abs=0.01)
+    assert float(rows["attend"][-1]) == pytest.approx(8 * 71 * 8192 / 8e6, abs=0.01)
 
 
 @pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])

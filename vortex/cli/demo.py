@@ -1,7 +1,8 @@
 """The main job, on this CPU: compile quest, decode 64 steps of a ragged batch, and show what that kept and cost.
 
 Eight requests of 100 to 20,000 tokens (32 query and 8 KV heads, head dim 128, pages of 16) are prefilled, join and
-leave while others decode. A few pages of each are heavy: most of the dense attention mass lies there.
+leave while others decode. A few pages of each are heavy: most of the dense attention mass lies there. Then the flow is
+compiled for a GPU as well, which need not be there, for what its kernels take of it and are predicted to read.
 
 examples:
   vortex demo
@@ -17,7 +18,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vortex.cli.cross import cross_compile
 from vortex.cli.show import progress, say, table
+from vortex.silicon import MACHINES
 
 if TYPE_CHECKING:
     from vortex.driver import Compilation
@@ -38,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--flow", metavar="FLOW", default="quest", help="the flow (default: quest)")
     parser.add_argument("--steps", metavar="N", type=int, default=64, help="steps to decode (default: 64)")
+    gpus = [*MACHINES, "none"]
+    parser.add_argument("--gpu", choices=gpus, default="sm_100a", help="cross-compile for it (default: sm_100a)")
     parser.add_argument("--dump-dir", metavar="DIR", type=Path, help="where dumps go (default: dumps/NAME-HASH)")
 
 
@@ -67,6 +72,12 @@ def run(args: argparse.Namespace) -> int:
         trial = Trial(decoder, KV_HEADS, most)
         times, checks, dense = decode(trial, args.steps, eager(find_flow(args.flow), spec))
     _print(args.flow, made, times, checks, dense)
+    if args.gpu != "none":
+        lengths = [checks[name].length for name in trial.requests]
+        budget = Budget(pages=BUDGET)
+        cross_compile(args.flow, spec, args.gpu, kv_heads=KV_HEADS, budget=budget, lengths=lengths)
+    if made.dumps:
+        print(f"\nevery stage's text is in {made.dumps}")
     return 0
 
 
@@ -160,5 +171,3 @@ def _print(
     print()
     for what, text in facts:
         print(f"{what:<10} {text}")
-    if made.dumps:
-        print(f"\nevery stage's text is in {made.dumps}")
