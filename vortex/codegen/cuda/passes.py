@@ -11,6 +11,7 @@ from vortex.codegen.cuda.block import PLAIN, Block, BlockTiles, homed
 from vortex.codegen.cuda.folds import PageFolds
 from vortex.codegen.cuda.homes import Arena, HomedValues, LaneHome, RowHome, SlabHome
 from vortex.codegen.cuda.lanes import Cta, rounds_of
+from vortex.codegen.cuda.matrix import MatrixPass
 from vortex.codegen.cuda.ptx import cta_sync, flat_view, warp_sync, wide
 from vortex.codegen.cuda.rows import Layout, Memory
 from vortex.codegen.cuda.select_knobs import SLAB, SelectKnobs
@@ -51,8 +52,16 @@ class Passes:
             words += max(1, type_of(o.value).numel) * SLAB
         self.slab_words = words
         self.slabs_at = self.arena.take(words * self.cta.warps)
+        self.matrix: dict[int, MatrixPass] = {}
+        """The tensor core work of each pass."""
         self.team: TeamTiles | None = None
         self.slab: Slab | None = None
+
+        for level in range(self.layout.staging.loops):
+            mine = [m for o, m in self.layout.matrices.items() if self._runs(o, level)]
+            if mine:
+                self.matrix[level] = MatrixPass(mine, self.arena, self.cta, {}, self.knobs.ahead)
+                self.matrix[level].reserve()
 
     def enter(self, r: Expr, h: Expr, row: Expr, first: Expr, scored: Expr) -> None:
         """Bind the row; the arena is open from here on."""
@@ -65,6 +74,8 @@ class Passes:
             for o in self.layout.f.ops
             if isinstance(o, page.Load) and self.layout.paged(o)
         }
+        for matrix in self.matrix.values():
+            matrix.views = self.words
         self.folds = PageFolds(self.values, self.memory, self.cta)
         self.block = Block(self.values, BlockTiles(self.values, PLAIN, cta=self.cta))
         for o in self.layout.kept():
@@ -124,6 +135,7 @@ class Passes:
 
     def first(self, begin: Expr, end: Expr) -> None:
         """What needs no other page: the first pass over ``[begin, end)``, and a barrier."""
+        self._open(0, begin, end)
         self._per_row(0, begin)
         self.block.sync()
         if self.layout.staging.loops:
@@ -135,6 +147,7 @@ class Passes:
         pages thread, thread + threads, ...
         """
         for level in range(1, self.layout.staging.loops + 1):
+            self._open(level, i32(0), self.scored)
             self._per_row(level, i32(0))
             if level < self.layout.staging.loops:
                 for o in self.layout.f.ops:
@@ -179,35 +192,98 @@ class Passes:
             return spans
         return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
 
+    def _open(self, level: int, begin: Expr, end: Expr) -> None:
+        """Find this warp's pages of a pass and start loading, before what is computed once per row."""
+        self.slabs = let("slabs", rounds_of(end - begin, SLAB))
+        self.rounds = let("rounds", rounds_of(self.slabs - self.cta.warp, self.cta.warps))
+        matrix = self.matrix.get(level)
+        if matrix is None:
+            return
+        self.record, self.later = local("record_here", 1, I32), local("page_later", 1, I32)
+        put(self.record, i32(0), 0)
+        put(self.later, i32(0), 0)
+        matrix.open()
+        with when(self.rounds > 0):
+            put(self.record, self._record(self._page(i32(0), begin, end)), 0)
+            put(self.later, self._page(i32(1), begin, end), 0)
+            matrix.fill(self.record[0])
+
+    def _start(self, turn: Expr, begin: Expr) -> Expr:
+        return (turn * self.cta.warps + self.cta.warp) * SLAB + begin
+
+    def _page(self, turn: Expr, begin: Expr, end: Expr) -> Expr:
+        """This lane's physical page in slab ``turn`` of the warp; beyond the last, the last."""
+        position = T.min(self._start(turn, begin) + self.cta.lane, end - 1)
+        return self.args.buffers["page_table"][self.r, self.first_page + position]
+
+    def _record(self, physical: Expr) -> Expr:
+        """Where the summaries of a page lie in every field."""
+        return physical * self.args.size("Hkv") + self.h
+
     def _per_page(self, level: int, begin: Expr, end: Expr) -> None:
         ops = [o for o in self.layout.f.ops if self._runs(o, level)]
         if not ops:
             return
-        slabs = let("slabs", rounds_of(end - begin, SLAB))
-        tabled = any(isinstance(o, page.Load) and self.layout.paged(o) for o in self.layout.f.ops)
-        with loop("slab_round", rounds_of(slabs - self.cta.warp, self.cta.warps)) as turn:
-            start = let("start", (turn * self.cta.warps + self.cta.warp) * SLAB + begin)
+        matrix = self.matrix.get(level)
+        if matrix is not None:
+            matrix.make_fragments(self.values)
+            cta_sync()
+        tabled = any(self._looks_up(v) for o in ops if o not in self.layout.matrices for v in o.operands)
+        with loop("slab_round", self.rounds) as turn:
+            start = let("start", self._start(turn, begin))
             count = let("count", T.min(i32(SLAB), end - start))
             slab = Slab(start, count, self.cta.lane, let("last", end - 1))
             self.slab = slab
             self.in_lane = let("position", slab.position(self.cta.lane))
             self.is_page = let("is_page", self.cta.lane < count)
             if tabled:
-                table = self.args.buffers["page_table"]
-                self.physical = let("page", table[self.r, self.first_page + self.in_lane])
-                slab.record = let("record_of_lane", self.physical * self.args.size("Hkv") + self.h)
+                self.physical = let("page", self._page(turn, begin, end))
+                slab.record = let("record_of_lane", self._record(self.physical))
+            if matrix is not None and self._shares(ops):
+                # the slab before is done with
+                warp_sync()
+            if matrix is not None:
+                self._matrices(matrix, slab, turn, begin, end)
             self._on_slab(ops, slab)
         self.slab = None
 
+    def _matrices(self, matrix: MatrixPass, slab: Slab, turn: Expr, begin: Expr, end: Expr) -> None:
+        def advance() -> None:
+            put(self.record, self._record(self.later[0]), 0)
+            put(self.later, self._page(turn + 2, begin, end), 0)
+
+        def keep(v: Value, index: Index, slot: Expr, x: Expr) -> None:
+            self.values.slot = slot
+            self.values.write(v, index, x)
+
+        matrix.run(slab, self.record, advance, turn + 1 < self.rounds, keep)
+
+    def _looks_up(self, v: Value) -> bool:
+        """Whether reading ``v`` reads a summary where it lies."""
+        if v in self.values.homes or v.owner is None:
+            return False
+        o = v.owner
+        if isinstance(o, page.Load):
+            return self.layout.paged(o)
+        kept = o.notes.get("in") in ("tile", "scratch")
+        return not kept and any(self._looks_up(x) for x in o.operands)
+
+    def _shares(self, ops: list[Op]) -> bool:
+        """Whether lanes leave each other anything in the warp's shared memory."""
+        return any(o.result is not None and o.value in self.slab_at for o in ops)
+
     def _on_slab(self, ops: list[Op], slab: Slab) -> None:
-        written: set[Value] = set()
-        """Homes in the warp's shared memory that lanes wrote since the last warp barrier."""
         shared = {o.value for o in ops if o.result is not None and o.value in self.slab_at}
         kept = {o.value for o in ops if o.result is not None and o.notes.get("in") == "scratch"}
-        if shared:
+        done = [o for o in ops if o in self.layout.matrices]
+        written: set[Value] = {o.value for o in done}
+        """Homes in the warp's shared memory that lanes wrote since the last warp barrier."""
+        if shared and not done:
             # the slab before is done with
             warp_sync()
         for o in ops:
+            if o in self.layout.matrices:
+                continue
             if written & homed(o.operands, self.values):
                 warp_sync()
                 written.clear()

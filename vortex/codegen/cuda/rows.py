@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.homes import Arena, Held
+from vortex.codegen.cuda.matrix import Matrix, matrix_of
 from vortex.codegen.cuda.select_knobs import SLAB, SelectKnobs
 from vortex.codegen.cuda.team import Team, team_of
 from vortex.codegen.tir import Expr
@@ -29,11 +30,16 @@ class Layout:
     program: Module
     f: Function
     staging: Staging = field(init=False)
+    matrices: dict[Op, Matrix] = field(init=False)
+    """What tensor cores contract."""
     teams: dict[Op, Team] = field(init=False)
+    """What teams of lanes fold."""
 
     def __post_init__(self) -> None:
         self.staging = stage(self.f)
-        self.teams = {o: team for o in self.f.ops if (team := team_of(o, self.paged)) is not None}
+        self.matrices = {o: m for o in self.f.ops if (m := matrix_of(o, self.paged)) is not None}
+        rest = [o for o in self.f.ops if o not in self.matrices]
+        self.teams = {o: team for o in rest if (team := team_of(o, self.paged)) is not None}
 
     def paged(self, o: page.Load) -> bool:
         return bool(self.program.decls[o.buffer].attrs["layout"] == "paged")
@@ -76,7 +82,7 @@ class Layout:
 
     def in_lane(self, o: Op) -> bool:
         """Whether a tile's value can stay with the lane that computed it: no other lane ever asks."""
-        if o in self.teams or type_of(o.value).numel > IN_REGISTERS:
+        if o in self.teams or o in self.matrices or type_of(o.value).numel > IN_REGISTERS:
             return False
         return all(
             u not in self.teams and not (u.crosses_pages() and wide(u)) and self.staging.loop[u] == self.staging.loop[o]
