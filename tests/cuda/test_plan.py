@@ -24,6 +24,12 @@ def kernels() -> Kernels:
     return Kernels.of({"p": lower(flow, plan={"threads": 64, "select_pages": 32, "attend_pages": 4})}, ["plan"])
 
 
+def part_pages(pages: int, item: int) -> int:
+    """Equal parts in whole slabs of 32, none more than 5/4 of an item before rounding."""
+    parts = max(1, (pages + item - item // 4 - 1) // item)
+    return max(32, -(-(-(-pages // parts)) // 32) * 32)
+
+
 @pytest.mark.parametrize(("requests", "slots"), [(1, 1), (1, 40), (7, 3), (130, 16), (300, 1)])
 @pytest.mark.parametrize("budget", [Budget(4), Budget(0, ratio="1/3", sink=0, recent=1)], ids=["pages", "ratio"])
 def test_rows_and_items(requests: int, slots: int, budget: Budget) -> None:
@@ -44,7 +50,8 @@ def test_rows_and_items(requests: int, slots: int, budget: Budget) -> None:
     assert not given["arrivals"].any()
     for work, column, least in zip(given["work"].tolist(), (3, 1), (32, 4), strict=True):
         count, pages = work[:2]
-        parts = [max(1, -(-row[column] // pages)) for row in rows]
+        each = [part_pages(row[3], pages) if column == 3 else pages for row in rows]
+        parts = [max(1, -(-row[column] // size)) for row, size in zip(rows, each, strict=True)]
         assert pages >= least
         assert work[2 : 2 + count] == [r << 16 | part for r, n in enumerate(parts) for part in range(n)]
         assert count <= requests + slots

@@ -103,11 +103,18 @@ class Held:
     """Words in the workspace for each inner element."""
     on_chip: Expr
 
+    def near(self, at: Expr, inner: Expr = 0) -> Expr:
+        """The word of a row that is on chip."""
+        return self.arena.f32[inner * self.pitch + at + self.at]
+
+    def far(self, at: Expr, inner: Expr = 0) -> Expr:
+        """The word of a row that is not."""
+        return self.workspace[wide(self.row), self.base + inner * self.room + at]
+
     def get(self, at: Expr, inner: Expr = 0) -> Expr:
-        far = self.workspace[wide(self.row), self.base + inner * self.room + at]
         if not self.pitch:
-            return far
-        return T.if_then_else(self.on_chip, self.arena.f32[inner * self.pitch + at + self.at], far)
+            return self.far(at, inner)
+        return T.if_then_else(self.on_chip, self.near(at, inner), self.far(at, inner))
 
     def set(self, x: Expr, at: Expr, inner: Expr = 0) -> None:
         if not self.pitch:

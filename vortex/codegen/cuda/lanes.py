@@ -39,6 +39,11 @@ def add_at(address: Expr, x: Expr) -> None:
     T.evaluate(_CUDA.atomic_add(address, x))
 
 
+def fetch_add(address: Expr, x: Expr) -> Expr:
+    """What was there before ``x`` was added, atomically: as many different answers as there are threads."""
+    return _CUDA.atomic_add(address, x)
+
+
 def warp_fold(x: Expr, take: Callable[[Expr, Expr], Expr], name: str = "fold") -> Expr:
     """``x`` of all 32 lanes folded in a fixed tree; every lane has the result."""
     for mask in (16, 8, 4, 2, 1):

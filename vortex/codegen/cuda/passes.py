@@ -143,9 +143,7 @@ class Passes:
         cta_sync()
 
     def rest(self) -> None:
-        """All later passes, over the whole row. After the last a thread finds only its own keys written: those of
-        pages thread, thread + threads, ...
-        """
+        """All later passes, over the whole row; then all threads find all keys."""
         for level in range(1, self.layout.staging.loops + 1):
             self._open(level, i32(0), self.scored)
             self._per_row(level, i32(0))
@@ -156,7 +154,7 @@ class Passes:
                         self._prepare(o)
                 self.block.sync()
                 self._per_page(level, i32(0), self.scored)
-                if level + 1 < self.layout.staging.loops or self._ready(level + 1):
+                if level + 1 < self.layout.staging.loops or self._ready(level + 1) or self.layout.topk is not None:
                     cta_sync()
 
     def _ready(self, level: int) -> list[Op]:

@@ -2,12 +2,13 @@
 
 All pages of a kernel cost the same bytes, so balancing pages balances bytes. An item is at most ``item_pages``
 consecutive pages of one request, for one KV head a CTA; a list has room for the requests and ``slots`` more, which
-is how many CTAs (per KV head) the caller wants at work.
+is how many CTAs (per KV head) the caller wants at work. For ``select`` a request that is only a little longer than an
+item is one all the same, and the items of a longer one are equal: a short rest would cost a meeting of CTAs for little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from vortex.codegen.arguments import Arguments
@@ -86,14 +87,20 @@ class _Plan:
         with self.cta.share("r", requests) as r:
             _plan_row(self.args, r, size)
         # a thread reads the rows it wrote itself
-        for kind, (least, row, quantum) in enumerate(
-            ((self.knobs.select_pages, 3, WARP), (self.knobs.attend_pages, 1, 1))
-        ):
-            self._list(kind, lambda r, row=row: plan[row, r], least, quantum)
+        self._list(0, lambda r: plan[3, r], self.knobs.select_pages, lambda n, item: part_pages(n, item), WARP)
+        self._list(1, lambda r: plan[1, r], self.knobs.attend_pages, lambda n, item: item, 1)
 
-    def _list(self, kind: int, pages: object, least: int, quantum: int) -> None:
-        """The items of all requests in order; item_pages is a multiple of ``quantum`` and at least ``least``."""
-        assert callable(pages)
+    def _list(
+        self,
+        kind: int,
+        pages: Callable[[Expr], Expr],
+        least: int,
+        part: Callable[[Expr, Expr], Expr],
+        quantum: int,
+    ) -> None:
+        """The items of all requests in order: ``part`` pages each, of about ``item_pages``, which is a multiple of
+        ``quantum`` and at least ``least``.
+        """
         work, requests = self.args.buffers["work"], self.args.size("B")
         slots = let("slots", T.max(i32(1), self.args.size("N") - HEADER - requests))
         total = local("total", 1, "int64")
@@ -112,7 +119,7 @@ class _Plan:
             put(parts, i32(0), 0)
             with when(r < requests):
                 # a request without work still has its outputs to write
-                put(parts, T.max(i32(1), rounds_of_expr(pages(r), item)), 0)
+                put(parts, T.max(i32(1), rounds_of_expr(pages(r), part(pages(r), item))), 0)
             before = self._prefix(parts[0])
             with when(r < requests):
                 put(self.arena.i32, base[0] + before, r + self.ends)
@@ -175,6 +182,13 @@ class _Plan:
         with when(self.cta.warp > 0):
             put(before, mine + self.arena.i32[self.cta.warp - 1 + self.totals], 0)
         return let("up_to_me", before[0])
+
+
+def part_pages(pages: Expr, item: Expr) -> Expr:
+    """Pages of each item of ``select`` but a request's last, in whole slabs: at most 5/4 of ``item``."""
+    parts = let("even_parts", T.max(i32(1), T.truncdiv(pages + (item - T.truncdiv(item, i32(4)) - 1), item)))
+    even = T.truncdiv(pages + (parts - 1), parts)
+    return let("part_pages", T.max(i32(WARP), T.truncdiv(even + (WARP - 1), i32(WARP)) * WARP))
 
 
 def rounds_of_expr(count: Expr, step: Expr) -> Expr:

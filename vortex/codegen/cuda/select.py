@@ -11,7 +11,7 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.homes import Arena, HomedValues
 from vortex.codegen.cuda.lanes import Cta
 from vortex.codegen.cuda.passes import Passes
-from vortex.codegen.cuda.plan import HEADER, PART_BITS
+from vortex.codegen.cuda.plan import HEADER, PART_BITS, part_pages
 from vortex.codegen.cuda.ptx import WARP, cta_sync, ptx, quotient, remainder
 from vortex.codegen.cuda.rows import Layout, Memory, workspace_words
 from vortex.codegen.cuda.select_knobs import SelectKnobs, choose
@@ -75,18 +75,18 @@ class _Item:
         memory = Memory(self.layout, args, arena, knobs)
         values = HomedValues(lambda o, i: self.passes.load(o, i))
         self.passes = Passes(args, self.layout, memory, arena, self.cta, knobs, values)
-        self.topk = TopK(self.cta, arena) if self.layout.topk is not None else None
+        self.topk = TopK(self.cta, arena, knobs.keys) if self.layout.topk is not None else None
         arrived = arena.take(1)
         arena.open()
         item, self.h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
         work, plan = args.buffers["work"], args.buffers["plan"]
-        with when(item < work[0, 0]):
-            entry = let("entry", work[0, item + HEADER])
+        # three loads at once, whether or not there is an item
+        items, entry, size = (let(n, work[0, at]) for n, at in (("items", 0), ("entry", item + HEADER), ("size", 1)))
+        with when(item < items):
             self.r = let("r", T.shift_right(entry, i32(PART_BITS)))
             part = let("part", T.bitwise_and(entry, i32((1 << PART_BITS) - 1)))
             self.pages, kept = let("pages_of_row", plan[0, self.r]), let("kept", plan[1, self.r])
             self.first, self.scored = let("first", plan[2, self.r]), let("scored", plan[3, self.r])
-            size = let("item_pages", work[0, 1])
             self.best = let("best", kept - (self.pages - self.scored))
             with branch(self.scored > 0) as (then, other):
                 with then():
@@ -103,6 +103,7 @@ class _Item:
 
     def _score(self, memory: Memory, arena: Arena, part: Expr, size: Expr, arrived: int) -> None:
         row = let("row", self.r * self.args.size("Hkv") + self.h)
+        size = part_pages(self.scored, size)
         parts = let("parts", quotient(self.scored + size - 1, size))
         begin = let("begin", part * size)
         end = let("end", T.min(begin + size, self.scored))

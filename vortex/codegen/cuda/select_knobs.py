@@ -20,6 +20,8 @@ class SelectKnobs:
     """Pages whose summaries a lane loads before it uses the first; 0 for as many as unpack into 32 registers."""
     ahead: int = 64
     """Registers of a lane for summaries on their way to tensor cores."""
+    keys: int = 8
+    """Keys of pages that a thread of the choice holds in registers; longer rows are read again and again."""
     residents: int = 2
     """CTAs that an SM must have room for, which bounds registers; 0 leaves them to the compiler."""
     chip_words: int = 8192
@@ -38,10 +40,11 @@ def choose(schedule: Mapping[str, Attr], words_per_page: int) -> SelectKnobs:
 def space() -> list[SelectKnobs]:
     """All points a tuner may try."""
     return [
-        SelectKnobs(threads, in_flight, ahead, residents, chip_words)
+        SelectKnobs(threads, in_flight, ahead, keys, residents, chip_words)
         for threads in (128, 256, 512)
         for in_flight in (0, 1, 2, 4)
         for ahead in (32, 64)
+        for keys in (4, 8, 16)
         for residents in (0, 512 // threads, 768 // threads, 1024 // threads)
         for chip_words in (0, 8192, 18432, 36864)
     ]
