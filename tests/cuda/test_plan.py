@@ -27,7 +27,8 @@ def kernels() -> Kernels:
 def part_pages(pages: int, item: int) -> int:
     """Equal parts in whole slabs of 32, none more than 5/4 of an item before rounding."""
     parts = max(1, (pages + item - item // 4 - 1) // item)
-    return max(32, -(-(-(-pages // parts)) // 32) * 32)
+    even = -(-pages // parts)
+    return max(32, -(-even // 32) * 32)
 
 
 @pytest.mark.parametrize(("requests", "slots"), [(1, 1), (1, 40), (7, 3), (130, 16), (300, 1)])

@@ -51,7 +51,13 @@ def test_a_sum_of_scaled_products_becomes_one_dot_per_page() -> None:
     assert names == ["flow.reduce_sum", "flow.dot", "flow.topk", "flow.return"]
 
 
-@pytest.mark.parametrize("text", [QUEST, GQA_BLOCK, SUM_SCORE], ids=["quest", "gqa_block", "mean_score"])
+def test_a_bound_over_a_box_becomes_two_dots() -> None:
+    after = run_pipeline(parse_module(QUEST), SIMPLIFY, CONTEXT).functions["index"]
+    names = [o.name.removeprefix("flow.") for o in after.ops if o.name not in ("flow.constant", "flow.reshape")]
+    assert names == ["maximum", "minimum", "dot", "dot", "add", "reduce_max", "topk", "return"]
+
+
+@pytest.mark.parametrize("text", [GQA_BLOCK, SUM_SCORE], ids=["gqa_block", "mean_score"])
 def test_what_is_simple_stays(text: str) -> None:
     m = parse_module(text)
     assert print_module(run_pipeline(m, SIMPLIFY, CONTEXT)) == print_module(m)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vortex.target import Target
 
 DEFAULT_PIPELINE = {
-    "flow": "canonicalize,cse,reassociate,drop-monotone,canonicalize,cse,dce,outline",
+    "flow": "canonicalize,cse,split-bound,reassociate,drop-monotone,canonicalize,cse,dce,outline",
     "page": "expand-softmax,fuse,cse,dce,plan-memory,schedule",
 }
 """What runs on IR of each stage when nobody says otherwise; ``flow`` ends in page IR."""
@@ -32,6 +32,7 @@ MODULES = {
     "canonicalize": "vortex.passes.canonicalize",
     "cse": "vortex.passes.cse",
     "dce": "vortex.passes.dce",
+    "split-bound": "vortex.passes.split_bound",
     "reassociate": "vortex.passes.reassociate",
     "drop-monotone": "vortex.passes.drop_monotone",
     "outline": "vortex.passes.outline",

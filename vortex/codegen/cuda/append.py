@@ -15,7 +15,7 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.block import PLAIN, Block, BlockTiles
 from vortex.codegen.cuda.homes import Arena, HomedValues, RowHome
 from vortex.codegen.cuda.lanes import Cta, rounds_of
-from vortex.codegen.cuda.ptx import WARP, cta_sync, flat_view, quotient, remainder, wide
+from vortex.codegen.cuda.ptx import WARP, cta_sync, flat_view, overlap_begin, overlap_launch, quotient, remainder, wide
 from vortex.codegen.cuda.slab import vector
 from vortex.codegen.cuda.team import unpack
 from vortex.codegen.narrow import STORAGE, narrow
@@ -37,6 +37,8 @@ class AppendKnobs:
     """Code knobs of ``append``."""
 
     threads: int = 128
+    overlap: int = 1
+    """Whether it may be launched before the kernel in front of it has ended."""
 
     def attrs(self) -> dict[str, Attr]:
         return dict(asdict(self))
@@ -68,8 +70,9 @@ def emit_append(program: Module, f: Function) -> list[str]:
     args = Arguments(program)
     scattered = [o for o in f.ops if isinstance(o, page.Scatter)]
     _declare(args, f, scattered)
-    T.device_entry()
     knobs = choose(f.attrs.get("schedule", {}), machine_of(program))
+    overlap_launch(knobs.overlap)
+    T.device_entry()
     size, heads = int(program.attrs["page_size"]), args.size("Hkv")
     requests = args.size("B")
     fits = T.max(i32(1), tirx.truncdiv(i32(CTAS), requests))
@@ -77,6 +80,7 @@ def emit_append(program: Module, f: Function) -> list[str]:
     head, stripe, request = T.cta_id([heads, stripes, requests])
     warp, lane = let("warp", T.warp_id([knobs.threads // WARP])), let("lane", T.lane_id([WARP]))
     cta = Cta(warp, lane, let("thread", warp * WARP + lane), knobs.threads)
+    overlap_begin(knobs.overlap)
     _Stripe(args, f, scattered, cta, size).emit(
         let("r", request), let("stripe", stripe), let("stripes", stripes), let("h", head)
     )

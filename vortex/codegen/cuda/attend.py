@@ -24,6 +24,8 @@ from vortex.codegen.cuda.ptx import (
     exp2,
     flat_view,
     mma,
+    overlap_begin,
+    overlap_launch,
     pack_pair,
     pick,
     ptx,
@@ -92,8 +94,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     else:
         args.tensor("partials", ("R", "S", partial_words(shape)), F32, align=16)
     args.tensor("arrivals", ("R",), I32)
-    if knobs.overlap:
-        T.func_attr({"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]})  # TVM's spelling
+    overlap_launch(knobs.overlap)
     T.device_entry()
     with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
         _Cta(args, o, shape, knobs, STORAGE[_tensor(program, "q").dtype.name]).emit()
@@ -153,10 +154,7 @@ class _Cta:
         self.fills = T.alloc_buffer((knobs.warps * knobs.stages * self.parts,), I32, scope="shared", align=16)
         self.keys = SharedTile(self.arena, knobs.tile, self.shape.dim)
         self.values = SharedTile(self.arena, knobs.tile, self.shape.v_dim)
-        if knobs.overlap:
-            ptx("griddepcontrol.launch_dependents")
-            # all that kernels before this one wrote is there; nothing was read yet
-            ptx("griddepcontrol.wait")
+        overlap_begin(knobs.overlap)
         active = self._of_list() if knobs.planned else self._of_grid(rest[0])
         self.ids, self.room = registers("ids", 1, I32), registers("room", 1, I32)
         with when(active):

@@ -48,7 +48,7 @@ class AttendKnobs:
     stages: int = 3
     tile: int = 16
     residents: int = 1
-    overlap: int = 0
+    overlap: int = 1
     planned: int = 1
 
     def attrs(self) -> dict[str, Attr]:

@@ -286,9 +286,7 @@ class MatrixPass:
         self.member = let("quarter_of_lane", remainder(self.cta.lane, i32(4)))
         vectors = max(2 * m.step for m in self.matrices)
         words = max(m.words for m in self.matrices)
-        self.held = [
-            [local(f"held{d}_{v}", max(2, words), U32) for v in range(vectors)] for d in range(self.depth)
-        ]
+        self.held = [[local(f"held{d}_{v}", max(2, words), U32) for v in range(vectors)] for d in range(self.depth)]
         most = max(m.column_tiles * m.sums for m in self.matrices)
         self.sums = local("sums", 4 * most)
         self.b = local("b", 4, U32)

@@ -210,7 +210,7 @@ class Passes:
         return (turn * self.cta.warps + self.cta.warp) * SLAB + begin
 
     def _page(self, turn: Expr, begin: Expr, end: Expr) -> Expr:
-        """This lane's physical page in slab ``turn`` of the warp; beyond the last, the last."""
+        """The physical page of this lane in slab ``turn`` of the warp; beyond the last, the last."""
         position = T.min(self._start(turn, begin) + self.cta.lane, end - 1)
         return self.args.buffers["page_table"][self.r, self.first_page + position]
 

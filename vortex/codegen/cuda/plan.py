@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.homes import Arena
 from vortex.codegen.cuda.lanes import Cta, rounds_of, warp_fold, warp_prefix
-from vortex.codegen.cuda.ptx import WARP, cta_sync
+from vortex.codegen.cuda.ptx import WARP, cta_sync, overlap_begin, overlap_launch
 from vortex.codegen.tir import I32, Expr, T, cast, equal, i32, let, local, loop, put, when
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
@@ -31,8 +31,10 @@ class PlanKnobs:
     """``select_pages`` and ``attend_pages`` are the fewest pages worth an item of their own."""
 
     threads: int = 1024
-    select_pages: int = 256
-    attend_pages: int = 32
+    select_pages: int = 128
+    attend_pages: int = 8
+    overlap: int = 1
+    """Whether it may be launched before the kernel in front of it has ended."""
 
     def attrs(self) -> dict[str, Attr]:
         return dict(asdict(self))
@@ -45,7 +47,7 @@ def choose(schedule: Mapping[str, Attr]) -> PlanKnobs:
 
 def space() -> list[PlanKnobs]:
     """All points a tuner may try."""
-    return [PlanKnobs(1024, s, a) for s in (128, 256, 512, 1024) for a in (16, 32, 64)]
+    return [PlanKnobs(1024, s, a) for s in (64, 128, 256, 512, 1024) for a in (4, 8, 16, 32, 64)]
 
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
@@ -62,8 +64,9 @@ def emit_plan(program: Module, f: Function) -> list[str]:
     args.tensor("plan", (4, "B"), I32)
     args.tensor("work", (2, "N"), I32)
     args.tensor("arrivals", ("R",), I32)
-    T.device_entry()
     knobs = choose(f.attrs.get("schedule", {}))
+    overlap_launch(knobs.overlap)
+    T.device_entry()
     T.cta_id([1])
     warp, lane = T.warp_id([knobs.threads // WARP]), T.lane_id([WARP])
     cta = Cta(let("warp", warp), let("lane", lane), let("thread", warp * WARP + lane), knobs.threads)
@@ -79,6 +82,7 @@ class _Plan:
         self.ends = self.arena.take(MOST_REQUESTS)
         self.totals = self.arena.take(cta.warps)
         self.arena.open()
+        overlap_begin(knobs.overlap)
 
     def emit(self, size: int) -> None:
         plan, requests = self.args.buffers["plan"], self.args.size("B")

@@ -36,6 +36,22 @@ def warp_sync() -> None:
     T.evaluate(_CUDA.warp_sync())
 
 
+def overlap_launch(overlap: int) -> None:
+    """Before ``device_entry``: whether this kernel may be launched before the one in front of it has ended."""
+    if overlap:
+        T.func_attr({"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]})  # TVM's spelling
+
+
+def overlap_begin(overlap: int) -> None:
+    """First thing in a kernel: let the next one be launched, and wait for the end of those before.
+
+    Nothing was read yet, and every kernel does this; so once one has begun, all that its predecessors wrote is there.
+    """
+    if overlap:
+        ptx("griddepcontrol.launch_dependents")
+        ptx("griddepcontrol.wait")
+
+
 def shuffle(x: Expr, lane: Expr) -> Expr:
     """``x`` of another lane of the warp; all 32 lanes take part."""
     return T.tvm_warp_shuffle(T.uint32(0xFFFFFFFF), x, lane, WARP, WARP)

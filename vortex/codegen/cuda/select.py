@@ -12,7 +12,7 @@ from vortex.codegen.cuda.homes import Arena, HomedValues
 from vortex.codegen.cuda.lanes import Cta
 from vortex.codegen.cuda.passes import Passes
 from vortex.codegen.cuda.plan import HEADER, PART_BITS, part_pages
-from vortex.codegen.cuda.ptx import WARP, cta_sync, ptx, quotient, remainder
+from vortex.codegen.cuda.ptx import WARP, cta_sync, overlap_begin, overlap_launch, ptx, quotient, remainder
 from vortex.codegen.cuda.rows import Layout, Memory, workspace_words
 from vortex.codegen.cuda.select_knobs import SelectKnobs, choose
 from vortex.codegen.cuda.topk import TopK, keep_all
@@ -37,6 +37,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
     _declare(args, f)
     layout = Layout(program, f)
     knobs = _knobs(layout)
+    overlap_launch(knobs.overlap)
     T.device_entry()
     if knobs.residents:
         with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
@@ -79,6 +80,7 @@ class _Item:
         arrived = arena.take(1)
         arena.open()
         item, self.h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
+        overlap_begin(self.knobs.overlap)
         work, plan = args.buffers["work"], args.buffers["plan"]
         # three loads at once, whether or not there is an item
         items, entry, size = (let(n, work[0, at]) for n, at in (("items", 0), ("entry", item + HEADER), ("size", 1)))

@@ -27,6 +27,9 @@ class SelectKnobs:
     chip_words: int = 8192
     """32-bit words of shared memory for what is kept of a row's pages; longer rows use the workspace."""
 
+    overlap: int = 1
+    """Whether it may be launched before the kernel in front of it has ended."""
+
     def attrs(self) -> dict[str, Attr]:
         return dict(asdict(self))
 

@@ -12,7 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vortex.codegen.cuda.homes import Arena, Held
-from vortex.codegen.cuda.lanes import Cta, add_at, ballot, below, count_bits, fetch_add, rounds_of, warp_fold, warp_prefix
+from vortex.codegen.cuda.lanes import (
+    Cta,
+    add_at,
+    ballot,
+    below,
+    count_bits,
+    fetch_add,
+    rounds_of,
+    warp_fold,
+    warp_prefix,
+)
 from vortex.codegen.cuda.ptx import WARP, cta_sync, shuffle
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, choose, equal, i32, let, local, loop, put, when
 
@@ -146,7 +156,9 @@ class TopK:
         self._each(count)
         cta_sync()
         self._find(want)
-        found, above, inside = (let(n, self.arena.i32[self.answer + i]) for i, n in enumerate(("found", "above", "held")))
+        found, above, inside = (
+            let(n, self.arena.i32[self.answer + i]) for i, n in enumerate(("found", "above", "held"))
+        )
         put(want, want[0] - above, 0)
         first = let("first_key", low[0] + T.shift_left(cast(U32, found), width))
         end = let("last_key", T.min(first + (T.shift_left(T.uint32(1), width) - T.uint32(1)), high[0]))
