@@ -37,7 +37,10 @@ COLD = 400 << 20
 class Layer:
     """The kernels of an artifact over one pool."""
 
-    def __init__(self, path: Path, target: str) -> None:
+    def __init__(self, path: Path, target: str, slots: int = 0) -> None:
+        sms = torch.cuda.get_device_properties(0).multi_processor_count
+        self.slots = slots or 2 * sms // HKV
+        """Two CTAs an SM."""
         self.manifest = read_manifest(path)
         entry = self.manifest.targets[target]
         self.kernels = {k.kind: k for k in entry.kernels}
@@ -50,8 +53,9 @@ class Layer:
             for f in self.manifest.fields
         }
 
-    def step(self, lengths: list[int], seed: int, slots: int = 132) -> dict[str, Any]:
+    def step(self, lengths: list[int], seed: int) -> dict[str, Any]:
         """The arguments of a step that decodes one token for each request."""
+        slots = self.slots
         made = torch.Generator().manual_seed(seed)
         n = [-(-x // PAGE) for x in lengths]
         b, most = len(lengths), max(n)
@@ -201,9 +205,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifacts", type=Path, nargs="+")
     parser.add_argument("--target", default="sm_90a")
+    parser.add_argument("--slots", type=int, default=0, help="CTAs at work per KV head (default: two an SM in all)")
+    parser.add_argument("--shapes", default="", help="requests x tokens, e.g. 1x32763,32x32763")
     parser.add_argument("--commit", default="")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    shapes = [(int(a), int(b)) for a, b in (x.split("x") for x in args.shapes.split(",") if x)] or SHAPES
     copy = copy_bandwidth()
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(), "date": time.strftime("%F %T"), "commit": args.commit,
@@ -211,13 +218,13 @@ def main() -> None:
     }  # fmt: skip
     print(f"{found['device']}: copy {copy / 1e12:.2f} TB/s")
     for path in args.artifacts:
-        layer = Layer(path, args.target)
-        name = layer.manifest.flow
+        layer = Layer(path, args.target, args.slots)
+        name = path.stem
         summarise(layer)
         wrong = [w for i, lengths in enumerate(CHECKED) for w in check(layer, lengths, i)]
         found["checks"][name] = wrong
         print(f"{name}: {'right' if not wrong else wrong[:6]}", flush=True)
-        for requests, tokens in SHAPES:
+        for requests, tokens in shapes:
             first = layer.step([tokens] * requests, 100)
             layer.run("plan", first)
             layer.layer(first)
