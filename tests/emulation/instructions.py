@@ -54,6 +54,7 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
         r"ld\.global(?:\.\w+)*?\.v2\.(f32|b32|u32)",
         "auto r0 = {a}; decltype(r0) r[2]; emu::load(r, {c}, 2); {a} = r[0]; {b} = r[1];",
     ),
+    (r"ld\.relaxed\.gpu\.global\.s32", "int r0; emu::load(&r0, {b}, 1); {a} = r0;"),
     (r"ld\.global(?:\.\w+)*?\.(f32|b32|u32|s32)", "auto r0 = {a}; emu::load(&r0, {b}, 1); {a} = r0;"),
 )
 """Regular expression over the assembly, body over the parameters ``{a}``, ``{b}``, ... and groups ``{0}``, ``{1}``."""

@@ -21,11 +21,12 @@ from vortex.codegen.cuda.ptx import (
     TILE_TYPES,
     WARP,
     ceil_quotient,
+    early,
     exp2,
     flat_view,
     mma,
-    overlap_begin,
     overlap_launch,
+    overlap_wait,
     pack_pair,
     pick,
     ptx,
@@ -154,7 +155,6 @@ class _Cta:
         self.fills = T.alloc_buffer((knobs.warps * knobs.stages * self.parts,), I32, scope="shared", align=16)
         self.keys = SharedTile(self.arena, knobs.tile, self.shape.dim)
         self.values = SharedTile(self.arena, knobs.tile, self.shape.v_dim)
-        overlap_begin(knobs.overlap)
         active = self._of_list() if knobs.planned else self._of_grid(rest[0])
         self.ids, self.room = registers("ids", 1, I32), registers("room", 1, I32)
         with when(active):
@@ -174,9 +174,13 @@ class _Cta:
     def _of_list(self) -> Expr:
         """An item of the list: ``split`` of a request's pages. Whether there is anything to do."""
         work, hkv = self.args.buffers["work"], self.args.size("Hkv")
-        there = let("there", self.item < work[1, 0])
-        item = let("item", T.Select(there, work[1, self.item + HEADER], i32(0)))
-        each = let("each", T.max(i32(1), work[1, 1]))
+        items, entry, size = (
+            early(n, work, i32(1), at) for n, at in (("items", i32(0)), ("entry", self.item + HEADER), ("size", i32(1)))
+        )
+        overlap_wait(self.knobs.overlap)
+        there = let("there", self.item < items)
+        item = let("item", T.Select(there, entry, i32(0)))
+        each = let("each", T.max(i32(1), size))
         self.request = let("request", T.shift_right(item, i32(PART_BITS)))
         self.split = let("split", T.bitwise_and(item, i32((1 << PART_BITS) - 1)))
         self._row()
@@ -193,6 +197,7 @@ class _Cta:
 
     def _of_grid(self, request: Expr) -> Expr:
         """Split ``item`` of a row, which takes only as many as it has tiles for. Whether it takes this one."""
+        overlap_wait(self.knobs.overlap)
         size, warps = self.args.size, self.knobs.warps
         self.request, self.split = request, self.item
         self._row()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
@@ -12,7 +13,7 @@ from vortex.codegen.cuda.folds import PageFolds
 from vortex.codegen.cuda.homes import Arena, HomedValues, LaneHome, RowHome, SlabHome
 from vortex.codegen.cuda.lanes import Cta, rounds_of
 from vortex.codegen.cuda.matrix import MatrixPass
-from vortex.codegen.cuda.ptx import cta_sync, flat_view, warp_sync, wide
+from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, warp_sync, wide
 from vortex.codegen.cuda.rows import Layout, Memory
 from vortex.codegen.cuda.select_knobs import SLAB, SelectKnobs
 from vortex.codegen.cuda.slab import LaneTiles, Slab, TeamTiles
@@ -133,9 +134,12 @@ class Passes:
 
     # control
 
-    def first(self, begin: Expr, end: Expr) -> None:
-        """What needs no other page: the first pass over ``[begin, end)``, and a barrier."""
-        self._open(0, begin, end)
+    def first(self, begin: Expr, end: Expr, wait: Callable[[], None]) -> None:
+        """What needs no other page: the first pass over ``[begin, end)``, and a barrier.
+
+        Until it calls ``wait`` it reads what ``plan`` wrote and nothing else.
+        """
+        self._open(0, begin, end, wait)
         self._per_row(0, begin)
         self.block.sync()
         if self.layout.staging.loops:
@@ -145,7 +149,7 @@ class Passes:
     def rest(self) -> None:
         """All later passes, over the whole row; then all threads find all keys."""
         for level in range(1, self.layout.staging.loops + 1):
-            self._open(level, i32(0), self.scored)
+            self._open(level, i32(0), self.scored, lambda: None)
             self._per_row(level, i32(0))
             if level < self.layout.staging.loops:
                 for o in self.layout.f.ops:
@@ -190,12 +194,13 @@ class Passes:
             return spans
         return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
 
-    def _open(self, level: int, begin: Expr, end: Expr) -> None:
+    def _open(self, level: int, begin: Expr, end: Expr, wait: Callable[[], None]) -> None:
         """Find this warp's pages of a pass and start loading, before what is computed once per row."""
         self.slabs = let("slabs", rounds_of(end - begin, SLAB))
         self.rounds = let("rounds", rounds_of(self.slabs - self.cta.warp, self.cta.warps))
         matrix = self.matrix.get(level)
         if matrix is None:
+            wait()
             return
         self.record, self.later = local("record_here", 1, I32), local("page_later", 1, I32)
         put(self.record, i32(0), 0)
@@ -204,6 +209,8 @@ class Passes:
         with when(self.rounds > 0):
             put(self.record, self._record(self._page(i32(0), begin, end)), 0)
             put(self.later, self._page(i32(1), begin, end), 0)
+        wait()
+        with when(self.rounds > 0):
             matrix.fill(self.record[0])
 
     def _start(self, turn: Expr, begin: Expr) -> Expr:
@@ -212,7 +219,7 @@ class Passes:
     def _page(self, turn: Expr, begin: Expr, end: Expr) -> Expr:
         """The physical page of this lane in slab ``turn`` of the warp; beyond the last, the last."""
         position = T.min(self._start(turn, begin) + self.cta.lane, end - 1)
-        return self.args.buffers["page_table"][self.r, self.first_page + position]
+        return early("physical", self.args.buffers["page_table"], self.r, self.first_page + position)
 
     def _record(self, physical: Expr) -> Expr:
         """Where the summaries of a page lie in every field."""

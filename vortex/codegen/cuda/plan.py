@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.homes import Arena
 from vortex.codegen.cuda.lanes import Cta, rounds_of, warp_fold, warp_prefix
-from vortex.codegen.cuda.ptx import WARP, cta_sync, overlap_begin, overlap_launch
+from vortex.codegen.cuda.ptx import WARP, cta_sync, overlap_launch, overlap_wait
 from vortex.codegen.tir import I32, Expr, T, cast, equal, i32, let, local, loop, put, when
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
@@ -33,6 +33,8 @@ class PlanKnobs:
     threads: int = 1024
     select_pages: int = 128
     attend_pages: int = 8
+    attend_busy: int = 16
+    """Fewest pages of an ``attend`` item once every second slot has one: to meet costs more than it saves."""
     overlap: int = 1
     """Whether it may be launched before the kernel in front of it has ended."""
 
@@ -47,7 +49,7 @@ def choose(schedule: Mapping[str, Attr]) -> PlanKnobs:
 
 def space() -> list[PlanKnobs]:
     """All points a tuner may try."""
-    return [PlanKnobs(1024, s, a) for s in (64, 128, 256, 512, 1024) for a in (4, 8, 16, 32, 64)]
+    return [PlanKnobs(1024, s, a, b) for s in (64, 128, 256, 512) for a in (4, 8, 16) for b in (8, 16, 32) if a <= b]
 
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
@@ -82,7 +84,7 @@ class _Plan:
         self.ends = self.arena.take(MOST_REQUESTS)
         self.totals = self.arena.take(cta.warps)
         self.arena.open()
-        overlap_begin(knobs.overlap)
+        overlap_wait(knobs.overlap, release=False)
 
     def emit(self, size: int) -> None:
         plan, requests = self.args.buffers["plan"], self.args.size("B")
@@ -91,19 +93,20 @@ class _Plan:
         with self.cta.share("r", requests) as r:
             _plan_row(self.args, r, size)
         # a thread reads the rows it wrote itself
-        self._list(0, lambda r: plan[3, r], self.knobs.select_pages, lambda n, item: part_pages(n, item), WARP)
-        self._list(1, lambda r: plan[1, r], self.knobs.attend_pages, lambda n, item: item, 1)
+        knobs = self.knobs
+        self._list(0, lambda r: plan[3, r], (knobs.select_pages,) * 2, part_pages, WARP)
+        self._list(1, lambda r: plan[1, r], (knobs.attend_pages, knobs.attend_busy), lambda n, item: item, 1)
 
     def _list(
         self,
         kind: int,
         pages: Callable[[Expr], Expr],
-        least: int,
+        least: tuple[int, int],
         part: Callable[[Expr, Expr], Expr],
         quantum: int,
     ) -> None:
         """The items of all requests in order: ``part`` pages each, of about ``item_pages``, which is a multiple of
-        ``quantum`` and at least ``least``.
+        ``quantum`` and at least the first of ``least``, or the second if still every second slot has one.
         """
         work, requests = self.args.buffers["work"], self.args.size("B")
         slots = let("slots", T.max(i32(1), self.args.size("N") - HEADER - requests))
@@ -114,7 +117,9 @@ class _Plan:
             put(total, total[0] + cast("int64", pages(r)), 0)
         everything = self._sum(cast(I32, total[0]))
         item = T.truncdiv(T.truncdiv(everything + (slots - 1), slots) + (quantum - 1), i32(quantum)) * quantum
-        item = let("item_pages", T.max(i32(least), item))
+        few, busy = (i32(x) for x in least)
+        half = T.min(busy, T.truncdiv(2 * everything + (slots - 1), slots)) if least[0] < least[1] else few
+        item = let("item_pages", T.max(few, T.max(item, half)))
         base = local("base", 1, I32)
         put(base, i32(0), 0)
         with loop("round", rounds) as turn:

@@ -9,7 +9,7 @@ import tvm.backend.cuda  # noqa: F401 - registers the CUDA dialect
 from tvm.backend.cuda.ptx import PTXNamespace
 from tvm.backend.cuda.script import CUDANamespace
 
-from vortex.codegen.tir import F32, U32, Buffer, Expr, IRBuilder, T, cast, tirx
+from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, IRBuilder, T, cast, let, tirx
 
 _PTX, _CUDA = PTXNamespace(), CUDANamespace()
 WARP = 32
@@ -42,14 +42,23 @@ def overlap_launch(overlap: int) -> None:
         T.func_attr({"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]})  # TVM's spelling
 
 
-def overlap_begin(overlap: int) -> None:
-    """First thing in a kernel: let the next one be launched, and wait for the end of those before.
+def overlap_wait(overlap: int, release: bool = True) -> None:
+    """Wait for the end of the kernels before; then, with ``release``, let the next one be launched.
 
-    Nothing was read yet, and every kernel does this; so once one has begun, all that its predecessors wrote is there.
+    So when a kernel begins, all but the one in front of it has ended, and what ``plan`` wrote is there: ``plan``
+    releases nobody. Until it waits a kernel may read that (by :func:`early`), and must not write.
     """
     if overlap:
-        ptx("griddepcontrol.launch_dependents")
         ptx("griddepcontrol.wait")
+        if release:
+            ptx("griddepcontrol.launch_dependents")
+
+
+def early(name: str, buffer: Buffer, *index: Expr) -> Expr:
+    """A 32-bit integer that ``plan`` or the caller wrote, past the L1 cache, which may still have the last step's."""
+    made = registers(name, 2, I32)
+    ptx("ld.relaxed.gpu.global.s32", made[0], buffer.ptr_to(list(index)))
+    return let(name, made[0])
 
 
 def shuffle(x: Expr, lane: Expr) -> Expr:

@@ -12,7 +12,7 @@ from vortex.codegen.cuda.homes import Arena, HomedValues
 from vortex.codegen.cuda.lanes import Cta
 from vortex.codegen.cuda.passes import Passes
 from vortex.codegen.cuda.plan import HEADER, PART_BITS, part_pages
-from vortex.codegen.cuda.ptx import WARP, cta_sync, overlap_begin, overlap_launch, ptx, quotient, remainder
+from vortex.codegen.cuda.ptx import WARP, cta_sync, early, overlap_launch, overlap_wait, ptx, quotient, remainder
 from vortex.codegen.cuda.rows import Layout, Memory, workspace_words
 from vortex.codegen.cuda.select_knobs import SelectKnobs, choose
 from vortex.codegen.cuda.topk import TopK, keep_all
@@ -80,23 +80,29 @@ class _Item:
         arrived = arena.take(1)
         arena.open()
         item, self.h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
-        overlap_begin(self.knobs.overlap)
         work, plan = args.buffers["work"], args.buffers["plan"]
         # three loads at once, whether or not there is an item
-        items, entry, size = (let(n, work[0, at]) for n, at in (("items", 0), ("entry", item + HEADER), ("size", 1)))
+        items, entry, size = (
+            early(n, work, i32(0), at) for n, at in (("items", i32(0)), ("entry", item + HEADER), ("size", i32(1)))
+        )
         with when(item < items):
             self.r = let("r", T.shift_right(entry, i32(PART_BITS)))
             part = let("part", T.bitwise_and(entry, i32((1 << PART_BITS) - 1)))
-            self.pages, kept = let("pages_of_row", plan[0, self.r]), let("kept", plan[1, self.r])
-            self.first, self.scored = let("first", plan[2, self.r]), let("scored", plan[3, self.r])
+            self.pages, kept, self.first, self.scored = (
+                early(n, plan, i32(at), self.r) for at, n in enumerate(("pages_of_row", "kept", "first", "scored"))
+            )
             self.best = let("best", kept - (self.pages - self.scored))
             with branch(self.scored > 0) as (then, other):
                 with then():
                     self._score(memory, arena, part, size, arrived)
                 with other():
-                    self._nothing_scored(part)
+                    self._nothing_scored()
 
-    def _nothing_scored(self, part: Expr) -> None:
+    def _wait(self) -> None:
+        overlap_wait(self.knobs.overlap)
+
+    def _nothing_scored(self) -> None:
+        self._wait()
         if self.topk is None:
             T.evaluate(0)
             return
@@ -111,7 +117,7 @@ class _Item:
         end = let("end", T.min(begin + size, self.scored))
         memory.enter(row, let("on_chip", T.And(equal(parts, i32(1)), self.scored <= memory.chip_pages)))
         self.passes.enter(self.r, self.h, row, self.first, self.scored)
-        self.passes.first(begin, end)
+        self.passes.first(begin, end, self._wait)
         with when(parts > 1):
             self._arrive(arena, row, parts, arrived)
         with when(T.Or(equal(parts, i32(1)), equal(arena.i32[arrived], parts - 1))):
