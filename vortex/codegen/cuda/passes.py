@@ -13,17 +13,18 @@ from vortex.codegen.cuda.folds import PageFolds
 from vortex.codegen.cuda.homes import Arena, HomedValues, LaneHome, RowHome, SlabHome
 from vortex.codegen.cuda.lanes import Cta, rounds_of
 from vortex.codegen.cuda.matrix import MatrixPass
-from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, warp_sync, wide
+from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, quotient, remainder, warp_sync, wide
 from vortex.codegen.cuda.rows import Layout, Memory
 from vortex.codegen.cuda.select_knobs import SLAB, SelectKnobs
 from vortex.codegen.cuda.slab import LaneTiles, Slab, TeamTiles
+from vortex.codegen.cuda.team import unpack
 from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.tir import F32, I32, U32, Expr, T, differ, equal, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, page_position, type_of, without_page
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import over_pages
-from vortex.ir.types import TensorType, bool_
+from vortex.ir.types import TensorType, bf16, bool_, f16
 from vortex.ir.types import i32 as i32_type
 
 
@@ -53,6 +54,11 @@ class Passes:
             words += max(1, type_of(o.value).numel) * SLAB
         self.slab_words = words
         self.slabs_at = self.arena.take(words * self.cta.warps)
+        self.staged: dict[str, int] = {}
+        """Inputs of the row in shared memory, by buffer: asked for first and used last."""
+        for o in self.layout.f.ops:
+            if isinstance(o, page.Load) and self._stageable(o):
+                self.staged.setdefault(o.buffer, self.arena.take(type_of(o.value).numel // 2))
         self.matrix: dict[int, MatrixPass] = {}
         """The tensor core work of each pass."""
         self.team: TeamTiles | None = None
@@ -93,6 +99,10 @@ class Passes:
         t = type_of(o.value)
         if d.attrs["role"] == "workspace":
             return self._workspace(d.name, d.attrs["layout"] == "ragged", index, t)
+        if d.name in self.staged:
+            word = self.arena.u32[quotient(index[0] * t.tile[1] + index[1], i32(2)) + self.staged[d.name]]
+            odd = remainder(index[1], i32(2)) > 0
+            return T.Select(odd, unpack(word, 1, t.dtype), unpack(word, 0, t.dtype))
         if d.attrs["layout"] == "batched":
             return self.args.buffers[d.name][self.r, self.h * t.tile[0] + index[0], index[1]]
         if self.team is not None and (found := self.team.vector_element(o, index)) is not None:
@@ -103,6 +113,38 @@ class Passes:
         else:
             physical = self.args.buffers["page_table"][self.r, self.first_page + position]
         return self.args.buffers[f"field.{d.name}"][(wide(physical), self.h, *without_page(index, t.shape))]
+
+    def _stageable(self, o: page.Load) -> bool:
+        """Whether an input of the row goes through shared memory: pairs of 16-bit numbers."""
+        d, t = self.args.program.decls[o.buffer], type_of(o.value)
+        return d.attrs["layout"] == "batched" and d.attrs["role"] == "input" and t.dtype in (bf16, f16) and len(
+            t.tile) == 2 and t.tile[1] % 2 == 0  # fmt: skip
+
+    def _ask_inputs(self) -> Callable[[], None]:
+        """Start loading the row's inputs; what is returned puts them where they are read, behind a barrier."""
+        held: list[tuple[Expr, Expr, Expr, bool]] = []
+        for name, at in self.staged.items():
+            d = self.args.program.decls[name]
+            assert isinstance(d.type, TensorType)
+            words = d.type.numel // 2
+            source = flat_view(self.args.buffers[name], U32, 4)
+            for turn in range(-(-words // self.cta.threads)):
+                place = let("input_word", self.cta.thread + turn * self.cta.threads)
+                mine = local(f"{name}_word", 2, U32)
+                put(mine, source[wide(self.row) * words + wide(T.min(place, i32(words - 1)))], 0)
+                held.append((place + at, mine, place < words, (turn + 1) * self.cta.threads <= words))
+
+        def land() -> None:
+            for place, mine, inside, whole in held:
+                if whole:
+                    put(self.arena.u32, mine[0], place)
+                else:
+                    with when(inside):
+                        put(self.arena.u32, mine[0], place)
+            if held:
+                cta_sync()
+
+        return land
 
     def _workspace(self, name: str, ragged: bool, index: Index, t: TensorType) -> Expr:
         word = self.args.buffers["workspace"][wide(self.row), self._word_of(name, ragged, index, t)]
@@ -139,7 +181,14 @@ class Passes:
 
         Until it calls ``wait`` it reads what ``plan`` wrote and nothing else.
         """
-        self._open(0, begin, end, wait)
+        land: list[Callable[[], None]] = []
+
+        def begin_reading() -> None:
+            wait()
+            land.append(self._ask_inputs())
+
+        self._open(0, begin, end, begin_reading)
+        land[0]()
         self._per_row(0, begin)
         self.block.sync()
         if self.layout.staging.loops:

@@ -26,8 +26,8 @@ from vortex.codegen.cuda.lanes import (
 from vortex.codegen.cuda.ptx import WARP, cta_sync, shuffle
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, choose, equal, i32, let, local, loop, put, when
 
-BITS = 11
-BINS = 1 << BITS
+BITS = 8
+"""Of a histogram: of a few thousand scores, one of its 256 bins holds few."""
 NONE = 0xFFFFFFFF
 """Above the key of +inf: no page has it."""
 FEW = WARP
@@ -49,11 +49,13 @@ class TopK:
     keys: Held | None = None
 
     def __post_init__(self) -> None:
-        self.bins = self.arena.take(BINS)
-        self.sums = self.arena.take(2 * self.cta.warps)
-        self.answer = self.arena.take(4)
-        """The bin found, the keys above it, the keys in it, the keys listed."""
-        self.list = self.arena.take(FEW)
+        # at least one bin a thread
+        self.bits = max(BITS, (self.cta.threads - 1).bit_length())
+        self.bins = self.arena.take(1 << self.bits)
+        self.sums = self.arena.take(3 * self.cta.warps)
+        self.answer = self.arena.take(8)
+        """The bin found, the keys above it, the keys in it, the keys listed; the last of the ties."""
+        self.list = self.arena.take(2 * FEW)
 
     # the keys
 
@@ -104,12 +106,15 @@ class TopK:
     # the k-th key
 
     def threshold(self, best: Expr) -> tuple[Expr, Expr]:
-        """The key such that all above it and the first ``ties`` equal to it are the ``best`` best."""
+        """The key and the page such that the ``best`` best are those of a larger key, and of the same key those up to
+        that page.
+        """
         low, high, want = local("low", 1, U32), local("high", 1, U32), local("want", 1, I32)
-        more = local("more_to_do", 1, I32)
+        last, more = local("last_page", 1, I32), local("more_to_do", 1, I32)
         put(low, T.uint32(NONE), 0)
         put(high, T.uint32(0), 0)
         put(want, best, 0)
+        put(last, i32(-1), 0)
         put(more, T.Select(best > 0, i32(1), i32(0)), 0)
 
         def widen(s: Expr, inside: Expr, key: Expr) -> None:
@@ -117,16 +122,16 @@ class TopK:
             put(high, T.max(high[0], key), 0)
 
         self._each(widen)
-        with self.cta.share("bin", BINS) as b:
+        with self.cta.share("bin", 1 << self.bits) as b:
             put(self.arena.i32, i32(0), b + self.bins)
         with when(equal(self.cta.thread, i32(0))):
             put(self.arena.i32, i32(0), self.answer + 3)
         self._range(low, high)
         with T.While(more[0] > 0):
-            self._narrow(low, high, want, more)
+            self._narrow(low, high, want, last, more)
         with when(best <= 0):
             put(low, T.uint32(NONE), 0)
-        return let("threshold", low[0]), let("ties", want[0])
+        return let("threshold", low[0]), let("last", last[0])
 
     def _range(self, low: Buffer, high: Buffer) -> None:
         """The least and the greatest of all threads."""
@@ -143,9 +148,9 @@ class TopK:
             put(low, T.min(low[0], shared[self.sums + w]), 0)
             put(high, T.max(high[0], shared[self.sums + self.cta.warps + w]), 0)
 
-    def _narrow(self, low: Buffer, high: Buffer, want: Buffer, more: Buffer) -> None:
+    def _narrow(self, low: Buffer, high: Buffer, want: Buffer, last: Buffer, more: Buffer) -> None:
         """From the range [low, high] to that of the bin that holds the wanted key; the bins are left at zero."""
-        shift = let("shift", T.max(i32(0), 32 - BITS - cast(I32, T.clz(high[0] - low[0]))))
+        shift = let("shift", T.max(i32(0), 32 - self.bits - cast(I32, T.clz(high[0] - low[0]))))
         width = let("width", cast(U32, shift))
 
         def count(s: Expr, inside: Expr, key: Expr) -> None:
@@ -156,32 +161,25 @@ class TopK:
         self._each(count)
         cta_sync()
         self._find(want)
-        found, above, inside = (
-            let(n, self.arena.i32[self.answer + i]) for i, n in enumerate(("found", "above", "held"))
-        )
+        answer = enumerate(("found", "above", "inside"))
+        found, above, inside = (let(n, self.arena.i32[self.answer + i]) for i, n in answer)
         put(want, want[0] - above, 0)
         first = let("first_key", low[0] + T.shift_left(cast(U32, found), width))
         end = let("last_key", T.min(first + (T.shift_left(T.uint32(1), width) - T.uint32(1)), high[0]))
-        with choose(T.And(equal(inside, want[0]), first > T.uint32(0))) as (then, other):
-            with then():
-                # all of the bin were wanted: they are what lies above its lower end
-                put(low, first - T.uint32(1), 0)
-                put(want, i32(0), 0)
+        put(low, first, 0)
+        put(high, end, 0)
+        with choose(inside <= FEW) as (few, many):
+            with few():
+                self._rank(low, high, want, last, inside)
                 put(more, i32(0), 0)
-            with other():
-                put(low, first, 0)
-                put(high, end, 0)
-                with choose(inside <= FEW) as (few, many):
-                    with few():
-                        self._rank(low, high, want, inside)
-                        put(more, i32(0), 0)
-                    with many():
-                        put(more, T.Select(first < end, i32(1), i32(0)), 0)
+            with many(), when(equal(first, end)):
+                self._last_of_ties(first, want, last)
+                put(more, i32(0), 0)
 
     def _find(self, want: Buffer) -> None:
         """The bin that holds the wanted key, how many keys lie above it and in it; the bins are cleared."""
-        each = BINS // self.cta.threads
-        top = let("top", BINS - 1 - self.cta.thread * each + self.bins)
+        each = (1 << self.bits) // self.cta.threads
+        top = let("top", (1 << self.bits) - 1 - self.cta.thread * each + self.bins)
         counts = local("counts", each, I32)
         mine = local("mine", 1, I32)
         put(mine, i32(0), 0)
@@ -205,32 +203,67 @@ class TopK:
             put(self.arena.i32, i32(0), top - b)
         cta_sync()
 
-    def _rank(self, low: Buffer, high: Buffer, want: Buffer, count: Expr) -> None:
-        """The wanted key among the ``count`` in [low, high], into ``low``; ``want`` becomes how many equal to it."""
+    def _rank(self, low: Buffer, high: Buffer, want: Buffer, last: Buffer, count: Expr) -> None:
+        """The wanted one among the ``count`` keys in [low, high]: its key into ``low``, its page into ``last``."""
 
         def enlist(s: Expr, inside: Expr, key: Expr) -> None:
             with when(T.And(inside, T.And(key >= low[0], key <= high[0]))):
                 listed = let("listed", fetch_add(self.arena.i32.ptr_to([self.answer + 3]), i32(1)))
                 put(self.arena.u32, key, listed + self.list)
+                put(self.arena.i32, s, listed + (self.list + FEW))
 
         self._each(enlist)
         cta_sync()
-        key = local("candidate", 1, U32)
-        put(key, T.uint32(0), 0)
-        with when(self.cta.lane < count):
-            put(key, self.arena.u32[self.cta.lane + self.list], 0)
-        greater, reach = local("greater", 1, I32), local("reach", 1, I32)
-        put(greater, i32(0), 0)
-        put(reach, i32(0), 0)
+        at = let("candidate", T.min(self.cta.lane, count - 1))
+        key, page = (
+            let("its_key", self.arena.u32[at + self.list]),
+            let("its_page", self.arena.i32[at + self.list + FEW]),
+        )
+        better = local("better", 1, I32)
+        put(better, i32(0), 0)
         with loop("other", count) as j:
             other = let("other_key", self.arena.u32[j + self.list])
-            put(greater, greater[0] + T.Select(other > key[0], i32(1), i32(0)), 0)
-            put(reach, reach[0] + T.Select(other >= key[0], i32(1), i32(0)), 0)
-        hit = T.And(self.cta.lane < count, T.And(greater[0] < want[0], reach[0] >= want[0]))
-        # any of those that hit: they are equal
+            earlier = T.And(equal(other, key), self.arena.i32[j + self.list + FEW] < page)
+            put(better, better[0] + T.Select(T.Or(other > key, earlier), i32(1), i32(0)), 0)
+        hit = T.And(self.cta.lane < count, equal(better[0], want[0] - 1))
         winner = let("winner", 31 - cast(I32, T.clz(ballot(hit))))
-        put(low, shuffle(key[0], winner), 0)
-        put(want, want[0] - shuffle(greater[0], winner), 0)
+        put(low, shuffle(key, winner), 0)
+        put(last, shuffle(page, winner), 0)
+
+    def _last_of_ties(self, threshold: Expr, want: Buffer, last: Buffer) -> None:
+        """The page of the ``want``-th of many equal keys, counted from the first page on."""
+        mine = local("ties", 1, I32)
+        put(mine, i32(0), 0)
+
+        def tied(inside: Expr, key: Expr) -> Expr:
+            return let("tied", ballot(T.And(inside, equal(key, threshold))))
+
+        self._each(lambda s, inside, key: put(mine, mine[0] + count_bits(tied(inside, key)), 0))
+        before = self._before(mine[0])
+        earlier = let("earlier", below(self.cta.lane))
+
+        def look(s: Expr, inside: Expr, key: Expr) -> None:
+            ties = tied(inside, key)
+            rank = before[0] + count_bits(T.bitwise_and(ties, earlier))
+            with when(T.And(T.And(inside, equal(key, threshold)), equal(rank, want[0] - 1))):
+                put(self.arena.i32, s, self.answer + 4)
+            put(before, before[0] + count_bits(ties), 0)
+
+        self._each(look)
+        cta_sync()
+        put(last, self.arena.i32[self.answer + 4], 0)
+
+    def _before(self, mine: Expr) -> Buffer:
+        """The sum over the warps before this one; the last reads of what lies there were before a barrier."""
+        shared, at = self.arena.i32, self.sums + 2 * self.cta.warps
+        with when(equal(self.cta.lane, i32(0))):
+            put(shared, mine, self.cta.warp + at)
+        cta_sync()
+        total = local("before", 1, I32)
+        put(total, i32(0), 0)
+        for w in range(self.cta.warps - 1):
+            put(total, total[0] + T.Select(self.cta.warp > w, shared[at + w], i32(0)), 0)
+        return total
 
     # the pages
 
@@ -248,8 +281,8 @@ class TopK:
     ) -> None:
         """The ``best`` best candidates and all reserved pages of ``n``, ascending; at most ``room`` of them."""
         self._load(scored)
-        threshold, ties = self.threshold(best)
-        warp, lane = self.cta.warp, self.cta.lane
+        threshold, last = self.threshold(best)
+        lane = self.cta.lane
 
         def place(page: Expr, at: Expr) -> None:
             with when(at < room):
@@ -261,40 +294,24 @@ class TopK:
             place(first + scored + p, first + best + p)
         with when(equal(self.cta.thread, i32(0))):
             put(counts, T.min(n - scored + best, room), r, h)
-        more, same = local("more", 1, I32), local("same", 1, I32)
-        put(more, i32(0), 0)
-        put(same, i32(0), 0)
+        mine = local("chosen_here", 1, I32)
+        put(mine, i32(0), 0)
 
-        def count(s: Expr, inside: Expr, key: Expr) -> None:
-            put(more, more[0] + count_bits(ballot(T.And(inside, key > threshold))), 0)
-            put(same, same[0] + count_bits(ballot(T.And(inside, equal(key, threshold)))), 0)
+        def chosen(s: Expr, inside: Expr, key: Expr) -> Expr:
+            takes = T.Or(key > threshold, T.And(equal(key, threshold), s <= last))
+            return let("chosen", ballot(T.And(inside, takes)))
 
-        self._each(count)
-        shared = self.arena.i32
-        # the last reads of what lies here were before a barrier of the search
-        with when(equal(lane, i32(0))):
-            put(shared, more[0], warp + self.bins)
-            put(shared, same[0], warp + (self.bins + self.cta.warps))
-        cta_sync()
-        put(more, i32(0), 0)
-        put(same, i32(0), 0)
-        for w in range(self.cta.warps - 1):
-            for total, at in ((more, self.bins), (same, self.bins + self.cta.warps)):
-                put(total, total[0] + T.Select(warp > w, shared[at + w], i32(0)), 0)
-        taken = local("taken", 1, I32)
-        put(taken, first + more[0] + T.min(same[0], ties), 0)
+        self._each(lambda s, inside, key: put(mine, mine[0] + count_bits(chosen(s, inside, key)), 0))
+        taken = self._before(mine[0])
+        put(taken, taken[0] + first, 0)
         earlier = let("earlier", below(lane))
+        bit = let("bit", T.shift_left(T.uint32(1), cast(U32, lane)))
 
         def take(s: Expr, inside: Expr, key: Expr) -> None:
-            equals = let("equals", ballot(T.And(inside, equal(key, threshold))))
-            rank = same[0] + count_bits(T.bitwise_and(equals, earlier))
-            takes = T.Or(key > threshold, T.And(equal(key, threshold), rank < ties))
-            chosen = let("chosen", T.And(inside, takes))
-            all_chosen = let("all_chosen", ballot(chosen))
-            with when(chosen):
-                place(first + s, taken[0] + count_bits(T.bitwise_and(all_chosen, earlier)))
-            put(same, same[0] + count_bits(equals), 0)
-            put(taken, taken[0] + count_bits(all_chosen), 0)
+            here = chosen(s, inside, key)
+            with when(T.bitwise_and(here, bit) > T.uint32(0)):
+                place(first + s, taken[0] + count_bits(T.bitwise_and(here, earlier)))
+            put(taken, taken[0] + count_bits(here), 0)
 
         self._each(take)
 
