@@ -1,7 +1,7 @@
 """Compare two IR files, or two artifacts (or dump folders) file by file. Libraries are compared by hash, never loaded.
 
 examples:
-  vortex diff 00-trace.flow 03-reassociate.flow
+  vortex diff 00-trace.flow 04-reassociate.flow
   vortex diff old.vxa new.vxa
 
 The exit code is 0 whether or not they differ; --exit-code makes it 1 when they do.

@@ -192,8 +192,7 @@ def _reduce(rw: Rewriter, o: Op) -> Value | None:
     assert isinstance(o, flow.Reduce)
     shape = _type(o.x).shape
     # adding up one element is 0 + x, which differs for -0; picking the largest of one does not
-    picks = isinstance(o, flow.ReduceMax | flow.ReduceMin) and all(shape[a] == 1 for a in o.axes)
-    if o.axes and not picks:
+    if not isinstance(o, flow.ReduceMax | flow.ReduceMin) or any(shape[a] != 1 for a in o.axes):
         return None
     x = o.x
     if _type(x).shape != _type(o.value).shape:
