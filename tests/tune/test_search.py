@@ -78,4 +78,5 @@ def test_proposals() -> None:
     then = propose(space, 10, None, known)
     assert {"a": 15, "b": 16} in then and {"a": 14, "b": 15} in then
     assert first[1] not in then
-    assert propose(space, 400) == list(space)
+    assert propose(space, 400) == list(space), "the default is the first of all"
+    assert len(propose(space, 399, None, known)) == 398, "two are known"

@@ -67,20 +67,25 @@ def search(
 def propose(
     space: Space, most: int, predict: Predict | None = None, known: Mapping[Point, float] | None = None, seed: int = 0
 ) -> list[Config]:
-    """Up to ``most`` points to build where none can be measured: the default, neighbours of the ``known`` best, then
-    the model's choice. Points that are known already are left out, but the default.
+    """Up to ``most`` points to build where none can be measured, the default first: neighbours of the ``known`` best,
+    the model's choice for half of what is left, random points of its better half. What is known already is left out,
+    but for the default.
     """
     if len(space) <= most:
-        return list(space)
+        return [space.default, *(c for c in space if c != space.default)]
     known = known or {}
     chosen = {freeze(space.default): space.default}
     best = [dict(p) for p, _ in sorted(known.items(), key=lambda x: (x[1], x[0]))[:3]]
     for c in (near for b in best if b in space for near in space.neighbours(b)):
         if len(chosen) < most and freeze(c) not in known:
             chosen.setdefault(freeze(c), c)
-    for c in rank(space, predict, seed):
-        if len(chosen) < most and freeze(c) not in known:
-            chosen.setdefault(freeze(c), c)
+    ranked = [c for c in rank(space, predict, seed) if freeze(c) not in known]
+    better = ranked[: max(most, len(ranked) // 2)]
+    half = len(chosen) + (most - len(chosen) + 1) // 2
+    for limit, order in ((half, ranked), (most, random.Random(seed).sample(better, len(better))), (most, ranked)):
+        for c in order:
+            if len(chosen) < limit:
+                chosen.setdefault(freeze(c), c)
     return list(chosen.values())
 
 

@@ -10,18 +10,16 @@ from pathlib import Path
 from vortex.codegen.space import Config, Space
 from vortex.driver import compile_flow
 from vortex.ir.core import Function, Module
-from vortex.passes.schedule import bytes_per_page
 from vortex.spec import Spec
 from vortex.target import Target
 from vortex.tune.build import Told, build_bundle
 from vortex.tune.bundle import Bundle
-from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.keys import query_of
 from vortex.tune.layers import Layers
+from vortex.tune.predict import predictor
 from vortex.tune.record import Record
-from vortex.tune.search import Point, Predict, propose
+from vortex.tune.search import Point, propose
 from vortex.tune.shapes import Shape
-from vortex.tune.silicon import SPEEDS, silicon_of
 
 KINDS = ("plan", "append", "select", "attend")
 
@@ -73,28 +71,9 @@ class Tuner:
         )
 
     def _propose(self, program: Module, f: Function, space: Space) -> Sequence[Config]:
-        return propose(space, self.most, self._predict(program, f), self._known(program, f, space), self.seed)
-
-    def _predict(self, program: Module, f: Function) -> Predict | None:
-        """The model's mean over the shapes, each relative to its bytes; None where there is no model."""
-        silicon, speed = silicon_of(self.target), SPEEDS.get(self.target.name)
-        if speed is None or f.attrs["kind"] not in ("select", "attend") or "kv_lora_rank" in program.attrs:
-            return None
-        page, each = int(program.attrs["page_size"]), bytes_per_page(program, f)
-
-        def seconds(config: Config) -> float:
-            total = 0.0
-            for s in self.shapes:
-                pages = s.kept if f.attrs["kind"] == "attend" else max(1, s.columns(page) - 3)
-                work = Work(s.batch * s.kv_heads, min(pages, s.columns(page)), each)
-                if f.attrs["kind"] == "attend":
-                    took = attend_seconds(config, work, page, silicon, speed)
-                else:
-                    took = select_seconds(config, work, silicon, speed)
-                total += took * speed.bandwidth / work.bytes
-            return total
-
-        return seconds
+        return propose(
+            space, self.most, predictor(program, f, self.target, self.shapes), self._known(program, f, space), self.seed
+        )
 
     def _known(self, program: Module, f: Function, space: Space) -> dict[Point, float]:
         """How far each measured point is from the best of its bucket, the mean over buckets."""
