@@ -35,7 +35,7 @@ def parse_line(line: str | bytes) -> Record:
         raise BadRecordError(f"has {len(line)} bytes; no record is longer than {MOST_LINE}")
     try:
         text = line.decode() if isinstance(line, bytes) else line
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        data = _DECODER.decode(text)
     except BadRecordError:
         raise
     except (ValueError, RecursionError) as e:
@@ -52,6 +52,9 @@ def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> NoReturn:
     raise BadRecordError(f"holds {name}")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _record(data: object) -> Record:

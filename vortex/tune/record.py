@@ -219,4 +219,7 @@ def merge(*groups: Iterable[Record]) -> list[Record]:
 
 def canonical(value: object) -> str:
     """JSON with sorted keys and no blanks."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

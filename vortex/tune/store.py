@@ -32,8 +32,18 @@ CREATE TABLE records (
     kind TEXT NOT NULL, arch TEXT NOT NULL, noisy INTEGER NOT NULL, us REAL, n INTEGER NOT NULL, body TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX best ON records (lookup, rows, columns, kept, noisy, us, n) WHERE us IS NOT NULL;
+CREATE TABLE buckets (
+    lookup TEXT NOT NULL, rows INTEGER NOT NULL, columns INTEGER NOT NULL, kept INTEGER NOT NULL,
+    PRIMARY KEY (lookup, rows, columns, kept)
+) WITHOUT ROWID;
 CREATE INDEX kinds ON records (kind, arch);
 """
+
+_HERE = "lookup = ? AND rows = ? AND columns = ? AND kept = ?"
+_USABLE = (
+    "SELECT 1 FROM records r WHERE r.lookup = buckets.lookup AND r.rows = buckets.rows"
+    " AND r.columns = buckets.columns AND r.kept = buckets.kept AND r.us IS NOT NULL"
+)
 
 log = logging.getLogger("vortex.tune")
 
@@ -121,16 +131,27 @@ class Store:
                             merged.target.arch, merged.noisy, merged.us, len(merged.samples), body,
                         ),
                     )  # fmt: skip
+                    self._note_bucket(merged)
         except sqlite3.Error as e:
             raise NOT_DATABASE.at(path=self.path, why=str(e)) from None
         return changed
+
+    def _note_bucket(self, r: Record) -> None:
+        """Keep ``buckets`` what it says: those with usable records."""
+        at = r.lookup, *_numbers(r.key.bucket)
+        if r.us is not None:
+            self._db.execute("INSERT OR IGNORE INTO buckets VALUES (?,?,?,?)", at)
+        else:
+            self._db.execute(f"DELETE FROM buckets WHERE {_HERE} AND NOT EXISTS ({_USABLE})", at)
 
     def remove(self, ids: Iterable[str]) -> int:
         """Forget records; how many there were. Raises as :meth:`put`."""
         if self.read_only:
             raise READ_ONLY_DATABASE.at(path=self.path, why=self.read_only)
         with _transaction(self._db):
-            return sum(self._db.execute("DELETE FROM records WHERE id = ?", (i,)).rowcount for i in ids)
+            gone = sum(self._db.execute("DELETE FROM records WHERE id = ?", (i,)).rowcount for i in ids)
+            self._db.execute(f"DELETE FROM buckets WHERE NOT EXISTS ({_USABLE})")
+        return gone
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -147,17 +168,9 @@ class Store:
 
     def buckets(self, lookup: str) -> list[Bucket]:
         """Those with usable records."""
-        # from one to the next through the index: DISTINCT would look at every record of every bucket
-        query = (
-            "SELECT rows, columns, kept FROM records WHERE lookup = ? AND (rows, columns, kept) > (?, ?, ?)"
-            " AND us IS NOT NULL ORDER BY rows, columns, kept LIMIT 1"
-        )
-        found: list[Bucket] = []
-        last = (-1, -1, -1)
-        while (row := self._db.execute(query, (lookup, *last)).fetchone()) is not None:
-            found.append(Bucket(*row))
-            last = _numbers(found[-1])
-        return found
+        # a table of its own: DISTINCT would look at every record of every bucket
+        query = "SELECT rows, columns, kept FROM buckets WHERE lookup = ? ORDER BY rows, columns, kept"
+        return [Bucket(*row) for row in self._db.execute(query, (lookup,))]
 
     def records(self, kind: str | None = None, arch: str | None = None) -> Iterator[Record]:
         """All records in order of id, or those of one kernel kind and architecture."""
