@@ -32,6 +32,8 @@ from vortex.runtime.tensors import as_kernel_sees
 from vortex.spec import Spec
 
 SPEC = Spec(page_size=8, head_dim=32, group=2)
+LATENT = {"latent_topk": Spec.of_latent("64+64", 20, page_size=8)}
+"""Flows of other shapes than that: MLA, whose rows a CTA of attend takes in blocks of heads."""
 HKV = 2
 BUDGET = Budget(3, "1/8")
 MOST = 8 * 80 + 3
@@ -61,7 +63,8 @@ class Two(Cpu):
 
 @cache
 def kernels(name: str) -> Kernels:
-    return Kernels.of({name: lower(trace(find_flow(name), SPEC), **KNOBS)}, KINDS)
+    knobs = {**KNOBS, "attend": {}} if name in LATENT else KNOBS
+    return Kernels.of({name: lower(trace(find_flow(name), LATENT.get(name, SPEC)), **knobs)}, KINDS)
 
 
 def library(name: str, built: Kernels) -> Library:
@@ -87,7 +90,8 @@ def library(name: str, built: Kernels) -> Library:
         if d.attrs["role"] == "field" and isinstance(d.type, TensorType)
     ]
     constants = {d.name: as_kernel_sees(torch.tensor(resource(program, d.name))) for d in program.declared("resource")}
-    manifest = Manifest(name, "0" * 64, SPEC, tuple(fields), (), {"sm_90a": TargetEntry("lib.sm_90a.so", entries)})
+    spec = LATENT.get(name, SPEC)
+    manifest = Manifest(name, "0" * 64, spec, tuple(fields), (), {"sm_90a": TargetEntry("lib.sm_90a.so", entries)})
     return Library(manifest, "sm_90a", {k.symbol: launch(k.symbol) for k in entries}, constants, runs_on=device)
 
 
@@ -95,12 +99,13 @@ class Run:
     """Requests in a decoder over poisoned memory, every token also kept aside."""
 
     def __init__(self, name: str, decoder: Decoder, layout: Any = "HND") -> None:
-        self.flow, self.decoder = find_flow(name), decoder
-        self.cache = PagedCache(160, HKV, SPEC, decoder.fields, layout=layout)
+        self.flow, self.decoder, self.spec = find_flow(name), decoder, decoder.spec
+        self.heads = 1 if self.spec.kv_lora_rank else HKV
+        self.cache = PagedCache(160, self.heads, self.spec, decoder.fields, layout=layout)
         self.said: dict[int, torch.Tensor] = {}
         for pool in (self.cache.k[0], self.cache.v[0], *self.cache.fields[0].values()):
-            assert pool is not None
-            pool.fill_(float("nan"))
+            if pool is not None:
+                pool.fill_(float("nan"))
         decoder.bind(0, self.cache.k[0], self.cache.v[0], self.cache.fields[0])
         decoder.bind(1, self.cache.k[0], self.cache.v[0])  # a layer that attends to all
 
@@ -110,9 +115,9 @@ class Run:
         requests, batch = list(new), len(new) + padded
         for r in new.keys() - self.said.keys():
             self.cache.add(r)
-            self.said[r] = torch.empty(0, 2, HKV, SPEC.head_dim)
+            self.said[r] = torch.empty(0, 2, self.heads, self.spec.head_dim)
         loc, offsets = self.cache.extend_batch(requests, list(new.values()))
-        kv = torch.randint(-3, 4, (len(loc) + padded, 2, HKV, SPEC.head_dim), generator=made).bfloat16()
+        kv = torch.randint(-3, 4, (len(loc) + padded, 2, self.heads, self.spec.head_dim), generator=made).bfloat16()
         lengths, table = torch.zeros(batch, dtype=I32), torch.full((batch, columns), 1 << 28, dtype=I32)
         lengths[: len(new)] = self.cache.lengths(requests)
         for row, r in enumerate(requests):
@@ -121,14 +126,14 @@ class Run:
         ends = int(offsets[-1]) + torch.arange(1, padded + 1, dtype=I32)
         self.decoder.plan(lengths, table)
         k, v = kv.transpose(0, 1).contiguous()
-        self.decoder.append(
-            0, k, v, torch.cat([loc, -torch.ones(padded, dtype=torch.int64)]), torch.cat([offsets, ends])
-        )
-        q = torch.randint(-3, 4, (batch, HKV * SPEC.group, SPEC.head_dim), generator=made).bfloat16()
-        made_ = [torch.full_like(q, float("nan")), torch.full(q.shape[:2], float("nan"))] * 2
-        outs = [x.clone() for x in made_]
-        self.decoder.decode(0, q, out=outs[0], lse=outs[1])
-        self.decoder.attend_all(1, q, out=outs[2], lse=outs[3])
+        loc = torch.cat([loc, -torch.ones(padded, dtype=torch.int64)])
+        self.decoder.append(0, k, None if self.spec.kv_lora_rank else v, loc, torch.cat([offsets, ends]))
+        q = torch.randint(-3, 4, (batch, self.heads * self.spec.group, self.spec.head_dim), generator=made).bfloat16()
+        value, total = q.new_full((*q.shape[:2], self.spec.v_dim), float("nan")), torch.full(q.shape[:2], float("nan"))
+        outs = [value, total, value.clone(), total.clone()]
+        scale = self.spec.head_dim**-0.5
+        self.decoder.decode(0, q, out=outs[0], lse=outs[1], scale=scale)
+        self.decoder.attend_all(1, q, out=outs[2], lse=outs[3], scale=scale)
         for row, r in enumerate(requests):
             mine = kv[int(offsets[row]) : int(offsets[row + 1])]
             self.said[r] = torch.cat([self.said[r], mine])
@@ -139,14 +144,15 @@ class Run:
 
     def _check(self, row: int, q: torch.Tensor, tokens: torch.Tensor, outs: list[torch.Tensor]) -> None:
         k, v = tokens.unbind(1)
+        v = None if self.spec.kv_lora_rank else v
         budget = self.decoder.budget
         assert budget is not None
         assert self.decoder.pages is not None
         assert self.decoder.counts is not None
-        want = oracle.step(self.flow, SPEC, q, k, v, budget)
-        for h in range(HKV):
+        want = oracle.step(self.flow, self.spec, q, k, v, budget)
+        for h in range(self.heads):
             assert self.decoder.pages[row, h, : int(self.decoder.counts[row, h])].tolist() == want.pages[h]
-        dense = oracle.step(self.flow, SPEC, q, k, v, Budget(len(k)))
+        dense = oracle.step(self.flow, self.spec, q, k, v, Budget(len(k)))
         for (out, lse), right in zip((outs[:2], outs[2:]), (want, dense), strict=True):
             torch.testing.assert_close(out.float(), right.out, rtol=2e-2, atol=2e-2)
             torch.testing.assert_close(lse, right.lse, rtol=1e-3, atol=1e-3)
@@ -178,12 +184,12 @@ def steps(run: Run) -> list[list[torch.Tensor]]:
 
 
 EVERYDAY = ("quest",)
-REST = ("block_topk", "gqa_block", "masked_quest")
+REST = ("block_topk", "gqa_block", "masked_quest", "latent_topk")
 
 
 @pytest.mark.parametrize("name", [*EVERYDAY, *(pytest.param(n, marks=pytest.mark.full) for n in REST)])
 def test_steps_of_a_changing_batch(name: str, tmp_path: Path) -> None:
-    made = compile_flow(name, spec=SPEC, out=tmp_path / "cpu.vxa").artifact
+    made = compile_flow(name, spec=LATENT.get(name, SPEC), out=tmp_path / "cpu.vxa").artifact
     assert made is not None
     decoder = Decoder(library(name, kernels(name)), budget=BUDGET, dense=True, debug=True)
     mine = steps(Run(name, decoder, "NHD"))
