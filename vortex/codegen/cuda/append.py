@@ -15,7 +15,17 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.block import PLAIN, Block, BlockTiles
 from vortex.codegen.cuda.homes import Arena, HomedValues, RowHome
 from vortex.codegen.cuda.lanes import Cta, rounds_of
-from vortex.codegen.cuda.ptx import WARP, cta_sync, flat_view, overlap_launch, overlap_wait, quotient, remainder, wide
+from vortex.codegen.cuda.ptx import (
+    WARP,
+    cta_sync,
+    flat_view,
+    overlap_begin,
+    overlap_launch,
+    overlap_wait,
+    quotient,
+    remainder,
+    wide,
+)
 from vortex.codegen.cuda.slab import vector
 from vortex.codegen.cuda.team import unpack
 from vortex.codegen.narrow import STORAGE, narrow
@@ -80,6 +90,7 @@ def emit_append(program: Module, f: Function) -> list[str]:
     head, stripe, request = T.cta_id([heads, stripes, requests])
     warp, lane = let("warp", T.warp_id([knobs.threads // WARP])), let("lane", T.lane_id([WARP]))
     cta = Cta(warp, lane, let("thread", warp * WARP + lane), knobs.threads)
+    overlap_begin(knobs.overlap)
     overlap_wait(knobs.overlap)
     _Stripe(args, f, scattered, cta, size).emit(
         let("r", request), let("stripe", stripe), let("stripes", stripes), let("h", head)

@@ -25,6 +25,7 @@ from vortex.codegen.cuda.ptx import (
     exp2,
     flat_view,
     mma,
+    overlap_begin,
     overlap_launch,
     overlap_wait,
     pack_pair,
@@ -155,6 +156,7 @@ class _Cta:
         self.fills = T.alloc_buffer((knobs.warps * knobs.stages * self.parts,), I32, scope="shared", align=16)
         self.keys = SharedTile(self.arena, knobs.tile, self.shape.dim)
         self.values = SharedTile(self.arena, knobs.tile, self.shape.v_dim)
+        overlap_begin(knobs.overlap)
         active = self._of_list() if knobs.planned else self._of_grid(rest[0])
         self.ids, self.room = registers("ids", 1, I32), registers("room", 1, I32)
         with when(active):

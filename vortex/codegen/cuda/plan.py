@@ -84,7 +84,7 @@ class _Plan:
         self.ends = self.arena.take(MOST_REQUESTS)
         self.totals = self.arena.take(cta.warps)
         self.arena.open()
-        overlap_wait(knobs.overlap, release=False)
+        overlap_wait(knobs.overlap)
 
     def emit(self, size: int) -> None:
         plan, requests = self.args.buffers["plan"], self.args.size("B")

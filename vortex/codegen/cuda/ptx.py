@@ -42,16 +42,20 @@ def overlap_launch(overlap: int) -> None:
         T.func_attr({"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]})  # TVM's spelling
 
 
-def overlap_wait(overlap: int, release: bool = True) -> None:
-    """Wait for the end of the kernels before; then, with ``release``, let the next one be launched.
+def overlap_begin(overlap: int) -> None:
+    """First thing in a kernel but ``plan``: the next one may be launched as soon as all CTAs of this one are.
 
-    So when a kernel begins, all but the one in front of it has ended, and what ``plan`` wrote is there: ``plan``
-    releases nobody. Until it waits a kernel may read that (by :func:`early`), and must not write.
+    Since ``plan`` does not say so, whatever is launched later finds what it wrote, and may read that (by
+    :func:`early`) before :func:`overlap_wait`; nothing else, and it must not write.
     """
     if overlap:
+        ptx("griddepcontrol.launch_dependents")
+
+
+def overlap_wait(overlap: int) -> None:
+    """Wait for the end of the kernels before: all that they wrote is there, and nobody reads what is overwritten."""
+    if overlap:
         ptx("griddepcontrol.wait")
-        if release:
-            ptx("griddepcontrol.launch_dependents")
 
 
 def early(name: str, buffer: Buffer, *index: Expr) -> Expr:

@@ -12,7 +12,17 @@ from vortex.codegen.cuda.homes import Arena, HomedValues
 from vortex.codegen.cuda.lanes import Cta
 from vortex.codegen.cuda.passes import Passes
 from vortex.codegen.cuda.plan import HEADER, PART_BITS, part_pages
-from vortex.codegen.cuda.ptx import WARP, cta_sync, early, overlap_launch, overlap_wait, ptx, quotient, remainder
+from vortex.codegen.cuda.ptx import (
+    WARP,
+    cta_sync,
+    early,
+    overlap_begin,
+    overlap_launch,
+    overlap_wait,
+    ptx,
+    quotient,
+    remainder,
+)
 from vortex.codegen.cuda.rows import Layout, Memory, workspace_words
 from vortex.codegen.cuda.select_knobs import SelectKnobs, choose
 from vortex.codegen.cuda.topk import TopK, keep_all
@@ -80,6 +90,7 @@ class _Item:
         arrived = arena.take(1)
         arena.open()
         item, self.h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
+        overlap_begin(knobs.overlap)
         work, plan = args.buffers["work"], args.buffers["plan"]
         # three loads at once, whether or not there is an item
         items, entry, size = (
