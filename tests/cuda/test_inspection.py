@@ -10,7 +10,7 @@ from vortex.artifact import read_manifest
 from vortex.budget import Budget
 from vortex.cli.cross import cross_compile
 from vortex.cli.main import main
-from vortex.codegen.cuda import append, attend_knobs
+from vortex.codegen.cuda import append, attend_knobs, select_knobs
 from vortex.driver import compile_flow
 from vortex.manifest import Manifest
 from vortex.silicon import B200, H200, MACHINES
@@ -48,7 +48,7 @@ def test_nothing_spills_and_knobs_differ(manifest: Manifest) -> None:
 def test_limiters(manifest: Manifest) -> None:
     for gpu in GPUS:
         found = {k.kind: k.resources for k in manifest.targets[gpu].kernels}
-        assert found["attend"]["limiter"] == "memory"
+        assert found["attend"]["limiter"] == found["select"]["limiter"] == "memory"
         assert found["attend"]["needed"] == MACHINES[gpu].bytes_needed
         assert found["plan"]["limiter"] == "latency"
 
@@ -141,6 +141,15 @@ def test_rings_cover_the_latency(dim: int) -> None:
             assert knobs.fits(shape)
             assert knobs.of_sm(shape, machine) >= machine.cover * machine.bytes_needed
         assert attend_knobs.choose(shape, {"warps": 4, "stages": 2}, B200).stages == 2
+
+
+def test_select_loads_further_ahead_where_registers_are_left() -> None:
+    for words in (1, 3):
+        h200, b200 = (select_knobs.choose({}, words, m) for m in (H200, B200))
+        assert b200.residents * b200.in_flight_bytes(matrices=False) >= B200.bytes_needed
+        assert b200.unpacked == 2 * h200.unpacked
+        assert select_knobs.choose({}, words, B200, roomy=False) == h200
+        assert select_knobs.choose({"unpacked": 16}, words, B200).unpacked == 16
 
 
 def test_threads_of_append_follow_the_machine() -> None:

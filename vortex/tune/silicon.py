@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from vortex.cpu_features import detect_mcpu
+from vortex.silicon import MACHINES
 from vortex.target import Target
 from vortex.tune.record import Measure, Silicon
 
@@ -18,7 +19,7 @@ class Speed:
     latency: float
 
 
-SILICON = {"sm_90a": Silicon("sm_90a", 132, 232448), "sm_100a": Silicon("sm_100a", 148, 232448)}
+SILICON = {name: Silicon(name, m.sms, m.cta_shared) for name, m in MACHINES.items()}
 """What a GPU target is taken to be where none is at hand: H100 and H200, B200."""
 
 SPEEDS = {"sm_90a": Speed(4.3e12, 0.9e-6), "sm_100a": Speed(7.2e12, 0.9e-6)}

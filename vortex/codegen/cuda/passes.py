@@ -368,6 +368,7 @@ class Passes:
                 team=self.layout.teams[o],
                 views=self.words,
                 in_flight=self.knobs.in_flight,
+                unpacked=self.knobs.unpacked,
             )
             self.team = team
             team.compute(o)

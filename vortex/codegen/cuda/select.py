@@ -30,15 +30,20 @@ from vortex.codegen.tir import F32, I32, Expr, T, equal, i32, let, local, put, w
 from vortex.codegen.tir import choose as branch
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import flow
+from vortex.silicon import machine_of
 
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
-    return {**f.attrs.get("schedule", {}), **_knobs(Layout(program, f)).attrs()}
+    layout = Layout(program, f)
+    knobs = _knobs(program, layout)
+    flight = {"bytes_in_flight": knobs.in_flight_bytes(matrices=bool(layout.matrices))}
+    return {**f.attrs.get("schedule", {}), **knobs.attrs(), **flight}
 
 
-def _knobs(layout: Layout) -> SelectKnobs:
-    return choose(layout.f.attrs.get("schedule", {}), layout.page_words)
+def _knobs(program: Module, layout: Layout) -> SelectKnobs:
+    roomy = int(program.attrs.get("group", 1)) <= 8
+    return choose(layout.f.attrs.get("schedule", {}), layout.page_words, machine_of(program), roomy=roomy)
 
 
 def emit_select(program: Module, f: Function) -> list[str]:
@@ -46,7 +51,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
     args = Arguments(program)
     _declare(args, f)
     layout = Layout(program, f)
-    knobs = _knobs(layout)
+    knobs = _knobs(program, layout)
     overlap_launch(knobs.overlap)
     T.device_entry()
     if knobs.residents:

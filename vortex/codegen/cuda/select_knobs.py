@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from vortex.ir.core import Attr
+from vortex.silicon import H200, Machine
 
 SLAB = 32
 """Pages that a warp computes together; sums over pages are made per slab, so it is no knob."""
@@ -17,7 +18,9 @@ class SelectKnobs:
 
     threads: int = 256
     in_flight: int = 0
-    """Pages whose summaries a lane loads before it uses the first; 0 for as many as unpack into 32 registers."""
+    """Pages whose summaries a lane loads before it uses the first; 0 for as many as ``unpacked`` allows."""
+    unpacked: int = 32
+    """Registers of a lane for summaries on their way to its own arithmetic."""
     ahead: int = 64
     """Registers of a lane for summaries on their way to tensor cores."""
     keys: int = 8
@@ -33,17 +36,28 @@ class SelectKnobs:
     def attrs(self) -> dict[str, Attr]:
         return dict(asdict(self))
 
+    def in_flight_bytes(self, *, matrices: bool) -> int:
+        """Of a CTA, at most: registers of words for tensor cores, of unpacked 16-bit numbers otherwise."""
+        return self.threads * (self.ahead * 4 if matrices else self.unpacked * 2)
 
-def choose(schedule: Mapping[str, Attr], words_per_page: int) -> SelectKnobs:
-    """The knobs that the schedule names, defaults for the rest."""
+
+def choose(
+    schedule: Mapping[str, Attr], words_per_page: int, machine: Machine = H200, *, roomy: bool = True
+) -> SelectKnobs:
+    """The knobs that the schedule names, defaults for the rest.
+
+    More is on its way where the memory is further off, if a lane's results leave registers for it (``roomy``).
+    """
     default = SelectKnobs(chip_words=8192 if words_per_page <= 1 else 18432)
+    if roomy and default.residents * default.in_flight_bytes(matrices=False) < machine.bytes_needed:
+        default = replace(default, unpacked=2 * default.unpacked)
     return SelectKnobs(**{n: int(schedule.get(n, x)) for n, x in default.attrs().items()})
 
 
 def space() -> list[SelectKnobs]:
     """All points a tuner may try."""
     return [
-        SelectKnobs(threads, in_flight, ahead, keys, residents, chip_words)
+        SelectKnobs(threads, in_flight, ahead=ahead, keys=keys, residents=residents, chip_words=chip_words)
         for threads in (128, 256, 512)
         for in_flight in (0, 1, 2, 4)
         for ahead in (32, 64)

@@ -26,8 +26,6 @@ from vortex.ir.dialects import page
 
 RESULTS = 4
 """Results for one page that a lane accumulates side by side."""
-UNPACKED = 32
-"""Elements of summaries that a lane has in registers as fp32."""
 
 
 @dataclass
@@ -55,7 +53,8 @@ class TeamTiles(Tiles):
     views: dict[str, Buffer] = field(kw_only=True)
     """Fields as rows of 32-bit words, by buffer."""
     in_flight: int = field(kw_only=True)
-    """Pages whose loads a lane has under way at once; 0 for as many as registers allow."""
+    """Pages whose loads a lane has under way at once; 0 for as many as ``unpacked`` registers allow."""
+    unpacked: int = field(kw_only=True)
     vectors: dict[tuple[page.Load, int], Buffer] = field(default_factory=dict)
     along: list[Expr] = field(default_factory=list)
     """The index expressions of a vector's elements."""
@@ -136,7 +135,7 @@ class TeamTiles(Tiles):
 
     def _pages_in_flight(self) -> int:
         elements = len(self.team.loads) * self.team.vector
-        wanted = self.in_flight or max(1, UNPACKED // elements)
+        wanted = self.in_flight or max(1, self.unpacked // elements)
         return min(self.team.lanes, 1 << (wanted.bit_length() - 1))
 
     def _on_page(self, u: int, slot: Expr) -> None:
