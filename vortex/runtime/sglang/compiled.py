@@ -112,7 +112,7 @@ def _compile(flow: str, shape: ModelShape, target: str, path: Path) -> None:
 
 def _key(flow: str, shape: ModelShape, target: str) -> str:
     """Changes with everything that the artifact depends on: the flow's text, the shape, the compiler's own text."""
-    parts = [flow, target, str(shape.spec), detect_mcpu() if target == "cpu" else ""]
+    parts = [flow, target, str(asdict(shape.spec)), detect_mcpu() if target == "cpu" else ""]
     source = Path(flow.partition(":")[0])
     if source.suffix == ".py":
         try:

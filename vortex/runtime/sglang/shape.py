@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sglang.srt.runtime_context import get_parallel
 
 from vortex.errors import ENGINE_REFUSED
 from vortex.runtime.tensors import short
@@ -30,6 +29,8 @@ def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int) -> ModelShape
     if kv_dtype != model.dtype or dtype not in ("bf16", "f16", "f32"):
         why = f"the kernels read K and V in the model's own type, {dtype}, as bf16, f16 or f32"
         raise ENGINE_REFUSED.at(what=f"a KV cache of {short(kv_dtype)}", why=why, hint="use --kv-cache-dtype auto")
+    from sglang.srt.runtime_context import get_parallel
+
     ranks = get_parallel().attn_tp_size
     kv_heads = model.get_num_kv_heads(ranks)
     group = model.num_attention_heads // ranks // kv_heads

@@ -1,0 +1,256 @@
+"""What is decided before an engine runs: the configuration, what is refused, where the artifact comes from.
+
+No SGLang is needed here; the few classes of it that are looked at are stood in for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vortex.budget import Budget
+from vortex.errors import VortexError
+from vortex.runtime.sglang import compiled, plugin
+from vortex.runtime.sglang.config import EngineConfig
+from vortex.runtime.sglang.memory import bytes_per_token
+from vortex.runtime.sglang.refusals import SETTINGS, refuse_model, refuse_settings
+from vortex.runtime.sglang.shape import ModelShape
+from vortex.spec import Spec
+
+SHAPE = ModelShape(Spec(page_size=16, head_dim=64, group=4, dtype="f32"), 2)
+
+
+def code(call: Any, *args: Any) -> str:
+    with pytest.raises(VortexError) as raised:
+        call(*args)
+    return f"{raised.value.code} {raised.value}"
+
+
+# --- configuration
+
+
+def test_nothing_is_mandatory() -> None:
+    assert EngineConfig.read("") == EngineConfig()
+
+
+def test_every_key_counts(tmp_path: Path) -> None:
+    text = json.dumps(
+        {
+            "flow": "mine.py:f",
+            "budget": {"pages": 5, "ratio": "1/8", "sink": 2, "recent": 3},
+            "dense_layers": [0, 3],
+            "page_size": 32,
+            "prefill_backend": "fa3",
+        }
+    )
+    want = EngineConfig("mine.py:f", Budget(5, "1/8", 2, 3), frozenset((0, 3)), 32, "fa3")
+    assert EngineConfig.read(text) == want
+    (tmp_path / "c.json").write_text(text)
+    assert EngineConfig.read(str(tmp_path / "c.json")) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"flaw": "quest"}', "no key 'flaw', did you mean 'flow'?"),
+        ('{"budget": 5}', "a dict is needed"),
+        ('{"budget": {"sink": 1}}', "needs 'pages'"),
+        ('{"budget": {"pages": 1, "recant": 2}}', "no 'recant', did you mean 'recent'?"),
+        ('{"budget": {"pages": 1, "recent": 0}}', "at least 1 is needed"),
+        ('{"dense_layers": [-1]}', "layer numbers"),
+        ('{"page_size": 0}', "at least 1"),
+        ('{"page_size": true}', "a int is needed"),
+        ('{"flow": ""}', "'flow' is empty"),
+        ("{", "is no JSON"),
+        ("/nowhere.json", "file '/nowhere.json'"),
+    ],
+)
+def test_a_wrong_configuration_says_where(text: str, says: str) -> None:
+    said = code(EngineConfig.read, text)
+    assert said.startswith("VX9003")
+    assert says in said
+
+
+# --- refusals
+
+
+def plain(**changes: Any) -> SimpleNamespace:
+    settings = {"attention_backend": "vortex", "disaggregation_mode": "null", "tp_size": 8, "dcp_size": 1, "pp_size": 1}
+    return SimpleNamespace(**(settings | changes))
+
+
+REFUSED = {
+    "HiCache": {"enable_hierarchical_cache": True},
+    "HiSparse": {"enable_hisparse": True},
+    "PD disaggregation": {"disaggregation_mode": "decode"},
+    "speculative decoding": {"speculative_algorithm": "EAGLE"},
+    "diffusion language models": {"dllm_algorithm": "x"},
+    "data-parallel attention": {"enable_dp_attention": True},
+    "context parallelism": {"dcp_size": 2},
+    "pipeline parallelism": {"pp_size": 2},
+    "two-batch overlap": {"enable_two_batch_overlap": True},
+    "PD multiplexing": {"enable_pdmux": True},
+    "LMCache": {"enable_lmcache": True},
+    "FlexKV": {"enable_flexkv": True},
+    "separate prefill and decode backends": {"decode_attention_backend": "triton"},
+    "multi-item scoring": {"enable_mis": True},
+    "a prefill-only KV cache": {"prefill_only_disable_kv_cache": True},
+}
+
+
+def test_plain_settings_are_served() -> None:
+    refuse_settings(plain(prefill_attention_backend="vortex", decode_attention_backend="vortex"))
+
+
+def test_every_refusal_is_listed_here() -> None:
+    assert [r.what for r in SETTINGS] == list(REFUSED)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_setting_is_refused_by_name(what: str) -> None:
+    said = code(refuse_settings, plain(**REFUSED[what]))
+    assert said.startswith("VX9002")
+    assert f"does not serve {what}: " in said
+
+
+@pytest.fixture
+def sglang(monkeypatch: pytest.MonkeyPatch) -> None:
+    class RadixAttention(torch.nn.Module):
+        def __init__(self, **changes: Any) -> None:
+            super().__init__()
+            usual = {"layer_id": 0, "logit_cap": 0.0, "qk_head_dim": 64, "v_head_dim": 64, "sliding_window_size": -1}
+            usual |= {"is_cross_attention": False, "attn_type": "decoder"}
+            for name, value in (usual | changes).items():
+                setattr(self, name, value)
+
+    hybrid, radix = ModuleType("hybrid"), ModuleType("radix")
+    hybrid.mambaish_config = lambda model: getattr(model, "mamba", None)  # type: ignore[attr-defined]
+    radix.RadixAttention = RadixAttention  # type: ignore[attr-defined]
+    radix.AttentionType = SimpleNamespace(DECODER="decoder")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sglang.srt.configs.hybrid_arch", hybrid)
+    monkeypatch.setitem(sys.modules, "sglang.srt.layers.radix_attention", radix)
+
+
+class MHATokenToKVPool(SimpleNamespace):
+    pass
+
+
+class OtherPool(SimpleNamespace):
+    pass
+
+
+def runner(*, model: dict[str, Any] | None = None, layer: dict[str, Any] | None = None, **changes: Any) -> Any:
+    attention = sys.modules["sglang.srt.layers.radix_attention"].RadixAttention
+    usual = {
+        "model_config": SimpleNamespace(**(model or {})),
+        "token_to_kv_pool": MHATokenToKVPool(use_hnd=False),
+        "use_mla_backend": False,
+        "is_hybrid_swa": False,
+        "sliding_window_size": None,
+        "model": torch.nn.Sequential(attention(**(layer or {}))),
+    }
+    return SimpleNamespace(**(usual | changes))
+
+
+@pytest.mark.usefixtures("sglang")
+def test_a_plain_model_is_served() -> None:
+    refuse_model(runner())
+
+
+@pytest.mark.usefixtures("sglang")
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("MLA models", {"use_mla_backend": True}),
+        ("encoder-decoder models", {"model": {"is_encoder_decoder": True}}),
+        ("embedding and reward models", {"model": {"is_generation": False}}),
+        ("sliding-window models", {"sliding_window_size": 128}),
+        ("sliding-window models", {"is_hybrid_swa": True}),
+        ("hybrid linear-attention models", {"model": {"mamba": object()}}),
+        ("draft models", {"is_draft_worker": True}),
+        ("a OtherPool", {"token_to_kv_pool": OtherPool()}),
+        ("SGLANG_USE_HND_KVCACHE", {"token_to_kv_pool": MHATokenToKVPool(use_hnd=True)}),
+        ("logit caps", {"layer": {"logit_cap": 30.0}}),
+        ("unequal head dims", {"layer": {"v_head_dim": 32}}),
+        ("sliding windows", {"layer": {"sliding_window_size": 128}}),
+        ("encoder_only attention", {"layer": {"attn_type": "encoder_only"}}),
+    ],
+)
+def test_a_model_is_refused_by_name(what: str, changes: dict[str, Any]) -> None:
+    said = code(refuse_model, runner(**changes))
+    assert said.startswith("VX9002")
+    assert f"does not serve {what}" in said
+
+
+def test_other_versions_are_refused_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "_installed", lambda: "0.5.99")
+    said = code(plugin._make, None)
+    assert said.startswith("VX9001")
+    assert "SGLang 0.5.99" in said
+    assert "0.5.16 and 0.5.23" in said
+
+
+# --- the artifact
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No compiler, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(compiled.COMPILER, raising=False)
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("alone")
+def test_without_a_compiler_the_command_is_given() -> None:
+    said = code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")
+    assert said.startswith("VX9004")
+    want = "vortex compile quest --target cpu --heads 8/2 --head-dim 64 --page-size 16 --dtype f32 -o quest.vxa"
+    assert want in said
+
+
+def test_a_compiler_that_fails_is_quoted(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = alone / "python"
+    broken.write_text("#!/bin/sh\necho no such thing >&2; exit 2\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv(compiled.COMPILER, str(broken))
+    said = code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")
+    assert said.startswith("VX9005")
+    assert "no such thing" in said
+    monkeypatch.setenv(compiled.COMPILER, str(alone / "missing"))
+    assert "No such file" in code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")
+
+
+def test_a_compiled_flow_is_found_again_and_another_shape_is_not(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compiled.COMPILER, sys.executable)
+    path = compiled.artifact_for(EngineConfig(), SHAPE, "cpu")
+    monkeypatch.delenv(compiled.COMPILER)
+    assert compiled.artifact_for(EngineConfig(), SHAPE, "cpu") == path
+    assert compiled.artifact_for(EngineConfig(flow=str(path)), SHAPE, "cpu") == path
+    other = ModelShape(Spec(page_size=32, head_dim=64, group=4, dtype="f32"), 2)
+    assert code(compiled.artifact_for, EngineConfig(), other, "cpu").startswith("VX9004")
+    said = code(compiled.artifact_for, EngineConfig(flow=str(path)), other, "cpu")
+    assert said.startswith("VX9002")
+    assert "page_size 32 with this artifact" in said
+    assert "compiled for page_size 16" in said
+    assert code(compiled.artifact_for, EngineConfig(flow=str(path)), SHAPE, "sm_90a").startswith("VX5003")
+    fields = compiled.read_manifest(path).fields
+    # quest keeps two rows of 64 f32 a page and KV head
+    assert bytes_per_token(fields, SHAPE, 4) == 2 * 64 * 4 * 2 * 4 // 16
+
+
+@pytest.mark.usefixtures("alone")
+def test_an_edited_flow_is_another_flow(tmp_path: Path) -> None:
+    flow = tmp_path / "mine.py"
+    flow.write_text("a = 1\n")
+    first = compiled._key(f"{flow}:f", SHAPE, "cpu")
+    flow.write_text("a = 2\n")
+    assert compiled._key(f"{flow}:f", SHAPE, "cpu") != first
+    assert compiled._key("quest", SHAPE, "cpu") != compiled._key("quest", SHAPE, "sm_90a")
