@@ -269,6 +269,10 @@ def test_addresses_are_looked_at_before_a_launch() -> None:
         (lambda: decoder.bind(0, k, k, {"lo": fields["lo"], "hi": odd(fields["hi"])}), "field 'hi': begins at"),
         (lambda: decoder.decode(0, odd(q), out=q.clone()), "q: begins at"),
         (lambda: decoder.attend_all(0, q, out=odd(q)), "out: begins at"),
+        (
+            lambda: decoder.plan(torch.ones(4097, dtype=I32), torch.zeros(4097, 1, dtype=I32)),
+            "has 4097 requests; kernels of a GPU plan up to 4096",
+        ),
     ):
         with pytest.raises(VortexError, match="VX6002") as caught:
             call()

@@ -14,6 +14,7 @@ from tests.runtime.fake import fake_library
 from vortex.budget import Budget
 from vortex.errors import VortexError
 from vortex.runtime.decoder import Decoder
+from vortex.runtime.device import Cpu
 from vortex.runtime.library import Library
 from vortex.runtime.paged_cache import PagedCache
 from vortex.spec import Spec
@@ -400,3 +401,56 @@ def test_the_budget_is_handed_over_as_numbers() -> None:
     decoder.plan(torch.ones(1, dtype=I32), torch.zeros(1, 9, dtype=I32))
     assert seen == [[3, 2, 5, 1, 16]]
     assert [decoder.capacity(n) for n in (0, 1, 9, 10, 160, 176)] == [1, 1, 9, 10, 10, 11]
+
+
+def test_a_gpu_of_another_architecture() -> None:
+    class Other(Cpu):
+        def architecture(self, device: torch.device) -> str:
+            return "sm_100"
+
+    library = fake_library(SPEC)
+    manifest = replace(library.manifest, targets={"sm_90a": library.manifest.targets["cpu"]})
+    decoder = Decoder(replace(library, manifest=manifest, name="sm_90a", runs_on=Other()), budget=Budget(2))
+    code, text = refused(lambda: decoder.bind(0, POOL, POOL, {"lo": FIELD, "hi": FIELD}))
+    assert code == "VX6009"
+    assert "holds kernels for sm_90a; k_pool is on cpu" in text
+    assert decoder.kv_heads == 0
+
+
+def test_a_launch_that_fails_says_which() -> None:
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("no kernel image")
+
+    library = fake_library(SPEC)
+    s = Setting()
+    decoder = Decoder(replace(library, functions={**library.functions, "attend0": fails}), budget=Budget(2))
+    decoder.bind(0, s.cache.k[0], s.cache.v[0], s.cache.fields[0])
+    decoder.plan(torch.ones(1, dtype=I32), torch.zeros(1, 9, dtype=I32))
+    code, text = refused(lambda: decoder.decode(0, Q, out=Q.clone()))
+    assert code == "VX6012"
+    assert "attend of layer 0: no kernel image" in text
+
+
+def test_debug_names_the_first_of_several_and_passes_padding_by() -> None:
+    s = Setting(debug=True)
+    s.step({0: 9, 1: 3, 2: 20})
+    lengths, table = s.cache.lengths([0, 1, 2]), s.cache.page_table([0, 1, 2])
+    bad = table.clone()
+    bad[2, 3], bad[2, 1], bad[0, 4] = -5, 77, 99  # the last one is not in use
+    assert "[2, 1] is 77" in refused(lambda: s.decoder.plan(lengths, bad))[1]
+    assert "lengths[1]" in refused(lambda: s.decoder.plan(torch.tensor([9, 21, -1], dtype=I32), bad))[1]
+    lengths[1] = 0  # a padded row, whose token is at no place of its own
+    s.decoder.plan(lengths, table)
+    loc = [int(table[r, n // 4]) * 4 + n % 4 for r, n in ((0, 8), (1, 1), (2, 19))]
+    new, offsets = torch.zeros(3, HKV, 8), torch.arange(4, dtype=I32)
+    s.decoder.append(0, new, new, torch.tensor(loc), offsets)
+    loc[2] += 1
+    says = refused(lambda: s.decoder.append(0, new, new, torch.tensor(loc), offsets))[1]
+    assert f"loc[2]: is {loc[2]}; token 19 of request 2 is at {loc[2] - 1} by the page table" in says
+    counts = torch.ones(3, HKV, dtype=I32)
+    pages = torch.zeros(3, HKV, 8, dtype=I32)
+    counts[1] = 0
+    q = torch.zeros(3, 6, 8)
+    counts[2, 2], pages[2, 2, :6] = 6, torch.arange(6, dtype=I32)  # ascending, but the plan keeps 5
+    says = refused(lambda: s.decoder.attend(0, q, pages, counts, out=q.clone()))[1]
+    assert "counts[2, 2]: is 6; 0 to 5 is needed" in says
