@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -27,8 +28,9 @@ from vortex.tune.keys import key_of
 from vortex.tune.shapes import Shape
 from vortex.versions import versions
 
-GROUP = 4
-"""Candidates of a library: enough to share what every library has, few enough to spread over cores."""
+GROUP = {"cpu": 2, "cuda": 8}
+"""Candidates of a library: enough to share what every library has (on a GPU the CUDA runtime, 1 MB), few enough to
+spread over cores."""
 
 Propose = Callable[[Module, Function, Space], Sequence[Config]]
 """Which points of a kernel's space to build."""
@@ -105,9 +107,9 @@ def build_bundle(
             seen.add(key.ir)
             configs = list({freeze(c): c for c in propose(program, f, space)})
             made = [Candidate(flow, f.name, key.kind, key.ir, key.dtypes, space.template, dict(c)) for c in configs]
-            text = print_module(program, locs=False)
-            for first in range(0, len(made), GROUP):
-                group = made[first : first + GROUP]
+            text, size = print_module(program, locs=False), GROUP[target.kind]
+            for first in range(0, len(made), size):
+                group = made[first : first + size]
                 points = tuple(freeze(c.config) for c in group)
                 content = json.dumps([stamp, toolchain(target), target.name, key.ir, flow, f.name, points])
                 name = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -130,7 +132,15 @@ def build_bundle(
     ]
     bundle = Bundle(path, target.name, toolchain(target), tuple(shapes), tuple(built))
     bundle.write()
+    _sweep(path / "candidates", {Path(job.out).stem for job in work})
     return bundle
+
+
+def _sweep(folder: Path, names: set[str]) -> None:
+    """Remove what the bundle has no use for any more: it travels."""
+    for old in folder.iterdir():
+        if old.stem not in names:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def _run(work: Sequence[Job], jobs: int) -> Iterator[tuple[Job, dict[str, str]]]:
