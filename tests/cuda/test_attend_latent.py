@@ -16,8 +16,11 @@ from vortex.codegen.cuda.attend_knobs import AttendShape
 from vortex.codegen.cuda.attend_latent_knobs import choose, space
 from vortex.codegen.emit import parse_tir
 from vortex.codegen.nvcc import build_cuda
+from vortex.codegen.space import space_of
+from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.spec import Spec
+from vortex.target import TARGETS
 
 
 def latent(text: str, heads: int, page: int, dtype: str = "bf16") -> Spec:
@@ -143,7 +146,20 @@ def test_space_can_be_built() -> None:
         with pytest.raises(VortexError, match="VX4006"):
             choose(odd, {})
     with pytest.raises(VortexError, match="VX4006"):
+        choose(AttendShape(128, 576, 512, 16), {"warps": 4, "heads": 32})
+    with pytest.raises(VortexError, match="VX4006"):
         kernel(latent("64+64", 4, 16, "f32"))
+
+
+@pytest.mark.parametrize("heads", [20, 128])
+def test_a_tuner_is_given_its_space(heads: int) -> None:
+    target = TARGETS["sm_90a"]
+    spec = latent("512+64", heads, 16)
+    program = compile_flow("latent_topk", spec=spec, targets=[target], to="page").programs["sm_90a"]
+    found = space_of(program, program.functions["attend"], target)
+    assert found is not None
+    assert found.default == choose(AttendShape(heads, 576, 512, 16), {}).attrs()
+    assert list(found) == [k.attrs() for k in space(AttendShape(heads, 576, 512, 16))]
 
 
 @pytest.mark.parametrize(

@@ -135,14 +135,12 @@ def _select(program: Module, f: Function) -> Sequence[Config]:
 
 
 def _attend(program: Module, f: Function) -> Sequence[Config]:
-    from vortex.codegen.cuda import attend_knobs, attend_latent_knobs
-    from vortex.codegen.cuda.attend import is_latent, shape_of
+    from vortex.codegen.cuda import attend, attend_knobs, attend_latent, attend_latent_knobs
 
     op = next(o for o in f.ops if isinstance(o, page.Attend))
-    shape = shape_of(program, op)
-    if is_latent(op):
-        return [k.attrs() for k in attend_latent_knobs.space(shape)]
-    return [k.attrs() for k in attend_knobs.space(shape)]
+    if attend.is_latent(op):
+        return [k.attrs() for k in attend_latent_knobs.space(attend_latent.shape_of(program, op))]
+    return [k.attrs() for k in attend_knobs.space(attend.shape_of(program, op))]
 
 
 _POINTS: dict[tuple[str, str], Callable[[Module, Function], Sequence[Config]]] = {

@@ -54,7 +54,7 @@ SPAN = 64
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with; ``row_counters`` are the arrivals that a row takes."""
-    shape = _shape(program, _op(f))
+    shape = shape_of(program, _op(f))
     knobs = choose(shape, f.attrs.get("schedule", {}))
     products = knobs.blocks(shape) * knobs.heads * (shape.dim + shape.v_dim)  # of a row's numbers, read once
     sizes = {"bytes_in_flight": knobs.in_flight(shape), "flops_per_byte": products // shape.dim}
@@ -69,7 +69,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
         VortexError: VX4006 for element types or sizes that the template does not have.
     """
     o = _op(f)
-    shape = _shape(program, o)
+    shape = shape_of(program, o)
     dtype = _tensor(program, o.keys).dtype.name
     if STORAGE[dtype] not in TILE_TYPES:
         raise NOT_EMITTABLE.at(why=f"attend on a GPU takes bf16 or f16, not {dtype}", hint="compile with --dtype bf16")
@@ -108,7 +108,7 @@ def _tensor(program: Module, name: str) -> TensorType:
     return found
 
 
-def _shape(program: Module, o: page.Attend) -> AttendShape:
+def shape_of(program: Module, o: page.Attend) -> AttendShape:
     q, rows, out = (_tensor(program, n) for n in ("q", o.keys, "out"))
     return AttendShape(q.tile[0], q.tile[1], out.tile[1], rows.tile[0])
 

@@ -11,8 +11,8 @@ from vortex.ir.core import Attr
 
 KEY_PARTS = 4
 """Parts of a row that warps multiply with the queries apart: steps of 16 numbers, dealt out in turn."""
-BLOCK_TILES = 4
-"""Most tiles of 8 heads of a CTA: more do not fit its registers beside the sums."""
+BLOCK_TILES = {4: 3, 8: 4}
+"""Most tiles of 8 heads of a CTA, by its warps: more do not fit their registers beside the sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,12 @@ class LatentKnobs:
         """Whether a CTA of these knobs can be launched."""
         whole = self.tile % shape.page == 0 if shape.page < self.tile else shape.page % self.tile == 0
         groups = self.warps // KEY_PARTS
-        split = self.warps in (4, 8) and shape.dim % 64 == 0 and shape.v_dim % (64 * groups) == 0
+        split = self.warps in BLOCK_TILES and shape.dim % 64 == 0 and shape.v_dim % (64 * groups) == 0
+        if not split:
+            return False
         rows = self.tile % 32 == 0 and self.tile % (self.warps * 4) == 0 and self.tile % (16 * groups) == 0
-        heads = self.heads % 8 == 0 and 0 < self.heads <= 8 * BLOCK_TILES
-        return whole and split and rows and heads and self.residents * (self.arena_bytes(shape) + 2048) <= SHARED_LIMIT
+        heads = self.heads % 8 == 0 and 0 < self.heads <= 8 * BLOCK_TILES[self.warps]
+        return whole and rows and heads and self.residents * (self.arena_bytes(shape) + 2048) <= SHARED_LIMIT
 
 
 def space(shape: AttendShape) -> Iterator[LatentKnobs]:
@@ -87,7 +89,7 @@ def space(shape: AttendShape) -> Iterator[LatentKnobs]:
     for warps, residents in ((4, 2), (4, 1), (8, 1)):
         for stages in (2, 3, 4):
             for tile in (32, 64):
-                for tiles in range(1, BLOCK_TILES + 1):
+                for tiles in range(1, BLOCK_TILES[warps] + 1):
                     knobs = LatentKnobs(warps, stages, tile, 8 * tiles, residents)
                     if knobs.fits(shape) and 8 * (tiles - 1) < shape.group:
                         yield knobs
@@ -102,7 +104,7 @@ def choose(shape: AttendShape, schedule: Mapping[str, Attr]) -> LatentKnobs:
         VortexError: VX4006 when no kernel of these knobs can be launched.
     """
     tiles = -(-shape.group // 8)
-    blocks = -(-tiles // BLOCK_TILES)
+    blocks = -(-tiles // BLOCK_TILES.get(int(schedule.get("warps", 8)), 4))
     given = {name: int(schedule[name]) for name in LatentKnobs().attrs() if name in schedule}
     heads = given.get("heads", -(-tiles // blocks) * 8)
     many = {"warps": 8, "residents": 1, "stages": 4} if heads > 24 and "warps" not in given else {}
