@@ -24,13 +24,13 @@ from vortex.spec import Spec
 SMALL = [
     ("latent_topk", Spec.of_latent("512+64", 20, page_size=16)),
     ("latent_slim", Spec.of_latent("160+32", 16, page_size=8, dtype="f16")),
-    ("latent_topk", Spec.of_latent("64+16", 128, page_size=8)),
 ]
 FULL = [
     (flow, Spec.of_latent("512+64", heads, page_size=page, dtype=dtype))
     for flow in ("latent_topk", "latent_slim")
     for heads, page, dtype in ((1, 8, "bf16"), (16, 64, "bf16"), (20, 32, "f16"), (128, 16, "bf16"), (7, 128, "f32"))
 ]
+FULL.append(("latent_topk", Spec.of_latent("64+16", 128, page_size=8)))
 DTYPE = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 

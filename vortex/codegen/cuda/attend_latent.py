@@ -26,9 +26,12 @@ from vortex.codegen.cuda.ptx import (
     WARP,
     ceil_quotient,
     cta_sync,
+    early,
     exp2,
     flat_view,
     mma,
+    overlap_launch,
+    overlap_wait,
     pack_pair,
     pick,
     ptx,
@@ -87,6 +90,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     args.tensor("partials", ("I", 1, partial_words(shape)), F32, align=16)
     args.tensor("arrivals", ("R",), I32)
     knobs = choose(shape, f.attrs.get("schedule", {}))
+    overlap_launch(knobs.overlap)
     T.device_entry()
     with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
         _Cta(args, o, shape, knobs, STORAGE[dtype]).emit()
@@ -161,9 +165,13 @@ class _Cta:
     def _find_item(self) -> Expr:
         """What the work list has for this CTA. Whether there is anything to do."""
         work = self.args.buffers["work"]
-        there = let("there", self.item < work[1, 0])
-        item = let("item", T.Select(there, work[1, self.item + HEADER], i32(0)))
-        each = let("each", T.max(i32(1), work[1, 1]))
+        items, entry, size = (
+            early(n, work, i32(1), at) for n, at in (("items", i32(0)), ("entry", self.item + HEADER), ("size", i32(1)))
+        )
+        overlap_wait(self.knobs.overlap)
+        there = let("there", self.item < items)
+        item = let("item", T.Select(there, entry, i32(0)))
+        each = let("each", T.max(i32(1), size))
         self.request = let("request", T.shift_right(item, i32(PART_BITS)))
         self.split = let("split", T.bitwise_and(item, i32((1 << PART_BITS) - 1)))
         count = let("count", self.args.buffers["counts"][self.request, 0])
@@ -176,8 +184,8 @@ class _Cta:
         # the items of a request stand one after another; an empty row still writes its output
         self.splits = let("splits", T.max(i32(1), ceil_quotient(count, each)))
         self.first_head = let("first_head", self.block * self.knobs.heads)
-        size = self.args.buffers["partials"].shape[2]
-        self.word = lambda split: wide(self.item - self.split + split) * wide(size)
+        words_of = self.args.buffers["partials"].shape[2]
+        self.word = lambda split: wide(self.item - self.split + split) * wide(words_of)
         return T.And(there, self.split < self.splits)
 
     def _find_pages(self, start: Expr, slot: int) -> None:

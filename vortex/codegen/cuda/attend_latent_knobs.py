@@ -19,6 +19,8 @@ BLOCK_TILES = {4: 3, 8: 4}
 class LatentKnobs:
     """``warps`` a CTA, ``stages`` of its ring of tiles, ``tile`` tokens, ``heads`` of a CTA, ``residents`` CTAs an SM.
 
+    ``overlap`` is that of :class:`AttendKnobs`.
+
     A row of more than ``heads`` heads is the work of several CTAs, which read the same latent rows at about the same
     time: once from memory, then from L2.
     """
@@ -28,6 +30,7 @@ class LatentKnobs:
     tile: int = 32
     heads: int = 24
     residents: int = 2
+    overlap: int = 1
 
     def attrs(self) -> dict[str, Attr]:
         return dict(asdict(self))
