@@ -30,6 +30,7 @@ from vortex.codegen.cuda.ptx import (
     exp2,
     flat_view,
     mma,
+    overlap_begin,
     overlap_launch,
     overlap_wait,
     pack_pair,
@@ -148,6 +149,7 @@ class _Cta:
         self.weights_at = (knobs.ring_bytes(shape) + knobs.score_bytes) // 2
         self.factors_at = self.scores_at + (knobs.score_bytes + knobs.weight_bytes) // 4
         self.ids, self.room = registers("ids", 2, I32), registers("room", 2, I32)
+        overlap_begin(knobs.overlap)
         with when(self._find_item()):
             self._find_pages(i32(0), 0)
             self._find_pages(i32(self.batch), 1)
