@@ -69,6 +69,9 @@ B200 = Machine(
 MACHINES = {"sm_90a": H200, "sm_100a": B200}
 """By the name of a target. An H100 is an H200 with 80 GB at 3.35 TB/s: what covers the one covers the other."""
 
+UNMEASURED = ("sm_100a",)
+"""Targets whose schedules come from the numbers above, or from what another machine measured: never from their own."""
+
 
 def machine_of(program: Module) -> Machine:
     """The GPU that a program was scheduled for; an H200 where it does not say."""

@@ -123,10 +123,7 @@ def test_a_machine_nobody_measured_takes_anothers(tmp_path: Path) -> None:
     assert asked(made, f, TARGETS["sm_100a"]) == Choice(dict(config), f"transfer:{r.id[:12]}")
     assert asked(made, f, TARGETS["sm_90a"]) == Choice(dict(config), f"db:{r.id[:12]}")
     assert asked(made, made.functions["select"], TARGETS["sm_100a"]) is None
-    modelled = Chooser(Layers({}))(made, f, TARGETS["sm_100a"])
-    assert modelled is not None and modelled.origin == "model"
-    assert modelled.config in [space.default, *space.neighbours(space.default)]
-    assert Chooser(Layers({}))(made, f, TARGETS["sm_90a"]) is None
+    assert schedule(made)["from"] == schedule(made, "attend")["from"] == "model"
 
 
 def test_keys_are_of_the_kernel_alone(plain: Module) -> None:

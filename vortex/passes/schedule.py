@@ -9,6 +9,7 @@ from vortex.ir.dialects import page
 from vortex.ir.staging import loads_by_loop, stage
 from vortex.ir.types import TensorType
 from vortex.passes.manager import Pass, PassContext, register
+from vortex.silicon import UNMEASURED
 from vortex.target import TARGETS
 
 
@@ -23,7 +24,8 @@ class Schedule(Pass):
 
     What a tuning database knows goes before the defaults (``from = "db:ID"``, the id of the record; for a machine
     that nobody has measured ``"transfer:ID"``, the record of another); what the options say goes before both
-    (``"user"``). The templates of a GPU choose what is left open.
+    (``"user"``). The templates of a GPU choose what is left open; on a machine that nobody has measured from a model
+    of it (``"model"``).
 
         kernel @select {kind = "select", domain = "rows"}
           ->
@@ -40,6 +42,7 @@ class Schedule(Pass):
         program.attrs["target"] = target.name
         mine: dict[str, Attr] = {"lanes": self.lanes, "unroll": self.unroll, "prefetch": self.prefetch}
         user = self != Schedule()
+        default = "model" if target.name in UNMEASURED else "heuristic"
         for f in program.functions.values():
             found = ctx.choose(program, f, target) if ctx.choose is not None and not user else None
             if f.attrs["kind"] == "plan":
@@ -49,7 +52,7 @@ class Schedule(Pass):
             f.attrs["schedule"] = {
                 **(mine if found is None else found.config),
                 "bytes_per_page": bytes_per_page(program, f),
-                "from": found.origin if found is not None else "user" if user else "heuristic",
+                "from": found.origin if found is not None else "user" if user else default,
             }
         return program
 

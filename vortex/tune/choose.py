@@ -7,24 +7,21 @@ from collections.abc import Iterator
 from math import log as ln
 from typing import TYPE_CHECKING
 
-from vortex.codegen.space import Space, freeze, space_of
+from vortex.codegen.space import Space, space_of
 from vortex.errors import NO_COMPILER, VortexError
 from vortex.ir.core import Function, Module
 from vortex.passes.manager import Choice
+from vortex.silicon import UNMEASURED
 from vortex.target import Target
 from vortex.tune.buckets import Bucket
 from vortex.tune.keys import query_of
 from vortex.tune.layers import Layers, Query
-from vortex.tune.predict import predictor
 from vortex.tune.record import Record
-from vortex.tune.shapes import PRESETS, Shape
-from vortex.tune.silicon import SILICON, UNMEASURED
+from vortex.tune.shapes import Shape
+from vortex.tune.silicon import SILICON
 
 if TYPE_CHECKING:
     Group = dict[tuple[tuple[str, int], ...], Record]
-
-WORTH = 0.05
-"""A model's gain below this share is not believed."""
 
 SHOWN = 12
 """Digits of a record's id in the IR."""
@@ -44,10 +41,6 @@ class Chooser:
 
     def __call__(self, program: Module, f: Function, target: Target) -> Choice | None:
         """The choice for kernel ``f``; None where no database has one for it."""
-        return self._recorded(program, f, target) or self._modelled(program, f, target)
-
-    def _recorded(self, program: Module, f: Function, target: Target) -> Choice | None:
-        """What a database says."""
         if not self.layers.layers:
             return None
         bucket = self.shape.bucket(str(f.attrs["kind"]), int(program.attrs["page_size"])) if self.shape else Bucket()
@@ -64,22 +57,6 @@ class Chooser:
             if (found := self._record(asked, space)) is not None:
                 return Choice(dict(found.config), f"{origin}:{found.id[:SHOWN]}")
         return None
-
-    def _modelled(self, program: Module, f: Function, target: Target) -> Choice | None:
-        """For a machine that nobody has measured: the default, or a neighbour of it that the model thinks better.
-
-        The model ranks what an H200 measured of ``attend`` well (tests/tune/test_search.py); alone it goes one step.
-        """
-        if target.name not in UNMEASURED or f.attrs["kind"] != "attend":
-            return None
-        shapes = (self.shape,) if self.shape else PRESETS["bench"]
-        predict = predictor(program, f, target, shapes)
-        space = _space(program, f, target) if predict is not None else None
-        if predict is None or space is None:
-            return None
-        best = min(space.neighbours(space.default), key=lambda c: (predict(c), freeze(c)), default=space.default)
-        worth = predict(best) < (1 - WORTH) * predict(space.default)
-        return Choice(dict(best if worth else space.default), "model")
 
     def _record(self, query: Query, space: Space) -> Record | None:
         if self.shape is not None:

@@ -25,9 +25,6 @@ SILICON = {name: Silicon(name, m.sms, m.cta_shared) for name, m in MACHINES.item
 SPEEDS = {"sm_90a": Speed(4.3e12, 0.9e-6), "sm_100a": Speed(7.2e12, 0.9e-6)}
 """Copy bandwidth of an H200 as measured; of a B200 90 % of the 8 TB/s of its data sheet, its latency assumed alike."""
 
-UNMEASURED = ("sm_100a",)
-"""Targets nobody has measured here: what is chosen for them is the model's or another machine's."""
-
 
 def silicon_of(target: Target) -> Silicon:
     """The machine that a compilation for ``target`` is for; of a CPU target, this one."""
