@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds all that a session on a GPU machine needs into .gpu/ (git-ignored, under 60 MiB) on a machine with nvcc and
-# none: prebuilt kernels and artifacts, the apache-tvm-ffi wheel for the Python there, this tree's scripts.
+# Builds all that a session on a GPU machine needs into .gpu/ (git-ignored, under 60 MiB), on a machine that has nvcc
+# and no GPU: prebuilt kernels and artifacts, the apache-tvm-ffi wheel for the Python there, this tree's scripts.
 #
 #     PYTHON=.venv/bin/python bench/stage_all.sh                # every part of bench/parts
 #     PYTHON=.venv/bin/python bench/stage_all.sh layer peers    # some; what was staged for others stays
 #
-# The FlashInfer peer comes along from $FLASHINFER (default ../../stage/flashinfer/flashinfer.tar.gz), which
-# bench/flashinfer_prebuild.py makes; without it the part `peers` measures the others.
+# The FlashInfer peer comes along where FLASHINFER names the flashinfer.tar.gz that bench/flashinfer_prebuild.py made;
+# without it the part `peers` measures the others.
 # There, from the folder that holds .gpu/, with OUT a folder for results:
 #
 #     bash .gpu/run_all.sh layer check              # some parts, each under its own limit
@@ -16,7 +16,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=$(realpath -s "$(command -v "${PYTHON:-python3}")")
-FLASHINFER=${FLASHINFER:-../../stage/flashinfer/flashinfer.tar.gz}
 GPU=$PWD/.gpu
 export PYTHON GPU PYTHONPATH=$PWD
 mkdir -p "$GPU/wheels"
@@ -28,7 +27,7 @@ if ! ls "$GPU"/wheels/apache_tvm_ffi-0.1.14.post1-cp312-*.whl > /dev/null 2>&1; 
   "$PYTHON" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_24_x86_64 -d "$GPU/wheels" apache-tvm-ffi==0.1.14.post1
 fi
-[ ! -f "$FLASHINFER" ] || cp -u "$FLASHINFER" "$GPU/flashinfer.tar.gz"
+[ -z "${FLASHINFER:-}" ] || cp -u "$FLASHINFER" "$GPU/flashinfer.tar.gz"
 rm -rf "$GPU/src"
 mkdir -p "$GPU/src"
 git ls-files -z vortex bench ':!bench/results' | xargs -0 cp --parents -t "$GPU/src"

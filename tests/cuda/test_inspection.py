@@ -10,7 +10,8 @@ from vortex.artifact import read_manifest
 from vortex.budget import Budget
 from vortex.cli.cross import cross_compile
 from vortex.cli.main import main
-from vortex.codegen.cuda import append, attend_knobs, select_knobs
+from vortex.codegen.cuda import append, attend, attend_knobs, select_knobs
+from vortex.codegen.resources import KernelResources
 from vortex.driver import compile_flow
 from vortex.manifest import Manifest
 from vortex.silicon import B200, H200, MACHINES
@@ -150,6 +151,17 @@ def test_select_loads_further_ahead_where_registers_are_left() -> None:
         assert b200.unpacked == 2 * h200.unpacked
         assert select_knobs.choose({}, words, B200, roomy=False) == h200
         assert select_knobs.choose({"unpacked": 16}, words, B200).unpacked == 16
+
+
+@pytest.mark.parametrize(("heads", "limiter"), [(20, "memory"), (128, "compute")])
+def test_many_heads_over_latent_rows_wait_for_the_tensor_cores(heads: int, limiter: str) -> None:
+    spec = Spec.of_latent("512+64", heads)
+    program = compile_flow("latent_topk", spec=spec, targets=[TARGETS["sm_100a"]], to="page").programs["sm_100a"]
+    schedule = attend.schedule_of(program, program.functions["attend"])
+    flight = schedule["bytes_in_flight"]
+    assert isinstance(flight, int)
+    used = KernelResources("sm_100a", 128, 0, 0, 0, 60 << 10, 128)
+    assert used.report(2 * flight, float(str(schedule["flops_per_byte"])))["limiter"] == limiter
 
 
 def test_threads_of_append_follow_the_machine() -> None:
