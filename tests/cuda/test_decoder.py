@@ -49,13 +49,13 @@ TAPE: list[Callable[[], None]] = []
 """What was launched while a device was recording: addresses and sizes as they were then."""
 
 
-class Two(Cpu):
-    """Two multiprocessors; it can be told to record, as a CUDA graph does."""
+class Eight(Cpu):
+    """Eight multiprocessors, so that rows are cut; it can be told to record, as a CUDA graph does."""
 
     recording = False
 
     def multiprocessors(self, device: torch.device) -> int:
-        return 2
+        return 8
 
     def capturing(self) -> bool:
         return self.recording
@@ -69,7 +69,7 @@ def kernels(name: str) -> Kernels:
 
 def library(name: str, built: Kernels) -> Library:
     """What ``open_library`` gives for a GPU, with kernels that run here; every launch has an order of its own."""
-    program, seeds, device = built.programs[name], count(), Two()
+    program, seeds, device = built.programs[name], count(), Eight()
 
     def launch(symbol: str) -> Callable[..., None]:
         def run(*arguments: Any) -> None:
@@ -204,7 +204,7 @@ def test_one_graph_of_any_lengths() -> None:
     made = torch.Generator().manual_seed(0)
     decoder = Decoder(library("quest", kernels("quest")), budget=BUDGET, dense=True)
     device = decoder.library.device
-    assert isinstance(device, Two)
+    assert isinstance(device, Eight)
     run = Run("quest", decoder)
     poisoned(decoder, 3, 81)
     decoder.reserve(3, 81)
