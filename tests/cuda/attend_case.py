@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
@@ -19,11 +19,9 @@ TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 @cache
-def kernel(
-    page: int, dim: int, group: int, dtype: str = "bf16", knobs: tuple[tuple[str, int], ...] = ()
-) -> KernelSource:
+def kernel(page: int, dim: int, group: int, dtype: str = "bf16", knobs: Knobs = (), kv_dtype: str = "") -> KernelSource:
     """``attend`` as TensorIR for a shape; ``knobs`` are written into the schedule."""
-    spec = Spec(page_size=page, head_dim=dim, group=group, dtype=dtype)
+    spec = Spec(page_size=page, head_dim=dim, group=group, dtype=dtype, kv_dtype=kv_dtype)
     program = compile_flow("quest", spec=spec, targets=[TARGETS["sm_90a"]], to="page").programs["sm_90a"]
     f = program.functions["attend"]
     f.attrs["schedule"] = {**f.attrs.get("schedule", {}), **dict(knobs)}
@@ -31,9 +29,9 @@ def kernel(
 
 
 @cache
-def source(page: int, dim: int, group: int, dtype: str = "bf16", knobs: Knobs = ()) -> str:
+def source(page: int, dim: int, group: int, dtype: str = "bf16", knobs: Knobs = (), kv_dtype: str = "") -> str:
     """The CUDA C++ of :func:`kernel`."""
-    made = kernel(page, dim, group, dtype, knobs)
+    made = kernel(page, dim, group, dtype, knobs, kv_dtype)
     return emit_cuda(made.symbol, parse_tir(made.text, made.name), "sm_90a")
 
 
@@ -44,6 +42,8 @@ class Case:
     page: int
     group: int
     tensors: dict[str, torch.Tensor]
+    scales: dict[str, float] = field(default_factory=dict)
+    """Of K and V where they are in fp8, which the kernel sees as bytes."""
 
     @classmethod
     def make(
@@ -57,6 +57,7 @@ class Case:
         heads: int = 2,
         nhd: bool = False,
         seed: int = 0,
+        fp8: bool = False,
     ) -> Case:
         g = torch.Generator().manual_seed(seed)
         lens = torch.tensor(lengths if lengths is not None else (page * 11 + 3, 1, page * 4, 0), dtype=torch.int32)
@@ -67,6 +68,13 @@ class Case:
         table = torch.full((batch, columns), 1 << 28, dtype=torch.int32)
         shape = (pool, page, heads, dim) if nhd else (pool, heads, page, dim)
         k, v = (torch.randn(shape, generator=g).to(t) for _ in range(2))
+        scales = {}
+        if fp8:
+            scales = dict(zip(("k_scale", "v_scale"), (torch.rand(2, generator=g) * 0.1 + 0.004).tolist(), strict=True))
+            k, v = (
+                (x.float() / s).clamp(-448, 448).to(torch.float8_e4m3fn).view(torch.uint8)
+                for x, s in zip((k, v), scales.values(), strict=True)
+            )
         if nhd:
             k, v = k.transpose(1, 2), v.transpose(1, 2)
         used = torch.zeros(pool, page, dtype=torch.bool)
@@ -83,10 +91,10 @@ class Case:
                 counts[r, h] = len(listed)
                 pages[r, h, : len(listed)] = listed
         for pool_of in (k, v):
-            pool_of.masked_fill_(~used[:, None, :, None], float("nan"))
+            pool_of.masked_fill_(~used[:, None, :, None], 0x7F if fp8 else float("nan"))
         q = torch.randn(batch, heads * group, dim, generator=g).to(t)
         tensors = {"q": q, "k": k, "v": v, "lengths": lens, "page_table": table, "pages": pages, "counts": counts}
-        return cls(page, group, tensors)
+        return cls(page, group, tensors, scales)
 
     def call_arguments(self, splits: int, arrivals: torch.Tensor | None = None, *, planned: bool = True) -> dict:
         """All arguments in order, outputs and scratch poisoned; ``splits`` of a row are what its capacity gives."""
@@ -95,6 +103,7 @@ class Case:
         words = self.group * q.shape[2] + (2 * self.group + 3) // 4 * 4
         made: dict[str, object] = dict(self.tensors)
         made["scale"] = q.shape[2] ** -0.5
+        made |= self.scales
         made["out"] = torch.full_like(q, float("nan"))
         made["lse"] = torch.full(q.shape[:2], float("nan"))
         if planned:
@@ -126,13 +135,20 @@ class Case:
                     continue
                 left = [min(self.page, int(t["lengths"][r]) - i * self.page) for i in ids]
                 k, v = (
-                    torch.cat([t[n][t["page_table"][r, i], h, :m] for i, m in zip(ids, left, strict=True)]).float()
+                    self.numbers(n, [t[n][t["page_table"][r, i], h, :m] for i, m in zip(ids, left, strict=True)])
                     for n in ("k", "v")
                 )
                 heads = slice(h * self.group, (h + 1) * self.group)
                 s = q[r, heads] @ k.T * q.shape[2] ** -0.5
                 out[r, heads], lse[r, heads] = s.softmax(-1) @ v, s.logsumexp(-1)
         return out, lse
+
+    def numbers(self, name: str, rows: list[torch.Tensor]) -> torch.Tensor:
+        """Rows of K or V as fp32."""
+        kept = torch.cat(rows)
+        if not self.scales:
+            return kept.float()
+        return kept.view(torch.float8_e4m3fn).float() * torch.tensor(self.scales[f"{name}_scale"])
 
     def check(self, given: dict[str, object]) -> None:
         """What the call wrote is what is expected."""

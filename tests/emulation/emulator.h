@@ -94,6 +94,20 @@ INLINE uint32_t pack_f16(float high, float low) {
   memcpy(&u, h, 4);
   return u;
 }
+INLINE uint16_t from_e4m3(unsigned byte) {  // the bits of the f16 of that value
+  int exponent = byte >> 3 & 15, fraction = byte & 7;
+  float x = exponent ? ldexpf(8 + fraction, exponent - 10) : ldexpf(fraction, -9);
+  __half h = __float2half_rn((byte & 127) == 127 ? NAN : byte & 128 ? -x : x);
+  uint16_t bits;
+  memcpy(&bits, &h, 2);
+  return bits;
+}
+INLINE uint32_t permuted(uint32_t low, uint32_t high, uint32_t order) {
+  uint64_t both = (uint64_t)high << 32 | low;
+  uint32_t out = 0;
+  for (int i = 0; i < 4; i++) out |= (uint32_t)(both >> (order >> 4 * i & 7) * 8 & 0xFF) << 8 * i;
+  return out;
+}
 INLINE float exp2_flush(float x) {
   float y = exp2f(fabsf(x) < 0x1p-126f ? 0.0f : x);
   return y < 0x1p-126f ? 0.0f : y;

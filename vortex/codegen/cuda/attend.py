@@ -10,6 +10,7 @@ group of 5 costs no memory traffic for 8.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda import attend_latent
@@ -17,7 +18,6 @@ from vortex.codegen.cuda.attend_knobs import AttendKnobs, AttendShape, choose
 from vortex.codegen.cuda.merge import LOWEST, Merge
 from vortex.codegen.cuda.plan import HEADER, PART_BITS
 from vortex.codegen.cuda.ptx import (
-    LOG2E,
     TILE_TYPES,
     WARP,
     ceil_quotient,
@@ -40,14 +40,18 @@ from vortex.codegen.cuda.ptx import (
     wide,
     words,
 )  # fmt: skip
-from vortex.codegen.cuda.tiles import CHUNK, SharedTile
+from vortex.codegen.cuda.queries import Queries
+from vortex.codegen.cuda.tiles import ByteTile, SharedTile
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, f32, i32, let, put, when
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
-from vortex.ir.types import TensorType
+from vortex.ir.types import TensorType, fp8_e4m3
 from vortex.silicon import machine_of
+
+HEADROOM = 14.0
+"""Powers of two between the largest weight and 1 in kernels that multiply in f16 for another type's sake."""
 
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
@@ -63,7 +67,7 @@ def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
 
 def shape_of(program: Module, o: page.Attend) -> AttendShape:
     q, k, v = (_tensor(program, n) for n in ("q", o.keys, o.values))
-    return AttendShape(q.tile[0], q.tile[1], v.tile[1], k.tile[0])
+    return AttendShape(q.tile[0], q.tile[1], v.tile[1], k.tile[0], k.dtype.bytes)
 
 
 def emit_attend(program: Module, f: Function) -> list[str]:
@@ -86,6 +90,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     args.tensor("pages", ("B", "Hkv", "K"), I32)
     args.tensor("counts", ("B", "Hkv"), I32)
     args.scalar("scale", F32)
+    args.scales(*(program.decls[name] for name in (o.keys, o.values)))
     out = _tensor(program, "out")
     args.tensor("out", ("B", "Hq", shape.v_dim), STORAGE[out.dtype.name], align=16)
     args.tensor("lse", ("L", "Hq"), F32)
@@ -124,9 +129,10 @@ def _tensor(program: Module, name: str) -> TensorType:
 
 
 def _require(program: Module, o: page.Attend, shape: AttendShape) -> None:
-    types = {_tensor(program, n).dtype.name for n in ("q", o.keys, o.values, "out")}
+    given, kept = ({_tensor(program, n).dtype for n in names} for names in (("q", "out"), (o.keys, o.values)))
+    types = {t.name for t in given | (set() if kept == {fp8_e4m3} else kept)}
     if len(types) != 1 or STORAGE[next(iter(types))] not in TILE_TYPES:
-        why = f"attend on a GPU takes bf16 or f16, one for all; here are {', '.join(sorted(types))}"
+        why = f"attend on a GPU takes bf16 or f16, one for all but K and V in fp8; here are {', '.join(sorted(types))}"
         raise NOT_EMITTABLE.at(why=why, hint="compile with --dtype bf16")
     if shape.dim % 16 or shape.v_dim % 16 or shape.page % 8:
         why = f"attend on a GPU takes head dims in steps of 16 and pages in steps of 8; here are {shape.dim}"
@@ -139,8 +145,11 @@ class _Cta:
     def __init__(self, args: Arguments, o: page.Attend, shape: AttendShape, knobs: AttendKnobs, dtype: str) -> None:
         self.args, self.shape, self.knobs, self.dtype = args, shape, knobs, dtype
         self.pools = [args.buffers[o.keys], args.buffers[o.values]]
-        self.names = [o.keys, o.values]
-        self.flat = [flat_view(p, dtype, 16) for p in self.pools]
+        self.units = [args.scale_of(o.keys), args.scale_of(o.values)]
+        self.kept = STORAGE[_tensor(args.program, o.keys).dtype.name]
+        self.narrow = shape.kv_bytes == 1
+        self.core = "float16" if self.narrow else dtype
+        self.flat = [flat_view(p, self.kept, 16) for p in self.pools]
         self.parts = max(1, knobs.tile // shape.page)  # pages in a tile
         self.of_page = max(1, shape.page // knobs.tile)  # tiles in a page
         self.batch = WARP // self.parts  # tiles whose page ids a warp holds at once
@@ -152,21 +161,24 @@ class _Cta:
             [size("N") - HEADER, size("Hkv")] if knobs.planned else [size("S"), size("Hkv"), size("B")]
         )
         self.warp, self.lane = T.warp_id([knobs.warps]), T.lane_id([WARP])
-        self.arena = T.alloc_buffer((knobs.arena_bytes(self.shape) // 2,), self.dtype, scope="shared.dyn", align=128)
+        size_of_arena = knobs.arena_bytes(self.shape) // self.shape.kv_bytes
+        self.arena = T.alloc_buffer((size_of_arena,), self.kept, scope="shared.dyn", align=128)
         self.fills = T.alloc_buffer((knobs.warps * knobs.stages * self.parts,), I32, scope="shared", align=16)
-        self.keys = SharedTile(self.arena, knobs.tile, self.shape.dim)
-        self.values = SharedTile(self.arena, knobs.tile, self.shape.v_dim)
+        kind = ByteTile if self.narrow else SharedTile
+        self.keys, self.values = (kind(self.arena, knobs.tile, n) for n in (self.shape.dim, self.shape.v_dim))
         overlap_begin(knobs.overlap)
         active = self._of_list() if knobs.planned else self._of_grid(rest[0])
         self.ids, self.room = registers("ids", 1, I32), registers("room", 1, I32)
         with when(active):
             self._find_pages(i32(0), self.logical)
             self.mine = let("mine", T.max(i32(0), ceil_quotient(self.tiles - self.first, self.step)))
-            self._queries()
-            self._start()
+            queries = Queries(self.args, self.shape, self.keys, self.dtype, self.core, self.units[0])
+            self.q = queries.load(self.request, self.head, self.lane)
+            self._start(queries)
             self._loop()
             sizes = knobs.warps, self.shape.head_tiles * 8, knobs.warps * WARP
             merge = Merge(self.args, self.shape, *sizes, self.dtype, self.arena, self.split, self.splits, self.word)
+            merge.unit = self.units[1] if self.narrow else None
             row = let("row", self.request * size("Hkv") + self.head)
             thread = let("thread", self.warp * WARP + self.lane)
             merge.emit(self.request, let("q_first", self.head * self.shape.group), row, thread, self._share)
@@ -277,10 +289,12 @@ class _Cta:
                     origin = T.Select(later, origins[part][n], origin)
                     within = T.Select(later, row - part * shape.page, within)
                 step = self.pools[n].strides[2]
-                source = self.flat[n].ptr_to([origin + wide(within * step + chunk * CHUNK)])
+                source = self.flat[n].ptr_to([origin + wide(within * step + chunk * tile.chunk)])
                 size = cast(U32, T.Select(within < room, i32(16), i32(0)))
                 target = tile.at(base + n * knobs.tile * shape.dim, row, chunk)
-                ptx("cp.async.cg.shared.global", target, source, 16, size)
+                busy = tile.lanes_of(copy)
+                with when(self.lane < busy) if busy < WARP else nullcontext():
+                    ptx("cp.async.cg.shared.global", target, source, 16, size)
 
     def _origin(self, n: int, physical: Expr, i: Expr) -> Expr:
         """Where the tile's first token lies in a pool, in elements."""
@@ -291,22 +305,7 @@ class _Cta:
             at = at + wide(remainder(tile, self.of_page) * self.knobs.tile * token_step)
         return let("origin", at)
 
-    def _queries(self) -> None:
-        """Fragment B of the queries: heads on N, dims on K; heads beyond the group repeat its last."""
-        shape = self.shape
-        steps = shape.dim // 16
-        self.q = words("queries", shape.head_tiles * steps * 2)
-        source = self.args.buffers["q"]
-        for tile in range(shape.head_tiles):
-            head = quotient(self.lane, 4) + tile * 8
-            if shape.group % 8:
-                head = T.min(head, i32(shape.group - 1))
-            head = let("q_head", self.head * shape.group + head)
-            for k in range(steps * 2):
-                at = source.ptr_to([self.request, head, remainder(self.lane, 4) * 2 + k * 8])
-                ptx("ld.global.b32", self.q[tile * steps * 2 + k], at)
-
-    def _start(self) -> None:
+    def _start(self, queries: Queries) -> None:
         heads = self.shape.head_tiles * 2  # of this lane
         self.top, self.total = registers("top", heads), registers("total", heads)
         self.sums = registers("sums", heads * self.shape.v_dim // 8)
@@ -315,7 +314,7 @@ class _Cta:
             put(self.total, f32(0), e)
         for e in range(heads * self.shape.v_dim // 8):
             put(self.sums, f32(0), e)
-        self.to_log2 = let("to_log2", self.args.scalars["scale"] * f32(LOG2E))
+        self.to_log2 = queries.to_log2(self.lane)
 
     def _loop(self) -> None:
         ahead = self.knobs.stages - 1
@@ -350,9 +349,9 @@ class _Cta:
                 for m in range(self.shape.v_dim // 16):
                     for half in range(2):
                         x = self.sums[(m * tiles + tile) * 4 + half * 2 + e]
-                        merge.put_sum(x, head, quotient(self.lane, 4) + (m * 16 + half * 8))
+                        merge.put_sum(x, head, self.values.dim_of(self.lane, m, half))
                 with when(self.lane < 4):
-                    merge.put_stats(self.top[tile * 2 + e], self.total[tile * 2 + e], head)
+                    merge.put_stats(self._reference(self.top[tile * 2 + e]), self.total[tile * 2 + e], head)
 
     # one tile
 
@@ -372,7 +371,7 @@ class _Cta:
                 for half in range(2):
                     s = ((block * shape.head_tiles + tile) * 2 + half) * 2
                     pair = words("pair", 1)
-                    pack_pair(self.dtype, pair[0], scores[s], scores[s + 1])
+                    pack_pair(self.core, pair[0], scores[s], scores[s + 1])
                     # tokens from rows to columns: what was a result is now fragment B
                     ptx("movmatrix.sync.aligned.m8n8.trans.b16", weights[s // 2], pair[0])
         self._accumulate(base + knobs.tile * shape.dim, weights, shrink)
@@ -384,11 +383,10 @@ class _Cta:
         for s in range(blocks * tiles * 4):
             put(scores, f32(0), s)
         for block in range(blocks):
-            for k in range(steps):
-                a = self.keys.rows_by_dims(base, self.lane, block * 16, k)
+            for k, a in enumerate(self.keys.keys(base, self.lane, block * 16)):
                 for tile in range(tiles):
                     d = pick(scores, (block * tiles + tile) * 4, 4)
-                    mma(self.dtype, d, a, pick(self.q, (tile * steps + k) * 2, 2))
+                    mma(self.core, d, a, pick(self.q, (tile * steps + k) * 2, 2))
         return scores
 
     def _seen(self, stage: Expr, token: int) -> Expr:
@@ -408,26 +406,30 @@ class _Cta:
         now = registers("highest", 1)
         put(now, self.top[e], 0)
         for s, valid in zip(at, seen, strict=True):
-            put(scores, scores[s] * self.to_log2, s)
+            put(scores, scores[s] * self.to_log2[e], s)
             put(now, T.max(now[0], T.Select(valid, scores[s], f32(LOWEST))), 0)
         for mask in (4, 8, 16):
             put(now, T.max(now[0], shuffle_xor(now[0], mask)), 0)
         exp2(shrink, e, self.top[e] - now[0])
         put(self.top, now[0], e)
         put(self.total, self.total[e] * shrink[e], e)
+        reference = self._reference(now[0])
         for s, valid in zip(at, seen, strict=True):
-            exp2(scores, s, scores[s] - now[0])
+            exp2(scores, s, scores[s] - reference)
             put(scores, T.Select(valid, scores[s], f32(0)), s)
             put(self.total, self.total[e] + scores[s], e)
 
+    def _reference(self, top: Expr) -> Expr:
+        """The exponent of a weight of 1. Weights in f16 go up to 2^14, so that those of 2^-38 are not lost."""
+        return let("reference", top - f32(HEADROOM)) if self.narrow else top
+
     def _accumulate(self, base: Expr, weights: Buffer, shrink: Buffer) -> None:
-        """sums[(16 dims, head tile), i]: dim 16 block + lane / 4 + 8 (i / 2), head 8 tile + lane % 4 * 2 + i % 2"""
+        """sums[(16 dims, head tile), i]: row lane / 4 + 8 (i / 2) of the product, head 8 tile + lane % 4 * 2 + i % 2"""
         tiles, dims = self.shape.head_tiles, self.shape.v_dim // 16
         for s in range(dims * tiles * 4):
             put(self.sums, self.sums[s] * shrink[(s // 4) % tiles * 2 + s % 2], s)
         for block in range(self.knobs.tile // 16):
-            for m in range(dims):
-                a = self.values.dims_by_rows(base, self.lane, block * 16, m)
+            for m, a in enumerate(self.values.values(base, self.lane, block * 16)):
                 for tile in range(tiles):
                     d = pick(self.sums, (m * tiles + tile) * 4, 4)
-                    mma(self.dtype, d, a, pick(weights, (block * tiles + tile) * 2, 2))
+                    mma(self.core, d, a, pick(weights, (block * tiles + tile) * 2, 2))

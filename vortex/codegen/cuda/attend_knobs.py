@@ -18,12 +18,13 @@ RINGS = ((2, 4), (2, 6), (4, 4), (4, 6), (8, 4))
 
 @dataclass(frozen=True, slots=True)
 class AttendShape:
-    """What of a model ``attend`` is compiled for; sizes in elements of 16 bits."""
+    """What of a model ``attend`` is compiled for; sizes in elements, each of ``kv_bytes`` in the pools."""
 
     group: int
     dim: int
     v_dim: int
     page: int
+    kv_bytes: int = 2
 
     @property
     def head_tiles(self) -> int:
@@ -56,13 +57,13 @@ class AttendKnobs:
 
     def arena_bytes(self, shape: AttendShape) -> int:
         """Shared memory of the rings, or of the merge of the warps that follows in the same place."""
-        ring = self.warps * self.stages * self.tile * (shape.dim + shape.v_dim) * 2
+        ring = self.warps * self.stages * self.tile * (shape.dim + shape.v_dim) * shape.kv_bytes
         merge = self.warps * shape.head_tiles * 8 * (shape.v_dim + 4 + 2) * 4
         return max(ring, merge)
 
     def in_flight(self, shape: AttendShape) -> int:
         """Bytes that a CTA has on their way while it computes."""
-        return self.warps * (self.stages - 1) * self.tile * (shape.dim + shape.v_dim) * 2
+        return self.warps * (self.stages - 1) * self.tile * (shape.dim + shape.v_dim) * shape.kv_bytes
 
     def of_sm(self, shape: AttendShape, machine: Machine) -> int:
         """Bytes that an SM has on their way, as far as shared memory decides how many CTAs it holds."""

@@ -54,6 +54,8 @@ class Merge:
     """CTAs that work on this row, and which of them this is."""
     word: Callable[[Expr], Expr]
     """Where the partials of a split of this row begin."""
+    unit: Expr | None = None
+    """What values in fp8 are multiples of."""
 
     @property
     def pitch(self) -> int:
@@ -197,8 +199,9 @@ class Merge:
         """Normalise and write the output, and the log-sum-exp where it is wanted."""
         out, lse = self.args.buffers["out"], self.args.buffers["lse"]
         head = let("head", self.first + self.begin + g)
+        unit = f32(1) if self.unit is None else self.unit
         # a row without tokens gives zeros and -inf; a NaN stays one
-        share = let("share", T.Select(equal(state[1], f32(0)), f32(0), f32(1) / state[1]))
+        share = let("share", T.Select(equal(state[1], f32(0)), f32(0), unit / state[1]))
         packed = words("packed", QUAD // 2)
         for e in range(QUAD // 2):
             pack_pair(self.dtype, packed[e], quad[2 * e] * share, quad[2 * e + 1] * share)

@@ -132,3 +132,14 @@ def mma(dtype: str, d: Sequence[Expr], a: Sequence[Expr], b: Sequence[Expr]) -> 
 def pack_pair(dtype: str, out: Expr, low: Expr, high: Expr) -> None:
     """Two fp32 numbers to the nearest even of a 16-bit type, in one word."""
     ptx(f"cvt.rn.{TILE_TYPES[dtype]}x2.f32", out, high, low)
+
+
+def from_e4m3(low: Expr, high: Expr, word: Expr) -> None:
+    """Four numbers in fp8-e4m3 as two words of f16 pairs: exact, NaN stays."""
+    for out, pair in ((low, word), (high, T.shift_right(word, T.uint32(16)))):
+        ptx("cvt.rn.f16x2.e4m3x2", out, cast("uint16", pair))
+
+
+def permute(out: Expr, word: Expr, order: int) -> None:
+    """The bytes of a word in another order: byte i is that of nibble i of ``order``."""
+    ptx("prmt.b32", out, word, T.uint32(0), T.uint32(order))
