@@ -11,6 +11,8 @@ import torch
 import tvm_ffi
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
+SPREAD = 8.0
+"""Of numbers in fp8, before their scale."""
 
 
 @dataclass
@@ -28,22 +30,45 @@ class Kernels:
 
 @dataclass
 class Pools:
-    """K and V pools ``[P, Hkv, page, D]`` of random numbers; ``nhd`` as a view of ``[P, page, Hkv, D]``."""
+    """K and V pools ``[P, Hkv, page, D]`` of random numbers; ``nhd`` as a view of ``[P, page, Hkv, D]``; ``fp8`` as
+    the bytes of fp8-e4m3, under queries in ``dtype``.
+    """
 
     k: torch.Tensor
     v: torch.Tensor
+    dtype: torch.dtype
 
     @classmethod
-    def make(cls, gigabytes: float, heads: int, page: int, dim: int, dtype: torch.dtype, *, nhd: bool = False) -> Pools:
-        pages = int(gigabytes * 1e9 / 2 / (heads * page * dim * 2))
+    def make(
+        cls,
+        gigabytes: float,
+        heads: int,
+        page: int,
+        dim: int,
+        dtype: torch.dtype,
+        *,
+        nhd: bool = False,
+        fp8: bool = False,
+    ) -> Pools:
+        pages = int(gigabytes * 1e9 / 2 / (heads * page * dim * (1 if fp8 else 2)))
         shape = (pages, page, heads, dim) if nhd else (pages, heads, page, dim)
         pools = []
         for _ in range(2):
-            pool = torch.empty(shape, dtype=dtype, device="cuda")
+            pool = torch.empty(shape, dtype=torch.uint8 if fp8 else dtype, device="cuda")
             for part in pool.split(max(1, pages // 64)):
-                part.normal_()
+                if fp8:
+                    numbers = torch.randn(part.shape, device="cuda") * SPREAD
+                    part.copy_(numbers.to(torch.float8_e4m3fn).view(torch.uint8))
+                else:
+                    part.normal_()
             pools.append(pool.transpose(1, 2) if nhd else pool)
-        return cls(*pools)
+        return cls(*pools, dtype)
+
+    @classmethod
+    def of(cls, gigabytes: float, heads: int, about: dict[str, Any], *, nhd: bool = False) -> Pools:
+        """For a staged kernel."""
+        shape = about["page"], about["dim"], DTYPES[about["dtype"]]
+        return cls.make(gigabytes, heads, *shape, nhd=nhd, fp8=about["kv_dtype"] == "fp8_e4m3")
 
 
 @dataclass
@@ -70,10 +95,12 @@ class Batch:
         counts = torch.minimum(torch.full_like(n, capacity), n)[:, None].expand(batch, heads).int().contiguous()
         listed = torch.arange(capacity, device="cuda") < counts[..., None]
         pages = torch.where(listed, order, 1 << 28).sort(-1).values.int().contiguous()
-        q = torch.randn(batch, heads * group, dim, device="cuda", generator=g).to(pools.k.dtype)
+        q = torch.randn(batch, heads * group, dim, device="cuda", generator=g).to(pools.dtype)
         made = {"q": q, "k": pools.k, "v": pools.v, "lengths": lengths.int().cuda(), "page_table": table}
         made |= {"pages": pages, "counts": counts, "scale": dim**-0.5, "out": torch.full_like(q, float("nan"))}
         made["lse"] = torch.full((batch, heads * group), float("nan"), device="cuda")
+        if pools.k.dtype == torch.uint8:
+            made |= {"k_scale": 0.7 / SPREAD, "v_scale": 1.1 / SPREAD}
         made["arrivals"] = torch.zeros(batch * heads, dtype=torch.int32, device="cuda")
         return cls(made)
 
@@ -102,7 +129,7 @@ class Batch:
     def bytes(self) -> int:
         """Of the K and V pages that are read."""
         _, _, page, dim = self.tensors["k"].shape
-        return int(self.tensors["counts"].sum()) * page * dim * 4
+        return int(self.tensors["counts"].sum()) * page * dim * 2 * self.tensors["k"].element_size()
 
     def arguments(self, names: list[str]) -> list[Any]:
         return [self.tensors[n] for n in names]
@@ -119,8 +146,14 @@ class Batch:
                     continue
                 token = (ids[:, None] * page + torch.arange(page, device="cuda")).flatten()
                 physical = t["page_table"][r, ids].long()
-                k, v = (t[n][physical, h].flatten(0, 1)[token < length].double() for n in ("k", "v"))
+                k, v = (self._numbers(n, t[n][physical, h].flatten(0, 1)[token < length]) for n in ("k", "v"))
                 heads = slice(h * group, (h + 1) * group)
                 s = t["q"][r, heads].double() @ k.T * t["scale"]
                 out[r, heads], lse[r, heads] = s.softmax(-1) @ v, s.logsumexp(-1)
         return out, lse
+
+    def _numbers(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of K or V as float64."""
+        if rows.dtype != torch.uint8:
+            return rows.double()
+        return rows.view(torch.float8_e4m3fn).double() * self.tensors[f"{name}_scale"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_batches import DTYPES, Batch, Kernels, Pools
+from gpu_batches import Batch, Kernels, Pools
 
 LIMIT = {"bf16": 1e-2, "f16": 2e-3}
 """Largest relative error (of the norm) against float64."""
@@ -30,11 +30,11 @@ def errors(batch: Batch, group: int) -> tuple[float, float]:
 def check(kernels: Kernels, name: str) -> list[dict[str, Any]]:
     """One kernel on ragged lengths, with several splits, both layouts, and lengths that change under a graph."""
     about = kernels.about["kernels"][name]
-    page, dim, group, dtype = (about[n] for n in ("page", "dim", "group", "dtype"))
+    page, group, dtype = (about[n] for n in ("page", "group", "dtype"))
     call, results = getattr(kernels.module, name), []
     lengths = torch.tensor([1, page, page + 1, 30 * page - 3, 0, 700 * page + 5, 64 * page])
     for nhd in (False, True):
-        pools = Pools.make(0.25, 4, page, dim, DTYPES[dtype], nhd=nhd)
+        pools = Pools.of(0.25, 4, about, nhd=nhd)
         for kept in (30, 512):
             for splits in (1, 4, 16):
                 batch = Batch.make(pools, group, lengths, kept, seed=kept + splits).split(about, splits)

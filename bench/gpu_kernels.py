@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_batches import DTYPES, Batch, Kernels, Pools
+from gpu_batches import Batch, Kernels, Pools
 
 REPLAYS = 15
 BATCHES = [
     (1, 1024, 1), (1, 32768, 30), (1, 32768, 128), (4, 32768, 64), (8, 32768, 30), (8, 32768, 128), (32, 32768, 30),
     (32, 32768, 64), (64, 32768, 64), (128, 32768, 30), (128, 32768, 64), (64, 32768, 512), (8, 32768, 2048),
-    (1, 131072, 8192),
+    (1, 131072, 8192), (128, 32768, 512),
 ]  # fmt: skip
 """Requests, tokens, pages kept; the first shows what a launch costs without bytes."""
 RAGGED = [131072] + [2048] * 63
@@ -107,6 +107,7 @@ def main() -> None:
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--seconds", type=float, default=360, help="stop taking up new shapes after this long")
     args.add_argument("--pool", type=float, default=24, help="GB of K and V")
+    args.add_argument("--only", type=int, nargs="*", help="batch sizes (default: all)")
     found = args.parse_args()
     began, kernels = time.time(), Kernels.load(found.kernels)
     device, copy = torch.cuda.get_device_name(), copy_bandwidth()
@@ -143,29 +144,34 @@ def main() -> None:
         save()
 
     everything = kernels.about["kernels"]
-    main_ones = [n for n, a in everything.items() if a["main"]]
-    for layout in ("HND", "NHD"):
-        sets: list[Batch] = []
-        pools = Pools.make(found.pool, 8, 16, 128, torch.bfloat16, nhd=layout == "NHD")
-        for batch, tokens, kept in BATCHES if layout == "HND" else BATCHES[3::3]:
+    types = dict.fromkeys(a["kv_dtype"] for a in everything.values() if a["main"])
+    for layout, kv in [(layout, kv) for layout in ("HND", "NHD") for kv in types]:
+        main_ones = [n for n, a in everything.items() if a["main"] and a["kv_dtype"] == kv]
+        first, of, sets = everything[main_ones[0]], f"{layout} {kv}" if len(types) > 1 else layout, []
+        pools = Pools.of(found.pool, 8, first, nhd=layout == "NHD")
+        batches = BATCHES if layout == "HND" else BATCHES[3::3]
+        if found.only:
+            batches = [b for b in batches if b[0] in found.only]
+        for batch, tokens, kept in batches:
             if time.time() - began > found.seconds:
                 break
-            label = f"{layout} B={batch} n={tokens} k={kept}"
-            sets = sets_of(pools, everything[main_ones[0]], [tokens] * batch, kept)
+            label = f"{of} B={batch} n={tokens} k={kept}"
+            sets = sets_of(pools, first, [tokens] * batch, kept)
             for name in main_ones:
                 note(name, label, sets, 8, kept, layout)
             best(label)
         if layout == "HND":
-            sets = sets_of(pools, everything[main_ones[0]], RAGGED, 8192)
+            label = f"{of} dense 1x128K+63x2K"
+            sets = sets_of(pools, first, RAGGED, 8192)
             for name in main_ones:
-                note(name, "HND dense 1x128K+63x2K", sets, 8, 8192, layout)
-            best("HND dense 1x128K+63x2K")
+                note(name, label, sets, 8, 8192, layout)
+            best(label)
         del pools, sets
     for name in [n for n, a in everything.items() if not a["main"]]:
         if time.time() - began > found.seconds:
             break
         a = everything[name]
-        pools = Pools.make(4, 8, a["page"], a["dim"], DTYPES[a["dtype"]])
+        pools = Pools.of(4, 8, a)
         for batch, kept_tokens in ((8, 480), (128, 1024)):
             kept = kept_tokens // a["page"]
             label = f"{name} B={batch} {kept_tokens} tokens"
