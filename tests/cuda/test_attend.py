@@ -17,11 +17,13 @@ SHAPES = [
     (8, 64, 6, "f16", False),
     (32, 96, 12, "bf16", True),
     (64, 256, 3, "bf16", False),
+    (128, 80, 5, "f16", True),
 ]
 FULL = [
     (16, 256, 16, "bf16", True),
     (128, 128, 5, "f16", True),
     (24, 80, 1, "bf16", False),
+    *((8, 64, group, "bf16", False) for group in range(1, 17)),
     *(
         (page, dim, group, dtype, nhd)
         for page in (8, 16, 32, 48, 64, 128)
