@@ -53,17 +53,6 @@ def test_the_other_version_says_the_same(oldest: Lab, flow: str) -> None:
     check(oldest, flow, 3)
 
 
-def test_mixed_batches_decode_sparsely(newest: Lab) -> None:
-    """Requests that decode while another's prompt is read in chunks: their rows come last in that batch."""
-    asked = prompts(4, (150, 163, 400))
-    references = [{"flow": "quest", "pages": 3, "prompt": p, "tokens": TOKENS} for p in asked]
-    passes = [{"prompts": asked, "tokens": TOKENS}]
-    settings = {"enable_mixed_chunk": True, "chunked_prefill_size": 64}
-    done = newest.serve({"flow": "quest", "budget": {"pages": 3}}, passes, references, **settings)
-    found = [agree(got, want) for got, want in zip(ids(done["passes"][0]), done["references"], strict=True)]
-    assert not any(found), found
-
-
 def test_dense_layers_keep_every_page(newest: Lab) -> None:
     asked = prompts(5)
     one = {"flow": "block_topk", "pages": 3, "dense_layers": [0, 2], "tokens": TOKENS}

@@ -101,6 +101,7 @@ REFUSED = {
     "separate prefill and decode backends": {"decode_attention_backend": "triton"},
     "multi-item scoring": {"enable_mis": True},
     "a prefill-only KV cache": {"prefill_only_disable_kv_cache": True},
+    "mixed chunks": {"enable_mixed_chunk": True},
 }
 
 

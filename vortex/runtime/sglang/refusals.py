@@ -123,6 +123,12 @@ SETTINGS = (
         "without stored K and V there are no pages",
         "drop --prefill-only-disable-kv-cache",
     ),
+    Refusal(
+        "mixed chunks",
+        _on("enable_mixed_chunk"),
+        "rows that decode beside a prompt's chunk gave other tokens than the simulation in a test",
+        "drop --enable-mixed-chunk",
+    ),
 )
 
 
