@@ -25,15 +25,17 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def check(lab: Lab, flow: str, seed: int, config: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
-    """Two passes over the same prompts, both as simulated."""
-    asked = prompts(seed)
-    references = [{"flow": flow, "pages": 3, "prompt": p, "tokens": TOKENS} for p in asked]
-    passes = [{"prompts": asked, "tokens": TOKENS}] * 2
+def check(
+    lab: Lab, flow: str, seed: int, config: dict[str, Any] | None = None, then: int | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Two passes, both as simulated: over the same prompts, or in the second over those of seed ``then``."""
+    asked = [prompts(seed), prompts(seed if then is None else then)]
+    references = [{"flow": flow, "pages": 3, "prompt": p, "tokens": TOKENS} for one in asked for p in one]
+    passes = [{"prompts": one, "tokens": TOKENS} for one in asked]
     done = lab.serve({"flow": flow, "budget": {"pages": 3}} | (config or {}), passes, references, **settings)
-    for one in done["passes"]:
-        found = [agree(got, want) for got, want in zip(ids(one), done["references"], strict=True)]
-        assert not any(found), found
+    said = [tokens for one in done["passes"] for tokens in ids(one)]
+    found = [agree(got, want) for got, want in zip(said, done["references"], strict=True)]
+    assert not any(found), found
     return done
 
 
@@ -63,13 +65,21 @@ def test_dense_layers_keep_every_page(newest: Lab) -> None:
     assert not any(found), found
 
 
+TIGHT = {"disable_radix_cache": True, "max_total_tokens": 1024, "then": 7}
+"""A pool that the first pass nearly fills, so that the second gets its pages, for other prompts."""
+
+
+def test_pages_that_change_owners_are_summarised_anew(newest: Lab) -> None:
+    check(newest, "quest", 3, **TIGHT)
+
+
 @pytest.mark.parametrize("bug", ["whole-tail", "stale-in-decode", "stale-in-reuse"])
 def test_planted_bugs_are_seen(newest: Lab, bug: str) -> None:
     """What the matrix is worth: each of these must make it fail."""
     newest.environment["VORTEX_PLANTED_BUG"] = bug
     newest.plugins.append(HERE / "sabotage")
     with pytest.raises(AssertionError, match="by a margin of"):
-        check(newest, "quest", 3, disable_radix_cache=True)
+        check(newest, "quest", 3, **TIGHT)
 
 
 def test_retracted_requests_say_what_transformers_says_with_all_pages(newest: Lab) -> None:

@@ -19,14 +19,16 @@ def plant() -> None:
     def no_fill(self: Any, layer: int, loc: Any) -> None:
         """Pages that decoding fills keep the summaries of their previous owner."""
 
-    filled: set[tuple[int, int]] = set()
+    filled: dict[int, set[int]] = {}
 
     def fill_once(self: Any, layer: int, loc: Any) -> None:
-        """A page is summarised the first time it fills and never again."""
-        fresh = [(layer, page) for page in self.table.flatten().tolist() if page]
-        if not filled.issuperset(fresh):
-            fill(self, layer, loc)
-        filled.update(fresh)
+        """A page is summarised in the first prompt that it holds and never again."""
+        fields, seen = self._layers[layer].fields, filled.setdefault(layer, set())
+        kept = {name: (field, field.clone()) for name, field in fields.items()}
+        fill(self, layer, loc)
+        for field, before in kept.values():
+            field[sorted(seen)] = before[sorted(seen)]
+        seen.update((loc // 16).tolist())
 
     if bug == "whole-tail":
         Step.begin = whole_tail  # type: ignore[method-assign]
