@@ -42,8 +42,10 @@ def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
 
 
 def _knobs(program: Module, layout: Layout) -> SelectKnobs:
-    roomy = int(program.attrs.get("group", 1)) <= 8
-    return choose(layout.f.attrs.get("schedule", {}), layout.page_words, machine_of(program), roomy=roomy)
+    group = int(program.attrs.get("group", 1))
+    crowded = group > 32 or any(m.column_tiles * m.sums > 2 or m.chunks > 8 for m in layout.matrices.values())
+    schedule = layout.f.attrs.get("schedule", {})
+    return choose(schedule, layout.page_words, machine_of(program), roomy=group <= 8, crowded=crowded)
 
 
 def emit_select(program: Module, f: Function) -> list[str]:

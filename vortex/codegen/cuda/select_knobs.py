@@ -42,13 +42,19 @@ class SelectKnobs:
 
 
 def choose(
-    schedule: Mapping[str, Attr], words_per_page: int, machine: Machine = H200, *, roomy: bool = True
+    schedule: Mapping[str, Attr],
+    words_per_page: int,
+    machine: Machine = H200,
+    *,
+    roomy: bool = True,
+    crowded: bool = False,
 ) -> SelectKnobs:
     """The knobs that the schedule names, defaults for the rest.
 
-    More is on its way where the memory is further off, if a lane's results leave registers for it (``roomy``).
+    More is on its way where the memory is further off, if a lane's results leave registers for it (``roomy``); one
+    CTA has an SM for itself where tensor cores leave a lane many sums or long rows (``crowded``).
     """
-    default = SelectKnobs(chip_words=8192 if words_per_page <= 1 else 18432)
+    default = SelectKnobs(chip_words=8192 if words_per_page <= 1 else 18432, residents=1 if crowded else 2)
     if roomy and default.residents * default.in_flight_bytes(matrices=False) < machine.bytes_needed:
         default = replace(default, unpacked=2 * default.unpacked)
     return SelectKnobs(**{n: int(schedule.get(n, x)) for n, x in default.attrs().items()})
