@@ -31,6 +31,18 @@ def part_pages(pages: int, item: int) -> int:
     return max(32, -(-even // 32) * 32)
 
 
+def item_pages(pages: list[int], slots: int, slabs: bool) -> int:
+    """A fair share of all pages, or so much more that the longest request divides into equal items."""
+    quantum, few, busy = (32, 32, 32) if slabs else (1, 4, 16)
+    total, longest = sum(pages), max(1, *pages)
+    share = (total + slots - 1) // slots
+    fair = (share + quantum - 1) // quantum * quantum
+    fair = max(few, fair, few if slabs else min(busy, (2 * total + slots - 1) // slots))
+    parts = max(1, (longest + fair - fair // 4 - 1) // fair)
+    even = (longest + parts - 1) // parts
+    return max(fair, (even + quantum - 1) // quantum * quantum)
+
+
 @pytest.mark.parametrize(("requests", "slots"), [(1, 1), (1, 40), (7, 3), (130, 16), (300, 1)])
 @pytest.mark.parametrize("budget", [Budget(4), Budget(0, ratio="1/3", sink=0, recent=1)], ids=["pages", "ratio"])
 def test_rows_and_items(requests: int, slots: int, budget: Budget) -> None:
@@ -54,5 +66,6 @@ def test_rows_and_items(requests: int, slots: int, budget: Budget) -> None:
         each = [part_pages(row[3], pages) if column == 3 else pages for row in rows]
         parts = [max(1, -(-row[column] // size)) for row, size in zip(rows, each, strict=True)]
         assert pages >= least
+        assert pages == item_pages([row[column] for row in rows], slots, column == 3)
         assert work[2 : 2 + count] == [r << 16 | part for r, n in enumerate(parts) for part in range(n)]
         assert count <= requests + slots

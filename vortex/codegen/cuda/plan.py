@@ -110,16 +110,24 @@ class _Plan:
         """
         work, requests = self.args.buffers["work"], self.args.size("B")
         slots = let("slots", T.max(i32(1), self.args.size("N") - HEADER - requests))
-        total = local("total", 1, "int64")
+        total, most = local("total", 1, "int64"), local("most", 1, I32)
         put(total, T.int64(0), 0)
+        put(most, i32(1), 0)
         rounds = rounds_of(requests, self.cta.threads)
         with self.cta.share("r", requests) as r:
             put(total, total[0] + cast("int64", pages(r)), 0)
-        everything = self._sum(cast(I32, total[0]))
+            put(most, T.max(most[0], pages(r)), 0)
+        everything = self._fold(cast(I32, total[0]), lambda a, b: a + b)
+        cta_sync()
+        longest = self._fold(most[0], lambda a, b: T.max(a, b))
         item = T.truncdiv(T.truncdiv(everything + (slots - 1), slots) + (quantum - 1), i32(quantum)) * quantum
         few, busy = (i32(x) for x in least)
         half = T.min(busy, T.truncdiv(2 * everything + (slots - 1), slots)) if least[0] < least[1] else few
-        item = let("item_pages", T.max(few, T.max(item, half)))
+        item = let("fair_pages", T.max(few, T.max(item, half)))
+        # the longest request in equal items: a rest of a few pages would keep a CTA as a whole item does
+        equal_parts = T.max(i32(1), T.truncdiv(longest + (item - T.truncdiv(item, i32(4)) - 1), item))
+        even = rounds_of_expr(rounds_of_expr(longest, equal_parts), i32(quantum)) * quantum
+        item = let("item_pages", T.max(item, even))
         base = local("base", 1, I32)
         put(base, i32(0), 0)
         with loop("round", rounds) as turn:
@@ -158,13 +166,13 @@ class _Plan:
             put(low, T.Select(beyond, low[0], middle + 1), 0)
         return let("request", low[0])
 
-    def _sum(self, x: Expr) -> Expr:
-        """Of all threads, in every thread."""
-        mine = warp_fold(x, lambda a, b: a + b, "sum")
+    def _fold(self, x: Expr, take: Callable[[Expr, Expr], Expr]) -> Expr:
+        """``x`` of all threads, none negative, in every thread."""
+        mine = warp_fold(x, take, "mine")
         with when(equal(self.cta.lane, i32(0))):
             put(self.arena.i32, mine, self.cta.warp + self.totals)
         cta_sync()
-        return warp_fold(self._of_warp(), lambda a, b: a + b, "all")
+        return warp_fold(self._of_warp(), take, "all")
 
     def _of_warp(self) -> Expr:
         """In lane i, what warp i left."""
