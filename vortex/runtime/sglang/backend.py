@@ -120,7 +120,8 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         _refuse_extras(kwargs)
         if save_kv_cache and k is not None:
             self.token_to_kv_pool.set_kv_buffer(layer, forward_batch.out_cache_loc, k, v)
-        q = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
+        # on a GPU a slice of the fused projection, its rows further apart than they are long
+        q = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim).contiguous()
         out = torch.empty_like(q)
         self._step.fill_decoded(layer.layer_id, forward_batch.out_cache_loc)
         self._step.attend(layer.layer_id, q, out, layer.scaling)
