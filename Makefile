@@ -26,8 +26,8 @@ test: lint  ## style, types and the suite in small, about 10 minutes on two core
 	@$(ENGINE) 0.5.23 .venv-engine-0.5.23
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not full and not gpu"
 
-test-full: $(VENV)/.test engine  ## everything, full matrices included, under an hour
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not gpu"
+test-full: $(VENV)/.test engine  ## the full kernel, flow and engine matrices: what make test leaves out, under an hour
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "full and not gpu"
 
 engine:  ## install SGLang for the engine tests, beside $(VENV) and not into it: 300 MB of downloads and 2 GB a version
 	@for v in 0.5.23 0.5.16; do $(ENGINE) $$v .venv-engine-$$v || exit 1; done
