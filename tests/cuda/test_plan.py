@@ -38,9 +38,10 @@ def item_pages(pages: list[int], slots: int, slabs: bool) -> int:
     share = (total + slots - 1) // slots
     fair = (share + quantum - 1) // quantum * quantum
     fair = max(few, fair, few if slabs else min(busy, (2 * total + slots - 1) // slots))
+    if slabs:
+        return fair
     parts = max(1, (longest + fair - fair // 4 - 1) // fair)
-    even = (longest + parts - 1) // parts
-    return max(fair, (even + quantum - 1) // quantum * quantum)
+    return max(fair, (longest + parts - 1) // parts)
 
 
 @pytest.mark.parametrize(("requests", "slots"), [(1, 1), (1, 40), (7, 3), (130, 16), (300, 1)])

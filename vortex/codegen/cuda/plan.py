@@ -95,7 +95,7 @@ class _Plan:
         # a thread reads the rows it wrote itself
         knobs = self.knobs
         self._list(0, lambda r: plan[3, r], (knobs.select_pages,) * 2, part_pages, WARP)
-        self._list(1, lambda r: plan[1, r], (knobs.attend_pages, knobs.attend_busy), lambda n, item: item, 1)
+        self._list(1, lambda r: plan[1, r], (knobs.attend_pages, knobs.attend_busy), _uniform, 1)
 
     def _list(
         self,
@@ -124,10 +124,11 @@ class _Plan:
         few, busy = (i32(x) for x in least)
         half = T.min(busy, T.truncdiv(2 * everything + (slots - 1), slots)) if least[0] < least[1] else few
         item = let("fair_pages", T.max(few, T.max(item, half)))
-        # the longest request in equal items: a rest of a few pages would keep a CTA as a whole item does
-        equal_parts = T.max(i32(1), T.truncdiv(longest + (item - T.truncdiv(item, i32(4)) - 1), item))
-        even = rounds_of_expr(rounds_of_expr(longest, equal_parts), i32(quantum)) * quantum
-        item = let("item_pages", T.max(item, even))
+        if part is _uniform:
+            # the longest request in equal items: a rest of a few pages would keep a CTA as a whole item does
+            equal_parts = T.max(i32(1), T.truncdiv(longest + (item - T.truncdiv(item, i32(4)) - 1), item))
+            item = T.max(item, rounds_of_expr(longest, equal_parts))
+        item = let("item_pages", item)
         base = local("base", 1, I32)
         put(base, i32(0), 0)
         with loop("round", rounds) as turn:
@@ -206,6 +207,11 @@ def part_pages(pages: Expr, item: Expr) -> Expr:
     parts = let("even_parts", T.max(i32(1), T.truncdiv(pages + (item - T.truncdiv(item, i32(4)) - 1), item)))
     even = T.truncdiv(pages + (parts - 1), parts)
     return let("part_pages", T.max(i32(WARP), T.truncdiv(even + (WARP - 1), i32(WARP)) * WARP))
+
+
+def _uniform(pages: Expr, item: Expr) -> Expr:
+    """Items of ``attend`` are of one size for all requests."""
+    return item
 
 
 def rounds_of_expr(count: Expr, step: Expr) -> Expr:
