@@ -63,7 +63,7 @@ def test_no_barrier_can_go() -> None:
     text = whole().text
     needless = []
     # in the emulator, as on the GPUs so far, a shuffle orders a warp's shared memory; CUDA does not promise it
-    spared = 0
+    spared = unvisited = 0
     for n, step in enumerate(STEPS.finditer(text)):
         mutant = text[: step.start()] + text[step.end() :]
         built = Kernels(whole().programs, whole().sources, mutant, Emulated(with_constants(mutant)))
@@ -72,6 +72,11 @@ def test_no_barrier_can_go() -> None:
                 spared += 1
                 continue
             around = text[: step.start()].rsplit("\n", 4)[-4:]
+            if any("tied" in line for line in around):
+                # of many equal keys, which this flow has not: that path is test_topk's
+                unvisited += 1
+                continue
             needless.append((n, step.group(1), around))
     assert not needless, needless
     assert spared <= 1
+    assert unvisited <= 1
