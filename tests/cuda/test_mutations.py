@@ -72,11 +72,11 @@ def test_no_barrier_can_go() -> None:
                 spared += 1
                 continue
             around = text[: step.start()].rsplit("\n", 4)[-4:]
-            if any("tied" in line for line in around):
+            if any("tied" in line or "ties" in line for line in around):
                 # of many equal keys, which this flow has not: that path is test_topk's
                 unvisited += 1
                 continue
             needless.append((n, step.group(1), around))
     assert not needless, needless
     assert spared <= 1
-    assert unvisited <= 1
+    assert unvisited <= 2
