@@ -58,6 +58,7 @@ def make(kind: str, n: int) -> np.ndarray:
         "equal": np.full(n, 0.25, np.float32),
         "all nan": np.full(n, np.nan, np.float32),
         "specials": rng.choice(special, n),
+        "infinite ends": np.where(x > 1.9, np.inf, np.where(x < -1, -np.inf, x)).astype(np.float32),
         "mixed": np.where(rng.random(n) < 0.3, rng.choice(special, n), x),
         "ties": rng.integers(-2, 3, n).astype(np.float32),
         "one binade": (1 + rng.random(n) * 1e-5).astype(np.float32),
@@ -72,7 +73,7 @@ def make(kind: str, n: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "kind",
     ["normal", "equal", "all nan", "specials", "mixed", "ties", "one binade", "zeros", "ascending", "descending",
-     "neighbours"],
+     "neighbours", "infinite ends"],
 )  # fmt: skip
 def test_topk_keeps_the_best_in_order(kind: str) -> None:
     for seed, n in enumerate((1, 2, 31, 33, 97, 300)):

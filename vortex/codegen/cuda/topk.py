@@ -165,7 +165,9 @@ class TopK:
         found, above, inside = (let(n, self.arena.i32[self.answer + i]) for i, n in answer)
         put(want, want[0] - above, 0)
         first = let("first_key", low[0] + T.shift_left(cast(U32, found), width))
-        end = let("last_key", T.min(first + (T.shift_left(T.uint32(1), width) - T.uint32(1)), high[0]))
+        span = let("span", T.shift_left(T.uint32(1), width) - T.uint32(1))
+        # first + span may lie beyond 2^32 where the row goes from -inf to +inf
+        end = let("last_key", T.Select(high[0] - first <= span, high[0], first + span))
         put(low, first, 0)
         put(high, end, 0)
         with choose(inside <= FEW) as (few, many):
