@@ -114,9 +114,16 @@ class Compiled:
         return [_result(program, workspace[h].numpy(), base, pages, table_width) for h in range(heads)]
 
 
+def part_pages(pages: int, item: int) -> int:
+    """Equal parts in whole slabs of 32, none more than 5/4 of an item before rounding: what ``plan`` lists."""
+    parts = max(1, (pages + item - item // 4 - 1) // item)
+    even = -(-pages // parts)
+    return max(32, -(-even // 32) * 32)
+
+
 def _work(pages: int, item_pages: int) -> torch.Tensor:
     """The work list of one request, for kernels that have one."""
-    parts = max(1, -(-pages // item_pages))
+    parts = -(-pages // part_pages(pages, item_pages))
     return torch.tensor([[parts, item_pages, *range(parts)]] * 2, dtype=torch.int32)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.codegen.harness import part_pages
 from tests.cuda.harness import Kernels, lower
 from vortex.budget import Budget
 from vortex.flow.flow import find_flow
@@ -22,13 +23,6 @@ SIZE = 8
 def kernels() -> Kernels:
     flow = trace(find_flow("block_topk"), Spec(page_size=SIZE, head_dim=16, group=1))
     return Kernels.of({"p": lower(flow, plan={"threads": 64, "select_pages": 32, "attend_pages": 4})}, ["plan"])
-
-
-def part_pages(pages: int, item: int) -> int:
-    """Equal parts in whole slabs of 32, none more than 5/4 of an item before rounding."""
-    parts = max(1, (pages + item - item // 4 - 1) // item)
-    even = -(-pages // parts)
-    return max(32, -(-even // 32) * 32)
 
 
 def item_pages(pages: list[int], slots: int, slabs: bool) -> int:
