@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,17 @@ class Lab:
             raise AssertionError(f"no answer in {timeout} s:\n{text[-6000:]}")
         lines = [line for line in text.splitlines() if line.startswith('{"passes"')]
         return Answer(json.loads(lines[-1]) if lines else None, text)
+
+    @contextlib.contextmanager
+    def witness(self) -> Iterator[list[dict[str, Any]]]:
+        """What the schedulers of the engines within did, as ``witness.py`` says; there after the block."""
+        seen: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "seen.jsonl"
+            self.environment["WITNESS"] = str(path)
+            self.plugins.append(HERE / "witness")
+            yield seen
+            seen += map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
     def serve(
         self,

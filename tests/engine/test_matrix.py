@@ -65,6 +65,19 @@ def test_dense_layers_keep_every_page(newest: Lab) -> None:
     assert not any(found), found
 
 
+@pytest.mark.parametrize(("version", "flow"), [("newest", "block_topk"), ("newest", "quest"), ("oldest", "quest")])
+def test_requests_that_decode_beside_a_chunk_say_the_same(
+    request: pytest.FixtureRequest, version: str, flow: str
+) -> None:
+    """The prompts are read one chunk after the other; those that were read decode meanwhile."""
+    lab = request.getfixturevalue(version)
+    with lab.witness() as seen:
+        check(lab, flow, 3, chunked_prefill_size=48, enable_mixed_chunk=True)
+    beside = [line["mixed"] for line in seen if "mixed" in line]
+    assert len(beside) >= 8
+    assert max(beside) >= 3
+
+
 TIGHT = {"disable_radix_cache": True, "max_total_tokens": 1024, "then": 7}
 """A pool that the first pass nearly fills, so that the second gets its pages, for other prompts."""
 

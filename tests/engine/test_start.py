@@ -85,6 +85,10 @@ def plain(**changes: Any) -> SimpleNamespace:
     return SimpleNamespace(**(settings | changes))
 
 
+def graphs(decode: str = "full", prefill: str = "breakable") -> SimpleNamespace:
+    return SimpleNamespace(decode=SimpleNamespace(backend=decode), prefill=SimpleNamespace(backend=prefill))
+
+
 REFUSED = {
     "HiCache": {"enable_hierarchical_cache": True},
     "HiSparse": {"enable_hisparse": True},
@@ -101,12 +105,14 @@ REFUSED = {
     "separate prefill and decode backends": {"decode_attention_backend": "triton"},
     "multi-item scoring": {"enable_mis": True},
     "a prefill-only KV cache": {"prefill_only_disable_kv_cache": True},
-    "mixed chunks": {"enable_mixed_chunk": True},
+    "one CUDA graph of a whole prefill": {"cuda_graph_config": graphs(prefill="full")},
+    "decode graphs in pieces": {"cuda_graph_config": graphs(decode="breakable")},
 }
 
 
 def test_plain_settings_are_served() -> None:
     refuse_settings(plain(prefill_attention_backend="vortex", decode_attention_backend="vortex"))
+    refuse_settings(plain(enable_mixed_chunk=True, cuda_graph_config=graphs()))
 
 
 def test_every_refusal_is_listed_here() -> None:

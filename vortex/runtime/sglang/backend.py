@@ -61,6 +61,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             why = f"the model has layers {min(self._layers)} to {max(self._layers)}"
             raise ENGINE_REFUSED.at(what=f"dense layer {min(odd)}", why=why, hint="change 'dense_layers'")
         self._eager = self._captured = self._step = self._new_step(1)
+        self._expected = self._decode_rows = 0  # of the next pass and of this one, if it has prompts too
         self._stats = stats.Stats.wanted(self._library, config, self._layers)
         logger.info(
             "vortex: flow %s on %s, %s; prefill by %s", self._library.manifest.flow, target, config.budget, name
@@ -72,22 +73,28 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
 
     # --- what a pass begins with ----------------------------------------------------------------------------
 
+    def expect_decode_rows(self, rows: int) -> None:
+        """The next pass decodes its last ``rows`` requests beside prompts; 0 unless a batch is mixed."""
+        self._expected = rows
+
     def init_forward_metadata(self, forward_batch: Any) -> None:
-        """A pass that no graph replays."""
+        """A pass that no graph replays, or one whose attention graphs leave out."""
         step = self._step = self._eager
         mode = forward_batch.forward_mode
+        self._decode_rows, self._expected = self._expected, 0
         if mode.is_idle():
             return
         step.begin(forward_batch.req_pool_indices, forward_batch.seq_lens)
         if mode.is_decode():
             step.plan_decode()
-            self._note(forward_batch)
+            self._note(forward_batch.seq_lens)
             return
         self._prefill.init_forward_metadata(forward_batch)
         step.plan_fill(forward_batch.extend_seq_lens)
-        if mode.is_mixed():
+        if rows := self._decode_rows:
             # the scheduler puts the decoding requests last, each with its one new token
-            step.plan_decode(forward_batch.vortex_decode_rows)
+            step.plan_decode(rows)
+            self._note(forward_batch.seq_lens[-rows:])
 
     def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
         """Before a decode graph is captured or replayed: the snapshot, which is the last look at shared memory."""
@@ -96,7 +103,8 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         if in_capture:
             step.plan_decode()  # allocates what this batch size needs; the recorded one below does not
         else:
-            self._note(forward_batch)
+            live = forward_batch.batch_size - (getattr(forward_batch, "num_padding", 0) or 0)
+            self._note(forward_batch.seq_lens[:live])
 
     def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:
         """Recorded: the lengths of a replay are known to the device alone."""
@@ -135,7 +143,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         out: torch.Tensor = self._prefill.forward_extend(q, k, v, layer, forward_batch, save_kv_cache=save_kv_cache)
         step, number = self._step, layer.layer_id
         step.fill(number, forward_batch.out_cache_loc)
-        if forward_batch.forward_mode.is_mixed() and (rows := forward_batch.vortex_decode_rows):
+        if rows := self._decode_rows:
             heads = (-1, layer.tp_q_head_num, layer.qk_head_dim)
             last = out.view(heads)[-rows:]
             step.attend(number, q.reshape(heads)[-rows:].contiguous(), last, layer.scaling)
@@ -145,10 +153,9 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         """Whether SGLang's own index kernels may run in Triton."""
         return bool(self._prefill.support_triton())
 
-    def _note(self, forward_batch: Any) -> None:
+    def _note(self, lengths: torch.Tensor) -> None:
         if self._stats is not None:
-            live = forward_batch.batch_size - (getattr(forward_batch, "num_padding", 0) or 0)
-            self._stats.step(forward_batch.seq_lens[:live].tolist())
+            self._stats.step(lengths.tolist())
 
 
 def _as_pages(buffer: torch.Tensor, page: int) -> torch.Tensor:

@@ -38,7 +38,7 @@ def activate() -> None:
             ("sglang.srt.server_args.ServerArgs.add_cli_args", _add_flag),
             ("sglang.srt.arg_groups.overrides._page_size_default", _page_size),
             ("sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator._compute_cell_size", add_summaries),
-            ("sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new", _mark_decode_rows),
+            ("sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new", _tell_decode_rows),
         ):
             HookRegistry.register(target, hook, HookType.AFTER)
 
@@ -80,6 +80,10 @@ def _page_size(default: dict[str, Any], view: Any) -> dict[str, Any] | None:
     return None
 
 
-def _mark_decode_rows(made: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
-    """How many of a mixed batch's last rows decode; SGLang's own batch for the model does not say."""
-    made.vortex_decode_rows = len(batch.decoding_reqs or ())
+def _tell_decode_rows(made: Any, cls: Any, batch: Any, runner: Any, **kwargs: Any) -> None:
+    """Before a pass: how many of a mixed batch's last rows decode. SGLang's batch for the model does not say, and on
+    the way to the backend it is copied field by field, and may no longer call itself mixed.
+    """
+    if runner.server_args.attention_backend == NAME:
+        mixed = batch.forward_mode.is_mixed()
+        runner.attn_backend.expect_decode_rows(len(batch.decoding_reqs or ()) if mixed else 0)

@@ -29,6 +29,13 @@ def _several(name: str) -> Callable[[Any], bool]:
     return lambda args: (getattr(args, name, 1) or 1) > 1
 
 
+def _graph(phase: str, *backends: str) -> Callable[[Any], bool]:
+    """CUDA graphs of this phase, "prefill" or "decode", are made in one of these ways."""
+    return lambda args: (
+        getattr(getattr(getattr(args, "cuda_graph_config", None), phase, None), "backend", None) in backends
+    )
+
+
 SETTINGS = (
     Refusal(
         "HiCache",
@@ -124,10 +131,16 @@ SETTINGS = (
         "drop --prefill-only-disable-kv-cache",
     ),
     Refusal(
-        "mixed chunks",
-        _on("enable_mixed_chunk"),
-        "rows that decode beside a prompt's chunk gave other tokens than the simulation in a test",
-        "drop --enable-mixed-chunk",
+        "one CUDA graph of a whole prefill",
+        _graph("prefill", "full"),
+        "which pages a prompt fills is planned anew for each batch",
+        "use --cuda-graph-backend-prefill breakable, or disabled",
+    ),
+    Refusal(
+        "decode graphs in pieces",
+        _graph("decode", "breakable", "tc_piecewise"),
+        "whole graphs are what was tested",
+        "use --cuda-graph-backend-decode full, or disabled",
     ),
 )
 
