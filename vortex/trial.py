@@ -66,8 +66,8 @@ class Trial:
         self._lean: dict[str, torch.Tensor] = {}
         self._heavy: dict[str, torch.Tensor] = {}
         self._batch: list[str] = []
-        self._scales = SCALES if self.spec.scaled else dict.fromkeys(SCALES, 1.0)
-        decoder.bind(LAYER, self.cache.k[LAYER], self.cache.v[LAYER], self.cache.fields[LAYER], **self._scales)
+        self.scales = SCALES if self.spec.scaled else dict.fromkeys(SCALES, 1.0)
+        decoder.bind(LAYER, self.cache.k[LAYER], self.cache.v[LAYER], self.cache.fields[LAYER], **self.scales)
         self.q = self.out = torch.empty(0)
 
     @property
@@ -112,13 +112,13 @@ class Trial:
         self._plan(self._batch)
         self.decoder.append(LAYER, k, v, loc, offsets)
         middle = self._now()
-        self.decoder.decode(LAYER, self.q, out=self.out, scale=self._scale)
+        self.decoder.decode(LAYER, self.q, out=self.out, scale=self.scale)
         end = self._now()
         return Times(end - start, end - middle)
 
     def dense(self, name: str) -> Callable[[], torch.Tensor]:
         """Dense attention of one request by torch, its K and V made contiguous beforehand."""
-        k, v = (x.transpose(0, 1)[None].to(self.q.dtype).contiguous() for x in self._keys_and_values(name))
+        k, v = (x.transpose(0, 1)[None].to(self.q.dtype).contiguous() for x in self.keys_and_values(name))
         q = self.q[self._batch.index(name)][None, :, None]
         attention = torch.nn.functional.scaled_dot_product_attention
         return lambda: attention(q, k, v, enable_gqa=True)
@@ -128,7 +128,7 @@ class Trial:
         assert self.decoder.pages is not None
         assert self.decoder.counts is not None
         row, heads = self._batch.index(name), self.cache.kv_heads
-        k, v = (x.cpu() for x in self._keys_and_values(name))
+        k, v = (x.cpu() for x in self.keys_and_values(name))
         asked = self.q[row].float().cpu()
         start = time.perf_counter()
         right = reference(asked, k, None if self.spec.kv_lora_rank else v, self._budget)
@@ -148,7 +148,7 @@ class Trial:
         return Check(len(k), pages, selected, error, wrong, kept, random, seconds)
 
     @property
-    def _scale(self) -> float:
+    def scale(self) -> float:
         """Of the softmax; no model stands behind a trial, so under MLA too that of the row's length."""
         return float(self.spec.head_dim**-0.5)
 
@@ -176,7 +176,7 @@ class Trial:
         """Tokens to append: these keys and made-up values; under MLA latent rows alone."""
         return self._stored(k), None if self.spec.kv_lora_rank else self._stored(self._noise(*k.shape))
 
-    def _keys_and_values(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_and_values(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of a request as the cache gives them back, fp32 ``[len, Hkv, D]``; under MLA latent rows and the
         part of them that is value.
         """
@@ -187,13 +187,13 @@ class Trial:
             v_pool = k_pool[..., : self.spec.v_dim]
         k, v = (
             pool[table].transpose(1, 2).flatten(0, 1)[:length].float() * scale
-            for pool, scale in zip((k_pool, v_pool), self._scales.values(), strict=True)
+            for pool, scale in zip((k_pool, v_pool), self.scales.values(), strict=True)
         )
         return k, v
 
     def _mass(self, q: torch.Tensor, k: torch.Tensor, pages: int) -> torch.Tensor:
         """Share of the dense attention mass on each page, ``[G, pages]``."""
-        weights = torch.softmax(q @ k.T * self._scale, -1)
+        weights = torch.softmax(q @ k.T * self.scale, -1)
         padded = torch.nn.functional.pad(weights, (0, pages * self.spec.page_size - k.shape[0]))
         return padded.view(q.shape[0], pages, -1).sum(-1)
 

@@ -90,6 +90,15 @@ def test_the_whole_way(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert main(["run", "tuned.vxa", "--tokens", "5,300", "--steps", "1"]) == 0
 
 
+def test_of_a_knob_only_some_values(tmp_path: Path) -> None:
+    path = tmp_path / "out.vxb"
+    words = ["tune", "quest", *MODEL, "--shapes", SHAPE, "--kinds", "select", "--bundle", str(path), "--jobs", "1"]
+    assert main([*words, "--where", "lanes=16", "--where", "unroll=8,4", "--where", "prefetch=0"]) == 0
+    default, *others = read_bundle(path).candidates
+    assert default.config == {"lanes": 16, "unroll": 8, "prefetch": 8}, "it is always among them"
+    assert [(c.config["lanes"], c.config["unroll"], c.config["prefetch"]) for c in others] == [(16, 4, 0), (16, 8, 0)]
+
+
 def test_a_bundle_is_not_built_twice(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in (bundle / "candidates").glob("*.json")}
     assert len(before) == 2
@@ -107,6 +116,8 @@ def test_a_bundle_is_not_built_twice(bundle: Path, capsys: pytest.CaptureFixture
         (["quest", "--kinds", "atend"], "VX7003"),
         (["quest", "--target", "cpu,sm_90"], "VX7001"),
         (["quest", "--candidates", "0"], "VX7001"),
+        (["quest", "--where", "lanes"], "VX7001"),
+        (["quest", "--where", "warps=2"], "VX7003"),
     ],
 )
 def test_mistakes(words: list[str], code: str, capsys: pytest.CaptureFixture[str]) -> None:

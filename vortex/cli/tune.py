@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--candidates", metavar="N", type=int, default=24, help="of each kernel at a time (default: 24)"
     )
+    parser.add_argument(
+        "--where", metavar="KNOB=N,N", action="append", default=[], help="try these values of a knob only (repeatable)"
+    )
     parser.add_argument("--jobs", metavar="N", type=int, help="processes that build (default: one a core)")
     parser.add_argument("--rounds", metavar="N", type=int, default=5, help="interleaved rounds of timing (default: 5)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the search (default: 0)")
@@ -85,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="vortex-tune-") as scratch:
         out = args.bundle or Path(scratch) / "tune.vxb"
         tuner = Tuner(
-            args.flows, spec_of(args), targets[0], shapes, out, layers, kinds, args.candidates, args.jobs, args.seed
-        )
+            args.flows, spec_of(args), targets[0], shapes, out, layers, kinds, args.candidates, args.jobs, args.seed,
+            _where(args.where),
+        )  # fmt: skip
         if args.bundle is not None:
             return _bundle(tuner, args)
         return _here(tuner, args, path, seconds)
@@ -161,6 +165,16 @@ def _here(tuner: Tuner, args: argparse.Namespace, path: Path, seconds: float) ->
         emit_json({"database": path, "records": len(found), "ok": sum(r.us is not None for r in found)})
     say(f"{len(found)} records are in {path}; 'vortex compile' uses them, 'vortex db best' shows them")
     return 0
+
+
+def _where(options: list[str]) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for text in options:
+        name, _, values = text.partition("=")
+        if not re.fullmatch(r"\d+(,\d+)*", values):
+            raise BAD_OPTION.at(option="--where", why=f"'{text}' names no values", hint="e.g. warps=2,4")
+        found[name.strip()] = tuple(map(int, values.split(",")))
+    return found
 
 
 def _seconds(text: str) -> float:

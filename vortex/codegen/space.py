@@ -54,6 +54,12 @@ class Space:
     def __iter__(self) -> Iterator[Config]:
         return iter(self.points)
 
+    def where(self, values: Mapping[str, Sequence[int]]) -> Space:
+        """The points whose knobs have these values, where the space has such knobs; the default stays."""
+        mine = {name: set(v) for name, v in values.items() if name in self.default}
+        points = tuple(p for p in self.points if p == self.default or all(p[n] in v for n, v in mine.items()))
+        return Space(self.template, points, self.default)
+
     def neighbours(self, config: Config) -> list[Config]:
         """Points that differ in one knob, by one step of its values."""
         found: list[Config] = []

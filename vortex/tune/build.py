@@ -28,7 +28,7 @@ from vortex.tune.keys import key_of
 from vortex.tune.shapes import Shape
 from vortex.versions import versions
 
-GROUP = {"cpu": 2, "cuda": 8}
+GROUP = {"cpu": 2, "cuda": 16}
 """Candidates of a library: enough to share what every library has (on a GPU the CUDA runtime, 1 MB), few enough to
 spread over cores."""
 

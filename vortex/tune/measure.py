@@ -97,13 +97,14 @@ class Session:
 
     def _measure(self, kind: str, flow: str, shape: Shape, todo: list[int]) -> None:
         """One task, begun anew without the candidate that a worker died of."""
-        began, total = time.time(), len(todo)
+        began, total, first = time.time(), len(todo), self.bundle.candidates[todo[0]]
         best: tuple[float, int] | None = None
         while todo:
             worker = self._worker or self._start()
             deadline = self._began + self.seconds
             size = (shape.batch, shape.kv_heads, shape.tokens, shape.kept)
-            worker.send(Task(kind, flow, size, tuple(todo), self.rounds, frozenset(self._proven), deadline))
+            default = next(i for i, c in enumerate(self.bundle.candidates) if c.ir == first.ir)
+            worker.send(Task(kind, flow, size, tuple(todo), self.rounds, frozenset(self._proven), deadline, default))
             current, limit = -1, START_SECONDS
             while True:
                 said = worker.listen(limit)

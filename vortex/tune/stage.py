@@ -71,14 +71,14 @@ class Stage:
                 part.copy_(torch.randn(part.shape, device=self.device, generator=chance).to(dtype))
             return made
 
-        self.memory = []
-        for _ in range(self.layers):
-            k = noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
-            v = None if mla else noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
-            fields = {
-                f.name: noise(self.pool_pages, self.heads, *f.tile, dtype=TORCH[f.dtype]) for f in base.manifest.fields
-            }
-            self.memory.append((k, v, fields))
+        k = noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
+        v = None if mla else noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
+        fields = {
+            f.name: noise(self.pool_pages, self.heads, *f.tile, dtype=TORCH[f.dtype]) for f in base.manifest.fields
+        }
+        self.memory = [(k, v, fields)]
+        for _ in range(1, self.layers):  # numbers are dear to make and cheap to copy; only addresses need to differ
+            self.memory.append((k.clone(), None if v is None else v.clone(), {n: x.clone() for n, x in fields.items()}))
         ids = torch.randint(self.pool_pages, (shape.batch, self.columns), device=self.device, generator=chance)
         self.table = ids.int()
         self.lengths = torch.full((shape.batch,), shape.tokens, dtype=torch.int32, device=self.device)

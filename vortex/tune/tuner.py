@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vortex.codegen.space import Config, Space
+from vortex.codegen.space import Config, Space, space_of
 from vortex.driver import compile_flow
+from vortex.errors import UNKNOWN_NAME, nearest
 from vortex.ir.core import Function, Module
 from vortex.spec import Spec
 from vortex.target import Target
@@ -39,6 +40,8 @@ class Tuner:
     """Candidates of one kernel in one bundle."""
     jobs: int | None = None
     seed: int = 0
+    where: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Values of knobs to stay with; the default is tried all the same."""
     known: list[Record] = field(default_factory=list)
     """Measured since."""
 
@@ -58,6 +61,7 @@ class Tuner:
             shutil.rmtree(base, ignore_errors=True)
             (self.path / "base" / "new.vxa").rename(base)
             bases[program.name], programs[program.name] = base, program
+        self._check_where(programs.values())
         return build_bundle(
             self.path,
             programs,
@@ -70,7 +74,17 @@ class Tuner:
             told=told,
         )
 
+    def _check_where(self, programs: Iterable[Module]) -> None:
+        """VX7003 for a knob that no kernel of ``kinds`` has."""
+        kernels = [(p, f) for p in programs for f in p.functions.values() if f.attrs["kind"] in self.kinds]
+        spaces = [space_of(p, f, self.target) for p, f in kernels] if self.where else []
+        knobs = sorted({name for s in spaces if s is not None for name in s.default})
+        for name in self.where:
+            if name not in knobs:
+                raise UNKNOWN_NAME.at(what="knob", name=name, nearest=nearest(name, knobs))
+
     def _propose(self, program: Module, f: Function, space: Space) -> Sequence[Config]:
+        space = space.where(self.where)
         return propose(
             space, self.most, predictor(program, f, self.target, self.shapes), self._known(program, f, space), self.seed
         )

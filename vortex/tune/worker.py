@@ -1,6 +1,7 @@
 """The process that runs candidates: it may crash or hang, and then :mod:`vortex.tune.measure` starts another.
 
-It says what it is about to touch before it does, so that whoever listens knows which candidate it died of.
+It says what it is about to touch before it does, so that whoever listens knows which candidate it died of. What
+candidates of one shape share is made once: memory, inputs, the oracle's verdicts, opened libraries.
 """
 
 from __future__ import annotations
@@ -12,16 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-QUICK = 3
-"""Launches of the first look at a candidate."""
+from vortex.tune.race import race
 
-HOPELESS = 1.25
-"""A candidate this many times slower than the best so far is not measured further."""
-
-CHECK_TOKENS = (5, 200, 1000, 6000)
-"""Requests of the check against the oracle: short ones, and one of several work items."""
-CHECK_HEADS, CHECK_PAGES = 2, 8
+if TYPE_CHECKING:
+    from vortex.runtime.library import Library
+    from vortex.tune.judge import Judge
+    from vortex.tune.stage import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,9 @@ class Task:
     proven: frozenset[int]
     """Those that agreed with the oracle before."""
     deadline: float
-    """``time.time()`` at which rounds end."""
+    """``time.time()`` at which no candidate is taken up any more and turns end."""
+    default: int = -1
+    """The one that is measured to the end however slow it is: what the others are compared with."""
 
 
 def main(connection: Connection, path: str) -> None:
@@ -55,8 +56,9 @@ class _Worker:
 
         self.say = connection.send
         self.bundle = read_bundle(path)
-        self._stage: tuple[object, object] = (None, None)
-        self._oracles: dict[str, object] = {}
+        self._stage: tuple[object, Stage | None] = (None, None)
+        self._judges: dict[str, Judge] = {}
+        self._opened: dict[Path, Library] = {}
 
     def machine(self) -> dict[str, object]:
         """Silicon and provenance."""
@@ -74,113 +76,86 @@ class _Worker:
         return {"silicon": silicon, "by": {"gpu": about.name, "torch": torch.__version__}}
 
     def run(self, task: Task) -> None:
-        from vortex.runtime.library import open_library
-        from vortex.tune.shapes import Shape
-        from vortex.tune.stage import Stage, with_kernel
-
         self.say(("stage", -1, None))
-        base = open_library(self.bundle.base(task.flow), self.bundle.target)
-        at = task.flow, task.shape
-        if self._stage[0] != at:
-            self._stage = (None, None)  # the old one's memory is free before the new one takes its own
-            self._stage = at, Stage(base, Shape(*task.shape))
-        stage = self._stage[1]
-        assert isinstance(stage, Stage)
-        timers: dict[int, dict[str, Callable[[], float]]] = {}
-        times: dict[int, dict[str, list[float]]] = {}
+        base = self._open(self.bundle.base(task.flow))
+        stage = self._stage_of(task, base)
+        runs: dict[int, _Run] = {}
         for i in task.candidates:
-            c = self.bundle.candidates[i]
+            if time.time() > task.deadline:
+                break
             self.say(("begin", i, None))
             try:
-                found = open_library(self.bundle.path / c.artifact, self.bundle.target)
-                kernel = next(k for k in found.target.kernels if k.symbol == c.symbol)
-                library = with_kernel(base, kernel, found.functions[c.symbol])
-                why = "" if i in task.proven else self._against_oracle(task.flow, library)
+                library = self._with(base, i)
+                why = "" if i in task.proven else self._judge(task.flow, base).wrong(task.kind, library)
                 call = stage.call(task.kind, stage.decoder(library))
-                why = why or stage.wrong(task.kind, call)
-                if why:
+                if why := why or stage.wrong(task.kind, call):
                     self.say(("wrong", i, why))
                     continue
                 self.say(("proven", i, None))
-                every = tuple(range(stage.layers))
-                timers[i] = {"cold" if stage.cuda else "none": stage.timer(call, every)}
-                if stage.cuda:
-                    timers[i]["warm"] = stage.timer(call, (0,) * stage.layers)
-                times[i] = {name: [once() for _ in range(QUICK)] for name, once in timers[i].items()}
-                self.say(("quick", i, {name: min(t) for name, t in times[i].items()}))
+                runs[i] = _Run(stage, call)
             except Exception as e:
                 self.say(("launch", i, f"{type(e).__name__}: {str(e)[:300]}"))
                 stage.synchronize()  # a broken context raises here, and another worker goes on
-        self._rounds(task, timers, times)
+        race(runs, lambda i: self.say(("round", i, None)), task.default, task.rounds, task.deadline)
+        for i, run in runs.items():
+            if run.cold:
+                self.say(("times", i, {name: _percentiles(x) for name, x in run.times.items()}))
 
-    def _rounds(
-        self, task: Task, timers: dict[int, dict[str, Callable[[], float]]], times: dict[int, dict[str, list[float]]]
-    ) -> None:
-        """Candidates in turn, again and again: what drifts, drifts for all."""
-        if not timers:
-            return
-        first = {i: min(next(iter(t.values()))) for i, t in times.items()}
-        best = min(first.values())
-        near = [i for i in timers if first[i] <= HOPELESS * best]
-        for turn in range(task.rounds):
-            if turn and time.time() > task.deadline:
-                break
-            for i in near:
-                self.say(("round", i, None))
-                for name, once in timers[i].items():
-                    if not turn:
-                        times[i][name].clear()  # the quick look may have been at a cold clock
-                    times[i][name] += [once() for _ in range(3)]
-        for i, t in times.items():
-            self.say(("times", i, {name: _percentiles(x) for name, x in t.items()}))
+    def _open(self, path: Path) -> Library:
+        from vortex.runtime.library import open_library
 
-    def _against_oracle(self, flow: str, library: object) -> str:
-        """What differs from the flow's own IR, interpreted, on a few small requests."""
-        from vortex.budget import Budget
-        from vortex.runtime.decoder import Decoder
-        from vortex.runtime.library import Library
-        from vortex.trial import Trial
+        if path not in self._opened:
+            self._opened[path] = open_library(path, self.bundle.target)
+        return self._opened[path]
 
-        assert isinstance(library, Library)
-        decoder = Decoder(library, budget=Budget(CHECK_PAGES))
-        spec = decoder.spec
-        heads = 1 if spec.kv_lora_rank else CHECK_HEADS
-        trial = Trial(decoder, heads, sum(-(-(n + 2) // spec.page_size) for n in CHECK_TOKENS), seed=1)
-        for r, n in enumerate(CHECK_TOKENS):
-            trial.join(f"r{r}", n)
-        trial.step()
-        reference = self._oracle(flow)
-        for name in trial.requests:
-            seen = trial.check(name, reference)  # type: ignore[arg-type]
-            if seen.differing or not seen.error <= TOLERANCE[spec.dtype]:
-                return f"request of {seen.length} tokens: error {seen.error:.1e}, {seen.differing} other pages"
-        return ""
+    def _with(self, base: Library, i: int) -> Library:
+        """``base`` with the kernel of candidate ``i``."""
+        from vortex.tune.stage import with_kernel
 
-    def _oracle(self, flow: str) -> object:
-        """The flow's IR interpreted; the trials are all the same, so each request is judged once."""
-        if flow not in self._oracles:
-            from vortex.artifact import read_file, read_manifest
-            from vortex.ir.parser import parse_module
-            from vortex.reference import interpreted
+        c = self.bundle.candidates[i]
+        found = self._open(self.bundle.path / c.artifact)
+        kernel = next(k for k in found.target.kernels if k.symbol == c.symbol)
+        return with_kernel(base, kernel, found.functions[c.symbol])
 
-            path = self.bundle.base(flow)
-            manifest = read_manifest(path)
-            name = next(n for n in manifest.files if n.endswith(".flow"))
-            judge = interpreted(parse_module(read_file(path, manifest, name).decode()), manifest.spec)
-            known: dict[tuple[object, ...], object] = {}
+    def _stage_of(self, task: Task, base: Library) -> Stage:
+        from vortex.tune.shapes import Shape
+        from vortex.tune.stage import Stage
 
-            def remembered(q, k, v, budget):  # type: ignore[no-untyped-def]
-                at = len(k), float(q.double().sum()), float(k.double().sum())
-                if at not in known:
-                    known[at] = judge(q, k, v, budget)
-                return known[at]
+        at = task.flow, task.shape
+        if self._stage[0] != at or self._stage[1] is None:
+            self._stage = (None, None)  # the old one's memory is free before the new one takes its own
+            self._stage = at, Stage(base, Shape(*task.shape))
+        assert self._stage[1] is not None
+        return self._stage[1]
 
-            self._oracles[flow] = remembered
-        return self._oracles[flow]
+    def _judge(self, flow: str, base: Library) -> Judge:
+        from vortex.tune.judge import Judge
+
+        if flow not in self._judges:
+            self._judges[flow] = Judge(self.bundle, flow, base)
+        return self._judges[flow]
 
 
-TOLERANCE = {"bf16": 2e-2, "f16": 4e-3, "f32": 1e-4}
-"""Largest difference from the oracle, where values are about 1."""
+class _Run:
+    """A candidate that is being timed: microseconds of each launch by what the L2 cache held."""
+
+    def __init__(self, stage: Stage, call: Callable[[int], None]) -> None:
+        self._stage, self._call = stage, call
+        self._policy = "cold" if stage.cuda else "none"
+        self._timers = {self._policy: stage.timer(call, tuple(range(stage.layers)))}
+        self.times: dict[str, list[float]] = {}
+
+    @property
+    def cold(self) -> list[float]:
+        """The times that choices are made by."""
+        return self.times.setdefault(self._policy, [])
+
+    def turn(self, *, warm: bool) -> None:
+        """Run once; with a ``warm`` cache too where there is one to speak of."""
+        if warm and self._stage.cuda and "warm" not in self._timers:
+            self._timers["warm"] = self._stage.timer(self._call, (0,) * self._stage.layers)
+        for name, once in self._timers.items():
+            self.times.setdefault(name, []).append(once())
 
 
 def _percentiles(times: Sequence[float]) -> tuple[float, float, float, int]:
