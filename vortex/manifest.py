@@ -10,6 +10,7 @@ from math import isfinite, prod
 from pathlib import PurePosixPath
 from typing import NoReturn, TypeVar
 
+from vortex.buckets import LIMIT, Bucket
 from vortex.budget import I32_MAX
 from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT, VortexError
 from vortex.ir.types import DTYPES
@@ -71,6 +72,17 @@ class KernelEntry:
     resources: Mapping[str, object] = field(default_factory=dict)
     """On a GPU: registers, spills, shared memory, CTAs an SM holds, predicted limiter."""
 
+    @property
+    def variant_of(self) -> str:
+        """The kernel that this one may be called instead of; its own name for one that is no variant."""
+        return str(self.schedule.get("variant_of", self.name))
+
+    @property
+    def serves(self) -> tuple[Bucket, ...]:
+        """The buckets of shapes that this kernel was chosen for; none where it was chosen for all."""
+        found = self.schedule.get("serves", ())
+        return tuple(Bucket(*numbers) for numbers in found) if isinstance(found, list | tuple) else ()
+
 
 @dataclass(frozen=True, slots=True)
 class TargetEntry:
@@ -81,10 +93,6 @@ class TargetEntry:
     mcpu: str = ""
     machine: str = ""
     features: tuple[str, ...] = ()
-
-    def of_kind(self, kind: str) -> tuple[KernelEntry, ...]:
-        """The kernels of one kind, in launch order."""
-        return tuple(k for k in self.kernels if k.kind == kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +281,12 @@ class _Reader:
             self.shape(d["shape"], f"{where}.shape"),
         )
 
+    def bucket(self, value: object, where: str) -> Bucket:
+        found = self.items(value, where, lambda x, w: self.integer(x, w, 0, LIMIT), 3)
+        if len(found) != 3:
+            raise self.fail(where, "a bucket (rows, columns, kept pages)", value)
+        return Bucket(*found)
+
     def kernel(self, value: object, where: str) -> KernelEntry:
         d = self.record(
             value,
@@ -281,6 +295,9 @@ class _Reader:
         )
         if d["kind"] not in KINDS:
             raise self.fail(f"{where}.kind", f"one of {', '.join(KINDS)}", d["kind"])
+        if isinstance(d["schedule"], dict):
+            self.items(d["schedule"].get("serves", []), f"{where}.schedule.serves", self.bucket, 256)
+            self.name(d["schedule"].get("variant_of", "-"), f"{where}.schedule.variant_of")
         return KernelEntry(
             self.name(d["name"], f"{where}.name"),
             str(d["kind"]),
@@ -346,6 +363,10 @@ class _Reader:
         for name, target in made.targets.items():
             if target.library not in made.files:
                 raise self.fail(f"targets.{name}.library", "a listed file", target.library)
+            kinds = {k.name: k.kind for k in target.kernels if k.variant_of == k.name}
             for kernel in target.kernels:
+                if kinds.get(kernel.variant_of) != kernel.kind:
+                    where = f"targets.{name}: kernel {kernel.name}: variant_of"
+                    raise self.fail(where, f"the name of another {kernel.kind} kernel", kernel.variant_of)
                 if unknown := [a for a in kernel.args if a not in known]:
                     raise self.fail(f"targets.{name}: kernel {kernel.name}", "an argument of the convention", unknown)

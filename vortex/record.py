@@ -148,7 +148,7 @@ class Record:
             "args": list(source.args),
             "page_words": source.page_words,
             "row_words": source.row_words,
-            "schedule": {k: attr(v) if isinstance(v, tuple | dict) else v for k, v in source.schedule.items()},
+            "schedule": {k: attr(v) if isinstance(v, dict) else v for k, v in source.schedule.items()},
             "digest": source.digest,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from tests.emulation import Emulated
-from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir
-from vortex.ir.core import Module
+from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir, variants_of
+from vortex.ir.core import Attr, Module
 from vortex.ir.interpret import resource
 from vortex.ir.interpret_page import Batch
 from vortex.ir.types import DTYPES, TensorType
@@ -25,7 +25,7 @@ TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "fp
 PAGE_PIPELINE = "outline,expand-softmax,fuse,plan-memory,schedule"
 
 
-def lower(flow: Module, target: Target = H200, **knobs: dict[str, int]) -> Module:
+def lower(flow: Module, target: Target = H200, **knobs: Mapping[str, Attr]) -> Module:
     """Page IR for ``target``; ``knobs`` are by kernel name, and a fused pipeline names each kind once."""
     program = run_pipeline(flow, PAGE_PIPELINE, PassContext(target))
     for name, chosen in knobs.items():
@@ -67,8 +67,8 @@ class Kernels:
         for key, program in programs.items():
             program.name = key
             for f in program.functions.values():
-                if str(f.attrs["kind"]) in wanted:
-                    sources[key, f.name] = emit_kernel(program, f, H200)
+                for v in variants_of(f) if str(f.attrs["kind"]) in wanted else ():
+                    sources[key, v.name] = emit_kernel(program, v, H200)
         text = cuda_source(sources.values())
         return cls(programs, sources, text, Emulated(with_constants(text)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
@@ -249,6 +250,45 @@ def test_one_graph_of_any_lengths() -> None:
             want = oracle.step(find_flow("quest"), SPEC, q[row], k, v, budget)
             torch.testing.assert_close(outs[0][row].float(), want.out, rtol=2e-2, atol=2e-2)
             torch.testing.assert_close(outs[1][row], want.lse, rtol=1e-3, atol=1e-3)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plan": {"threads": 64, "select_pages": 64, "attend_pages": 2, "serves": ((2, 128, 64),)},
+    "select": {"threads": 128, "keys": 4, "chip_words": 0, "serves": ((2, 128, 64),)},
+    "attend": {"warps": 1, "stages": 3, "serves": ((2, 0, 64),)},
+}
+"""For one request; what stands in KNOBS is for three."""
+
+
+def test_steps_of_two_sizes_run_variants_of_their_own() -> None:
+    """They share scratch, whichever has more slots; and what a captured step runs depends on its size alone."""
+    mine: dict[str, dict[str, Any]] = {}
+    for kind, own in KNOBS.items():
+        serves = (8, 0 if kind == "attend" else 128, 64)
+        mine[kind] = {**own, "serves": (serves,), "variants": (VARIANTS[kind],)} if kind in VARIANTS else own
+    made = library("quest", Kernels.of({"quest": lower(trace(find_flow("quest"), SPEC), **mine)}, KINDS))
+    called: list[str] = []
+
+    def heard(symbol: str) -> Callable[..., None]:
+        def run(*arguments: Any) -> None:
+            called.append(symbol)
+            made.functions[symbol](*arguments)
+
+        return run
+
+    entries = [replace(k, resources={"ctas": 3}) if k.name == "attend_v1" else k for k in made.target.kernels]
+    manifest = replace(made.manifest, targets={"sm_90a": replace(made.target, kernels=tuple(entries))})
+    both = replace(made, manifest=manifest, functions={s: heard(s) for s in made.functions})
+    decoder = Decoder(both, budget=BUDGET, dense=True)
+    run = Run("quest", decoder)
+    poisoned(decoder, 3, 81)
+    decoder.reserve(3, 81)
+    for new in ({0: 1, 1: 300, 2: 9}, {0: 1}, {0: MOST - 2}, {1: 1, 2: 1, 0: 1}):
+        called.clear()
+        run.step(new)
+        chosen = {s for s in called if s.endswith("_v1")}
+        assert chosen == ({f"quest_{kind}_v1" for kind in VARIANTS} if len(new) == 1 else set())
+        assert len(called) == 6, "plan for both lists, append, select, attend twice"
 
 
 def test_addresses_are_looked_at_before_a_launch() -> None:

@@ -140,4 +140,4 @@ def test_blocks_of_heads_count_arrivals_apart() -> None:
     made = Layout.of((replace(entry, schedule={**entry.schedule, "row_counters": 4}),), 1, 132, dense=False)
     assert plain.buffers(size, size)["arrivals"][1] == (3,)
     assert made.buffers(size, size)["arrivals"][1] == (12,)
-    assert made.slots * 4 == plain.slots
+    assert made.slots(made.kernels) * 4 == plain.slots(plain.kernels)

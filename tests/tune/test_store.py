@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tune.records import record, records
+from vortex.buckets import bucket_of
 from vortex.errors import VortexError
 from vortex.tune import store as store_file
-from vortex.tune.buckets import bucket_of
 from vortex.tune.record import Record, merge
 from vortex.tune.store import Store
 

@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", metavar="SHAPE", help="tuned for batch=..,kv_heads=..,tokens=..,kept=.. (default: all that were)"
     )
+    parser.add_argument(
+        "--variants", metavar="N", type=int, default=4, help="of a kernel, for different shapes (default: at most 4)"
+    )
     parser.add_argument("--time", action="store_true", help="print how long each stage took, to stderr")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
     parser.add_argument(
@@ -124,7 +127,11 @@ def _chooser(args: argparse.Namespace) -> Choose | None:
     from vortex.tune.layers import Layers
     from vortex.tune.shapes import read_shape
 
-    return Chooser(Layers.default(args.db), read_shape(args.shape) if args.shape else None)
+    if args.variants < 1:
+        raise BAD_OPTION.at(
+            option="--variants", why=f"is {args.variants}", hint="1 for one kernel that serves all shapes"
+        )
+    return Chooser(Layers.default(args.db), read_shape(args.shape) if args.shape else None, args.variants)
 
 
 def _stage_of(name: str) -> str | None:

@@ -151,7 +151,7 @@ def _explain(args: argparse.Namespace) -> int:
     args.flow = _one(args, "a flow")
     [target] = parse_targets(args.target or "cpu", say)[:1]
     program = flow_program(args, target)
-    shape = read_shape(args.shape) if args.shape else PRESETS["bench"][2]
+    shape = read_shape(args.shape) if args.shape else PRESETS["bench"][0]
     layers = _layers(args)
     found = {f.name: explain(layers, query) for f, query in queries(program, target, shape)}
     if args.json:
@@ -295,7 +295,7 @@ def _layers(args: argparse.Namespace) -> Layers:
 
 def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str, Record]]:
     """The records that the options ask for; without ``layers`` only those of the database."""
-    from vortex.tune.buckets import AXES
+    from vortex.buckets import AXES
     from vortex.tune.silicon import silicon_of
 
     if args.verb != "push":

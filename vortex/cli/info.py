@@ -113,6 +113,10 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
             rows.append([name, target.mcpu or "-", k.name, k.kind, words, " ".join(k.args)])
     print()
     table(("target", "cpu", "kernel", "kind", "scratch words a row", "arguments"), rows)
+    if any(not str(k.schedule.get("from", "heuristic")).startswith("h") for t in m.targets.values() for k in t.kernels):
+        print()
+        chosen = [(name, k) for name, t in m.targets.items() for k in t.kernels if "from" in k.schedule]
+        table(("target", "kernel", "chosen by", "for"), [[name, k.name, *_chosen(k)] for name, k in chosen])
     gpu = [_resources(name, k) for name, target in m.targets.items() for k in target.kernels if k.resources]
     if gpu:
         print()
@@ -123,6 +127,11 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     if verify:
         print(f"\n{len(m.files)} files are as the manifest says")
     return 0
+
+
+def _chosen(kernel: KernelEntry) -> list[str]:
+    """Where a kernel's schedule came from, and for which shapes it is."""
+    return [str(kernel.schedule["from"]), "; ".join(map(str, kernel.serves)) or "all shapes"]
 
 
 def _resources(target: str, kernel: KernelEntry) -> list[str]:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from vortex.buckets import Bucket
 from vortex.errors import PASS_OPTION, PASS_STAGE, PIPELINE_SYNTAX, UNKNOWN_PASS, Loc, VortexError, nearest
-from vortex.ir.core import Function, Module
+from vortex.ir.core import Attr, Function, Module
 from vortex.ir.printer import print_module
 from vortex.ir.rewrite import copy_module
 from vortex.ir.verify import verify
@@ -49,10 +50,24 @@ PASSES: dict[str, type[Pass]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Knobs of one kernel, and where they came from: ``db:ID``, ``transfer:ID`` or ``model``."""
+    """Knobs of one kernel, and where they came from: ``db:ID``, ``transfer:ID`` or ``model``.
+
+    Where one choice does not do for all shapes, ``serves`` are the buckets that this one is for, and ``others`` are
+    variants for other buckets.
+    """
 
     config: Mapping[str, int]
     origin: str
+    serves: tuple[Bucket, ...] = ()
+    others: tuple[Choice, ...] = ()
+
+    @property
+    def attrs(self) -> dict[str, Attr]:
+        """As a schedule has them."""
+        made: dict[str, Attr] = {**self.config, "from": self.origin}
+        if self.serves:
+            made["serves"] = tuple((b.rows, b.columns, b.kept) for b in self.serves)
+        return made
 
 
 Choose = Callable[[Module, Function, "Target"], Choice | None]

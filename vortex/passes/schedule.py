@@ -25,7 +25,8 @@ class Schedule(Pass):
     What a tuning database knows goes before the defaults (``from = "db:ID"``, the id of the record; for a machine
     that nobody has measured ``"transfer:ID"``, the record of another); what the options say goes before both
     (``"user"``). The templates of a GPU choose what is left open; on a machine that nobody has measured from a model
-    of it (``"model"``).
+    of it (``"model"``). Where one choice does not do for all shapes, ``variants`` are schedules for other ones: each
+    becomes a kernel of its own, and ``serves`` says for which buckets (rows, columns, kept pages) each is.
 
         kernel @select {kind = "select", domain = "rows"}
           ->
@@ -45,15 +46,15 @@ class Schedule(Pass):
         default = "model" if target.name in UNMEASURED else "heuristic"
         for f in program.functions.values():
             found = ctx.choose(program, f, target) if ctx.choose is not None and not user else None
-            if f.attrs["kind"] == "plan":
-                if found is not None:
-                    f.attrs["schedule"] = {**found.config, "from": found.origin}
+            if f.attrs["kind"] == "plan" and found is None:
                 continue
-            f.attrs["schedule"] = {
-                **(mine if found is None else found.config),
-                "bytes_per_page": bytes_per_page(program, f),
-                "from": found.origin if found is not None else "user" if user else default,
-            }
+            size: dict[str, Attr] = {} if f.attrs["kind"] == "plan" else {"bytes_per_page": bytes_per_page(program, f)}
+            if found is None:
+                f.attrs["schedule"] = {**mine, **size, "from": "user" if user else default}
+                continue
+            f.attrs["schedule"] = {**size, **found.attrs}
+            if found.others:
+                f.attrs["schedule"]["variants"] = tuple(v.attrs for v in found.others)
         return program
 
 

@@ -67,20 +67,26 @@ class Layout:
     """What the kernels of a library need for ``heads`` KV heads; ``dense`` adds the lists of all pages."""
 
     kernels: tuple[KernelEntry, ...]
+    """All of them, variants too."""
     heads: int
-    slots: int
+    multiprocessors: int
     dense: bool
-    counters: int = 1
-    """Arrivals of a row: CTAs for different heads of it count apart."""
 
     @classmethod
     def of(cls, kernels: Sequence[KernelEntry], heads: int, multiprocessors: int, *, dense: bool) -> Layout:
-        """``slots`` so that ``ROUNDS`` times as many CTAs of attend are at work as the device holds."""
-        held = max((_int(k.resources.get("ctas", 1)) for k in kernels if k.kind == "attend"), default=1)
-        counters = max((_int(k.schedule.get("row_counters", 1)) for k in kernels), default=1)
+        """A layout for any step that runs some of ``kernels``."""
+        return cls(tuple(kernels), heads, multiprocessors, dense)
+
+    def slots(self, kernels: Sequence[KernelEntry]) -> int:
+        """Items that are cut beyond one a request: ``ROUNDS`` times as many CTAs of attend are at work as the device
+        holds.
+        """
+        return max(map(self._slots, (k for k in kernels if k.kind == "attend")), default=self._slots(None))
+
+    def _slots(self, attend: KernelEntry | None) -> int:
+        held = _int(attend.resources.get("ctas", 1)) if attend else 1
         # an item of a row is the work of one CTA for each counter
-        slots = -(-ROUNDS * multiprocessors * held // (heads * counters))
-        return cls(tuple(kernels), heads, slots, dense, counters)
+        return -(-ROUNDS * self.multiprocessors * held // (self.heads * (_counters(attend) if attend else 1)))
 
     @property
     def planned(self) -> bool:
@@ -90,17 +96,24 @@ class Layout:
     def needs(self, argument: str) -> bool:
         return any(argument in k.args for k in self.kernels)
 
-    def buffers(self, size: Size, most: Size) -> dict[str, tuple[torch.dtype, Shape]]:
-        """Type and shape of each buffer in a step of ``size``, in a block for ``most``."""
-        rows, lists = size.batch * self.heads, (2, 2 + size.batch + self.slots)
-        width = max((k.page_words * size.columns + k.row_words for k in self.kernels), default=0)
+    def buffers(
+        self, size: Size, most: Size, kernels: Sequence[KernelEntry] | None = None
+    ) -> dict[str, tuple[torch.dtype, Shape]]:
+        """Type and shape of each buffer in a step of ``size`` that runs ``kernels`` (without them, large enough for
+        any), in a block for ``most``.
+        """
+        kernels = self.kernels if kernels is None else kernels
+        rows, slots = size.batch * self.heads, self.slots(kernels)
+        lists = (2, 2 + size.batch + slots)
+        width = max((k.page_words * size.columns + k.row_words for k in kernels), default=0)
+        counters = max(map(_counters, kernels), default=1)
         i32, f32 = torch.int32, torch.float32
         made = {
             "budget": (i32, (5,)),
             "plan": (i32, (4, size.batch)),
             "work": (i32, lists),
-            "arrivals": (i32, (rows * self.counters,)),
-            "partials": (f32, self._partials(size)),
+            "arrivals": (i32, (rows * counters,)),
+            "partials": (f32, self._partials(size, slots, kernels)),
             "workspace": (f32, (rows, width)),
         }
         made = {name: buffer for name, buffer in made.items() if self.needs(name)}
@@ -113,14 +126,12 @@ class Layout:
             made["dense.counts"] = made["counts"]
         return made
 
-    def _partials(self, size: Size) -> Shape:
-        for k in self.kernels:
-            if "partials" in k.args:
-                words = _int(k.schedule["partial_words"])
-                if not k.schedule.get("planned", 1):  # written so by hand: a CTA a row
-                    return size.batch * self.heads, 1, words
-                return size.batch + self.slots, self.heads, words
-        return (0, self.heads, 0)
+    def _partials(self, size: Size, slots: int, kernels: Sequence[KernelEntry]) -> Shape:
+        mine = [k for k in kernels if "partials" in k.args]
+        words = max((_int(k.schedule["partial_words"]) for k in mine), default=0)
+        if any(not k.schedule.get("planned", 1) for k in mine):  # written so by hand: a CTA a row
+            return size.batch * self.heads, 1, words
+        return size.batch + slots if mine else 0, self.heads, words
 
     def places(self, most: Size) -> tuple[dict[str, int], int]:
         """Where each buffer begins in a block for ``most``, and the bytes of the block."""
@@ -189,10 +200,10 @@ class Scratch:
         if self._places:
             self.views(Size())["budget"].copy_(torch.tensor(budget, dtype=torch.int32))
 
-    def views(self, size: Size) -> Mapping[str, torch.Tensor]:
-        """The buffers of a step of ``size``, which is reserved."""
+    def views(self, size: Size, kernels: Sequence[KernelEntry] | None = None) -> Mapping[str, torch.Tensor]:
+        """The buffers of a step of ``size``, which is reserved, that runs ``kernels`` (all, unless given)."""
         made = {}
-        for name, (dtype, shape) in self.layout.buffers(size, self.most).items():
+        for name, (dtype, shape) in self.layout.buffers(size, self.most, kernels).items():
             at, count = self._places[name], prod(shape)
             made[name] = self._block[at : at + count * dtype.itemsize].view(dtype).view(shape)
         return made
@@ -208,6 +219,11 @@ def require_block(block: torch.Tensor, device: torch.device) -> torch.Tensor:
     if block.data_ptr() % ALIGNMENT:
         raise wrong("workspace", f"begins at an address that is no multiple of {ALIGNMENT} bytes")
     return block
+
+
+def _counters(kernel: KernelEntry) -> int:
+    """Arrivals of a row: CTAs for different heads of it count apart."""
+    return _int(kernel.schedule.get("row_counters", 1))
 
 
 def _int(value: object) -> int:

@@ -12,10 +12,12 @@ import torch
 
 from vortex.budget import Budget
 from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
+from vortex.manifest import KernelEntry
 from vortex.runtime.calls import Call, Signature
 from vortex.runtime.library import Library
 from vortex.runtime.scratch import Layout, Scratch, Size, require_block
 from vortex.runtime.tensors import wrong
+from vortex.runtime.variants import Variants
 
 KEPT = 64
 """Sizes of steps that are kept ready."""
@@ -34,6 +36,8 @@ class Step:
     """Those of them that are others where all pages are attended to."""
     pages: torch.Tensor
     counts: torch.Tensor
+    kernels: tuple[KernelEntry, ...]
+    """Those that serve this size, in launch order."""
     calls: dict[tuple[str, int], list[Call]] = field(default_factory=dict)
     seen: dict[str, Signature] = field(default_factory=dict)
     """Signature of the last checked arguments, by method."""
@@ -53,6 +57,7 @@ class Steps:
         self._block: torch.Tensor | None = None
         self._scratch: Scratch | None = None
         self._machine = library.device
+        self._variants = Variants.of(library.target.kernels)
         self._watched = self._machine.kind != "cpu" or library.runs_on is not None  # may be captured
         self._captured: dict[int, int] = {}  # columns -> fewest pages that a captured selection holds
 
@@ -126,11 +131,12 @@ class Steps:
             raise wrong("lengths", f"has {size.batch} requests; kernels of a GPU plan up to {MOST_REQUESTS}")
         scratch = self.reserve(size)
         # a selection has all the room there is, for budgets to come
-        views = dict(scratch.views(replace(size, capacity=scratch.most.capacity)))
+        kernels = self._variants.pick(size.batch * self.heads, size.columns, size.capacity)
+        views = dict(scratch.views(replace(size, capacity=scratch.most.capacity), kernels))
         dense = {name[6:]: views.pop(name) for name in list(views) if name.startswith("dense.")}
         if len(self._ready) >= KEPT:
             self._ready.clear()
-        made = self._ready[kind] = Step(size, views, dense, views.pop("pages"), views.pop("counts"))
+        made = self._ready[kind] = Step(size, views, dense, views.pop("pages"), views.pop("counts"), kernels)
         return made
 
     def run(self, step: Step, kind: str, layer: int, given: Mapping[str, object], *, dense: bool = False) -> None:
@@ -148,7 +154,7 @@ class Steps:
     def _prepare_calls(self, step: Step, kind: str, layer: int, *, dense: bool) -> list[Call]:
         known = {**step.shared, **self._constants, **self.layers.get(layer, {}), **(step.dense if dense else {})}
         functions = self.library.functions
-        calls = [Call(k, layer, functions[k.symbol], known) for k in self.library.target.of_kind(kind)]
+        calls = [Call(k, layer, functions[k.symbol], known) for k in step.kernels if k.kind == kind]
         step.calls[f"dense {kind}" if dense else kind, layer] = calls
         return calls
 

@@ -17,12 +17,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vortex.buckets import Bucket
 from vortex.codegen.space import Config, Space, freeze
 from vortex.errors import VortexError
 from vortex.ir.core import Function, Module
 from vortex.ir.printer import print_module
 from vortex.target import TARGETS, Target
-from vortex.tune.buckets import Bucket
 from vortex.tune.bundle import Bundle, Candidate
 from vortex.tune.keys import key_of
 from vortex.tune.shapes import Shape

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import log as ln
 from typing import TYPE_CHECKING
 
+from vortex.buckets import Bucket
 from vortex.codegen.space import Space, space_of
 from vortex.errors import NO_COMPILER, VortexError
 from vortex.ir.core import Function, Module
 from vortex.passes.manager import Choice
 from vortex.silicon import UNMEASURED
 from vortex.target import Target
-from vortex.tune.buckets import Bucket
 from vortex.tune.keys import query_of
 from vortex.tune.layers import Layers, Query
 from vortex.tune.record import Record
@@ -21,7 +22,15 @@ from vortex.tune.shapes import Shape
 from vortex.tune.silicon import SILICON
 
 if TYPE_CHECKING:
-    Group = dict[tuple[tuple[str, int], ...], Record]
+    from vortex.tune.search import Point
+
+    Group = dict[Point, Record]
+
+WORTH = ln(1.02)
+"""What a further variant must save in some bucket: it costs seconds to build and place in every artifact."""
+
+UNKNOWN = ln(1.25)
+"""Loss of a configuration where nobody measured it."""
 
 SHOWN = 12
 """Digits of a record's id in the IR."""
@@ -32,12 +41,12 @@ log = logging.getLogger("vortex.tune")
 class Chooser:
     """Asks ``layers`` for the kernels of one compilation.
 
-    For a ``shape`` the best of its bucket, or of the nearest bucket there is. Without one, the configuration that
-    serves all measured buckets best: the smallest geometric mean of its times over the best time of each.
+    For a ``shape`` the best of its bucket, or of the nearest bucket there is. Without one, up to ``most`` variants that
+    serve all measured buckets: see :func:`cover`.
     """
 
-    def __init__(self, layers: Layers, shape: Shape | None = None) -> None:
-        self.layers, self.shape = layers, shape
+    def __init__(self, layers: Layers, shape: Shape | None = None, most: int = 1) -> None:
+        self.layers, self.shape, self.most = layers, shape, most
 
     def __call__(self, program: Module, f: Function, target: Target) -> Choice | None:
         """The choice for kernel ``f``; None where no database has one for it."""
@@ -54,17 +63,16 @@ class Chooser:
             space = _space(program, f, target)
             if space is None:
                 return None
-            if (found := self._record(asked, space)) is not None:
-                return Choice(dict(found.config), f"{origin}:{found.id[:SHOWN]}")
+            if found := self._found(asked, space):
+                return _choice(found, origin)
         return None
 
-    def _record(self, query: Query, space: Space) -> Record | None:
+    def _found(self, query: Query, space: Space) -> list[Served]:
         if self.shape is not None:
             hit = self.layers.find(query, space)
-            return hit.record if hit else None
-        return compromise(
-            {b: group for b in self.layers.buckets(query.lookup) if (group := self._group(query, b, space))}
-        )
+            return [Served(hit.record)] if hit else []
+        groups = {b: group for b in self.layers.buckets(query.lookup) if (group := self._group(query, b, space))}
+        return cover(groups, self.most)
 
     def _group(self, query: Query, bucket: Bucket, space: Space) -> Group:
         """What the first layer that has usable records of a bucket says of it."""
@@ -73,6 +81,12 @@ class Chooser:
             if found:
                 return found
         return {}
+
+
+def _choice(found: Sequence[Served], origin: str) -> Choice:
+    """The first with the others as its variants."""
+    made = [Choice(dict(x.record.config), f"{origin}:{x.record.id[:SHOWN]}", x.buckets) for x in found]
+    return replace(made[0], others=tuple(made[1:]))
 
 
 def _space(program: Module, f: Function, target: Target) -> Space | None:
@@ -86,20 +100,47 @@ def _space(program: Module, f: Function, target: Target) -> Space | None:
         return None
 
 
-def compromise(buckets: dict[Bucket, Group]) -> Record | None:
-    """Of the configurations that were measured in the most buckets, the one that loses least against the best of each.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A record whose configuration is chosen, and the buckets it is for; none where it is for all."""
 
-    The record is the one of the largest bucket it was measured in.
+    record: Record
+    buckets: tuple[Bucket, ...] = ()
+
+
+def cover(buckets: dict[Bucket, Group], most: int) -> list[Served]:
+    """Up to ``most`` configurations such that each bucket's best of them loses little against its best of all.
+
+    The first is the one that serves all buckets best by itself: measured in the most of them, the smallest geometric
+    mean of its times over the best. Others follow as long as one brings a bucket ``WORTH`` or more, the one that brings
+    most over all buckets first. Each record is the one of the largest bucket that its configuration is for.
     """
-    loss: dict[tuple[tuple[str, int], ...], list[float]] = {}
-    for group in buckets.values():
+    loss: dict[Point, dict[Bucket, float]] = {}
+    for bucket, group in buckets.items():
         best = min(r.us or 0.0 for r in group.values())
         for config, r in group.items():
-            loss.setdefault(config, []).append(ln((r.us or best) / best))
+            loss.setdefault(config, {})[bucket] = ln((r.us or best) / best)
     if not loss:
-        return None
-    chosen = min(loss, key=lambda c: (-len(loss[c]), sum(loss[c]), c))
-    return next(buckets[b][chosen] for b in sorted(buckets, reverse=True) if chosen in buckets[b])
+        return []
+    chosen = [min(loss, key=lambda c: (-len(loss[c]), sum(loss[c].values()), c))]
+    while len(chosen) < most:
+        now = {b: min(loss[c].get(b, UNKNOWN) for c in chosen) for b in buckets}
+        gains = {c: {b: now[b] - x for b, x in at.items() if x < now[b]} for c, at in loss.items()}
+        worth = [c for c, gain in gains.items() if max(gain.values(), default=0.0) >= WORTH]
+        if not worth:
+            break
+        chosen.append(max(worth, key=lambda c: (sum(gains[c].values()), c)))
+    serves: dict[Point, list[Bucket]] = {c: [] for c in chosen}
+    for b in sorted(buckets):
+        serves[min(chosen, key=lambda c: loss[c].get(b, UNKNOWN))].append(b)
+    if len(chosen) == 1:
+        return [Served(_largest(buckets, chosen[0]))]
+    return [Served(_largest(buckets, c, at), tuple(at)) for c, at in serves.items() if at]
+
+
+def _largest(buckets: dict[Bucket, Group], config: Point, among: Sequence[Bucket] = ()) -> Record:
+    """The record of ``config`` in the largest bucket that has one."""
+    return next(buckets[b][config] for b in sorted(among or buckets, reverse=True) if config in buckets[b])
 
 
 def _silicons(query: Query, target: Target) -> Iterator[tuple[str, Query]]:

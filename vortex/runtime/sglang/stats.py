@@ -48,7 +48,7 @@ class Stats:
         heads = next(iter(layers.values())).k.shape[1]
         self._kv_bytes = 2 * self._page * spec.head_dim * TORCH[spec.dtype].itemsize * heads
         self._field_bytes = sum(prod(f.tile) * TORCH[f.dtype].itemsize for f in manifest.fields) * heads
-        kinds = Counter(k.kind for k in library.target.kernels)
+        kinds = Counter(k.kind for k in library.target.kernels if k.variant_of == k.name)
         per_layer = kinds["append"] + kinds["select"] + kinds["attend"]
         launches = kinds["plan"] * (bool(self._sparse) + bool(self._dense)) + per_layer * self._sparse
         self._about: dict[str, Any] = {

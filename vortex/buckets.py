@@ -1,5 +1,7 @@
 """Shapes come in buckets, and a bucket without measurements borrows from near ones: both rules are here alone.
 
+Tuning databases are asked by bucket when a flow is compiled, the variants of an artifact's kernels when it runs.
+
 A bucket is three numbers, each rounded up to a power of two: ``rows`` (requests * KV heads, as padded for a CUDA
 graph), ``columns`` (pages of the longest row that a page table has room for) and ``kept`` (pages selected a row).
 A kernel kind looks at some of them, see :data:`AXES`; the others are 0 in its keys.
