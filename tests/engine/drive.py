@@ -1,8 +1,9 @@
 """Runs one engine and what a job on standard input asks of it; runs in the engine's environment.
 
 Job and answer are JSON. A job: {"engine": {...}, "passes": [{"prompts": [[...]], "tokens": n}, ...],
-"references": [{"flow", "pages", "dense_layers", "prompt", "tokens", "restarts"}, ...]}. The last line of standard
-output: {"passes": [[{"ids": [...], "cached": n}, ...], ...], "references": [[[token, gap], ...], ...]}.
+"traffic": requests of traffic.py's, "at_once": n, "references": [{"flow", "pages", "dense_layers", "prompt", "tokens",
+"restarts"}, ...]}. The last line of standard output: {"passes": [[{"ids": [...], "cached": n}, ...], ...], "traffic":
+{name: {"prompt", "ids", "end"}}, "references": [[[token, gap], ...], ...]}.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import sys
 from typing import Any
 
 
-def passes_of(job: dict[str, Any]) -> list[list[dict[str, Any]]]:
+def served(job: dict[str, Any]) -> dict[str, Any]:
     import sglang
+    from traffic import serve
 
-    if not job["passes"]:
-        return []
+    if not job["passes"] and not job.get("traffic"):
+        return {"passes": [], "traffic": {}}
     engine = sglang.Engine(**job["engine"])
     try:
-        done = []
+        done: list[list[dict[str, Any]]] = []
         for one in job["passes"]:
             sampling = {"temperature": 0, "max_new_tokens": one["tokens"], "ignore_eos": True}
             made = engine.generate(input_ids=one["prompts"], sampling_params=sampling)
             done.append([{"ids": m["output_ids"], "cached": m["meta_info"].get("cached_tokens", 0)} for m in made])
-        return done
+        traffic: dict[str, Any] = {}
+        if asked := job.get("traffic"):
+            traffic = engine.loop.run_until_complete(serve(engine, asked, job["at_once"]))
+        return {"passes": done, "traffic": traffic}
     finally:
         engine.shutdown()
 
@@ -45,5 +50,5 @@ def references_of(job: dict[str, Any]) -> list[list[tuple[int, float]]]:
 
 if __name__ == "__main__":
     job = json.load(sys.stdin)
-    answer = {"passes": passes_of(job), "references": references_of(job)}
+    answer = {**served(job), "references": references_of(job)}
     print("\n" + json.dumps(answer), flush=True)

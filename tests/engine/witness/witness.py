@@ -33,14 +33,15 @@ def watch() -> None:
             note(rid=r.rid, said=len(r.output_ids), times=r.retraction_count, hit=hit, until=hit + new)
         tree = self.tree_cache
         if not hasattr(tree, "watched"):
-            tree.watched, evict = True, tree.evict
+            name = "_evict" if hasattr(tree, "_evict") else "evict"  # what all ways of evicting end in
+            tree.watched, evict = True, getattr(tree, name)
 
-            def evict_and_say(params: Any) -> Any:
-                done = evict(params)
+            def evict_and_say(*args: Any, **kwargs: Any) -> Any:
+                done = evict(*args, **kwargs)
                 note(evicted=done.num_tokens_evicted)
                 return done
 
-            tree.evict = evict_and_say
+            setattr(tree, name, evict_and_say)
 
     def mix_with_running(self: Any, running: Any) -> None:
         beside = len(self.reqs)
