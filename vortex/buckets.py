@@ -10,7 +10,7 @@ A kernel kind looks at some of them, see :data:`AXES`; the others are 0 in its k
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 AXES: dict[str, tuple[str, ...]] = {
     "plan": ("rows", "columns", "kept"),
@@ -27,8 +27,7 @@ FALLBACK_STEPS = 3
 """How far a fallback may be: doublings and halvings, added up over the axes."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Upper bounds of the shapes in it; 0 on an axis that the kernel kind does not look at."""
 
     rows: int = 0
@@ -41,12 +40,16 @@ class Bucket:
 
     def steps(self, other: Bucket) -> int | None:
         """Doublings between two buckets, over all axes; None when they have not the same axes."""
-        total = 0
-        for a, b in ((self.rows, other.rows), (self.columns, other.columns), (self.kept, other.kept)):
-            if (a == 0) != (b == 0):
-                return None
-            total += abs(a.bit_length() - b.bit_length())
-        return total
+        (a, b, c), (x, y, z) = self, other
+        if (not a) != (not x) or (not b) != (not y) or (not c) != (not z):
+            return None
+        bits = int.bit_length
+        return abs(bits(a) - bits(x)) + abs(bits(b) - bits(y)) + abs(bits(c) - bits(z))
+
+    @property
+    def reach(self) -> tuple[tuple[int, int], ...]:
+        """The least and the largest number on each axis of buckets that may stand in for this one."""
+        return tuple((n >> FALLBACK_STEPS, n << FALLBACK_STEPS) for n in self)
 
 
 def bucket_of(kind: str, rows: int, columns: int, kept: int) -> Bucket:

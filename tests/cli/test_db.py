@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,9 +16,10 @@ import pytest
 from tests.cli.conftest import Vortex
 from tests.tune.records import record
 from vortex.buckets import bucket_of
-from vortex.tune.exchange import read_lines, sha256, write_lines
+from vortex.tune.exchange import read_lines, write_lines
 from vortex.tune.record import merge
 from vortex.tune.store import Store
+from vortex.tune.transfer import sha256
 
 RECORDS = [record({"warps": n}, 10.0 - n) for n in (1, 2, 4, 8)] + [
     record({"warps": 3}, status="crash"),
@@ -124,6 +130,78 @@ def test_push_and_pull(vortex: Vortex, db: Path, tmp_path: Path, scheme: str) ->
     assert found.code == 0 and "7 records, 7 new" in found.err
     with Store("new.db") as store:
         assert list(store.records()) == merge(RECORDS)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves the current folder, sends some addresses elsewhere, breaks off others."""
+
+    def do_GET(self) -> None:
+        if self.path == "/moved.jsonl":
+            self.send_response(302)
+            self.send_header("Location", "/all.jsonl")
+            self.end_headers()
+        elif self.path == "/short.jsonl":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"{}")
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    (folder / "all.jsonl").write_bytes(write_lines(RECORDS))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+@pytest.mark.parametrize("name", ["all.jsonl", "moved.jsonl"])
+def test_pull_from_a_web_server(vortex: Vortex, db: Path, server: str, name: str) -> None:
+    pin = sha256(write_lines(RECORDS))
+    found = vortex("db", "pull", f"{server}/{name}#sha256={pin}", "--db", "new.db")
+    assert found.code == 0 and "7 records, 7 new" in found.err, found.err
+    with Store("new.db") as store:
+        assert list(store.records()) == merge(RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("verb", "url", "code", "why"),
+    [
+        ("pull", "{server}/all.jsonl#sha256=" + "0" * 64, "VX8004", "was required"),
+        ("pull", "{server}/none.jsonl", "VX8005", "404"),
+        ("pull", "{server}/short.jsonl", "VX8005", "broke off 998 bytes"),
+        ("pull", "http://127.0.0.1:1/x.jsonl", "VX8005", "refused"),
+        ("pull", "http://[::1/x.jsonl", "VX8005", "Invalid IPv6"),
+        ("push", "{server}/new.jsonl", "VX8005", "read, not written"),
+    ],
+)
+def test_what_a_web_server_does_not_do(
+    vortex: Vortex, db: Path, server: str, verb: str, url: str, code: str, why: str
+) -> None:
+    found = vortex("db", verb, url.format(server=server))
+    assert found.code == 2
+    assert code in found.err and why in found.err
+    with Store(db) as store:
+        assert len(store) == 7
+
+
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_a_scheme_names_the_package_it_lacks(
+    vortex: Vortex, db: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    found = vortex("db", verb, "s3://somewhere/x.jsonl")
+    assert found.code == 2
+    assert "VX8005" in found.err and "pip install s3fs" in found.err
 
 
 def test_explain(vortex: Vortex, db: Path) -> None:

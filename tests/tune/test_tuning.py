@@ -12,9 +12,12 @@ import pytest
 from vortex.artifact import read_manifest, write_artifact
 from vortex.cli.main import main
 from vortex.codegen.link import find_c_compiler
+from vortex.runtime.library import open_library
 from vortex.tune.bundle import Bundle, Candidate, read_bundle
 from vortex.tune.exchange import read_file
 from vortex.tune.measure import command
+from vortex.tune.shapes import Shape
+from vortex.tune.stage import Stage
 
 pytest.importorskip("tvm")
 
@@ -88,6 +91,17 @@ def test_the_whole_way(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert main(["compile", "quest", *MODEL, "--no-dump", "--no-db", "-o", "plain.vxa"]) == 0
     assert {k.schedule.get("from") for k in read_manifest("plain.vxa").targets["cpu"].kernels} == {None, "heuristic"}
     assert main(["run", "tuned.vxa", "--tokens", "5,300", "--steps", "1"]) == 0
+
+
+def test_one_kind_does_not_spoil_the_memory_of_another(bundle: Path) -> None:
+    base = open_library(read_bundle(bundle).base("quest"), "cpu")
+    stage = Stage(base, Shape(5, 2, 512, 12))
+    decoder = stage.decoder(base)
+    for kind in ("append", "select", "attend", "plan"):
+        call = stage.call(kind, decoder)
+        for layer in range(stage.layers):
+            call(layer)
+        assert stage.wrong(kind, call) == "", kind
 
 
 def test_of_a_knob_only_some_values(tmp_path: Path) -> None:

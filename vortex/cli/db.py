@@ -186,7 +186,8 @@ def _print_explanation(name: str, e: Explanation) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from vortex.tune.exchange import sha256, write_file, write_lines
+    from vortex.tune.exchange import write_file, write_lines
+    from vortex.tune.transfer import sha256
 
     data = write_lines(r for _, r in _wanted(args, layers=False))
     if args.out is None:
@@ -252,7 +253,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _pull(args: argparse.Namespace) -> int:
-    from vortex.tune.exchange import fetch, parsed, sha256, split_pin
+    from vortex.tune.exchange import parsed
+    from vortex.tune.transfer import fetch, sha256, split_pin
 
     url, pin = split_pin(_one(args, "a URL"))
     data = fetch(url, pin or args.sha256.lower())
@@ -263,7 +265,7 @@ def _pull(args: argparse.Namespace) -> int:
 
 
 def _push(args: argparse.Namespace) -> int:
-    from vortex.tune.exchange import publish, sha256
+    from vortex.tune.transfer import publish, sha256
 
     url = _one(args, "a URL")
     data, before = publish(url, (r for _, r in _wanted(args, layers=False)))

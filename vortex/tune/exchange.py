@@ -1,19 +1,15 @@
-"""Records on their way between people: canonical JSON Lines, in files or behind URLs, pinned by SHA-256."""
+"""Records on their way between people: canonical JSON Lines, in files."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import sqlite3
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from vortex.errors import BAD_RECORDS, NO_SUCH_FILE, NOT_DATABASE, PIN_MISMATCH, TRANSFER_FAILED
+from vortex.errors import BAD_RECORDS, NO_SUCH_FILE, NOT_DATABASE
 from vortex.tune.parse import BadRecordError, parse_line
 from vortex.tune.record import Record, merge
 from vortex.tune.store import Store
@@ -112,83 +108,3 @@ def write_file(path: Path, data: bytes) -> None:
             raise
     except OSError as e:
         raise NO_SUCH_FILE.at(path=path, why=f"cannot be written: {e.strerror or e}") from None
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def split_pin(url: str) -> tuple[str, str]:
-    """A URL and the SHA-256 behind its ``#sha256=``, empty where there is none."""
-    plain, _, pin = url.partition("#sha256=")
-    return plain, pin.lower()
-
-
-def fetch(url: str, pin: str = "") -> bytes:
-    """What a URL or path holds. ``file`` always works; other schemes (http, https, s3, ..) need fsspec.
-
-    Raises:
-        VortexError: VX8005 when it cannot be had, VX8004 when it is not what ``pin`` says.
-    """
-    if pin and not re.fullmatch("[0-9a-f]{64}", pin):
-        raise TRANSFER_FAILED.at(url=url, why=f"'{pin[:80]}' is no SHA-256 in hex", hint="sha256sum FILE")
-    local = _local(url)
-    data = read_bytes(local) if local is not None else _remote(url)
-    if pin and (got := sha256(data)) != pin:
-        raise PIN_MISMATCH.at(url=url, got=got, want=pin)
-    return data
-
-
-def publish(url: str, records: Iterable[Record]) -> tuple[bytes, int]:
-    """Merge ``records`` into what is at ``url``; the bytes that are there now, and how many records it had.
-
-    Raises:
-        VortexError: VX8005 when it cannot be written, VX8003 when there is something else already.
-    """
-    local = _local(url)
-    if local is not None:
-        old = parsed(read_bytes(local), url) if local.exists() else []
-        data = write_lines(merge(old, records))
-        write_file(local, data)
-        return data, len(old)
-    fsspec = _fsspec(url)
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-        old = parsed(fs.cat_file(path), url) if fs.exists(path) else []
-        data = write_lines(merge(old, records))
-        fs.pipe_file(path, data)
-    except (OSError, ValueError, ImportError, NotImplementedError) as e:
-        raise TRANSFER_FAILED.at(url=url, why=str(e)[:300] or type(e).__name__, hint=_HINT) from None
-    return data, len(old)
-
-
-_HINT = "check the address; credentials are those of the scheme's own tools"
-
-
-def _local(url: str) -> Path | None:
-    """The path that a ``file:`` URL or a plain path means."""
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    return None if "://" in url else Path(url)
-
-
-def _remote(url: str) -> bytes:
-    fsspec = _fsspec(url)
-    try:
-        with fsspec.open(url, "rb") as f:
-            data = f.read(LIMIT + 1)
-    except (OSError, ValueError, ImportError, NotImplementedError) as e:
-        raise TRANSFER_FAILED.at(url=url, why=str(e)[:300] or type(e).__name__, hint=_HINT) from None
-    if len(data) > LIMIT:
-        raise TRANSFER_FAILED.at(url=url, why=f"it has more than {LIMIT >> 20} MiB", hint=_HINT)
-    return bytes(data)
-
-
-def _fsspec(url: str):  # type: ignore[no-untyped-def]
-    if find_spec("fsspec") is None:
-        hint = "pip install 'vortex[share]', or fetch the file by other means and import it"
-        raise TRANSFER_FAILED.at(url=url, why="fsspec is not installed", hint=hint)
-    import fsspec
-
-    return fsspec

@@ -40,8 +40,8 @@ class Layer(Protocol):
     def best(self, lookup: str, bucket: Bucket) -> Iterator[Record]:
         """Usable records of a bucket, the best first."""
 
-    def buckets(self, lookup: str) -> list[Bucket]:
-        """Those with usable records."""
+    def buckets(self, lookup: str, near: Bucket | None = None) -> list[Bucket]:
+        """Those with usable records, in any order; with ``near``, at least those that may stand in for it."""
 
     def records(self, kind: str | None = None, arch: str | None = None) -> Iterator[Record]:
         """All, or those of one kernel kind and architecture."""
@@ -68,7 +68,7 @@ class Lines:
         found = self._read().get(lookup, {}).get(bucket, [])
         yield from sorted(found, key=lambda r: (r.noisy, r.us, -len(r.samples), r.id))
 
-    def buckets(self, lookup: str) -> list[Bucket]:
+    def buckets(self, lookup: str, near: Bucket | None = None) -> list[Bucket]:
         return list(self._read().get(lookup, {}))
 
     def records(self, kind: str | None = None, arch: str | None = None) -> Iterator[Record]:
@@ -143,7 +143,7 @@ class Layers:
         wanted, lookup = query.key.bucket, query.lookup
         if (found := self._in(wanted, lookup, space, 0)) is not None:
             return found
-        for steps, bucket in fallbacks(wanted, self.buckets(lookup)):
+        for steps, bucket in fallbacks(wanted, self.buckets(lookup, wanted)):
             if (found := self._in(bucket, lookup, space, steps)) is not None:
                 return found
         return None
@@ -163,15 +163,15 @@ class Layers:
         except sqlite3.Error as e:
             log.warning("a tuning database cannot be read: %s", e)
 
-    def buckets(self, lookup: str) -> list[Bucket]:
-        """Of all layers, each once, ascending."""
-        found: set[Bucket] = set()
+    def buckets(self, lookup: str, near: Bucket | None = None) -> list[Bucket]:
+        """Of all layers, each once, ascending; ``near`` as in :class:`Layer`."""
+        found: list[Bucket] = []
         for layer in self.layers.values():
             try:
-                found.update(layer.buckets(lookup))
+                found += layer.buckets(lookup, near)
             except sqlite3.Error as e:
                 log.warning("a tuning database cannot be read: %s", e)
-        return sorted(found)
+        return sorted(set(found))
 
     def records(self, kind: str | None = None, arch: str | None = None) -> Iterator[tuple[str, Record]]:
         """All with the name of their layer."""

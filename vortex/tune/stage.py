@@ -80,6 +80,8 @@ class Stage:
         for _ in range(1, self.layers):  # numbers are dear to make and cheap to copy; only addresses need to differ
             self.memory.append((k.clone(), None if v is None else v.clone(), {n: x.clone() for n, x in fields.items()}))
         ids = torch.randint(self.pool_pages, (shape.batch, self.columns), device=self.device, generator=chance)
+        # two requests that appended to one page would not give the same every time
+        ids[:, -1] = torch.arange(shape.batch, device=self.device) % self.pool_pages
         self.table = ids.int()
         self.lengths = torch.full((shape.batch,), shape.tokens, dtype=torch.int32, device=self.device)
         self.q = noise(shape.batch, self.heads * spec.group, spec.head_dim)
@@ -96,7 +98,9 @@ class Stage:
         self.loc = last
         self.offsets = torch.arange(shape.batch + 1, dtype=torch.int32, device=self.device)
         self.scrub = torch.empty(FLUSH // 4, device=self.device) if self.cuda else None
-        # what the default configuration makes of it is what others are compared with
+        # what the default configuration makes of it is what others are compared with; it appends first, so that
+        # the memory is the same whether or not a candidate of append has run
+        self.call("append", self.decoder(base))(0)
         self.decoder(base).select(0, self.q, pages=self.pages, counts=self.counts)
         self.right_pages, self.right_counts = self.pages.clone(), self.counts.clone()
         self.scale = spec.head_dim**-0.5

@@ -166,11 +166,15 @@ class Store:
                 if (found := self._parsed(body)) is not None:
                     yield found
 
-    def buckets(self, lookup: str) -> list[Bucket]:
-        """Those with usable records."""
+    def buckets(self, lookup: str, near: Bucket | None = None) -> list[Bucket]:
+        """Those with usable records; with ``near``, those that may stand in for it on each axis by itself."""
         # a table of its own: DISTINCT would look at every record of every bucket
-        query = "SELECT rows, columns, kept FROM buckets WHERE lookup = ? ORDER BY rows, columns, kept"
-        return [Bucket(*row) for row in self._db.execute(query, (lookup,))]
+        at: list[str | int] = [lookup]
+        query = "SELECT rows, columns, kept FROM buckets WHERE lookup = ?"
+        if near is not None:
+            query += " AND rows BETWEEN ? AND ? AND columns BETWEEN ? AND ? AND kept BETWEEN ? AND ?"
+            at += [n for limits in near.reach for n in limits]
+        return list(map(Bucket._make, self._db.execute(query, at)))
 
     def records(self, kind: str | None = None, arch: str | None = None) -> Iterator[Record]:
         """All records in order of id, or those of one kernel kind and architecture."""
