@@ -7,9 +7,12 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,31 +83,38 @@ class Lab:
             mine["VORTEX_CONFIG"] = json.dumps(config)
         return mine | self.environment
 
+    @contextlib.contextmanager
+    def server(self, config: dict[str, Any], timeout: int = 200) -> Iterator[str]:
+        """The address of a server that was started as users do, with the configuration as a flag."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        words = [str(python(self.version)), "-m", "sglang.launch_server", "--port", str(port)]
+        words += ["--vortex-config", json.dumps(config)]
+        for name, value in self.settings(skip_tokenizer_init=False).items():
+            if value is not False:
+                words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        address = f"http://127.0.0.1:{port}"
+        late = time.monotonic() + timeout
+        with _started(words, self.variables(None), subprocess.DEVNULL) as (server, log):
+            while True:
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+                    break
+                if server.poll() is not None or time.monotonic() > late:
+                    raise AssertionError(f"no server:\n{_read(log)[-6000:]}")
+                time.sleep(0.5)
+            yield address
+
     def run(self, job: dict[str, Any], config: dict[str, Any] | None = None, timeout: int = 400) -> Answer:
         """Do a job of drive.py's; the answer has everything that was printed."""
         words = [str(python(self.version)), str(HERE / "drive.py")]
-        with tempfile.TemporaryFile("w+") as log:
-            # a session of its own and a file instead of pipes: no process that outlives the engine holds this one up
-            engine = subprocess.Popen(
-                words,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=self.variables(config),
-                start_new_session=True,
-            )
+        with _started(words, self.variables(config), subprocess.PIPE) as (engine, log):
             late = False
             try:
                 engine.communicate(json.dumps(job), timeout=timeout)
             except subprocess.TimeoutExpired:
                 late = True
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(engine.pid, signal.SIGKILL)
-                engine.wait()
-            log.seek(0)
-            text = log.read()
+            text = _read(log)
         if late:
             raise AssertionError(f"no answer in {timeout} s:\n{text[-6000:]}")
         lines = [line for line in text.splitlines() if line.startswith('{"passes"')]
@@ -133,6 +143,29 @@ class Lab:
         answer = self.run(job, config)
         assert answer.result is not None, answer.log[-6000:]
         return answer.result
+
+
+@contextlib.contextmanager
+def _started(words: list[str], environment: dict[str, str], stdin: int) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+    """A process and the file of what it prints; at the end it is ended, with all that it started.
+
+    A session of its own and a file instead of pipes: no process that outlives the engine holds this one up.
+    """
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            words, stdin=stdin, stdout=log, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+        )
+        try:
+            yield process, log
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _read(log: Any) -> str:
+    log.seek(0)
+    return str(log.read())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writes a small Qwen3 with random weights, and a tokenizer of words t0 .. t1023. Runs in the engine's environment.
+"""Writes a small Qwen3 with random weights, and a tokenizer of words t4 .. t1023. Runs in the engine's environment.
 
 The weights are drawn wide, and q and k are scaled up, so that attention is far from uniform: leaving a page out
 changes the tokens, and no two scores tie.
@@ -42,10 +42,12 @@ def write_model(path: Path) -> None:
 
 
 def write_tokenizer(path: Path) -> None:
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = ["<unk>", "<s>", "</s>", "<pad>", *(f"t{i}" for i in range(4, VOCABULARY))]
+    words = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token=names[0]))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    unknown, begin, end, pad = names[:4]
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="t0", bos_token="t1", eos_token="t2", pad_token="t3"
+        tokenizer_object=words, unk_token=unknown, bos_token=begin, eos_token=end, pad_token=pad
     )
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
     tokenizer.save_pretrained(path)
