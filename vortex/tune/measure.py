@@ -179,8 +179,9 @@ class Session:
     def _start(self) -> _Process:
         self._worker = _Process(self.bundle.path)
         said = self._worker.listen(START_SECONDS)
-        if isinstance(said, str):
+        if isinstance(said, str) or said[0] == "refused":
             self._stop()
+            said = said if isinstance(said, str) else said[2]
             hint = "a machine with the GPU, torch and apache-tvm-ffi" if self.bundle.target != "cpu" else "see above"
             raise CANNOT_MEASURE.at(why=f"no worker for {self.bundle.target} starts: {said}", hint=hint)
         self.machine = said[2]

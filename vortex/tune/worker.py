@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vortex.errors import WRONG_DEVICE, VortexError
 from vortex.tune.race import race
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ def main(connection: Connection, path: str) -> None:
     """Serve tasks until there are no more; messages are ``(what, candidate, data)``."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     worker = _Worker(connection, Path(path))
-    connection.send(("machine", -1, worker.machine()))
+    try:
+        machine = worker.machine()
+    except Exception as e:  # torch raises what it likes where a driver is missing
+        connection.send(("refused", -1, e.message if isinstance(e, VortexError) else f"{type(e).__name__}: {e}"))
+        return
+    connection.send(("machine", -1, machine))
     while (task := connection.recv()) is not None:
         worker.run(task)
         connection.send(("end", -1, None))
@@ -61,16 +67,20 @@ class _Worker:
         self._opened: dict[Path, Library] = {}
 
     def machine(self) -> dict[str, object]:
-        """Silicon and provenance."""
+        """Silicon and provenance; VX6009 where the bundle's target does not run: a measurement says what it was of."""
         import torch
 
+        from vortex.runtime.device import architecture_of, architectures_here
         from vortex.target import TARGETS
         from vortex.tune.silicon import silicon_of
 
         target = TARGETS[self.bundle.target]
         if target.kind == "cpu":
             return {"silicon": silicon_of(target).to_json(), "by": {"gpu": "", "torch": torch.__version__}}
-        about = torch.cuda.get_device_properties(0)
+        if architecture_of(target.name) not in (here := architectures_here()[:1]):
+            where = f"the CUDA device here is {here[0]}" if here else "there is no CUDA device here"
+            raise WRONG_DEVICE.at(what=f"'{self.bundle.path}'", target=target.name, where=where)
+        about = torch.cuda.get_device_properties(torch.cuda.current_device())
         smem = getattr(about, "shared_memory_per_block_optin", 232448)
         silicon = {"arch": target.arch, "sms": about.multi_processor_count, "smem": int(smem)}
         return {"silicon": silicon, "by": {"gpu": about.name, "torch": torch.__version__}}
