@@ -1,59 +1,127 @@
-"""What tuning gained: for each kernel and shape the default's time, the best's, and how far apart they are.
+"""What tuning gains: for each kernel and shape the default's time, the best's, and that of the variant a compile takes.
 
     python bench/tune_report.py out.vxb results.jsonl --out bench/results/h200/tune.json
 
-The default configuration of a kernel is the first of its candidates in the bundle.
+The default configuration of a kernel is the first of its candidates in the bundle. A variant is taken as by
+'vortex compile --variants N': of at most N configurations, the one for the shape's bucket.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vortex.tune.bundle import read_bundle
+from vortex.buckets import Bucket
+from vortex.tune.bundle import Candidate, read_bundle
+from vortex.tune.choose import cover
 from vortex.tune.exchange import read_file
+from vortex.tune.record import Record
+from vortex.tune.search import Point
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One kernel in one bucket; times in microseconds."""
+
+    kernel: str
+    flow: str
+    bucket: str
+    measured: int
+    default_us: float
+    best_us: float
+    chosen_us: float
+    default: dict[str, int]
+    best: dict[str, int]
+    chosen: dict[str, int]
+
+    @property
+    def default_over_best(self) -> float:
+        return self.default_us / self.best_us
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as the default what is compiled is."""
+        return self.default_us / self.chosen_us
+
+    def to_json(self) -> dict[str, Any]:
+        named = {name: getattr(self, name) for name in self.__slots__}
+        return {**named, "default_over_best": round(self.default_over_best, 4), "gain": round(self.gain, 4)}
+
+
+def rows_of(candidates: Iterable[Candidate], records: Iterable[Record], most: int) -> list[Row]:
+    """A row for each kernel and bucket whose default was measured, by the times that choices are made by."""
+    defaults: dict[str, Candidate] = {}
+    for c in candidates:
+        defaults.setdefault(c.ir, c)
+    kernels: dict[str, dict[Bucket, dict[Point, Record]]] = {}
+    for r in records:
+        if r.us is not None and r.measure.l2 != "warm" and r.key.ir in defaults:
+            kernels.setdefault(r.key.ir, {}).setdefault(r.key.bucket, {})[r.config] = r
+    rows = []
+    for ir, buckets in kernels.items():
+        default = defaults[ir]
+        point: Point = tuple(sorted(default.config.items()))
+        found = cover(buckets, most)
+        for bucket, group in sorted(buckets.items()):
+            if point not in group:
+                continue
+            served = next((x.record.config for x in found if bucket in x.buckets), found[0].record.config)
+            times = {p: r.us or math.inf for p, r in group.items()}
+            best = min(times, key=lambda p: (times[p], p))
+            three = times[point], times[best], times.get(served, math.inf)
+            configs = dict(point), dict(best), dict(served)
+            rows.append(Row(default.kind, default.flow, str(bucket), len(group), *three, *configs))
+    return sorted(rows, key=lambda x: (x.kernel, x.flow))
+
+
+def summary(rows: list[Row]) -> dict[str, Any]:
+    """How far defaults are from the best, and what choices gain, over rows of one kind."""
+    far = [r.default_over_best for r in rows]
+    gain = [r.gain for r in rows]
+    return {
+        "shapes": len(rows),
+        "default_over_best": {"median": round(statistics.median(far), 4), "largest": round(max(far), 4)},
+        "gain": {"mean": round(statistics.geometric_mean(gain), 4), "least": round(min(gain), 4)},
+    }
 
 
 def main() -> None:
-    args = argparse.ArgumentParser(description=__doc__)
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("bundle", type=Path)
     args.add_argument("results", type=Path)
+    args.add_argument("--variants", type=int, default=4)
     args.add_argument("--out", type=Path, required=True)
     found = args.parse_args()
-    default: dict[str, tuple[str, Any]] = {}
-    for c in read_bundle(found.bundle).candidates:
-        default.setdefault(c.ir, (c.flow, c.config))
-    groups: dict[Any, list[Any]] = {}
     records = read_file(found.results)
-    for r in records:
-        if r.us is not None and r.measure.l2 != "warm" and r.key.ir in default:
-            groups.setdefault((r.key.kind, default[r.key.ir][0], r.key.bucket, r.key.ir), []).append(r)
-    rows = []
-    for (kind, flow, bucket, ir), group in sorted(groups.items(), key=lambda x: x[0][:3]):
-        best = min(group, key=lambda r: r.us)
-        plain = next((r for r in group if dict(r.config) == dict(default[ir][1])), None)
-        row = {"kernel": kind, "flow": flow, "bucket": str(bucket), "measured": len(group), "best_us": best.us}
-        row |= {"best": dict(best.config), "id": best.id, "default_us": plain.us if plain else None}
-        row["default_over_best"] = round(plain.us / best.us, 4) if plain else None
-        rows.append(row)
-        print(f"{kind:7} {flow:12} {bucket!s:40} {row['default_us']} -> {best.us} us  x{row['default_over_best']}")
-    gaps = [r["default_over_best"] for r in rows if r["default_over_best"]]
-    gpu = {dict(s.by).get("gpu", "") for r in records for s in r.samples}
+    rows = rows_of(read_bundle(found.bundle).candidates, records, found.variants)
+    for r in rows:
+        print(f"{r.kernel:7} {r.flow:11} {r.bucket:34} {r.default_us:8.2f} best {r.best_us:8.2f} x{r.gain:.3f}")
+    by_kind = {kind: summary([r for r in rows if r.kernel == kind]) for kind in sorted({r.kernel for r in rows})}
+    failed: dict[str, int] = {}
+    for x in records:
+        if x.us is None:
+            failed[x.status] = failed.get(x.status, 0) + 1
     result = {
-        "device": sorted(gpu),
+        "device": sorted({dict(s.by).get("gpu", "") for r in records for s in r.samples}),
         "date": time.strftime("%F"),
         "command": " ".join(["python", *sys.argv]),
-        "default_over_best": {"median": statistics.median(gaps), "largest": max(gaps)} if gaps else None,
-        "failed": sum(r.us is None for r in records),
-        "rows": rows,
+        "records": len(records),
+        "failed": failed,
+        "noisy": sum(r.noisy for r in records if r.us is not None),
+        "kernels": by_kind,
+        "all": summary(rows) if rows else None,
+        "rows": [r.to_json() for r in rows],
     }
     found.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(result["default_over_best"])
+    print(json.dumps(by_kind, indent=1))
 
 
 if __name__ == "__main__":
