@@ -1,0 +1,200 @@
+"""Rules that no engine on a CPU shows broken, batch by batch: what graphs, overlap and fused kernels ask for.
+
+Stand-ins take SGLang's place. Each test makes the same tokens twice, once in the plain way.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.engine.standins import KV_HEADS, SPEC, Mode, SharedReadEnds, World, stood_in
+from vortex.runtime.sglang.compiled import COMPILER, artifact_for
+from vortex.runtime.sglang.config import EngineConfig
+from vortex.runtime.sglang.memory import add_summaries
+from vortex.runtime.sglang.shape import ModelShape
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import sys
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(COMPILER, sys.executable)
+        return artifact_for(EngineConfig("quest"), ModelShape(SPEC, KV_HEADS), "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _standing_in() -> Iterator[None]:
+    with stood_in():
+        yield
+
+
+def drawn(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def ready(artifact: Path, requests: list[int], version: str = "0_5_23") -> tuple[World, torch.Generator]:
+    """Each request has read 150 tokens, in chunks that end within a page, and owns pages in disorder."""
+    world, draw = World(artifact, version), drawn()
+    for r in requests:
+        world.give(r, list(range(r + 1, 45, 4)))
+    for new in (70, 80):
+        world.read(requests, new, draw)
+    return world, draw
+
+
+def same(got: list[torch.Tensor], want: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+# --- fused RoPE and KV writes
+
+
+def test_pages_that_rope_fills_are_summarised(artifact: Path) -> None:
+    said, worlds = [], []
+    for fused in (False, True):
+        world, draw = World(artifact), drawn()
+        world.give(1, list(range(20, 9, -1)))
+        world.read([1], 70, draw, fused)
+        world.read([1], 80, draw, fused)
+        said.append([world.say([1], draw, fused) for _ in range(20)])  # over two page boundaries
+        worlds.append(world.summaries())
+    assert all(map(same, *said))
+    assert same(list(worlds[0].values()), list(worlds[1].values()))
+
+
+def test_what_is_left_out_depends_on_summaries(artifact: Path) -> None:
+    """The others could not fail otherwise."""
+    (one, draw), (other, again) = ready(artifact, [1]), ready(artifact, [1])
+    assert same(one.say([1], draw), other.say([1], again))
+    for field in other.fields.values():
+        field.copy_(field.flip(0))
+    (sparse, dense), (lost, kept) = one.say([1], draw), other.say([1], again)
+    assert not torch.equal(sparse, lost)
+    assert torch.equal(dense, kept)
+
+
+# --- graphs: padded rows, and a page table that is rewritten while kernels run
+
+
+def replayed(world: World, requests: list[int], rows: int) -> SimpleNamespace:
+    """A decode batch of graph size ``rows``, as SGLang pads it: request row 0, slot 0, the backend's own length."""
+    batch = world.batch(Mode.DECODE, requests, 1)
+    missing = rows - len(requests)
+    fill = torch.full((missing,), world.backend.get_cuda_graph_seq_len_fill_value())
+    nothing = torch.zeros(missing, dtype=torch.int64)
+    batch.batch_size, batch.num_padding = rows, missing
+    batch.req_pool_indices = torch.cat((batch.req_pool_indices, nothing))
+    batch.seq_lens = torch.cat((batch.seq_lens, fill))
+    batch.out_cache_loc = torch.cat((batch.out_cache_loc, nothing))
+    return batch
+
+
+def captured(world: World, rows: int) -> None:
+    """As SGLang captures a graph of this size, without a request."""
+    world.backend.init_cuda_graph_state(rows, rows)
+    dummy = SimpleNamespace(
+        forward_mode=Mode.DECODE,
+        batch_size=rows,
+        req_pool_indices=torch.zeros(rows, dtype=torch.int64),
+        seq_lens=torch.full((rows,), world.backend.get_cuda_graph_seq_len_fill_value()),
+        out_cache_loc=torch.zeros(rows, dtype=torch.int64),
+    )
+    world.backend.init_forward_metadata_out_graph(dummy, in_capture=True)
+    world.backend.init_forward_metadata_in_graph(dummy)
+    world.forward(dummy, drawn(9))
+
+
+def test_padded_rows_touch_nothing_but_the_dummies(artifact: Path) -> None:
+    requests = [2, 1, 3]
+    world, _ = ready(artifact, requests)
+    plain, _ = ready(artifact, requests)
+    captured(world, 8)
+    for k, v in world.pool.buffers:  # what a padded row leaves in page 0 reaches no request
+        k[: SPEC.page_size], v[: SPEC.page_size] = torch.nan, torch.nan
+    for step in range(20):
+        # the first rows of a larger draw are not those of a smaller one: the plain batch is given the same rows
+        batch = replayed(world, requests, 8)
+        world.backend.init_forward_metadata_out_graph(batch)
+        world.backend.init_forward_metadata_in_graph(batch)
+        got = world.forward(batch, drawn(step))
+        want = _first_rows(plain, requests, drawn(step), 8)
+        assert same([out[: len(requests)] for out in got], want)
+    assert same(list(world.summaries().values()), list(plain.summaries().values()))
+    for ours, theirs in zip(world.pool.buffers, plain.pool.buffers, strict=True):
+        assert same([b[SPEC.page_size :] for b in ours], [b[SPEC.page_size :] for b in theirs])
+
+
+def _first_rows(world: World, requests: list[int], draw: torch.Generator, rows: int) -> list[torch.Tensor]:
+    """A step without graphs over the first of ``rows`` tokens that ``draw`` says."""
+    batch = world.batch(Mode.DECODE, requests, 1)
+    world.backend.init_forward_metadata(batch)
+    made = []
+    for layer in world.layers:
+        both = torch.randn(rows, 8 + 2 * KV_HEADS, SPEC.head_dim, generator=draw)[: len(requests)]
+        q, k, v = both.split((8, KV_HEADS, KV_HEADS), dim=1)
+        made.append(world.backend.forward_decode(q.flatten(1), k, v, layer, batch))
+    return made
+
+
+@pytest.mark.parametrize("version", ["0_5_16", "0_5_23"])
+def test_the_page_table_may_be_rewritten_while_a_graph_runs(artifact: Path, version: str) -> None:
+    requests = [1, 2]
+    world, draw = ready(artifact, requests, version)
+    plain, again = ready(artifact, requests, version)
+    captured(world, 2)
+    for _ in range(20):
+        batch = world.batch(Mode.DECODE, requests, 1)
+        world.backend.init_forward_metadata_out_graph(batch)
+        before = world.req_to_token.clone()
+        world.req_to_token.copy_(world.req_to_token.flip(1).roll(1, 0))  # the scheduler is a step ahead
+        world.backend.init_forward_metadata_in_graph(batch)
+        assert same(world.forward(batch, draw), plain.say(requests, again))
+        world.req_to_token.copy_(before)
+
+
+def test_when_shared_memory_has_been_read_is_declared_where_it_can_be(artifact: Path) -> None:
+    backend = World(artifact, "0_5_23").backend
+    assert backend.shared_read_ends(Mode.DECODE) is SharedReadEnds.PRE_REPLAY
+    assert backend.shared_read_ends(Mode.EXTEND) is SharedReadEnds.UNKNOWN
+    oldest = importlib.import_module("vortex.runtime.sglang.seam_0_5_16")
+    assert not hasattr(oldest.Backend, "shared_read_ends")
+
+
+# --- overlap
+
+
+def test_the_step_after_a_requests_end_leaves_nothing_to_the_next_owner(artifact: Path) -> None:
+    """The scheduler learns late that request 1 has ended: its pages are free when it decodes once more."""
+    used, draw = ready(artifact, [1])
+    for _ in range(10):
+        used.say([1], draw)  # the last one fills a page
+    assert used.lengths[1] % SPEC.page_size == 0
+    fresh = World(artifact)
+    said = []
+    for world in (used, fresh):
+        draw = drawn(5)
+        world.give(2, list(range(2, 45, 4)))  # the pages that request 1 had
+        world.read([2], 150, draw)
+        said.append([world.say([2], draw) for _ in range(12)])
+    assert all(map(same, *said))
+
+
+# --- memory
+
+
+def test_summaries_are_counted_in_the_price_of_a_token(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VORTEX_CONFIG", f'{{"flow": "{artifact}", "dense_layers": [1, 9]}}')
+    runner = World(artifact).runner
+    kvc = SimpleNamespace(**vars(runner), layer_info=SimpleNamespace(start_layer=0, end_layer=4))
+    # two rows of 64 f32 a page of 16 tokens and KV head, in the three of four layers that the flow does not skip
+    assert add_summaries(1000, None, kvc, 4) == 1000 + 2 * 64 * 4 * KV_HEADS * 3 // 16
+    kvc.server_args.attention_backend = "triton"
+    assert add_summaries(1000, None, kvc, 4) is None
