@@ -17,7 +17,7 @@ from vortex.ir.core import Module
 from vortex.ir.parser import parse_module
 
 BATCH = 6
-KNOBS = {"threads": 64, "in_flight": 2, "wave": 3}
+KNOBS = {"threads": 64, "in_flight": 2}
 
 
 class Library:

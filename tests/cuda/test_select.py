@@ -26,7 +26,7 @@ def flow_of(name: str) -> Module:
 
 @cache
 def kernels(name: str, chip_words: int) -> Kernels:
-    knobs = {"threads": 64, "in_flight": 2, "chip_words": chip_words, "wave": 3}
+    knobs = {"threads": 64, "in_flight": 2, "chip_words": chip_words}
     program = lower(flow_of(name), plan={"threads": 64, "select_pages": 32}, select=knobs)
     return Kernels.of({name: program}, KINDS)
 
@@ -67,15 +67,3 @@ def test_a_captured_grid_serves_all_lengths() -> None:
     built = kernels("gqa_block", 2048)
     for lengths in ((1, 1, 1), (900, 700, 333), (1, 1, 1), (0, 8 * 64, 0)):
         check("gqa_block", built, lengths, slots=8, seed=3)
-
-
-@pytest.mark.parametrize("knobs", [{"own": 0, "next": 0}, {"own": 1, "next": 0}, {"own": 2, "next": 2}], ids=str)
-def test_what_is_asked_for_ahead_changes_nothing(knobs: dict[str, int]) -> None:
-    """The emulator refuses to ask for what is no page's summary."""
-    program = lower(
-        flow_of("quest"), plan={"threads": 64, "select_pages": 32}, select={"threads": 64, "wave": 2, **knobs}
-    )
-    built = Kernels.of({"quest": program}, KINDS)
-    asks = built.text.count("bulk_prefetch_L2_global((&(")
-    assert asks == 2 * (knobs["own"] + knobs["next"]), "lo and hi of each slab"
-    check("quest", built, LENGTHS, slots=8, seed=4)

@@ -211,14 +211,6 @@ void touch(const void* p, size_t bytes, bool write) {
     }
 }
 
-void asked(const void* p, size_t bytes) {
-  const char* at = (const char*)p;
-  if ((size_t)at % 16 || bytes % 16) fail("asks for what is not in whole 16 bytes, at %p", p);
-  for (Range& r : ranges)
-    if (at >= r.begin && at + bytes <= r.end) return;
-  fail("asks for memory outside its arguments, at %p", p);
-}
-
 // --- collectives: the last lane of the warp to arrive computes for all
 
 template <class F>
@@ -264,7 +256,6 @@ void on_fault(int, siginfo_t* info, void*) {
 }  // namespace
 
 Where* here = &nowhere;
-void ask(const void* p, size_t bytes) { asked(p, bytes); }
 const char* failure() { return problem.c_str(); }
 char* dynamic_shared() { return cta().shared + kGuard; }
 int lane() { return current->lane; }

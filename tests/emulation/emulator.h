@@ -56,7 +56,6 @@ void multiply(float* d, const uint32_t* a, const uint32_t* b, const float* c, bo
 
 void acquire_release(const void* p, bool acquire, bool release);
 void fence();
-void ask(const void* p, size_t bytes);  // a prefetch: anything that is there may be asked for
 void reads(const void* p, size_t bytes, size_t align);
 void writes(const void* p, size_t bytes, size_t align);
 char* shared_pointer(uint32_t address);

@@ -39,7 +39,6 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     ),
     (r"(max|min)\.NaN\.f32", "{a} = {b} != {b} || {c} != {c} ? NAN : f{0}f({b}, {c});"),
     (r"griddepcontrol\.\w+", ""),
-    (r"cp\.async\.bulk\.prefetch\.L2\.global", "emu::ask({a}, {b});"),
     (r"fence\.acq_rel\.gpu", "emu::fence();"),
     (
         r"st\.global(?:\.\w+)*?\.v4\.(f32|b32|u32)",

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cpu.tiles import Tiles, require_emittable
 from vortex.codegen.cpu.topk import sortable
-from vortex.codegen.cuda.ahead import Later, ask, records_of
 from vortex.codegen.cuda.block import PLAIN, Block, BlockTiles, homed
 from vortex.codegen.cuda.folds import PageFolds
 from vortex.codegen.cuda.homes import Arena, HomedValues, LaneHome, RowHome, SlabHome
@@ -82,7 +81,6 @@ class Passes:
             for o in self.layout.f.ops
             if isinstance(o, page.Load) and self.layout.paged(o)
         }
-        self.records = records_of(self.layout)
         for matrix in self.matrix.values():
             matrix.views = self.words
         self.folds = PageFolds(self.values, self.memory, self.cta)
@@ -178,11 +176,10 @@ class Passes:
 
     # control
 
-    def first(self, begin: Expr, end: Expr, wait: Callable[[], None], find_later: Callable[[], Later] | None) -> None:
+    def first(self, begin: Expr, end: Expr, wait: Callable[[], None]) -> None:
         """What needs no other page: the first pass over ``[begin, end)``, and a barrier.
 
-        Until it calls ``wait`` it reads what ``plan`` wrote and nothing else. On the way it asks for the item that
-        ``find_later`` finds.
+        Until it calls ``wait`` it reads what ``plan`` wrote and nothing else.
         """
         land: list[Callable[[], None]] = []
 
@@ -191,17 +188,11 @@ class Passes:
             land.append(self._ask_inputs())
 
         self._open(0, begin, end, begin_reading)
-        later = find_later() if find_later is not None else None
-        pages = [later.page(self.cta, turn) for turn in range(self.knobs.next)] if later is not None else []
         land[0]()
         self._per_row(0, begin)
         self.block.sync()
         if self.layout.staging.loops:
             self._per_page(0, begin, end)
-        if later is not None:
-            for inside, physical in pages:
-                with when(inside):
-                    ask(self.records, self.words, physical * self.args.size("Hkv") + later.h)
         cta_sync()
 
     def rest(self) -> None:
@@ -257,10 +248,7 @@ class Passes:
         self.slabs = let("slabs", rounds_of(end - begin, SLAB))
         self.rounds = let("rounds", rounds_of(self.slabs - self.cta.warp, self.cta.warps))
         matrix = self.matrix.get(level)
-        own = self.knobs.own if level == 0 else 0
         if matrix is None:
-            for turn in range(own):
-                self._ask_own(turn, self._record(self._page(i32(turn), begin, end)))
             wait()
             return
         self.record, self.later = local("record_here", 1, I32), local("page_later", 1, I32)
@@ -270,16 +258,9 @@ class Passes:
         with when(self.rounds > 0):
             put(self.record, self._record(self._page(i32(0), begin, end)), 0)
             put(self.later, self._page(i32(1), begin, end), 0)
-        for turn, place in enumerate((self.record[0], self._record(self.later[0]))[:own]):
-            self._ask_own(turn, place)
         wait()
         with when(self.rounds > 0):
             matrix.fill(self.record[0])
-
-    def _ask_own(self, turn: int, place: Expr) -> None:
-        """Ask for the summaries at ``place``, of this lane's page in slab ``turn``: beyond the last page, once more."""
-        with when(self.rounds > turn):
-            ask(self.records, self.words, place)
 
     def _start(self, turn: Expr, begin: Expr) -> Expr:
         return (turn * self.cta.warps + self.cta.warp) * SLAB + begin

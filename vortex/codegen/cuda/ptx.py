@@ -65,11 +65,6 @@ def early(name: str, buffer: Buffer, *index: Expr) -> Expr:
     return let(name, made[0])
 
 
-def ask_l2(address: Expr, size: int) -> None:
-    """Have ``size`` bytes brought into the L2 cache, sooner or later: multiples of 16, as the address."""
-    ptx("cp.async.bulk.prefetch.L2.global", address, T.uint32(size))
-
-
 def shuffle(x: Expr, lane: Expr) -> Expr:
     """``x`` of another lane of the warp; all 32 lanes take part."""
     return T.tvm_warp_shuffle(T.uint32(0xFFFFFFFF), x, lane, WARP, WARP)

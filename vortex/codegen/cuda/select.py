@@ -8,7 +8,6 @@ item keeps all it needs in shared memory if that fits, and otherwise in its work
 from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.ahead import LaterItem, records_of
 from vortex.codegen.cuda.homes import Arena, HomedValues
 from vortex.codegen.cuda.lanes import Cta
 from vortex.codegen.cuda.passes import Passes
@@ -105,19 +104,15 @@ class _Item:
             early(n, work, i32(0), at) for n, at in (("items", i32(0)), ("entry", item + HEADER), ("size", i32(1)))
         )
         with when(item < items):
-            # looked up step by step beside the own item
-            later = LaterItem(args, place, items, heads, knobs.wave) if knobs.next and self._asks() else None
             self.r = let("r", T.shift_right(entry, i32(PART_BITS)))
             part = let("part", T.bitwise_and(entry, i32((1 << PART_BITS) - 1)))
             self.pages, kept, self.first, self.scored = (
                 early(n, plan, i32(at), self.r) for at, n in enumerate(("pages_of_row", "kept", "first", "scored"))
             )
-            if later is not None:
-                later.find_row()
             self.best = let("best", kept - (self.pages - self.scored))
             with branch(self.scored > 0) as (then, other):
                 with then():
-                    self._score(memory, arena, part, size, arrived, later)
+                    self._score(memory, arena, part, size, arrived)
                 with other():
                     self._nothing_scored()
 
@@ -132,20 +127,15 @@ class _Item:
         a = self.args
         keep_all(self.cta, a.buffers["pages"], a.buffers["counts"], self.r, self.h, self.pages, a.size("K"))
 
-    def _asks(self) -> bool:
-        return bool(records_of(self.layout))
-
-    def _score(
-        self, memory: Memory, arena: Arena, part: Expr, most: Expr, arrived: int, later: LaterItem | None
-    ) -> None:
+    def _score(self, memory: Memory, arena: Arena, part: Expr, size: Expr, arrived: int) -> None:
         row = let("row", self.r * self.args.size("Hkv") + self.h)
-        size = part_pages(self.scored, most)
+        size = part_pages(self.scored, size)
         parts = let("parts", quotient(self.scored + size - 1, size))
         begin = let("begin", part * size)
         end = let("end", T.min(begin + size, self.scored))
         memory.enter(row, let("on_chip", T.And(equal(parts, i32(1)), self.scored <= memory.chip_pages)))
         self.passes.enter(self.r, self.h, row, self.first, self.scored)
-        self.passes.first(begin, end, self._wait, None if later is None else lambda: later.found(most))
+        self.passes.first(begin, end, self._wait)
         with when(parts > 1):
             self._arrive(arena, row, parts, arrived)
         with when(T.Or(equal(parts, i32(1)), equal(arena.i32[arrived], parts - 1))):

@@ -32,12 +32,6 @@ class SelectKnobs:
 
     overlap: int = 1
     """Whether it may be launched before the kernel in front of it has ended."""
-    own: int = 2
-    """Slabs of each warp whose summaries are asked into L2 before the kernel in front has ended."""
-    next: int = 1
-    """Slabs of each warp that are asked into L2 for the item that a later CTA takes, while this one chooses."""
-    wave: int = 264
-    """CTAs at work at once: how far that item is."""
 
     def attrs(self) -> dict[str, Attr]:
         return dict(asdict(self))
@@ -60,10 +54,7 @@ def choose(
     More is on its way where the memory is further off, if a lane's results leave registers for it (``roomy``); one
     CTA has an SM for itself where tensor cores leave a lane many sums or long rows (``crowded``).
     """
-    residents = 1 if crowded else 2
-    default = SelectKnobs(
-        chip_words=8192 if words_per_page <= 1 else 18432, residents=residents, wave=residents * machine.sms
-    )
+    default = SelectKnobs(chip_words=8192 if words_per_page <= 1 else 18432, residents=1 if crowded else 2)
     if roomy and default.residents * default.in_flight_bytes(matrices=False) < machine.bytes_needed:
         default = replace(default, unpacked=2 * default.unpacked)
     return SelectKnobs(**{n: int(schedule.get(n, x)) for n, x in default.attrs().items()})
