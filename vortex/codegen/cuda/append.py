@@ -18,6 +18,7 @@ from vortex.codegen.cuda.lanes import Cta, rounds_of
 from vortex.codegen.cuda.ptx import (
     WARP,
     cta_sync,
+    early,
     flat_view,
     overlap_begin,
     overlap_launch,
@@ -86,15 +87,19 @@ def emit_append(program: Module, f: Function) -> list[str]:
     size, heads = int(program.attrs["page_size"]), args.size("Hkv")
     requests = args.size("B")
     fits = T.max(i32(1), tirx.truncdiv(i32(CTAS), requests))
-    stripes = T.max(i32(1), T.min(fits, rounds_of(args.size("N"), size)))
+    # the longest request has all tokens but one of each other; of a batch that decodes, every request has one
+    longest = T.max(i32(1), args.size("N") - requests + 1)
+    stripes = T.max(i32(1), T.min(fits, rounds_of(longest, size)))
     head, stripe, request = T.cta_id([heads, stripes, requests])
     warp, lane = let("warp", T.warp_id([knobs.threads // WARP])), let("lane", T.lane_id([WARP]))
     cta = Cta(warp, lane, let("thread", warp * WARP + lane), knobs.threads)
     overlap_begin(knobs.overlap)
+    r = let("r", request)
+    of_row = [("lengths", r), ("row_offsets", r), ("row_offsets", r + 1)]
+    now, begin, end = (early(name, args.buffers[name], at) for name, at in of_row)
     overlap_wait(knobs.overlap)
-    _Stripe(args, f, scattered, cta, size).emit(
-        let("r", request), let("stripe", stripe), let("stripes", stripes), let("h", head)
-    )
+    made = _Stripe(args, f, scattered, cta, size)
+    made.emit(r, let("stripe", stripe), let("stripes", stripes), let("h", head), now, begin, end)
     return args.names
 
 
@@ -173,10 +178,9 @@ class _Stripe:
         b, t = self.args.buffers[name], _tensor(self.args.program, name)
         return _Pool(t, list(b.strides), flat_view(b, U32, 4), flat_view(b, STORAGE[t.dtype.name], t.dtype.bytes))
 
-    def emit(self, r: Expr, stripe: Expr, stripes: Expr, h: Expr) -> None:
-        now = let("now", self.args.buffers["lengths"][r])
-        self.begin = let("first_token", self.args.buffers["row_offsets"][r])
-        new = let("new_tokens", self.args.buffers["row_offsets"][r + 1] - self.begin)
+    def emit(self, r: Expr, stripe: Expr, stripes: Expr, h: Expr, now: Expr, begin: Expr, end_token: Expr) -> None:
+        self.begin = begin
+        new = let("new_tokens", end_token - begin)
         before = let("before", now - new)
         # a padded request has length 0, whatever tokens are counted as its own
         with when(T.And(new > 0, before >= 0)):
