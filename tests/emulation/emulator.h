@@ -66,6 +66,13 @@ INLINE T shuffled(T v, int from) {
   shuffle(&v, sizeof v, from);
   return v;
 }
+INLINE uint32_t reduced(uint32_t v, bool greatest) {  // of a warp
+  for (int mask = 16; mask; mask /= 2) {
+    uint32_t other = shuffled(v, lane() ^ mask);
+    v = (other > v) == greatest ? other : v;
+  }
+  return v;
+}
 template <class T, class F>
 INLINE T atomic(T* p, F next, bool acquire = false, bool release = false) {
   yield();

@@ -38,6 +38,7 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
         "{a} = emu::atomic((decltype(add)*){b}, [=](auto o) {{ return o + add; }}, {acquire}, {release});",
     ),
     (r"(max|min)\.NaN\.f32", "{a} = {b} != {b} || {c} != {c} ? NAN : f{0}f({b}, {c});"),
+    (r"redux\.sync\.(min|max)\.u32", "{a} = emu::reduced({b}, \"{0}\"[1] == 'a');"),
     (r"griddepcontrol\.\w+", ""),
     (r"fence\.acq_rel\.gpu", "emu::fence();"),
     (

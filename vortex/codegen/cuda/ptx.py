@@ -74,6 +74,13 @@ def shuffle_xor(x: Expr, mask: int) -> Expr:
     return T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), x, mask, WARP, WARP)
 
 
+def warp_extreme(which: str, x: Expr) -> Expr:
+    """The "min" or "max" of an unsigned number of all 32 lanes."""
+    made = registers(which, 2, U32)
+    ptx(f"redux_sync.{which}.u32", made[0], x, T.uint32(0xFFFFFFFF))
+    return let(f"warp_{which}", made[0])
+
+
 def quotient(a: Expr, b: Expr) -> Expr:
     """a / b of non-negative numbers, without the sign fix-up of a floor division."""
     return tirx.truncdiv(a, b)

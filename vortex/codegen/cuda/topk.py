@@ -20,16 +20,17 @@ from vortex.codegen.cuda.lanes import (
     count_bits,
     fetch_add,
     rounds_of,
-    warp_fold,
     warp_prefix,
 )
-from vortex.codegen.cuda.ptx import WARP, cta_sync, shuffle
+from vortex.codegen.cuda.ptx import WARP, cta_sync, shuffle, warp_extreme
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, choose, equal, i32, let, local, loop, put, when
 
 BITS = 8
 """Of a histogram: of a few thousand scores, one of its 256 bins holds few."""
 NONE = 0xFFFFFFFF
 """Above the key of +inf: no page has it."""
+LISTED = 8
+"""Keys for which a warp answers one by one."""
 FEW = WARP
 """Keys that are ranked directly."""
 
@@ -71,9 +72,11 @@ class TopK:
 
         def read(get: Callable[[Expr], Expr]) -> None:
             for i in range(self.held):
-                s = self._page(i)
-                with when(T.And(i32(i) < self.share, s < scored)):
-                    put(self.near, T.reinterpret(U32, get(s)), i)
+                with when(i32(i) < self.share):
+                    # a load beyond the row would cost a branch to leave out
+                    s = let("s", self._page(i))
+                    key = T.reinterpret(U32, get(T.min(s, scored - 1)))
+                    put(self.near, T.Select(s < scored, key, T.uint32(0)), i)
 
         if not self.keys.pitch:
             read(self.keys.far)
@@ -126,20 +129,33 @@ class TopK:
             put(self.arena.i32, i32(0), b + self.bins)
         with when(equal(self.cta.thread, i32(0))):
             put(self.arena.i32, i32(0), self.answer + 3)
-        self._range(low, high)
+        self._range(low, high, best)
         with T.While(more[0] > 0):
             self._narrow(low, high, want, last, more)
         with when(best <= 0):
             put(low, T.uint32(NONE), 0)
         return let("threshold", low[0]), let("last", last[0])
 
-    def _range(self, low: Buffer, high: Buffer) -> None:
-        """The least and the greatest of all threads."""
-        least = warp_fold(low[0], lambda a, b: T.min(a, b), "least")
-        most = warp_fold(high[0], lambda a, b: T.max(a, b), "most")
+    def _range(self, low: Buffer, high: Buffer, best: Expr) -> None:
+        """From the least and the greatest of this thread's keys to a range that holds the ``best``-th of all.
+
+        Where few are wanted, each warp answers for its share of them: as many of its threads have a key that is no
+        smaller than its answer, so the least answer of all warps has enough keys above it, and not many more.
+        """
+        share = let("share_of_best", rounds_of(best, self.cta.warps))
+        bound = local("bound", 1, U32)
+        with choose(share <= LISTED) as (few, many):
+            with few():
+                self._answer(high[0], share, bound)
+            with many(), choose(share <= WARP) as (threads, keys):
+                with threads():
+                    put(bound, warp_extreme("min", high[0]), 0)
+                with keys():
+                    put(bound, warp_extreme("min", low[0]), 0)
+        most = warp_extreme("max", high[0])
         shared = self.arena.u32
         with when(equal(self.cta.lane, i32(0))):
-            put(shared, least, self.cta.warp + self.sums)
+            put(shared, bound[0], self.cta.warp + self.sums)
             put(shared, most, self.cta.warp + (self.sums + self.cta.warps))
         cta_sync()
         put(low, shared[self.sums], 0)
@@ -147,6 +163,17 @@ class TopK:
         for w in range(1, self.cta.warps):
             put(low, T.min(low[0], shared[self.sums + w]), 0)
             put(high, T.max(high[0], shared[self.sums + self.cta.warps + w]), 0)
+
+    def _answer(self, greatest: Expr, count: Expr, bound: Buffer) -> None:
+        """The largest key such that ``count`` lanes have one as ``greatest`` that is no smaller, or 0."""
+        mine, left = local("mine_left", 1, U32), local("lanes_left", 1, I32)
+        put(mine, greatest, 0)
+        put(left, count, 0)
+        with T.While(left[0] > 0):
+            put(bound, warp_extreme("max", mine[0]), 0)
+            hit = let("hit", equal(mine[0], bound[0]))
+            put(left, left[0] - count_bits(ballot(hit)), 0)
+            put(mine, T.Select(hit, T.uint32(0), mine[0]), 0)
 
     def _narrow(self, low: Buffer, high: Buffer, want: Buffer, last: Buffer, more: Buffer) -> None:
         """From the range [low, high] to that of the bin that holds the wanted key; the bins are left at zero."""
