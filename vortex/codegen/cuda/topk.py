@@ -1,4 +1,4 @@
-"""Exact, deterministic top-k of one row by one CTA: the k-th key by histograms, then one ascending sweep.
+"""Exact, deterministic top-k of one row by one CTA: from a shortlist, or the k-th key by histograms and a sweep.
 
 Each warp has a range of pages of its own and each thread the keys of some of them in registers; what goes beyond is
 read where it lies. The bins of a histogram divide the range in which the k-th key is known to lie, so keys that agree
@@ -23,14 +23,11 @@ from vortex.codegen.cuda.lanes import (
     warp_prefix,
 )
 from vortex.codegen.cuda.ptx import WARP, cta_sync, shuffle, warp_extreme
+from vortex.codegen.cuda.shortlist import NONE, Shortlist
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, choose, equal, i32, let, local, loop, put, when
 
 BITS = 8
 """Of a histogram: of a few thousand scores, one of its 256 bins holds few."""
-NONE = 0xFFFFFFFF
-"""Above the key of +inf: no page has it."""
-LISTED = 8
-"""Keys for which a warp answers one by one."""
 FEW = WARP
 """Keys that are ranked directly."""
 
@@ -57,6 +54,7 @@ class TopK:
         self.answer = self.arena.take(8)
         """The bin found, the keys above it, the keys in it, the keys listed; the last of the ties."""
         self.list = self.arena.take(2 * FEW)
+        self.shortlist = Shortlist(self.cta, self.arena)
 
     # the keys
 
@@ -71,12 +69,12 @@ class TopK:
             put(self.near, T.uint32(0), i)
 
         def read(get: Callable[[Expr], Expr]) -> None:
+            # all loads are on their way before the first is looked at
             for i in range(self.held):
                 with when(i32(i) < self.share):
-                    # a load beyond the row would cost a branch to leave out
-                    s = let("s", self._page(i))
-                    key = T.reinterpret(U32, get(T.min(s, scored - 1)))
-                    put(self.near, T.Select(s < scored, key, T.uint32(0)), i)
+                    put(self.near, T.reinterpret(U32, get(T.min(self._page(i), scored - 1))), i)
+            for i in range(self.held):
+                put(self.near, T.Select(self._page(i) < scored, self.near[i], T.uint32(0)), i)
 
         if not self.keys.pitch:
             read(self.keys.far)
@@ -129,33 +127,19 @@ class TopK:
             put(self.arena.i32, i32(0), b + self.bins)
         with when(equal(self.cta.thread, i32(0))):
             put(self.arena.i32, i32(0), self.answer + 3)
-        self._range(low, high, best)
+        self._range(low, high)
         with T.While(more[0] > 0):
             self._narrow(low, high, want, last, more)
         with when(best <= 0):
             put(low, T.uint32(NONE), 0)
         return let("threshold", low[0]), let("last", last[0])
 
-    def _range(self, low: Buffer, high: Buffer, best: Expr) -> None:
-        """From the least and the greatest of this thread's keys to a range that holds the ``best``-th of all.
-
-        Where few are wanted, each warp answers for its share of them: as many of its threads have a key that is no
-        smaller than its answer, so the least answer of all warps has enough keys above it, and not many more.
-        """
-        share = let("share_of_best", rounds_of(best, self.cta.warps))
-        bound = local("bound", 1, U32)
-        with choose(share <= LISTED) as (few, many):
-            with few():
-                self._answer(high[0], share, bound)
-            with many(), choose(share <= WARP) as (threads, keys):
-                with threads():
-                    put(bound, warp_extreme("min", high[0]), 0)
-                with keys():
-                    put(bound, warp_extreme("min", low[0]), 0)
-        most = warp_extreme("max", high[0])
+    def _range(self, low: Buffer, high: Buffer) -> None:
+        """The least and the greatest of all threads."""
+        least, most = warp_extreme("min", low[0]), warp_extreme("max", high[0])
         shared = self.arena.u32
         with when(equal(self.cta.lane, i32(0))):
-            put(shared, bound[0], self.cta.warp + self.sums)
+            put(shared, least, self.cta.warp + self.sums)
             put(shared, most, self.cta.warp + (self.sums + self.cta.warps))
         cta_sync()
         put(low, shared[self.sums], 0)
@@ -163,17 +147,6 @@ class TopK:
         for w in range(1, self.cta.warps):
             put(low, T.min(low[0], shared[self.sums + w]), 0)
             put(high, T.max(high[0], shared[self.sums + self.cta.warps + w]), 0)
-
-    def _answer(self, greatest: Expr, count: Expr, bound: Buffer) -> None:
-        """The largest key such that ``count`` lanes have one as ``greatest`` that is no smaller, or 0."""
-        mine, left = local("mine_left", 1, U32), local("lanes_left", 1, I32)
-        put(mine, greatest, 0)
-        put(left, count, 0)
-        with T.While(left[0] > 0):
-            put(bound, warp_extreme("max", mine[0]), 0)
-            hit = let("hit", equal(mine[0], bound[0]))
-            put(left, left[0] - count_bits(ballot(hit)), 0)
-            put(mine, T.Select(hit, T.uint32(0), mine[0]), 0)
 
     def _narrow(self, low: Buffer, high: Buffer, want: Buffer, last: Buffer, more: Buffer) -> None:
         """From the range [low, high] to that of the bin that holds the wanted key; the bins are left at zero."""
@@ -310,8 +283,6 @@ class TopK:
     ) -> None:
         """The ``best`` best candidates and all reserved pages of ``n``, ascending; at most ``room`` of them."""
         self._load(scored)
-        threshold, last = self.threshold(best)
-        lane = self.cta.lane
 
         def place(page: Expr, at: Expr) -> None:
             with when(at < room):
@@ -323,6 +294,32 @@ class TopK:
             place(first + scored + p, first + best + p)
         with when(equal(self.cta.thread, i32(0))):
             put(counts, T.min(n - scored + best, room), r, h)
+
+        def put_chosen(s: Expr, at: Expr) -> None:
+            place(first + s, first + at)
+
+        few, count = self._list(best)
+        with choose(few) as (then, other):
+            with then():
+                self.shortlist.take(count, best, put_chosen)
+            with other():
+                self._sweep(best, put_chosen)
+
+    def _list(self, best: Expr) -> tuple[Expr, Expr]:
+        """Whether all that may be among the best fit on the shortlist, and how many that are."""
+        greatest, count = local("greatest", 1, U32), local("count_listed", 1, I32)
+        put(greatest, T.uint32(0), 0)
+        put(count, i32(self.shortlist.room + 1), 0)
+        self._each(lambda s, inside, key: put(greatest, T.max(greatest[0], key), 0))
+        with when(T.Or(self.shortlist.answers(best), self.scored <= self.shortlist.room)):
+            least = self.shortlist.least(greatest[0], best)
+            put(count, self.shortlist.gather(self._each, least), 0)
+        count_listed = let("listed_in_all", count[0])
+        return count_listed <= self.shortlist.room, count_listed
+
+    def _sweep(self, best: Expr, put_chosen: Callable[[Expr, Expr], None]) -> None:
+        """The best by the k-th key and one ascending sweep over all."""
+        threshold, last = self.threshold(best)
         mine = local("chosen_here", 1, I32)
         put(mine, i32(0), 0)
 
@@ -332,14 +329,13 @@ class TopK:
 
         self._each(lambda s, inside, key: put(mine, mine[0] + count_bits(chosen(s, inside, key)), 0))
         taken = self._before(mine[0])
-        put(taken, taken[0] + first, 0)
-        earlier = let("earlier", below(lane))
-        bit = let("bit", T.shift_left(T.uint32(1), cast(U32, lane)))
+        earlier = let("earlier", below(self.cta.lane))
+        bit = let("bit", T.shift_left(T.uint32(1), cast(U32, self.cta.lane)))
 
         def take(s: Expr, inside: Expr, key: Expr) -> None:
             here = chosen(s, inside, key)
             with when(T.bitwise_and(here, bit) > T.uint32(0)):
-                place(first + s, taken[0] + count_bits(T.bitwise_and(here, earlier)))
+                put_chosen(s, taken[0] + count_bits(T.bitwise_and(here, earlier)))
             put(taken, taken[0] + count_bits(here), 0)
 
         self._each(take)
