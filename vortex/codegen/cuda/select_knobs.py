@@ -63,15 +63,7 @@ def choose(
 def space() -> list[SelectKnobs]:
     """All points a tuner may try."""
     return [
-        SelectKnobs(
-            threads,
-            in_flight,
-            ahead=ahead,
-            keys=keys,
-            residents=residents,
-            chip_words=chip_words,
-            wave=(residents or max(1, 512 // threads)) * H200.sms,
-        )
+        SelectKnobs(threads, in_flight, ahead=ahead, keys=keys, residents=residents, chip_words=chip_words)
         for threads in (128, 256, 512)
         for in_flight in (0, 1, 2, 4)
         for ahead in (32, 64)
