@@ -80,8 +80,19 @@ class KernelEntry:
     @property
     def serves(self) -> tuple[Bucket, ...]:
         """The buckets of shapes that this kernel was chosen for; none where it was chosen for all."""
-        found = self.schedule.get("serves", ())
-        return tuple(Bucket(*numbers) for numbers in found) if isinstance(found, list | tuple) else ()
+        return _buckets(self.schedule)
+
+    @property
+    def table(self) -> tuple[tuple[str, tuple[Bucket, ...]], ...]:
+        """Of a kernel that looks its knobs up: where each line came from, and the buckets it is for."""
+        lines = self.schedule.get("table", ())
+        found = lines if isinstance(lines, list | tuple) else ()
+        return tuple((str(x.get("from", "")), _buckets(x)) for x in found if isinstance(x, dict))
+
+
+def _buckets(schedule: Mapping[str, object]) -> tuple[Bucket, ...]:
+    found = schedule.get("serves", ())
+    return tuple(Bucket(*numbers) for numbers in found) if isinstance(found, list | tuple) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +298,12 @@ class _Reader:
             raise self.fail(where, "a bucket (rows, columns, kept pages)", value)
         return Bucket(*found)
 
+    def serving(self, value: object, where: str) -> None:
+        """What a schedule, or a line of its table, says of the shapes that it is for."""
+        if not isinstance(value, dict):
+            raise self.fail(where, "an object", value)
+        self.items(value.get("serves", []), f"{where}.serves", self.bucket, 256)
+
     def kernel(self, value: object, where: str) -> KernelEntry:
         d = self.record(
             value,
@@ -296,7 +313,8 @@ class _Reader:
         if d["kind"] not in KINDS:
             raise self.fail(f"{where}.kind", f"one of {', '.join(KINDS)}", d["kind"])
         if isinstance(d["schedule"], dict):
-            self.items(d["schedule"].get("serves", []), f"{where}.schedule.serves", self.bucket, 256)
+            self.serving(d["schedule"], f"{where}.schedule")
+            self.items(d["schedule"].get("table", []), f"{where}.schedule.table", self.serving, 256)
             self.name(d["schedule"].get("variant_of", "-"), f"{where}.schedule.variant_of")
         return KernelEntry(
             self.name(d["name"], f"{where}.name"),

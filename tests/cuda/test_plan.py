@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 
 from tests.codegen.harness import part_pages
 from tests.cuda.harness import Kernels, lower
+from vortex.buckets import Bucket, bucket_of, fallbacks
 from vortex.budget import Budget
+from vortex.codegen.cuda.plan import table_of
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.ir.interpret_page import plan_row
@@ -25,9 +28,11 @@ def kernels() -> Kernels:
     return Kernels.of({"p": lower(flow, plan={"threads": 64, "select_pages": 32, "attend_pages": 4})}, ["plan"])
 
 
-def item_pages(pages: list[int], slots: int, slabs: bool) -> int:
+def item_pages(
+    pages: list[int], slots: int, slabs: bool, select_pages: int = 32, attend_pages: int = 4, attend_busy: int = 16
+) -> int:
     """A fair share of all pages, or so much more that the longest request divides into equal items."""
-    quantum, few, busy = (32, 32, 32) if slabs else (1, 4, 16)
+    quantum, few, busy = (32, select_pages, select_pages) if slabs else (1, attend_pages, attend_busy)
     total, longest = sum(pages), max(1, *pages)
     share = (total + slots - 1) // slots
     fair = (share + quantum - 1) // quantum * quantum
@@ -36,6 +41,58 @@ def item_pages(pages: list[int], slots: int, slabs: bool) -> int:
         return fair
     parts = max(1, (longest + fair - fair // 4 - 1) // fair)
     return max(fair, (longest + parts - 1) // parts)
+
+
+TABLE: tuple[dict[str, Any], ...] = (
+    {"select_pages": 64, "attend_pages": 2, "attend_busy": 2, "serves": ((4, 16, 8), (4, 64, 8))},
+    {"select_pages": 96, "attend_pages": 8, "attend_busy": 32, "serves": ((512, 512, 8),)},
+    {"select_pages": 128, "attend_pages": 16, "attend_busy": 16, "serves": ((4, 2048, 8), (512, 1024, 512))},
+)
+
+
+@cache
+def kernels_with_table() -> Kernels:
+    flow = trace(find_flow("block_topk"), Spec(page_size=SIZE, head_dim=16, group=1))
+    plan = {"threads": 64, "select_pages": 32, "attend_pages": 4, "table": TABLE}
+    return Kernels.of({"p": lower(flow, plan=plan)}, ["plan"])
+
+
+def looked_up(rows: int, columns: int, kept: int) -> dict[str, int]:
+    """The knobs of a step, by the rule that the host has."""
+    known = {Bucket(*numbers): line for line in TABLE for numbers in line["serves"]}
+    near = fallbacks(bucket_of("plan", rows, columns, kept), known)
+    names = ("select_pages", "attend_pages", "attend_busy")
+    return {n: known[near[0][1]][n] for n in names} if near else {"select_pages": 32, "attend_pages": 4}
+
+
+@pytest.mark.parametrize("requests", [1, 2, 130])
+@pytest.mark.parametrize("longest", [1, 40, 100, 300, 500, 2100, 4096, 9000, 16000, 70000])
+def test_a_table_is_looked_into_at_each_step(requests: int, longest: int) -> None:
+    """One kernel, as one captured graph has it: the knobs follow the lengths."""
+    budget, heads, slots = Budget(5), 3, 16
+    lengths = np.random.default_rng(longest).integers(0, longest + 1, requests).astype(np.int32)
+    lengths[requests // 2] = longest
+    given = {
+        "lengths": torch.from_numpy(lengths),
+        "budget": torch.tensor(budget.numbers(), dtype=torch.int32),
+        "plan": torch.full((4, requests), -7, dtype=torch.int32),
+        "work": torch.full((2, 2 + requests + slots), -7, dtype=torch.int32),
+        "arrivals": torch.full((requests * heads,), 5, dtype=torch.int32),
+    }
+    kernels_with_table().run("p", given, ["plan"], seed=longest)
+    rows = [plan_row(int(n), SIZE, budget.numbers()) for n in lengths]
+    knobs = looked_up(requests * heads, max(r[0] for r in rows), max(r[1] for r in rows))
+    for work, column in zip(given["work"].tolist(), (3, 1), strict=True):
+        assert work[1] == item_pages([row[column] for row in rows], slots, column == 3, **knobs)
+
+
+def test_a_table_is_at_most_one_entry_a_lane() -> None:
+    lines = [{"select_pages": 64, "serves": [[1 << i % 10, 1 << i // 10, 8]], "from": "db:1"} for i in range(100)]
+    found = table_of({"table": lines, "attend_pages": 4})
+    assert len(found) == len(set(found)) == 32
+    assert [e.bucket for e in found] == sorted((e.bucket for e in found), reverse=True)
+    assert {(e.knobs.select_pages, e.knobs.attend_pages) for e in found} == {(64, 4)}
+    assert table_of({}) == ()
 
 
 @pytest.mark.parametrize(("requests", "slots"), [(1, 1), (1, 40), (7, 3), (130, 16), (300, 1)])

@@ -13,19 +13,24 @@ from vortex.artifact import read_manifest
 from vortex.buckets import Bucket
 from vortex.budget import Budget
 from vortex.cli.main import main
+from vortex.codegen.emit import emit_kernel, variants_of
+from vortex.codegen.space import space_of
 from vortex.driver import compile_flow
 from vortex.ir.core import Module
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
+from vortex.manifest import KernelEntry
 from vortex.reference import interpreted
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import open_library
 from vortex.spec import Spec
+from vortex.target import TARGETS
 from vortex.trial import Trial
 from vortex.tune.choose import Chooser, Served, cover
 from vortex.tune.exchange import write_lines
+from vortex.tune.keys import query_of
 from vortex.tune.layers import Layers, Lines
-from vortex.tune.record import Record
+from vortex.tune.record import Record, Sample
 from vortex.tune.shapes import Shape
 
 if TYPE_CHECKING:
@@ -150,6 +155,42 @@ def test_a_dump_is_resumed_with_its_variants(
     assert main(["compile", "--from", "page", str(page), "--target", "cpu", "--no-dump", "-o", "b.vxa"]) == 0
     for name in ("a.vxa", "b.vxa"):
         assert {k.name: (k.serves, k.variant_of) for k in read_manifest(name).targets["cpu"].kernels} == wanted
+
+
+def test_plan_gets_a_table_and_no_variants(tmp_path: Path) -> None:
+    """Its knobs shape the work of other kernels, and what a step is only the device knows."""
+    gpu = TARGETS["sm_90a"]
+    program = compile_flow("quest", spec=HERE, targets=[gpu], to="page").programs["sm_90a"]
+    plan = program.functions["plan"]
+    space = space_of(program, plan, gpu)
+    assert space is not None
+    points = [dict(p) for p in space][:2]
+    found = []
+    for shape, fast in ((ONE, 0), (MANY, 1)):
+        query = query_of(program, plan, gpu, shape.bucket("plan", 16))
+        assert query is not None
+        for i, config in enumerate(points):
+            us = 10.0 if i == fast else 20.0
+            env = {"template": query.template}
+            sample = Sample("ok", True, (us, us, us), 9)
+            found.append(Record.make(query.key, query.target, env, query.measure, config, [sample]))
+    made = compile_flow("quest", spec=HERE, targets=[gpu], to="page", choose=chooser(tmp_path / "x.jsonl", found))
+    tuned = made.programs["sm_90a"].functions["plan"]
+    own = dict(tuned.attrs["schedule"])
+    lines = own.pop("table")
+    assert own.keys() == {*points[0], "from"}
+    assert {x["serves"]: {n: x[n] for n in points[0]} for x in lines} == {
+        ((2, 32, 16),): points[0],
+        ((32, 32, 16),): points[1],
+    }
+    assert {x["from"] for x in lines} == {f"db:{r.id[:12]}" for r in found if r.us == 10.0}
+    [kernel] = variants_of(tuned)
+    source = emit_kernel(made.programs["sm_90a"], kernel, gpu)
+    entry = KernelEntry("plan", "plan", "p", source.args, schedule=source.schedule)
+    assert sorted(entry.table) == sorted((x["from"], tuple(Bucket(*b) for b in x["serves"])) for x in lines)
+    one = chooser(tmp_path / "x.jsonl", found, most=1)
+    made = compile_flow("quest", spec=HERE, targets=[gpu], to="page", choose=one)
+    assert "table" not in made.programs["sm_90a"].functions["plan"].attrs["schedule"]
 
 
 def test_info_shows_them(tuned: tuple[Path, list[Record]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,8 +116,8 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     table(("target", "cpu", "kernel", "kind", "scratch words a row", "arguments"), rows)
     if any(not str(k.schedule.get("from", "heuristic")).startswith("h") for t in m.targets.values() for k in t.kernels):
         print()
-        chosen = [(name, k) for name, t in m.targets.items() for k in t.kernels if "from" in k.schedule]
-        table(("target", "kernel", "chosen by", "for"), [[name, k.name, *_chosen(k)] for name, k in chosen])
+        chosen = [[name, k.name, *line] for name, t in m.targets.items() for k in t.kernels for line in _chosen(k)]
+        table(("target", "kernel", "chosen by", "for"), chosen)
     gpu = [_resources(name, k) for name, target in m.targets.items() for k in target.kernels if k.resources]
     if gpu:
         print()
@@ -129,9 +130,13 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     return 0
 
 
-def _chosen(kernel: KernelEntry) -> list[str]:
-    """Where a kernel's schedule came from, and for which shapes it is."""
-    return [str(kernel.schedule["from"]), "; ".join(map(str, kernel.serves)) or "all shapes"]
+def _chosen(kernel: KernelEntry) -> Iterator[tuple[str, str]]:
+    """Where a kernel's schedule came from, and each line of its table; and for which shapes they are."""
+    if "from" in kernel.schedule:
+        rest = "other shapes" if kernel.table else "all shapes"
+        yield str(kernel.schedule["from"]), "; ".join(map(str, kernel.serves)) or rest
+    for origin, buckets in kernel.table:
+        yield origin, "; ".join(map(str, buckets))
 
 
 def _resources(target: str, kernel: KernelEntry) -> list[str]:

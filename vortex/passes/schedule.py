@@ -26,7 +26,8 @@ class Schedule(Pass):
     that nobody has measured ``"transfer:ID"``, the record of another); what the options say goes before both
     (``"user"``). The templates of a GPU choose what is left open; on a machine that nobody has measured from a model
     of it (``"model"``). Where one choice does not do for all shapes, ``variants`` are schedules for other ones: each
-    becomes a kernel of its own, and ``serves`` says for which buckets (rows, columns, kept pages) each is.
+    becomes a kernel of its own, and ``serves`` says for which buckets (rows, columns, kept pages) each is. ``plan``,
+    which shapes the work of the others, has one kernel with a ``table`` that it looks into each step.
 
         kernel @select {kind = "select", domain = "rows"}
           ->
@@ -53,7 +54,10 @@ class Schedule(Pass):
                 f.attrs["schedule"] = {**mine, **size, "from": "user" if user else default}
                 continue
             f.attrs["schedule"] = {**size, **found.attrs}
-            if found.others:
+            if found.others and f.attrs["kind"] == "plan":
+                del f.attrs["schedule"]["serves"]
+                f.attrs["schedule"]["table"] = tuple(v.attrs for v in (found, *found.others))
+            elif found.others:
                 f.attrs["schedule"]["variants"] = tuple(v.attrs for v in found.others)
         return program
 

@@ -4,13 +4,17 @@ All pages of a kernel cost the same bytes, so balancing pages balances bytes. An
 consecutive pages of one request, for one KV head a CTA; a list has room for the requests and ``slots`` more, which
 is how many CTAs (per KV head) the caller wants at work. For ``select`` a request that is only a little longer than an
 item is one all the same, and the items of a longer one are equal: a short rest would cost a meeting of CTAs for little.
+
+Where one choice of knobs does not do for all shapes, the schedule has a ``table`` of them, and each step looks up the
+one whose bucket is nearest to what it is: a captured graph follows its lengths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from vortex.buckets import FALLBACK_STEPS, Bucket
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.homes import Arena
 from vortex.codegen.cuda.lanes import Cta, rounds_of, warp_fold, warp_prefix
@@ -52,6 +56,26 @@ def space() -> list[PlanKnobs]:
     return [PlanKnobs(1024, s, a, b) for s in (64, 128, 256, 512) for a in (4, 8, 16) for b in (8, 16, 32) if a <= b]
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the table: the bucket of steps that these knobs are for."""
+
+    bucket: Bucket
+    knobs: PlanKnobs
+
+
+def table_of(schedule: Mapping[str, Attr]) -> tuple[Entry, ...]:
+    """The schedule's table, the entry first that goes before others as near; at most one a lane, spread evenly."""
+    every = [
+        Entry(Bucket(*numbers), choose({**schedule, **line}))
+        for line in schedule.get("table", ())
+        for numbers in line["serves"]
+    ]
+    every.sort(key=lambda e: e.bucket, reverse=True)
+    most = min(WARP, len(every))
+    return tuple(every[i * len(every) // most] for i in range(most))
+
+
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
     knobs = choose(f.attrs.get("schedule", {}))
@@ -73,8 +97,18 @@ def emit_plan(program: Module, f: Function) -> list[str]:
     warp, lane = T.warp_id([knobs.threads // WARP]), T.lane_id([WARP])
     cta = Cta(let("warp", warp), let("lane", lane), let("thread", warp * WARP + lane), knobs.threads)
     size = next(o.page_size for o in f.ops if isinstance(o, page.Plan))
-    _Plan(args, cta, knobs).emit(size)
+    made = _Plan(args, cta, knobs)
+    # under MLA a request is a row, and has as many counters as its heads have blocks
+    made.emit(size, table_of(f.attrs.get("schedule", {})), args.size("B" if "kv_lora_rank" in program.attrs else "R"))
     return args.names
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Pages of all requests together, and of the longest; at least 1."""
+
+    everything: Expr
+    longest: Expr
 
 
 class _Plan:
@@ -86,43 +120,75 @@ class _Plan:
         self.arena.open()
         overlap_wait(knobs.overlap)
 
-    def emit(self, size: int) -> None:
+    def emit(self, size: int, table: Sequence[Entry], rows: Expr) -> None:
         plan, requests = self.args.buffers["plan"], self.args.size("B")
         with self.cta.share("row", self.args.size("R")) as row:
             put(self.args.buffers["arrivals"], i32(0), row)
         with self.cta.share("r", requests) as r:
             _plan_row(self.args, r, size)
         # a thread reads the rows it wrote itself
-        knobs = self.knobs
-        self._list(0, lambda r: plan[3, r], (knobs.select_pages,) * 2, part_pages, WARP)
-        self._list(1, lambda r: plan[1, r], (knobs.attend_pages, knobs.attend_busy), _uniform, 1)
+        to_score, to_read = (lambda r: plan[3, r]), (lambda r: plan[1, r])
+        if not table:
+            knobs = self.knobs
+            self._list(0, to_score, self._sums(to_score), i32(knobs.select_pages), None, part_pages, WARP)
+            least = i32(knobs.attend_pages), i32(knobs.attend_busy)
+            self._list(1, to_read, self._sums(to_read), *least, _uniform, 1)
+            return
+        scores = self._sums(to_score)
+        cta_sync()
+        reads = self._sums(to_read)
+        select_pages, attend_pages, attend_busy = self._look_up(table, rows, scores.longest, reads.longest)
+        self._list(0, to_score, scores, select_pages, None, part_pages, WARP)
+        self._list(1, to_read, reads, attend_pages, attend_busy, _uniform, 1)
+
+    def _look_up(self, table: Sequence[Entry], rows: Expr, scored: Expr, kept: Expr) -> tuple[Expr, Expr, Expr]:
+        """The knobs of the nearest entry, by the rule of ``vortex.buckets``; lane i measures how far entry i is."""
+        budget, lane = self.args.buffers["budget"], self.cta.lane
+        pages = T.max(kept, T.Select(scored > 1, scored + budget[1] + budget[2], i32(0)))
+        axes = [(rows, [e.bucket.rows for e in table]), (pages, [e.bucket.columns for e in table]),
+                (kept, [e.bucket.kept for e in table])]  # fmt: skip
+        steps: Expr = i32(0)
+        for here, there in axes:
+            steps = steps + T.abs(_doublings(here) - _entry(lane, [n.bit_length() - 1 for n in there]))
+        far = i32((FALLBACK_STEPS + 1) * WARP)
+        nearest = warp_fold(T.Select(lane < len(table), steps * WARP + lane, far), lambda a, b: T.min(a, b), "nearest")
+        which = let("which", T.Select(nearest < far, T.bitwise_and(nearest, i32(WARP - 1)), i32(len(table))))
+        every = [*(e.knobs for e in table), self.knobs]
+        values = ([k.select_pages for k in every], [k.attend_pages for k in every], [k.attend_busy for k in every])
+        a, b, c = (let("least_pages", _entry(which, v)) for v in values)
+        return a, b, c
+
+    def _sums(self, pages: Callable[[Expr], Expr]) -> _Sums:
+        """Of the pages of all requests, in every thread."""
+        total, most = local("total", 1, "int64"), local("most", 1, I32)
+        put(total, T.int64(0), 0)
+        put(most, i32(1), 0)
+        with self.cta.share("r", self.args.size("B")) as r:
+            put(total, total[0] + cast("int64", pages(r)), 0)
+            put(most, T.max(most[0], pages(r)), 0)
+        everything = self._fold(cast(I32, total[0]), lambda a, b: a + b)
+        cta_sync()
+        return _Sums(everything, self._fold(most[0], lambda a, b: T.max(a, b)))
 
     def _list(
         self,
         kind: int,
         pages: Callable[[Expr], Expr],
-        least: tuple[int, int],
+        sums: _Sums,
+        few: Expr,
+        busy: Expr | None,
         part: Callable[[Expr, Expr], Expr],
         quantum: int,
     ) -> None:
         """The items of all requests in order: ``part`` pages each, of about ``item_pages``, which is a multiple of
-        ``quantum`` and at least the first of ``least``, or the second if still every second slot has one.
+        ``quantum`` and at least ``few``, or ``busy`` if still every second slot has one.
         """
         work, requests = self.args.buffers["work"], self.args.size("B")
         slots = let("slots", T.max(i32(1), self.args.size("N") - HEADER - requests))
-        total, most = local("total", 1, "int64"), local("most", 1, I32)
-        put(total, T.int64(0), 0)
-        put(most, i32(1), 0)
         rounds = rounds_of(requests, self.cta.threads)
-        with self.cta.share("r", requests) as r:
-            put(total, total[0] + cast("int64", pages(r)), 0)
-            put(most, T.max(most[0], pages(r)), 0)
-        everything = self._fold(cast(I32, total[0]), lambda a, b: a + b)
-        cta_sync()
-        longest = self._fold(most[0], lambda a, b: T.max(a, b))
+        everything, longest = sums.everything, sums.longest
         item = T.truncdiv(T.truncdiv(everything + (slots - 1), slots) + (quantum - 1), i32(quantum)) * quantum
-        few, busy = (i32(x) for x in least)
-        half = T.min(busy, T.truncdiv(2 * everything + (slots - 1), slots)) if least[0] < least[1] else few
+        half = T.min(busy, T.truncdiv(2 * everything + (slots - 1), slots)) if busy is not None else few
         item = let("fair_pages", T.max(few, T.max(item, half)))
         if part is _uniform:
             # the longest request in equal items: a rest of a few pages would keep a CTA as a whole item does
@@ -207,6 +273,19 @@ def part_pages(pages: Expr, item: Expr) -> Expr:
     parts = let("even_parts", T.max(i32(1), T.truncdiv(pages + (item - T.truncdiv(item, i32(4)) - 1), item)))
     even = T.truncdiv(pages + (parts - 1), parts)
     return let("part_pages", T.max(i32(WARP), T.truncdiv(even + (WARP - 1), i32(WARP)) * WARP))
+
+
+def _doublings(n: Expr) -> Expr:
+    """From 1 to the least power of two that is not below ``n``."""
+    return T.Select(n > 1, 32 - cast(I32, T.clz(n - 1)), i32(0))
+
+
+def _entry(at: Expr, values: Sequence[int]) -> Expr:
+    """``values[at]``, the last of them beyond the others; compiled in."""
+    found: Expr = i32(values[-1])
+    for i, value in reversed(list(enumerate(values[:-1]))):
+        found = T.Select(equal(at, i32(i)), i32(value), found)
+    return found
 
 
 def _uniform(pages: Expr, item: Expr) -> Expr:
