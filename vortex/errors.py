@@ -409,9 +409,10 @@ NO_COMPILED_FLOW = kind(
     "VX9004",
     "flow not compiled for this model",
     "flow '{flow}' is not compiled for this model on {target}, and no compiler is at hand",
-    "where vortex[compile] is installed run\n       {command}\n"
+    "run 'vortex toolchain install' once, or where vortex[compile] is installed\n       {command}\n"
     '     and set VORTEX_CONFIG=\'{{"flow": "{out}"}}\', or set VORTEX_COMPILER to the Python of that environment',
 )
 COMPILE_FAILED = kind(
     "VX9005", "flow did not compile at start", "compiling flow '{flow}' failed:\n{why}", "the command was: {command}"
 )
+TOOLCHAIN_FAILED = kind("VX9006", "toolchain not installed", "{step} failed:\n{why}", "{hint}")

@@ -29,6 +29,7 @@ COMMANDS = {
     "passes": "the passes, their options and contracts",
     "errors": "every error and the way out of it",
     "targets": "what can be compiled for, and how far",
+    "toolchain": "the environment in which an engine's start compiles flows",
 }
 """Subcommands in the order of use; ``compile`` lives in ``vortex/cli/compile.py`` and so on."""
 

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import vortex
+from vortex import toolchain
 from vortex.artifact import read_manifest
 from vortex.cpu_features import detect_mcpu
 from vortex.errors import COMPILE_FAILED, ENGINE_REFUSED, NO_COMPILED_FLOW, NO_SUCH_FILE, NO_TARGET_IN_ARTIFACT
@@ -83,8 +84,7 @@ def compiler() -> list[str] | None:
     """How to start the compiler: by ``VORTEX_COMPILER``, the toolchain that was installed, or this interpreter."""
     if named := os.environ.get(COMPILER):
         return [named]
-    installed = _cache_root() / "toolchain" / "bin" / "python"
-    if installed.exists():
+    if installed := toolchain.installed():
         return [str(installed)]
     return [sys.executable] if importlib.util.find_spec("tvm") else None
 
@@ -99,10 +99,10 @@ def _compile(flow: str, shape: ModelShape, target: str, path: Path) -> None:
     logger.info("vortex: compiling flow %s for %s, once; it is kept as %s", flow, target, path)
     began = time.monotonic()
     run = [*python, "-m", *words, "--no-dump"]
-    # the other environment's own packages, not those that this one was started with
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     try:
-        done = subprocess.run(run, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            run, capture_output=True, text=True, env=toolchain.clean_environment(), stdin=subprocess.DEVNULL
+        )
     except OSError as error:
         raise COMPILE_FAILED.at(flow=flow, why=f"{run[0]}: {error.strerror}", command=shlex.join(run)) from None
     if done.returncode:
@@ -128,8 +128,4 @@ def _key(flow: str, shape: ModelShape, target: str) -> str:
 
 
 def _cache() -> Path:
-    return _cache_root() / "engine"
-
-
-def _cache_root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vortex"
+    return toolchain.cache_root() / "engine"
