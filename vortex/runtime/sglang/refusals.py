@@ -157,7 +157,7 @@ def refuse_model(runner: Any) -> None:
     other = "use another attention backend for this model"
     model, pool = runner.model_config, runner.token_to_kv_pool
     if runner.use_mla_backend:
-        _refuse("MLA models", "there are no kernels for latent attention yet", other)
+        _refuse("MLA models", "SGLang's pool of latent rows is not wired to the kernels that decode them", other)
     if getattr(model, "is_encoder_decoder", False):
         _refuse("encoder-decoder models", "cross attention is not paged decoding", other)
     if not getattr(model, "is_generation", True):
