@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable
 from functools import partial as bound
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import tvm_ffi
 
 from vortex.artifact import read_manifest
 from vortex.budget import Budget
+from vortex.runtime.variants import Variants
 
 HKV, DIM, PAGE, GROUP, POOL = 8, 128, 16, 4, 131072
 """KV heads, head size, tokens of a page, queries per KV head, pages of the pool."""
@@ -43,8 +44,7 @@ class Layer:
         """Two CTAs an SM."""
         self.manifest = read_manifest(path)
         entry = self.manifest.targets[target]
-        self.kernels = {k.kind: k for k in entry.kernels}
-        assert len(self.kernels) == len(entry.kernels), "one kernel of a kind"
+        self.variants = Variants.of(entry.kernels)
         self.module = tvm_ffi.load_module(str(path / entry.library))
         shape = (POOL, HKV, PAGE, DIM)
         self.pools = {n: torch.randn(shape, device="cuda", dtype=torch.bfloat16) for n in ("k", "v")}
@@ -65,8 +65,9 @@ class Layer:
             table[r, : n[r]] = part
         last = torch.tensor([int(table[r, (x - 1) // PAGE]) * PAGE + (x - 1) % PAGE for r, x in enumerate(lengths)])
         rows, kept = b * HKV, min(most, BUDGET.total(most))
-        words = max(k.page_words * most + k.row_words for k in self.kernels.values())
-        partial = int(self.kernels["attend"].schedule["partial_words"])
+        kernels = {k.kind: k for k in self.variants.pick(rows, most, kept)}
+        words = max(k.page_words * most + k.row_words for k in kernels.values())
+        partial = cast("int", kernels["attend"].schedule["partial_words"])
         random = lambda *s: torch.randn(*s, generator=made).bfloat16()  # noqa: E731
         cpu = {
             "q": random(b, HKV * GROUP, DIM), "k_new": random(b, HKV, DIM), "v_new": random(b, HKV, DIM), "loc": last,
@@ -79,10 +80,11 @@ class Layer:
             "pages": torch.full((b, HKV, kept), -9, dtype=torch.int32), "counts": torch.full((b, HKV), -9).int(),
             "out": torch.full((b, HKV * GROUP, DIM), float("nan")).bfloat16(),
         }  # fmt: skip
-        return {**{n: t.cuda() for n, t in cpu.items()}, **self.pools, **self.fields, "scale": DIM**-0.5, "layer": 0}
+        given = {**self.pools, **self.fields, "scale": DIM**-0.5, "layer": 0, "kernels": kernels}
+        return {**{n: t.cuda() for n, t in cpu.items()}, **given}
 
     def run(self, kind: str, step: dict[str, Any]) -> None:
-        k = self.kernels[kind]
+        k = step["kernels"][kind]
         self.module[k.symbol](*[step[a] for a in k.args])
 
     def layer(self, step: dict[str, Any]) -> None:

@@ -193,6 +193,38 @@ def test_plan_gets_a_table_and_no_variants(tmp_path: Path) -> None:
     assert "table" not in made.programs["sm_90a"].functions["plan"].attrs["schedule"]
 
 
+@pytest.mark.full
+def test_a_library_for_a_gpu_has_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Built without one; that emulated steps run the right ones is tests/cuda/test_decoder.py's."""
+    gpu = TARGETS["sm_90a"]
+    program = compile_flow("quest", spec=HERE, targets=[gpu], to="page").programs["sm_90a"]
+    f = program.functions["attend"]
+    space = space_of(program, f, gpu)
+    assert space is not None
+    points = [space.default, next(p for p in space if p["warps"] == 1)]
+    found = []
+    for shape, fast in ((ONE, 0), (MANY, 1)):
+        query = query_of(program, f, gpu, shape.bucket("attend", 16))
+        assert query is not None
+        for i, config in enumerate(points):
+            sample = Sample("ok", True, (us := 10.0 if i == fast else 20.0, us, us), 9)
+            env = {"template": query.template}
+            found.append(Record.make(query.key, query.target, env, query.measure, config, [sample]))
+    choose = chooser(tmp_path / "x.jsonl", found)
+    out = tmp_path / "x.vxa"
+    made = compile_flow("quest", spec=HERE, targets=[gpu], out=out, choose=choose)
+    assert made.manifest is not None
+    mine = [k for k in made.manifest.targets["sm_90a"].kernels if k.kind == "attend"]
+    assert [k.name for k in mine] == ["attend", "attend_v1"]
+    assert {k.schedule["warps"]: k.serves for k in mine} == {
+        points[0]["warps"]: (Bucket(2, 0, 16),),
+        1: (Bucket(32, 0, 16),),
+    }
+    assert {k.resources["threads"] for k in mine} == {32 * points[0]["warps"], 32}
+    assert main(["info", str(out), "--kernel", "attend_v1", "--target", "sm_90a", "--ptx"]) == 0
+    assert "quest_attend_v1_kernel" in capsys.readouterr().out
+
+
 def test_info_shows_them(tuned: tuple[Path, list[Record]], capsys: pytest.CaptureFixture[str]) -> None:
     path, found = tuned
     assert main(["info", str(path / "x.vxa")]) == 0
