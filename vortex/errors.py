@@ -385,6 +385,9 @@ BAD_BUNDLE = kind(
     "VX8008", "not a bundle", "'{path}': {why}", "make one: vortex tune FLOW --target sm_90 --bundle {path}"
 )
 CANNOT_MEASURE = kind("VX8009", "cannot measure here", "{why}", "{hint}")
+BUNDLE_BUSY = kind(
+    "VX8010", "bundle in use", "'{path}': another process is building it", "wait for it, or name another folder"
+)
 
 # VX9xxx: inside an inference engine ---------------------------------------------------------------
 ENGINE_VERSION = kind(

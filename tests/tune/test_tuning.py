@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 from dataclasses import replace
@@ -102,6 +103,14 @@ def test_one_kind_does_not_spoil_the_memory_of_another(bundle: Path) -> None:
         for layer in range(stage.layers):
             call(layer)
         assert stage.wrong(kind, call) == "", kind
+
+
+def test_one_bundle_is_built_by_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (tmp_path / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main(["tune", "quest", "--bundle", str(tmp_path)]) == 2
+    assert "VX8010" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
 def test_of_a_knob_only_some_values(tmp_path: Path) -> None:

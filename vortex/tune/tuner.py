@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vortex.codegen.space import Config, Space, space_of
 from vortex.driver import compile_flow
-from vortex.errors import UNKNOWN_NAME, nearest
+from vortex.errors import BUNDLE_BUSY, UNKNOWN_NAME, nearest
 from vortex.ir.core import Function, Module
 from vortex.spec import Spec
 from vortex.target import Target
@@ -23,6 +25,18 @@ from vortex.tune.search import Point, propose
 from vortex.tune.shapes import Shape
 
 KINDS = ("plan", "append", "select", "attend")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Two that build one bundle would sweep away each other's candidates."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BUNDLE_BUSY.at(path=path) from None
+        yield
 
 
 @dataclass
@@ -49,8 +63,12 @@ class Tuner:
         """Build the next candidates.
 
         Raises:
-            VortexError: whatever compiling raises.
+            VortexError: VX8010 while another process builds this bundle, and whatever compiling raises.
         """
+        with _alone(self.path):
+            return self._bundle(told)
+
+    def _bundle(self, told: Told) -> Bundle:
         bases: dict[str, Path] = {}
         programs: dict[str, Module] = {}
         (self.path / "base").mkdir(parents=True, exist_ok=True)
