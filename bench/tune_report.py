@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 import sys
 import time
@@ -41,6 +42,8 @@ class Row:
     default: dict[str, int]
     best: dict[str, int]
     chosen: dict[str, int]
+    times: tuple[tuple[float, ...], ...]
+    """Of each configuration the values of its knobs, in order of their names, and microseconds: fastest first."""
 
     @property
     def default_over_best(self) -> float:
@@ -78,7 +81,8 @@ def rows_of(candidates: Iterable[Candidate], records: Iterable[Record], most: in
             best = min(times, key=lambda p: (times[p], p))
             three = times[point], times[best], times.get(served, math.inf)
             configs = dict(point), dict(best), dict(served)
-            rows.append(Row(default.kind, default.flow, str(bucket), len(group), *three, *configs))
+            all_times = tuple((*(v for _, v in p), us) for us, p in sorted((us, p) for p, us in times.items()))
+            rows.append(Row(default.kind, default.flow, str(bucket), len(group), *three, *configs, all_times))
     return sorted(rows, key=lambda x: (x.kernel, x.flow))
 
 
@@ -120,7 +124,10 @@ def main() -> None:
         "all": summary(rows) if rows else None,
         "rows": [r.to_json() for r in rows],
     }
-    found.out.write_text(json.dumps(result, indent=1) + "\n")
+    text = json.dumps(result, indent=1)
+    # a configuration a line
+    text = re.sub(r"\[\s+((?:[-\d.]+,\s+)+[-\d.]+)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+    found.out.write_text(text + "\n")
     print(json.dumps(by_kind, indent=1))
 
 
