@@ -6,6 +6,7 @@ candidates of one shape share is made once: memory, inputs, the oracle's verdict
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import time
@@ -50,6 +51,8 @@ def main(connection: Connection, path: str) -> None:
     except Exception as e:  # torch raises what it likes where a driver is missing
         connection.send(("refused", -1, e.message if isinstance(e, VortexError) else f"{type(e).__name__}: {e}"))
         return
+    # torch may collect garbage before each capture of a CUDA graph: what was imported need not be looked through again
+    gc.freeze()
     connection.send(("machine", -1, machine))
     while (task := connection.recv()) is not None:
         worker.run(task)
