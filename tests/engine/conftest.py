@@ -21,16 +21,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def lab(version: str, shared: Path) -> Lab:
+def lab(version: str, shared: Path, kind: str = "grouped") -> Lab:
     interpreter = python(version)
     if not interpreter.exists():
         pytest.fail(f"no SGLang {version} in {interpreter.parents[1]}; 'make engine' installs it")
-    model = shared / f"model-{version}"
+    model = shared / f"{kind}-{version}"
     with (shared / f"{version}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (model / "config.json").exists():
             environment = os.environ | {"PYTHONPATH": f"{ROOT}:{HERE / 'stubs'}"}
-            words = [str(interpreter), str(HERE / "weights.py"), str(model)]
+            words = [str(interpreter), str(HERE / "weights.py"), str(model), kind]
             subprocess.run(words, check=True, capture_output=True, env=environment)
     return Lab(version, model, shared / "cache")
 
@@ -39,6 +39,18 @@ def lab(version: str, shared: Path) -> Lab:
 def newest(shared: Path) -> Lab:
     """The newest SGLang that is supported."""
     return lab(VERSIONS[0], shared)
+
+
+@pytest.fixture
+def latent(shared: Path) -> Lab:
+    """The newest version with a model whose attention is latent (MLA)."""
+    return lab(VERSIONS[0], shared, "latent")
+
+
+@pytest.fixture
+def oldest_latent(shared: Path) -> Lab:
+    """The oldest version with such a model."""
+    return lab(VERSIONS[-1], shared, "latent")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, DynamicCache, Qwen3ForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 PAGE, SINK, RECENT = 16, 1, 2
 
@@ -28,7 +28,12 @@ def quest(q: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
     return torch.maximum(q[:, None] * low, q[:, None] * high).sum(-1).amax(0)
 
 
-SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"block_topk": block_topk, "quest": quest}
+SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "block_topk": block_topk,
+    "quest": quest,
+    # all heads' keys side by side: an absorbed query times a latent row is the query times the key of its head
+    "latent_topk": block_topk,
+}
 
 
 @dataclass
@@ -39,7 +44,7 @@ class Simulation:
     page kept and the best one left out.
     """
 
-    model: Qwen3ForCausalLM
+    model: PreTrainedModel
     flow: str = "quest"
     pages: int | None = None
     dense_layers: Sequence[int] = ()
@@ -73,12 +78,13 @@ class Simulation:
         return made
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        """One token: q ``[Hq, D]``, k and v ``[Hkv, L, D]`` -> ``[Hq, D]``."""
+        """One token: q ``[Hq, D]``, k ``[Hkv, L, D]`` and v ``[Hkv, L, Dv]`` -> ``[Hq, Dv]``."""
         group = q.shape[0] // k.shape[0]
-        out = torch.empty_like(q)
+        out = q.new_empty(len(q), v.shape[-1])
+        shared = self._tokens(q.reshape(1, -1), k.transpose(0, 1).flatten(1)) if "latent" in self.flow else None
         for h in range(k.shape[0]):
             mine = q[h * group : (h + 1) * group]
-            keep = self._tokens(mine, k[h])
+            keep = self._tokens(mine, k[h]) if shared is None else shared
             out[h * group : (h + 1) * group] = ((mine @ k[h, keep].T) * scale).softmax(-1) @ v[h, keep]
         return out
 
@@ -121,16 +127,16 @@ def _attention(
 AttentionInterface.register("simulation", _attention)
 
 
-def load(path: str) -> Qwen3ForCausalLM:
+def load(path: str) -> PreTrainedModel:
     """The model with attention that :class:`Simulation` decides."""
-    model = Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     model.set_attn_implementation("simulation")
     return model
 
 
 def greedy(path: str, prompt: Sequence[int], tokens: int) -> list[int]:
     """What transformers itself says, with attention of its own."""
-    model = Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     said = model.generate(
         torch.tensor([prompt]), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
     )

@@ -49,8 +49,11 @@ class MHATokenToKVPool:
         shape = PAGES * SPEC.page_size, KV_HEADS, SPEC.head_dim
         self.buffers = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(LAYERS)]
 
-    def get_kv_buffer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.buffers[layer]
+    def get_key_buffer(self, layer: int) -> torch.Tensor:
+        return self.buffers[layer][0]
+
+    def get_value_buffer(self, layer: int) -> torch.Tensor:
+        return self.buffers[layer][1]
 
     def set_kv_buffer(self, layer: Any, loc: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         for buffer, new in zip(self.buffers[layer.layer_id], (k, v), strict=True):
@@ -121,7 +124,8 @@ class World:
         self.lengths: dict[int, int] = {}
         self.layers = [SimpleNamespace(layer_id=n, tp_q_head_num=QUERY_HEADS) for n in range(LAYERS)]
         for layer in self.layers:
-            layer.qk_head_dim, layer.scaling = SPEC.head_dim, SPEC.head_dim**-0.5
+            layer.qk_head_dim = layer.v_head_dim = SPEC.head_dim
+            layer.scaling = SPEC.head_dim**-0.5
         model = SimpleNamespace(dtype=torch.float32, head_dim=SPEC.head_dim, num_attention_heads=QUERY_HEADS)
         model.get_num_kv_heads = lambda ranks: KV_HEADS
         self.runner = SimpleNamespace(

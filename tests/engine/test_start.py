@@ -20,7 +20,7 @@ from vortex.runtime.sglang import compiled, plugin
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.memory import bytes_per_token
 from vortex.runtime.sglang.refusals import SETTINGS, refuse_model, refuse_settings
-from vortex.runtime.sglang.shape import ModelShape
+from vortex.runtime.sglang.shape import ModelShape, model_shape
 from vortex.spec import Spec
 
 SHAPE = ModelShape(Spec(page_size=16, head_dim=64, group=4, dtype="f32"), 2)
@@ -148,6 +148,10 @@ class MHATokenToKVPool(SimpleNamespace):
     pass
 
 
+class MLATokenToKVPool(SimpleNamespace):
+    pass
+
+
 class OtherPool(SimpleNamespace):
     pass
 
@@ -174,7 +178,7 @@ def test_a_plain_model_is_served() -> None:
 @pytest.mark.parametrize(
     ("what", "changes"),
     [
-        ("MLA models", {"use_mla_backend": True}),
+        ("a MHATokenToKVPool", {"use_mla_backend": True}),
         ("encoder-decoder models", {"model": {"is_encoder_decoder": True}}),
         ("embedding and reward models", {"model": {"is_generation": False}}),
         ("sliding-window models", {"sliding_window_size": 128}),
@@ -193,6 +197,28 @@ def test_a_model_is_refused_by_name(what: str, changes: dict[str, Any]) -> None:
     said = code(refuse_model, runner(**changes))
     assert said.startswith("VX9002")
     assert f"does not serve {what}" in said
+
+
+def test_latent_rows_are_one_kv_head_and_no_ranks_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = SimpleNamespace(attn_tp_size=1)
+    context = ModuleType("context")
+    context.get_parallel = lambda: ranks  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sglang.srt.runtime_context", context)
+    model = SimpleNamespace(dtype=torch.bfloat16, num_attention_heads=20, kv_lora_rank=512, qk_rope_head_dim=64)
+    shape = model_shape(model, torch.bfloat16, 64, latent=True)
+    assert shape == ModelShape(Spec.of_latent("512+64", 20, page_size=64), 1)
+    words = " ".join(compiled.command("latent_topk", shape, "sm_90a", "x.vxa"))
+    assert "--heads 20 --latent 512+64 --page-size 64 --dtype bf16" in words
+    ranks.attn_tp_size = 2
+    said = code(model_shape, model, torch.bfloat16, 64, True)
+    assert said.startswith("VX9002")
+    assert "an MLA model on 2 tensor-parallel ranks" in said
+
+
+@pytest.mark.usefixtures("sglang")
+def test_an_mla_model_is_served() -> None:
+    pool = MLATokenToKVPool()
+    refuse_model(runner(use_mla_backend=True, token_to_kv_pool=pool, layer={"qk_head_dim": 576, "v_head_dim": 512}))
 
 
 def test_other_versions_are_refused_by_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""Writes a small Qwen3 with random weights, and a tokenizer of words t4 .. t1023. Runs in the engine's environment.
+"""Writes a small model with random weights, and a tokenizer of words t4 .. t1023. Runs in the engine's environment.
+
+    weights.py FOLDER [latent]     a Qwen3, or a DeepSeek V2 whose attention is latent (MLA)
 
 The weights are drawn wide, and q and k are scaled up, so that attention is far from uniform: leaving a page out
 changes the tokens, and no two scores tie.
@@ -7,36 +9,72 @@ changes the tokens, and no two scores tie.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 VOCABULARY = 1024
 
 
-def write_model(path: Path) -> None:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-        bos_token_id=1,
-        eos_token_id=2,
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def grouped() -> PreTrainedModel:
+    """Two KV heads of 64 for eight query heads."""
+    return Qwen3ForCausalLM(Qwen3Config(**COMMON, num_key_value_heads=2, head_dim=64))
+
+
+def latent() -> PreTrainedModel:
+    """Latent rows of 64 + 16 numbers for eight query heads; no layer has experts."""
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 2048}
+    # no scale of attention beside it: transformers and SGLang apply that in different places
+    rope |= {"mscale": 0.0, "mscale_all_dim": 0.0, "attention_factor": 1.0, "beta_fast": 32, "beta_slow": 1}
+    config = DeepseekV2Config(
+        **COMMON,
+        num_key_value_heads=8,
+        kv_lora_rank=64,
+        q_lora_rank=None,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=16,
+        v_head_dim=32,
+        head_dim=16,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        first_k_dense_replace=COMMON["num_hidden_layers"],
+        moe_layer_freq=1,
+        rope_parameters=rope,
     )
-    model = Qwen3ForCausalLM(config).float()
+    return DeepseekV2ForCausalLM(config)
+
+
+def write_model(path: Path, make: Callable[[], PreTrainedModel]) -> None:
+    torch.manual_seed(0)
+    model = make().float()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() == 2:
                 weight.normal_(0, 0.5 if "embed" in name or "lm_head" in name else 0.12)
-            if "q_norm" in name or "k_norm" in name:
+            if "q_norm" in name or "k_norm" in name or "kv_a_layernorm" in name:
                 weight.fill_(2.5)
     model.save_pretrained(path)
 
@@ -55,5 +93,5 @@ def write_tokenizer(path: Path) -> None:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    write_model(target)
+    write_model(target, latent if sys.argv[2:] == ["latent"] else grouped)
     write_tokenizer(target)

@@ -19,6 +19,7 @@ from vortex.runtime.library import open_library
 from vortex.runtime.sglang import stats
 from vortex.runtime.sglang.compiled import artifact_for
 from vortex.runtime.sglang.config import EngineConfig
+from vortex.runtime.sglang.latent import read_latent_by
 from vortex.runtime.sglang.memory import new_fields
 from vortex.runtime.sglang.refusals import refuse_model, refuse_settings
 from vortex.runtime.sglang.shape import model_shape, target_of
@@ -41,19 +42,23 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         refuse_model(runner)
         pool = self.token_to_kv_pool = runner.token_to_kv_pool  # SGLang finds both by these names
         self.req_to_token_pool = runner.req_to_token_pool
-        shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size)
+        latent = runner.use_mla_backend
+        shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size, latent)
         target = target_of(runner.device)
         self._library = open_library(artifact_for(config, shape, target), target)
         name = config.prefill_backend or ("torch_native" if runner.device == "cpu" else "triton")
         if name == "vortex" or name not in ATTENTION_BACKENDS:
             known = ", ".join(sorted(n for n in ATTENTION_BACKENDS if n != "vortex"))
             raise ENGINE_REFUSED.at(what=f"prefill_backend '{name}'", why=f"it is none of {known}", hint="name one")
+        if latent:
+            read_latent_by(name)
         self._prefill = ATTENTION_BACKENDS[name](runner)
         self.needs_cpu_seq_lens = self._prefill.needs_cpu_seq_lens
         self._config = config
         self._layers = {}
         for number in range(pool.start_layer, pool.start_layer + pool.layer_num):
-            k, v = (_as_pages(b, shape.spec.page_size) for b in pool.get_kv_buffer(number))
+            k = _as_pages(pool.get_key_buffer(number), shape.spec.page_size)
+            v = None if latent else _as_pages(pool.get_value_buffer(number), shape.spec.page_size)
             entries = self._library.manifest.fields
             dense = number in config.dense_layers
             self._layers[number] = Layer(k, v, None if dense else new_fields(entries, k.shape[0], k.shape[1], k.device))
@@ -130,10 +135,10 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             self.token_to_kv_pool.set_kv_buffer(layer, forward_batch.out_cache_loc, k, v)
         # on a GPU a slice of the fused projection, its rows further apart than they are long
         q = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim).contiguous()
-        out = torch.empty_like(q)
+        out = q.new_empty(*q.shape[:2], layer.v_head_dim)
         self._step.fill_decoded(layer.layer_id, forward_batch.out_cache_loc)
         self._step.attend(layer.layer_id, q, out, layer.scaling)
-        return out.view(len(q), -1)
+        return out.flatten(1)
 
     def forward_extend(
         self, q: torch.Tensor, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kwargs: Any
@@ -144,9 +149,9 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         step, number = self._step, layer.layer_id
         step.fill(number, forward_batch.out_cache_loc)
         if rows := self._decode_rows:
-            heads = (-1, layer.tp_q_head_num, layer.qk_head_dim)
-            last = out.view(heads)[-rows:]
-            step.attend(number, q.reshape(heads)[-rows:].contiguous(), last, layer.scaling)
+            heads = layer.tp_q_head_num
+            last = out.view(-1, heads, layer.v_head_dim)[-rows:]
+            step.attend(number, q.reshape(-1, heads, layer.qk_head_dim)[-rows:].contiguous(), last, layer.scaling)
         return out
 
     def support_triton(self) -> bool:

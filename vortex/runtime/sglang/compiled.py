@@ -38,16 +38,17 @@ def artifact_for(config: EngineConfig, shape: ModelShape, target: str) -> Path:
         VortexError: VX9002 for one that was made for another shape, VX9004 without a compiler, VX9005 when it fails,
             VX5001 to VX5003 for what is no artifact or lacks the target.
     """
-    if config.flow.endswith(".vxa"):
-        return _prebuilt(Path(config.flow), shape, target)
-    key = _key(config.flow, shape, target)
-    name = Path(config.flow.partition(":")[0]).stem
+    flow = config.flow or ("latent_topk" if shape.spec.kv_lora_rank else "quest")
+    if flow.endswith(".vxa"):
+        return _prebuilt(Path(flow), shape, target)
+    key = _key(flow, shape, target)
+    name = Path(flow.partition(":")[0]).stem
     path = _cache() / f"{name}-{key}.vxa"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:  # one rank compiles, the others wait for it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            _compile(config.flow, shape, target, path)
+            _compile(flow, shape, target, path)
     return path
 
 
@@ -67,17 +68,12 @@ def _prebuilt(path: Path, shape: ModelShape, target: str) -> Path:
 def command(flow: str, shape: ModelShape, target: str, out: Path | str) -> list[str]:
     """The words of the ``vortex compile`` that makes the artifact."""
     spec = shape.spec
-    words = [
-        "vortex",
-        "compile",
-        flow,
-        "--target",
-        target,
-        "--heads",
-        f"{spec.group * shape.kv_heads}/{shape.kv_heads}",
-    ]
-    words += ["--head-dim", str(spec.head_dim), "--page-size", str(spec.page_size), "--dtype", spec.dtype]
-    return [*words, "-o", str(out)]
+    if spec.kv_lora_rank:
+        model = ["--heads", str(spec.group), "--latent", f"{spec.kv_lora_rank}+{spec.qk_rope_head_dim}"]
+    else:
+        model = ["--heads", f"{spec.group * shape.kv_heads}/{shape.kv_heads}", "--head-dim", str(spec.head_dim)]
+    page = ["--page-size", str(spec.page_size), "--dtype", spec.dtype]
+    return ["vortex", "compile", flow, "--target", target, *model, *page, "-o", str(out)]
 
 
 def compiler() -> list[str] | None:

@@ -16,13 +16,14 @@ VARIABLE = "VORTEX_CONFIG"
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """``flow`` is a shipped flow's name, ``file.py``, ``file.py:name`` or an artifact ``x.vxa``.
+    """``flow`` is a shipped flow's name, ``file.py``, ``file.py:name`` or an artifact ``x.vxa``; ``""`` for quest, or
+    latent_topk where the model's attention is latent (MLA).
 
     ``page_size`` counts where the engine was given none; ``prefill_backend`` is the dense attention backend of
     SGLang's that prefills, ``""`` for triton, or torch_native on a CPU.
     """
 
-    flow: str = "quest"
+    flow: str = ""
     budget: Budget = field(default_factory=lambda: Budget(61))
     dense_layers: frozenset[int] = frozenset()
     page_size: int = 16

@@ -35,11 +35,11 @@ def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) 
 
     This is the first place that knows the model's shape, so a flow that does not compile stops the start here.
     """
-    if kvc.server_args.attention_backend != "vortex" or kvc.use_mla_backend:
+    if kvc.server_args.attention_backend != "vortex":
         return None
     refuse_settings(kvc.server_args)
     config = EngineConfig.read()
-    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size)
+    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, kvc.use_mla_backend)
     fields = read_manifest(artifact_for(config, shape, target_of(kvc.device))).fields
     dense = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in config.dense_layers)
     return cell_size + bytes_per_token(fields, shape, num_layers - dense)

@@ -156,8 +156,6 @@ def refuse_model(runner: Any) -> None:
     """VX9002 for a model, or memory of it, that is not served; ``runner`` is SGLang's ModelRunner with its pools."""
     other = "use another attention backend for this model"
     model, pool = runner.model_config, runner.token_to_kv_pool
-    if runner.use_mla_backend:
-        _refuse("MLA models", "SGLang's pool of latent rows is not wired to the kernels that decode them", other)
     if getattr(model, "is_encoder_decoder", False):
         _refuse("encoder-decoder models", "cross attention is not paged decoding", other)
     if not getattr(model, "is_generation", True):
@@ -170,10 +168,10 @@ def refuse_model(runner: Any) -> None:
         _refuse("hybrid linear-attention models", "their state pools are not pages", other)
     if getattr(runner, "is_draft_worker", False):
         _refuse("draft models", "speculative decoding is not served", "drop --speculative-algorithm")
-    if type(pool).__name__ != "MHATokenToKVPool":
-        _refuse(
-            f"a {type(pool).__name__}", "only SGLang's plain pool of K and V is known to be laid out in pages", other
-        )
+    plain = "MLATokenToKVPool" if runner.use_mla_backend else "MHATokenToKVPool"
+    if type(pool).__name__ != plain:
+        why = "only SGLang's plain pools, of K and V or of latent rows, are known to be laid out in pages"
+        _refuse(f"a {type(pool).__name__}", why, other)
     if getattr(pool, "use_hnd", False):
         _refuse("SGLANG_USE_HND_KVCACHE", "pages are read in SGLang's default layout", "unset it")
     from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
@@ -182,7 +180,7 @@ def refuse_model(runner: Any) -> None:
         where = f"in layer {layer.layer_id}"
         if layer.logit_cap:
             _refuse(f"logit caps ({where})", "attention would have to apply tanh to its scores", other)
-        if layer.qk_head_dim != layer.v_head_dim:
+        if layer.qk_head_dim != layer.v_head_dim and not runner.use_mla_backend:
             _refuse(f"unequal head dims of K and V ({where})", "a page's K and V have one shape", other)
         if layer.sliding_window_size is not None and layer.sliding_window_size > -1:
             _refuse(f"sliding windows ({where})", "a page outside the window must not be kept", other)

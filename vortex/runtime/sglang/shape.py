@@ -17,14 +17,16 @@ CUDA_TARGETS = {(9, 0): "sm_90a", (10, 0): "sm_100a"}
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """``spec`` and the KV heads of one tensor-parallel rank."""
+    """``spec`` and the KV heads of one tensor-parallel rank; latent rows (MLA) are as one KV head."""
 
     spec: Spec
     kv_heads: int
 
 
-def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int) -> ModelShape:
-    """The shape of ``model``, an SGLang ModelConfig, on this rank; VX9002 for KV of another type than the model's."""
+def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False) -> ModelShape:
+    """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA).
+    VX9002 for KV of another type than the model's, and for latent rows on several ranks.
+    """
     dtype = short(model.dtype)
     if kv_dtype != model.dtype or dtype not in ("bf16", "f16", "f32"):
         why = f"the kernels read K and V in the model's own type, {dtype}, as bf16, f16 or f32"
@@ -32,6 +34,12 @@ def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int) -> ModelShape
     from sglang.srt.runtime_context import get_parallel
 
     ranks = get_parallel().attn_tp_size
+    if latent:
+        if ranks > 1:
+            why = "all heads read the same pages, and a rank knows the queries of its own heads alone"
+            raise ENGINE_REFUSED.at(what=f"an MLA model on {ranks} tensor-parallel ranks", why=why, hint="use --tp 1")
+        row = f"{model.kv_lora_rank}+{model.qk_rope_head_dim}"
+        return ModelShape(Spec.of_latent(row, model.num_attention_heads, page_size=page_size, dtype=dtype), 1)
     kv_heads = model.get_num_kv_heads(ranks)
     group = model.num_attention_heads // ranks // kv_heads
     spec = Spec(page_size=page_size, head_dim=model.head_dim, group=group, dtype=dtype)

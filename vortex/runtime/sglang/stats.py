@@ -46,7 +46,7 @@ class Stats:
         self._dense = sum(layer.dense for layer in layers.values())
         self._sparse = len(layers) - self._dense
         heads = next(iter(layers.values())).k.shape[1]
-        self._kv_bytes = 2 * self._page * spec.head_dim * TORCH[spec.dtype].itemsize * heads
+        self._kv_bytes = len(spec.pools) * self._page * spec.head_dim * TORCH[spec.dtype].itemsize * heads
         self._field_bytes = sum(prod(f.tile) * TORCH[f.dtype].itemsize for f in manifest.fields) * heads
         kinds = Counter(k.kind for k in library.target.kernels if k.variant_of == k.name)
         per_layer = kinds["append"] + kinds["select"] + kinds["attend"]

@@ -14,12 +14,12 @@ from vortex.runtime.library import Library
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The memory of one layer: ``k`` and ``v`` are SGLang's pools seen as pages ``[P, Hkv, page, D]``; a layer
-    without ``fields`` keeps every page.
+    """The memory of one layer: ``k`` and ``v`` are SGLang's pools seen as pages ``[P, Hkv, page, D]``, or ``k`` its
+    pool of latent rows and ``v`` None; a layer without ``fields`` keeps every page.
     """
 
     k: torch.Tensor
-    v: torch.Tensor
+    v: torch.Tensor | None
     fields: Mapping[str, torch.Tensor] | None
 
     @property
@@ -100,7 +100,7 @@ class Step:
             self._decode.append(layer, None, None, loc, self._decode_offsets)
 
     def attend(self, layer: int, q: torch.Tensor, out: torch.Tensor, scale: float) -> None:
-        """Write to ``out`` what each planned request's one query of ``q`` ``[B, Hq, D]`` attends to."""
+        """Write to ``out`` ``[B, Hq, Dv]`` what each planned request's one query of ``q`` ``[B, Hq, D]`` attends to."""
         if self._layers[layer].dense:
             self._decode.attend_all(layer, q, out=out, scale=scale)
         else:
