@@ -83,6 +83,15 @@ def test_without_a_shape_a_compromise(plain: Module, tmp_path: Path) -> None:
     assert schedule(program(chooser(tmp_path, records(plain, times))))["lanes"] == 16
 
 
+@pytest.mark.parametrize("shape", [SMALL, None])
+def test_noisy_records_yield_to_calm_ones(plain: Module, tmp_path: Path, shape: Shape | None) -> None:
+    fast, slow = records(plain, {SMALL: {8: 1.0, 4: 3.0}})
+    noisy = replace(fast, samples=(Sample("ok", True, (1.0, 1.0, 1.2), 9),))
+    assert schedule(program(chooser(tmp_path, [noisy, slow], shape)))["lanes"] == 4
+    assert schedule(program(chooser(tmp_path, [noisy], shape)))["lanes"] == 8
+    assert schedule(program(chooser(tmp_path, [fast, slow], shape)))["lanes"] == 8
+
+
 def test_points_outside_the_space_are_misses(plain: Module, tmp_path: Path) -> None:
     found = records(plain, {SMALL: {5: 1.0, 8: 2.0}})
     for shape in (SMALL, None):

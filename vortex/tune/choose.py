@@ -75,11 +75,11 @@ class Chooser:
         return cover(groups, self.most)
 
     def _group(self, query: Query, bucket: Bucket, space: Space) -> Group:
-        """What the first layer that has usable records of a bucket says of it."""
+        """What the first layer that has usable records of a bucket says of it; noisy ones where no calm one is."""
         for layer in self.layers.layers.values():
             found = {r.config: r for r in self.layers.best(layer, query.lookup, bucket) if dict(r.config) in space}
             if found:
-                return found
+                return {c: r for c, r in found.items() if not r.noisy} or found
         return {}
 
 
