@@ -6,6 +6,9 @@ Stand-ins take SGLang's place. Each test makes the same tokens twice, once in th
 from __future__ import annotations
 
 import importlib
+import json
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ import pytest
 import torch
 
 from tests.engine.standins import KV_HEADS, SPEC, Mode, SharedReadEnds, World, stood_in
+from vortex.runtime.calls import Call
 from vortex.runtime.sglang.compiled import COMPILER, artifact_for
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.memory import add_summaries
@@ -22,8 +26,6 @@ from vortex.runtime.sglang.shape import ModelShape
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import sys
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv(COMPILER, sys.executable)
@@ -185,6 +187,36 @@ def test_the_step_after_a_requests_end_leaves_nothing_to_the_next_owner(artifact
         world.read([2], 150, draw)
         said.append([world.say([2], draw) for _ in range(12)])
     assert all(map(same, *said))
+
+
+# --- what one sees of it
+
+
+def test_debug_logs_and_statistics_count_the_same_and_nothing_else_is_counted(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert World(artifact).backend._stats is None
+    monkeypatch.setenv("VORTEX_STATS", str(tmp_path / "stats.json"))
+    with caplog.at_level(logging.DEBUG, "vortex.runtime.sglang.stats"):
+        world, draw = ready(artifact, [1, 2])
+        world.say([1, 2], draw)
+        launched = []
+        run = Call.run
+        monkeypatch.setattr(Call, "run", lambda call, given: (launched.append(call), run(call, given)))
+        world.say([1], draw)
+        monkeypatch.delenv("VORTEX_STATS")
+        assert World(artifact).backend._stats is not None  # the log alone is enough
+    lines = [record.getMessage() for record in caplog.records if "decode" in record.getMessage()]
+    # 151 and 152 tokens are ten pages, of which two are kept by score, the first and the last two
+    want = ["2 requests decode, 10 of their 20 pages are read", "1 requests decode, 5 of their 10 pages are read"]
+    assert [line.removeprefix("vortex: ") for line in lines] == want
+    seen = json.loads((tmp_path / "stats.json").read_text())
+    assert (seen["decode_steps"], seen["pages"], seen["pages_kept"]) == (2, 30, 15)
+    assert seen["launches_per_step"] == len(launched)
+    page = 2 * SPEC.page_size * SPEC.head_dim * 4 * KV_HEADS  # bytes of a page's K and V, all heads
+    scored = 3 * 7 * 2 * SPEC.head_dim * 4 * KV_HEADS  # two rows of summaries for each candidate
+    assert seen["bytes_saved"] == 15 * page - scored  # of one sparse layer
+    assert '"quest_select": {' in caplog.text
 
 
 # --- memory

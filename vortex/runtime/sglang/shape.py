@@ -28,9 +28,12 @@ def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool 
     VX9002 for KV of another type than the model's, and for latent rows on several ranks.
     """
     dtype = short(model.dtype)
-    if kv_dtype != model.dtype or dtype not in ("bf16", "f16", "f32"):
-        why = f"the kernels read K and V in the model's own type, {dtype}, as bf16, f16 or f32"
+    if kv_dtype != model.dtype:
+        why = "the scales of K and V that SGLang keeps by layer are not handed to the kernels"
         raise ENGINE_REFUSED.at(what=f"a KV cache of {short(kv_dtype)}", why=why, hint="use --kv-cache-dtype auto")
+    if dtype not in ("bf16", "f16", "f32"):
+        why = "the kernels read K and V as bf16, f16 or f32"
+        raise ENGINE_REFUSED.at(what=f"a model in {dtype}", why=why, hint="use --dtype bfloat16")
     from sglang.srt.runtime_context import get_parallel
 
     ranks = get_parallel().attn_tp_size

@@ -1,7 +1,8 @@
-"""VORTEX_STATS=path: how sparse decoding was, as a JSON file that is rewritten after each step.
+"""How sparse decoding was: VORTEX_STATS=path for a JSON file that is rewritten after each step, ``--log-level debug``
+for a line about each step in the log.
 
 SGLang ends its processes without a last word, so nothing is left for the end. A step costs one host sync and about
-0.1 ms with it; without the variable nothing of this is reached.
+0.1 ms with it; without either nothing of this is reached.
 
 What is counted follows from the lengths and the budget alone, so that captured graphs are counted too; a selection
 whose size depends on scores is counted at its bound.
@@ -10,6 +11,7 @@ whose size depends on scores is counted at its bound.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,20 +28,22 @@ from vortex.runtime.tensors import TORCH
 
 VARIABLE = "VORTEX_STATS"
 
+logger = logging.getLogger(__name__)
+
 
 class Stats:
     """Sums over decode steps of this process; tensor-parallel rank r > 0 writes to ``path.r``."""
 
     @classmethod
     def wanted(cls, library: Library, config: EngineConfig, layers: Mapping[int, Layer]) -> Stats | None:
-        """None unless the environment asks for it."""
+        """None unless the environment or the log's level asks for it."""
         path = os.environ.get(VARIABLE)
         if not path:
-            return None
+            return cls(None, library, config, layers) if logger.isEnabledFor(logging.DEBUG) else None
         rank = get_parallel().attn_tp_rank
         return cls(Path(f"{path}.{rank}" if rank else path), library, config, layers)
 
-    def __init__(self, path: Path, library: Library, config: EngineConfig, layers: Mapping[int, Layer]) -> None:
+    def __init__(self, path: Path | None, library: Library, config: EngineConfig, layers: Mapping[int, Layer]) -> None:
         self._path, self._budget = path, config.budget
         manifest, spec = library.manifest, library.manifest.spec
         self._page = spec.page_size
@@ -49,21 +53,25 @@ class Stats:
         self._kv_bytes = len(spec.pools) * self._page * spec.head_dim * TORCH[spec.dtype].itemsize * heads
         self._field_bytes = sum(prod(f.tile) * TORCH[f.dtype].itemsize for f in manifest.fields) * heads
         kinds = Counter(k.kind for k in library.target.kernels if k.variant_of == k.name)
-        per_layer = kinds["append"] + kinds["select"] + kinds["attend"]
-        launches = kinds["plan"] * (bool(self._sparse) + bool(self._dense)) + per_layer * self._sparse
+        # where a plan divides the work among SMs, that of layers which keep all pages is a second one
+        plans = 1 + (self._dense > 0 and any("work" in k.args for k in library.target.kernels))
+        launches = kinds["plan"] * plans + kinds["attend"] * (self._sparse + self._dense)
+        launches += (kinds["append"] + kinds["select"]) * self._sparse
         self._about: dict[str, Any] = {
             "flow": manifest.flow,
             "target": library.name,
             "layers": {"sparse": self._sparse, "dense": self._dense},
-            "launches_per_step": launches + (kinds["select"] + kinds["attend"]) * self._dense,
+            "launches_per_step": launches,
             "kernels": {k.symbol: dict(k.schedule) for k in library.target.kernels},
         }
         self._steps = self._rows = self._pages = self._kept = self._scored = 0
+        logger.debug("vortex: %s", json.dumps(self._about))
 
     def step(self, lengths: Sequence[int]) -> None:
         """Count one decode step over requests of these lengths."""
         self._steps += 1
         self._rows += len(lengths)
+        pages, kept = self._pages, self._kept
         for length in lengths:
             n = -(-length // self._page)
             total = self._budget.total(n)
@@ -71,7 +79,10 @@ class Stats:
             self._kept += min(n, total)
             if n > total:
                 self._scored += max(0, n - self._budget.sink - self._budget.recent)
-        self.write()
+        pages, kept = self._pages - pages, self._kept - kept
+        logger.debug("vortex: %d requests decode, %d of their %d pages are read", len(lengths), kept, pages)
+        if self._path:
+            self._write(self._path)
 
     def summary(self) -> dict[str, Any]:
         """What the file holds; pages are per KV head and layer, bytes over all sparse layers of this rank."""
@@ -87,8 +98,8 @@ class Stats:
             "bytes_saved": (self._pages * self._kv_bytes - read) * self._sparse,
         }
 
-    def write(self) -> None:
+    def _write(self, path: Path) -> None:
         """Replace the file; a reader sees all of it or the one before."""
-        scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
         scratch.write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
-        scratch.replace(self._path)
+        scratch.replace(path)
