@@ -1,8 +1,10 @@
 """What tuning gains: for each kernel and shape the default's time, the best's, and that of the variant a compile takes.
 
-    python bench/tune_report.py out.vxb results.jsonl --out bench/results/h200/tune.json
+    python bench/tune_report.py out.vxb results.jsonl --out bench/results/h200/tune.json \\
+        --ship vortex/tune/shipped/h200.jsonl
 
-The default configuration of a kernel is the first of its candidates in the bundle. A variant is taken as by
+With --ship, what choices need goes to a file of records: of each kernel the default and whatever is among the best two
+somewhere. The default configuration of a kernel is the first of its candidates in the bundle. A variant is taken as by
 'vortex compile --variants N': of at most N configurations, the one for the shape's bucket.
 """
 
@@ -23,9 +25,13 @@ from typing import Any
 from vortex.buckets import Bucket
 from vortex.tune.bundle import Candidate, read_bundle
 from vortex.tune.choose import cover
-from vortex.tune.exchange import read_file
+from vortex.tune.exchange import read_file, write_lines
+from vortex.tune.prune import prunable
 from vortex.tune.record import Record
 from vortex.tune.search import Point
+
+BEST = 2
+"""Configurations of a bucket that are shipped, in all buckets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,16 @@ def rows_of(candidates: Iterable[Candidate], records: Iterable[Record], most: in
     return sorted(rows, key=lambda x: (x.kernel, x.flow))
 
 
+def shipped(candidates: Iterable[Candidate], records: Iterable[Record]) -> list[Record]:
+    """The records that choices are made by, without configurations that are good nowhere."""
+    defaults: dict[str, Candidate] = {}
+    for c in candidates:
+        defaults.setdefault(c.ir, c)
+    judged = [r for r in records if r.measure.l2 != "warm" and r.us is not None]
+    gone = set(prunable(judged, BEST))
+    return [r for r in judged if r.id not in gone or dict(r.config) == dict(defaults[r.key.ir].config)]
+
+
 def summary(rows: list[Row]) -> dict[str, Any]:
     """How far defaults are from the best, and what choices gain, over rows of one kind."""
     far = [r.default_over_best for r in rows]
@@ -103,9 +119,14 @@ def main() -> None:
     args.add_argument("results", type=Path)
     args.add_argument("--variants", type=int, default=4)
     args.add_argument("--out", type=Path, required=True)
+    args.add_argument("--ship", type=Path)
     found = args.parse_args()
     records = read_file(found.results)
-    rows = rows_of(read_bundle(found.bundle).candidates, records, found.variants)
+    candidates = read_bundle(found.bundle).candidates
+    rows = rows_of(candidates, records, found.variants)
+    if found.ship:
+        found.ship.parent.mkdir(exist_ok=True)
+        found.ship.write_bytes(write_lines(shipped(candidates, records)))
     for r in rows:
         print(f"{r.kernel:7} {r.flow:11} {r.bucket:34} {r.default_us:8.2f} best {r.best_us:8.2f} x{r.gain:.3f}")
     by_kind = {kind: summary([r for r in rows if r.kernel == kind]) for kind in sorted({r.kernel for r in rows})}
