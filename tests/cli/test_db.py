@@ -32,7 +32,6 @@ RECORDS = [record({"warps": n}, 10.0 - n) for n in (1, 2, 4, 8)] + [
 def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "tune.db"
     monkeypatch.setenv("VORTEX_DB", str(path))
-    monkeypatch.setattr("vortex.tune.layers.SHIPPED", tmp_path / "nothing")
     with Store(path) as store:
         store.put(RECORDS)
     return path
