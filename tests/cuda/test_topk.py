@@ -31,19 +31,20 @@ def scores_as_they_are() -> Module:
 
 
 @cache
-def kernels() -> Kernels:
-    knobs = {"threads": 64, "chip_words": 2048}
+def kernels(keys: int = 8) -> Kernels:
+    """``keys`` of a thread are in registers."""
+    knobs = {"threads": 64, "chip_words": 2048, "keys": keys}
     program = lower(scores_as_they_are(), plan={"threads": 64, "select_pages": 64}, select=knobs)
     return Kernels.of({"scores": program}, KINDS)
 
 
-def pick(scores: np.ndarray, k: int, *, slots: int, seed: int) -> list[int]:
+def pick(scores: np.ndarray, k: int, *, slots: int, seed: int, keys: int = 8) -> list[int]:
     """The candidates that the kernel keeps of one row with these scores."""
     n = len(scores) + 1  # the last page is reserved
     b = batch(scores_as_they_are(), [4 * n], heads=1, budget=Budget(k, sink=0, recent=1), stored=True)
     b.paged["c0"][b.page_table[0, : n - 1], 0, 0] = scores
-    given = tensors(kernels(), "scores", b, slots=slots)
-    kernels().run("scores", given, KINDS, seed=seed)
+    given = tensors(kernels(keys), "scores", b, slots=slots)
+    kernels(keys).run("scores", given, KINDS, seed=seed)
     chosen = given["pages"][0, 0, : given["counts"][0, 0]].tolist()
     assert chosen[-1] == n - 1
     return [int(p) for p in chosen[:-1]]
@@ -81,6 +82,14 @@ def test_topk_keeps_the_best_in_order(kind: str) -> None:
         for k in sorted({0, 1, 2, n // 2, n - 1} & set(range(n))):
             want = [int(i) for i in Selection(scores).best(k)]
             assert pick(scores, k, slots=1 + seed % 2 * 4, seed=seed) == sorted(want), (kind, n, k)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "equal"])
+def test_rows_of_more_keys_than_registers(kind: str) -> None:
+    for seed, (n, k) in enumerate([(300, 9), (300, 140), (129, 128), (515, 30)]):
+        scores = make(kind, n)
+        want = [int(i) for i in Selection(scores).best(k)]
+        assert pick(scores, k, slots=1 + seed % 2 * 4, seed=seed, keys=2) == sorted(want), (kind, n, k)
 
 
 @pytest.mark.full

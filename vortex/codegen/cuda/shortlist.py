@@ -14,7 +14,7 @@ from vortex.codegen.cuda.lanes import Cta, ballot, count_bits, fetch_add, rounds
 from vortex.codegen.cuda.ptx import WARP, cta_sync, warp_extreme
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, choose, differ, equal, i32, let, local, loop, put, when
 
-ONE_BY_ONE = 8
+ONE_BY_ONE = 16
 """Keys up to which a warp finds its answer exactly; beyond, it is that of all of its threads."""
 NONE = 0xFFFFFFFF
 """Above the key of +inf: no page has it."""

@@ -28,6 +28,8 @@ from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, choose, equal, i
 
 BITS = 8
 """Of a histogram: of a few thousand scores, one of its 256 bins holds few."""
+FAR = 4
+"""Keys beyond those in registers that are read together."""
 FEW = WARP
 """Keys that are ranked directly."""
 
@@ -95,14 +97,17 @@ class TopK:
             with when(i32(i) < self.share):
                 s = let("s", self._page(i))
                 body(s, let("inside", s < self.scored), self.near[i])
-        with loop("far_round", T.max(i32(0), self.share - self.held)) as turn:
-            s = let("s", self._page(turn + self.held))
-            inside = let("inside", s < self.scored)
-            key = local("far_key", 1, U32)
-            put(key, T.uint32(0), 0)
-            with when(inside):
-                put(key, T.reinterpret(U32, self.keys.get(s)), 0)
-            body(s, inside, key[0])
+        batch = local("far_keys", FAR, U32)
+        with loop("far_round", rounds_of(T.max(i32(0), self.share - self.held), FAR)) as turn:
+            first = let("first_far", turn * FAR + self.held)
+            # loads on their way together: one at a time, each would be waited for
+            for i in range(FAR):
+                put(batch, T.reinterpret(U32, self.keys.get(T.min(self._page(first + i), self.scored - 1))), i)
+            for i in range(FAR):
+                with when(first + i < self.share):
+                    s = let("s", self._page(first + i))
+                    inside = let("inside", s < self.scored)
+                    body(s, inside, T.Select(inside, batch[i], T.uint32(0)))
 
     # the k-th key
 
