@@ -35,6 +35,24 @@ PLANNED_SECONDS = 0.15e-6
 """For reading a work list."""
 
 
+ITEM_PAGES = 128
+"""Fewest pages of an item of ``select`` by default."""
+KEPT_REGISTERS = 64
+"""Of a lane of ``select``, beside summaries on their way."""
+SPILL = 1.2
+"""How much longer bytes take, for the share of the registers wanted that is not there."""
+UNHEARD = 0.3
+"""The same where more CTAs an SM are asked for than fit: the compiler then bounds nothing."""
+IDLE = 0.1
+"""Share of the bandwidth that is lost where no more is on its way than would do."""
+WAVE_SECONDS = 4e-6
+"""For a wave of ``select`` to look up its rows, begin and end."""
+KEY_SECONDS = 0.06e-6
+"""For each key that a thread holds, needed or not."""
+REREAD_SECONDS = 0.2e-6
+"""For each key of a thread that it does not hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """``rows`` of ``pages`` pages each, ``page_bytes`` a page: what a launch reads, and no configuration changes."""
@@ -80,16 +98,31 @@ def attend_seconds(config: Mapping[str, int], work: Work, page: int, silicon: Si
 
 
 def select_seconds(config: Mapping[str, int], work: Work, silicon: Silicon, speed: Speed) -> float:
-    """Of ``select``: its CTAs stream summaries; whatever is not on chip is written and read once more."""
-    threads, held = config.get("threads", 256), config.get("in_flight", 0) or 2
+    """Of ``select``: its CTAs stream summaries and then choose, each row by itself.
+
+    Bytes take their time, more where registers do not hold what is on its way; every wave of CTAs begins and ends
+    without moving any. A choice goes over a row's keys in registers as often as a thread holds keys, and where they do
+    not all fit it reads the row again and again.
+    """
+    threads, keys = config.get("threads", 256), config.get("keys", 8)
     residents = config.get("residents", 0) or max(1, 512 // threads)
-    arena = config.get("chip_words", 8192) * 4
-    fit = min(residents, THREADS // threads, (silicon.smem + SM_BYTES) // (arena + CTA_BYTES))
+    chip = config.get("chip_words", 8192)
+    fit = min(THREADS // threads, (silicon.smem + SM_BYTES) // (chip * 4 + CTA_BYTES))
     if not fit:
         return float("inf")
-    ctas = max(work.rows, silicon.sms)
-    under_way = min(ctas, silicon.sms * fit) * threads * held * 16
-    rate = min(speed.bandwidth, under_way / speed.latency)
-    spilled = 0 if work.pages <= config.get("chip_words", 8192) else work.rows * work.pages * 8
-    rounds = -(-ctas // (silicon.sms * fit))
-    return (work.bytes + spilled) / rate + rounds * 2 * speed.latency + LAUNCH_SECONDS
+    ahead = config.get("ahead", 32)
+    registers = min(255, REGISTERS // (threads * min(residents, fit)))
+    wanted = KEPT_REGISTERS + ahead
+    held = min(fit, residents, REGISTERS // (threads * min(registers, wanted)))
+    slots = silicon.sms * held
+    under_way = slots * threads * ahead * 4
+    spilled = 0 if work.pages <= chip else work.rows * work.pages * 8
+    crowded = 1 + SPILL * max(0, wanted - registers) / wanted + (UNHEARD if residents > fit else 0.0)
+    # more on its way than would do saves a little still
+    rate = min(under_way / speed.latency, speed.bandwidth * (1 - IDLE * speed.bandwidth * speed.latency / under_way))
+    time = (work.bytes + spilled) / rate * crowded
+    again = -(-work.pages // threads) * REREAD_SECONDS if keys * threads < work.pages else 0.0
+    # plan cuts rows into items for two CTAs an SM, as far as they go
+    items = max(work.rows, min(work.rows * -(-work.pages // ITEM_PAGES), 2 * silicon.sms))
+    waves = -(-items // slots)
+    return time + waves * (WAVE_SECONDS + keys * KEY_SECONDS + again) + LAUNCH_SECONDS
