@@ -1,6 +1,6 @@
 """The environment in which an engine's start compiles flows: an engine pins other versions than the compiler.
 
-  install   make it, in ~/.cache/vortex/toolchain; about 3 GB with torch, 1 GB with --share-torch
+  install   make it, in ~/.cache/vortex/toolchain: 6 GB with torch, 0.7 GB with --share-torch
   show      which compiler an engine's start would use
 
 pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) count. VORTEX_COMPILER names another environment's Python.
