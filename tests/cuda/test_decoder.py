@@ -68,6 +68,26 @@ def kernels(name: str) -> Kernels:
     return Kernels.of({name: lower(trace(find_flow(name), LATENT.get(name, SPEC)), **knobs)}, KINDS)
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "select": {"threads": 128, "keys": 4, "chip_words": 0, "serves": ((2, 128, 64),)},
+    "attend": {"warps": 1, "stages": 3, "serves": ((2, 0, 64),)},
+}
+"""For one request; what stands in KNOBS is for three."""
+TABLE: tuple[dict[str, Any], ...] = (
+    {"select_pages": 32, "attend_pages": 2, "attend_busy": 2, "serves": ((2, 2, 2), (8, 2, 2))},
+    {"select_pages": 64, "attend_pages": 8, "attend_busy": 8, "serves": ((8, 128, 16), (2, 128, 16))},
+)
+
+
+@cache
+def kernels_with_variants() -> Kernels:
+    mine: dict[str, dict[str, Any]] = {**KNOBS, "plan": {**KNOBS["plan"], "table": TABLE}}
+    for kind, other in VARIANTS.items():
+        serves = (8, 0 if kind == "attend" else 128, 64)
+        mine[kind] = {**KNOBS[kind], "serves": (serves,), "variants": (other,)}
+    return Kernels.of({"quest": lower(trace(find_flow("quest"), SPEC), **mine)}, KINDS)
+
+
 def library(name: str, built: Kernels) -> Library:
     """What ``open_library`` gives for a GPU, with kernels that run here; every launch has an order of its own."""
     program, seeds, device = built.programs[name], count(), Eight()
@@ -200,10 +220,12 @@ def test_steps_of_a_changing_batch(name: str, tmp_path: Path) -> None:
             torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-2)
 
 
-def test_one_graph_of_any_lengths() -> None:
+@pytest.mark.parametrize("variants", [False, True])
+def test_one_graph_of_any_lengths(variants: bool) -> None:
     """Captured at one token a row; replayed with lengths, tables and budgets that were not known then."""
     made = torch.Generator().manual_seed(0)
-    decoder = Decoder(library("quest", kernels("quest")), budget=BUDGET, dense=True)
+    built = kernels_with_variants() if variants else kernels("quest")
+    decoder = Decoder(library("quest", built), budget=BUDGET, dense=True)
     device = decoder.library.device
     assert isinstance(device, Eight)
     run = Run("quest", decoder)
@@ -252,21 +274,9 @@ def test_one_graph_of_any_lengths() -> None:
             torch.testing.assert_close(outs[1][row], want.lse, rtol=1e-3, atol=1e-3)
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "plan": {"threads": 64, "select_pages": 64, "attend_pages": 2, "serves": ((2, 128, 64),)},
-    "select": {"threads": 128, "keys": 4, "chip_words": 0, "serves": ((2, 128, 64),)},
-    "attend": {"warps": 1, "stages": 3, "serves": ((2, 0, 64),)},
-}
-"""For one request; what stands in KNOBS is for three."""
-
-
 def test_steps_of_two_sizes_run_variants_of_their_own() -> None:
     """They share scratch, whichever has more slots; and what a captured step runs depends on its size alone."""
-    mine: dict[str, dict[str, Any]] = {}
-    for kind, own in KNOBS.items():
-        serves = (8, 0 if kind == "attend" else 128, 64)
-        mine[kind] = {**own, "serves": (serves,), "variants": (VARIANTS[kind],)} if kind in VARIANTS else own
-    made = library("quest", Kernels.of({"quest": lower(trace(find_flow("quest"), SPEC), **mine)}, KINDS))
+    made = library("quest", kernels_with_variants())
     called: list[str] = []
 
     def heard(symbol: str) -> Callable[..., None]:
