@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from vortex.errors import NO_COMPILER, NOT_EMITTABLE, TIR_INVALID
 from vortex.ir import digest
 from vortex.ir.core import Attr, Function, Module
+from vortex.ir.schedules import check_schedule
 from vortex.target import TARGETS, Target
 
 KINDS = ("plan", "append", "select", "attend")
@@ -35,8 +36,11 @@ def emit_program(program: Module, target: str = "cpu") -> dict[str, KernelSource
     """Every kernel of ``program`` as TensorIR text for the named target, in launch order.
 
     Raises:
-        VortexError: VX4003 without TVM, VX4006 when a kernel holds what no template can emit.
+        VortexError: VX2005 when a schedule is none, VX4003 without TVM, VX4006 when a kernel holds what no template
+            can emit.
     """
+    for f in program.functions.values():
+        check_schedule(f)
     every = [v for f in program.functions.values() for v in variants_of(f)]
     return {f.name: emit_kernel(program, f, TARGETS[target]) for f in every}
 
