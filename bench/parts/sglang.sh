@@ -1,5 +1,6 @@
 # SGLang 0.5.16 decoding inside its model runner, dense against sparse. `stage` needs bench/sglang_bundle.sh's result
 # in $SGLANG_BUNDLE (default ../../stage/sglang): site.txz, and jitcache.txz where its JIT kernels were built ahead.
+# TP=1 runs engines on one rank and on two instead, where there are two GPUs.
 seconds=240
 
 stage() {
@@ -26,6 +27,11 @@ run() {
   export PYTHONPATH=$GPU/src:$GPU/src/bench/sglang_stubs:$site
   export TVM_FFI_CACHE_DIR=/tmp/jitcache SGLANG_IS_FLASHINFER_AVAILABLE=false HF_HUB_OFFLINE=1
   export CUDA_HOME=${CUDA_HOME:-/usr/local/cuda} NCCL_NVLS_ENABLE=0
+  if [ -n "${TP:-}" ]; then  # on two GPUs: one rank and two
+    VORTEX_CONFIG="{\"flow\": \"$GPU/sglang_1.7b.vxa\", \"budget\": {\"pages\": 27}}" \
+      python3 bench/sglang_tp.py --out "$OUT/sglang_tp.json"
+    return
+  fi
   for model in ${MODELS:-1.7b}; do
     VORTEX_CONFIG="{\"flow\": \"$GPU/sglang_$model.vxa\", \"budget\": {\"pages\": 27}}" \
       python3 bench/sglang_decode.py --model "$model" --shapes "${SHAPES:-16x32768,1x32768}" --out "$OUT/sglang_$model.json"
