@@ -122,6 +122,3 @@ class Shortlist:
     def _listed(self, at: Expr) -> tuple[Expr, Expr]:
         key = let("its_key", self.arena.u32[2 * at + self.list])
         return key, let("its_page", self.arena.i32[2 * at + (self.list + 1)])
-
-
-assert U32 == "uint32"
