@@ -117,21 +117,26 @@ def test_other_templates_machines_and_kernels_do_not_match(plain: Module, tmp_pa
         assert schedule(program(chooser(tmp_path, [odd], SMALL)))["from"] == "heuristic"
 
 
-def test_a_machine_nobody_measured_takes_anothers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kernel", "transferred"), [("plan", True), ("attend", False)])
+def test_a_machine_nobody_measured(tmp_path: Path, kernel: str, transferred: bool) -> None:
+    """It takes what another measured of kernels that both models give the same default; of others, its own model's."""
     pytest.importorskip("tvm")
-    made = program(target="sm_100a")
-    f = made.functions["attend"]
-    space = space_of(made, f, TARGETS["sm_100a"])
-    query = query_of(made, f, TARGETS["sm_100a"], LARGE.bucket("attend", 16))
-    assert space is not None and query is not None
-    config = next(c for c in space if c != space.default)
+    b200, h200 = TARGETS["sm_100a"], TARGETS["sm_90a"]
+    made, there = program(target="sm_100a"), program(target="sm_90a")
+    f = made.functions[kernel]
+    space, theirs = space_of(made, f, b200), space_of(there, there.functions[kernel], h200)
+    query = query_of(made, f, b200, LARGE.bucket(kernel, 16))
+    assert space is not None and theirs is not None and query is not None
+    assert (space.default == theirs.default) == transferred
+    config = next(c for c in space if c not in (space.default, theirs.default))
     env = {"template": space.template}
     sample = Sample("ok", True, (5.0, 5.0, 5.0), 9)
     r = Record.make(query.key, SILICON["sm_90a"], env, query.measure, config, [sample])
     asked = chooser(tmp_path, [r], LARGE)
-    assert asked(made, f, TARGETS["sm_100a"]) == Choice(dict(config), f"transfer:{r.id[:12]}")
-    assert asked(made, f, TARGETS["sm_90a"]) == Choice(dict(config), f"db:{r.id[:12]}")
-    assert asked(made, made.functions["select"], TARGETS["sm_100a"]) is None
+    transfer = Choice(dict(config), f"transfer:{r.id[:12]}")
+    assert asked(made, f, b200) == (transfer if transferred else None)
+    assert asked(there, there.functions[kernel], h200) == Choice(dict(config), f"db:{r.id[:12]}")
+    assert asked(made, made.functions["select"], b200) is None
     assert schedule(made)["from"] == schedule(made, "attend")["from"] == "model"
 
 

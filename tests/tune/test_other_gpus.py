@@ -49,7 +49,7 @@ def test_a_bundle_for_a_b200(
     """Built without one; what is known of an H200 is taken over and called so; here nothing is measured."""
     monkeypatch.chdir(tmp_path)
     words = ["tune", "quest", "--target", "sm_100", "--shapes", "batch=2,kv_heads=2,tokens=500,kept=12"]
-    words += ["--kinds", "attend", "--candidates", "2", "--bundle", "b200.vxb", "--jobs", "1"]
+    words += ["--kinds", "plan", "--candidates", "2", "--bundle", "b200.vxb", "--jobs", "1"]
     assert main(words) == 0
     bundle = read_bundle("b200.vxb")
     default, other = bundle.candidates
@@ -65,7 +65,7 @@ def test_a_bundle_for_a_b200(
     assert Path("results.jsonl").read_text() == ""
 
     sample = Sample("ok", True, (5.0, 5.0, 5.0), 9)
-    key = Key("attend", other.ir, SHAPE.bucket("attend", 16), other.dtypes)
+    key = Key("plan", other.ir, SHAPE.bucket("plan", 16), other.dtypes)
     measure = Measure("cudagraph", "cold")
     measured = Record.make(key, SILICON["sm_90a"], {"template": other.template}, measure, other.config, [sample])
     Path("h200.jsonl").write_text(measured.to_line() + "\n")

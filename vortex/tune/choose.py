@@ -14,7 +14,7 @@ from vortex.errors import NO_COMPILER, VortexError
 from vortex.ir.core import Function, Module
 from vortex.passes.manager import Choice
 from vortex.silicon import UNMEASURED
-from vortex.target import Target
+from vortex.target import TARGETS, Target
 from vortex.tune.keys import query_of
 from vortex.tune.layers import Layers, Query
 from vortex.tune.record import Record
@@ -56,15 +56,17 @@ class Chooser:
         query = query_of(program, f, target, bucket)
         if query is None:
             return None
-        for origin, asked in _silicons(query, target):
+        for other, asked in _silicons(query, target):
             # most kernels have no record: then the space, whose templates take seconds to import, is not needed
             if not self.layers.buckets(asked.lookup):
                 continue
             space = _space(program, f, target)
             if space is None:
                 return None
+            if other != target and not _alike(program, f, space, other):
+                continue
             if found := self._found(asked, space):
-                return _choice(found, origin)
+                return _choice(found, "db" if other == target else "transfer")
         return None
 
     def _found(self, query: Query, space: Space) -> list[Served]:
@@ -143,11 +145,21 @@ def _largest(buckets: dict[Bucket, Group], config: Point, among: Sequence[Bucket
     return next(buckets[b][config] for b in sorted(among or buckets, reverse=True) if config in buckets[b])
 
 
-def _silicons(query: Query, target: Target) -> Iterator[tuple[str, Query]]:
+def _silicons(query: Query, target: Target) -> Iterator[tuple[Target, Query]]:
     """The query for the target's own machine, then, where nobody has measured one, for others of its kind."""
-    yield "db", query
+    yield target, query
     if target.name not in UNMEASURED:
         return
     for name, silicon in SILICON.items():
         if name != target.name:
-            yield "transfer", Query(query.key, silicon, query.template, query.measure)
+            yield TARGETS[name], Query(query.key, silicon, query.template, query.measure)
+
+
+def _alike(program: Module, f: Function, space: Space, other: Target) -> bool:
+    """Whether the models of two machines give a kernel the same default: else what the one measured is not the other's,
+    and a default made for the machine says more.
+    """
+    there = Module(program.stage, program.name, {**program.attrs, "target": other.name}, program.decls)
+    there.functions.update(program.functions)
+    theirs = space_of(there, f, other)
+    return theirs is not None and theirs.default == space.default
