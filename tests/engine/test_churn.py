@@ -112,15 +112,19 @@ def compare(
     return {rid: why for (rid, ids, _), want in wanted if (why := agree(ids, want))}, count
 
 
-@pytest.mark.parametrize(("version", "flow"), [("newest", "quest"), ("oldest", "block_topk")])
+@pytest.mark.parametrize(
+    ("version", "flow", "mixed"),
+    [("newest", "quest", False), ("newest", "block_topk", True), ("oldest", "quest", False)],
+)
 def test_requests_that_come_and_go_say_what_they_say_alone(
-    request: pytest.FixtureRequest, version: str, flow: str
+    request: pytest.FixtureRequest, version: str, flow: str, mixed: bool
 ) -> None:
     lab: Lab = request.getfixturevalue(version)
     lab.environment |= HOPEFUL
     asked = requests(1)
     config = {"flow": flow, "budget": {"pages": PAGES}}
-    job = {"engine": lab.settings(**TIGHT), "passes": [], "traffic": asked, "at_once": 14}
+    job = {"engine": lab.settings(**TIGHT, enable_mixed_chunk=mixed), "passes": [], "traffic": asked}
+    job["at_once"] = 14
     with lab.witness() as seen:
         answer = lab.run(job, config)
     assert answer.result is not None, answer.log[-6000:]
@@ -130,6 +134,7 @@ def test_requests_that_come_and_go_say_what_they_say_alone(
     assert not wrong
     assert len(found) < 0.01 * count["compared"]
     # that it was a test
+    assert any("mixed" in line for line in seen) == mixed
     assert count["evictions"] > 20
     assert count["retracted"] >= 5
     assert count["aborted"] >= 15
