@@ -78,6 +78,8 @@ class Lab:
             # several threads that spin for each other are slow on a busy machine
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
+            # where torch brings NCCL along, SGLang takes ranks on a CPU for ranks on GPUs
+            "SGLANG_NCCL_SO_PATH": "/no/nccl/on/a/cpu",
         }
         if config is not None:
             mine["VORTEX_CONFIG"] = json.dumps(config)
