@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from vortex import __version__
+from vortex.cache import cache_root
 from vortex.errors import NO_SUCH_FILE, TOOLCHAIN_FAILED
 
 STAMP = "vortex.json"
@@ -28,11 +29,6 @@ SHARE = (
     "import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'parent.pth').write_text(sys.argv[1])"
 )
 CHECK = "import tvm, vortex.driver; print(vortex.__version__)"
-
-
-def cache_root() -> Path:
-    """Where everything is kept that can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vortex"
 
 
 def folder() -> Path:

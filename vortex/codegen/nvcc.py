@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vortex.cache import cache_root
 from vortex.codegen.link import find_c_compiler
 from vortex.codegen.resources import KernelResources, read_resources
 from vortex.codegen.toolkit import Toolkit, find_toolkit
@@ -97,17 +98,12 @@ def _several_in_one(source: str) -> str:
     return source[:start].rstrip() + "\n"
 
 
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/vortex``, by default ``~/.cache/vortex``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vortex"
-
-
 def _compile(toolkit: Toolkit, source: str, arch: str) -> Path:
     """The folder in the cache with the object of ``source`` and what ptxas said of it."""
     flags = [*FLAGS, "-gencode", f"arch=compute_{arch[3:]},code={arch}"]
     header = LAUNCH_HEADER.read_text()
     key = "\0".join([str(VERSION), source, header, *flags, toolkit.version, _ffi_version()])
-    kept = cache_folder() / "nvcc" / hashlib.sha256(key.encode()).hexdigest()
+    kept = cache_root() / "nvcc" / hashlib.sha256(key.encode()).hexdigest()
     if not (kept / "resources.json").exists():
         with _scratch(kept) as folder:
             text = re.sub(r"#include <tvm/ffi/(function|extra/cuda/device_guard)\.h>\n", "", source)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vortex.buckets import Bucket, fallbacks
+from vortex.cache import cache_root
 from vortex.errors import VortexError
 from vortex.tune.parse import BadRecordError, parse_line
 from vortex.tune.record import Key, Measure, Record, Silicon, lookup_of, merge
@@ -184,7 +185,7 @@ def user_path() -> Path:
     named = os.environ.get(VARIABLE, "")
     if named not in ("", "none"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vortex" / "tune.db"
+    return cache_root() / "tune.db"
 
 
 def project_files() -> list[Path]:

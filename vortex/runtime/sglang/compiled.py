@@ -20,6 +20,7 @@ from pathlib import Path
 import vortex
 from vortex import toolchain
 from vortex.artifact import read_manifest
+from vortex.cache import cache_root
 from vortex.cpu_features import detect_mcpu
 from vortex.errors import COMPILE_FAILED, ENGINE_REFUSED, NO_COMPILED_FLOW, NO_SUCH_FILE, NO_TARGET_IN_ARTIFACT
 from vortex.runtime.sglang.config import EngineConfig
@@ -124,4 +125,4 @@ def _key(flow: str, shape: ModelShape, target: str) -> str:
 
 
 def _cache() -> Path:
-    return toolchain.cache_root() / "engine"
+    return cache_root() / "engine"
