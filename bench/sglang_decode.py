@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -49,7 +50,10 @@ def main() -> None:
     words.add_argument("--out", type=Path, required=True)
     args = words.parse_args()
     shapes = [tuple(map(int, s.split("x"))) for s in args.shapes.split(",")]
-    found: dict[str, Any] = {"about": about(args), "rows": []}
+    found: dict[str, Any] = {
+        "about": about(args.device, f"{args.model} --shapes {args.shapes} --dense {args.dense}"),
+        "rows": [],
+    }
     bench = Bench(args, shapes)
     for batch, tokens in shapes:
         row = bench.row(batch, tokens)
@@ -58,15 +62,15 @@ def main() -> None:
         args.out.write_text(json.dumps(found, indent=1) + "\n")  # as it goes: a run that is cut off keeps its rows
 
 
-def about(args: argparse.Namespace) -> dict[str, Any]:
+def about(device: str, words: str) -> dict[str, Any]:
+    """What every result of SGLang's benchmarks says of itself; ``words`` follow ``--model``."""
     from importlib.metadata import version
 
-    device = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     return {
-        "device": device,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "date": time.strftime("%Y-%m-%d"),
         "commit": os.environ.get("COMMIT", ""),
-        "command": f"bench/sglang_decode.py --model {args.model} --shapes {args.shapes} --dense {args.dense}",
+        "command": f"bench/{Path(sys.argv[0]).name} --model {words}",
         "config": os.environ.get("VORTEX_CONFIG", ""),
         "versions": {name: version(name) for name in ("sglang", "torch", "triton")},
     }

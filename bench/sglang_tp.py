@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from sglang_decode import about
 
 MODELS: dict[str, dict[str, int]] = {
     "1.7b": dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, head_dim=128),
@@ -42,7 +43,10 @@ def main() -> None:
     args = words.parse_args()
     model = Path(tempfile.mkdtemp())
     write_model(args.model, model, args.tokens + args.new + 64)
-    found: dict[str, Any] = {"about": about(args), "rows": []}
+    found: dict[str, Any] = {
+        "about": about(args.device, f"{args.model} --batch {args.batch} --tokens {args.tokens}"),
+        "rows": [],
+    }
     answers: list[list[list[int]]] = []
     for ranks in args.ranks:
         row, answer = measure(args, model, ranks)
@@ -52,21 +56,6 @@ def main() -> None:
         found["rows"].append(row)
         print(json.dumps(row), flush=True)
         args.out.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def about(args: argparse.Namespace) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    import torch
-
-    return {
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": os.environ.get("COMMIT", ""),
-        "command": f"bench/sglang_tp.py --model {args.model} --batch {args.batch} --tokens {args.tokens}",
-        "config": os.environ.get("VORTEX_CONFIG", ""),
-        "versions": {name: version(name) for name in ("sglang", "torch")},
-    }
 
 
 def write_model(name: str, folder: Path, longest: int) -> None:
