@@ -155,8 +155,11 @@ class _Plan:
         which = let("which", T.Select(nearest < far, T.bitwise_and(nearest, i32(WARP - 1)), i32(len(table))))
         every = [*(e.knobs for e in table), self.knobs]
         values = ([k.select_pages for k in every], [k.attend_pages for k in every], [k.attend_busy for k in every])
-        a, b, c = (let("least_pages", _entry(which, v)) for v in values)
-        return a, b, c
+        # in registers: TVM writes a bound value out wherever it is used, and the lists use these many times
+        least = local("least_pages", len(values), I32)
+        for i, v in enumerate(values):
+            put(least, _entry(which, v), i)
+        return least[0], least[1], least[2]
 
     def _sums(self, pages: Callable[[Expr], Expr]) -> _Sums:
         """Of the pages of all requests, in every thread."""
