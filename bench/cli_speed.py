@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from vortex.cli.show import plain  # noqa: E402
-from vortex.versions import versions  # noqa: E402
+from vortex.install.versions import versions  # noqa: E402
 
 OUT = ROOT / "bench" / "results" / "cli_speed.json"
 OWN_CODE = """
@@ -87,7 +87,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 def _gpu(vortex: list[str], folder: Path) -> list[dict[str, Any]]:
     """Quest for one GPU, nothing in nvcc's cache and then all of it; nothing where there is no nvcc."""
-    from vortex.codegen.toolkit import find_toolkit
+    from vortex.codegen.build.toolkit import find_toolkit
     from vortex.errors import VortexError
 
     try:

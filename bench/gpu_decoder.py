@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from vortex.budget import Budget
+from vortex.check.reference import differing, eager
 from vortex.errors import VortexError
 from vortex.flow.flow import find_flow
-from vortex.reference import differing, eager
 from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.paged_cache import PagedCache
 from vortex.runtime.tensors import TORCH

@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 import tvm_ffi
 
-from vortex.artifact import read_manifest
+from vortex.artifact.folder import read_manifest
 from vortex.budget import Budget
 from vortex.runtime.variants import Variants
 

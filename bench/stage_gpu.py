@@ -8,12 +8,12 @@ import subprocess
 import time
 from pathlib import Path
 
+from vortex.codegen.build.nvcc import build_cuda
 from vortex.codegen.emit import emit_kernel, parse_tir
-from vortex.codegen.nvcc import build_cuda
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.target import TARGETS
 
 Shape = tuple[int, int, int, str, str]
 """Page, head dim, group, types of Q and of K and V."""

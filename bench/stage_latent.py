@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vortex.codegen.build.nvcc import build_cuda
 from vortex.codegen.emit import emit_kernel, parse_tir
-from vortex.codegen.nvcc import build_cuda
 from vortex.driver import compile_flow
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.target import TARGETS
 
 SHAPES = [(20, 16), (20, 32), (20, 64), (128, 16), (128, 32), (128, 64), (16, 16)]
 """Heads and page sizes with the knobs of the default schedule."""

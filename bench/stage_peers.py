@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vortex.codegen.build.nvcc import build_cuda
 from vortex.codegen.emit import emit_kernel, parse_tir
-from vortex.codegen.nvcc import build_cuda
 from vortex.driver import compile_flow
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.target import TARGETS
 
 READY = str(Path(__file__).with_name("ready_scores.py"))
 WANTED = {f"p{page}_g{group}": ("quest", page, group) for page in (16, 32, 64) for group in (2, 4, 6)}

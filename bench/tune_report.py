@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vortex.buckets import Bucket
+from vortex.kinds.buckets import Bucket
 from vortex.tune.bundle import Candidate, read_bundle
 from vortex.tune.choose import cover
 from vortex.tune.exchange import read_file, write_lines

@@ -12,17 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vortex.compilation.recorder import OnStep, Record
 from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER
 from vortex.ir.core import Module
 from vortex.passes.manager import DEFAULT_PIPELINE, Choose, PassCall, parse_pipeline
-from vortex.record import OnStep, Record
 from vortex.spec import Spec
-from vortex.target import STAGES, TARGETS, Target
+from vortex.targets.target import STAGES, TARGETS, Target
 
 if TYPE_CHECKING:
+    from vortex.artifact.manifest import Manifest
     from vortex.codegen.emit import KernelSource
     from vortex.flow.flow import vFlow
-    from vortex.manifest import Manifest
 
 __all__ = ["STAGES", "Compilation", "Lowered", "compile_flow", "pipeline"]
 
@@ -79,7 +79,7 @@ def compile_flow(
     """Take ``source`` down to stage ``to``; at ``lib`` an artifact is written to ``out`` (default ``<name>.vxa``).
 
     ``source`` is a flow (its name, ``file.py``, ``file.py:name`` or the object), a flow or page module, or what
-    :func:`vortex.resume.read_tir` read. ``passes`` replaces the default pipeline; one that stays in flow IR
+    :func:`vortex.compilation.resume.read_tir` read. ``passes`` replaces the default pipeline; one that stays in flow IR
     replaces that part of it. ``choose`` (:class:`vortex.tune.choose.Chooser`) is asked what tuning databases know;
     without it nothing is looked up. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``.
 
@@ -156,7 +156,7 @@ def _finish(
         for low in lowered:
             name = low.target.name
             with record.time("imports"):
-                from vortex.codegen.build import build_target
+                from vortex.codegen.build.library import build_target
             with record.time("build"):
                 libraries[name] = Path(scratch) / f"lib.{name}.so"
                 built = build_target(low.target, low.kernels, libraries[name])
@@ -165,8 +165,8 @@ def _finish(
                 record.text(file, text)
         if to == "src":
             return made
-        from vortex.artifact import write_artifact
-        from vortex.assemble import assemble
+        from vortex.artifact.folder import write_artifact
+        from vortex.compilation.assemble import assemble
 
         with record.time("write"):
             manifest, files = assemble(lowered, libraries, record.texts, record.about, resources, record.sources)

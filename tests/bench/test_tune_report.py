@@ -6,7 +6,7 @@ import pytest
 
 from bench.tune_report import rows_of, summary
 from tests.tune.records import record
-from vortex.buckets import bucket_of
+from vortex.kinds.buckets import bucket_of
 from vortex.tune.bundle import Candidate
 from vortex.tune.record import Record
 

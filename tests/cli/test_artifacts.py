@@ -80,7 +80,7 @@ def test_demo_in_small(vortex: Vortex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "LENGTHS", {"a": 900, "b": 1200, "c": 100})
     monkeypatch.setattr(demo, "JOINS", {0: "ab", 20: "c"})
     monkeypatch.setattr(demo, "LEAVES", {40: "b"})
-    monkeypatch.setattr("vortex.codegen.toolkit._candidates", lambda home, path: iter(()))
+    monkeypatch.setattr("vortex.codegen.build.toolkit._candidates", lambda home, path: iter(()))
     monkeypatch.setenv("PATH", os.environ["PATH"] + ":")  # toolkits are remembered by PATH
     found = vortex("demo", "--steps", "4", "--dump-dir", "d")
     assert found.code == 0, found.err

@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli.conftest import Vortex
 from tests.tune.records import record
-from vortex.buckets import bucket_of
+from vortex.kinds.buckets import bucket_of
 from vortex.tune.exchange import read_lines, write_lines
 from vortex.tune.record import merge
 from vortex.tune.store import Store

@@ -15,8 +15,8 @@ import pytest
 
 import vortex as package
 from tests.cli.conftest import Vortex
-from vortex import toolchain
 from vortex.cli.main import USER_ERROR
+from vortex.install import toolchain
 from vortex.runtime.sglang.compiled import COMPILER, compiler
 
 PYTHON = """\

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from vortex.codegen.build.llvm import build_library, detect_mcpu
 from vortex.codegen.emit import emit_program, parse_tir
-from vortex.codegen.llvm import build_library, detect_mcpu
 from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.interpret import resource

@@ -13,8 +13,8 @@ pytest.importorskip("tvm")
 
 from tvm.script.ir_builder import IRBuilder
 
+from vortex.codegen.build.llvm import build_library, detect_mcpu
 from vortex.codegen.emit import parse_tir
-from vortex.codegen.llvm import build_library, detect_mcpu
 from vortex.codegen.narrow import STORAGE, narrow, round_to, widen
 from vortex.codegen.tir import T, lanes, loop, put, tirx
 from vortex.ir.types import DTYPES

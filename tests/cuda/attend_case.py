@@ -7,11 +7,11 @@ from functools import cache
 
 import torch
 
+from vortex.codegen.build.nvcc import emit_cuda
 from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir
-from vortex.codegen.nvcc import emit_cuda
 from vortex.driver import compile_flow
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.target import TARGETS
 
 Knobs = tuple[tuple[str, int], ...]
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}

@@ -17,7 +17,7 @@ from vortex.ir.interpret import resource
 from vortex.ir.interpret_page import Batch
 from vortex.ir.types import DTYPES, TensorType
 from vortex.passes.manager import PassContext, run_pipeline
-from vortex.target import TARGETS, Target
+from vortex.targets.target import TARGETS, Target
 
 KINDS = ("plan", "append", "select", "attend")
 H200 = TARGETS["sm_90a"]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from tests.cuda.attend_case import DTYPES, TOLERANCE, Knobs
+from vortex.codegen.build.nvcc import emit_cuda
 from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir
-from vortex.codegen.nvcc import emit_cuda
 from vortex.driver import compile_flow
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.target import TARGETS
 
 
 @cache

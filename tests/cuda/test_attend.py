@@ -9,7 +9,7 @@ import torch
 
 from tests.cuda.attend_case import Case, kernel, source
 from tests.emulation import Emulated
-from vortex.codegen.cuda.attend_knobs import AttendShape, choose, space
+from vortex.codegen.cuda.attend.dense_knobs import AttendShape, choose, space
 from vortex.errors import VortexError
 
 SHAPES = [

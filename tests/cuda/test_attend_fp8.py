@@ -7,7 +7,7 @@ import torch
 
 from tests.cuda.attend_case import Case, Knobs, source
 from tests.cuda.test_attend import GRID, mutants, run
-from vortex.codegen.cuda.attend_knobs import AttendShape, choose, space
+from vortex.codegen.cuda.attend.dense_knobs import AttendShape, choose, space
 
 FP8 = "fp8_e4m3"
 SHAPES = [

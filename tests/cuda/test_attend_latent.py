@@ -12,15 +12,15 @@ from tests.cuda.attend_case import Knobs
 from tests.cuda.latent_case import LatentCase, kernel, source
 from tests.cuda.test_attend import mutants
 from tests.emulation import Emulated
-from vortex.codegen.cuda.attend_knobs import AttendShape
-from vortex.codegen.cuda.attend_latent_knobs import choose, space
+from vortex.codegen.build.nvcc import build_cuda
+from vortex.codegen.cuda.attend.dense_knobs import AttendShape
+from vortex.codegen.cuda.attend.latent_knobs import choose, space
 from vortex.codegen.emit import parse_tir
-from vortex.codegen.nvcc import build_cuda
 from vortex.codegen.space import space_of
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.target import TARGETS
 
 
 def latent(text: str, heads: int, page: int, dtype: str = "bf16") -> Spec:

@@ -15,6 +15,7 @@ import torch
 
 from tests.cuda.harness import KINDS, Kernels, lower, with_constants
 from tests.emulation import Emulated
+from vortex.artifact.manifest import FieldEntry, KernelEntry, Manifest, TargetEntry
 from vortex.budget import Budget
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
@@ -23,7 +24,6 @@ from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.ir.interpret import resource
 from vortex.ir.types import TensorType
-from vortex.manifest import FieldEntry, KernelEntry, Manifest, TargetEntry
 from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.device import Cpu
 from vortex.runtime.library import Library

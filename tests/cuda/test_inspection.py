@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from vortex.artifact import read_manifest
+from vortex.artifact.folder import read_manifest
+from vortex.artifact.manifest import Manifest
 from vortex.budget import Budget
 from vortex.cli.cross import cross_compile
 from vortex.cli.main import main
-from vortex.codegen.cuda import append, attend, attend_knobs, select_knobs
-from vortex.codegen.resources import KernelResources
+from vortex.codegen.build.resources import KernelResources
+from vortex.codegen.cuda import append
+from vortex.codegen.cuda.attend import dense as attend
+from vortex.codegen.cuda.attend import dense_knobs as attend_knobs
+from vortex.codegen.cuda.select import knobs as select_knobs
 from vortex.driver import compile_flow
-from vortex.manifest import Manifest
-from vortex.silicon import B200, H200, MACHINES
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.gpu import B200, H200, MACHINES
+from vortex.targets.target import TARGETS
 
 pytestmark = pytest.mark.xdist_group("gpu artifact")
 GPUS = ("sm_90a", "sm_100a")
@@ -96,7 +99,7 @@ def test_machine_code(
 def test_no_inspector_says_how_to_get_one(
     made: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vortex.codegen.toolkit.find_inspector", lambda name: None)
+    monkeypatch.setattr("vortex.codegen.build.toolkit.find_inspector", lambda name: None)
     code, _, error = say(capsys, str(made[0]), "--kernel", "attend", "--sass")
     assert code and "VX4008" in error and "pip install triton" in error
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.attend_case import kernel
-from vortex.codegen import nvcc, toolkit
+from vortex.codegen.build import nvcc, toolkit
+from vortex.codegen.build.nvcc import build_cuda
+from vortex.codegen.build.resources import KernelResources, read_resources
+from vortex.codegen.build.toolkit import find_toolkit
 from vortex.codegen.emit import parse_tir
-from vortex.codegen.nvcc import build_cuda
-from vortex.codegen.resources import KernelResources, read_resources
-from vortex.codegen.toolkit import find_toolkit
 from vortex.errors import VortexError
-from vortex.target import STAGES, Target
+from vortex.targets.target import STAGES, Target
 
 
 def test_no_nvcc_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

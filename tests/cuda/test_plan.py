@@ -11,12 +11,12 @@ import torch
 
 from tests.codegen.harness import part_pages
 from tests.cuda.harness import Kernels, lower
-from vortex.buckets import Bucket, bucket_of, fallbacks
 from vortex.budget import Budget
 from vortex.codegen.cuda.plan import table_of
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.ir.interpret_page import plan_row
+from vortex.kinds.buckets import Bucket, bucket_of, fallbacks
 from vortex.spec import Spec
 
 SIZE = 8

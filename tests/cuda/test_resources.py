@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.harness import lower
-from vortex.artifact import read_manifest
+from vortex.artifact.folder import read_manifest
+from vortex.codegen.build.nvcc import build_cuda
 from vortex.codegen.emit import emit_kernel, parse_tir
-from vortex.codegen.nvcc import build_cuda
 from vortex.driver import compile_flow
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.target import TARGETS
 from vortex.tune import layers
 from vortex.tune.choose import Chooser
 from vortex.tune.layers import Layers, Lines

@@ -80,7 +80,7 @@ def _instruction(name: str, parameters: str, text: str) -> str:
 @cache
 def _include() -> list[str]:
     """Where cuda_bf16.h is: headers that a host compiler takes as they are."""
-    from vortex.codegen.toolkit import find_toolkit
+    from vortex.codegen.build.toolkit import find_toolkit
 
     return [f"-I{p}" for p in (*find_toolkit().includes, Path(tvm_ffi.__file__).parent / "include", HERE)]
 

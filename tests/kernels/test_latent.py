@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.kernels.test_flows import BUDGETS, lengths_for, numbers
+from vortex.artifact.manifest import KernelEntry
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow
-from vortex.manifest import KernelEntry
 from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.paged_cache import PagedCache
 from vortex.runtime.scratch import Layout, Size

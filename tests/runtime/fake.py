@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from vortex.manifest import FieldEntry, KernelEntry, Manifest, TargetEntry
+from vortex.artifact.manifest import FieldEntry, KernelEntry, Manifest, TargetEntry
 from vortex.runtime.library import Library
 from vortex.spec import Spec
 

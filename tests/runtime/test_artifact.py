@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vortex.artifact import (
+from vortex.artifact.folder import (
     ConstantEntry,
     FieldEntry,
     KernelEntry,

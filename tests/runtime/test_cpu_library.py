@@ -19,10 +19,10 @@ import tvm_ffi
 
 from tests.runtime import kernels
 from tests.runtime.thin import OLDEST, make_environment, run_in
-from vortex import cpu_features
-from vortex.codegen.link import HOST_THREADS, link_cpu
-from vortex.codegen.llvm import build_library, detect_mcpu
+from vortex.codegen.build.link import HOST_THREADS, link_cpu
+from vortex.codegen.build.llvm import build_library, detect_mcpu
 from vortex.errors import VortexError
+from vortex.targets import cpu as cpu_features
 
 FUNCTIONS = {name: getattr(kernels, name) for name in ("squares", "positive", "comparisons")}
 

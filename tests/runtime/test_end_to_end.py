@@ -15,8 +15,7 @@ import torch
 pytest.importorskip("tvm")
 
 from tests.runtime.thin import OLDEST, make_environment, run_in
-from vortex import cpu_features
-from vortex.artifact import read_manifest, write_artifact
+from vortex.artifact.folder import read_manifest, write_artifact
 from vortex.budget import Budget
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
@@ -25,6 +24,7 @@ from vortex.flow.flow import find_flow
 from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.paged_cache import PagedCache
 from vortex.spec import Spec
+from vortex.targets import cpu as cpu_features
 
 SPEC = Spec(page_size=8, head_dim=64, group=2)
 HKV = 2

@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from vortex.artifact.manifest import FieldEntry
 from vortex.errors import VortexError
-from vortex.manifest import FieldEntry
 from vortex.runtime.paged_cache import PagedCache
 from vortex.spec import Spec
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests.runtime.fake import fake_library
-from vortex.buckets import Bucket
+from vortex.artifact.manifest import FileEntry, KernelEntry, parse_manifest
 from vortex.budget import Budget
 from vortex.errors import VortexError
-from vortex.manifest import FileEntry, KernelEntry, parse_manifest
+from vortex.kinds.buckets import Bucket
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import Library
 from vortex.runtime.paged_cache import PagedCache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from vortex.buckets import AXES, Bucket, bucket_of
+from vortex.kinds.buckets import AXES, Bucket, bucket_of
 from vortex.tune.record import Key, Measure, Record, Sample, Silicon
 
 H200 = Silicon("sm_90a", 132, 232448)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vortex.buckets import AXES, FALLBACK_STEPS, Bucket, bucket_of, fallbacks
+from vortex.kinds.buckets import AXES, FALLBACK_STEPS, Bucket, bucket_of, fallbacks
 
 
 @pytest.mark.parametrize("kind", AXES)

@@ -13,7 +13,7 @@ from vortex.ir.core import Module
 from vortex.ir.printer import print_module
 from vortex.passes.manager import Choice
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.target import TARGETS
 from vortex.tune.choose import Chooser
 from vortex.tune.exchange import write_lines
 from vortex.tune.keys import queries, query_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vortex.artifact import read_manifest
+from vortex.artifact.folder import read_manifest
 from vortex.cli.main import main
 from vortex.tune import worker
 from vortex.tune.bundle import Bundle, Candidate, read_bundle

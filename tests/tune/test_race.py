@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from vortex.tune.race import FINALISTS, TURNS, race, survivors
+from vortex.tune.successive_halving import FINALISTS, TURNS, race, survivors
 
 
 class Timed:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from vortex.buckets import Bucket
 from vortex.codegen.space import Space, space_of
 from vortex.driver import compile_flow
 from vortex.ir.core import Function, Module
+from vortex.kinds.buckets import Bucket
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.target import TARGETS
 from vortex.tune import layers
 from vortex.tune.choose import Chooser
 from vortex.tune.exchange import read_lines, write_lines

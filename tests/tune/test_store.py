@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tune.records import record, records
-from vortex.buckets import bucket_of
 from vortex.errors import VortexError
+from vortex.kinds.buckets import bucket_of
 from vortex.tune import store as store_file
 from vortex.tune.record import Record, merge
 from vortex.tune.store import Store

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from vortex.artifact import read_manifest, write_artifact
+from vortex.artifact.folder import read_manifest, write_artifact
 from vortex.cli.main import main
-from vortex.codegen.link import find_c_compiler
+from vortex.codegen.build.link import find_c_compiler
 from vortex.runtime.library import open_library
+from vortex.tune.bench_setup import Stage
 from vortex.tune.bundle import Bundle, Candidate, read_bundle
 from vortex.tune.exchange import read_file
 from vortex.tune.measure import command
 from vortex.tune.shapes import Shape
-from vortex.tune.stage import Stage
 
 pytest.importorskip("tvm")
 

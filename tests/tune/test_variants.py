@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.tune.test_choose import CPU, records, schedule
-from vortex.artifact import read_manifest
-from vortex.buckets import Bucket
+from vortex.artifact.folder import read_manifest
+from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
+from vortex.check.reference import interpreted
+from vortex.check.synthetic_batch import Trial
 from vortex.cli.main import main
 from vortex.codegen.emit import emit_kernel, variants_of
 from vortex.codegen.space import space_of
@@ -19,13 +21,11 @@ from vortex.driver import compile_flow
 from vortex.ir.core import Module
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
-from vortex.manifest import KernelEntry
-from vortex.reference import interpreted
+from vortex.kinds.buckets import Bucket
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import open_library
 from vortex.spec import Spec
-from vortex.target import TARGETS
-from vortex.trial import Trial
+from vortex.targets.target import TARGETS
 from vortex.tune.choose import Chooser, Served, cover
 from vortex.tune.exchange import write_lines
 from vortex.tune.keys import query_of

@@ -24,7 +24,7 @@ from vortex.cli.flow_options import SPEC, add_spec, spec_of
 from vortex.cli.opt import check_print_after
 from vortex.cli.show import emit_json, say
 from vortex.errors import BAD_OPTION
-from vortex.target import STAGES, parse_targets
+from vortex.targets.target import STAGES, parse_targets
 
 if TYPE_CHECKING:
     from vortex.driver import Compilation
@@ -66,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile."""
+    from vortex.compilation.resume import read_ir, read_tir
     from vortex.driver import Lowered, compile_flow
     from vortex.passes.manager import parse_pipeline
-    from vortex.resume import read_ir, read_tir
 
     if args.no_dump and args.dump_dir:
         raise BAD_OPTION.at(option="--no-dump", why="contradicts --dump-dir", hint="give one of them")

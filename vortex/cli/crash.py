@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from vortex.cli.source import STDIN
-from vortex.versions import versions
+from vortex.install.versions import versions
 
 MAX_INPUT = 16 << 20
 """Larger inputs are named, not copied."""

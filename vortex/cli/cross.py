@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
 from vortex.cli.show import say, table
 from vortex.errors import VortexError
-from vortex.manifest import KernelEntry
-from vortex.silicon import MACHINES
 from vortex.spec import Spec
-from vortex.target import TARGETS
+from vortex.targets.gpu import MACHINES
+from vortex.targets.target import TARGETS
 
 
 def cross_compile(flow: str, spec: Spec, target: str, *, kv_heads: int, budget: Budget, lengths: Sequence[int]) -> None:
@@ -21,7 +21,7 @@ def cross_compile(flow: str, spec: Spec, target: str, *, kv_heads: int, budget: 
 
     Without nvcc a line says how to get it, and nothing is printed.
     """
-    from vortex.codegen.toolkit import find_toolkit
+    from vortex.codegen.build.toolkit import find_toolkit
     from vortex.driver import compile_flow
 
     try:

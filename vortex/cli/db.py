@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from vortex.cli.flow_options import add_spec, flow_program
 from vortex.cli.show import emit_json, listing, say
 from vortex.errors import BAD_OPTION, NOT_DATABASE, UNKNOWN_NAME, UNKNOWN_RECORD, nearest
-from vortex.target import parse_targets
+from vortex.targets.target import parse_targets
 
 if TYPE_CHECKING:
     from vortex.tune.explain import Explanation
@@ -297,7 +297,7 @@ def _layers(args: argparse.Namespace) -> Layers:
 
 def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str, Record]]:
     """The records that the options ask for; without ``layers`` only those of the database."""
-    from vortex.buckets import AXES
+    from vortex.kinds.buckets import AXES
     from vortex.tune.silicon import silicon_of
 
     if args.verb != "push":

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from vortex.cli.cross import cross_compile
 from vortex.cli.show import progress, say, table
-from vortex.silicon import MACHINES
+from vortex.targets.gpu import MACHINES
 
 if TYPE_CHECKING:
+    from vortex.check.reference import Reference
+    from vortex.check.synthetic_batch import Check, Times, Trial
     from vortex.driver import Compilation
-    from vortex.reference import Reference
-    from vortex.trial import Check, Times, Trial
 
 LENGTHS = {"a": 20_000, "b": 12_000, "c": 100, "d": 700, "e": 5_000, "f": 1_500, "g": 8_000, "h": 3_000}
 """Tokens of each request when it joins."""
@@ -51,12 +51,12 @@ def run(args: argparse.Namespace) -> int:
     # threads that spin between kernels stall each other where other processes run; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vortex.budget import Budget
+    from vortex.check.reference import eager
+    from vortex.check.synthetic_batch import Trial
     from vortex.driver import compile_flow
     from vortex.flow.flow import find_flow
-    from vortex.reference import eager
     from vortex.runtime.decoder import load
     from vortex.spec import Spec
-    from vortex.trial import Trial
 
     spec = Spec.of_heads("32/8", head_dim=128, page_size=16, dtype="bf16")
     say(f"compiling {args.flow} for cpu ...")

@@ -10,7 +10,7 @@ from vortex.errors import BAD_OPTION
 if TYPE_CHECKING:
     from vortex.ir.core import Module
     from vortex.spec import Spec
-    from vortex.target import Target
+    from vortex.targets.target import Target
 
 SPEC = ("heads", "head_dim", "latent", "page_size", "dtype", "kv_dtype")
 """Options that make up the model shape."""

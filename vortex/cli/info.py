@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 from vortex.cli.show import emit_json, plain, table
 from vortex.errors import BAD_OPTION, VortexError, nearest
-from vortex.target import ALIASES
+from vortex.targets.target import ALIASES
 
 if TYPE_CHECKING:
-    from vortex.inspection import Text
-    from vortex.manifest import KernelEntry
+    from vortex.artifact.kernel_texts import Text
+    from vortex.artifact.manifest import KernelEntry
 
 LISTINGS = ("ops", "passes", "errors", "targets")
 
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _kernel(path: str, kernel: str | None, target: str | None, what: Text) -> int:
-    from vortex.artifact import read_manifest
-    from vortex.inspection import kernel_text
+    from vortex.artifact.folder import read_manifest
+    from vortex.artifact.kernel_texts import kernel_text
 
     m = read_manifest(path)
     if kernel is None:
@@ -72,8 +72,8 @@ def _kernel(path: str, kernel: str | None, target: str | None, what: Text) -> in
 
 
 def _machine(as_json: bool) -> int:
-    from vortex.cpu_features import detect_mcpu, machine
-    from vortex.versions import versions
+    from vortex.install.versions import versions
+    from vortex.targets.cpu import detect_mcpu, machine
 
     compiler = next((c for name in ("cc", "gcc", "clang") if (c := shutil.which(name))), None)
     facts = {**versions(), "machine": machine(), "cpu": detect_mcpu(), "C compiler": compiler}
@@ -85,7 +85,7 @@ def _machine(as_json: bool) -> int:
 
 
 def _artifact(path: str, verify: bool, as_json: bool) -> int:
-    from vortex.artifact import read_manifest, verify_files
+    from vortex.artifact.folder import read_manifest, verify_files
 
     try:
         m = read_manifest(path)

@@ -107,7 +107,7 @@ def _dispatch(args: list[str]) -> int:
         print(ABOUT.format(commands="\n".join(f"  {n:<{width}}  {about}" for n, about in COMMANDS.items())), end="")
         return OK
     if args[0] in ("-V", "--version"):
-        from vortex.versions import vortex_version
+        from vortex.install.versions import vortex_version
 
         print(f"vortex {vortex_version()}")
         return OK

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from vortex.ir.parser import parse_module
     from vortex.ir.printer import print_module
     from vortex.passes.manager import Pass, PassContext, parse_pipeline, run_pipeline
-    from vortex.target import parse_targets
+    from vortex.targets.target import parse_targets
 
     calls = parse_pipeline(args.passes)
     check_print_after(args.print_after, [c.name for c in calls])

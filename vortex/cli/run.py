@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
             raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why="must be at least 1", hint="give more")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vortex.budget import Budget
-    from vortex.reference import interpreted
+    from vortex.check.reference import interpreted
+    from vortex.check.synthetic_batch import Trial
     from vortex.runtime.decoder import load
-    from vortex.trial import Trial
 
     module = traced_flow(args.artifact)
     budget, digest = Budget(args.pages), args.require_digest
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def traced_flow(artifact: str) -> Module:
     """The flow IR that an artifact was made from; VX5001 when it was made from a later stage."""
-    from vortex.artifact import read_file, read_manifest
+    from vortex.artifact.folder import read_file, read_manifest
     from vortex.ir.parser import parse_module
 
     manifest = read_manifest(artifact)

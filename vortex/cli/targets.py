@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 
 from vortex.cli.show import listing
-from vortex.silicon import MACHINES
-from vortex.target import ALIASES, TARGETS
+from vortex.targets.gpu import MACHINES
+from vortex.targets.target import ALIASES, TARGETS
 
 FACTS = ("SMs", "TB/s", "shared KiB an SM", "L2 MiB", "KiB in flight an SM")
 """Of a GPU: what its schedules are made for; the last is what keeps its memory busy."""

@@ -18,9 +18,9 @@ import argparse
 import shlex
 import time
 
-from vortex import toolchain
 from vortex.cli.show import plain, say
 from vortex.errors import UNKNOWN_NAME, nearest
+from vortex.install import toolchain
 
 VERBS = ("install", "show")
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from vortex.cli.flow_options import add_spec, spec_of
 from vortex.cli.show import emit_json, progress, say
 from vortex.errors import BAD_OPTION, UNKNOWN_NAME, nearest
-from vortex.target import parse_targets
+from vortex.targets.target import parse_targets
 
 if TYPE_CHECKING:
     from vortex.tune.bundle import Bundle

@@ -11,7 +11,7 @@ from vortex.errors import NO_COMPILER, NOT_EMITTABLE, TIR_INVALID
 from vortex.ir import digest
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.schedules import check_schedule
-from vortex.target import TARGETS, Target
+from vortex.targets.target import TARGETS, Target
 
 KINDS = ("plan", "append", "select", "attend")
 
@@ -108,7 +108,8 @@ class _Template:
 def _template(target: str, kind: str) -> _Template:
     if kind not in KINDS:
         raise NOT_EMITTABLE.at(why=f"no template for kernels of kind '{kind}'", hint=f"there are {', '.join(KINDS)}")
-    name = f"vortex.codegen.{target}.{kind}"
+    room = {"attend": "attend.dense", "select": "select.kernel"}.get(kind, kind) if target == "cuda" else kind
+    name = f"vortex.codegen.{target}.{room}"
     if find_spec(name) is None:
         raise NOT_EMITTABLE.at(why=f"no template for '{kind}' kernels on a {target} target yet", hint="--target cpu")
     module = import_module(name)

@@ -10,7 +10,7 @@ from vortex.codegen.emit import schedule_of
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
-from vortex.target import Target
+from vortex.targets.target import Target
 
 Config = Mapping[str, int]
 
@@ -135,18 +135,18 @@ def _append(program: Module, f: Function) -> Sequence[Config]:
 
 
 def _select(program: Module, f: Function) -> Sequence[Config]:
-    from vortex.codegen.cuda.select_knobs import space
+    from vortex.codegen.cuda.select.knobs import space
 
     return [k.attrs() for k in space()]
 
 
 def _attend(program: Module, f: Function) -> Sequence[Config]:
-    from vortex.codegen.cuda import attend, attend_knobs, attend_latent, attend_latent_knobs
+    from vortex.codegen.cuda.attend import dense, dense_knobs, latent, latent_knobs
 
     op = next(o for o in f.ops if isinstance(o, page.Attend))
-    if attend.is_latent(op):
-        return [k.attrs() for k in attend_latent_knobs.space(attend_latent.shape_of(program, op))]
-    return [k.attrs() for k in attend_knobs.space(attend.shape_of(program, op))]
+    if dense.is_latent(op):
+        return [k.attrs() for k in latent_knobs.space(latent.shape_of(program, op))]
+    return [k.attrs() for k in dense_knobs.space(dense.shape_of(program, op))]
 
 
 _POINTS: dict[tuple[str, str], Callable[[Module, Function], Sequence[Config]]] = {

@@ -6,9 +6,9 @@ kernels that stand for this one at other shapes, ``table`` those that a kernel l
 
 from __future__ import annotations
 
-from vortex.buckets import LIMIT
 from vortex.errors import IR_ATTRIBUTE
 from vortex.ir.core import Attr, Function
+from vortex.kinds.buckets import LIMIT
 
 LISTS = ("variants", "table")
 MOST = 64

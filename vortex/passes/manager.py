@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from vortex.buckets import Bucket
 from vortex.errors import PASS_OPTION, PASS_STAGE, PIPELINE_SYNTAX, UNKNOWN_PASS, Loc, VortexError, nearest
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.printer import print_module
 from vortex.ir.rewrite import copy_module
 from vortex.ir.verify import verify
+from vortex.kinds.buckets import Bucket
 
 if TYPE_CHECKING:
-    from vortex.target import Target
+    from vortex.targets.target import Target
 
 DEFAULT_PIPELINE = {
     "flow": "canonicalize,cse,split-bound,reassociate,drop-monotone,canonicalize,cse,dce,outline",

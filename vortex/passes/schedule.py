@@ -9,8 +9,8 @@ from vortex.ir.dialects import page
 from vortex.ir.staging import loads_by_loop, stage
 from vortex.ir.types import TensorType
 from vortex.passes.manager import Pass, PassContext, register
-from vortex.silicon import UNMEASURED
-from vortex.target import TARGETS
+from vortex.targets.gpu import UNMEASURED
+from vortex.targets.target import TARGETS
 
 
 @register("schedule", stage="page", tag="exact", version=1)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
+from vortex.artifact.manifest import KernelEntry
 from vortex.errors import KERNEL_REFUSED
-from vortex.manifest import KernelEntry
 from vortex.runtime.library import Kernel
 from vortex.runtime.tensors import wrong
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from vortex.artifact.manifest import FieldEntry
 from vortex.budget import Budget
 from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
-from vortex.manifest import FieldEntry
 from vortex.runtime.calls import Signature, signature
 from vortex.runtime.checks import check_selection, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library

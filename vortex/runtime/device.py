@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from vortex.target import ALIASES
+from vortex.targets.target import ALIASES
 
 
 class Device(Protocol):

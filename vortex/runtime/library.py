@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 import tvm_ffi
 
-from vortex.artifact import read_file, read_manifest, require_digest
-from vortex.cpu_features import missing_features
+from vortex.artifact.folder import read_file, read_manifest, require_digest
+from vortex.artifact.manifest import Manifest, TargetEntry
 from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE
-from vortex.manifest import Manifest, TargetEntry
 from vortex.runtime.device import Device, architecture_of, architectures_here, device_of, targets_here
 from vortex.runtime.tensors import TORCH, as_kernel_sees
-from vortex.target import ALIASES
+from vortex.targets.cpu import missing_features
+from vortex.targets.target import ALIASES
 
 Kernel = Callable[..., object]
 """Takes the arguments that the manifest lists; its outputs are among them."""

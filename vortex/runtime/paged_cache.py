@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from vortex.artifact.manifest import FieldEntry
 from vortex.errors import OUT_OF_PAGES, UNKNOWN_REQUEST, nearest
-from vortex.manifest import FieldEntry
 from vortex.runtime.tensors import TORCH, wrong
 from vortex.spec import Spec
 

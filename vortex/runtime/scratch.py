@@ -30,8 +30,8 @@ from math import prod
 
 import torch
 
+from vortex.artifact.manifest import KernelEntry
 from vortex.errors import SCRATCH_FIXED
-from vortex.manifest import KernelEntry
 from vortex.runtime.tensors import ALIGNMENT, wrong
 
 ALIGN = 256

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
 from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
-from vortex.manifest import KernelEntry
 from vortex.runtime.calls import Call, Signature
 from vortex.runtime.library import Library
 from vortex.runtime.scratch import Layout, Scratch, Size, require_block

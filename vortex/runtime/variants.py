@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vortex.buckets import bucket_of, fallbacks
-from vortex.manifest import KernelEntry
+from vortex.artifact.manifest import KernelEntry
+from vortex.kinds.buckets import bucket_of, fallbacks
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vortex.buckets import Bucket
 from vortex.codegen.space import Config, Space, freeze
 from vortex.errors import VortexError
+from vortex.install.versions import versions
 from vortex.ir.core import Function, Module
 from vortex.ir.printer import print_module
-from vortex.target import TARGETS, Target
+from vortex.kinds.buckets import Bucket
+from vortex.targets.target import TARGETS, Target
 from vortex.tune.bundle import Bundle, Candidate
 from vortex.tune.keys import key_of
 from vortex.tune.shapes import Shape
-from vortex.versions import versions
 
 GROUP = {"cpu": 2, "cuda": 16}
 """Candidates of a library: enough to share what every library has (on a GPU the CUDA runtime, 1 MB), few enough to
@@ -58,7 +58,7 @@ def toolchain(target: Target) -> dict[str, str]:
     known = versions()
     env = {"vortex": known["vortex"] or "source", "tvm": known["apache-tvm"] or "none"}
     if target.kind == "cuda":
-        from vortex.codegen.toolkit import find_toolkit
+        from vortex.codegen.build.toolkit import find_toolkit
 
         env["nvcc"] = _word(find_toolkit().version)
     return {k: _word(v) for k, v in env.items()}
@@ -214,9 +214,9 @@ def build_group(job: Job) -> dict[str, str]:
 
 def _library(job: Job, target: Target, sources: dict[str, KernelSource]) -> None:  # type: ignore[name-defined]  # noqa: F821
     """Write the artifact of a group: the base's manifest with other kernels."""
-    from vortex.artifact import read_file, read_manifest, write_artifact
-    from vortex.codegen.build import build_target
-    from vortex.manifest import KernelEntry
+    from vortex.artifact.folder import read_file, read_manifest, write_artifact
+    from vortex.artifact.manifest import KernelEntry
+    from vortex.codegen.build.library import build_target
 
     if not sources:
         return

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vortex.buckets import AXES
 from vortex.errors import BAD_BUNDLE
-from vortex.target import TARGETS
+from vortex.kinds.buckets import AXES
+from vortex.targets.target import TARGETS
 from vortex.tune.shapes import Shape
 
 FORMAT, VERSION = "vortex-bundle", 1

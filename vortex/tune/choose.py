@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from math import log as ln
 from typing import TYPE_CHECKING
 
-from vortex.buckets import Bucket
 from vortex.codegen.space import Space, space_of
 from vortex.errors import NO_COMPILER, VortexError
 from vortex.ir.core import Function, Module
+from vortex.kinds.buckets import Bucket
 from vortex.passes.manager import Choice
-from vortex.silicon import UNMEASURED
-from vortex.target import TARGETS, Target
+from vortex.targets.gpu import UNMEASURED
+from vortex.targets.target import TARGETS, Target
 from vortex.tune.keys import query_of
 from vortex.tune.layers import Layers, Query
 from vortex.tune.record import Record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vortex.buckets import FALLBACK_STEPS, Bucket, fallbacks
+from vortex.kinds.buckets import FALLBACK_STEPS, Bucket, fallbacks
 from vortex.tune.layers import Hit, Layers, Query
 from vortex.tune.record import Record
 

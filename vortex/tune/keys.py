@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vortex.buckets import Bucket
 from vortex.codegen.space import template_of
 from vortex.ir import digest
 from vortex.ir.core import Function, Module
 from vortex.ir.types import TensorType
-from vortex.target import Target
+from vortex.kinds.buckets import Bucket
+from vortex.targets.target import Target
 from vortex.tune.layers import Query
 from vortex.tune.record import Key, Silicon
 from vortex.tune.shapes import Shape

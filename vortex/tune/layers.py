@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from vortex.buckets import Bucket, fallbacks
-from vortex.cache import cache_root
 from vortex.errors import VortexError
+from vortex.install.cache import cache_root
+from vortex.kinds.buckets import Bucket, fallbacks
 from vortex.tune.parse import BadRecordError, parse_line
 from vortex.tune.record import Key, Measure, Record, Silicon, lookup_of, merge
 from vortex.tune.store import Store

@@ -245,7 +245,7 @@ def measure(
     Raises:
         VortexError: VX8009 without the device, VX7002 when ``out`` cannot be written.
     """
-    from vortex.artifact import read_manifest
+    from vortex.artifact.folder import read_manifest
 
     known = {r.id for r in read_lines(read_bytes(out)).records} if out.exists() else set()
     flow = next((c.flow for c in bundle.candidates), None)

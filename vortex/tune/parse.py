@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import NoReturn
 
-from vortex.buckets import AXES, LIMIT, Bucket
 from vortex.ir.types import DTYPES
+from vortex.kinds.buckets import AXES, LIMIT, Bucket
 from vortex.tune.record import STATUS, VERSION, Key, Measure, Record, Sample, Silicon
 
 MOST_LINE = 1 << 16

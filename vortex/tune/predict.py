@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vortex.codegen.space import Config
 from vortex.ir.core import Function, Module
 from vortex.passes.schedule import bytes_per_page
-from vortex.target import Target
+from vortex.targets.target import Target
 from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.search import Predict
 from vortex.tune.shapes import Shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vortex.buckets import Bucket
+from vortex.kinds.buckets import Bucket
 from vortex.tune.record import Record
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from vortex.buckets import Bucket
+from vortex.kinds.buckets import Bucket
 
 VERSION = 1
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from vortex.buckets import Bucket, bucket_of
 from vortex.errors import BAD_SHAPES
+from vortex.kinds.buckets import Bucket, bucket_of
 
 LIMITS = {"batch": 4096, "kv_heads": 1024, "tokens": 1 << 24, "kept": 1 << 20}
 

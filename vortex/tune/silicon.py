@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from vortex.cpu_features import detect_mcpu
-from vortex.silicon import MACHINES
-from vortex.target import Target
+from vortex.targets.cpu import detect_mcpu
+from vortex.targets.gpu import MACHINES
+from vortex.targets.target import Target
 from vortex.tune.record import Measure, Silicon
 
 

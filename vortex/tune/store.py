@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from vortex.buckets import Bucket
 from vortex.errors import NOT_DATABASE, READ_ONLY_DATABASE
+from vortex.kinds.buckets import Bucket
 from vortex.tune.parse import BadRecordError, parse_line
 from vortex.tune.record import Record
 

@@ -14,7 +14,7 @@ from vortex.driver import compile_flow
 from vortex.errors import BUNDLE_BUSY, UNKNOWN_NAME, nearest
 from vortex.ir.core import Function, Module
 from vortex.spec import Spec
-from vortex.target import Target
+from vortex.targets.target import Target
 from vortex.tune.build import Told, build_bundle
 from vortex.tune.bundle import Bundle
 from vortex.tune.keys import query_of

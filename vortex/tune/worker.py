@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.errors import WRONG_DEVICE, VortexError
-from vortex.tune.race import race
+from vortex.tune.successive_halving import race
 
 if TYPE_CHECKING:
     from vortex.runtime.library import Library
-    from vortex.tune.judge import Judge
-    from vortex.tune.stage import Stage
+    from vortex.tune.bench_setup import Stage
+    from vortex.tune.correctness import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class _Worker:
         import torch
 
         from vortex.runtime.device import architecture_of, architectures_here
-        from vortex.target import TARGETS
+        from vortex.targets.target import TARGETS
         from vortex.tune.silicon import silicon_of
 
         target = TARGETS[self.bundle.target]
@@ -123,7 +123,7 @@ class _Worker:
 
     def _with(self, base: Library, i: int) -> Library:
         """``base`` with the kernel of candidate ``i``."""
-        from vortex.tune.stage import with_kernel
+        from vortex.tune.bench_setup import with_kernel
 
         c = self.bundle.candidates[i]
         found = self._open(self.bundle.path / c.artifact)
@@ -131,8 +131,8 @@ class _Worker:
         return with_kernel(base, kernel, found.functions[c.symbol])
 
     def _stage_of(self, task: Task, base: Library) -> Stage:
+        from vortex.tune.bench_setup import Stage
         from vortex.tune.shapes import Shape
-        from vortex.tune.stage import Stage
 
         at = task.flow, task.shape
         if self._stage[0] != at or self._stage[1] is None:
@@ -142,7 +142,7 @@ class _Worker:
         return self._stage[1]
 
     def _judge(self, flow: str, base: Library) -> Judge:
-        from vortex.tune.judge import Judge
+        from vortex.tune.correctness import Judge
 
         if flow not in self._judges:
             self._judges[flow] = Judge(self.bundle, flow, base)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cpu.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.narrow import STORAGE, narrow
+from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import Buffer, Expr, T, cast, let, loop, parallel, put, when
 from vortex.codegen.values import Index, Values, type_of
 from vortex.ir.core import Function, Module

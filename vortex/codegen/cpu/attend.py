@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cpu.tiles import Shape
 from vortex.codegen.narrow import STORAGE, narrow, widen
+from vortex.codegen.tiles import Shape
 from vortex.codegen.tir import (
     F32,
     Buffer,

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.block import PLAIN, Block, BlockTiles
-from vortex.codegen.cuda.homes import Arena, HomedValues, RowHome
-from vortex.codegen.cuda.lanes import Cta, rounds_of
+from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles
 from vortex.codegen.cuda.ptx import (
     WARP,
     cta_sync,
@@ -27,15 +25,17 @@ from vortex.codegen.cuda.ptx import (
     remainder,
     wide,
 )
-from vortex.codegen.cuda.slab import vector
-from vortex.codegen.cuda.team import unpack
+from vortex.codegen.cuda.select.lane_group import unpack
+from vortex.codegen.cuda.select.page_tile import vector
+from vortex.codegen.cuda.storage import Arena, RowStorage, StoredValues
+from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE, narrow
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, flat, i32, let, local, loop, put, tirx, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
-from vortex.silicon import H200, Machine, machine_of
+from vortex.targets.gpu import H200, Machine, machine_of
 
 VECTOR = 16
 """Bytes that a thread loads at once."""
@@ -167,8 +167,8 @@ class _Stripe:
         # rows are one word further apart than they are long, so that a column spreads over the banks
         self.pitch = {n: self.pools[n].type.tile[1] * self.pools[n].size // 4 + 1 for n in loads}
         self.tiles = {n: self.arena.take(self.pitch[n] * size) for n in loads}
-        self.homes = {
-            o.value: RowHome(self.arena, self.arena.take(max(1, type_of(o.value).numel)))
+        self.storages = {
+            o.value: RowStorage(self.arena, self.arena.take(max(1, type_of(o.value).numel)))
             for o in f.ops
             if o.result is not None and o.notes.get("in") == "tile"
         }
@@ -219,7 +219,7 @@ class _Stripe:
         for name, at in self.tiles.items():
             self._copy_tile(name, at, physical, h)
         cta_sync()
-        values = HomedValues(self._load)
+        values = StoredValues(self._load)
         values.constants = self.args.constants
         values.leaves = {"layer": self.args.scalars.get("layer")}
         block = Block(values, BlockTiles(values, PLAIN, cta=self.cta))
@@ -227,8 +227,8 @@ class _Stripe:
             if isinstance(o, page.Store):
                 block.before_copy(o.x)
                 self._write(block, o, physical, h)
-            elif o.result is not None and o.value in self.homes:
-                values.homes[o.value] = self.homes[o.value]
+            elif o.result is not None and o.value in self.storages:
+                values.storages[o.value] = self.storages[o.value]
                 block.compute(o)
         # the next page overwrites what is read here
         cta_sync()

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from vortex.buckets import FALLBACK_STEPS, Bucket
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.homes import Arena
-from vortex.codegen.cuda.lanes import Cta, rounds_of, warp_fold, warp_prefix
 from vortex.codegen.cuda.ptx import WARP, cta_sync, overlap_launch, overlap_wait
+from vortex.codegen.cuda.storage import Arena
+from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
 from vortex.codegen.tir import I32, Expr, T, cast, equal, i32, let, local, loop, put, when
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
+from vortex.kinds.buckets import FALLBACK_STEPS, Bucket
 
 HEADER = 2
 """Words of a work list before its items: how many there are, and the pages of each."""
@@ -142,7 +142,7 @@ class _Plan:
         self._list(1, to_read, reads, attend_pages, attend_busy, _uniform, 1)
 
     def _look_up(self, table: Sequence[Entry], rows: Expr, scored: Expr, kept: Expr) -> tuple[Expr, Expr, Expr]:
-        """The knobs of the nearest entry, by the rule of ``vortex.buckets``; lane i measures how far entry i is."""
+        """The knobs of the nearest entry by the rule of ``kinds.buckets``; lane i measures how far entry i is."""
         budget, lane = self.args.buffers["budget"], self.cta.lane
         pages = T.max(kept, T.Select(scored > 1, scored + budget[1] + budget[2], i32(0)))
         axes = [(rows, [e.bucket.rows for e in table]), (pages, [e.bucket.columns for e in table]),
@@ -272,7 +272,7 @@ class _Plan:
 
 
 def part_pages(pages: Expr, item: Expr) -> Expr:
-    """Pages of each item of ``select`` but a request's last, in whole slabs: at most 5/4 of ``item``."""
+    """Pages of each item of ``select`` but a request's last, in whole page tiles: at most 5/4 of ``item``."""
     parts = let("even_parts", T.max(i32(1), T.truncdiv(pages + (item - T.truncdiv(item, i32(4)) - 1), item)))
     even = T.truncdiv(pages + (parts - 1), parts)
     return let("part_pages", T.max(i32(WARP), T.truncdiv(even + (WARP - 1), i32(WARP)) * WARP))

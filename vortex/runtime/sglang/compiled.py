@@ -18,13 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import vortex
-from vortex import toolchain
-from vortex.artifact import read_manifest
-from vortex.cache import cache_root
-from vortex.cpu_features import detect_mcpu
+from vortex.artifact.folder import read_manifest
 from vortex.errors import COMPILE_FAILED, ENGINE_REFUSED, NO_COMPILED_FLOW, NO_SUCH_FILE, NO_TARGET_IN_ARTIFACT
+from vortex.install import toolchain
+from vortex.install.cache import cache_root
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.shape import ModelShape
+from vortex.targets.cpu import detect_mcpu
 
 logger = logging.getLogger(__name__)
 

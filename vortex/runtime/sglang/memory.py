@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from vortex.artifact import read_manifest
-from vortex.manifest import FieldEntry
+from vortex.artifact.folder import read_manifest
+from vortex.artifact.manifest import FieldEntry
 from vortex.runtime.sglang.compiled import artifact_for
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.refusals import refuse_settings

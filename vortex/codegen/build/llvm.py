@@ -1,0 +1,56 @@
+"""TensorIR functions to one CPU library, through LLVM.
+
+What to know of TVM 0.27 with LLVM (measured; ``tests/codegen/test_llvm.py`` holds it):
+
+* floating point is IEEE but for fused multiply-add: no instruction carries a fast-math flag;
+* ``x != x`` is folded to false and ``Not(a > b)`` to ``a <= b`` before LLVM sees it, so NaN must be asked for by
+  ``T.isnan``; ``T.max(a, b)`` is ``a > b ? a : b`` and loses a NaN in ``a``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from vortex.codegen.build.link import link_cpu
+from vortex.errors import NO_COMPILER, TIR_INVALID
+from vortex.targets.cpu import detect_mcpu, missing_features
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
+
+__all__ = ["build_library", "detect_mcpu", "missing_features"]
+
+
+def build_library(prim_funcs: Mapping[str, PrimFunc], mcpu: str, out: Path, *, dump_llvm: bool = False) -> str:
+    """Compile ``prim_funcs`` into the library ``out``, each callable under its name there.
+
+    Returns the LLVM IR as text when ``dump_llvm``, else an empty string.
+
+    Raises:
+        VortexError: VX4003 without TVM or a C compiler, VX4004 when TVM refuses a function, VX4005 when
+            linking fails.
+    """
+    try:
+        import tvm
+    except ImportError:
+        raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
+    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
+    texts = []
+    with tempfile.TemporaryDirectory(prefix="vortex-") as scratch:
+        objects = []
+        for name, f in prim_funcs.items():
+            # one module a function: TVM's passes take time that grows faster than the module
+            module = tvm.IRModule({name: f.with_attr("global_symbol", name)})
+            try:
+                executable = tvm.compile(module, target=target, tir_pipeline="default")
+            except Exception as error:  # TVM raises what it likes: RuntimeError, ValueError, its own
+                raise TIR_INVALID.at(why=f"{name}: {str(error).strip()[-2000:]}") from error
+            objects.append(Path(scratch) / f"{name}.o")
+            executable.mod.write_to_file(str(objects[-1]), "o")
+            if dump_llvm:
+                texts.append(cast(str, executable.mod.inspect_source("ll")))
+        link_cpu(objects, out)
+    return "\n".join(texts)

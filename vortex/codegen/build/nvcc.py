@@ -1,0 +1,169 @@
+"""TensorIR functions to one CUDA library: TVM writes kernels and launchers as C++, nvcc compiles them.
+
+A kernel is a translation unit of its own, so that two cores have two of them under way and one that did not change
+comes from the cache. The library needs the driver and ``libtvm_ffi.so``, which is in the process; the CUDA runtime
+is linked in, so that it is the same whatever torch was built with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vortex.codegen.build.link import find_c_compiler
+from vortex.codegen.build.resources import KernelResources, read_resources
+from vortex.codegen.build.toolkit import Toolkit, find_toolkit
+from vortex.errors import NO_COMPILER, TIR_INVALID, TOOL_FAILED
+from vortex.install.cache import cache_root
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
+
+LAUNCH_HEADER = Path(__file__).with_name("cuda_launch.h")
+# no fast-math: kernels that may approximate say so instruction by instruction
+FLAGS = ("-std=c++17", "-O3", "-w", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v")
+VERSION = 1
+"""Of what is kept in the cache."""
+
+
+@dataclass(frozen=True)
+class CudaBuild:
+    """What came out beside the library; keys are the kernels' names."""
+
+    sources: dict[str, str]
+    ptx: dict[str, str]
+    cubins: dict[str, Path]
+    """Device code of each kernel, in the cache: what cuobjdump reads."""
+    resources: dict[str, KernelResources]
+
+    @property
+    def source(self) -> str:
+        """All kernels as CUDA C++."""
+        return "\n".join(self.sources.values())
+
+
+def build_cuda(prim_funcs: Mapping[str, PrimFunc], arch: str, out: Path) -> CudaBuild:
+    """Compile ``prim_funcs`` for ``arch`` ("sm_90a", "sm_100a") into the library ``out``, each callable by its name.
+
+    Raises:
+        VortexError: VX4003 without TVM or a C++ compiler, VX4004 when TVM refuses a function, VX4005 when a
+            compiler fails, VX4007 without nvcc.
+    """
+    toolkit = find_toolkit()
+    sources = {name: emit_cuda(name, f, arch) for name, f in prim_funcs.items()}
+    with ThreadPoolExecutor(max(1, min(len(sources), os.cpu_count() or 1))) as pool:
+        compiled = dict(zip(sources, pool.map(lambda s: _compile(toolkit, s, arch), sources.values()), strict=True))
+    _link(toolkit, [folder / "kernel.o" for folder in compiled.values()], out)
+    return CudaBuild(
+        sources,
+        {name: (folder / "kernel.ptx").read_text() for name, folder in compiled.items()},
+        {name: folder / "kernel.cubin" for name, folder in compiled.items()},
+        {
+            name: KernelResources(**json.loads((folder / "resources.json").read_text()))
+            for name, folder in compiled.items()
+        },
+    )
+
+
+def emit_cuda(name: str, f: PrimFunc, arch: str) -> str:
+    """One function as CUDA C++, kernel and launcher."""
+    try:
+        import tvm
+        from tvm.backend.cuda import export_cuda_host
+    except ImportError:
+        raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
+    target = tvm.target.Target({"kind": "cuda", "arch": arch, "host": {"kind": "cuda_host"}})
+    try:
+        module = tvm.IRModule({name: f.with_attr("global_symbol", name)})
+        return _several_in_one(export_cuda_host(tvm.compile(module, target=target, tir_pipeline="tirx").mod))
+    except Exception as error:  # TVM raises what it likes
+        raise TIR_INVALID.at(why=f"{name}: {str(error).strip()[-2000:]}") from error
+
+
+def _several_in_one(source: str) -> str:
+    """``source`` without the entry that every library of TVM has once, so that it links with others of its kind."""
+    main = source.rfind("TVM_DLL int32_t __tvm_ffi_main(")
+    start = source.rfind("#ifdef __cplusplus", 0, main) if main >= 0 else len(source)
+    return source[:start].rstrip() + "\n"
+
+
+def _compile(toolkit: Toolkit, source: str, arch: str) -> Path:
+    """The folder in the cache with the object of ``source`` and what ptxas said of it."""
+    flags = [*FLAGS, "-gencode", f"arch=compute_{arch[3:]},code={arch}"]
+    header = LAUNCH_HEADER.read_text()
+    key = "\0".join([str(VERSION), source, header, *flags, toolkit.version, _ffi_version()])
+    kept = cache_root() / "nvcc" / hashlib.sha256(key.encode()).hexdigest()
+    if not (kept / "resources.json").exists():
+        with _scratch(kept) as folder:
+            text = re.sub(r"#include <tvm/ffi/(function|extra/cuda/device_guard)\.h>\n", "", source)
+            text = text.replace("#include <cuda.h>\n", f'#include "{LAUNCH_HEADER}"\n', 1)
+            (folder / "kernel.cu").write_text(text)
+            command = [str(toolkit.nvcc), *flags, "-I", str(_ffi_include()), "--keep", "--keep-dir", str(folder)]
+            command += ["-c", str(folder / "kernel.cu"), "-o", str(folder / "kernel.o")]
+            said = _run(command)
+            next(folder.glob("kernel*.cubin")).rename(folder / "kernel.cubin")
+            for file in folder.iterdir():
+                if file.name not in ("kernel.cu", "kernel.o", "kernel.ptx", "kernel.cubin"):
+                    file.unlink()
+            (folder / "resources.json").write_text(json.dumps(asdict(read_resources(said, source, arch))))
+    return kept
+
+
+@contextmanager
+def _scratch(kept: Path) -> Iterator[Path]:
+    """A folder that becomes ``kept`` whole; another process may have made it first."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=kept.parent) as scratch:
+        made = Path(scratch) / "entry"
+        made.mkdir()
+        yield made
+        try:
+            made.rename(kept)
+        except OSError:
+            if not kept.is_dir():
+                raise
+
+
+def _link(toolkit: Toolkit, objects: list[Path], out: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".link-", dir=out.parent) as scratch:
+        made = Path(scratch) / out.name
+        # every object has TVM's preamble, whose host functions are the same and not inline: any one will do
+        command = [*find_c_compiler(), "-shared", *map(str, objects), "-Wl,-z,muldefs,--exclude-libs,ALL"]
+        command += [f"-L{p}" for p in toolkit.libraries]
+        _run([*command, "-lcudart_static", "-lstdc++", "-lpthread", "-ldl", "-lrt", "-o", str(made)])
+        os.replace(made, out)
+
+
+def _run(command: list[str]) -> str:
+    """What the tool said; VX4005 when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    said = (done.stderr + done.stdout).strip()
+    if done.returncode:
+        why = "\n".join([line for line in said.splitlines() if "ptxas info" not in line][:20])
+        raise TOOL_FAILED.at(
+            tool=Path(command[0]).name, why=why or f"exit code {done.returncode}", command=shlex.join(command)
+        )
+    return said
+
+
+def _ffi_include() -> Path:
+    import tvm_ffi
+
+    return Path(tvm_ffi.__file__).parent / "include"
+
+
+def _ffi_version() -> str:
+    import tvm_ffi
+
+    return str(tvm_ffi.__version__)

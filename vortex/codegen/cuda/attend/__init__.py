@@ -1,0 +1,1 @@
+"""The templates of attend for NVIDIA GPUs; nothing but codegen imports them."""

@@ -1,0 +1,134 @@
+"""Folds and scans along the pages of a row: a warp does a page tile, then the page tiles are taken in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vortex.codegen.cuda.cta_compute import PLAIN
+from vortex.codegen.cuda.minmax import fold_on_gpu
+from vortex.codegen.cuda.ptx import WARP, cta_sync
+from vortex.codegen.cuda.select.knobs import PAGE_TILE
+from vortex.codegen.cuda.select.layout import Memory, wide
+from vortex.codegen.cuda.select.page_tile import PageTile, WideTiles
+from vortex.codegen.cuda.storage import Held, RowStorage, StoredValues
+from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
+from vortex.codegen.scalar import convert, number_type
+from vortex.codegen.tiles import Tiles
+from vortex.codegen.tir import F32, I32, Expr, T, cast, equal, flat, i32, let, local, loop, put, when
+from vortex.codegen.values import Index, type_of
+from vortex.ir.core import Op
+from vortex.ir.dialects import flow
+
+
+class _Along:
+    """One op that crosses pages: its identity, its step, and where page tiles leave their results."""
+
+    def __init__(self, o: Op, memory: Memory) -> None:
+        self.type = type_of(o.value)
+        self.kind = number_type(self.type.dtype)
+        self.start, self.take = fold_on_gpu(o, self.kind)
+        self.numel = max(1, self.type.numel)
+        self.storage: Held = memory.of_page_tile(o)
+
+    def set(self, x: Expr, page_tile: Expr, element: Expr) -> None:
+        self.storage.set(x if self.kind == F32 else T.reinterpret(F32, x), page_tile, element)
+
+    def get(self, page_tile: Expr, element: Expr) -> Expr:
+        word = self.storage.get(page_tile, element)
+        return word if self.kind == F32 else T.reinterpret(I32, word)
+
+    def element(self, index: Index) -> Expr:
+        return flat(index, self.type.tile)
+
+
+@dataclass
+class PageFolds:
+    """Emits them for one row. Their order depends on the row's length alone."""
+
+    values: StoredValues
+    memory: Memory
+    cta: Cta
+
+    def fold(self, o: Op, page_tile: PageTile, tiles: Tiles, is_page: Expr) -> None:
+        """The fold of this page tile's pages, beside those of other page tiles."""
+        along = _Along(o, self.memory)
+        at = let("slab", T.truncdiv(page_tile.start, i32(PAGE_TILE)))
+        if wide(o):
+            many = WideTiles(self.values, PLAIN, i32(0), page_tile=page_tile)
+            many.compute(o, lambda i, x: along.set(x, at, along.element(i)))
+            return
+
+        def keep(i: Index, x: Expr) -> None:
+            whole = warp_fold(T.Select(is_page, x, along.start), along.take, f"{o.value.name}_part")
+            with when(equal(self.cta.lane, i32(0))):
+                along.set(whole, at, along.element(i))
+
+        tiles.compute(o, keep)
+
+    def finish(self, o: Op, storage: RowStorage, pages: Expr) -> None:
+        """The page tiles' results folded in one fixed tree: a warp for each element."""
+        along = _Along(o, self.memory)
+        page_tiles = let("slabs", rounds_of(pages, PAGE_TILE))
+        acc = local("acc", 1, along.kind)
+        with loop("result_round", -(-along.numel // self.cta.warps)) as turn:
+            e = let("result", turn * self.cta.warps + self.cta.warp)
+            with when(e < along.numel):
+                put(acc, along.start, 0)
+                with loop("slab_round", rounds_of(page_tiles, WARP)) as some:
+                    page_tile = let("slab", some * WARP + self.cta.lane)
+                    with when(page_tile < page_tiles):
+                        put(acc, along.take(acc[0], along.get(page_tile, e)), 0)
+                whole = warp_fold(acc[0], along.take, f"{o.value.name}_all")
+                if isinstance(o, flow.ReduceMean):
+                    whole = whole / _count(o, pages)
+                with when(equal(self.cta.lane, i32(0))):
+                    storage.store(whole if along.kind == F32 else T.reinterpret(F32, whole), i32(0), i32(0), e)
+
+    def prepare(self, o: flow.Scan, pages: Expr, place: Callable[[Expr], Tiles]) -> None:
+        """For each page tile, the fold of all tiles before it; ``place`` puts the lanes on the pages at a position."""
+        along = _Along(o, self.memory)
+        page_tiles = let("slabs", rounds_of(pages, PAGE_TILE))
+        with loop("slab_round", rounds_of(page_tiles - self.cta.warp, self.cta.warps)) as turn:
+            at = let("slab", turn * self.cta.warps + self.cta.warp)
+            inside = let("inside", at * PAGE_TILE + self.cta.lane < pages)
+            tiles = place(let("position", T.min(at * PAGE_TILE + self.cta.lane, pages - 1)))
+
+            def part(i: Index) -> None:
+                x = convert(self.values.read(o.x, tiles.full(o.x, i)), along.kind)
+                whole = warp_fold(T.Select(inside, x, along.start), along.take, "part")
+                with when(equal(self.cta.lane, i32(0))):
+                    along.set(whole, at, along.element(i))
+
+            tiles.each(along.type.tile, part)
+        cta_sync()
+        running = local("running", 1, along.kind)
+        with self.cta.share("element", along.numel) as e:
+            put(running, along.start, 0)
+            with loop("slab", page_tiles) as page_tile:
+                mine = let("mine", along.get(page_tile, e))
+                along.set(running[0], page_tile, e)
+                put(running, along.take(running[0], mine), 0)
+        cta_sync()
+
+    def scan(self, o: flow.Scan, page_tile: PageTile, tiles: Tiles, is_page: Expr) -> None:
+        """The scan within this page tile, on top of what :meth:`prepare` left for it."""
+        along = _Along(o, self.memory)
+        at = let("slab", T.truncdiv(page_tile.start, i32(PAGE_TILE)))
+
+        def one(i: Index) -> None:
+            x = convert(self.values.read(o.x, tiles.full(o.x, i)), along.kind)
+            upto = warp_prefix(T.Select(is_page, x, along.start), along.take, self.cta.lane, "running")
+            before = let("carry", along.get(at, along.element(i)))
+            with when(is_page):
+                self.values.write(o.value, tiles.full(o.value, i), along.take(before, upto))
+
+        tiles.each(along.type.tile, one)
+
+
+def _count(o: flow.ReduceMean, pages: Expr) -> Expr:
+    count = cast(F32, pages)
+    for axis in o.axes:
+        if isinstance(d := type_of(o.x).shape[axis], int):
+            count = count * T.float32(d)
+    return count

@@ -1,0 +1,124 @@
+"""The best of a row when few are wanted: candidates that may be among them are listed, and each looks up its rank.
+
+Every step but the first touches the list alone, so that what a row costs hardly depends on its pages. The list comes
+in any order; ranks and places are counted, so the result does not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vortex.codegen.cuda.ptx import WARP, cta_sync, warp_extreme
+from vortex.codegen.cuda.storage import Arena
+from vortex.codegen.cuda.warp import Cta, ballot, count_bits, fetch_add, rounds_of
+from vortex.codegen.tir import I32, U32, Buffer, Expr, T, choose, differ, equal, i32, let, local, loop, put, when
+
+ONE_BY_ONE = 16
+"""Keys up to which a warp finds its answer exactly; beyond, it is that of all of its threads."""
+NONE = 0xFFFFFFFF
+"""Above the key of +inf: no page has it."""
+NOBODY = 0x7FFFFFFF
+"""Above every page."""
+
+Body = Callable[[Expr, Expr, Expr], None]
+"""Takes a page, whether there is one, and its key."""
+
+
+@dataclass
+class Shortlist:
+    """A list of at most one key for each thread of the CTA."""
+
+    cta: Cta
+    arena: Arena
+
+    def __post_init__(self) -> None:
+        self.room = self.cta.threads
+        self.list = self.arena.take(2 * self.room)
+        """Key and page of each."""
+        self.kept = self.arena.take(self.room)
+        """Pages that are taken, ``NOBODY`` for the others."""
+        self.bounds = self.arena.take(self.cta.warps)
+        self.count = self.arena.take(1)
+
+    def answers(self, best: Expr) -> Expr:
+        """Whether warps can answer for their share of the ``best`` best."""
+        return best <= self.cta.threads
+
+    def least(self, greatest: Expr, best: Expr) -> Expr:
+        """A key such that ``best`` keys are no smaller, and not many more; ``greatest`` is that of this thread.
+
+        Each warp answers for its share: as many of its threads have a key that is no smaller than its answer. The
+        least answer of all warps has enough keys above it. Where threads cannot answer it is 0, as all keys are.
+        """
+        share = let("share_of_best", rounds_of(best, self.cta.warps))
+        bound = local("bound", 1, U32)
+        put(bound, T.uint32(NONE), 0)
+        with choose(share <= ONE_BY_ONE) as (few, many):
+            with few():
+                self._count_down(greatest, share, bound)
+            with many():
+                put(bound, T.Select(share <= WARP, warp_extreme("min", greatest), T.uint32(0)), 0)
+        shared = self.arena.u32
+        with when(equal(self.cta.lane, i32(0))):
+            put(shared, bound[0], self.cta.warp + self.bounds)
+        with when(equal(self.cta.thread, i32(0))):
+            put(self.arena.i32, i32(0), self.count)
+        cta_sync()
+        for w in range(self.cta.warps):
+            put(bound, T.min(bound[0], shared[self.bounds + w]), 0)
+        return let("least", bound[0])
+
+    def _count_down(self, greatest: Expr, count: Expr, bound: Buffer) -> None:
+        """The largest key such that ``count`` lanes have one as ``greatest`` that is no smaller, or 0."""
+        mine, left = local("mine_left", 1, U32), local("lanes_left", 1, I32)
+        put(mine, greatest, 0)
+        put(left, count, 0)
+        with T.While(left[0] > 0):
+            put(bound, warp_extreme("max", mine[0]), 0)
+            hit = let("hit", equal(mine[0], bound[0]))
+            put(left, left[0] - count_bits(ballot(hit)), 0)
+            put(mine, T.Select(hit, T.uint32(0), mine[0]), 0)
+
+    def gather(self, each: Callable[[Body], None], least: Expr) -> Expr:
+        """List all keys from ``least`` on; how many there are, which may be more than there is room for."""
+
+        def enlist(s: Expr, inside: Expr, key: Expr) -> None:
+            with when(T.And(inside, key >= least)):
+                at = let("listed", fetch_add(self.arena.i32.ptr_to([self.count]), i32(1)))
+                with when(at < self.room):
+                    put(self.arena.u32, key, 2 * at + self.list)
+                    put(self.arena.i32, s, 2 * at + (self.list + 1))
+
+        each(enlist)
+        cta_sync()
+        return let("listed_in_all", self.arena.i32[self.count])
+
+    def take(self, count: Expr, best: Expr, place: Callable[[Expr, Expr], None]) -> None:
+        """``place(page, n)`` for the ``best`` best of ``count`` listed, n counting them in ascending order."""
+        thread = self.cta.thread
+        keep = local("keep", 1, I32)
+        put(keep, i32(NOBODY), 0)
+        with when(T.And(self.cta.warp * WARP < count, best > 0)):
+            mine = let("mine", T.min(thread, count - 1))
+            key, page = self._listed(mine)
+            better = local("better", 1, I32)
+            put(better, i32(0), 0)
+            with loop("other", count) as j:
+                its_key, its_page = self._listed(j)
+                earlier = T.And(equal(its_key, key), its_page < page)
+                put(better, better[0] + T.Select(T.Or(its_key > key, earlier), i32(1), i32(0)), 0)
+            with when(T.And(thread < count, better[0] < best)):
+                put(keep, page, 0)
+        put(self.arena.i32, keep[0], thread + self.kept)
+        cta_sync()
+        with when(differ(keep[0], i32(NOBODY))):
+            before = local("before", 1, I32)
+            put(before, i32(0), 0)
+            with loop("other", count) as j:
+                put(before, before[0] + T.Select(self.arena.i32[j + self.kept] < keep[0], i32(1), i32(0)), 0)
+            place(keep[0], before[0])
+
+    def _listed(self, at: Expr) -> tuple[Expr, Expr]:
+        key = let("its_key", self.arena.u32[2 * at + self.list])
+        return key, let("its_page", self.arena.i32[2 * at + (self.list + 1)])

@@ -1,0 +1,171 @@
+"""Where the values of a kernel live on a GPU. Every storage holds 32-bit words; integers are kept bit by bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vortex.codegen.cuda.minmax import larger, once, smaller
+from vortex.codegen.cuda.ptx import WARP, wide
+from vortex.codegen.scalar import convert, emit_scalar
+from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, choose, flat, i32, put
+from vortex.codegen.values import Index, Values, fit, type_of, without_page
+from vortex.ir.core import Value
+from vortex.ir.dialects import flow
+
+REPEATING = (flow.Maximum, flow.Minimum, flow.Remainder, flow.Eq, flow.Ne, flow.Cast, flow.IsNan, flow.Abs, flow.Where)
+"""Ops whose expression has an operand more than once; nested, they would grow exponentially."""
+
+
+class Storage(Protocol):
+    """The words of one value. ``position`` is a page's place among the candidates, ``slot`` that in the page tile."""
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr: ...
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None: ...
+
+
+@dataclass
+class Arena:
+    """The shared memory of a CTA: words handed out before it is opened."""
+
+    words: int = 0
+    limit: int = 227 * 1024 // 4
+
+    def take(self, words: int) -> int:
+        """The offset of ``words`` more, on a 16-byte boundary."""
+        at = self.words
+        self.words += -(-words // 4) * 4
+        return at
+
+    def open(self) -> None:
+        """Declare it; from here on the views can be used."""
+        from tvm.script.ir_builder import IRBuilder
+
+        self.f32 = T.alloc_buffer((max(self.words, 4),), F32, scope="shared.dyn", align=128)
+        IRBuilder.name("arena", self.f32)
+        self.i32, self.u32 = self.f32.view(I32), self.f32.view(U32)
+
+
+@dataclass(frozen=True)
+class RowStorage:
+    """One value of the row (or, in ``append``, of the page), in shared memory."""
+
+    arena: Arena
+    at: int
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.arena.f32[inner + self.at]
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        put(self.arena.f32, x, inner + self.at)
+
+
+@dataclass(frozen=True)
+class PageTileStorage:
+    """A value of the 32 pages that a warp has in hand, in the warp's shared memory: neighbours are pages."""
+
+    arena: Arena
+    base: Expr
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.arena.f32[self.base + inner * WARP + slot]
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        put(self.arena.f32, x, self.base + inner * WARP + slot)
+
+
+@dataclass(frozen=True)
+class LaneStorage:
+    """A value of one page in the registers of the lane that has the page."""
+
+    buffer: Buffer
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.buffer[inner]
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        put(self.buffer, x, inner)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Words of all pages (or page tiles) of a row: in shared memory if the row is on chip, else in its workspace."""
+
+    arena: Arena
+    at: int
+    pitch: int
+    """Words on chip for each inner element; 0 when nothing is ever on chip."""
+    workspace: Buffer
+    row: Expr
+    base: Expr
+    room: Expr
+    """Words in the workspace for each inner element."""
+    on_chip: Expr
+
+    def near(self, at: Expr, inner: Expr = 0) -> Expr:
+        """The word of a row that is on chip."""
+        return self.arena.f32[inner * self.pitch + at + self.at]
+
+    def far(self, at: Expr, inner: Expr = 0) -> Expr:
+        """The word of a row that is not."""
+        return self.workspace[wide(self.row), self.base + inner * self.room + at]
+
+    def get(self, at: Expr, inner: Expr = 0) -> Expr:
+        if not self.pitch:
+            return self.far(at, inner)
+        return T.if_then_else(self.on_chip, self.near(at, inner), self.far(at, inner))
+
+    def set(self, x: Expr, at: Expr, inner: Expr = 0) -> None:
+        if not self.pitch:
+            put(self.workspace, x, wide(self.row), self.base + inner * self.room + at)
+            return
+        with choose(self.on_chip) as (then, other):
+            with then():
+                put(self.arena.f32, x, inner * self.pitch + at + self.at)
+            with other():
+                put(self.workspace, x, wide(self.row), self.base + inner * self.room + at)
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.get(position, inner)
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        self.set(x, position, inner)
+
+
+@dataclass
+class StoredValues(Values):
+    """Values read from their storages; what has none is computed where it is read."""
+
+    storages: dict[Value, Storage] = field(default_factory=dict)
+    slot: Expr = 0
+    """Of the current page in its page tile."""
+
+    def read(self, v: Value, index: Index) -> Expr:
+        if v not in self.storages:
+            return self.expression(v, index)
+        t = type_of(v)
+        word = self.storages[v].load(_position(v, index), self.slot, flat(without_page(index, t.shape), t.tile))
+        return self._from_word(word, t.dtype, packed=True)
+
+    def expression(self, v: Value, index: Index) -> Expr:
+        o = v.owner
+        if not isinstance(o, REPEATING):
+            return super().expression(v, index)
+        t = type_of(v)
+        operands = [once(self.read(x, fit(index, t.shape, type_of(x).shape))) for x in o.operands]
+        if isinstance(o, flow.Maximum | flow.Minimum) and t.dtype.is_float:
+            a, b = (convert(x, F32) for x in operands)
+            return larger(a, b) if isinstance(o, flow.Maximum) else smaller(a, b)
+        return emit_scalar(o, operands)
+
+    def write(self, v: Value, index: Index, x: Expr) -> None:
+        t = type_of(v)
+        word = self._to_word(x, t.dtype, packed=True)
+        inner = flat(without_page(index, t.shape), t.tile)
+        self.storages[v].store(word, _position(v, index), self.slot, inner)
+
+
+def _position(v: Value, index: Index) -> Expr:
+    axis = type_of(v).page_axis
+    return i32(0) if axis is None else index[axis]

@@ -1,0 +1,88 @@
+"""What goes into an artifact, from what the stages made."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vortex.artifact.kernel_texts import pack
+from vortex.artifact.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, TargetEntry
+from vortex.errors import IR_STRUCTURE
+from vortex.ir.core import Module
+from vortex.ir.types import TensorType
+from vortex.spec import REQUIRED, Spec
+from vortex.targets.cpu import detect_mcpu, machine, required_features
+
+if TYPE_CHECKING:
+    from vortex.driver import Lowered
+
+
+def assemble(
+    lowered: Sequence[Lowered],
+    libraries: Mapping[str, Path],
+    texts: Mapping[str, str],
+    about: Mapping[str, Any],
+    resources: Mapping[str, Mapping[str, Mapping[str, object]]],
+    sources: Mapping[str, str],
+) -> tuple[Manifest, dict[str, bytes | Path]]:
+    """The manifest, and the files beside it by their path inside the artifact.
+
+    ``texts`` are the stages' texts by file name, ``about`` is how the artifact came to be, ``resources`` what each
+    kernel takes of a GPU, by target and symbol, ``sources`` the texts of stage ``src``.
+    """
+    program = lowered[0].program
+    files: dict[str, bytes | Path] = {f"ir/{name}": text.encode() for name, text in texts.items()}
+    files |= pack(dict(sources))
+    files |= {f"lib.{name}.so": library for name, library in libraries.items()}
+    constants = []
+    for d in program.declared("resource"):
+        t = _tensor(program, d.name)
+        files[f"constants/{d.name}.bin"] = base64.b64decode(d.attrs["data"])
+        constants.append(ConstantEntry(d.name, f"constants/{d.name}.bin", str(t.dtype), t.tile))
+    fields = [
+        FieldEntry(d.name, t.tile, str(t.dtype))
+        for d in program.declared("buffer")
+        if d.attrs.get("role") == "field" and (t := _tensor(program, d.name))
+    ]
+    manifest = Manifest(
+        flow=program.name,
+        source=str(program.attrs.get("source", "")),
+        spec=spec_of(program),
+        fields=tuple(fields),
+        constants=tuple(constants),
+        targets={low.target.name: _target(low, resources.get(low.target.name, {})) for low in lowered},
+        toolchain={name: v for name, v in about["versions"].items() if v},
+        provenance={"argv": list(about["argv"])},
+    )
+    return manifest, files
+
+
+def spec_of(module: Module) -> Spec:
+    """The model shape a module was traced for; VX2008 when it does not say."""
+    missing = [n for n in REQUIRED if n not in module.attrs]
+    if missing:
+        raise IR_STRUCTURE.at(why=f"module @{module.name} does not say its {', '.join(missing)}")
+    return Spec.of_attrs(module.attrs)
+
+
+def _tensor(module: Module, name: str) -> TensorType:
+    found = module.decls[name].type
+    assert isinstance(found, TensorType), f"@{name} is no tensor"
+    return found
+
+
+def _target(low: Lowered, resources: Mapping[str, Mapping[str, object]]) -> TargetEntry:
+    kernels = [
+        KernelEntry(
+            k.name, k.kind, k.symbol, tuple(k.args), k.page_words, k.row_words, k.schedule, k.digest,
+            resources.get(k.symbol, {}),
+        )
+        for k in low.kernels.values()
+    ]  # fmt: skip
+    library = f"lib.{low.target.name}.so"
+    if low.target.kind != "cpu":
+        return TargetEntry(library, tuple(kernels))
+    mcpu = detect_mcpu()
+    return TargetEntry(library, tuple(kernels), mcpu, machine(), required_features(mcpu))

@@ -1,0 +1,1 @@
+"""What a kernel kind is, declared once: imports errors alone, and every stage may import it."""

@@ -1,0 +1,198 @@
+"""Memory and calls of one shape: what a candidate runs on while it is checked and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from vortex.artifact.manifest import KernelEntry
+from vortex.budget import Budget
+from vortex.runtime.decoder import Decoder
+from vortex.runtime.library import Kernel, Library
+from vortex.runtime.tensors import TORCH
+from vortex.tune.shapes import Shape
+
+SINK, RECENT = 1, 2
+POOL = 20 << 30
+"""Bytes of all pools of a GPU; a CPU gets 1/64 of it."""
+TOUCHED = 400 << 20
+"""Bytes that a row of launches should touch before it comes back to the first: more than any L2 cache has."""
+MOST_LAYERS = 24
+FLUSH = 256 << 20
+"""Bytes that are overwritten to empty the L2 cache."""
+TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float32: 1e-4}
+"""Largest difference of an output from that of the default configuration, where values are about 1."""
+ODD_PAGES = 1e-3
+"""Share of selected pages that may differ from the default's: scores that round to the same."""
+
+
+def with_kernel(base: Library, kernel: KernelEntry, function: Kernel) -> Library:
+    """``base`` with one kernel replaced by another of its kind."""
+    entry = base.target
+    kernels = tuple(replace(kernel, name=k.name) if k.kind == kernel.kind else k for k in entry.kernels)
+    manifest = replace(base.manifest, targets={base.name: replace(entry, kernels=kernels)})
+    return replace(base, manifest=manifest, functions={**base.functions, kernel.symbol: function})
+
+
+class Stage:
+    """One shape: pools of several layers, a page table with random pages, a query, outputs.
+
+    Each layer has pools of its own, as in a model: a launch on every layer in turn finds its pages in memory and not
+    in the L2 cache.
+    """
+
+    def __init__(self, base: Library, shape: Shape, seed: int = 0) -> None:
+        self.base, self.shape, self.spec = base, shape, base.manifest.spec
+        self.device = torch.device(base.device.kind)
+        self.cuda = self.device.type == "cuda"
+        self.heads = shape.kv_heads
+        spec, page = self.spec, self.spec.page_size
+        self.columns = shape.columns(page)
+        kept = min(shape.kept, self.columns)
+        self.budget = Budget(max(0, kept - SINK - RECENT), sink=SINK, recent=RECENT)
+        dtype, kv = TORCH[spec.dtype], TORCH[spec.kv_dtype]
+        mla = bool(spec.kv_lora_rank)
+        inner = () if mla else (self.heads,)
+        page_bytes = self.heads * page * spec.head_dim * kv.itemsize * (1 if mla else 2)
+        touched = shape.batch * kept * page_bytes
+        self.layers = max(2, min(MOST_LAYERS, -(-TOUCHED // touched))) if self.cuda else 2
+        most = (POOL if self.cuda else POOL // 64) // self.layers // page_bytes
+        self.pool_pages = max(1, min(shape.batch * self.columns, most))
+        chance = torch.Generator(self.device).manual_seed(seed)
+
+        def noise(*size: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+            made = torch.empty(size, dtype=dtype, device=self.device)
+            step = max(1, size[0] // 32)
+            for first in range(0, size[0], step):
+                part = made[first : first + step]
+                part.copy_(torch.randn(part.shape, device=self.device, generator=chance).to(dtype))
+            return made
+
+        k = noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
+        v = None if mla else noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
+        fields = {
+            f.name: noise(self.pool_pages, self.heads, *f.tile, dtype=TORCH[f.dtype]) for f in base.manifest.fields
+        }
+        self.memory = [(k, v, fields)]
+        for _ in range(1, self.layers):  # numbers are dear to make and cheap to copy; only addresses need to differ
+            self.memory.append((k.clone(), None if v is None else v.clone(), {n: x.clone() for n, x in fields.items()}))
+        ids = torch.randint(self.pool_pages, (shape.batch, self.columns), device=self.device, generator=chance)
+        # two requests that appended to one page would not give the same every time
+        ids[:, -1] = torch.arange(shape.batch, device=self.device) % self.pool_pages
+        self.table = ids.int()
+        self.lengths = torch.full((shape.batch,), shape.tokens, dtype=torch.int32, device=self.device)
+        self.q = noise(shape.batch, self.heads * spec.group, spec.head_dim)
+        value = spec.kv_lora_rank or spec.head_dim
+        self.out = torch.empty(shape.batch, self.heads * spec.group, value, dtype=dtype, device=self.device)
+        size = (shape.batch, self.heads, kept)
+        self.pages = torch.empty(size, dtype=torch.int32, device=self.device)
+        self.counts = torch.empty(size[:2], dtype=torch.int32, device=self.device)
+        self.new = (
+            noise(shape.batch, *inner, spec.head_dim),
+            None if mla else noise(shape.batch, *inner, spec.head_dim),
+        )
+        last = self.table[:, (shape.tokens - 1) // page].long() * page + (shape.tokens - 1) % page
+        self.loc = last
+        self.offsets = torch.arange(shape.batch + 1, dtype=torch.int32, device=self.device)
+        self.scrub = torch.empty(FLUSH // 4, device=self.device) if self.cuda else None
+        # what the default configuration makes of it is what others are compared with; it appends first, so that
+        # the memory is the same whether or not a candidate of append has run
+        self.call("append", self.decoder(base))(0)
+        self.decoder(base).select(0, self.q, pages=self.pages, counts=self.counts)
+        self.right_pages, self.right_counts = self.pages.clone(), self.counts.clone()
+        self.scale = spec.head_dim**-0.5
+        self.decoder(base).attend(0, self.q, self.right_pages, self.right_counts, out=self.out, scale=self.scale)
+        self.right_out = self.out.clone()
+
+    def decoder(self, library: Library) -> Decoder:
+        """A decoder on ``library`` over this memory, its step planned."""
+        made = Decoder(library, budget=self.budget)
+        for layer, (k, v, fields) in enumerate(self.memory):
+            made.bind(layer, k, v, fields)
+        made.reserve(self.shape.batch, self.columns)
+        made.plan(self.lengths, self.table)
+        return made
+
+    def call(self, kind: str, decoder: Decoder) -> Callable[[int], None]:
+        """One launch of the kernels of ``kind`` on a layer; for ``plan``, of those that walk its work lists."""
+
+        def select(layer: int) -> None:
+            decoder.select(layer, self.q, pages=self.pages, counts=self.counts)
+
+        def attend(layer: int) -> None:
+            decoder.attend(layer, self.q, self.right_pages, self.right_counts, out=self.out, scale=self.scale)
+
+        def append(layer: int) -> None:
+            decoder.append(layer, *self.new, self.loc, self.offsets)
+
+        def step(layer: int) -> None:
+            select(layer)
+            attend(layer)
+
+        return {"select": select, "attend": attend, "append": append, "plan": step}[kind]
+
+    def wrong(self, kind: str, call: Callable[[int], None]) -> str:
+        """What differs from the default configuration's results on the first layer; empty when nothing does."""
+        if kind == "append":
+            return ""
+        self.out.fill_(float("nan"))
+        self.pages.fill_(-1)
+        self.counts.fill_(-1)
+        call(0)
+        self.synchronize()
+        if kind in ("select", "plan"):
+            if not torch.equal(self.counts, self.right_counts):
+                return "other counts of pages than with the default"
+            listed = torch.arange(self.pages.shape[2], device=self.device) < self.counts[..., None]
+            odd = int(((self.pages != self.right_pages) & listed).sum())
+            if odd > max(2, ODD_PAGES * int(self.counts.sum())):
+                return f"{odd} of {int(self.counts.sum())} pages are others than with the default"
+        if kind in ("attend", "plan"):
+            error = float((self.out.float() - self.right_out.float()).abs().max())
+            if not error <= TOLERANCE[self.out.dtype]:
+                return f"the output differs from the default's by {error:.2e}"
+        return ""
+
+    def synchronize(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def timer(self, call: Callable[[int], None], layers: Sequence[int]) -> Callable[[], float]:
+        """What measures microseconds of a launch, over a row of launches on ``layers``."""
+        call(layers[0])
+        self.synchronize()
+        return self._graph_timer(call, layers) if self.cuda else self._wall_timer(call, layers)
+
+    def _wall_timer(self, call: Callable[[int], None], layers: Sequence[int]) -> Callable[[], float]:
+        def once() -> float:
+            start = time.perf_counter()
+            for layer in layers:
+                call(layer)
+            return (time.perf_counter() - start) * 1e6 / len(layers)
+
+        return once
+
+    def _graph_timer(self, call: Callable[[int], None], layers: Sequence[int]) -> Callable[[], float]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for layer in layers:
+                call(layer)
+        cold = len(set(layers)) > 1
+
+        def once() -> float:
+            if cold and self.scrub is not None:
+                self.scrub.zero_()
+            else:
+                graph.replay()
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            before.record()
+            graph.replay()
+            after.record()
+            torch.cuda.synchronize()
+            return before.elapsed_time(after) * 1e3 / len(layers)
+
+        once()
+        return once
