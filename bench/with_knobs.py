@@ -1,6 +1,6 @@
 """A scheduled .page file with other knobs for one kernel, which then has no variants: it runs in steps of every size.
 
-    python bench/with_knobs.py quest.page select threads=128,residents=4 > edited.page
+python bench/with_knobs.py quest.page select threads=128,residents=4 > edited.page
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 from tests.emulation import Emulated
 from vortex.codegen.build.nvcc import emit_cuda
 from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir, variants_of
+from vortex.errors import VortexError
 from vortex.ir.core import Attr, Module
 from vortex.ir.interpret import resource
 from vortex.ir.interpret_page import Batch
@@ -84,7 +85,7 @@ def fails(check: Callable[..., None], *arguments: object) -> bool:
     """
     try:
         check(*arguments)
-    except (AssertionError, RuntimeError):
+    except (AssertionError, RuntimeError, VortexError):
         return True
     return False
 
