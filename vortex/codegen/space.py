@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vortex.codegen.emit import schedule_of
-from vortex.errors import NOT_EMITTABLE
-from vortex.ir.core import Attr, Function, Module
-from vortex.ir.dialects import page
+from vortex.codegen.templates import Config, find_template
+from vortex.errors import NO_COMPILER, NOT_EMITTABLE
+from vortex.ir.core import Function, Module
 from vortex.targets.target import Target
-
-Config = Mapping[str, int]
-
-VERSIONS = {
-    ("cpu", "append"): 1,
-    ("cpu", "select"): 1,
-    ("cpu", "attend"): 1,
-    ("cuda", "plan"): 1,
-    ("cuda", "append"): 1,
-    ("cuda", "select"): 1,
-    ("cuda", "attend"): 1,
-}
-"""Of each template's space: raised by hand when a knob's meaning or the code behind it changes so that old
-measurements say nothing any more. Templates that are not here have nothing to choose."""
 
 
 @dataclass(frozen=True)
@@ -76,85 +61,35 @@ def freeze(config: Config) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(config.items()))
 
 
-def template_of(target: Target, kind: str) -> str | None:
-    """Name and version of the template of one kernel kind; None where there is nothing to choose."""
-    version = VERSIONS.get((target.kind, kind))
-    return None if version is None else f"{target.kind}.{kind}@{version}"
+def template_of(target: Target, f: Function) -> str | None:
+    """Name and version of what there is to choose in a kernel; None where there is nothing."""
+    template = find_template(target, f)
+    return None if template is None else template.space
 
 
 def space_of(program: Module, f: Function, target: Target) -> Space | None:
     """The space of a kernel's template on ``target``; None where there is nothing to choose.
 
     Raises:
-        VortexError: VX4003 without TVM, VX4006 when the kernel has no template.
+        VortexError: VX4003 without TVM, VX4006 when no configuration of the kernel can be launched.
     """
-    at = target.kind, str(f.attrs["kind"])
-    template = template_of(target, at[1])
-    if template is None:
+    template = find_template(target, f)
+    if template is None or template.space is None:
         return None
-    points = _unique(dict(p) for p in _POINTS[at](program, f))
-    if not points:
-        why = f"no configuration of '{f.name}' can be launched on {target.name}"
-        raise NOT_EMITTABLE.at(why=why, hint="a smaller page or head dim")
-    default = {name: int(_chosen(program, f, target)[name]) for name in points[0]}
+    bare = Function(f.keyword, f.name, f.args, f.ops, {k: v for k, v in f.attrs.items() if k != "schedule"})
+    try:
+        points = _unique(dict(p) for p in template.points_of(program, f))
+        if not points:
+            why = f"no configuration of '{f.name}' can be launched on {target.name}"
+            raise NOT_EMITTABLE.at(why=why, hint="a smaller page or head dim")
+        chosen = template.schedule_of(program, bare)
+    except ImportError:
+        raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
+    default = {name: int(chosen[name]) for name in points[0]}
     if default not in points:
         points.append(default)
-    return Space(template, tuple(points), default)
+    return Space(template.space, tuple(points), default)
 
 
-def _chosen(program: Module, f: Function, target: Target) -> dict[str, Attr]:
-    """What the template takes where the schedule is silent."""
-    if target.kind == "cpu":
-        from vortex.codegen.cpu.knobs import choose
-
-        return choose({}).attrs()
-    attrs = {k: v for k, v in f.attrs.items() if k != "schedule"}
-    return schedule_of(program, Function(f.keyword, f.name, f.args, f.ops, attrs), target)
-
-
-def _unique(points: Iterator[dict[str, int]]) -> list[dict[str, int]]:
+def _unique(points: Iterable[dict[str, int]]) -> list[dict[str, int]]:
     return list({freeze(p): p for p in points}.values())
-
-
-def _cpu(program: Module, f: Function) -> Sequence[Config]:
-    from vortex.codegen.cpu.knobs import space
-
-    return [k.attrs() for k in space(str(f.attrs["kind"]))]
-
-
-def _plan(program: Module, f: Function) -> Sequence[Config]:
-    from vortex.codegen.cuda.plan import space
-
-    return [k.attrs() for k in space()]
-
-
-def _append(program: Module, f: Function) -> Sequence[Config]:
-    from vortex.codegen.cuda.append import space
-
-    return [k.attrs() for k in space()]
-
-
-def _select(program: Module, f: Function) -> Sequence[Config]:
-    from vortex.codegen.cuda.select.knobs import space
-
-    return [k.attrs() for k in space()]
-
-
-def _attend(program: Module, f: Function) -> Sequence[Config]:
-    from vortex.codegen.cuda.attend import dense, dense_knobs, latent, latent_knobs
-
-    op = next(o for o in f.ops if isinstance(o, page.Attend))
-    if dense.is_latent(op):
-        return [k.attrs() for k in latent_knobs.space(latent.shape_of(program, op))]
-    return [k.attrs() for k in dense_knobs.space(dense.shape_of(program, op))]
-
-
-_POINTS: dict[tuple[str, str], Callable[[Module, Function], Sequence[Config]]] = {
-    ("cpu", "append"): _cpu,
-    ("cpu", "select"): _cpu,
-    ("cpu", "attend"): _cpu,
-    ("cuda", "plan"): _plan,
-    ("cuda", "append"): _append,
-    ("cuda", "select"): _select,
-    ("cuda", "attend"): _attend,
-}

@@ -26,7 +26,7 @@ def query_of(
     program: Module, f: Function, target: Target, bucket: Bucket, silicon: Silicon | None = None
 ) -> Query | None:
     """What to ask databases for; None for kernels with nothing to choose. ``silicon`` is the target's unless given."""
-    template = template_of(target, str(f.attrs["kind"]))
+    template = template_of(target, f)
     if template is None:
         return None
     return Query(key_of(program, f, bucket), silicon or silicon_of(target), template, policy(target))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from vortex.ir.core import Attr
+from vortex.ir.core import Attr, Function, Module
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,30 @@ def choose(schedule: Mapping[str, Attr]) -> CpuKnobs:
     return CpuKnobs(**{n: int(schedule.get(n, x)) for n, x in CpuKnobs().attrs().items()})
 
 
-def space(kind: str) -> list[CpuKnobs]:
-    """All points a tuner may try for kernels of one kind."""
-    unrolls = (1, 2, 4, 8, 16) if kind != "append" else (8,)
-    ahead = (0, 2, 4, 8, 16) if kind == "select" else (CpuKnobs().prefetch,)
-    return [CpuKnobs(lanes, unroll, prefetch) for lanes in (4, 8, 16, 32) for unroll in unrolls for prefetch in ahead]
+def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
+    """The schedule with every knob the kernel is built with."""
+    schedule = f.attrs.get("schedule", {})
+    return {**schedule, **choose(schedule).attrs()}
+
+
+UNROLLS = (1, 2, 4, 8, 16)
+PREFETCHES = (0, 2, 4, 8, 16)
+
+
+def append_points(program: Module, f: Function) -> list[dict[str, Attr]]:
+    """All points a tuner may try in ``append``."""
+    return _points((CpuKnobs().unroll,), (CpuKnobs().prefetch,))
+
+
+def select_points(program: Module, f: Function) -> list[dict[str, Attr]]:
+    """All points a tuner may try in ``select``."""
+    return _points(UNROLLS, PREFETCHES)
+
+
+def attend_points(program: Module, f: Function) -> list[dict[str, Attr]]:
+    """All points a tuner may try in ``attend``."""
+    return _points(UNROLLS, (CpuKnobs().prefetch,))
+
+
+def _points(unrolls: Sequence[int], prefetches: Sequence[int]) -> list[dict[str, Attr]]:
+    return [CpuKnobs(lanes, n, ahead).attrs() for lanes in (4, 8, 16, 32) for n in unrolls for ahead in prefetches]

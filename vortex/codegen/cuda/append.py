@@ -70,6 +70,11 @@ def space() -> list[AppendKnobs]:
     return [AppendKnobs(threads) for threads in (64, 128, 256)]
 
 
+def points(program: Module, f: Function) -> list[dict[str, Attr]]:
+    """All points a tuner may try, as schedules have them."""
+    return [k.attrs() for k in space()]
+
+
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
     knobs = choose(f.attrs.get("schedule", {}), machine_of(program))

@@ -76,6 +76,11 @@ def table_of(schedule: Mapping[str, Attr]) -> tuple[Entry, ...]:
     return tuple(every[i * len(every) // most] for i in range(most))
 
 
+def points(program: Module, f: Function) -> list[dict[str, Attr]]:
+    """All points a tuner may try, as schedules have them."""
+    return [k.attrs() for k in space()]
+
+
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
     knobs = choose(f.attrs.get("schedule", {}))

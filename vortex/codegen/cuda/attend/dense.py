@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend import latent
-from vortex.codegen.cuda.attend.dense_knobs import AttendKnobs, AttendShape, choose
+from vortex.codegen.cuda.attend.dense_knobs import AttendKnobs, AttendShape, choose, space
 from vortex.codegen.cuda.attend.merge import LOWEST, Merge
 from vortex.codegen.cuda.attend.queries import Queries
 from vortex.codegen.cuda.attend.shared_tile import ByteTile, SharedTile
@@ -54,10 +53,13 @@ HEADROOM = 14.0
 """Powers of two between the largest weight and 1 in kernels that multiply in f16 for another type's sake."""
 
 
+def points(program: Module, f: Function) -> list[dict[str, Attr]]:
+    """All points a tuner may try, as schedules have them."""
+    return [k.attrs() for k in space(shape_of(program, _op(f)))]
+
+
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
     """The schedule with every knob the kernel is built with."""
-    if is_latent(_op(f)):
-        return latent.schedule_of(program, f)
     shape = shape_of(program, _op(f))
     knobs = choose(shape, f.attrs.get("schedule", {}), machine_of(program))
     sizes = {"bytes_in_flight": knobs.in_flight(shape), "flops_per_byte": 8 * shape.head_tiles}
@@ -77,8 +79,6 @@ def emit_attend(program: Module, f: Function) -> list[str]:
         VortexError: VX4006 for element types or sizes that the template does not have.
     """
     o = _op(f)
-    if is_latent(o):
-        return latent.emit_attend(program, f)
     shape = shape_of(program, o)
     _require(program, o, shape)
     args = Arguments(program)
@@ -111,11 +111,6 @@ def emit_attend(program: Module, f: Function) -> list[str]:
 def partial_words(shape: AttendShape) -> int:
     """f32 words that one split of one row leaves: the sums, then maximum and total per head."""
     return shape.group * shape.v_dim + (2 * shape.group + 3) // 4 * 4
-
-
-def is_latent(o: page.Attend) -> bool:
-    """Whether keys and values are one tensor, as under MLA: a template of its own reads it once."""
-    return o.keys == o.values
 
 
 def _op(f: Function) -> page.Attend:

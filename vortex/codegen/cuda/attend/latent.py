@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.attend.dense_knobs import AttendShape
-from vortex.codegen.cuda.attend.latent_knobs import KEY_PARTS, LatentKnobs, choose
+from vortex.codegen.cuda.attend.latent_knobs import KEY_PARTS, LatentKnobs, choose, space
 from vortex.codegen.cuda.attend.merge import LOWEST, Merge
 from vortex.codegen.cuda.attend.shared_tile import CHUNK, SharedTile
 from vortex.codegen.cuda.plan import HEADER, PART_BITS
@@ -54,6 +54,11 @@ from vortex.ir.types import TensorType
 
 SPAN = 64
 """Numbers of a row whose 16-byte chunks are exchanged among themselves: places in two spans differ by a constant."""
+
+
+def points(program: Module, f: Function) -> list[dict[str, Attr]]:
+    """All points a tuner may try, as schedules have them."""
+    return [k.attrs() for k in space(shape_of(program, _op(f)))]
 
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:

@@ -20,8 +20,8 @@ from vortex.codegen.cuda.ptx import (
     quotient,
     remainder,
 )
-from vortex.codegen.cuda.select.knobs import SelectKnobs, choose
-from vortex.codegen.cuda.select.layout import Layout, Memory, workspace_words
+from vortex.codegen.cuda.select.knobs import SelectKnobs, choose, space
+from vortex.codegen.cuda.select.layout import Layout, Memory
 from vortex.codegen.cuda.select.sweeps import Passes
 from vortex.codegen.cuda.select.topk import TopK, keep_all
 from vortex.codegen.cuda.storage import Arena, StoredValues
@@ -31,6 +31,11 @@ from vortex.codegen.tir import choose as branch
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import flow
 from vortex.targets.gpu import machine_of
+
+
+def points(program: Module, f: Function) -> list[dict[str, Attr]]:
+    """All points a tuner may try, as schedules have them."""
+    return [k.attrs() for k in space()]
 
 
 def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
@@ -158,6 +163,3 @@ class _Item:
             with when(equal(before[0], parts - 1)):
                 put(arrivals, i32(0), row)
         cta_sync()
-
-
-__all__ = ["emit_select", "schedule_of", "workspace_words"]
