@@ -1,9 +1,9 @@
 """What the schedule of a kernel may say, for people edit it: its template's knobs, and a few words of its own.
 
 ``from`` is where the numbers came from (``db:ID``, ``transfer:ID``, ``model``, ``heuristic`` or ``user``), ``user``
-names those that somebody gave beside them, ``serves`` are the buckets of shapes they are for. ``variants`` are schedules
-of kernels that stand for this one at other shapes, ``table`` those that a kernel looks up while it runs; either takes
-from the schedule around it what it does not say itself.
+names those that somebody gave beside them, ``serves`` are the buckets of shapes they are for. ``variants`` are
+schedules of kernels that stand for this one at other shapes, ``table`` those that a kernel looks up while it runs;
+either takes from the schedule around it what it does not say itself.
 """
 
 from __future__ import annotations

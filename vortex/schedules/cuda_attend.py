@@ -141,9 +141,9 @@ def attend_of(f: Function) -> page.Attend:
     return next(o for o in f.ops if isinstance(o, page.Attend))
 
 
-def is_latent(o: page.Attend) -> bool:
-    """Whether keys and values are one tensor, as under MLA: a template of its own reads it once."""
-    return o.keys == o.values
+def reads_one_pool(f: Function) -> bool:
+    """Whether keys and values are rows of one tensor, as under MLA: a template of its own reads it once."""
+    return any(isinstance(o, page.Attend) and o.keys == o.values for o in f.ops)
 
 
 def tile_of(program: Module, name: str) -> TensorType:
@@ -165,7 +165,7 @@ class CudaAttend(Schedulable[AttendKnobs]):
     target, kind, variant, version, knobs = "cuda", "attend", "K and V", 1, AttendKnobs
 
     def serves(self, f: Function) -> bool:
-        return not is_latent(attend_of(f))
+        return not reads_one_pool(f)
 
     def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> AttendKnobs:
         return choose(shape_of(program, f), given, MACHINES[target.name])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from vortex.ir.core import Attr, Function, Module
-from vortex.schedules.cuda_attend import AttendShape, attend_of, is_latent, partial_words, tile_of
+from vortex.schedules.cuda_attend import AttendShape, attend_of, partial_words, reads_one_pool, tile_of
 from vortex.schedules.cuda_select import too_many_threads
 from vortex.schedules.knobs import Knobs, knob
 from vortex.schedules.template import Schedulable, declare
@@ -149,7 +149,7 @@ class CudaLatent(Schedulable[LatentKnobs]):
     target, kind, variant, version, knobs = "cuda", "attend", "latent rows", 1, LatentKnobs
 
     def serves(self, f: Function) -> bool:
-        return is_latent(attend_of(f))
+        return reads_one_pool(f)
 
     def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> LatentKnobs:
         return choose(shape_of(program, f), given, MACHINES[target.name])

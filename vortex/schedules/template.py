@@ -77,8 +77,9 @@ MODULES = ("cpu", "cuda_plan", "cuda_append", "cuda_select", "cuda_attend", "cud
 
 
 def declare(cls: type[Schedulable[K]]) -> type[Schedulable[K]]:
-    """Take a declaration in."""
-    DECLARED.append(cls())  # type: ignore[arg-type]
+    """Take a declaration in; one that is there already stays where it is."""
+    if not any(type(s) is cls for s in DECLARED):
+        DECLARED.append(cls())  # type: ignore[arg-type]
     return cls
 
 

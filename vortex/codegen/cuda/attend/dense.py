@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend import latent
 from vortex.codegen.cuda.attend.merge import LOWEST, Merge
 from vortex.codegen.cuda.attend.queries import Queries
 from vortex.codegen.cuda.attend.shared_tile import ByteTile, SharedTile
@@ -47,7 +46,7 @@ from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType, fp8_e4m3
-from vortex.schedules.cuda_attend import AttendKnobs, AttendShape, attend_of, is_latent, partial_words, shape_of
+from vortex.schedules.cuda_attend import AttendKnobs, AttendShape, attend_of, partial_words, shape_of
 from vortex.schedules.knobs import read_knobs
 
 HEADROOM = 14.0
@@ -61,8 +60,6 @@ def emit_attend(program: Module, f: Function) -> list[str]:
         VortexError: VX4006 for element types or sizes that the template does not have.
     """
     o = attend_of(f)
-    if is_latent(o):
-        return latent.emit_attend(program, f)
     shape = shape_of(program, f)
     _require(program, o, shape)
     args = Arguments(program)

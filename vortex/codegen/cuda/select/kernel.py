@@ -20,7 +20,7 @@ from vortex.codegen.cuda.ptx import (
     quotient,
     remainder,
 )
-from vortex.codegen.cuda.select.layout import Layout, Memory, workspace_words
+from vortex.codegen.cuda.select.layout import Layout, Memory
 from vortex.codegen.cuda.select.sweeps import Passes
 from vortex.codegen.cuda.select.topk import TopK, keep_all
 from vortex.codegen.cuda.storage import Arena, StoredValues
@@ -143,6 +143,3 @@ class _Item:
             with when(equal(before[0], parts - 1)):
                 put(arrivals, i32(0), row)
         cta_sync()
-
-
-__all__ = ["emit_select", "workspace_words"]
