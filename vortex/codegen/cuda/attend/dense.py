@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend import latent
-from vortex.codegen.cuda.attend.dense_knobs import AttendKnobs, AttendShape, choose
 from vortex.codegen.cuda.attend.merge import LOWEST, Merge
 from vortex.codegen.cuda.attend.queries import Queries
 from vortex.codegen.cuda.attend.shared_tile import ByteTile, SharedTile
@@ -45,29 +43,14 @@ from vortex.codegen.cuda.ptx import (
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, f32, i32, let, put, when
 from vortex.errors import NOT_EMITTABLE
-from vortex.ir.core import Attr, Function, Module
+from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType, fp8_e4m3
-from vortex.targets.gpu import machine_of
+from vortex.schedules.cuda_attend import AttendKnobs, AttendShape, attend_of, partial_words, shape_of
+from vortex.schedules.knobs import read_knobs
 
 HEADROOM = 14.0
 """Powers of two between the largest weight and 1 in kernels that multiply in f16 for another type's sake."""
-
-
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with every knob the kernel is built with."""
-    if is_latent(_op(f)):
-        return latent.schedule_of(program, f)
-    shape = shape_of(program, _op(f))
-    knobs = choose(shape, f.attrs.get("schedule", {}), machine_of(program))
-    sizes = {"bytes_in_flight": knobs.in_flight(shape), "flops_per_byte": 8 * shape.head_tiles}
-    sizes["partial_words"] = partial_words(shape)
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), **sizes}
-
-
-def shape_of(program: Module, o: page.Attend) -> AttendShape:
-    q, k, v = (_tensor(program, n) for n in ("q", o.keys, o.values))
-    return AttendShape(q.tile[0], q.tile[1], v.tile[1], k.tile[0], k.dtype.bytes)
 
 
 def emit_attend(program: Module, f: Function) -> list[str]:
@@ -76,10 +59,8 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     Raises:
         VortexError: VX4006 for element types or sizes that the template does not have.
     """
-    o = _op(f)
-    if is_latent(o):
-        return latent.emit_attend(program, f)
-    shape = shape_of(program, o)
+    o = attend_of(f)
+    shape = shape_of(program, f)
     _require(program, o, shape)
     args = Arguments(program)
     args.queries(program.decls["q"], align=16)
@@ -94,7 +75,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     out = _tensor(program, "out")
     args.tensor("out", ("B", "Hq", shape.v_dim), STORAGE[out.dtype.name], align=16)
     args.tensor("lse", ("L", "Hq"), F32)
-    knobs = choose(shape, f.attrs.get("schedule", {}), machine_of(program))
+    knobs = read_knobs(AttendKnobs, f.attrs.get("schedule", {}))
     if knobs.planned:
         args.tensor("work", (2, "N"), I32)
         args.tensor("partials", ("I", "Hkv", partial_words(shape)), F32, align=16)
@@ -106,20 +87,6 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
         _Cta(args, o, shape, knobs, STORAGE[_tensor(program, "q").dtype.name]).emit()
     return args.names
-
-
-def partial_words(shape: AttendShape) -> int:
-    """f32 words that one split of one row leaves: the sums, then maximum and total per head."""
-    return shape.group * shape.v_dim + (2 * shape.group + 3) // 4 * 4
-
-
-def is_latent(o: page.Attend) -> bool:
-    """Whether keys and values are one tensor, as under MLA: a template of its own reads it once."""
-    return o.keys == o.values
-
-
-def _op(f: Function) -> page.Attend:
-    return next(o for o in f.ops if isinstance(o, page.Attend))
 
 
 def _tensor(program: Module, name: str) -> TensorType:

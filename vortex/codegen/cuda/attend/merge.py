@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape
 from vortex.codegen.cuda.ptx import (
     LN2,
     cta_sync,
@@ -23,6 +22,7 @@ from vortex.codegen.cuda.ptx import (
     words,
 )  # fmt: skip
 from vortex.codegen.tir import F32, I32, Buffer, Expr, T, equal, f32, i32, let, loop, put, when
+from vortex.schedules.cuda_attend import AttendShape
 
 QUAD = 4
 """Dims of one head that a thread merges: 16 bytes of fp32."""
