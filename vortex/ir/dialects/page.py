@@ -48,6 +48,7 @@ class Load(Op):
 
     buffer: str
     type: TensorType
+    role = "leaf"
 
     def infer(self) -> TensorType:
         return one_page_axis(self, self.type.dtype, self.type.shape)
@@ -58,6 +59,7 @@ class LoadSelection(Op):
     """The pages that ``select`` kept for the current row."""
 
     buffer: str
+    role = "leaf"
 
     def infer(self) -> SelectionType:
         return SelectionType()
@@ -69,6 +71,7 @@ class Store(Op):
 
     x: Value
     buffer: str
+    role = "effect"
 
     def infer(self) -> None:
         self.require(isinstance(self.x.type, TensorType | SelectionType), "nothing to store")
@@ -83,6 +86,7 @@ class Scatter(Op):
 
     source: str
     buffer: str
+    role = "effect"
 
     def infer(self) -> None:
         return None
@@ -103,6 +107,7 @@ class Attend(Op):
     values: str
     lse: str
     type: TensorType
+    role = "effect"
 
     def infer(self) -> Type:
         q = tensor(self, self.q)
@@ -118,6 +123,7 @@ class Plan(Op):
 
     buffer: str
     page_size: int
+    role = "effect"
 
     def infer(self) -> None:
         self.require(self.page_size > 0, "the page size must be positive")

@@ -23,7 +23,7 @@ from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, differ, equal, f3
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import VIEWS, over_pages
+from vortex.ir.staging import over_pages
 from vortex.ir.types import DType, Sym, bf16, f16
 
 COLUMNS = 8
@@ -35,8 +35,6 @@ UNIT_WORDS = 32
 PIECES = 3
 """bf16 numbers that add up to any fp32 number."""
 HIGH = 0xFFFF0000
-EXACT = (flow.Maximum, flow.Minimum, flow.Neg, flow.Abs)
-"""Ops whose result is one of their operands, or its negative or zero."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def matrix_of(o: Op, paged: Callable[[page.Load], bool]) -> Matrix | None:
 
 
 def _is_load(v: Value, load: page.Load) -> bool:
-    while isinstance(v.owner, VIEWS):
+    while isinstance(v.owner, flow.View):
         v = v.owner.x
     return v.owner is load
 
@@ -167,9 +165,9 @@ def _exact(v: Value, dtype: DType) -> bool:
         return type_of(o.value).dtype == dtype
     if isinstance(o, flow.Constant):
         return o.number == 0
-    if isinstance(o, VIEWS):
+    if isinstance(o, flow.View):
         return _exact(o.x, dtype)
-    return isinstance(o, EXACT) and all(_exact(x, dtype) for x in o.operands)
+    return o is not None and not o.rounds and all(_exact(x, dtype) for x in o.operands)
 
 
 @dataclass(frozen=True)
