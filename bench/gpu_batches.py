@@ -105,14 +105,11 @@ class Batch:
         return cls(made)
 
     def split(self, about: dict[str, Any], splits: int) -> Batch:
-        """With scratch for ``splits`` CTAs a row: exactly so many of a grid, on average with a work list."""
+        """With scratch for ``splits`` CTAs a row on average."""
         batch, heads = self.tensors["counts"].shape
-        shape: tuple[int, ...] = (batch * heads, splits, about["words"])
-        if about["knobs"]["planned"]:
-            slots = batch * splits
-            self.tensors["work"] = self.work(slots).cuda()
-            shape = (batch + slots, heads, about["words"])
-        self.tensors["partials"] = torch.full(shape, float("nan"), device="cuda")
+        slots = batch * splits
+        self.tensors["work"] = self.work(slots).cuda()
+        self.tensors["partials"] = torch.full((batch + slots, heads, about["words"]), float("nan"), device="cuda")
         return self
 
     def work(self, slots: int) -> torch.Tensor:

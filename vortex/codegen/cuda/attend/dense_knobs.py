@@ -42,7 +42,7 @@ class AttendKnobs:
     """``warps`` a CTA, ``stages`` of each warp's ring of tiles, ``tile`` tokens, ``residents`` CTAs an SM must hold.
 
     ``overlap`` lets the next kernel of the stream begin before this one ends, as far as it does not read (1), and
-    lets this one do so. ``planned`` kernels walk the work list of ``plan`` instead of a grid of splits.
+    lets this one do so.
     """
 
     warps: int = 4
@@ -50,7 +50,6 @@ class AttendKnobs:
     tile: int = 16
     residents: int = 1
     overlap: int = 1
-    planned: int = 1
 
     def attrs(self) -> dict[str, Attr]:
         return dict(asdict(self))
@@ -108,7 +107,7 @@ def choose(shape: AttendShape, schedule: Mapping[str, Attr], machine: Machine = 
     tile = int(schedule.get("tile", shape.unit))
     warps = int(schedule.get("warps", 4))
     stages = schedule.get("stages")
-    rest = {name: int(schedule[name]) for name in ("residents", "overlap", "planned") if name in schedule}
+    rest = {name: int(schedule[name]) for name in ("residents", "overlap") if name in schedule}
     found = AttendKnobs(warps, int(stages or 3), tile, **rest)
     if stages is None and 2 * (found.arena_bytes(shape) + 1024) > SHARED_LIMIT:
         found = replace(found, stages=2)
