@@ -6,10 +6,10 @@ import re
 
 import pytest
 import torch
+from vortex.codegen.cuda.attend.dense_knobs import AttendShape, choose, space
 
 from tests.cuda.attend_case import Case, kernel, source
 from tests.emulation import Emulated
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape, choose, space
 from vortex.errors import VortexError
 
 SHAPES = [

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from vortex.codegen.cuda.attend.dense_knobs import AttendShape
+from vortex.codegen.cuda.attend.latent_knobs import choose, space
 
 from tests.cuda.attend_case import Knobs
 from tests.cuda.latent_case import LatentCase, kernel, source
 from tests.cuda.test_attend import mutants
 from tests.emulation import Emulated
 from vortex.codegen.build.nvcc import build_cuda
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape
-from vortex.codegen.cuda.attend.latent_knobs import choose, space
 from vortex.codegen.emit import parse_tir
-from vortex.codegen.space import space_of
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
+from vortex.schedules.space import space_of
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from vortex.codegen.space import Space, space_of
 from vortex.driver import compile_flow
 from vortex.ir.core import Function, Module
 from vortex.kinds.buckets import Bucket
+from vortex.schedules.space import Space, space_of
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 from vortex.tune import layers

@@ -23,7 +23,7 @@ from vortex.tune.record import Key, Measure, Record, Silicon, lookup_of, merge
 from vortex.tune.store import Store
 
 if TYPE_CHECKING:
-    from vortex.codegen.space import Space
+    from vortex.schedules.space import Space
 
 SHIPPED = Path(__file__).with_name("shipped")
 PROJECT = ".vortex"

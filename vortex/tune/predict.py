@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vortex.codegen.space import Config
 from vortex.ir.core import Function, Module
-from vortex.passes.schedule import bytes_per_page
+from vortex.schedules.space import Config
+from vortex.schedules.traffic import bytes_per_page
 from vortex.targets.target import Target
 from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.search import Predict

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vortex.codegen.space import Config, Space, space_of
 from vortex.driver import compile_flow
 from vortex.errors import BUNDLE_BUSY, UNKNOWN_NAME, nearest
 from vortex.ir.core import Function, Module
+from vortex.schedules.space import Config, Space, space_of
 from vortex.spec import Spec
 from vortex.targets.target import Target
 from vortex.tune.build import Told, build_bundle

@@ -10,6 +10,8 @@ from vortex.codegen.values import Index, Values, type_of
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
+from vortex.schedules.cpu import CpuKnobs
+from vortex.schedules.knobs import read_knobs
 
 
 def emit_append(program: Module, f: Function) -> list[str]:
@@ -53,7 +55,7 @@ def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
 def _emit_summaries(args: Arguments, f: Function) -> None:
     size = int(args.program.attrs["page_size"])
     heads = args.size("Hkv")
-    schedule = f.attrs.get("schedule", {})
+    knobs = read_knobs(CpuKnobs, f.attrs.get("schedule", {}))
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))
         h = let("h", T.floormod(row, heads))
@@ -69,7 +71,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
 
             constants = args.constants
             values = Values(load, None, constants, {"layer": args.scalars.get("layer")})
-            tiles = Tiles(values, Shape(schedule.get("lanes", 16), schedule.get("unroll", 8)))
+            tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
             for o in f.ops:
                 require_emittable(o)
                 if isinstance(o, page.Store):

@@ -24,6 +24,8 @@ from vortex.codegen.tir import (
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
+from vortex.schedules.cpu import CpuKnobs
+from vortex.schedules.knobs import read_knobs
 
 NEG_INF = float("-inf")
 
@@ -53,8 +55,8 @@ class _Row:
         self.q_type, self.k_type, self.v_type, self.out_type = q, k, v, out
         self.group, self.dim = q.tile
         self.page, self.v_dim = v.tile[0], out.tile[1]
-        schedule = f.attrs.get("schedule", {})
-        self.shape = Shape(schedule.get("lanes", 16), schedule.get("unroll", 8))
+        knobs = read_knobs(CpuKnobs, f.attrs.get("schedule", {}))
+        self.shape = Shape(knobs.lanes, knobs.unroll)
 
     def emit(self) -> None:
         group, v_dim = self.group, self.v_dim

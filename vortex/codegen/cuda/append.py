@@ -8,8 +8,7 @@ it is one CTA for each row, and in a prefill chunk CTAs without a page leave aft
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles
@@ -32,48 +31,14 @@ from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE, narrow
 from vortex.codegen.tir import U32, Buffer, Expr, T, cast, flat, i32, let, local, loop, put, tirx, when
 from vortex.codegen.values import Index, type_of
-from vortex.ir.core import Attr, Function, Module
+from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
-from vortex.targets.gpu import H200, Machine, machine_of
+from vortex.schedules.cuda_append import AppendKnobs
+from vortex.schedules.knobs import read_knobs
 
-VECTOR = 16
-"""Bytes that a thread loads at once."""
 CTAS = 4096
 """Stripes are as many as leave about this many CTAs for each KV head."""
-
-
-@dataclass(frozen=True, slots=True)
-class AppendKnobs:
-    """Code knobs of ``append``."""
-
-    threads: int = 128
-    overlap: int = 1
-    """Whether it may be launched before the kernel in front of it has ended."""
-
-    def attrs(self) -> dict[str, Attr]:
-        return dict(asdict(self))
-
-
-def choose(schedule: Mapping[str, Attr], machine: Machine = H200) -> AppendKnobs:
-    """The knobs that the schedule names, defaults for the rest.
-
-    Where one load of each thread of an SM does not cover the latency of the memory, a page is shared by more threads:
-    fewer rounds, each of which waits for its loads.
-    """
-    default = AppendKnobs() if machine.threads * VECTOR >= machine.bytes_needed else AppendKnobs(threads=256)
-    return AppendKnobs(**{n: int(schedule.get(n, x)) for n, x in default.attrs().items()})
-
-
-def space() -> list[AppendKnobs]:
-    """All points a tuner may try."""
-    return [AppendKnobs(threads) for threads in (64, 128, 256)]
-
-
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with every knob the kernel is built with."""
-    knobs = choose(f.attrs.get("schedule", {}), machine_of(program))
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), "bytes_in_flight": knobs.threads * VECTOR}
 
 
 def emit_append(program: Module, f: Function) -> list[str]:
@@ -81,7 +46,7 @@ def emit_append(program: Module, f: Function) -> list[str]:
     args = Arguments(program)
     scattered = [o for o in f.ops if isinstance(o, page.Scatter)]
     args.of_append(f, loc=True)
-    knobs = choose(f.attrs.get("schedule", {}), machine_of(program))
+    knobs = read_knobs(AppendKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
     size, heads = int(program.attrs["page_size"]), args.size("Hkv")

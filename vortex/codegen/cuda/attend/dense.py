@@ -13,9 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments, tensor_type
-from vortex.codegen.cuda.attend import latent
-from vortex.codegen.cuda.attend.dense_knobs import AttendKnobs, AttendShape, choose
-from vortex.codegen.cuda.attend.merge import Merge, Row, partial_words
+from vortex.codegen.cuda.attend.merge import Merge, Row
 from vortex.codegen.cuda.attend.queries import Queries
 from vortex.codegen.cuda.attend.ring import run_ring
 from vortex.codegen.cuda.attend.shared_tile import ByteTile, SharedTile
@@ -46,30 +44,14 @@ from vortex.codegen.cuda.work_list import HEADER
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, f32, i32, let, put, when
 from vortex.errors import NOT_EMITTABLE
-from vortex.ir.core import Attr, Function, Module
+from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import fp8_e4m3
-from vortex.targets.gpu import machine_of
+from vortex.schedules.cuda_attend import AttendKnobs, AttendShape, attend_of, partial_words, shape_of
+from vortex.schedules.knobs import read_knobs
 
 HEADROOM = 14.0
 """Powers of two between the largest weight and 1 in kernels that multiply in f16 for another type's sake."""
-
-
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with every knob the kernel is built with."""
-    if is_latent(_op(f)):
-        return latent.schedule_of(program, f)
-    shape = shape_of(program, _op(f))
-    knobs = choose(shape, f.attrs.get("schedule", {}), machine_of(program))
-    sizes = {"bytes_in_flight": knobs.in_flight(shape), "flops_per_byte": 8 * shape.head_tiles}
-    sizes["partial_words"] = partial_words(shape)
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), **sizes}
-
-
-def shape_of(program: Module, o: page.Attend) -> AttendShape:
-    """What of a model the kernel is compiled for."""
-    q, k, v = (tensor_type(program, n) for n in ("q", o.keys, o.values))
-    return AttendShape(q.tile[0], q.tile[1], v.tile[1], k.tile[0], k.dtype.bytes)
 
 
 def emit_attend(program: Module, f: Function) -> list[str]:
@@ -78,31 +60,20 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     Raises:
         VortexError: VX4006 for element types or sizes that the template does not have.
     """
-    o = _op(f)
-    if is_latent(o):
-        return latent.emit_attend(program, f)
-    shape = shape_of(program, o)
+    o = attend_of(f)
+    shape = shape_of(program, f)
     _require(program, o, shape)
     args = Arguments(program)
     args.of_attend(o, align=16)
     args.tensor("work", (2, "N"), I32)
     args.tensor("partials", ("I", "Hkv", partial_words(shape)), F32, align=16)
     args.tensor("arrivals", ("R",), I32)
-    knobs = choose(shape, f.attrs.get("schedule", {}), machine_of(program))
+    knobs = read_knobs(AttendKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
     with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
         _emit_cta(_Template.of(args, o, shape, knobs))
     return args.names
-
-
-def is_latent(o: page.Attend) -> bool:
-    """Whether keys and values are one tensor, as under MLA: a template of its own reads it once."""
-    return o.keys == o.values
-
-
-def _op(f: Function) -> page.Attend:
-    return next(o for o in f.ops if isinstance(o, page.Attend))
 
 
 def _require(program: Module, o: page.Attend, shape: AttendShape) -> None:

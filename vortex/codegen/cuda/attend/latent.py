@@ -17,9 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments, tensor_type
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape
-from vortex.codegen.cuda.attend.latent_knobs import KEY_PARTS, LatentKnobs, choose
-from vortex.codegen.cuda.attend.merge import Merge, Row, partial_words
+from vortex.codegen.cuda.attend.merge import Merge, Row
 from vortex.codegen.cuda.attend.ring import run_ring
 from vortex.codegen.cuda.attend.shared_tile import CHUNK
 from vortex.codegen.cuda.attend.softmax import LOWEST, SoftmaxState
@@ -50,21 +48,13 @@ from vortex.codegen.cuda.work_list import HEADER
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, differ, equal, f32, i32, let, put, when
 from vortex.errors import NOT_EMITTABLE
-from vortex.ir.core import Attr, Function, Module
-from vortex.ir.dialects import page
+from vortex.ir.core import Function, Module
+from vortex.schedules.cuda_attend import AttendShape, attend_of, partial_words
+from vortex.schedules.cuda_latent import KEY_PARTS, LatentKnobs, shape_of
+from vortex.schedules.knobs import read_knobs
 
 SPAN = 64
 """Numbers of a row whose 16-byte chunks are exchanged among themselves: places in two spans differ by a constant."""
-
-
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with every knob the kernel is built with; ``row_counters`` are the arrivals that a row takes."""
-    shape = shape_of(program, _op(f))
-    knobs = choose(shape, f.attrs.get("schedule", {}))
-    products = knobs.blocks(shape) * knobs.heads * (shape.dim + shape.v_dim)  # of a row's numbers, read once
-    sizes = {"bytes_in_flight": knobs.in_flight(shape), "flops_per_byte": products // shape.dim}
-    sizes["partial_words"] = partial_words(shape)
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), **sizes, "row_counters": knobs.blocks(shape)}
 
 
 def emit_attend(program: Module, f: Function) -> list[str]:
@@ -73,8 +63,8 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     Raises:
         VortexError: VX4006 for element types or sizes that the template does not have.
     """
-    o = _op(f)
-    shape = shape_of(program, o)
+    o = attend_of(f)
+    shape = shape_of(program, f)
     dtype = tensor_type(program, o.keys).dtype.name
     if STORAGE[dtype] not in TILE_TYPES:
         raise NOT_EMITTABLE.at(why=f"attend on a GPU takes bf16 or f16, not {dtype}", hint="compile with --dtype bf16")
@@ -83,7 +73,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     args.tensor("work", (2, "N"), I32)
     args.tensor("partials", ("I", 1, partial_words(shape)), F32, align=16)
     args.tensor("arrivals", ("R",), I32)
-    knobs = choose(shape, f.attrs.get("schedule", {}))
+    knobs = read_knobs(LatentKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
     with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
@@ -91,16 +81,6 @@ def emit_attend(program: Module, f: Function) -> list[str]:
         tiling = Tiling(shape.page, knobs.tile)
         _emit_cta(_Template(args, shape, knobs, tiling, pool, flat_view(pool, STORAGE[dtype], 16), STORAGE[dtype]))
     return args.names
-
-
-def _op(f: Function) -> page.Attend:
-    return next(o for o in f.ops if isinstance(o, page.Attend))
-
-
-def shape_of(program: Module, o: page.Attend) -> AttendShape:
-    """What of a model the kernel is compiled for."""
-    q, rows, out = (tensor_type(program, n) for n in ("q", o.keys, "out"))
-    return AttendShape(q.tile[0], q.tile[1], out.tile[1], rows.tile[0])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.arrival import arrive
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape
 from vortex.codegen.cuda.attend.softmax import LOWEST
 from vortex.codegen.cuda.ptx import (
     LN2,
@@ -25,6 +24,7 @@ from vortex.codegen.cuda.ptx import (
     words,
 )  # fmt: skip
 from vortex.codegen.tir import F32, I32, Buffer, Expr, T, equal, f32, i32, let, loop, put, when
+from vortex.schedules.cuda_attend import AttendShape
 
 QUAD = 4
 """Dims of one head that a thread merges: 16 bytes of fp32."""
@@ -32,11 +32,6 @@ AT_ONCE = 4
 """Splits read together, so that their latencies overlap."""
 State: TypeAlias = tuple[Buffer, Buffer]
 """Running maximum and total of a head, and the sums of 4 of its dims."""
-
-
-def partial_words(shape: AttendShape) -> int:
-    """f32 words that one split of one row leaves: the sums, then maximum and total per head."""
-    return shape.group * shape.v_dim + (2 * shape.group + 3) // 4 * 4
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape
 from vortex.codegen.cuda.attend.shared_tile import SharedTile
 from vortex.codegen.cuda.ptx import LOG2E, pack_pair, ptx, quotient, registers, remainder, shuffle, shuffle_xor, words
 from vortex.codegen.tir import F32, U32, Buffer, Expr, T, f32, i32, let, put
+from vortex.schedules.cuda_attend import AttendShape
 
 LARGEST = 127 + 14
 """Biased exponent of the largest number of a head once it is scaled."""

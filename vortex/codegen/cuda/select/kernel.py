@@ -20,8 +20,7 @@ from vortex.codegen.cuda.ptx import (
     quotient,
     remainder,
 )
-from vortex.codegen.cuda.select.knobs import SelectKnobs, choose
-from vortex.codegen.cuda.select.layout import Layout, Memory, workspace_words
+from vortex.codegen.cuda.select.layout import Layout, Memory
 from vortex.codegen.cuda.select.sweeps import Passes
 from vortex.codegen.cuda.select.topk import TopK, keep_all
 from vortex.codegen.cuda.storage import Arena, StoredValues
@@ -29,23 +28,9 @@ from vortex.codegen.cuda.warp import Cta
 from vortex.codegen.cuda.work_list import HEADER, PART_BITS
 from vortex.codegen.tir import I32, Expr, T, equal, i32, let, local, put, when
 from vortex.codegen.tir import choose as branch
-from vortex.ir.core import Attr, Function, Module
-from vortex.targets.gpu import machine_of
-
-
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with every knob the kernel is built with."""
-    layout = Layout(program, f)
-    knobs = _knobs(program, layout)
-    flight = {"bytes_in_flight": knobs.in_flight_bytes(matrices=bool(layout.matrices))}
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), **flight}
-
-
-def _knobs(program: Module, layout: Layout) -> SelectKnobs:
-    group = int(program.attrs.get("group", 1))
-    crowded = group > 32 or any(m.column_tiles * m.sums > 2 or m.chunks > 8 for m in layout.matrices.values())
-    schedule = layout.f.attrs.get("schedule", {})
-    return choose(schedule, layout.page_words, machine_of(program), roomy=group <= 8, crowded=crowded)
+from vortex.ir.core import Function, Module
+from vortex.schedules.cuda_select import SelectKnobs
+from vortex.schedules.knobs import read_knobs
 
 
 def emit_select(program: Module, f: Function) -> list[str]:
@@ -53,7 +38,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
     args = Arguments(program)
     args.of_select(f, work_list=True)
     layout = Layout(program, f)
-    knobs = _knobs(program, layout)
+    knobs = read_knobs(SelectKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
     if knobs.residents:
@@ -145,6 +130,3 @@ class _Item:
             with when(equal(before[0], parts - 1)):
                 put(arrivals, i32(0), row)
         cta_sync()
-
-
-__all__ = ["emit_select", "schedule_of", "workspace_words"]
