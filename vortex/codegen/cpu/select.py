@@ -43,7 +43,7 @@ LINE_BYTES = 64
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
-    _declare(args, f)
+    args.of_select(f, work_list=False)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))
@@ -65,17 +65,6 @@ def emit_select(program: Module, f: Function) -> list[str]:
                 else:
                     T.evaluate(0)
     return args.names
-
-
-def _declare(args: Arguments, f: Function) -> None:
-    args.inputs_of_select(f)
-    args.tensor("plan", (4, "B"), "int32")
-    args.tensor("page_table", ("B", "Pmax"), "int32")
-    if any(isinstance(o, flow.Layer) for o in f.ops):
-        args.scalar("layer", "int32")
-    args.tensor("workspace", ("rows", "words"), F32)
-    args.tensor("pages", ("B", "Hkv", "K"), "int32")
-    args.tensor("counts", ("B", "Hkv"), "int32")
 
 
 @dataclass
