@@ -75,7 +75,7 @@ class Chooser:
     def _group(self, query: Query, bucket: Bucket, space: Space) -> Group:
         """What the first layer that has usable records of a bucket says of it; noisy ones where no calm one is."""
         for layer in self.layers.layers.values():
-            found = {r.config: r for r in self.layers.best(layer, query.lookup, bucket) if dict(r.config) in space}
+            found = {r.point: r for r in self.layers.best(layer, query.lookup, bucket) if dict(r.point) in space}
             if found:
                 return {c: r for c, r in found.items() if not r.noisy} or found
         return {}
@@ -83,7 +83,7 @@ class Chooser:
 
 def _choice(found: Sequence[Served], origin: str) -> Choice:
     """The first with the others as its variants."""
-    made = [Choice(dict(x.record.config), f"{origin}:{x.record.id[:SHOWN]}", x.buckets) for x in found]
+    made = [Choice(dict(x.record.point), f"{origin}:{x.record.id[:SHOWN]}", x.buckets) for x in found]
     return replace(made[0], others=tuple(made[1:]))
 
 
