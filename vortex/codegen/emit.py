@@ -8,7 +8,7 @@ from vortex.codegen.templates import template_for
 from vortex.errors import NO_COMPILER, TIR_INVALID
 from vortex.ir import digest
 from vortex.ir.core import Attr, Function, Module
-from vortex.ir.schedules import check_schedule
+from vortex.schedules.check import check_program, described
 from vortex.targets.target import TARGETS, Target
 
 
@@ -32,11 +32,10 @@ def emit_program(program: Module, target: str = "cpu") -> dict[str, KernelSource
     """Every kernel of ``program`` as TensorIR text for the named target, in launch order.
 
     Raises:
-        VortexError: VX2005 when a schedule is none, VX4003 without TVM, VX4006 when a kernel holds what no template
-            can emit.
+        VortexError: as :func:`vortex.schedules.check.check_program`; VX4003 without TVM, VX4006 when a kernel
+            holds what no template can emit.
     """
-    for f in program.functions.values():
-        check_schedule(f)
+    check_program(program, TARGETS[target])
     every = [v for f in program.functions.values() for v in variants_of(f)]
     return {f.name: emit_kernel(program, f, TARGETS[target]) for f in every}
 
@@ -66,6 +65,7 @@ def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
     except ImportError:
         raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
     template = template_for(target, f)
+    schedule = described(program, f, target)
     symbol = f"{program.name}_{f.name}"
     with IRBuilder() as builder, T.prim_func(s_tir=target.kind == "cpu"):
         T.func_name(symbol)
@@ -77,7 +77,7 @@ def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
         str(builder.get().script()),
         tuple(args),
         *template.words_of(program, f),
-        template.schedule_of(program, f),
+        schedule,
         digest.structural_of(f),
     )
 

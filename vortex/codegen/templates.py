@@ -5,35 +5,26 @@ An entry names functions as ``module:function``; nothing is imported before it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
 from vortex.errors import NOT_EMITTABLE
-from vortex.ir.core import Attr, Function, Module
-from vortex.ir.dialects import page
+from vortex.ir.core import Function, Module
 from vortex.kinds.kind import KINDS
+from vortex.schedules.cpu import CpuAppend, CpuAttend, CpuSelect
+from vortex.schedules.cuda_append import CudaAppend
+from vortex.schedules.cuda_attend import CudaAttend, reads_one_pool
+from vortex.schedules.cuda_latent import CudaLatent
+from vortex.schedules.cuda_plan import CudaPlan
+from vortex.schedules.cuda_select import CudaSelect
+from vortex.schedules.template import Schedulable, declare
 from vortex.targets.target import Target
 
-Config = Mapping[str, int]
 Words = tuple[int, int]
 Reference = str | Callable[..., Any]
 """A function, or ``module:function`` of one that is imported when it is first called."""
-
-
-@dataclass(frozen=True, slots=True)
-class Knobs:
-    """What can be chosen in a template.
-
-    ``version`` is raised by hand when a knob's meaning or the code behind it changes so that old measurements say
-    nothing any more. ``complete`` takes a program and a kernel and gives the kernel's schedule with every knob that it
-    is built with; ``points`` gives all configurations that a tuner may try.
-    """
-
-    version: int
-    complete: Reference
-    points: Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +42,12 @@ class Template:
     variant: str = ""
     applies: Callable[[Function], bool] | None = None
     words: Reference | None = None
-    knobs: Knobs | None = None
-    """None where there is nothing to choose."""
+    knobs: type[Schedulable[Any]] | None = None
+    """What can be chosen in it (:mod:`vortex.schedules`); None where there is nothing."""
 
     @property
     def name(self) -> str:
         return f"{self.target}.{self.kind}{self.variant and '.' + self.variant}"
-
-    @property
-    def space(self) -> str | None:
-        """Name and version of what there is to choose, as records of measurements have it; variants share one."""
-        return None if self.knobs is None else f"{self.target}.{self.kind}@{self.knobs.version}"
 
     def emit_into(self, program: Module, f: Function) -> list[str]:
         """Write the kernel into the open TVM function; the names of its arguments in order."""
@@ -73,16 +59,6 @@ class Template:
             return int(f.attrs.get("page_words", 0)), int(f.attrs.get("row_words", 0))
         page_words, row_words = _function(self.words)(program, f)
         return int(page_words), int(row_words)
-
-    def schedule_of(self, program: Module, f: Function) -> dict[str, Attr]:
-        """The kernel's schedule with every knob that it is built with."""
-        if self.knobs is None:
-            return dict(f.attrs.get("schedule", {}))
-        return dict(_function(self.knobs.complete)(program, f))
-
-    def points_of(self, program: Module, f: Function) -> Iterable[Config]:
-        """All configurations that a tuner may try; none where there is nothing to choose."""
-        return [] if self.knobs is None else _function(self.knobs.points)(program, f)
 
 
 def _function(reference: Reference) -> Callable[..., Any]:
@@ -106,6 +82,8 @@ def register(template: Template) -> Template:
         raise ValueError(f"template '{template.name}' is registered twice")
     if (template.applies is None) != (not template.variant):
         raise ValueError(f"template '{template.name}': a variant, and nothing else, says what it applies to")
+    if template.knobs is not None:
+        declare(template.knobs)
     TEMPLATES[at] = tuple(sorted((*known, template), key=lambda t: t.applies is None))
     return template
 
@@ -129,44 +107,24 @@ def template_for(target: Target, f: Function) -> Template:
     return found
 
 
-def reads_one_pool(f: Function) -> bool:
-    """Whether keys and values are rows of one tensor, as under MLA."""
-    return any(isinstance(o, page.Attend) and o.keys == o.values for o in f.ops)
-
-
 _CPU, _CUDA = "vortex.codegen.cpu", "vortex.codegen.cuda"
-
-
-def _cpu(kind: str) -> Knobs:
-    return Knobs(1, f"{_CPU}.knobs:schedule_of", f"{_CPU}.knobs:{kind}_points")
-
-
-def _cuda(module: str, version: int = 1) -> Knobs:
-    return Knobs(version, f"{_CUDA}.{module}:schedule_of", f"{_CUDA}.{module}:points")
 
 
 for _template in (
     Template("cpu", "plan", f"{_CPU}.plan:emit_plan"),
-    Template("cpu", "append", f"{_CPU}.append:emit_append", knobs=_cpu("append")),
-    Template("cpu", "select", f"{_CPU}.select:emit_select", knobs=_cpu("select")),
-    Template("cpu", "attend", f"{_CPU}.attend:emit_attend", knobs=_cpu("attend")),
-    Template("cuda", "plan", f"{_CUDA}.plan:emit_plan", knobs=_cuda("plan")),
-    Template("cuda", "append", f"{_CUDA}.append:emit_append", knobs=_cuda("append")),
+    Template("cpu", "append", f"{_CPU}.append:emit_append", knobs=CpuAppend),
+    Template("cpu", "select", f"{_CPU}.select:emit_select", knobs=CpuSelect),
+    Template("cpu", "attend", f"{_CPU}.attend:emit_attend", knobs=CpuAttend),
+    Template("cuda", "plan", f"{_CUDA}.plan:emit_plan", knobs=CudaPlan),
+    Template("cuda", "append", f"{_CUDA}.append:emit_append", knobs=CudaAppend),
     Template(
         "cuda",
         "select",
         f"{_CUDA}.select.kernel:emit_select",
         words=f"{_CUDA}.select.layout:workspace_words",
-        knobs=_cuda("select.kernel"),
+        knobs=CudaSelect,
     ),
-    Template("cuda", "attend", f"{_CUDA}.attend.dense:emit_attend", knobs=_cuda("attend.dense")),
-    Template(
-        "cuda",
-        "attend",
-        f"{_CUDA}.attend.latent:emit_attend",
-        "latent",
-        reads_one_pool,
-        knobs=_cuda("attend.latent"),
-    ),
+    Template("cuda", "attend", f"{_CUDA}.attend.dense:emit_attend", knobs=CudaAttend),
+    Template("cuda", "attend", f"{_CUDA}.attend.latent:emit_attend", "latent", reads_one_pool, knobs=CudaLatent),
 ):
     register(_template)

@@ -18,8 +18,9 @@ import numpy as np
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.interpret import Row, Selection, held_as
+from vortex.ir.interpret import Row, held_as
 from vortex.ir.numerics import narrow
+from vortex.ir.ranking import Ranked
 from vortex.ir.staging import Staging, loads_by_loop, stage
 from vortex.ir.types import TensorType
 
@@ -245,7 +246,7 @@ def _select(k: Launch) -> None:
             _score(k, (r, h), Row(k.program, scored, b.layer, first), plan, passes, n, kept)
         else:
             for o in k.f.ops:
-                if isinstance(o, page.Store) and isinstance(o.x.owner, flow.TopK):
+                if isinstance(o, page.Store) and isinstance(o.x.owner, flow.Selection):
                     _keep(k, r, h, np.arange(n))
 
 
@@ -260,7 +261,7 @@ def _score(
             read |= {(o.buffer, p) for p in passes.get(o, ())}
         elif isinstance(o, page.Store):
             x = env[o.x]
-            if isinstance(x, Selection):
+            if isinstance(x, Ranked):
                 best = row.first + x.best(kept - (n - row.pages))
                 _keep(k, *at, np.concatenate([np.arange(row.first), best, np.arange(row.first + row.pages, n)]))
             else:

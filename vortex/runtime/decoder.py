@@ -84,6 +84,18 @@ class Decoder:
         return self._steps.heads
 
     @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that the planned step runs, in launch order: of variants, those that serve its size.
+        Steps that run the same kernels on the same numbers give the same bits.
+
+        Raises:
+            VortexError: VX6003 before :meth:`plan`.
+        """
+        if self._step is None:
+            raise NOT_READY.at(call="kernels", needs="plan")
+        return tuple(k.name for k in self._step.kernels)
+
+    @property
     def budget(self) -> Budget | None:
         """How many pages a row may attend to; may be set between steps and takes effect at the next plan, those in
         captured graphs included. Setting it raises VX6006 where a captured selection has no room for it, VX6011

@@ -41,7 +41,7 @@ ALIGN = 256
 """Bytes between the beginnings of buffers: no two share a line of a cache."""
 ROUNDS = 1
 """CTAs at work for each that the device holds. On an H200 four make a layer of 32 x 32K 29 % slower (84 for 65 us):
-rows are cut that need not be, and meeting costs more than the last CTAs leave idle (bench/gpu_layer.py --slots).
+rows are cut that need not be, and meeting costs more than the last CTAs leave idle (bench/gpu_layer.py).
 """
 ALL_PAGES = (2**28 - 1, 0, 1, 0, 1)
 """A budget, as numbers, that every page fits."""
@@ -141,8 +141,6 @@ class Layout:
     def _partials(self, size: Size, slots: int, kernels: Sequence[KernelEntry]) -> Shape:
         mine = [k for k in kernels if "partials" in k.args]
         words = max((_int(k.schedule["partial_words"]) for k in mine), default=0)
-        if any(not k.schedule.get("planned", 1) for k in mine):  # written so by hand: a CTA a row
-            return size.batch * self.heads, 1, words
         return size.batch + slots if mine else 0, self.heads, words
 
     def places(self, most: Size) -> tuple[dict[str, int], int]:

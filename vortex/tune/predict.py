@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from vortex.codegen.space import Config
 from vortex.ir.core import Function, Module
 from vortex.kinds.kind import KINDS
-from vortex.passes.schedule import bytes_per_page
+from vortex.schedules.space import Config
+from vortex.schedules.traffic import bytes_per_page
 from vortex.targets.target import Target
 from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.record import Silicon

@@ -47,6 +47,7 @@ class Load(Op):
 
     buffer: str
     type: TensorType
+    role = "leaf"
 
     def infer(self) -> TensorType:
         return one_page_axis(self, self.type.dtype, self.type.shape)
@@ -57,6 +58,7 @@ class LoadSelection(Op):
     """The pages that ``select`` kept for the current row."""
 
     buffer: str
+    role = "leaf"
 
     def infer(self) -> SelectionType:
         return SelectionType()
@@ -68,6 +70,7 @@ class Store(Op):
 
     x: Value
     buffer: str
+    role = "effect"
 
     def infer(self) -> None:
         self.require(isinstance(self.x.type, TensorType | SelectionType), "nothing to store")
@@ -82,6 +85,7 @@ class Scatter(Op):
 
     source: str
     buffer: str
+    role = "effect"
 
     def infer(self) -> None:
         return None
@@ -102,6 +106,7 @@ class Attend(Op):
     values: str
     lse: str
     type: TensorType
+    role = "effect"
 
     def infer(self) -> Type:
         q = tensor(self, self.q)
@@ -117,6 +122,7 @@ class Plan(Op):
 
     buffer: str
     page_size: int
+    role = "effect"
 
     def infer(self) -> None:
         self.require(self.page_size > 0, "the page size must be positive")

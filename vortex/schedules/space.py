@@ -1,15 +1,17 @@
-"""What can be chosen in each template: a finite set of points, every one of which builds and computes the same."""
+"""The points of a template that a tuner may try: a finite set, every one of which builds and computes the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vortex.codegen.templates import Config, find_template
-from vortex.errors import NO_COMPILER, NOT_EMITTABLE
+from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Function, Module
+from vortex.schedules.template import schedulable
 from vortex.targets.target import Target
+
+Config = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -61,35 +63,21 @@ def freeze(config: Config) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(config.items()))
 
 
-def template_of(target: Target, f: Function) -> str | None:
-    """Name and version of what there is to choose in a kernel; None where there is nothing."""
-    template = find_template(target, f)
-    return None if template is None else template.space
-
-
 def space_of(program: Module, f: Function, target: Target) -> Space | None:
     """The space of a kernel's template on ``target``; None where there is nothing to choose.
 
     Raises:
-        VortexError: VX4003 without TVM, VX4006 when no configuration of the kernel can be launched.
+        VortexError: VX4006 when no kernel of the template can be launched.
     """
-    template = find_template(target, f)
-    if template is None or template.space is None:
+    mine = schedulable(program, f, target)
+    if mine is None:
         return None
-    bare = Function(f.keyword, f.name, f.args, f.ops, {k: v for k, v in f.attrs.items() if k != "schedule"})
-    try:
-        points = _unique(dict(p) for p in template.points_of(program, f))
-        if not points:
-            why = f"no configuration of '{f.name}' can be launched on {target.name}"
-            raise NOT_EMITTABLE.at(why=why, hint="a smaller page or head dim")
-        chosen = template.schedule_of(program, bare)
-    except ImportError:
-        raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
-    default = {name: int(chosen[name]) for name in points[0]}
-    if default not in points:
-        points.append(default)
-    return Space(template.space, tuple(points), default)
-
-
-def _unique(points: Iterable[dict[str, int]]) -> list[dict[str, int]]:
-    return list({freeze(p): p for p in points}.values())
+    points = list({freeze(p): p for p in (k.attrs() for k in mine.space(program, f, target))}.values())
+    if not points:
+        why = f"no configuration of '{f.name}' can be launched on {target.name}"
+        raise NOT_EMITTABLE.at(why=why, hint="a smaller page or head dim")
+    default = mine.choose(program, f, target, {})
+    mine.require(program, f, target, default)
+    if default.attrs() not in points:
+        points.append(default.attrs())
+    return Space(mine.key, tuple(points), default.attrs())
