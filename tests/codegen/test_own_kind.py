@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,13 +23,12 @@ from vortex.budget import Budget
 from vortex.cli.cross import predicted_bytes
 from vortex.cli.main import main
 from vortex.codegen.emit import emit_program
-from vortex.codegen.space import space_of
-from vortex.codegen.templates import TEMPLATES, Knobs, Template, register
+from vortex.codegen.templates import TEMPLATES, Template, register
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
-from vortex.ir.core import Attr, Decl, Function, Module, Value
+from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.interpret import Row
 from vortex.ir.interpret_page import MEANING, Launch, run_program
@@ -43,8 +42,11 @@ from vortex.passes.manager import DEFAULT_PIPELINE, PASSES, Pass, PassContext, r
 from vortex.passes.manager import register as register_pass
 from vortex.runtime.decoder import load
 from vortex.runtime.scratch import Layout, Size
+from vortex.schedules.knobs import Knobs, knob, read_knobs
+from vortex.schedules.space import space_of
+from vortex.schedules.template import DECLARED, Schedulable
 from vortex.spec import Spec
-from vortex.targets.target import TARGETS
+from vortex.targets.target import TARGETS, Target
 from vortex.tune import worker
 from vortex.tune.record import Record
 from vortex.tune.store import Store
@@ -57,13 +59,27 @@ BUDGET = Budget(4)
 PLAN = TensorType(i32, (4,))
 
 
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with the one knob there is."""
-    return {"step": 1, **f.attrs.get("schedule", {})}
+@dataclass(frozen=True, slots=True)
+class TallyKnobs(Knobs):
+    step: int = knob(1, "requests that one turn of the loop takes, or warps of a CTA", least=1, most=32)
 
 
-def points(program: Module, f: Function) -> list[dict[str, int]]:
-    return [{"step": 1}, {"step": 2}]
+class CpuTally(Schedulable[TallyKnobs]):
+    target, kind, version, knobs = "cpu", "tally", 3, TallyKnobs
+
+    def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> TallyKnobs:
+        return TallyKnobs(**given)
+
+    def space(self, program: Module, f: Function, target: Target) -> Iterable[TallyKnobs]:
+        return [TallyKnobs(1), TallyKnobs(2)]
+
+
+class CudaTally(CpuTally):
+    target = "cuda"
+
+
+def step_of(f: Function) -> int:
+    return read_knobs(TallyKnobs, f.attrs["schedule"]).step
 
 
 def sum_of_plan(args: Any, r: Any) -> None:
@@ -86,7 +102,7 @@ def emit_on_cpu(program: Module, f: Function) -> list[str]:
     from vortex.codegen.tir import T, loop, when
 
     args = arguments(program)
-    step = int(schedule_of(program, f)["step"])
+    step = step_of(f)
     requests = args.size("B")
     with loop("turn", T.floordiv(requests + (step - 1), T.int32(step))) as turn:
         for i in range(step):
@@ -102,9 +118,9 @@ def emit_on_gpu(program: Module, f: Function) -> list[str]:
     args = arguments(program)
     T.device_entry()
     T.cta_id([1])
-    warp, lane = T.warp_id([int(schedule_of(program, f)["step"])]), T.lane_id([32])
+    warp, lane = T.warp_id([step_of(f)]), T.lane_id([32])
     warp, lane = let("warp", warp), let("lane", lane)
-    cta = Cta(warp, lane, let("thread", warp * 32 + lane), 32 * int(schedule_of(program, f)["step"]))
+    cta = Cta(warp, lane, let("thread", warp * 32 + lane), 32 * step_of(f))
     with cta.share("r", args.size("B")) as r:
         sum_of_plan(args, r)
     return list(args.names)
@@ -157,9 +173,8 @@ def declare_tally() -> None:
             ),
         )
     )
-    knobs = Knobs(3, schedule_of, points)
-    register(Template("cpu", "tally", emit_on_cpu, knobs=knobs))
-    register(Template("cuda", "tally", emit_on_gpu, knobs=knobs))
+    register(Template.of(CpuTally, emit_on_cpu))
+    register(Template.of(CudaTally, emit_on_gpu))
     MEANING["tally"] = meaning
 
 
@@ -172,6 +187,7 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(DEFAULT_PIPELINE, "page", f"add-tally,{DEFAULT_PIPELINE['page']}")
     yield
     del PASSES["add-tally"]
+    DECLARED[:] = [s for s in DECLARED if s.kind != "tally"]
     for table, old in zip(tables, before, strict=True):
         table.clear()
         table.update(old)
@@ -206,7 +222,7 @@ def test_it_compiles_runs_and_is_listed(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["info", str(made.artifact)]) == 0
     assert [line.split()[2:4] for line in capsys.readouterr().out.splitlines() if " tally " in line] == [["tally"] * 2]
     assert main(["kinds"]) == 0
-    assert "cpu.tally cuda.tally" in capsys.readouterr().out
+    assert "cpu.tally, cuda.tally" in capsys.readouterr().out
     assert main(["run", str(made.artifact)]) == 0, "the other kernels do what they did"
 
 
@@ -249,7 +265,6 @@ def test_its_cuda_text_does_the_same() -> None:
     program = run_pipeline(source, f"outline,{DEFAULT_PIPELINE['page']}", PassContext(TARGETS["sm_90a"]))
     b = batch(source, LENGTHS, budget=BUDGET)
     kernels = Kernels.of({"p": program}, ["plan", "tally"])
-    assert "__global__" in kernels.text
     given = tensors(kernels, "p", b) | {"tally": torch.full((len(LENGTHS),), -1, dtype=torch.int32)}
     kernels.run("p", given, ["plan", "tally"])
     run_program(program, b)

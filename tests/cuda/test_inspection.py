@@ -15,8 +15,8 @@ from vortex.codegen.build.resources import KernelResources
 from vortex.codegen.cuda import append
 from vortex.codegen.cuda.attend import dense_knobs as attend_knobs
 from vortex.codegen.cuda.select import knobs as select_knobs
-from vortex.codegen.templates import template_for
 from vortex.driver import compile_flow
+from vortex.schedules.check import described
 from vortex.spec import Spec
 from vortex.targets.gpu import B200, H200, MACHINES
 from vortex.targets.target import TARGETS
@@ -162,7 +162,7 @@ def test_many_heads_over_latent_rows_wait_for_the_tensor_cores(heads: int, limit
     target = TARGETS["sm_100a"]
     program = compile_flow("latent_topk", spec=spec, targets=[target], to="page").programs[target.name]
     f = program.functions["attend"]
-    schedule = template_for(target, f).schedule_of(program, f)
+    schedule = described(program, f, target)
     flight = schedule["bytes_in_flight"]
     assert isinstance(flight, int)
     used = KernelResources("sm_100a", 128, 0, 0, 0, 60 << 10, 128)
