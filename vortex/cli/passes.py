@@ -4,7 +4,7 @@ the knobs of every kernel too.
 examples:
   vortex passes
   vortex passes fuse
-  vortex passes schedule                       with the knobs of every kernel
+  vortex passes schedule
   vortex passes --json
 """
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from vortex.driver import compile_flow
 from vortex.errors import BAD_OPTION, BUNDLE_BUSY, UNKNOWN_NAME, nearest
 from vortex.ir.core import Function, Module
+from vortex.kinds.kind import KINDS
 from vortex.schedules.space import Config, Space, space_of
 from vortex.spec import Spec
 from vortex.targets.target import Target
@@ -23,8 +24,6 @@ from vortex.tune.predict import predictor
 from vortex.tune.record import Record
 from vortex.tune.search import Point, propose
 from vortex.tune.shapes import Shape
-
-KINDS = ("plan", "append", "select", "attend")
 
 
 @contextmanager
@@ -49,7 +48,7 @@ class Tuner:
     shapes: Sequence[Shape]
     path: Path
     layers: Layers
-    kinds: Sequence[str] = ("select", "attend")
+    kinds: Sequence[str] = field(default_factory=lambda: [k.name for k in KINDS.values() if k.tuned])
     most: int = 24
     """Candidates of one kernel in one bundle."""
     jobs: int | None = None

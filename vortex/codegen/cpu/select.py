@@ -53,7 +53,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
         first = let("first", plan[2, r])
         scored = let("scored", plan[3, r])
         kernel = _Row(args, f, row, r, h, first, scored)
-        topk = next((o for o in f.ops if isinstance(o, flow.TopK)), None)
+        topk = next((o for o in f.ops if isinstance(o, flow.Selection)), None)
         with choose(scored > 0) as (then, other):
             with then():
                 kernel.passes()
@@ -171,7 +171,7 @@ class _Row:
                 if not over_pages(o.x) and isinstance(o.x.type, TensorType) and self.staging.loop[o] == level:
                     self._store(o)
                 continue
-            if o.result is None or isinstance(o, flow.TopK) or over_pages(o.result) or ready != level:
+            if o.result is None or isinstance(o, flow.Selection) or over_pages(o.result) or ready != level:
                 continue
             if o in self.accumulators:
                 self._finish(o)
@@ -184,7 +184,7 @@ class _Row:
 
     def _per_page(self, level: int) -> None:
         ops = [o for o in self.f.ops if self._runs(o, level)]
-        carries = {o: self._accumulator(o) for o in ops if o.crosses_pages() and not isinstance(o, flow.Conv)}
+        carries = {o: self._accumulator(o) for o in ops if o.carries()}
         with loop("s", self.scored) as s:
             self.tiles.position = s
             if any(isinstance(o, page.Load) and self._paged(o) for o in self.f.ops):
@@ -218,7 +218,7 @@ class _Row:
     def _runs(self, o: Op, level: int) -> bool:
         if self.staging.loop.get(o) != level:
             return False
-        if o.result is None or isinstance(o, flow.TopK):
+        if o.result is None or isinstance(o, flow.Selection):
             return any(over_pages(v) for v in o.operands)
         spans = any(over_pages(v) for v in o.operands)
         return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
@@ -226,7 +226,7 @@ class _Row:
     def _on_page(self, o: Op, carry: Buffer | None) -> None:
         if isinstance(o, page.Store):
             self._store(o)
-        elif isinstance(o, flow.TopK):
+        elif isinstance(o, flow.Selection):
             self._write_key(o)
         elif carry is None:
             if o.notes.get("in") == "tile":
@@ -292,8 +292,8 @@ class _Row:
 
     # selection
 
-    def _write_key(self, o: flow.TopK) -> None:
-        score = convert(self.values.read(o.score, [self.tiles.position]), F32)
+    def _write_key(self, o: flow.Selection) -> None:
+        score = convert(self.values.read(o.scored, [self.tiles.position]), F32)
         key = T.reinterpret(F32, sortable(score))
         put(self.args.buffers["workspace"], key, self.row, self._key_at(self.tiles.position))
 

@@ -78,7 +78,7 @@ class _Item:
         memory = Memory(self.layout, args, arena, knobs)
         values = StoredValues(lambda o, i: self.passes.load(o, i))
         self.passes = Passes(args, self.layout, memory, arena, self.cta, knobs, values)
-        self.topk = TopK(self.cta, arena, knobs.keys) if self.layout.topk is not None else None
+        self.topk = TopK(self.cta, arena, knobs.keys) if self.layout.selection is not None else None
         arrived = arena.take(1)
         arena.open()
         item, self.h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
