@@ -2,7 +2,7 @@
 
 The model ranks; it does not predict. Memory gives ``bandwidth`` once ``bandwidth * latency`` bytes are under way, so a
 launch takes its bytes over whatever its CTAs keep in flight, in as many waves as the CTAs that fit need, and a few
-fixed costs: filling the ring, meeting at the end of a row that was split.
+fixed costs, such as filling the ring.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ CTA_BYTES = 1024
 SM_BYTES = 1024
 """Shared memory of an SM beyond what one CTA may have."""
 
-MERGE_SECONDS = 0.45e-6
-"""For the CTAs of a row to meet once."""
 WARP_SECONDS = 0.12e-6
 """For each doubling of the warps that add up their parts."""
 ITEM_SECONDS = 0.25e-6
@@ -67,7 +65,7 @@ class Work:
 
 
 def attend_seconds(config: Mapping[str, int], work: Work, page: int, silicon: Silicon, speed: Speed) -> float:
-    """Of ``attend``; ``splits`` is how many CTAs share a row (1 where the configuration does not say)."""
+    """Of ``attend`` with one CTA a row."""
     warps, stages, tile = config["warps"], config["stages"], config["tile"]
     tile_bytes = work.page_bytes * tile // page
     arena = warps * stages * tile_bytes
@@ -76,10 +74,9 @@ def attend_seconds(config: Mapping[str, int], work: Work, page: int, silicon: Si
     )
     if not fit:
         return float("inf")
-    splits = max(1, min(config.get("splits", 1), work.pages))
-    ctas = work.rows * splits
+    ctas = work.rows
     # the warps of a CTA share its pages: those left without one bring nothing on its way
-    tiles = -(-work.pages * page // (tile * splits))
+    tiles = -(-work.pages * page // tile)
     busy = min(warps, tiles)
     depth = max(1, min(stages - 1, -(-tiles // warps)))
     slots = silicon.sms * fit
@@ -92,9 +89,8 @@ def attend_seconds(config: Mapping[str, int], work: Work, page: int, silicon: Si
     steps = -(-tiles // (warps * depth)) * speed.latency * 0.35
     time = max(work.bytes / rate * uneven, speed.latency + steps * waves)
     time += ITEM_SECONDS * waves + WARP_SECONDS * log2(warps)
-    time += MERGE_SECONDS * (1 + log2(splits) * 0.35) if splits > 1 else 0.0
     time += 0.0 if config.get("overlap") else LAUNCH_SECONDS
-    return time + (PLANNED_SECONDS if config.get("planned", 1) else 0.0)
+    return time + PLANNED_SECONDS
 
 
 def select_seconds(config: Mapping[str, int], work: Work, silicon: Silicon, speed: Speed) -> float:
