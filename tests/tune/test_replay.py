@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from vortex.codegen.space import Config, Space, freeze
+from vortex.targets.gpu import H200
 from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.search import Point, propose
-from vortex.tune.silicon import SILICON, SPEEDS
 
 REPORT = Path(__file__).resolve().parents[2] / "bench" / "results" / "h200" / "tune.json"
 ROWS: list[dict[str, Any]] = [r for r in json.loads(REPORT.read_text())["rows"] if len(r["times"]) >= 24]
@@ -39,13 +39,12 @@ def times_of(row: dict[str, Any]) -> dict[Point, float]:
 
 def predictor(row: dict[str, Any]) -> Callable[[Config], float] | None:
     bucket = {name: int(n) for name, n in re.findall(r"(\w+)<=(\d+)", row["bucket"])}
-    machine = SILICON["sm_90a"], SPEEDS["sm_90a"]
     if row["kernel"] == "select":
         work = Work(bucket["rows"], bucket["columns"] - 3, SUMMARY[row["flow"]])
-        return lambda c: select_seconds(c, work, *machine)
+        return lambda c: select_seconds(c, work, H200)
     if row["kernel"] == "attend":
         work = Work(bucket["rows"], bucket["kept"], 16 * 128 * 2 * 2)
-        return lambda c: attend_seconds(c, work, 16, *machine)
+        return lambda c: attend_seconds(c, work, 16, H200)
     return None
 
 

@@ -298,7 +298,7 @@ def _layers(args: argparse.Namespace) -> Layers:
 def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str, Record]]:
     """The records that the options ask for; without ``layers`` only those of the database."""
     from vortex.kinds.buckets import AXES
-    from vortex.tune.silicon import silicon_of
+    from vortex.tune.keys import machine_key
 
     if args.verb != "push":
         if len(args.what) > 1:
@@ -306,7 +306,7 @@ def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str
         if args.what and args.what[0] not in AXES:
             raise UNKNOWN_NAME.at(what="kernel kind", name=args.what[0], nearest=nearest(args.what[0], AXES))
     kind = args.what[0] if args.what and args.verb != "push" else None
-    arch = silicon_of(parse_targets(args.target, say)[0]).arch if args.target else None
+    arch = machine_key(parse_targets(args.target, say)[0]).arch if args.target else None
     if layers:
         yield from _layers(args).records(kind, arch)
         return

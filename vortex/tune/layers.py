@@ -19,7 +19,7 @@ from vortex.errors import VortexError
 from vortex.install.cache import cache_root
 from vortex.kinds.buckets import Bucket, fallbacks
 from vortex.tune.parse import BadRecordError, parse_line
-from vortex.tune.record import Key, Measure, Record, Silicon, lookup_of, merge
+from vortex.tune.record import Key, MachineKey, Measure, Record, lookup_of, merge
 from vortex.tune.store import Store
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Query:
     """What one kernel of a compilation asks for."""
 
     key: Key
-    target: Silicon
+    target: MachineKey
     template: str
     measure: Measure
 

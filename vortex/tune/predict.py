@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from vortex.codegen.space import Config
 from vortex.ir.core import Function, Module
 from vortex.passes.schedule import bytes_per_page
+from vortex.targets.gpu import MACHINES
 from vortex.targets.target import Target
 from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.search import Predict
 from vortex.tune.shapes import Shape
-from vortex.tune.silicon import SPEEDS, silicon_of
 
 RESERVED = 3
 """Pages of a row that ``select`` does not score."""
@@ -19,10 +19,10 @@ RESERVED = 3
 
 def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Shape]) -> Predict | None:
     """The model's time over the time of the bytes alone, summed over ``shapes``; None where there is no model."""
-    kind, speed = f.attrs["kind"], SPEEDS.get(target.name)
-    if speed is None or kind not in ("select", "attend") or "kv_lora_rank" in program.attrs:
+    kind, machine = f.attrs["kind"], MACHINES.get(target.name)
+    if machine is None or kind not in ("select", "attend") or "kv_lora_rank" in program.attrs:
         return None
-    silicon, page, each = silicon_of(target), int(program.attrs["page_size"]), bytes_per_page(program, f)
+    page, each = int(program.attrs["page_size"]), bytes_per_page(program, f)
 
     def seconds(config: Config) -> float:
         total = 0.0
@@ -31,10 +31,10 @@ def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Sha
             pages = min(s.kept, columns) if kind == "attend" else max(1, columns - RESERVED)
             work = Work(s.batch * s.kv_heads, pages, each)
             if kind == "attend":
-                took = attend_seconds(config, work, page, silicon, speed)
+                took = attend_seconds(config, work, page, machine)
             else:
-                took = select_seconds(config, work, silicon, speed)
-            total += took * speed.bandwidth / work.bytes
+                took = select_seconds(config, work, machine)
+            total += took * machine.copy_bandwidth / work.bytes
         return total
 
     return seconds

@@ -1,5 +1,6 @@
 """Which points of a space to build and measure: all of a small one, of a large one those that the cost model and the
-best points so far suggest."""
+best points so far suggest.
+"""
 
 from __future__ import annotations
 
