@@ -264,7 +264,7 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _path(args: argparse.Namespace) -> Path:
-    from vortex.tune.layers import user_path
+    from vortex.install.databases import user_path
 
     return args.db or user_path()
 
