@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from vortex.codegen.space import Config, Space, freeze
+from vortex.schedules.space import Config, Space, freeze
 from vortex.targets.gpu import H200
 from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.search import Point, propose

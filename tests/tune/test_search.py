@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vortex.codegen.space import Space, freeze
+from vortex.schedules.space import Space, freeze
 from vortex.tune.search import propose
 
 

@@ -283,12 +283,12 @@ def _layers(args: argparse.Namespace) -> Layers:
 
 def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str, Record]]:
     """The records that the options ask for; without ``layers`` only those of the database."""
-    from vortex.kinds.buckets import AXES
+    from vortex.kinds.kind import KINDS
     from vortex.tune.keys import machine_key
 
     kind = getattr(args, "kind", None)
-    if kind is not None and kind not in AXES:
-        raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest(kind, AXES))
+    if kind is not None and kind not in KINDS:
+        raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest(kind, KINDS))
     arch = machine_key(parse_targets(args.target, say)[0]).arch if args.target else None
     if layers:
         yield from _layers(args).records(kind, arch)

@@ -143,7 +143,7 @@ def _bytes(file: Path) -> bytes:
 
 def tools(python: Path | None = None) -> str:
     """Versions of what compiles: of the environment of the interpreter ``python``, by default this one."""
-    found = {"python": str(python or platform.python_version()), **_distributions(python)}
+    found = {"python": str(python or platform.python_version()), **dict(_distributions(python))}
     nvcc = shutil.which("nvcc")
     if home := os.environ.get("CUDA_HOME") or (nvcc and Path(nvcc).resolve().parents[1]):
         found["cuda"] = f"{home} {digest(_bytes(Path(home) / 'version.json'))}"

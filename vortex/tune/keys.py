@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from vortex.codegen.space import template_of
 from vortex.ir import digest
 from vortex.ir.core import Function, Module
 from vortex.ir.types import TensorType
 from vortex.kinds.buckets import Bucket
+from vortex.schedules.template import schedulable
 from vortex.targets.cpu import detect_mcpu
 from vortex.targets.gpu import MACHINES
 from vortex.targets.target import Target
@@ -41,10 +41,10 @@ def query_of(
     program: Module, f: Function, target: Target, bucket: Bucket, machine: MachineKey | None = None
 ) -> Query | None:
     """What to ask databases for; None for kernels with nothing to choose. ``machine`` is the target's unless given."""
-    template = template_of(target, str(f.attrs["kind"]))
+    template = schedulable(program, f, target)
     if template is None:
         return None
-    return Query(key_of(program, f, bucket), machine or machine_key(target), template, policy(target))
+    return Query(key_of(program, f, bucket), machine or machine_key(target), template.key, policy(target))
 
 
 def queries(program: Module, target: Target, shape: Shape) -> Iterator[tuple[Function, Query]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from vortex.codegen.space import Config
 from vortex.ir.core import Function, Module
-from vortex.passes.schedule import bytes_per_page
-from vortex.targets.gpu import MACHINES
+from vortex.kinds.kind import KINDS
+from vortex.schedules.space import Config
+from vortex.schedules.traffic import bytes_per_page
+from vortex.targets.gpu import MACHINES, Machine
 from vortex.targets.target import Target
 from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.search import Predict
@@ -17,10 +18,21 @@ RESERVED = 3
 """Pages of a row that ``select`` does not score."""
 
 
+Seconds = Callable[[Config, Work, int, Machine], float]
+"""Of a configuration, what a launch reads, the page size, and the machine."""
+
+MODELS: Mapping[str, Seconds] = {
+    "attend": attend_seconds,
+    "select": lambda config, work, page, machine: select_seconds(config, work, machine),
+}
+"""The model of each kernel kind that has one."""
+
+
 def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Shape]) -> Predict | None:
     """The model's time over the time of the bytes alone, summed over ``shapes``; None where there is no model."""
-    kind, machine = f.attrs["kind"], MACHINES.get(target.name)
-    if machine is None or kind not in ("select", "attend") or "kv_lora_rank" in program.attrs:
+    kind, machine = KINDS[str(f.attrs["kind"])], MACHINES.get(target.name)
+    model = MODELS.get(kind.name)
+    if machine is None or model is None or "kv_lora_rank" in program.attrs:
         return None
     page, each = int(program.attrs["page_size"]), bytes_per_page(program, f)
 
@@ -28,13 +40,9 @@ def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Sha
         total = 0.0
         for s in shapes:
             columns = s.columns(page)
-            pages = min(s.kept, columns) if kind == "attend" else max(1, columns - RESERVED)
+            pages = min(s.kept, columns) if kind.pages == "kept" else max(1, columns - RESERVED)
             work = Work(s.batch * s.kv_heads, pages, each)
-            if kind == "attend":
-                took = attend_seconds(config, work, page, machine)
-            else:
-                took = select_seconds(config, work, machine)
-            total += took * machine.copy_bandwidth / work.bytes
+            total += model(config, work, page, machine) * machine.copy_bandwidth / work.bytes
         return total
 
     return seconds

@@ -34,6 +34,8 @@ from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import loads_by_loop, over_pages, stage
 from vortex.ir.types import TensorType, bool_, i32
+from vortex.schedules.cpu import CpuSelectKnobs
+from vortex.schedules.knobs import read_knobs
 
 LINE_BYTES = 64
 
@@ -41,7 +43,7 @@ LINE_BYTES = 64
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
-    _declare(args, f)
+    args.of_select(f, work_list=False)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))
@@ -51,7 +53,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
         first = let("first", plan[2, r])
         scored = let("scored", plan[3, r])
         kernel = _Row(args, f, row, r, h, first, scored)
-        topk = next((o for o in f.ops if isinstance(o, flow.TopK)), None)
+        topk = next((o for o in f.ops if isinstance(o, flow.Selection)), None)
         with choose(scored > 0) as (then, other):
             with then():
                 kernel.passes()
@@ -63,17 +65,6 @@ def emit_select(program: Module, f: Function) -> list[str]:
                 else:
                     T.evaluate(0)
     return args.names
-
-
-def _declare(args: Arguments, f: Function) -> None:
-    args.inputs_of_select(f)
-    args.tensor("plan", (4, "B"), "int32")
-    args.tensor("page_table", ("B", "Pmax"), "int32")
-    if any(isinstance(o, flow.Layer) for o in f.ops):
-        args.scalar("layer", "int32")
-    args.tensor("workspace", ("rows", "words"), F32)
-    args.tensor("pages", ("B", "Hkv", "K"), "int32")
-    args.tensor("counts", ("B", "Hkv"), "int32")
 
 
 @dataclass
@@ -90,7 +81,7 @@ class _Row:
 
     def __post_init__(self) -> None:
         a = self.args
-        schedule = self.f.attrs.get("schedule", {})
+        self.knobs = read_knobs(CpuSelectKnobs, self.f.attrs.get("schedule", {}))
         self.staging = stage(self.f)
         self.scratch = Scratch(a.buffers["workspace"], self.row, a.size("Pmax"))
         self.values = Values(
@@ -99,7 +90,7 @@ class _Row:
             a.constants,
             {"layer": a.scalars.get("layer"), "page_count": self.scored, "first_page": self.first},
         )
-        self.tiles = Tiles(self.values, Shape(schedule.get("lanes", 16), schedule.get("unroll", 8)))
+        self.tiles = Tiles(self.values, Shape(self.knobs.lanes, self.knobs.unroll))
         self.table: dict[str, Expr] = {}
         self.accumulators: dict[Op, Buffer] = {}
         for o in self.f.ops:
@@ -169,7 +160,7 @@ class _Row:
                 if not over_pages(o.x) and isinstance(o.x.type, TensorType) and self.staging.loop[o] == level:
                     self._store(o)
                 continue
-            if o.result is None or isinstance(o, flow.TopK) or over_pages(o.result) or ready != level:
+            if o.result is None or isinstance(o, flow.Selection) or over_pages(o.result) or ready != level:
                 continue
             if o in self.accumulators:
                 self._finish(o)
@@ -182,7 +173,7 @@ class _Row:
 
     def _per_page(self, level: int) -> None:
         ops = [o for o in self.f.ops if self._runs(o, level)]
-        carries = {o: self._accumulator(o) for o in ops if o.crosses_pages() and not isinstance(o, flow.Conv)}
+        carries = {o: self._accumulator(o) for o in ops if o.carries()}
         with loop("s", self.scored) as s:
             self.tiles.position = s
             if any(isinstance(o, page.Load) and self._paged(o) for o in self.f.ops):
@@ -200,7 +191,7 @@ class _Row:
 
     def _prefetch(self, o: page.Load, s: Expr) -> None:
         """Ask for a later page's summary now: pages lie anywhere, and the processor guesses within one only."""
-        ahead = int(self.f.attrs.get("schedule", {}).get("prefetch", 0))
+        ahead = self.knobs.prefetch
         if not ahead:
             return
         t = type_of(o.value)
@@ -216,7 +207,7 @@ class _Row:
     def _runs(self, o: Op, level: int) -> bool:
         if self.staging.loop.get(o) != level:
             return False
-        if o.result is None or isinstance(o, flow.TopK):
+        if o.result is None or isinstance(o, flow.Selection):
             return any(over_pages(v) for v in o.operands)
         spans = any(over_pages(v) for v in o.operands)
         return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
@@ -224,7 +215,7 @@ class _Row:
     def _on_page(self, o: Op, carry: Buffer | None) -> None:
         if isinstance(o, page.Store):
             self._store(o)
-        elif isinstance(o, flow.TopK):
+        elif isinstance(o, flow.Selection):
             self._write_key(o)
         elif carry is None:
             if o.notes.get("in") == "tile":
@@ -290,8 +281,8 @@ class _Row:
 
     # selection
 
-    def _write_key(self, o: flow.TopK) -> None:
-        score = convert(self.values.read(o.score, [self.tiles.position]), F32)
+    def _write_key(self, o: flow.Selection) -> None:
+        score = convert(self.values.read(o.scored, [self.tiles.position]), F32)
         key = T.reinterpret(F32, sortable(score))
         put(self.args.buffers["workspace"], key, self.row, self._key_at(self.tiles.position))
 

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.select.knobs import PAGE_TILE, SelectKnobs
-from vortex.codegen.cuda.select.lane_group import LaneGroup, lane_group_of
-from vortex.codegen.cuda.select.tensor_core import Matrix, matrix_of
 from vortex.codegen.cuda.storage import Arena, Held
 from vortex.codegen.tir import Expr
 from vortex.codegen.values import type_of
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import VIEWS, Staging, over_pages, stage
+from vortex.ir.staging import Staging, over_pages, stage
 from vortex.ir.types import TensorType
+from vortex.schedules.contractions import LaneGroup, Matrix, lane_group_of, matrix_of
+from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs
 
 IN_REGISTERS = 8
 """Numbers of a page that its lane may keep in registers."""
@@ -45,8 +44,8 @@ class Layout:
         return bool(self.program.decls[o.buffer].attrs["layout"] == "paged")
 
     @property
-    def topk(self) -> flow.TopK | None:
-        return next((o for o in self.f.ops if isinstance(o, flow.TopK)), None)
+    def selection(self) -> flow.Selection | None:
+        return next((o for o in self.f.ops if isinstance(o, flow.Selection)), None)
 
     @property
     def page_words(self) -> int:
@@ -56,7 +55,7 @@ class Layout:
     def crossing(self) -> Iterator[Op]:
         """Folds and scans over pages, each of which leaves a partial result per page tile."""
         for o in self.f.ops:
-            if o.result is not None and o.crosses_pages() and not isinstance(o, flow.Conv):
+            if o.result is not None and o.carries():
                 yield o
 
     @property
@@ -107,7 +106,7 @@ def _users(f: Function, v: Value) -> list[Op]:
     for o in f.ops:
         if v not in o.operands:
             continue
-        inline = o.result is not None and (isinstance(o, VIEWS) or o.notes.get("in") == "inline")
+        inline = o.result is not None and (o.role == "view" or o.notes.get("in") == "inline")
         found += _users(f, o.value) if inline and o.result is not None else [o]
     return found
 

@@ -9,7 +9,6 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.cpu.topk import sortable
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles, stored_values
 from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, quotient, remainder, warp_sync, wide
-from vortex.codegen.cuda.select.knobs import PAGE_TILE, SelectKnobs
 from vortex.codegen.cuda.select.lane_group import unpack
 from vortex.codegen.cuda.select.layout import Layout, Memory
 from vortex.codegen.cuda.select.page_reduce import PageFolds
@@ -26,6 +25,7 @@ from vortex.ir.dialects import flow, page
 from vortex.ir.staging import over_pages
 from vortex.ir.types import TensorType, bf16, bool_, f16
 from vortex.ir.types import i32 as i32_type
+from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs
 
 
 @dataclass
@@ -208,7 +208,7 @@ class Passes:
                         self._prepare(o)
                 self.block.sync()
                 self._per_page(level, i32(0), self.scored)
-                if level + 1 < self.layout.staging.loops or self._ready(level + 1) or self.layout.topk is not None:
+                if level + 1 < self.layout.staging.loops or self._ready(level + 1) or self.layout.selection is not None:
                     cta_sync()
 
     def _ready(self, level: int) -> list[Op]:
@@ -240,7 +240,7 @@ class Passes:
         if self.layout.staging.loop.get(o) != level:
             return False
         spans = any(over_pages(v) for v in o.operands)
-        if o.result is None or isinstance(o, flow.TopK):
+        if o.result is None or isinstance(o, flow.Selection):
             return spans
         return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
 
@@ -377,9 +377,9 @@ class Passes:
         elif isinstance(o, page.Store):
             with when(self.is_page):
                 self._store(o, self._lane_tiles())
-        elif isinstance(o, flow.TopK):
+        elif isinstance(o, flow.Selection):
             self._write_key(o)
-        elif o.crosses_pages() and not isinstance(o, flow.Conv):
+        elif o.carries():
             if isinstance(o, flow.Scan):
                 if o.notes.get("in") == "tile" and self.layout.in_lane(o):
                     self.values.storages[o.value] = LaneStorage(local(o.value.name, max(1, type_of(o.value).numel)))
@@ -396,8 +396,8 @@ class Passes:
 
     # selection
 
-    def _write_key(self, o: flow.TopK) -> None:
-        score = convert(self._lane_tiles().values.read(o.score, [self.in_lane]), F32)
+    def _write_key(self, o: flow.Selection) -> None:
+        score = convert(self._lane_tiles().values.read(o.scored, [self.in_lane]), F32)
         keys = self.memory.of_page(int(self.layout.f.attrs["keys"]))
         with when(self.is_page):
             keys.set(T.reinterpret(F32, sortable(score)), self.in_lane)
