@@ -277,13 +277,3 @@ def test_a_compiled_flow_is_found_again_and_another_shape_is_not(alone: Path, mo
     fields = compiled.read_manifest(path).fields
     # quest keeps two rows of 64 f32 a page and KV head
     assert bytes_per_token(fields, SHAPE, 4) == 2 * 64 * 4 * 2 * 4 // 16
-
-
-@pytest.mark.usefixtures("alone")
-def test_an_edited_flow_is_another_flow(tmp_path: Path) -> None:
-    flow = tmp_path / "mine.py"
-    flow.write_text("a = 1\n")
-    first = compiled._key(f"{flow}:f", SHAPE, "cpu")
-    flow.write_text("a = 2\n")
-    assert compiled._key(f"{flow}:f", SHAPE, "cpu") != first
-    assert compiled._key("quest", SHAPE, "cpu") != compiled._key("quest", SHAPE, "sm_90a")
