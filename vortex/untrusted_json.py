@@ -449,7 +449,8 @@ def _record(cls: Any, partial: Partial | None) -> Reader:
         if not isinstance(value, dict):
             raise JsonError("an object", value)
         if value.keys() != known:
-            unknown, missing = [] if more else sorted(value.keys() - known), sorted(needed - value.keys())
+            unknown = [] if more else sorted(value.keys() - known)
+            missing = [name for name in names if name in needed and name not in value]
             if unknown or missing:
                 raise KeysError(unknown, missing, names)
         made: dict[str, Any] = {}
