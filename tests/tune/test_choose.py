@@ -100,8 +100,8 @@ def test_points_outside_the_space_are_misses(plain: Module, tmp_path: Path) -> N
 
 def test_options_go_before_records(plain: Module, tmp_path: Path) -> None:
     choose = chooser(tmp_path, records(plain, {SMALL: {8: 1.0}}), SMALL)
-    made = schedule(program(choose, passes="outline,expand-softmax,fuse,plan-memory,schedule{lanes=4}"))
-    assert (made["lanes"], made["from"]) == (4, "user")
+    made = schedule(program(choose, passes="outline,expand-softmax,fuse,plan-memory,schedule{knobs=select.lanes:4}"))
+    assert (made["lanes"], made["from"], made["user"]) == (4, "heuristic", ("lanes",))
 
 
 def test_other_templates_machines_and_kernels_do_not_match(plain: Module, tmp_path: Path) -> None:
