@@ -95,7 +95,7 @@ class Case:
         tensors = {"q": q, "k": k, "v": v, "lengths": lens, "page_table": table, "pages": pages, "counts": counts}
         return cls(page, group, tensors, scales)
 
-    def call_arguments(self, splits: int, arrivals: torch.Tensor | None = None, *, planned: bool = True) -> dict:
+    def call_arguments(self, splits: int, arrivals: torch.Tensor | None = None) -> dict:
         """All arguments in order, outputs and scratch poisoned; ``splits`` of a row are what its capacity gives."""
         q, k = self.tensors["q"], self.tensors["k"]
         batch, heads = len(q), k.shape[1]
@@ -105,11 +105,8 @@ class Case:
         made |= self.scales
         made["out"] = torch.full_like(q, float("nan"))
         made["lse"] = torch.full(q.shape[:2], float("nan"))
-        if planned:
-            made["work"] = self.work(splits)
-            shape = made["work"].shape[1] - 2, heads, words
-        else:
-            shape = batch * heads, splits, words
+        made["work"] = self.work(splits)
+        shape = made["work"].shape[1] - 2, heads, words
         made["partials"] = torch.full(shape, float("nan"))
         made["arrivals"] = torch.zeros(batch * heads, dtype=torch.int32) if arrivals is None else arrivals
         return made

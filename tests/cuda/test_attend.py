@@ -34,13 +34,8 @@ FULL = [
 ]
 
 
-GRID = (("planned", 0),)
-
-
-def run(
-    case: Case, text: str, splits: int, seed: int, arrivals: torch.Tensor | None = None, *, planned: bool = True
-) -> dict:
-    given = case.call_arguments(splits, arrivals, planned=planned)
+def run(case: Case, text: str, splits: int, seed: int, arrivals: torch.Tensor | None = None) -> dict:
+    given = case.call_arguments(splits, arrivals)
     Emulated({"quest_attend": text}).call("quest_attend", *given.values(), seed=seed)
     return given
 
@@ -66,13 +61,6 @@ def test_agrees_with_torch_everywhere(page: int, dim: int, group: int, dtype: st
 def test_knobs(knobs: tuple[tuple[str, int], ...]) -> None:
     case = Case.make(64, 64, 4, lengths=(64 * 7 + 17, 64, 5))
     case.check(run(case, source(64, 64, 4, "bf16", knobs), 2, 0))
-
-
-@pytest.mark.parametrize(("page", "dim", "group", "nhd"), [(16, 128, 4, False), (8, 64, 12, True)])
-def test_a_grid_of_splits(page: int, dim: int, group: int, nhd: bool) -> None:
-    case = Case.make(page, dim, group, nhd=nhd)
-    for seed, splits in ((0, 3), (1, 1), (2, 5)):
-        case.check(run(case, source(page, dim, group, "bf16", GRID), splits, seed, planned=False))
 
 
 def test_more_tiles_than_page_ids_at_hand() -> None:

@@ -141,8 +141,6 @@ class Layout:
     def _partials(self, size: Size, slots: int, kernels: Sequence[KernelEntry]) -> Shape:
         mine = [k for k in kernels if "partials" in k.args]
         words = max((_int(k.schedule["partial_words"]) for k in mine), default=0)
-        if any(not k.schedule.get("planned", 1) for k in mine):  # written so by hand: a CTA a row
-            return size.batch * self.heads, 1, words
         return size.batch + slots if mine else 0, self.heads, words
 
     def places(self, most: Size) -> tuple[dict[str, int], int]:

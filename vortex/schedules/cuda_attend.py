@@ -62,7 +62,6 @@ class AttendKnobs(Knobs):
         1, "whether the kernel behind it may be launched before it has ended, and it before the one in front",
         only=(0, 1),
     )  # fmt: skip
-    planned: int = knob(1, "whether it walks the work list of plan instead of a grid of splits", only=(0, 1))
 
     def arena_bytes(self, shape: AttendShape) -> int:
         """Shared memory of the rings, or of the merge of the warps that follows in the same place."""

@@ -11,13 +11,12 @@ from vortex.ir.core import Function, Module
 from vortex.kinds.buckets import Bucket
 from vortex.passes.manager import Choice
 from vortex.schedules.space import Space, space_of
-from vortex.targets.gpu import UNMEASURED
+from vortex.targets.gpu import MACHINES, UNMEASURED
 from vortex.targets.target import TARGETS, Target
-from vortex.tune.keys import query_of
+from vortex.tune.keys import machine_key, query_of
 from vortex.tune.layers import Layers, Query
 from vortex.tune.record import Record
 from vortex.tune.shapes import Shape
-from vortex.tune.silicon import SILICON
 
 if TYPE_CHECKING:
     from vortex.tune.search import Point
@@ -52,7 +51,7 @@ class Chooser:
         query = query_of(program, f, target, bucket)
         if query is None:
             return None
-        for other, asked in _silicons(query, target):
+        for other, asked in _machines(query, target):
             # most kernels have no record: then the space is not needed
             if not self.layers.buckets(asked.lookup):
                 continue
@@ -75,7 +74,7 @@ class Chooser:
     def _group(self, query: Query, bucket: Bucket, space: Space) -> Group:
         """What the first layer that has usable records of a bucket says of it; noisy ones where no calm one is."""
         for layer in self.layers.layers.values():
-            found = {r.config: r for r in self.layers.best(layer, query.lookup, bucket) if dict(r.config) in space}
+            found = {r.point: r for r in self.layers.best(layer, query.lookup, bucket) if dict(r.point) in space}
             if found:
                 return {c: r for c, r in found.items() if not r.noisy} or found
         return {}
@@ -83,7 +82,7 @@ class Chooser:
 
 def _choice(found: Sequence[Served], origin: str) -> Choice:
     """The first with the others as its variants."""
-    made = [Choice(dict(x.record.config), f"{origin}:{x.record.id[:SHOWN]}", x.buckets) for x in found]
+    made = [Choice(dict(x.record.point), f"{origin}:{x.record.id[:SHOWN]}", x.buckets) for x in found]
     return replace(made[0], others=tuple(made[1:]))
 
 
@@ -130,14 +129,14 @@ def _largest(buckets: dict[Bucket, Group], config: Point, among: Sequence[Bucket
     return next(buckets[b][config] for b in sorted(among or buckets, reverse=True) if config in buckets[b])
 
 
-def _silicons(query: Query, target: Target) -> Iterator[tuple[Target, Query]]:
+def _machines(query: Query, target: Target) -> Iterator[tuple[Target, Query]]:
     """The query for the target's own machine, then, where nobody has measured one, for others of its kind."""
     yield target, query
     if target.name not in UNMEASURED:
         return
-    for name, silicon in SILICON.items():
+    for name in MACHINES:
         if name != target.name:
-            yield TARGETS[name], Query(query.key, silicon, query.template, query.measure)
+            yield TARGETS[name], Query(query.key, machine_key(TARGETS[name]), query.template, query.measure)
 
 
 def _alike(program: Module, f: Function, space: Space, other: Target) -> bool:

@@ -38,10 +38,11 @@ NOISY = 1.1
 
 
 @dataclass(frozen=True, slots=True)
-class Silicon:
+class MachineKey:
     """What of a machine decides which configuration is fast; product names are provenance only.
 
-    On a GPU: architecture, SMs, bytes of shared memory a CTA may have. On a CPU: instruction set, cores, 0.
+    On a GPU: architecture, SMs, bytes of shared memory a CTA may have. On a CPU: instruction set, cores, 0. Shared
+    databases hold it as ``target`` with just these keys, so that the names of the fields stay as they are.
     """
 
     arch: str
@@ -102,12 +103,16 @@ class Sample:
         return self.us is None or self.us[2] > NOISY * self.us[1]
 
 
+LOST = {"cuda.attend@1": {"planned": 1}}
+"""Knobs that a template had once, each with the value that it has behaved by ever since."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A configuration with its samples; see the file's docstring."""
 
     key: Key
-    target: Silicon
+    target: MachineKey
     env: tuple[tuple[str, str], ...]
     measure: Measure
     config: tuple[tuple[str, int], ...]
@@ -117,7 +122,7 @@ class Record:
     def make(
         cls,
         key: Key,
-        target: Silicon,
+        target: MachineKey,
         env: Mapping[str, str],
         measure: Measure,
         config: Mapping[str, int],
@@ -136,6 +141,14 @@ class Record:
             "measure": {"mode": self.measure.mode, "l2": self.measure.l2},
             "config": dict(self.config),
         }
+
+    @cached_property
+    def point(self) -> tuple[tuple[str, int], ...]:
+        """The configuration as a point of today's space: without knobs that the template has lost since, where they
+        had the value that it stands for now. It is what a choice is made from; ``config`` is what was measured.
+        """
+        lost = LOST.get(self.template, {})
+        return tuple((name, value) for name, value in self.config if lost.get(name) != value)
 
     @cached_property
     def id(self) -> str:
@@ -197,7 +210,7 @@ class Record:
         return canonical({"v": VERSION, "id": self.id, **self.identity, "samples": [s.to_json() for s in self.samples]})
 
 
-def lookup_of(key: Key, target: Silicon, template: str, measure: Measure) -> str:
+def lookup_of(key: Key, target: MachineKey, template: str, measure: Measure) -> str:
     """Hash of the exact part of a query."""
     exact = [key.kind, key.ir, key.dtypes, target.to_json(), template, measure.mode, measure.l2]
     return hashlib.sha256(canonical(exact).encode()).hexdigest()[:24]

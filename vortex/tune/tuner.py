@@ -126,11 +126,11 @@ class Tuner:
         groups: dict[object, dict[Point, float]] = {}
         for r in self.known:
             if r.lookup == query.lookup:
-                groups.setdefault(r.key.bucket, {})[r.config] = r.us or float("inf")
+                groups.setdefault(r.key.bucket, {})[r.point] = r.us or float("inf")
         for bucket in self.layers.buckets(query.lookup):
             for layer in self.layers.layers.values():
                 for r in self.layers.best(layer, query.lookup, bucket):
-                    groups.setdefault(bucket, {}).setdefault(r.config, r.us or float("inf"))
+                    groups.setdefault(bucket, {}).setdefault(r.point, r.us or float("inf"))
         found: dict[Point, list[float]] = {}
         for group in groups.values():
             best = min(group.values())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.narrow import STORAGE, narrow, widen
+from vortex.codegen.narrow import narrow, widen
 from vortex.codegen.tiles import Shape
 from vortex.codegen.tir import (
-    F32,
     Buffer,
     Expr,
     T,
@@ -35,19 +34,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     attend = next(o for o in f.ops if isinstance(o, page.Attend))
     args = Arguments(program)
-    args.queries(program.decls["q"])
-    for name in dict.fromkeys((attend.keys, attend.values)):
-        args.pool(program.decls[name])
-    args.tensor("lengths", ("B",), "int32")
-    args.tensor("page_table", ("B", "Pmax"), "int32")
-    args.tensor("pages", ("B", "Hkv", "K"), "int32")
-    args.tensor("counts", ("B", "Hkv"), "int32")
-    args.scalar("scale", F32)
-    args.scales(*(program.decls[name] for name in (attend.keys, attend.values)))
-    out = program.decls["out"].type
-    assert isinstance(out, TensorType)
-    args.tensor("out", ("B", "Hq", out.tile[1]), STORAGE[out.dtype.name])
-    args.tensor("lse", ("L", "Hq"), F32)
+    args.of_attend(attend)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cpu.topk import emit_keep_all, emit_topk, sortable
+from vortex.codegen.cpu.topk import emit_keep_all, emit_topk
 from vortex.codegen.scalar import convert, fold_of, number_type
+from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import (
     F32,
@@ -43,7 +44,7 @@ LINE_BYTES = 64
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
-    _declare(args, f)
+    args.of_select(f, work_list=False)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))
@@ -65,17 +66,6 @@ def emit_select(program: Module, f: Function) -> list[str]:
                 else:
                     T.evaluate(0)
     return args.names
-
-
-def _declare(args: Arguments, f: Function) -> None:
-    args.inputs_of_select(f)
-    args.tensor("plan", (4, "B"), "int32")
-    args.tensor("page_table", ("B", "Pmax"), "int32")
-    if any(isinstance(o, flow.Layer) for o in f.ops):
-        args.scalar("layer", "int32")
-    args.tensor("workspace", ("rows", "words"), F32)
-    args.tensor("pages", ("B", "Hkv", "K"), "int32")
-    args.tensor("counts", ("B", "Hkv"), "int32")
 
 
 @dataclass

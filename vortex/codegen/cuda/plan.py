@@ -18,6 +18,7 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.ptx import WARP, cta_sync, overlap_launch, overlap_wait
 from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
+from vortex.codegen.cuda.work_list import HEADER, pack_item
 from vortex.codegen.tir import I32, Expr, T, cast, equal, i32, let, local, loop, put, when
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
@@ -25,10 +26,6 @@ from vortex.kinds.buckets import FALLBACK_STEPS, Bucket
 from vortex.schedules.cuda_plan import PlanKnobs
 from vortex.schedules.knobs import read_knobs
 
-HEADER = 2
-"""Words of a work list before its items: how many there are, and the pages of each."""
-PART_BITS = 16
-"""An item is request << 16 | part."""
 MOST_REQUESTS = 4096
 
 
@@ -192,7 +189,7 @@ class _Plan:
             put(begin, i32(0), 0)
             with when(r > 0):
                 put(begin, self.arena.i32[r - 1 + self.ends], 0)
-            put(work, T.bitwise_or(T.shift_left(r, i32(PART_BITS)), i - begin[0]), kind, i + HEADER)
+            put(work, pack_item(r, i - begin[0]), kind, i + HEADER)
 
     def _request_of(self, i: Expr) -> Expr:
         """The first request whose items end beyond ``i``."""
