@@ -7,8 +7,8 @@ from functools import cache
 
 import torch
 
-from vortex.codegen.build.nvcc import emit_cuda
-from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir
+from tests.cuda.harness import cuda_source
+from vortex.codegen.emit import KernelSource, emit_kernel
 from vortex.driver import compile_flow
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
@@ -31,8 +31,7 @@ def kernel(page: int, dim: int, group: int, dtype: str = "bf16", knobs: Knobs = 
 @cache
 def source(page: int, dim: int, group: int, dtype: str = "bf16", knobs: Knobs = (), kv_dtype: str = "") -> str:
     """The CUDA C++ of :func:`kernel`."""
-    made = kernel(page, dim, group, dtype, knobs, kv_dtype)
-    return emit_cuda(made.symbol, parse_tir(made.text, made.name), "sm_90a")
+    return cuda_source(kernel(page, dim, group, dtype, knobs, kv_dtype))
 
 
 @dataclass

@@ -27,9 +27,9 @@ from vortex.ir.types import TensorType, bool_
 from vortex.ir.types import i32 as i32_type
 
 
-def topk_of(f: Function) -> flow.TopK | None:
+def selection_of(f: Function) -> flow.Selection | None:
     """The choice of pages, in kernels that make it."""
-    return next((o for o in f.ops if isinstance(o, flow.TopK)), None)
+    return next((o for o in f.ops if isinstance(o, flow.Selection)), None)
 
 
 def is_paged(program: Module, o: page.Load) -> bool:
@@ -66,16 +66,11 @@ def page_ops(f: Function, staging: Staging, level: int) -> list[Op]:
         if staging.loop.get(o) != level:
             return False
         spans = any(over_pages(v) for v in o.operands)
-        if o.result is None or isinstance(o, flow.TopK):
+        if o.result is None or isinstance(o, flow.Selection):
             return spans
         return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
 
     return [o for o in f.ops if runs(o)]
-
-
-def is_fold_over_pages(o: Op) -> bool:
-    """Whether the op folds or scans along the pages of a row; a convolution only looks at neighbours."""
-    return o.crosses_pages() and not isinstance(o, flow.Conv)
 
 
 def mean_count(o: flow.ReduceMean, pages: Expr) -> Expr:

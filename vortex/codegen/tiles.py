@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vortex.codegen.scalar import convert, fold_of, number_type
 from vortex.codegen.tir import F32, I32, Expr, T, flat, i32, lanes, local, loop, nest, put, unflat
@@ -136,16 +137,9 @@ class Tiles:
             here.values.write(v, here.full(v, i), x)
 
         into = home if keep is None else lambda here, i, x: keep(i, x)
-        if isinstance(o, flow.Reduce):
-            self._reduce(o, into)
-        elif isinstance(o, flow.Dot):
-            self._dot(o, into)
-        elif isinstance(o, flow.Scan):
-            self._scan(o, into)
-        elif isinstance(o, flow.Conv):
-            self._conv(o, into)
-        elif isinstance(o, flow.Concat):
-            self._concat(o, into)
+        nest_of = next((n for kind, n in NESTS.items() if isinstance(o, kind)), None)
+        if nest_of is not None:
+            nest_of(self, o, into)
         else:
             self.each(type_of(v).tile, lambda i: into(self, i, self.values.expression(v, self.full(v, i))))
 
@@ -328,7 +322,17 @@ Into = Callable[[Tiles, Index, Expr], None]
 """Takes an element of a result, as :data:`Keep` does, and the tiles on whose page it is."""
 
 
+NESTS: dict[type[Op], Callable[[Tiles, Any, Into], None]] = {
+    flow.Reduce: Tiles._reduce, flow.Dot: Tiles._dot, flow.Scan: Tiles._scan, flow.Conv: Tiles._conv,
+    flow.Concat: Tiles._concat,
+}  # fmt: skip
+"""The loops of each op whose role is ``nest``."""
+
+
 def require_emittable(o: Op) -> None:
     """VX4006 for ops that an earlier pass should have rewritten."""
-    if isinstance(o, flow.Softmax):
-        raise NOT_EMITTABLE.at(o.loc, why="flow.softmax reached code generation", hint="run expand-softmax first")
+    if o.rewritten_by:
+        raise NOT_EMITTABLE.at(o.loc, why=f"{o.name} reached code generation", hint=f"run {o.rewritten_by} first")
+    if isinstance(o, flow.Selection) and o.always_scores:
+        why = f"{o.name} scores every row; 'plan' lets rows whose pages all fit go unscored"
+        raise NOT_EMITTABLE.at(o.loc, why=why, hint="end the flow in vortex.topk")

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+Call = Literal["plan", "append", "select", "attend", ""]
+"""The calls of the runtime's ``Decoder`` that launch kernels."""
+
 Giver = Literal["call", "layer", "flow", "decoder"]
 """Who has an argument: the caller of each call, the layer that was bound, the flow (its captured tensors), or the
 decoder, as scratch."""
@@ -21,8 +24,9 @@ decoder, as scratch."""
 class Argument:
     """An argument that kernels of a kind may take, by its name in the calling convention (docs/architecture.md).
 
-    ``written`` arguments are changed by the kernel. Scratch says its ``dtype`` and its ``shape``: numbers, or names of
-    sizes that :mod:`vortex.runtime.scratch` knows.
+    ``written`` arguments are changed by the kernel. Whoever makes a tensor on the declaration's word alone (the decoder
+    its scratch, the tuner what the caller would give) makes it of this ``dtype`` and ``shape``: numbers, or sizes of a
+    step by the names of ``Layout.sizes`` in :mod:`vortex.runtime.scratch`, such as ``requests`` and ``heads``.
     """
 
     name: str
@@ -56,13 +60,11 @@ class KernelKind:
     pages: Literal["none", "filled", "scored", "kept"] = "none"
     """Which pages of a request a kernel reads in a step."""
     arguments: tuple[Argument, ...]
-    once: Literal["step", "layer"] = "layer"
-    """What it is launched once for."""
-    dense: bool = False
-    """Whether it is also launched for layers that attend to all pages."""
-    choice: Literal["variants", "table"] = "variants"
-    """What different choices for different shapes become: kernels of their own, or a table that one kernel looks into
-    on the device."""
+    call: Call = ""
+    """The call of the decoder that launches its kernels, in launch order with those of other kinds. Kernels of a kind
+    without one are launched by ``Decoder.launch`` alone."""
+    paces: bool = False
+    """Whether work lists are cut for as many CTAs of it as the device holds."""
     tuned: bool = False
     """Whether ``vortex tune`` tunes it unless told otherwise."""
     timed: tuple[str, ...] = ()
@@ -136,8 +138,7 @@ declare(
         order=10,
         domain="requests",
         ops=("page.plan",),
-        once="step",
-        choice="table",
+        call="plan",
         timed=("select", "attend"),
         arguments=(
             *_call("lengths"),
@@ -159,6 +160,7 @@ declare(
         fusion="always",
         axes=("rows",),
         pages="filled",
+        call="append",
         arguments=(
             *_call("k_new", "v_new", "latent_new", "loc", "row_offsets", "lengths", "page_table"),
             *_layer(*POOLS, "field.*", written=True),
@@ -180,6 +182,7 @@ declare(
         fusion="bounded",
         workspace=True,
         pages="scored",
+        call="select",
         tuned=True,
         arguments=(
             *_call("q", "lengths", "page_table"),
@@ -203,7 +206,8 @@ declare(
         ops=("page.load", "page.load_selection", "page.attend", "page.store", "flow.*"),
         axes=("rows", "kept"),
         pages="kept",
-        dense=True,
+        call="attend",
+        paces=True,
         tuned=True,
         arguments=(
             *_call("q", "lengths", "page_table", "pages", "counts", "scale"),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import LEAVES, VIEWS, over_pages
+from vortex.ir.staging import over_pages
 from vortex.ir.types import Dim, DType, Sym, TensorType, bf16, f16, f32, fp8_e4m3
 from vortex.targets.gpu import WARP
 
@@ -34,8 +34,6 @@ UNIT_WORDS = 32
 """Registers of summaries that are loaded together."""
 PIECES = 3
 """bf16 numbers that add up to any fp32 number."""
-EXACT = (flow.Maximum, flow.Minimum, flow.Neg, flow.Abs)
-"""Ops whose result is one of their operands, or its negative or zero."""
 
 Paged = Callable[[page.Load], bool]
 """Whether a load reads summaries through the page table."""
@@ -160,9 +158,9 @@ def _loads(v: Value, index: list[_Place]) -> Iterator[tuple[page.Load, list[_Pla
         return
     if isinstance(o, page.Load):
         yield o, index
-    elif isinstance(o, VIEWS):
+    elif isinstance(o, flow.View):
         yield from _loads(o.x, _seen_through(o, index))
-    elif not isinstance(o, LEAVES):
+    elif o.role != "leaf":
         for x in o.operands:
             if isinstance(x.type, TensorType):
                 yield from _loads(x, _fitted(index, type_of(v).shape, x.type.shape))
@@ -329,7 +327,7 @@ def matrix_of(o: Op, paged: Paged) -> Matrix | None:
 
 
 def _is_load(v: Value, load: page.Load) -> bool:
-    while isinstance(v.owner, VIEWS):
+    while isinstance(v.owner, flow.View):
         v = v.owner.x
     return v.owner is load
 
@@ -340,6 +338,6 @@ def _exact(v: Value, dtype: DType) -> bool:
         return type_of(o.value).dtype == dtype
     if isinstance(o, flow.Constant):
         return o.number == 0
-    if isinstance(o, VIEWS):
+    if isinstance(o, flow.View):
         return _exact(o.x, dtype)
-    return isinstance(o, EXACT) and all(_exact(x, dtype) for x in o.operands)
+    return o is not None and not o.rounds and all(_exact(x, dtype) for x in o.operands)

@@ -9,8 +9,9 @@ from math import isfinite
 from typing import NoReturn
 
 from vortex.ir.types import DTYPES
-from vortex.kinds.buckets import AXES, LIMIT, Bucket
-from vortex.tune.record import STATUS, VERSION, Key, Measure, Record, Sample, Silicon
+from vortex.kinds.buckets import LIMIT, Bucket
+from vortex.kinds.kind import KINDS
+from vortex.tune.record import STATUS, VERSION, Key, MachineKey, Measure, Record, Sample
 
 MOST_LINE = 1 << 16
 """Bytes of a line; no record is longer."""
@@ -66,7 +67,7 @@ def _record(data: object) -> Record:
         _fail("samples", "a list of 1 to 1024", samples)
     found = Record.make(
         _key(d["key"]),
-        _silicon(d["target"]),
+        _machine_key(d["target"]),
         _env(d["env"]),
         _measure(d["measure"]),
         _config(d["config"]),
@@ -80,23 +81,23 @@ def _record(data: object) -> Record:
 def _key(value: object) -> Key:
     d = _object(value, "key", ("kind", "ir", "bucket", "dtypes"))
     kind = d["kind"]
-    if not isinstance(kind, str) or kind not in AXES:
-        _fail("key.kind", f"one of {', '.join(AXES)}", kind)
+    if not isinstance(kind, str) or kind not in KINDS:
+        _fail("key.kind", f"one of {', '.join(KINDS)}", kind)
     sizes = _object(d["bucket"], "key.bucket", ("rows", "columns", "kept"))
     for axis, n in sizes.items():
         number = _integer(n, f"key.bucket.{axis}", 0, LIMIT)
-        if (number > 0) != (axis in AXES[kind]) or number & (number - 1):
-            _fail(f"key.bucket.{axis}", "a power of two" if axis in AXES[kind] else f"0 for {kind}", n)
+        if (number > 0) != (axis in KINDS[kind].axes) or number & (number - 1):
+            _fail(f"key.bucket.{axis}", "a power of two" if axis in KINDS[kind].axes else f"0 for {kind}", n)
     dtypes = d["dtypes"]
     if not isinstance(dtypes, list) or len(dtypes) > 16 or not all(isinstance(t, str) and t in DTYPES for t in dtypes):
         _fail("key.dtypes", "a list of element types", dtypes)
     return Key(kind, _word(d["ir"], "key.ir"), Bucket(**sizes), tuple(dtypes))  # type: ignore[arg-type]
 
 
-def _silicon(value: object) -> Silicon:
+def _machine_key(value: object) -> MachineKey:
     d = _object(value, "target", ("arch", "sms", "smem"))
     sms = _integer(d["sms"], "target.sms", 1, 1 << 16)
-    return Silicon(_word(d["arch"], "target.arch"), sms, _integer(d["smem"], "target.smem", 0, 1 << 30))
+    return MachineKey(_word(d["arch"], "target.arch"), sms, _integer(d["smem"], "target.smem", 0, 1 << 30))
 
 
 def _env(value: object) -> dict[str, str]:

@@ -18,12 +18,11 @@ from vortex.codegen.sweep import (
     Row,
     RowReader,
     Workspace,
-    is_fold_over_pages,
     is_paged,
     mean_count,
     page_ops,
     row_ops,
-    topk_of,
+    selection_of,
 )
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import (
@@ -65,14 +64,14 @@ def emit_select(program: Module, f: Function) -> list[str]:
         first = let("first", plan[2, r])
         scored = let("scored", plan[3, r])
         kernel = _Kernel.of(args, f, Row(r, h, row, first, scored))
-        topk = topk_of(f)
+        selection = selection_of(f)
         with choose(scored > 0) as (then, other):
             with then():
                 kernel.sweep()
-                if topk is not None:
+                if selection is not None:
                     kernel.pick(let("kept", plan[1, r] - (pages - scored)), pages)
             with other():
-                if topk is not None:
+                if selection is not None:
                     emit_keep_all(args.buffers["pages"], args.buffers["counts"], r, h, pages, args.size("K"))
                 else:
                     T.evaluate(0)
@@ -128,7 +127,7 @@ class _Kernel:
     def _per_page(self, level: int) -> None:
         """Sweep over the candidates once."""
         ops = page_ops(self.f, self.staging, level)
-        carries = {o: self._accumulator(o) for o in ops if is_fold_over_pages(o)}
+        carries = {o: self._accumulator(o) for o in ops if o.carries()}
         reads = any(isinstance(o, page.Load) and is_paged(self.args.program, o) for o in self.f.ops)
         with loop("s", self.row.scored) as s:
             here = Here(s, let("page", self.reader.look_up(s)) if reads else None)
@@ -160,7 +159,7 @@ class _Kernel:
         """Do one op for the page that the tiles are on."""
         if isinstance(o, page.Store):
             self.reader.workspace.store(o, tiles)
-        elif isinstance(o, flow.TopK):
+        elif isinstance(o, flow.Selection):
             self._write_key(o, tiles)
         elif carry is None:
             if o.notes.get("in") == "tile":
@@ -219,9 +218,9 @@ class _Kernel:
 
     # selection
 
-    def _write_key(self, o: flow.TopK, tiles: Tiles) -> None:
+    def _write_key(self, o: flow.Selection, tiles: Tiles) -> None:
         """Keep the key of the page that the tiles are on."""
-        score = convert(tiles.values.read(o.score, [tiles.position]), F32)
+        score = convert(tiles.values.read(o.scored, [tiles.position]), F32)
         key = T.reinterpret(F32, sortable(score))
         put(self.args.buffers["workspace"], key, self.row.index, self._key_at(tiles.position))
 

@@ -57,7 +57,7 @@ class BlockTiles(GpuTiles):
         if isinstance(o, flow.Reduce):
             results = max(1, type_of(o.value).numel)
             return self.by_thread(results, type_of(o.x).numel // results)
-        return not isinstance(o, flow.Dot | flow.Scan | flow.Concat)
+        return o.role != "nest"
 
     def compute(self, o: Op, keep: Keep | None = None) -> None:
         if isinstance(o, flow.Scan):

@@ -15,9 +15,6 @@ from vortex.ir.core import Value
 from vortex.ir.dialects import flow
 from vortex.targets.gpu import H200
 
-REPEATING = (flow.Maximum, flow.Minimum, flow.Remainder, flow.Eq, flow.Ne, flow.Cast, flow.IsNan, flow.Abs, flow.Where)
-"""Ops whose expression has an operand more than once; nested, they would grow exponentially."""
-
 
 class Storage(Protocol):
     """The words of one value. ``position`` is a page's place among the candidates, ``slot`` that in the page tile."""
@@ -163,7 +160,7 @@ class StoredValues(Values):
 
     def expression(self, v: Value, index: Index) -> Expr:
         o = v.owner
-        if not isinstance(o, REPEATING):
+        if o is None or (o.repeats == 1 and not o.branches):
             return super().expression(v, index)
         t = type_of(v)
         operands = [once(self.read(x, fit(index, t.shape, type_of(x).shape))) for x in o.operands]

@@ -59,7 +59,7 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
     arena = Arena()
     memory = Memory.reserve(layout, args, arena, knobs)
     reserved = Reserved.take(layout, arena, cta, knobs)
-    topk = TopK.reserve(cta, arena, knobs.keys) if layout.topk is not None else None
+    topk = TopK.reserve(cta, arena, knobs.keys) if layout.selection is not None else None
     arrived = arena.take(1)
     arena.open()
     item, h = let("item", quotient(place, heads)), let("h", remainder(place, heads))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.storage import Arena, Held
-from vortex.codegen.sweep import is_fold_over_pages, is_for_row, is_paged, topk_of
+from vortex.codegen.sweep import is_for_row, is_paged, selection_of
 from vortex.codegen.tir import Expr
 from vortex.codegen.values import type_of
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import VIEWS, Staging, over_pages, stage
+from vortex.ir.staging import Staging, over_pages, stage
 from vortex.ir.types import TensorType
 from vortex.schedules.contractions import LaneGroup, Matrix, lane_group_of, matrix_of
 from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs
@@ -46,9 +46,9 @@ class Layout:
         return cls(program, f, stage(f), matrices, groups)
 
     @property
-    def topk(self) -> flow.TopK | None:
+    def selection(self) -> flow.Selection | None:
         """The choice of pages, in kernels that make it."""
-        return topk_of(self.f)
+        return selection_of(self.f)
 
     @property
     def page_words(self) -> int:
@@ -58,7 +58,7 @@ class Layout:
     def crossing(self) -> Iterator[Op]:
         """Folds and scans over pages, each of which leaves a partial result per page tile."""
         for o in self.f.ops:
-            if o.result is not None and is_fold_over_pages(o):
+            if o.result is not None and o.carries():
                 yield o
 
     @property
@@ -105,7 +105,7 @@ def _users(f: Function, v: Value) -> list[Op]:
     for o in f.ops:
         if v not in o.operands:
             continue
-        inline = o.result is not None and (isinstance(o, VIEWS) or o.notes.get("in") == "inline")
+        inline = o.result is not None and (o.role == "view" or o.notes.get("in") == "inline")
         found += _users(f, o.value) if inline and o.result is not None else [o]
     return found
 

@@ -99,7 +99,7 @@ class Shortlist:
         return let("listed_in_all", self.arena.i32[self.listed.count_at])
 
     def take(self, count: Expr, best: Expr, place: Callable[[Expr, Expr], None]) -> None:
-        """Call ``place(page, n)`` for the ``best`` best of ``count`` listed keys, where n counts pages as they ascend."""
+        """Call ``place(page, n)`` for the ``best`` best of ``count`` listed keys, n counting pages as they ascend."""
         thread = self.cta.thread
         keep = local("keep", 1, I32)
         put(keep, i32(NOBODY), 0)

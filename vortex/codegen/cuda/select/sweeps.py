@@ -26,7 +26,7 @@ from vortex.codegen.cuda.vector_load import unpack
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.scalar import convert
 from vortex.codegen.sort_key import sortable
-from vortex.codegen.sweep import Here, Row, RowReader, Workspace, is_fold_over_pages, is_paged, page_ops, row_ops
+from vortex.codegen.sweep import Here, Row, RowReader, Workspace, is_paged, page_ops, row_ops
 from vortex.codegen.tiles import require_emittable
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, equal, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, type_of
@@ -251,7 +251,7 @@ class Sweeps:
                         self.folds.prepare(o, self.row.scored, self._lanes_on)
                 self.block.sync()
                 self._per_page(sweep)
-                if level + 1 < staging.loops or self._completed(level + 1) or self.layout.topk is not None:
+                if level + 1 < staging.loops or self._completed(level + 1) or self.layout.selection is not None:
                     cta_sync()
 
     def _completed(self, level: int) -> list[Op]:
@@ -401,12 +401,12 @@ class Sweeps:
         if isinstance(o, page.Store):
             with when(page_tile.is_page):
                 self.reader.workspace.store(o, tiles)
-        elif isinstance(o, flow.TopK):
+        elif isinstance(o, flow.Selection):
             self._write_key(o, tiles, page_tile.is_page)
-        elif isinstance(o, flow.Scan) and is_fold_over_pages(o):
+        elif isinstance(o, flow.Scan) and o.carries():
             self._open_lane_storage(o)
             self.folds.scan(o, page_tile, tiles)
-        elif is_fold_over_pages(o):
+        elif o.carries():
             self.folds.fold(o, page_tile, tiles)
         elif self._open_lane_storage(o):
             tiles.compute(o)
@@ -446,8 +446,8 @@ class Sweeps:
             unpacked=self.knobs.unpacked,
         )
 
-    def _write_key(self, o: flow.TopK, tiles: LaneTiles, is_page: Expr) -> None:
+    def _write_key(self, o: flow.Selection, tiles: LaneTiles, is_page: Expr) -> None:
         """Keep the keys of the lanes' pages."""
-        score = convert(tiles.values.read(o.score, [tiles.position]), F32)
+        score = convert(tiles.values.read(o.scored, [tiles.position]), F32)
         with when(is_page):
             self.keys.set(T.reinterpret(F32, sortable(score)), tiles.position)
