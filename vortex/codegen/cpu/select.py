@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vortex.codegen.arguments import Arguments
+from vortex.codegen.budgets import FIRST, KEPT, PAGES, SCORED
 from vortex.codegen.cpu.topk import emit_keep_all, emit_topk
 from vortex.codegen.scalar import convert, fold_of, number_type
 from vortex.codegen.sort_key import sortable
@@ -60,16 +61,16 @@ def emit_select(program: Module, f: Function) -> list[str]:
         r = let("r", T.floordiv(row, heads))
         h = let("h", T.floormod(row, heads))
         plan = args.buffers["plan"]
-        pages = let("pages_of_row", plan[0, r])
-        first = let("first", plan[2, r])
-        scored = let("scored", plan[3, r])
+        pages = let("pages_of_row", plan[PAGES, r])
+        first = let("first", plan[FIRST, r])
+        scored = let("scored", plan[SCORED, r])
         kernel = _Kernel.of(args, f, Row(r, h, row, first, scored))
         selection = selection_of(f)
         with choose(scored > 0) as (then, other):
             with then():
                 kernel.sweep()
                 if selection is not None:
-                    kernel.pick(let("kept", plan[1, r] - (pages - scored)), pages)
+                    kernel.pick(let("kept", plan[KEPT, r] - (pages - scored)), pages)
             with other():
                 if selection is not None:
                     emit_keep_all(args.buffers["pages"], args.buffers["counts"], r, h, pages, args.size("K"))

@@ -8,8 +8,8 @@ all it needs in shared memory if that fits, and otherwise in its workspace, as i
 from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
+from vortex.codegen.budgets import FIRST, KEPT, PAGES, SCORED
 from vortex.codegen.cuda.arrival import arrive
-from vortex.codegen.cuda.plan import part_pages
 from vortex.codegen.cuda.ptx import (
     WARP,
     cta_sync,
@@ -25,7 +25,7 @@ from vortex.codegen.cuda.select.sweeps import Reserved, Sweeps
 from vortex.codegen.cuda.select.topk import Selection, TopK
 from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta
-from vortex.codegen.cuda.work_list import HEADER, SELECT, Entry, unpack_item
+from vortex.codegen.cuda.work_list import HEADER, SELECT, Entry, part_pages, unpack_item
 from vortex.codegen.sweep import Row
 from vortex.codegen.tir import T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
@@ -69,7 +69,8 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
         r, part = unpack_item(entry.item, "r", "part")
         plan = args.buffers["plan"]
         pages, kept, first, scored = (
-            early(n, plan, i32(at), r) for at, n in enumerate(("pages_of_row", "kept", "first", "scored"))
+            early(name, plan, i32(at), r)
+            for at, name in ((PAGES, "pages_of_row"), (KEPT, "kept"), (FIRST, "first"), (SCORED, "scored"))
         )
         best = let("best", kept - (pages - scored))
         selection = Selection(cta, args.buffers["pages"], args.buffers["counts"], r, h, args.size("K"))
