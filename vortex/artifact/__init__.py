@@ -1,1 +1,1 @@
-"""Artifacts on disk: manifest, folder, kernel texts; imports errors, spec and kinds; later stages may import it."""
+"""Artifacts on disk: manifest, folder, kernel texts; what comes after compilation may import it, and the driver."""
