@@ -1,1 +1,1 @@
-"""Artifacts on disk: manifest, folder, kernel texts; what comes after compilation may import it, and the driver."""
+"""Artifacts on disk: manifest, folder, kernel texts; driver, compilation, runtime, tune and cli import it."""
