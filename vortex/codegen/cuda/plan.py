@@ -43,7 +43,7 @@ class Entry:
 def table_of(schedule: Mapping[str, Attr]) -> tuple[Entry, ...]:
     """The schedule's table, the entry first that goes before others as near; at most one a lane, spread evenly."""
     every = [
-        Entry(Bucket(*numbers), read_knobs(PlanKnobs, line))
+        Entry(Bucket(*numbers), read_knobs(PlanKnobs, {**schedule, **line}))
         for line in schedule.get("table", ())
         for numbers in line["serves"]
     ]
