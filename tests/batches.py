@@ -10,9 +10,10 @@ import numpy as np
 
 from vortex.budget import Budget
 from vortex.ir.core import Module
-from vortex.ir.interpret import Selection, run_function
+from vortex.ir.interpret import run_function
 from vortex.ir.interpret_page import Batch, plan_row
 from vortex.ir.numerics import narrow
+from vortex.ir.ranking import Ranked
 from vortex.ir.types import DTYPES, TensorType
 
 
@@ -117,6 +118,6 @@ def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     physical = b.page_table[r, first : first + scored]
     fields = [b.paged[a.name][physical, h] for a in index.args[1:]]
     (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, layer=b.layer, first=first)
-    assert isinstance(best, Selection)
+    assert isinstance(best, Ranked)
     chosen = {first + int(i) for i in best.best(kept - (n - scored))}
     return [p for p in range(n) if p in chosen or not first <= p < first + scored]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import SupportsIndex
+from typing import Annotated, SupportsIndex
 
 from vortex.errors import BAD_BUDGET
+from vortex.untrusted_json import Raw
 
 I32_MAX = 2**31 - 1
 
@@ -35,7 +36,7 @@ class Budget:
     """
 
     pages: int
-    ratio: Fraction | int | str | float = 0
+    ratio: Annotated[Fraction | int | str | float, Raw()] = 0
     sink: int = 1
     recent: int = 2
 

@@ -14,7 +14,7 @@ from tests.strategies import new_module
 from vortex.budget import Budget
 from vortex.ir.core import Module
 from vortex.ir.dialects import flow
-from vortex.ir.interpret import Selection
+from vortex.ir.ranking import Ranked
 from vortex.ir.types import S
 
 KINDS = ("plan", "select")
@@ -80,7 +80,7 @@ def test_topk_keeps_the_best_in_order(kind: str) -> None:
     for seed, n in enumerate((1, 2, 31, 33, 97, 300)):
         scores = make(kind, n)
         for k in sorted({0, 1, 2, n // 2, n - 1} & set(range(n))):
-            want = [int(i) for i in Selection(scores).best(k)]
+            want = [int(i) for i in Ranked(scores).best(k)]
             assert pick(scores, k, slots=1 + seed % 2 * 4, seed=seed) == sorted(want), (kind, n, k)
 
 
@@ -88,7 +88,7 @@ def test_topk_keeps_the_best_in_order(kind: str) -> None:
 def test_rows_of_more_keys_than_registers(kind: str) -> None:
     for seed, (n, k) in enumerate([(300, 9), (300, 140), (129, 128), (515, 30)]):
         scores = make(kind, n)
-        want = [int(i) for i in Selection(scores).best(k)]
+        want = [int(i) for i in Ranked(scores).best(k)]
         assert pick(scores, k, slots=1 + seed % 2 * 4, seed=seed, keys=2) == sorted(want), (kind, n, k)
 
 
@@ -97,7 +97,7 @@ def test_topk_of_every_k() -> None:
     for kind in ("mixed", "ties"):
         scores = make(kind, 70)
         for k in range(70):
-            want = sorted(int(i) for i in Selection(scores).best(k))
+            want = sorted(int(i) for i in Ranked(scores).best(k))
             assert pick(scores, k, slots=1, seed=k) == want, (kind, k)
 
 

@@ -31,7 +31,7 @@ def run(module: Module, args: dict[str, torch.Tensor], pages: int, name: str = "
 
 
 def _run(o: Any, given: list[Any]) -> Any:
-    return given[0] if isinstance(o, flow.TopK) else o.evaluate(*given)
+    return given[0] if isinstance(o, flow.Selection) else o.evaluate(*given)
 
 
 def _leaf(module: Module, o: Any, pages: int, layer: int) -> Any:

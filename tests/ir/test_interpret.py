@@ -12,16 +12,17 @@ from tests.ir.samples import QUEST, every_flow_op, flow_op
 from vortex.errors import VortexError
 from vortex.ir.core import OPS, Decl, Function, Module, Value
 from vortex.ir.dialects import flow
-from vortex.ir.interpret import Selection, held_as, ranking, run_function
+from vortex.ir.interpret import held_as, run_function
 from vortex.ir.parser import parse_module
+from vortex.ir.ranking import Ranked, ranking
 from vortex.ir.types import S, TensorType, bool_, f32, i32
 
 
 def test_order_of_scores() -> None:
     score = np.array([np.nan, 0.0, -np.inf, -0.0, np.inf, np.nan, 1.0, -1.0], np.float32)
     assert ranking(score).tolist() == [4, 6, 1, 3, 7, 2, 0, 5]
-    assert Selection(score).best(3).tolist() == [1, 4, 6]
-    assert Selection(score).best(100).tolist() == list(range(8))
+    assert Ranked(score).best(3).tolist() == [1, 4, 6]
+    assert Ranked(score).best(100).tolist() == list(range(8))
     assert ranking(np.array([2, 2**24 + 1, 2**24, 2], np.int32)).tolist() == [1, 2, 0, 3]
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tests.strategies import arguments, flows
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import flow
-from vortex.ir.interpret import Selection, run_function
+from vortex.ir.interpret import run_function
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
+from vortex.ir.ranking import Ranked
 from vortex.passes.manager import DEFAULT_PIPELINE, PassContext, run_pipeline
 
 EXACT = ["canonicalize", "cse", "dce", "expand-softmax", "canonicalize,cse,expand-softmax,canonicalize,cse,dce"]
@@ -25,7 +26,7 @@ SIMPLIFY = DEFAULT_PIPELINE["flow"].removesuffix(",outline")
 def results(m: Module, pages: int, seed: int, **kind: bool) -> list[Any]:
     f = m.functions["index"]
     out = run_function(f, arguments(f, pages, seed, **kind), m, pages=pages, first=1)
-    return [x.score if isinstance(x, Selection) else x for x in out]
+    return [x.score if isinstance(x, Ranked) else x for x in out]
 
 
 def bits(x: Any) -> bytes:
@@ -51,7 +52,7 @@ def largest(m: Module, f: Function, args: list[Any]) -> float:
     """The largest magnitude on the way to the results."""
     every = Function("func", f.name, f.args, [*f.ops[:-1], flow.Return(tuple(f.values()))])
     found = run_function(every, args, m, first=1)
-    arrays = [np.abs(np.asarray(x, np.float64)) for x in found if not isinstance(x, Selection)]
+    arrays = [np.abs(np.asarray(x, np.float64)) for x in found if not isinstance(x, Ranked)]
     return max(float(x.max(initial=0)) for x in arrays)
 
 

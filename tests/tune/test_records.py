@@ -96,7 +96,7 @@ def edited(**changes: Any) -> str:
         (GOOD.replace('"n":25', '"n":1e999'), "integer"),
         (GOOD.replace('"n":25', '"n":' + "9" * 5000), "no JSON"),
         (edited(v=2), "version 1"),
-        (edited(v=True), "version 1"),
+        (edited(v=True), "v is True; an integer"),
         (edited(id="00" * 16), "the hash"),
         (edited(key__kind="os.system"), "one of"),
         (edited(key__bucket__rows=63), "power of two"),
@@ -108,7 +108,7 @@ def edited(**changes: Any) -> str:
         (edited(env={}), "template"),
         (edited(target__sms=0), "integer"),
         (edited(measure__l2="hot"), "l2"),
-        (edited(config={}), "knobs"),
+        (edited(config={}), "config is an object of 0; an object of 1 to 24"),
         (edited(config={"warps": "4"}), "integer"),
         (edited(config={"warps": 4.0}), "integer"),
         (edited(config={"warps": True}), "integer"),
@@ -117,12 +117,12 @@ def edited(**changes: Any) -> str:
         (edited(samples=[]), "a list"),
         (edited(samples__0__status="fast"), "one of"),
         (edited(samples__0__us=None), "times where"),
-        (edited(samples__0__us__p50=-1.0), "above 0"),
+        (edited(samples__0__us__p50=-1.0), r"samples\[0\]\.us\.p50 is -1.0; .* above 0"),
         (edited(samples__0__us__p10=1e8), "p10 <= p50"),
         (edited(samples__0__by={"at": "\u001b[31m"}), "printable"),
         (edited(samples__0__by={"at": "\ud800"}), "printable"),
-        ('{"\ud800": 1}', "lacks"),
-        ('{"v":1,"id":0,"key":0,"target":0,"env":0,"measure":0,"config":0,"samples":[0]}', "key"),
+        ('{"\ud800": 1}', "has no"),
+        ('{"v":1,"id":0,"key":0,"target":0,"env":0,"measure":0,"config":0,"samples":[0]}', "id is 0"),
     ],
 )
 def test_what_is_no_record(line: str, why: str) -> None:
@@ -177,3 +177,11 @@ def test_hostile_lines() -> None:
 @pytest.mark.full
 def test_many_hostile_lines() -> None:
     assert fuzz(10_000, 1) < 1000
+
+
+def test_a_knob_that_a_template_lost() -> None:
+    listed, grid = (record({"warps": 4, "planned": p}) for p in (1, 0))
+    assert dict(listed.point) == {"warps": 4}
+    assert dict(grid.point) == dict(grid.config), "what it measured is in no space any more"
+    assert record({"warps": 4, "planned": 1}, template="cuda.attend@2").point == (("planned", 1), ("warps", 4))
+    assert parse_line(listed.to_line()).id == listed.id != record({"warps": 4}).id

@@ -6,12 +6,14 @@ NaN needs care: TVM folds ``x != x`` to false and its own max and min lose a NaN
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from vortex.codegen.narrow import round_to
 from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, is_nan, kind
+from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
-from vortex.ir.types import DType, TensorType, bool_
+from vortex.ir.types import DType, bool_
 
 
 def number_type(dtype: DType) -> str:
@@ -75,78 +77,93 @@ def same(a: Expr, b: Expr) -> Expr:
     return T.And(equal(a, b), invert(is_nan(a))) if kind(a) == F32 else equal(a, b)
 
 
-UNARY: dict[type[Op], Callable[[Expr], Expr]] = {
-    flow.Neg: lambda x: x * (f32(-1) if kind(x) == F32 else i32(-1)),
-    flow.Abs: absolute,
-    flow.Exp: T.exp,
-    flow.Log: T.log,
-    flow.Sqrt: T.sqrt,
-    flow.Rsqrt: lambda x: f32(1) / T.sqrt(x),
-    flow.Sin: T.sin,
-    flow.Cos: T.cos,
-    flow.Tanh: T.tanh,
-    flow.Sigmoid: lambda x: f32(1) / (f32(1) + T.exp(x * f32(-1))),
-    flow.Erf: T.erf,
-    flow.Floor: T.floor,
-    flow.Ceil: T.ceil,
-    flow.Round: T.nearbyint,
-    flow.Trunc: T.trunc,
-    flow.IsNan: is_nan,
-    flow.Not: invert,
-}
-
-BINARY: dict[type[Op], Callable[[Expr, Expr], Expr]] = {
-    flow.Add: lambda a, b: a + b,
-    flow.Sub: lambda a, b: a - b,
-    flow.Mul: lambda a, b: a * b,
-    flow.Div: lambda a, b: a / b,
-    flow.Pow: T.pow,
-    flow.Remainder: floor_mod,
-    flow.Maximum: maximum,
-    flow.Minimum: minimum,
-    flow.Lt: lambda a, b: a < b,
-    flow.Le: lambda a, b: a <= b,
-    flow.Gt: lambda a, b: a > b,
-    flow.Ge: lambda a, b: a >= b,
-    flow.Eq: same,
-    flow.Ne: lambda a, b: invert(same(a, b)),
-    flow.And: T.And,
-    flow.Or: T.Or,
-    flow.Xor: lambda a, b: differ(convert(a, I32), convert(b, I32)),
-}
-"""Operands arrive in one computing type: that of the result, or for comparisons the wider of the two."""
+Emitter = Callable[[Any, list[Expr]], Expr]
+"""The op and the elements of its operands give one element of its result."""
+EMITTERS: dict[str, Emitter] = {}
+"""By the name that an elementwise op's class gives as its ``emitter``; whoever declares an op adds it here."""
 
 
-def is_scalar(o: Op) -> bool:
-    """Whether the op works element by element."""
-    return type(o) in UNARY or type(o) in BINARY or isinstance(o, flow.Where | flow.Cast)
+def emitter(name: str) -> Callable[[Emitter], Emitter]:
+    """Register the emitter of that name; operands reach it as they are read, each in its own computing type."""
+
+    def register(emit: Emitter) -> Emitter:
+        assert name not in EMITTERS, f"emitter {name} is registered twice"
+        EMITTERS[name] = emit
+        return emit
+
+    return register
+
+
+def _computed(name: str, emit: Callable[..., Expr]) -> None:
+    """Register an emitter that gets its operands in the type the op computes in."""
+
+    @emitter(name)
+    def run(o: flow.Unary | flow.Binary, operands: list[Expr]) -> Expr:
+        kind = number_type(o.computes_in())
+        return emit(*(convert(x, kind) for x in operands))
+
+
+for _name, _emit in {
+    "flow.neg": lambda x: x * (f32(-1) if kind(x) == F32 else i32(-1)),
+    "flow.abs": absolute,
+    "flow.exp": T.exp,
+    "flow.log": T.log,
+    "flow.sqrt": T.sqrt,
+    "flow.rsqrt": lambda x: f32(1) / T.sqrt(x),
+    "flow.sin": T.sin,
+    "flow.cos": T.cos,
+    "flow.tanh": T.tanh,
+    "flow.sigmoid": lambda x: f32(1) / (f32(1) + T.exp(x * f32(-1))),
+    "flow.erf": T.erf,
+    "flow.floor": T.floor,
+    "flow.ceil": T.ceil,
+    "flow.round": T.nearbyint,
+    "flow.trunc": T.trunc,
+    "flow.isnan": is_nan,
+    "flow.not": invert,
+    "flow.add": lambda a, b: a + b,
+    "flow.sub": lambda a, b: a - b,
+    "flow.mul": lambda a, b: a * b,
+    "flow.div": lambda a, b: a / b,
+    "flow.pow": T.pow,
+    "flow.remainder": floor_mod,
+    "flow.maximum": maximum,
+    "flow.minimum": minimum,
+    "flow.lt": lambda a, b: a < b,
+    "flow.le": lambda a, b: a <= b,
+    "flow.gt": lambda a, b: a > b,
+    "flow.ge": lambda a, b: a >= b,
+    "flow.eq": same,
+    "flow.ne": lambda a, b: invert(same(a, b)),
+    "flow.and": T.And,
+    "flow.or": T.Or,
+    "flow.xor": lambda a, b: differ(convert(a, I32), convert(b, I32)),
+}.items():
+    _computed(_name, _emit)
+
+
+@emitter("flow.where")
+def _where(o: flow.Where, operands: list[Expr]) -> Expr:
+    out = number_type(flow.tensor(o, o.value).dtype)
+    return T.Select(operands[0], convert(operands[1], out), convert(operands[2], out))
+
+
+@emitter("flow.cast")
+def _cast(o: flow.Cast, operands: list[Expr]) -> Expr:
+    return round_to(convert(operands[0], number_type(o.to)), o.to)
 
 
 def emit_scalar(o: Op, operands: list[Expr]) -> Expr:
-    """The expression of one element of ``o``'s result from its operands' elements."""
-    assert o.result is not None and isinstance(o.result.type, TensorType)
-    out = number_type(o.result.type.dtype)
-    if isinstance(o, flow.Where):
-        return T.Select(operands[0], convert(operands[1], out), convert(operands[2], out))
-    if isinstance(o, flow.Cast):
-        return round_to(convert(operands[0], out), o.to)
-    if type(o) in UNARY:
-        wants = kind(operands[0]) if isinstance(o, flow.Neg | flow.Not) else F32
-        if isinstance(o, flow.Neg):
-            wants = out
-        return UNARY[type(o)](convert(operands[0], wants))
-    a, b = operands
-    if isinstance(o, flow.Compare) and not isinstance(o, flow.Logical):
-        out = F32 if F32 in (kind(a), kind(b)) else I32
-    return BINARY[type(o)](convert(a, out), convert(b, out))
+    """The expression of one element of an elementwise op's result from its operands' elements."""
+    emit = EMITTERS.get(o.emitter)
+    if emit is None:
+        raise NOT_EMITTABLE.at(o.loc, why=f"{o.name} names no emitter of codegen/scalar.py", hint="register it there")
+    return emit(o, operands)
 
 
 def fold_of(o: Op, dtype: str) -> tuple[Expr, Callable[[Expr, Expr], Expr]]:
     """What a reduction starts from and how it takes in an element, in the computing type ``dtype``."""
-    how = o.kind if isinstance(o, flow.Scan) else {
-        flow.ReduceSum: "sum", flow.ReduceMean: "sum", flow.Dot: "sum", flow.Conv: "sum", flow.ReduceProd: "prod",
-        flow.ReduceMax: "max", flow.ReduceMin: "min",
-    }[type(o)]  # fmt: skip
+    how = o.kind if isinstance(o, flow.Scan) else o.folds
     is_float = dtype == F32
     if how == "sum":
         return (f32(0) if is_float else i32(0)), lambda a, b: a + b

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from vortex.codegen.narrow import widen
-from vortex.codegen.scalar import convert, emit_scalar, is_scalar, number_type
+from vortex.codegen.scalar import convert, emit_scalar, number_type
 from vortex.codegen.tir import F32, I32, Buffer, Expr, T, f32, flat, i32, local, put, unflat
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op, Value
@@ -73,24 +74,16 @@ class Values:
         assert o is not None
         if isinstance(o, page.Load):
             return widen(self.read_load(o, index), t.dtype)
-        if is_scalar(o):
+        if o.role == "elementwise":
             return emit_scalar(o, [self.read(x, fit(index, t.shape, type_of(x).shape)) for x in o.operands])
-        if isinstance(o, flow.Reshape | flow.Transpose | flow.Broadcast | flow.Slice):
+        if isinstance(o, flow.View):
             return self.read(o.x, view_index(o, index))
         return self._leaf(o, index)
 
     def _leaf(self, o: Op, index: Index) -> Expr:
-        if isinstance(o, flow.Constant):
-            kind = number_type(o.type.dtype)
-            return f32(o.number) if kind == F32 else convert(i32(int(o.number)), kind)
-        if isinstance(o, flow.Resource):
-            return widen(self.constants[o.symbol][tuple(index)], o.type.dtype)
-        if isinstance(o, flow.Layer):
-            return self.leaves["layer"]
-        if isinstance(o, flow.PageCount):
-            return self.leaves["page_count"]
-        if isinstance(o, flow.PageIndex):
-            return self.leaves["first_page"] + index[0]
+        read = LEAVES.get(type(o))
+        if read is not None:
+            return read(self, o, index)
         raise NOT_EMITTABLE.at(o.loc, why=f"{o.name} has no emitter here", hint="run the default page pipeline")
 
     # keeping
@@ -134,6 +127,21 @@ class Values:
         return convert(whole, kind)
 
 
+def _constant(values: Values, o: flow.Constant, index: Index) -> Expr:
+    kind = number_type(o.type.dtype)
+    return f32(o.number) if kind == F32 else convert(i32(int(o.number)), kind)
+
+
+LEAVES: dict[type[Op], Callable[[Values, Any, Index], Expr]] = {
+    flow.Constant: _constant,
+    flow.Resource: lambda values, o, index: widen(values.constants[o.symbol][tuple(index)], o.type.dtype),
+    flow.Layer: lambda values, o, index: values.leaves["layer"],
+    flow.PageCount: lambda values, o, index: values.leaves["page_count"],
+    flow.PageIndex: lambda values, o, index: values.leaves["first_page"] + index[0],
+}
+"""How an element of each op whose role is ``leaf`` is read; ``page.load`` goes by the template."""
+
+
 def page_position(index: Index, t: TensorType) -> Expr:
     assert t.page_axis is not None
     return index[t.page_axis]
@@ -145,7 +153,7 @@ def fit(index: Index, shape: tuple[Dim, ...], to: tuple[Dim, ...]) -> Index:
     return [i32(0) if d == 1 else i for i, d in zip(tail, to, strict=True)]
 
 
-def view_index(o: flow.Reshape | flow.Transpose | flow.Broadcast | flow.Slice, index: Index) -> Index:
+def view_index(o: flow.View, index: Index) -> Index:
     """Which element of the operand a view shows at ``index``."""
     source = type_of(o.x)
     if isinstance(o, flow.Transpose):
@@ -158,6 +166,7 @@ def view_index(o: flow.Reshape | flow.Transpose | flow.Broadcast | flow.Slice, i
     if isinstance(o, flow.Slice):
         moved = index[o.axis] * o.step + o.start
         return [*index[: o.axis], moved, *index[o.axis + 1 :]]
+    assert isinstance(o, flow.Reshape), f"{o.name} has no index"
     axis, out_axis = source.page_axis, type_of(o.value).page_axis
     if axis is None or out_axis is None:
         return _reshaped(index, o.shape, source.shape)

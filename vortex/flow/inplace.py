@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vortex.errors import ALIASED
+from vortex.flow.dispatch import fills
 from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import active, emit, fail, refuse
 from vortex.ir.core import Value
@@ -49,6 +50,7 @@ def fresh(result: object, before: int, name: str) -> object:
     return result
 
 
+@fills("assigned")
 def assigned(x: vTensor, made: vTensor, operator: str) -> vTensor:
     """``x`` with the value of ``made``, for all who hold the object; VX1005, VX1026."""
     sign = f"{operator}="

@@ -11,6 +11,7 @@ import torch
 
 from vortex.errors import BAD_SHAPE, BRANCH, CONCRETIZE, IN_PLACE, STATE, SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow import purity, source
+from vortex.flow.dispatch import assigned, bound_method, call_function, call_method, fills
 from vortex.flow.tracer import DTYPES, Tracer, active, constant, current, fail
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
@@ -60,8 +61,6 @@ class Size(tuple[Any, ...]):
 
 def _operator(name: str, swap: bool = False) -> Any:
     def run(self: Any, other: Any) -> Any:
-        from vortex.flow.optable import call_method
-
         if not isinstance(other, vTensor | torch.Tensor | int | float | PageDim) and not hasattr(other, "__array__"):
             return NotImplemented
         a, b = (lift(other), lift(self)) if swap else (lift(self), lift(other))
@@ -74,14 +73,13 @@ def _augmented(name: str, operator: str) -> Any:
     plain = _operator(name)
 
     def run(self: vTensor, other: Any) -> Any:
-        from vortex.flow.inplace import assigned
-
         made = plain(self, other)
         return made if made is NotImplemented else assigned(self, made, operator)
 
     return run
 
 
+@fills("wrap")
 class vTensor:
     """A value of the flow being traced: an element type and a shape, no numbers.
 
@@ -150,21 +148,16 @@ class vTensor:
     def __torch_function__(
         cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        from vortex.flow.optable import call_function
-
         return call_function(function, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        from vortex.flow.optable import call, method
-
         if name in ("T", "mT"):
-            return call(method("t" if name == "T" else "adjoint"), (self,), {})
+            return call_method("t" if name == "T" else "adjoint", (self,), {})
         if name in CONCRETE:
             return lambda *_, **__: self._concrete(f".{name}()")
-        entry = method(name)
-        return lambda *args, **kwargs: call(entry, (self, *args), kwargs)
+        return bound_method(self, name)
 
     def _concrete(self, what: str) -> Any:
         raise fail(CONCRETIZE, what=what)
@@ -206,8 +199,6 @@ class vTensor:
         raise fail(IN_PLACE, name="x[...] = y")
 
     def __getitem__(self, key: Any) -> vTensor:
-        from vortex.flow.optable import call_method
-
         return call_method("__getitem__", (self, key), {})
 
     def __neg__(self) -> vTensor:
@@ -287,8 +278,8 @@ def foreign(x: vTensor) -> Exception:
     return fail(
         STATE,
         what=f"a tensor made in {when}{where} is used in {now or 'other code'}",
-        hint="kept on self in forward_cache, or in a global: make it a field, which is there for each page, declared in "
-        "create_cache, returned by forward_cache, read as cache.<name>"
+        hint="kept on self in forward_cache, or in a global: make it a field, one for each page: declare it in "
+        "create_cache, return it from forward_cache, read it as cache.<name>"
         if made == "forward_cache"
         else purity.HINTS["forward_indexer"],
     )

@@ -13,6 +13,7 @@ import torch
 
 from vortex.errors import BAD_SHAPE, CONSTANT_TOO_BIG, ErrorKind, VortexError
 from vortex.flow import purity, source
+from vortex.flow.dispatch import wrap
 from vortex.ir import types
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow
@@ -84,7 +85,7 @@ class Tracer:
         """A leaf, made on first use and shared after."""
         if key not in self.seen:
             self.seen[key] = self.function.add(op, name, source.here())
-        return _wrap(self.seen[key])
+        return wrap(self.seen[key])
 
     def resource(self, data: torch.Tensor, name: str) -> vTensor:
         """A captured tensor: declared once for each content."""
@@ -110,12 +111,6 @@ class Tracer:
             name = f"w{len(self.module.declared('resource'))}"
         self.module.declare(Decl("resource", name, type, {"data": text}))
         return self.once(name, flow.Resource(name, type), name)
-
-
-def _wrap(value: Value) -> vTensor:
-    from vortex.flow.tensor import vTensor
-
-    return vTensor(value)
 
 
 @contextmanager
@@ -163,7 +158,7 @@ def emit(op: type[Op], *operands: vTensor | tuple[vTensor, ...], **attrs: Any) -
     except VortexError as e:
         why = str(e.fields["why"])
         raise refuse(why, next((text for c, text in EXPECTED.items() if issubclass(op, c)), "")) from None
-    return _wrap(tracer.function.add(made, "", source.here()))
+    return wrap(tracer.function.add(made, "", source.here()))
 
 
 def constant(number: float) -> vTensor:

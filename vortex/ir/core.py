@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 from vortex.errors import IR_ATTRIBUTE, IR_OPERANDS, IR_REDEFINED, ErrorKind, Loc
 from vortex.ir.types import Sym, Type
@@ -42,6 +42,12 @@ class OpForm:
     """The op takes its result type as the attribute ``type`` instead of computing it."""
 
 
+Role = Literal["elementwise", "view", "leaf", "nest", "selection", "effect"]
+"""``elementwise``: one number from one of each operand. ``view``: only renames elements; computing it again costs
+nothing. ``leaf``: a value from outside. ``nest``: loops of its own. ``selection``: the pages a row attends to.
+``effect``: writes memory, ends a function, or is a kernel of its own."""
+
+
 class Op:
     """Base of all operations; subclasses are declared with :func:`op`."""
 
@@ -51,6 +57,32 @@ class Op:
     loc: Loc | None
     notes: dict[str, Attr]
     """Discardable facts later passes attach (stage, slot); no part of the op's meaning or hash."""
+
+    # What is true of every op of a class. Passes and templates ask for these facts and keep no lists of ops.
+    role: ClassVar[Role]
+    """How results come about; every class has one, by itself or by the class it derives from."""
+    repeats: ClassVar[int] = 1
+    """How often the emitted expression names each operand: nested, what is named twice grows exponentially."""
+    branches: ClassVar[bool] = False
+    """The emitted expression looks at some operand only under a condition: on a GPU loads would diverge."""
+    rereads: ClassVar[bool] = False
+    """The op looks at one element of an operand more than once."""
+    widens: ClassVar[bool] = False
+    """The op takes narrow floats and computes in fp32 by itself, so that a cast in front of it does nothing."""
+    folds: ClassVar[Literal["", "sum", "prod", "max", "min"]] = ""
+    """How an op that folds many elements into one takes in an element, and so what it starts from."""
+    commutes: ClassVar[bool] = False
+    """Bit-equal under exchange of the operands; maximum(0, -0) depends on the order, so it does not commute."""
+    increasing: ClassVar[bool] = False
+    """Strictly increasing over all reals. Log is not (NaN below zero), nor are clamp, relu and floor (they tie)."""
+    positive: ClassVar[Literal["never", "with operands", "always"]] = "never"
+    """When the result is above zero and finite for every finite input, over the reals."""
+    rounds: ClassVar[bool] = True
+    """The result may need more digits than the operands; otherwise it is one of them, its negative or zero."""
+    rewritten_by: ClassVar[str] = ""
+    """The pass that must have rewritten the op before code is generated, where there is one."""
+    emitter: ClassVar[str] = ""
+    """Under which name vortex.codegen.scalar has the emitter of an elementwise op; the op's name unless given."""
 
     def __post_init__(self) -> None:
         self.loc = None
@@ -74,13 +106,17 @@ class Op:
         """The op's meaning on numpy arrays: the reference every kernel is held to."""
         raise NotImplementedError(self.name)
 
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        """The same in a row (vortex.ir.interpret.Row), at which only ops that read their surroundings look."""
+        return self.evaluate(*operands)
+
     def crosses_pages(self) -> bool:
         """Whether one page's result depends on other pages, so that a page loop must end before it."""
         return False
 
-    def writes(self) -> bool:
-        """Whether the op changes memory, so that it stays even when nothing uses its result."""
-        return False
+    def carries(self) -> bool:
+        """Whether the op walks the pages with a running result, as folds and scans do; a convolution has none."""
+        return self.crosses_pages()
 
     def require(self, ok: bool, why: str, kind: ErrorKind = IR_OPERANDS) -> None:
         if not ok:
@@ -158,6 +194,7 @@ def op(name: str) -> Callable[[_T], _T]:
         hidden = {f.name for f in dataclasses.fields(made)} & {*vars(Op), "form", "result", "loc", "notes"}
         assert not hidden, f"fields {hidden} of {name} would hide what every op has"
         made.name = name
+        made.emitter = vars(cls).get("emitter", name if getattr(made, "role", "") == "elementwise" else "")
         made.form = OpForm(tuple(operands), variadic, tuple(attrs), any(f.name == "type" for f in attrs))
         OPS[name] = made
         return made

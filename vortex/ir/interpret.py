@@ -17,27 +17,9 @@ import numpy as np
 
 from vortex.errors import IR_STRUCTURE, VortexError
 from vortex.ir.core import Function, Module, Op, Value
-from vortex.ir.dialects import flow
 from vortex.ir.numerics import unpack
+from vortex.ir.ranking import Ranked
 from vortex.ir.types import DType, TensorType, bool_
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """What ``topk`` gives: the scores, from which the budget later picks the pages."""
-
-    score: Any
-
-    def best(self, k: int) -> Any:
-        """Positions of the best ``k`` candidates, ascending."""
-        return np.sort(ranking(self.score)[:k])
-
-
-def ranking(score: Any) -> Any:
-    """Positions from best to worst: +inf > finite > -inf > NaN, -0 equals +0, ties to the lower position."""
-    score = np.asarray(score, np.float64)
-    lost = np.isnan(score)
-    return np.lexsort((-np.where(lost, 0, score), lost))
 
 
 @dataclass(frozen=True)
@@ -52,19 +34,17 @@ class Row:
 
     def evaluate(self, o: Op, operands: Sequence[Any]) -> Any:
         """The result of one op."""
-        if isinstance(o, flow.TopK):
-            return Selection(operands[0])
-        if isinstance(o, flow.Resource):
-            return resource(self.module, o.symbol)
-        if isinstance(o, flow.Layer):
-            return np.asarray(self.layer, np.int32)
-        if isinstance(o, flow.PageCount):
-            return np.asarray(self.pages, np.int32)
-        if isinstance(o, flow.PageIndex):
-            index = self.page_index if self.page_index is not None else range(self.first, self.first + self.pages)
-            return np.asarray(index, np.int32)
         with np.errstate(all="ignore"):
-            return np.asarray(o.evaluate(*operands), order="C")
+            made = o.evaluate_in(self, *operands)
+        return made if isinstance(made, Ranked) else np.asarray(made, order="C")
+
+    def candidates(self) -> Any:
+        """The logical index of each candidate page in its request."""
+        return self.page_index if self.page_index is not None else range(self.first, self.first + self.pages)
+
+    def resource(self, name: str) -> Any:
+        """The array kept as ``resource @name``."""
+        return resource(self.module, name)
 
     def run(self, ops: Sequence[Op], env: dict[Value, Any]) -> None:
         """Evaluate ``ops`` in order, adding their results to ``env``."""
@@ -122,7 +102,7 @@ def held_as(dtype: DType) -> Any:
 def fits(x: Any, v: Value, pages: int) -> bool:
     """Whether ``x`` can be the value ``v`` of a row of that many pages."""
     if not isinstance(v.type, TensorType):
-        return isinstance(x, Selection)
+        return isinstance(x, Ranked)
     shape = tuple(d if isinstance(d, int) else pages for d in v.type.shape)
     return x.shape == shape and x.dtype == held_as(v.type.dtype)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from vortex.errors import Loc
-from vortex.ir.core import Attr, Decl, Function, Module, Op, Value
+from vortex.ir.core import Attr, Decl, Function, Module, Op
 from vortex.ir.types import DType, SelectionType, Sym, TensorType
 
 VERSION = 1
@@ -54,10 +54,6 @@ def attr(value: Attr) -> str:
         return f"[{', '.join(map(attr, value))}]"
     assert isinstance(value, dict), f"{value!r} is no attribute"
     return f"{{{', '.join(f'{k} = {attr(v)}' for k, v in value.items())}}}"
-
-
-def print_value(v: Value) -> str:
-    return f"%{v.name}: {v.type}"
 
 
 def _decl(d: Decl) -> str:

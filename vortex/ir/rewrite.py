@@ -47,11 +47,11 @@ def replace_uses(f: Function, old: Value, new: Value) -> None:
 
 
 def drop_dead(f: Function) -> bool:
-    """Remove ops whose result nobody uses; ops that write memory stay. Whether there were any."""
+    """Remove ops whose result nobody uses; ops without a result stay. Whether there were any."""
     used: set[Value] = set()
     kept: list[Op] = []
     for o in reversed(f.ops):
-        if o.result is None or o.result in used or o.writes():
+        if o.result is None or o.result in used:
             kept.append(o)
             used.update(o.operands)
     changed = len(kept) != len(f.ops)

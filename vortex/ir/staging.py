@@ -17,10 +17,6 @@ from vortex.ir.core import Function, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
 
-VIEWS = (flow.Reshape, flow.Transpose, flow.Broadcast, flow.Slice)
-"""Ops that only rename elements; recomputing one costs nothing."""
-LEAVES = (flow.Constant, flow.Resource, flow.Layer, flow.PageIndex, flow.PageCount, page.Load, page.LoadSelection)
-
 
 @dataclass(frozen=True)
 class Staging:
@@ -49,7 +45,7 @@ def stage(f: Function) -> Staging:
     for o in f.ops:
         ready = max((level[v] for v in o.operands), default=0)
         spans_pages = any(over_pages(v) for v in o.operands)
-        if isinstance(o, flow.TopK):
+        if isinstance(o, flow.Selection):
             loop[o] = ready
         elif spans_pages and o.crosses_pages() and o.result is not None:
             folds = not over_pages(o.result)
@@ -59,7 +55,7 @@ def stage(f: Function) -> Staging:
             loop[o] = ready
         if o.result is not None:
             level.setdefault(o.result, loop[o])
-        if spans_pages or (o.result is not None and over_pages(o.result) and not isinstance(o, LEAVES)):
+        if spans_pages or (o.result is not None and over_pages(o.result) and o.role != "leaf"):
             loops = max(loops, loop[o] + 1)
     return Staging(level, loop, loops, _kept(f, level, loop))
 
@@ -78,9 +74,9 @@ def _kept(f: Function, level: dict[Value, int], loop: dict[Op, int]) -> dict[Val
 def _sources(v: Value) -> list[Value]:
     """The values behind the views of ``v`` that are computed, not loaded."""
     o = v.owner
-    if o is None or isinstance(o, LEAVES):
+    if o is None or o.role == "leaf":
         return []
-    return _sources(o.x) if isinstance(o, VIEWS) else [v]
+    return _sources(o.x) if isinstance(o, flow.View) else [v]
 
 
 def loads_by_loop(f: Function, staging: Staging) -> dict[Op, set[int]]:
@@ -89,8 +85,8 @@ def loads_by_loop(f: Function, staging: Staging) -> dict[Op, set[int]]:
     for o in f.ops:
         for v in o.operands:
             origin = v.owner
-            while isinstance(origin, VIEWS):
+            while isinstance(origin, flow.View):
                 origin = origin.x.owner
-            if isinstance(origin, page.Load) and not isinstance(o, VIEWS):
+            if isinstance(origin, page.Load) and not isinstance(o, flow.View):
                 found.setdefault(origin, set()).add(staging.loop[o] if over_pages(origin.value) else 0)
     return found

@@ -15,9 +15,6 @@ from vortex.ir.rewrite import Rewriter, set_operands
 from vortex.ir.types import DType, TensorType, bf16, bool_, f16, f32, fp8_e4m3, i32, i64
 from vortex.passes.manager import Pass, PassContext, register
 
-ELEMENTWISE = (flow.Unary, flow.Binary, flow.Where)
-ARITHMETIC = (*ELEMENTWISE, flow.Reduce, flow.Softmax, flow.Scan, flow.Dot, flow.Conv)
-"""Ops that widen their operands by themselves."""
 HOLDS: dict[DType, tuple[DType, ...]] = {
     bool_: (i32, i64, f32, f16, bf16), fp8_e4m3: (f16, bf16, f32), f16: (f32,), bf16: (f32,), i32: (i64,), i64: (i32,),
 }  # fmt: skip
@@ -48,7 +45,7 @@ class Canonicalize(Pass):
 
 def _simplify(rw: Rewriter, o: Op) -> Value | None:
     assert o.result is not None
-    if isinstance(o, ARITHMETIC):
+    if o.widens:
         _drop_on_operands(o)
     rule = next((r for kind, r in RULES.items() if isinstance(o, kind)), None)
     new = _fold(rw, o) or (rule(rw, o) if rule else None)
@@ -78,7 +75,7 @@ def _drop_on_operands(o: Op) -> None:
     for i, v in enumerate(o.operands):
         owner = v.owner
         widening = isinstance(owner, flow.Cast) and owner.to == f32 and _type(owner.x).dtype.is_float
-        spread = isinstance(owner, flow.Broadcast) and isinstance(o, ELEMENTWISE)
+        spread = isinstance(owner, flow.Broadcast) and o.role == "elementwise"
         if isinstance(owner, flow.Cast | flow.Broadcast) and (widening or spread):
             fewer = [*o.operands[:i], owner.x, *o.operands[i + 1 :]]
             if _same_type(o, fewer):
@@ -101,7 +98,7 @@ def _number(v: Value) -> float | None:
 
 def _fold(rw: Rewriter, o: Op) -> Value | None:
     """An op on numbers only, computed now."""
-    if not isinstance(o, (*ELEMENTWISE, flow.Cast)) or any(_number(v) is None for v in o.operands):
+    if o.role != "elementwise" or any(_number(v) is None for v in o.operands):
         return None
     with np.errstate(all="ignore"):
         result = o.evaluate(*(np.asarray(v.owner.evaluate()) for v in o.operands if v.owner is not None))

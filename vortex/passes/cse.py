@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vortex.ir.core import Function, Module, Op, Value
-from vortex.ir.dialects import flow, page
+from vortex.ir.dialects import page
 from vortex.ir.printer import attr
 from vortex.ir.rewrite import replace_uses
 from vortex.passes.manager import Pass, PassContext, register
-
-COMMUTES = (flow.Add, flow.Mul, flow.Eq, flow.Ne, flow.And, flow.Or, flow.Xor)
-"""Bit-equal under exchange of the operands; maximum(0, -0) depends on the order, so it is not among them."""
 
 
 @register("cse", stage="any", tag="exact", version=1)
@@ -36,7 +33,7 @@ class Cse(Pass):
 def _unify(f: Function) -> None:
     seen: dict[object, Value] = {}
     for o in list(f.ops):
-        if o.writes() or o.result is None:
+        if o.result is None:
             written = str(o.attrs.get("buffer"))
             seen = {k: v for k, v in seen.items() if not _reads(v, written)}
             continue
@@ -54,7 +51,7 @@ def _reads(v: Value, buffer: str) -> bool:
 
 def _key(o: Op) -> object:
     operands = [id(v) for v in o.operands]
-    if isinstance(o, COMMUTES):
+    if o.commutes:
         operands.sort()
     # attributes as text: 0.0 and -0.0 are two numbers, and dicts do not hash
     return o.name, tuple(operands), attr(o.attrs), str(o.value.type)

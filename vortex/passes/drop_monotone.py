@@ -10,9 +10,6 @@ from vortex.ir.rewrite import Rewriter, set_operands
 from vortex.ir.types import TensorType, f32
 from vortex.passes.manager import Pass, PassContext, register
 
-INCREASING = (flow.Exp, flow.Sigmoid, flow.Tanh)
-"""Strictly increasing over all reals. Not log (NaN below zero), not clamp, relu or floor (they make ties)."""
-
 
 @register("drop-monotone", stage="flow", tag="real", version=1)
 @dataclass(frozen=True, slots=True)
@@ -39,11 +36,11 @@ class DropMonotone(Pass):
 
 
 def _rank(rw: Rewriter, o: Op) -> Value | None:
-    if not isinstance(o, flow.TopK):
+    if not isinstance(o, flow.Selection) or not o.only_ranks:
         return None
-    new = _argument(rw, o.score, scalar=False)
+    new = _argument(rw, o.scored, scalar=False)
     if new is not None:
-        set_operands(o, [new])
+        set_operands(o, [new if v is o.scored else v for v in o.operands])
     return None
 
 
@@ -63,8 +60,8 @@ def _peel(v: Value, *, scalar: bool) -> Value | None:
     """The argument of the increasing map that makes ``v``, if one does."""
     o = v.owner
     x: Value | None = None
-    if isinstance(o, INCREASING) or (isinstance(o, flow.Cast) and o.to == f32):
-        x = o.x if _type(o.x).dtype.is_float else None
+    if o is not None and (o.increasing or (isinstance(o, flow.Cast) and o.to == f32)):
+        x = o.operands[0] if _type(o.operands[0]).dtype.is_float else None
     elif isinstance(o, flow.Softmax) and o.axis == _type(v).page_axis and not scalar:
         x = o.x
     elif isinstance(o, flow.Add):
@@ -110,10 +107,6 @@ def _positive(v: Value) -> bool:
     o = v.owner
     if isinstance(o, flow.Constant):
         return 0 < float(o.evaluate()) < float("inf")
-    if isinstance(o, flow.Exp | flow.Sigmoid):
-        return True
-    if isinstance(o, flow.ReduceSum | flow.ReduceMax | flow.ReduceMin | flow.ReduceMean | flow.Reshape):
-        return _type(o.x).numel > 0 and _positive(o.x)
-    if isinstance(o, flow.Add | flow.Mul | flow.Div | flow.Maximum | flow.Minimum):
-        return _positive(o.a) and _positive(o.b)
-    return False
+    if o is None or o.positive == "never":
+        return False
+    return o.positive == "always" or all(_type(x).numel > 0 and _positive(x) for x in o.operands)

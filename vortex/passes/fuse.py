@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from vortex.ir.core import Function, Module, Op, Value
+from vortex.ir.core import Function, Module, Value
 from vortex.ir.dialects import page
-from vortex.ir.staging import LEAVES, stage
+from vortex.ir.rewrite import drop_dead
+from vortex.ir.staging import stage
 from vortex.ir.types import TensorType
+from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class Fuse(Pass):
           ->
         kernel @select { %d = flow.dot(..)   %m = flow.reduce_mean(%d)   page.store(%m) {buffer = "m"} }
 
-    ``max-live`` bounds the numbers per page that a fused ``select`` keeps between passes.
+    ``max-live`` bounds the numbers per page that a fused kernel keeps between passes, where its kind says so
+    (``select``).
     """
 
     max_live: int = 256
@@ -87,11 +90,11 @@ def _grouped(module: Module, max_live: int) -> list[list[Function]]:
 
 
 def _fusible(parts: list[Function], max_live: int) -> bool:
-    if len({str(f.attrs["kind"]) for f in parts}) > 1 or parts[0].attrs["kind"] in ("plan", "attend"):
+    kinds = {str(f.attrs["kind"]) for f in parts}
+    fusion = KINDS[kinds.pop()].fusion
+    if kinds or fusion == "never":
         return False
-    if parts[0].attrs["kind"] == "append":
-        return True
-    return live_per_page(_join("trial", parts, set())) <= max_live
+    return fusion == "always" or live_per_page(_join("trial", parts, set())) <= max_live
 
 
 def live_per_page(f: Function) -> int:
@@ -117,8 +120,10 @@ def _crossing(groups: list[list[Function]]) -> set[str]:
 
 
 def _join(name: str, parts: list[Function], crossing: set[str]) -> Function:
-    """One kernel that does what ``parts`` do one after another."""
-    joined = Function("kernel", name, attrs={k: v for k, v in parts[0].attrs.items() if k != "schedule"})
+    """One kernel that does what ``parts`` do one after another, with the knobs that somebody gave any of them."""
+    joined = Function("kernel", name, attrs=dict(parts[0].attrs))
+    if given := {k: v for f in parts for k, v in f.attrs.get("schedule", {}).items()}:
+        joined.attrs["schedule"] = given
     here: dict[str, Value] = {}
     """What was stored to, or loaded from, each buffer so far."""
     leaves: dict[tuple[str, str], Value] = {}
@@ -130,7 +135,7 @@ def _join(name: str, parts: list[Function], crossing: set[str]) -> Function:
                 made[o.value] = here[o.buffer]
                 continue
             key = (o.name, str(o.attrs))
-            if isinstance(o, LEAVES) and key in leaves:
+            if o.role == "leaf" and key in leaves:
                 made[o.value] = leaves[key]
                 continue
             local = isinstance(o, page.Store) and o.buffer in reads and o.buffer not in crossing
@@ -145,18 +150,7 @@ def _join(name: str, parts: list[Function], crossing: set[str]) -> Function:
                 made[o.result] = twin.value
                 if isinstance(o, page.Load):
                     here[o.buffer] = twin.value
-                elif isinstance(o, LEAVES):
+                elif o.role == "leaf":
                     leaves[key] = twin.value
-    _drop_dead(joined)
+    drop_dead(joined)  # views repeated in several parts
     return joined
-
-
-def _drop_dead(f: Function) -> None:
-    """Remove ops whose result nothing uses (views repeated in several parts)."""
-    used: set[Value] = set()
-    kept: list[Op] = []
-    for o in reversed(f.ops):
-        if o.result is None or o.result in used:
-            kept.append(o)
-            used.update(o.operands)
-    f.ops = kept[::-1]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import LEAVES, VIEWS, over_pages
+from vortex.ir.staging import over_pages
 from vortex.ir.types import DTYPES, S, TensorType, bool_, f32, i32, selection
+from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
 
@@ -84,7 +85,7 @@ def _declare_buffers(program: Module, module: Module) -> None:
 
 def kernel(name: str, kind: str) -> Function:
     """An empty kernel of that kind, in its domain."""
-    return Function("kernel", name, attrs={"kind": kind, "domain": page.DOMAINS[kind]})
+    return Function("kernel", name, attrs={"kind": kind, "domain": KINDS[kind].domain})
 
 
 def _plan(program: Module) -> Function:
@@ -168,11 +169,11 @@ def _outline_cache(program: Module, cache: Function) -> None:
 def _outline_index(program: Module, index: Function) -> None:
     outliner = _Outliner(program, {a: a.name for a in index.args})
     for o in index.ops:
-        if isinstance(o, flow.TopK):
+        if isinstance(o, flow.Selection):
             f = kernel("select_topk", "select")
             f.append(page.Store(outliner.copy(f, o, {}), "pages"))
             program.define(f)
-        elif o.result is not None and not isinstance(o, (*LEAVES, *VIEWS)):
+        elif o.result is not None and o.role not in ("leaf", "view"):
             _outline_op(program, outliner, o)
 
 

@@ -6,23 +6,13 @@ from dataclasses import dataclass
 
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import LEAVES, VIEWS, Staging, over_pages, stage
+from vortex.ir.staging import Staging, over_pages, stage
 from vortex.ir.types import TensorType
+from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
-COPIES: dict[type[Op], int] = {
-    flow.Maximum: 4,
-    flow.Minimum: 4,
-    flow.Eq: 2,
-    flow.Ne: 2,
-    flow.Remainder: 2,
-    flow.Cast: 4,
-}
-"""How often the expression of an op repeats each operand's; once unless listed (vortex.codegen.scalar)."""
 HEAVY = 64
 """Size of an expression, in ops and loads, beyond which its value is computed once into a tile."""
-REPLICATING = (flow.Dot, flow.Conv, flow.Scan)
-"""Ops that look at one element of an operand more than once."""
 
 
 @register("plan-memory", stage="page", tag="exact", version=1)
@@ -53,7 +43,7 @@ class PlanMemory(Pass):
         for f in module.functions.values():
             _plan_kernel(f, ragged, batched)
         # one layout for all: what one kernel leaves behind the pages' words another must find there
-        scorers = [f.attrs for f in module.functions.values() if f.attrs["kind"] == "select"]
+        scorers = [f.attrs for f in module.functions.values() if KINDS[str(f.attrs["kind"])].workspace]
         for words in ("page_words", "row_words"):
             most = max((a[words] for a in scorers), default=0)
             for a in scorers:
@@ -69,21 +59,21 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     for o in f.ops:
         if o.result is None:
             continue
-        weight[o.result] = 1 + COPIES.get(type(o), 1) * sum(weight[v] for v in o.operands)
+        weight[o.result] = 1 + o.repeats * sum(weight[v] for v in o.operands)
         o.notes.pop("slot", None)
         if o.name.startswith("flow."):
             o.notes["pass"] = staging.loop[o]
         if o.result in slots:
             o.notes["in"], o.notes["slot"] = "scratch", slots[o.result]
         elif isinstance(o.result.type, TensorType) and not isinstance(o, page.Attend):
-            heavy = weight[o.result] > HEAVY and not isinstance(o, VIEWS)
+            heavy = weight[o.result] > HEAVY and o.role != "view"
             o.notes["in"] = "tile" if heavy or _needs_tile(o, users) else "inline"
         if o.notes.get("in") != "inline":
             weight[o.result] = 1
-    selects = any(isinstance(o, flow.TopK) for o in f.ops)
+    selects = any(isinstance(o, flow.Selection) for o in f.ops)
     if selects:
         f.attrs["keys"], words = words, words + 1
-    if f.attrs["kind"] == "select":
+    if KINDS[str(f.attrs["kind"])].workspace:
         f.attrs["page_words"], f.attrs["row_words"] = words, batched + (KEY_PADDING if selects else 0)
 
 
@@ -111,12 +101,12 @@ def _slots(staging: Staging, first: int) -> tuple[dict[Value, int], int]:
 def _needs_tile(o: Op, users: dict[Value, list[Op]]) -> bool:
     """Whether a result is worth keeping on chip rather than recomputing at its use."""
     v = o.value
-    if isinstance(o, VIEWS) or (isinstance(o, LEAVES) and not isinstance(o, page.Load)):
+    if o.role == "view" or (o.role == "leaf" and not isinstance(o, page.Load)):
         return False
     uses = _uses(v, users)
     if isinstance(o, page.Load):
         return not over_pages(v) and any(over_pages(u.result) for u, _ in uses if u.result is not None)
-    if isinstance(o, flow.Reduce | flow.Dot | flow.Conv | flow.Scan | flow.Concat):
+    if o.role == "nest":
         return True
     if not over_pages(v) and any(u.result is not None and over_pages(u.result) for u, _ in uses):
         return True
@@ -127,12 +117,12 @@ def _uses(v: Value, users: dict[Value, list[Op]]) -> list[tuple[Op, Value]]:
     """The ops that use ``v``, directly or through views, each with the value it sees."""
     found: list[tuple[Op, Value]] = []
     for u in users[v]:
-        found += _uses(u.value, users) if isinstance(u, VIEWS) else [(u, v)]
+        found += _uses(u.value, users) if u.role == "view" else [(u, v)]
     return found
 
 
 def _replicates(user: Op, v: Value, seen: Value) -> bool:
-    if isinstance(user, REPLICATING):
+    if user.rereads:
         return True
     if isinstance(user, flow.Reduce):
         operand = user.x.type

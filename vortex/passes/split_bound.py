@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow
 from vortex.ir.rewrite import Rewriter
-from vortex.ir.staging import VIEWS
 from vortex.ir.types import TensorType, f32
 from vortex.passes.manager import Pass, PassContext, register
 
@@ -102,15 +101,15 @@ def _box(a: Value, b: Value, boxes: set[tuple[Value, Value]]) -> tuple[Value, Va
 
 
 def _source(v: Value) -> Value:
-    while isinstance(v.owner, VIEWS):
+    while isinstance(v.owner, flow.View):
         v = v.owner.x
     return v
 
 
 def _alike(a: Value, b: Value) -> bool:
     """Whether two values are the same views of what they come from."""
-    while isinstance(a.owner, VIEWS):
+    while isinstance(a.owner, flow.View):
         if type(a.owner) is not type(b.owner) or a.owner.attrs != b.owner.attrs:
             return False
         a, b = a.owner.x, b.owner.x
-    return not isinstance(b.owner, VIEWS)
+    return not isinstance(b.owner, flow.View)

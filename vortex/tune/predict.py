@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from vortex.codegen.space import Config
 from vortex.ir.core import Function, Module
-from vortex.passes.schedule import bytes_per_page
+from vortex.kinds.kind import KINDS
+from vortex.schedules.cuda_attend import CudaAttend
+from vortex.schedules.cuda_select import CudaSelect
+from vortex.schedules.space import Config
+from vortex.schedules.template import schedulable
+from vortex.schedules.traffic import bytes_per_page
+from vortex.targets.gpu import MACHINES, Machine
 from vortex.targets.target import Target
 from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.search import Predict
 from vortex.tune.shapes import Shape
-from vortex.tune.silicon import SPEEDS, silicon_of
 
 RESERVED = 3
 """Pages of a row that ``select`` does not score."""
 
+Seconds = Callable[[Config, Work, int, Machine], float]
+"""Of a configuration, what a launch reads, the page size, and the machine."""
+
+MODELS: Mapping[type, Seconds] = {
+    CudaAttend: attend_seconds,
+    CudaSelect: lambda config, work, page, machine: select_seconds(config, work, machine),
+}
+"""The model of each template that has one, by what it leaves open: a model reads its knobs."""
+
 
 def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Shape]) -> Predict | None:
     """The model's time over the time of the bytes alone, summed over ``shapes``; None where there is no model."""
-    kind, speed = f.attrs["kind"], SPEEDS.get(target.name)
-    if speed is None or kind not in ("select", "attend") or "kv_lora_rank" in program.attrs:
+    kind, machine = KINDS[str(f.attrs["kind"])], MACHINES.get(target.name)
+    model = MODELS.get(type(schedulable(program, f, target)))
+    if machine is None or model is None or "kv_lora_rank" in program.attrs:
         return None
-    silicon, page, each = silicon_of(target), int(program.attrs["page_size"]), bytes_per_page(program, f)
+    page, each = int(program.attrs["page_size"]), bytes_per_page(program, f)
 
     def seconds(config: Config) -> float:
         total = 0.0
         for s in shapes:
             columns = s.columns(page)
-            pages = min(s.kept, columns) if kind == "attend" else max(1, columns - RESERVED)
+            pages = min(s.kept, columns) if kind.pages == "kept" else max(1, columns - RESERVED)
             work = Work(s.batch * s.kv_heads, pages, each)
-            if kind == "attend":
-                took = attend_seconds(config, work, page, silicon, speed)
-            else:
-                took = select_seconds(config, work, silicon, speed)
-            total += took * speed.bandwidth / work.bytes
+            total += model(config, work, page, machine) * machine.copy_bandwidth / work.bytes
         return total
 
     return seconds

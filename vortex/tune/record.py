@@ -21,14 +21,20 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
+from vortex.ir.types import DTYPES
 from vortex.kinds.buckets import Bucket
+from vortex.kinds.kind import KINDS
+from vortex.untrusted_json import Choice, Length, Pattern, Range
 
 VERSION = 1
 
 STATUS = ("ok", "build", "launch", "wrong", "timeout", "crash")
 """How a measurement ended: a failure to build or launch, a wrong result, no end in time, a dead process."""
+
+Word = Annotated[str, Pattern("[A-Za-z0-9][A-Za-z0-9_.:+@-]{0,95}", "a short name")]
+Knob = Annotated[str, Pattern("[a-z][a-z0-9_]{0,31}", "a lower-case name")]
 
 MOST_SAMPLES = 32
 """Of one record; the newest are kept."""
@@ -38,15 +44,16 @@ NOISY = 1.1
 
 
 @dataclass(frozen=True, slots=True)
-class Silicon:
+class MachineKey:
     """What of a machine decides which configuration is fast; product names are provenance only.
 
-    On a GPU: architecture, SMs, bytes of shared memory a CTA may have. On a CPU: instruction set, cores, 0.
+    On a GPU: architecture, SMs, bytes of shared memory a CTA may have. On a CPU: instruction set, cores, 0. Shared
+    databases hold it as ``target`` with just these keys, so that the names of the fields stay as they are.
     """
 
-    arch: str
-    sms: int
-    smem: int
+    arch: Word
+    sms: Annotated[int, Range(1, 1 << 16)]
+    smem: Annotated[int, Range(0, 1 << 30)]
 
     def to_json(self) -> dict[str, object]:
         return {"arch": self.arch, "sms": self.sms, "smem": self.smem}
@@ -59,10 +66,10 @@ class Silicon:
 class Key:
     """Which kernel: its kind, the structural hash of its page IR with all it refers to, shape bucket, element types."""
 
-    kind: str
-    ir: str
+    kind: Annotated[str, Choice(KINDS)]
+    ir: Word
     bucket: Bucket
-    dtypes: tuple[str, ...]
+    dtypes: Annotated[tuple[Annotated[str, Choice(DTYPES, "one of the element types")], ...], Length(0, 16)]
 
     def to_json(self) -> dict[str, object]:
         b = self.bucket
@@ -74,8 +81,8 @@ class Key:
 class Measure:
     """How time was taken: ``cudagraph`` or ``wall``; L2 at the start: ``cold``, ``warm`` or (CPU) ``none``."""
 
-    mode: str
-    l2: str
+    mode: Annotated[str, Choice(("cudagraph", "wall"))]
+    l2: Annotated[str, Choice(("cold", "warm", "none"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +109,16 @@ class Sample:
         return self.us is None or self.us[2] > NOISY * self.us[1]
 
 
+LOST = {"cuda.attend@1": {"planned": 1}}
+"""Knobs that a template had once, each with the value that it has behaved by ever since."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A configuration with its samples; see the file's docstring."""
 
     key: Key
-    target: Silicon
+    target: MachineKey
     env: tuple[tuple[str, str], ...]
     measure: Measure
     config: tuple[tuple[str, int], ...]
@@ -117,7 +128,7 @@ class Record:
     def make(
         cls,
         key: Key,
-        target: Silicon,
+        target: MachineKey,
         env: Mapping[str, str],
         measure: Measure,
         config: Mapping[str, int],
@@ -136,6 +147,14 @@ class Record:
             "measure": {"mode": self.measure.mode, "l2": self.measure.l2},
             "config": dict(self.config),
         }
+
+    @cached_property
+    def point(self) -> tuple[tuple[str, int], ...]:
+        """The configuration as a point of today's space: without knobs that the template has lost since, where they
+        had the value that it stands for now. It is what a choice is made from; ``config`` is what was measured.
+        """
+        lost = LOST.get(self.template, {})
+        return tuple((name, value) for name, value in self.config if lost.get(name) != value)
 
     @cached_property
     def id(self) -> str:
@@ -197,7 +216,7 @@ class Record:
         return canonical({"v": VERSION, "id": self.id, **self.identity, "samples": [s.to_json() for s in self.samples]})
 
 
-def lookup_of(key: Key, target: Silicon, template: str, measure: Measure) -> str:
+def lookup_of(key: Key, target: MachineKey, template: str, measure: Measure) -> str:
     """Hash of the exact part of a query."""
     exact = [key.kind, key.ir, key.dtypes, target.to_json(), template, measure.mode, measure.l2]
     return hashlib.sha256(canonical(exact).encode()).hexdigest()[:24]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from vortex.codegen.cuda.minmax import larger, once, smaller
@@ -10,11 +10,10 @@ from vortex.codegen.cuda.ptx import WARP, wide
 from vortex.codegen.scalar import convert, emit_scalar
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, choose, flat, i32, put
 from vortex.codegen.values import Index, Values, fit, type_of, without_page
+from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
-
-REPEATING = (flow.Maximum, flow.Minimum, flow.Remainder, flow.Eq, flow.Ne, flow.Cast, flow.IsNan, flow.Abs, flow.Where)
-"""Ops whose expression has an operand more than once; nested, they would grow exponentially."""
+from vortex.targets.gpu import H200
 
 
 class Storage(Protocol):
@@ -30,7 +29,7 @@ class Arena:
     """The shared memory of a CTA: words handed out before it is opened."""
 
     words: int = 0
-    limit: int = 227 * 1024 // 4
+    limit: int = H200.cta_shared // 4
 
     def take(self, words: int) -> int:
         """The offset of ``words`` more, on a 16-byte boundary."""
@@ -39,7 +38,14 @@ class Arena:
         return at
 
     def open(self) -> None:
-        """Declare it; from here on the views can be used."""
+        """Declare it; from here on the views can be used.
+
+        Raises:
+            VortexError: VX4006 when it is more than a CTA may have.
+        """
+        if self.words > self.limit:
+            why = f"a CTA needs {self.words * 4} bytes of shared memory, and may have {self.limit * 4}"
+            raise NOT_EMITTABLE.at(why=why, hint="smaller knobs in the kernel's schedule: 'vortex passes schedule'")
         from tvm.script.ir_builder import IRBuilder
 
         self.f32 = T.alloc_buffer((max(self.words, 4),), F32, scope="shared.dyn", align=128)
@@ -139,7 +145,11 @@ class StoredValues(Values):
 
     storages: dict[Value, Storage] = field(default_factory=dict)
     slot: Expr = 0
-    """Of the current page in its page tile."""
+    """The place of the page at hand in its page tile."""
+
+    def at_slot(self, slot: Expr) -> StoredValues:
+        """The same values, read and written for page ``slot`` of the page tile."""
+        return replace(self, slot=slot)
 
     def read(self, v: Value, index: Index) -> Expr:
         if v not in self.storages:
@@ -150,7 +160,7 @@ class StoredValues(Values):
 
     def expression(self, v: Value, index: Index) -> Expr:
         o = v.owner
-        if not isinstance(o, REPEATING):
+        if o is None or (o.repeats == 1 and not o.branches):
             return super().expression(v, index)
         t = type_of(v)
         operands = [once(self.read(x, fit(index, t.shape, type_of(x).shape))) for x in o.operands]

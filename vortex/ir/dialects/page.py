@@ -22,8 +22,6 @@ from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3
 
 LAYOUTS = ("batched", "ragged", "paged", "token", "request")
 ROLES = ("input", "pool", "field", "output", "workspace", "plan")
-DOMAINS = {"plan": "requests", "append": "new_pages", "select": "rows", "attend": "work_items"}
-"""What each kind of kernel runs once for."""
 
 
 def scaled(d: Decl) -> bool:
@@ -41,13 +39,15 @@ def tile_of(d: Decl) -> Type:
 
 @op("page.load")
 class Load(Op):
-    """The tile of the current row or page; in domain ``rows`` a paged or ragged buffer gives all candidates.
+    """The tile of the current row or page. In a kernel that runs once for a row with all its candidates, such as
+    ``select``, a paged or ragged buffer gives those of all candidates.
 
     Of a pool in fp8 it gives stored number * scale, in fp32.
     """
 
     buffer: str
     type: TensorType
+    role = "leaf"
 
     def infer(self) -> TensorType:
         return one_page_axis(self, self.type.dtype, self.type.shape)
@@ -58,6 +58,7 @@ class LoadSelection(Op):
     """The pages that ``select`` kept for the current row."""
 
     buffer: str
+    role = "leaf"
 
     def infer(self) -> SelectionType:
         return SelectionType()
@@ -69,6 +70,7 @@ class Store(Op):
 
     x: Value
     buffer: str
+    role = "effect"
 
     def infer(self) -> None:
         self.require(isinstance(self.x.type, TensorType | SelectionType), "nothing to store")
@@ -83,6 +85,7 @@ class Scatter(Op):
 
     source: str
     buffer: str
+    role = "effect"
 
     def infer(self) -> None:
         return None
@@ -103,6 +106,7 @@ class Attend(Op):
     values: str
     lse: str
     type: TensorType
+    role = "effect"
 
     def infer(self) -> Type:
         q = tensor(self, self.q)
@@ -118,6 +122,7 @@ class Plan(Op):
 
     buffer: str
     page_size: int
+    role = "effect"
 
     def infer(self) -> None:
         self.require(self.page_size > 0, "the page size must be positive")

@@ -1,178 +1,294 @@
-"""Which contractions of a page a lane group of lanes does, and how: decided before any code is emitted.
+"""What a warp of ``select`` computes for a page tile where a lane group, several lanes, shares a page.
 
-A lane group reads a summary in 16-byte vectors, neighbours next to each other, when a fold runs along the
-contiguous axis of what it loads. Whether it does is found by evaluating one element of the fold with
-named unknowns for its axes, and looking at the index with which each load is then asked.
+A page's summary is read in vectors of up to 16 bytes, neighbouring lanes next to each other in memory, along the axis
+that is folded. With 8 lanes in a group, vectors of 8 elements and an axis of 128 elements there are 2 chunks:
+
+    element     0..7    8..15   ..   56..63  | 64..71  ..  120..127
+    member      0       1       ..   7       | 0       ..  7             of each group
+    chunk       0                            | 1
+
+    lane        0 .. 7      8 .. 15      16 .. 23     24 .. 31
+    first       0           1            2            3                  group of the lane
+    step 0      page 0      page 1       page 2       page 3             (one page in flight)
+    step 1      page 4      ..
+
+Each lane folds what it loads; then the members of a group fold their partial results in one fixed tree. Which folds
+have a lane group is decided in :mod:`vortex.schedules.contractions`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
-from vortex.codegen.cuda.cta_compute import PLAIN
-from vortex.codegen.cuda.ptx import WARP
-from vortex.codegen.scalar import number_type
-from vortex.codegen.tiles import Keep, Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, cast, f32, flat, i32, tirx
-from vortex.codegen.values import Index, Values, type_of
-from vortex.ir.core import Op, Value
-from vortex.ir.dialects import flow, page
-from vortex.ir.staging import over_pages
-from vortex.ir.types import DType, bf16, f16, fp8_e4m3
-from vortex.ir.types import f32 as f32_type
-
-VECTOR = 16
-"""Bytes of one load."""
-LOADABLE = {bf16: 2, f16: 2, fp8_e4m3: 1, f32_type: 4}
+from vortex.codegen.cuda.cta_compute import GpuTiles
+from vortex.codegen.cuda.ptx import quotient, remainder, shuffle, shuffle_xor, wide
+from vortex.codegen.cuda.select.page_tile import RESULTS, PageTile, rolled
+from vortex.codegen.cuda.storage import StoredValues
+from vortex.codegen.cuda.vector_load import unpack, vector
+from vortex.codegen.tiles import Axes, Fold, Place, Take, extents, place_of
+from vortex.codegen.tir import U32, Buffer, Expr, T, differ, equal, flat, i32, let, local, put, tirx, unflat, when
+from vortex.codegen.values import Index, type_of
+from vortex.ir.dialects import page
+from vortex.schedules.contractions import LOADABLE, LaneGroup, LaneGroupLoad
 
 
 @dataclass(frozen=True)
-class LaneGroupLoad:
-    """A load whose last axis is the one folded."""
+class _Nest:
+    """How a fold's loops are dealt out, known before any code is emitted."""
 
-    load: page.Load
-    rows: tuple[int, ...]
-    """Its index along the other axes of the tile: the key of an axis of the fold, or ~i for the constant i."""
+    tiled: Axes
+    """Axes of the result by which the vectors are indexed: one vector for each index."""
+    free: Axes
+    """The other axes of the result: all of their results are folded from the same vectors."""
+    serial: Axes
+    """Axes of the fold beside that of the vectors."""
+    pages: int
+    """Pages that a lane has in flight at once."""
+    block: int
+    """Results along ``free`` that are accumulated side by side."""
+    blocks: int
+    once: bool
+    """Whether one vector of each page is all there is to load for an index along ``tiled``."""
+
+    @classmethod
+    def of(cls, fold: Fold, group: LaneGroup, pages: int) -> _Nest:
+        tiled = tuple(a for a in fold.out if a[0] in group.tiled)
+        free = tuple(a for a in fold.out if a[0] not in group.tiled)
+        serial = tuple(a for a in fold.red if a[0] != group.axis)
+        size = 1
+        for extent in extents(free):
+            size *= extent
+        block = max(d for d in range(1, min(size, RESULTS) + 1) if size % d == 0)
+        once = group.chunks == 1 and not any(k in group.tiled for k, _ in serial)
+        return cls(tiled, free, serial, pages, block, size // block, once)
 
     @property
-    def dtype(self) -> DType:
-        return type_of(self.load.value).dtype
+    def accumulators(self) -> int:
+        """Of a lane: by page in flight, then by result of the block."""
+        return self.pages * self.block
 
-    def sees(self, index: Index, at: dict[int, Expr]) -> bool:
-        """Whether a load at ``index`` (page axis first) asks for the row that ``rows`` means at ``at``."""
-        return all(
-            i is at.get(r) if r >= 0 else isinstance(i, tirx.IntImm) and int(i) == ~r
-            for i, r in zip(index[1:-1], self.rows, strict=True)
-        )
-
-    def row(self, at: dict[int, Expr]) -> Expr:
-        """Which row of the tile that is."""
-        return flat([at[r] if r >= 0 else i32(~r) for r in self.rows], type_of(self.load.value).tile[:-1])
+    def result(self, b: Expr, j: int) -> Index:
+        """The index along ``free`` of result ``j`` of block ``b``: plain numbers where there is one block."""
+        dims = extents(self.free)
+        if self.blocks > 1:
+            return unflat(b * self.block + j, dims)
+        index: Index = []
+        for extent in reversed(dims):
+            index.append(i32(j % extent))
+            j //= extent
+        return index[::-1]
 
 
 @dataclass(frozen=True)
-class LaneGroup:
-    """The lanes that fold one page's share of an op."""
+class _InFlight:
+    """The pages that a lane has in flight: page ``u`` is page ``slots[u]`` of the page tile."""
 
-    axis: int
-    """Key of the axis along which the vectors lie."""
-    lanes: int
-    vector: int
-    """Elements in a vector."""
-    chunks: int
-    """Vectors of each lane."""
-    loads: tuple[LaneGroupLoad, ...]
-    """What is read in vectors."""
-
-    @property
-    def tiled(self) -> set[int]:
-        """Keys of the other axes by which those loads are indexed."""
-        return {k for x in self.loads for k in x.rows if k >= 0}
-
-    @property
-    def pages(self) -> int:
-        """Pages that a warp has in hand at once."""
-        return WARP // self.lanes
+    slots: list[Expr]
+    records: list[Expr]
 
 
-def unpack(word: Expr, k: Expr | int, dtype: DType) -> Expr:
-    """Element ``k`` of a register of packed elements, widened to fp32 (fp8: its byte)."""
-    if dtype == f32_type:
-        return T.reinterpret(F32, word)
-    if dtype == fp8_e4m3:
-        return cast("uint8", T.bitwise_and(T.shift_right(word, T.uint32(8 * int(k))), T.uint32(0xFF)))
-    if dtype == bf16:
-        high = T.bitwise_and(word, T.uint32(0xFFFF0000)) if k else T.shift_left(word, T.uint32(16))
-        return T.reinterpret(F32, high)
-    half = T.shift_right(word, T.uint32(16)) if k else T.bitwise_and(word, T.uint32(0xFFFF))
-    return T.reinterpret("float16", T.Cast("uint16", half))
+@dataclass(frozen=True)
+class _Vectors:
+    """The vectors of the pages in flight, in registers."""
+
+    group: LaneGroup
+    registers: dict[tuple[page.Load, int], Buffer]
+    """By load and page in flight; declared by the first load into them."""
+
+    def element(self, load: page.Load, index: Index, u: int, row: Place, along: Sequence[Expr]) -> Expr | None:
+        """The element at ``index`` (page axis first) of page ``u``, if it is in the registers.
+
+        ``row`` is the place that the vectors were loaded for, ``along`` the index expressions of their elements.
+        """
+        k = next((e for e, x in enumerate(along) if len(index) > 1 and index[-1] is x), None)
+        known = next((x for x in self.group.loads if x.load is load), None)
+        if k is None or known is None or not _sees(known, index, row):
+            return None
+        each = 4 // LOADABLE[known.dtype]
+        return unpack(self.registers[load, u][k // each], k % each, known.dtype)
 
 
-class _Unknown(Values):
-    """Values that are not looked into: all that has a storage is some number, and loads are written down."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[page.Load, Index]] = []
-        leaves: dict[str, Expr] = {"layer": i32(0), "page_count": i32(1), "first_page": i32(0)}
-        super().__init__(self._note, leaves=leaves)
-
-    def _note(self, o: page.Load, index: Index) -> Expr:
-        self.asked.append((o, index))
-        dtype = type_of(o.value).dtype
-        return tirx.Var("x", "uint8") if dtype == fp8_e4m3 else _number(dtype)
-
-    def read(self, v: Value, index: Index) -> Expr:
-        if v.owner is not None and v.owner.notes.get("in") in ("tile", "scratch"):
-            return _number(type_of(v).dtype)
-        return self.expression(v, index)
-
-    def _leaf(self, o: Op, index: Index) -> Expr:
-        return _number(type_of(o.value).dtype) if isinstance(o, flow.Resource) else super()._leaf(o, index)
+def _sees(x: LaneGroupLoad, index: Index, at: Place) -> bool:
+    """Whether a load at ``index`` (page axis first) asks for the row that ``x.rows`` means at ``at``."""
+    return all(
+        i is at.get(r) if r >= 0 else isinstance(i, tirx.IntImm) and int(i) == ~r
+        for i, r in zip(index[1:-1], x.rows, strict=True)
+    )
 
 
-def _number(dtype: DType) -> Expr:
-    kind = number_type(dtype)
-    if kind == F32:
-        return f32(0.5)
-    return i32(1) if kind == I32 else tirx.Var("b", "bool")
+def row_of(x: LaneGroupLoad, at: Place) -> Expr:
+    """Which row of the summary's tile a vector at ``at`` lies in."""
+    return flat([at[r] if r >= 0 else i32(~r) for r in x.rows], type_of(x.load.value).tile[:-1])
 
 
-@dataclass
-class _Probe(Tiles):
-    """Runs a fold with unknowns instead of emitting it."""
+@dataclass(frozen=True)
+class LaneGroupTiles(GpuTiles):
+    """One fold of 32 pages by lane groups; results go to their storage from the lane that ends up with them."""
 
-    paged: Callable[[page.Load], bool] = field(kw_only=True)
-    lane_group: LaneGroup | None = None
+    page_tile: PageTile = field(kw_only=True)
+    group: LaneGroup = field(kw_only=True)
+    views: dict[str, Buffer] = field(kw_only=True)
+    """Fields as rows of 32-bit words, by buffer."""
+    in_flight: int = field(kw_only=True)
+    """Pages whose loads a lane has under way at once; 0 for as many as ``unpacked`` registers allow."""
+    unpacked: int = field(kw_only=True)
 
-    def fold(
-        self,
-        o: Op,
-        out: list[tuple[int, int]],
-        red: list[tuple[int, int]],
-        contiguous: int | None,
-        element: Callable[[dict[int, Expr]], Expr],
-        keep: Keep,
-    ) -> None:
-        if any(d == 0 for _, d in [*out, *red]):
-            return
-        at = {k: tirx.Var(f"i{k}", I32) for k, _ in [*out, *red]}
-        assert isinstance(self.values, _Unknown)
-        element(at)
-        best = [t for k, d in red if (t := self._along(k, d, at)) is not None]
-        self.lane_group = max(best, key=lambda t: t.lanes * t.vector * t.chunks, default=None)
+    def fold(self, fold: Fold) -> None:
+        member = let("member", remainder(self.page_tile.lane, i32(self.group.lanes)))
+        first = let("team", quotient(self.page_tile.lane, i32(self.group.lanes)))
+        loops = _Nest.of(fold, self.group, self._pages_in_flight())
+        acc = local("acc", loops.accumulators, fold.kind)
+        emitted = _LaneGroupFold(self, fold, loops, member, first, acc, _Vectors(self.group, {}))
+        rolled([self.group.lanes // loops.pages], lambda i: emitted.step(i[0]), "step")
 
-    def _along(self, key: int, extent: int, at: dict[int, Expr]) -> LaneGroup | None:
-        assert isinstance(self.values, _Unknown)
-        known = {id(x): k for k, x in at.items()}
-        loads: dict[page.Load, LaneGroupLoad] = {}
-        for load, index in self.values.asked:
-            inner = index[1:]
-            if (
-                not self.paged(load)
-                or not inner
-                or inner[-1] is not at[key]
-                or type_of(load.value).dtype not in LOADABLE
-            ):
+    def _pages_in_flight(self) -> int:
+        elements = len(self.group.loads) * self.group.vector
+        wanted = self.in_flight or max(1, self.unpacked // elements)
+        return min(self.group.lanes, 1 << (wanted.bit_length() - 1))
+
+    def on(self, slot: Expr, values: StoredValues | None = None) -> LaneGroupTiles:
+        """The tiles of page ``slot`` of the page tile, read from ``values``."""
+        held = (values or self.stored).at_slot(slot)
+        return replace(self, position=self.page_tile.position_of(slot), values=held)
+
+
+@dataclass(frozen=True)
+class _LaneGroupFold:
+    """The loops of one fold: over steps of pages, indices along ``tiled``, blocks of results, ``serial`` and chunks."""
+
+    tiles: LaneGroupTiles
+    fold: Fold
+    nest: _Nest
+    member: Expr
+    """The lane's place in its lane group."""
+    first: Expr
+    """Which of the warp's lane groups the lane is in."""
+    acc: Buffer
+    vectors: _Vectors
+
+    def slot(self, step: Expr, u: Expr | int) -> Expr:
+        """The page of the page tile that this lane has in flight as number ``u`` of a step."""
+        return (step * self.nest.pages + u) * self.tiles.group.pages + self.first
+
+    def step(self, step: Expr) -> None:
+        """Fold one step's pages."""
+        slots = [let("slot", self.slot(step, u)) for u in range(self.nest.pages)]
+        record = self.tiles.page_tile.record
+        flight = _InFlight(slots, [let("record", shuffle(record, s)) for s in slots])
+
+        def tile(index: Index) -> None:
+            at = place_of(self.nest.tiled, index)
+            if self.nest.once:
+                self._fetch(flight, at, i32(0))
+            rolled([self.nest.blocks], lambda b: self._block(step, flight, at, b[0]), "block")
+
+        rolled(extents(self.nest.tiled), tile, "t")
+
+    def _block(self, step: Expr, flight: _InFlight, at: Place, b: Expr) -> None:
+        """Fold one block of results of the pages in flight, and hand them over."""
+        for n in range(self.nest.accumulators):
+            put(self.acc, self.fold.start, n)
+
+        def term(index: Index) -> None:
+            here = at | place_of(self.nest.serial, index)
+            rolled([self.tiles.group.chunks], lambda c: self._chunk(flight, at, here, b, c[0]), "c")
+
+        rolled(extents(self.nest.serial), term, "r")
+        self._reduce_lanes(lambda u, j, x: self._done(step, at, b, u, j, x))
+
+    def _chunk(self, flight: _InFlight, at: Place, here: Place, b: Expr, chunk: Expr) -> None:
+        """Fold one vector of each page in flight into the accumulators of a block."""
+        group, fold = self.tiles.group, self.fold
+        row = at
+        if not self.nest.once:
+            self._fetch(flight, here, chunk)
+            row = here
+        base = let("base", (chunk * group.lanes + self.member) * group.vector)
+        along = [base + e for e in range(group.vector)]
+        for j in range(self.nest.block):
+            place = here | place_of(self.nest.free, self.nest.result(b, j))
+            for u in range(self.nest.pages):
+                tiles = self._on_page(flight, u, row, along)
+                for x in along:
+                    n = u * self.nest.block + j
+                    put(self.acc, fold.take(self.acc[n], fold.term(tiles, place | {group.axis: x})), n)
+
+    def _on_page(self, flight: _InFlight, u: int, row: Place, along: Sequence[Expr]) -> LaneGroupTiles:
+        """The tiles of page ``u`` of those in flight, whose vectors are read from the registers."""
+        stored = self.tiles.stored
+
+        def load(o: page.Load, index: Index) -> Expr:
+            found = self.vectors.element(o, index, u, row, along)
+            return stored.read_load(o, index) if found is None else found
+
+        return self.tiles.on(flight.slots[u], replace(stored, read_load=load))
+
+    def _fetch(self, flight: _InFlight, at: Place, chunk: Expr) -> None:
+        """Load one vector of each page in flight: nothing is used before all are on their way."""
+        group, held = self.tiles.group, self.vectors.registers
+        for x in group.loads:
+            size = group.vector * LOADABLE[x.dtype] // 4
+            t = type_of(x.load.value)
+            along, whole = (n * LOADABLE[x.dtype] // 4 for n in (t.tile[-1], t.numel))
+            word = let("word", row_of(x, at) * along + (chunk * group.lanes + self.member) * size)
+            for u, record in enumerate(flight.records):
+                if (x.load, u) not in held:
+                    held[x.load, u] = local(f"{x.load.buffer}_{u}", max(size, 2), U32)
+                source = wide(record) * whole + wide(word)
+                with vector(size) as w:
+                    put(held[x.load, u], self.tiles.views[x.load.buffer][source + w], w)
+
+    def _done(self, step: Expr, at: Place, b: Expr, u: Expr, j: Expr, x: Expr) -> None:
+        """Hand result ``j`` of a block and page ``u`` of those in flight over."""
+        slot = let("result_slot", self.slot(step, u))
+        place = at | place_of(self.nest.free, unflat(b * self.nest.block + j, extents(self.nest.free)))
+        with when(slot < self.tiles.page_tile.count):
+            self.fold.into(self.tiles.on(slot), [place[k] for k, _ in self.fold.out], x)
+
+    def _reduce_lanes(self, done: Callable[[Expr, Expr, Expr], None]) -> None:
+        """Fold each accumulator over the lanes of its group, in one fixed tree.
+
+        While there are several, a lane hands half of its values to the lane at distance ``mask`` and keeps folding
+        the other half: n values cost n - 1 exchanges instead of n log n. Four values in a group of 8 lanes:
+
+            mask    lanes 0..3 of a group hold      lanes 4..7 hold
+            4       values 0, 1                     values 2, 3
+            2       0 (lanes 0, 1)   1 (2, 3)       2 (4, 5)   3 (6, 7)
+            1       the lanes of each pair hold the same value, and the first of them hands it over
+        """
+        lanes, take, member = self.tiles.group.lanes, self.fold.take, self.member
+        values = self.nest.accumulators
+        count = 1 << (values - 1).bit_length()
+        held: list[Expr] = [self.acc[n] for n in range(values)]
+        held += [self.acc[0]] * (count - values)  # padding, folded and dropped
+        mask = lanes // 2
+        while mask:
+            held = _halved(held, member, mask, take)
+            mask //= 2
+        spread = count // len(held)  # lanes that hold different values
+        origin = let("origin", quotient(member, i32(lanes // spread)) * len(held))
+        writes = equal(remainder(member, i32(lanes // spread)), i32(0)) if lanes > spread else None
+        for n, x in enumerate(held):
+            which = let("which", origin + n)
+            tests = [] if writes is None else [writes]
+            tests += [which < values] if count > values else []
+            u, j = quotient(which, i32(self.nest.block)), remainder(which, i32(self.nest.block))
+            if not tests:
+                done(u, j, x)
                 continue
-            if all(id(i) in known or isinstance(i, tirx.IntImm) for i in inner[:-1]):
-                rows = tuple(known[id(i)] if id(i) in known else ~int(i) for i in inner[:-1])
-                loads.setdefault(load, LaneGroupLoad(load, rows))
-        if not loads:
-            return None
-        sizes = [LOADABLE[x.dtype] for x in loads.values()]
-        vector = math.gcd(extent, min(VECTOR // s for s in sizes))
-        if vector * min(sizes) < 4:
-            return None
-        lanes = math.gcd(extent // vector, WARP)
-        return LaneGroup(key, lanes, vector, extent // vector // lanes, tuple(loads.values()))
+            with when(tests[0] if len(tests) == 1 else T.And(*tests)):
+                done(u, j, x)
 
 
-def lane_group_of(o: Op, paged: Callable[[page.Load], bool]) -> LaneGroup | None:
-    """The lane group for an op over pages, or None where each lane had better take a page of its own."""
-    if not isinstance(o, flow.Reduce | flow.Dot) or o.crosses_pages() or not over_pages(o.value):
-        return None
-    probe = _Probe(_Unknown(), PLAIN, i32(0), paged=paged)
-    probe.compute(o, lambda i, x: None)
-    return probe.lane_group
+def _halved(held: list[Expr], member: Expr, mask: int, take: Take) -> list[Expr]:
+    """One exchange of :meth:`_LaneGroupFold._reduce_lanes` with the lane at distance ``mask``."""
+    if len(held) == 1:
+        return [let("sum", take(held[0], let("given", shuffle_xor(held[0], mask))))]
+    upper = let("upper", differ(T.bitwise_and(member, i32(mask)), i32(0)))
+    half, made = len(held) // 2, []
+    for low, high in zip(held[:half], held[half:], strict=True):
+        mine = let("mine", T.Select(upper, high, low))
+        given = let("given", shuffle_xor(let("gives", T.Select(upper, low, high)), mask))
+        made.append(let("sum", take(mine, given)))
+    return made

@@ -2,240 +2,170 @@
 
 A lane loads 16 bytes of a page at once and uses them as they lie: the sum over an axis has no order of its own, so
 fragment A takes the elements as they come and fragment B, which is made once per row, is put in the same order.
-Stored values of the row are multiplied as they are; computed ones are split into three whose sum they are.
+Stored values of the row are multiplied as they are; computed ones are split into three pieces whose sum they are.
+
+Which lane holds what. ``group = lane / 4`` tells the page, ``member = lane % 4`` the part of it. A page tile is 32
+pages, two *halves* of 16; of a half, a lane has pages ``group`` (its ``low`` words) and ``group + 8`` (``high``):
+
+    lane         0  1  2  3     4  5  6  7     ..   28 29 30 31
+    low words    page 0         page 1              page 7          + 16 half
+    high words   page 8         page 9              page 15         + 16 half
+    member       0  1  2  3     0  1  2  3          0  1  2  3
+
+A *chunk* is what the four lanes of a page load at once: here 32 elements of 16 bits, ``words = 4`` for each lane. Two
+words of a lane are its part of fragment A for one product over 16 elements, so that a chunk takes ``words / 2``:
+
+    element      0  1 | 2  3 | 4  5 | 6  7 |  8  9 | ..         | 30 31
+    member       0                         |  1        2          3
+    word         0      1      2      3       0       ..           3
+    product      0      0      1      1       0                    1
+    K index of   2 member     2 member        ..
+    the product   + 0, 1       + 8, 9
+
+``step`` chunks of a half are one *unit*: what is loaded together into one set of registers. The accumulators of a
+product, with a tile of 8 columns on N:
+
+                     column 2 member    2 member + 1
+    page group              d0               d1             page 16 half + group
+    page group + 8          d2               d3             page 16 half + group + 8
+
+Where a computed operand has one or two columns, its three pieces stand ``side_by_side`` in columns of their own,
+column ``2 piece + column``, and are added up over the members. Otherwise each piece is a fragment of its own for the
+same columns: the sums of the first piece are kept apart from those of the other two, which are much smaller.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from vortex.codegen.cuda.ptx import TILE_TYPES, WARP, mma, pack_pair, quotient, remainder, shuffle, shuffle_xor, wide
-from vortex.codegen.cuda.select.knobs import PAGE_TILE
-from vortex.codegen.cuda.select.lane_group import LaneGroupLoad, lane_group_of
-from vortex.codegen.cuda.select.page_tile import PageTile, vector
+from vortex.codegen.cuda.select.lane_group import row_of
+from vortex.codegen.cuda.select.page_tile import PageTile
 from vortex.codegen.cuda.storage import Arena, StoredValues
+from vortex.codegen.cuda.vector_load import vector
 from vortex.codegen.cuda.warp import Cta
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.scalar import convert
+from vortex.codegen.tiles import extents, place_of
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, differ, equal, f32, i32, let, local, put, unflat, when
 from vortex.codegen.values import Index, type_of
-from vortex.ir.core import Op, Value
-from vortex.ir.dialects import flow, page
-from vortex.ir.staging import VIEWS, over_pages
-from vortex.ir.types import DType, Sym, bf16, f16
+from vortex.ir.core import Value
+from vortex.ir.dialects import flow
+from vortex.ir.types import Sym
+from vortex.schedules.contractions import COLUMNS, PIECES, Matrix
+from vortex.schedules.cuda_select import PAGE_TILE
 
-COLUMNS = 8
-"""Of one tensor core tile."""
 ROWS = 16
-"""Pages of one tensor core tile."""
-UNIT_WORDS = 32
-"""Registers of summaries that are loaded together."""
-PIECES = 3
-"""bf16 numbers that add up to any fp32 number."""
+"""Pages on M of one product."""
 HIGH = 0xFFFF0000
-EXACT = (flow.Maximum, flow.Minimum, flow.Neg, flow.Abs)
-"""Ops whose result is one of their operands, or its negative or zero."""
+"""The bits of an fp32 number that are a bf16 number."""
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """How one ``flow.dot`` goes to tensor cores; axes are (key, extent), the key the axis' letter."""
-
-    op: flow.Dot
-    load: LaneGroupLoad
-    extent: int
-    """Of the axis that is summed."""
-    row: Value
-    letters: str
-    """Of the row's operand."""
-    columns: tuple[tuple[int, int], ...]
-    tiles: tuple[tuple[int, int], ...]
-    """Axes of the result that the summary has, beside its pages."""
-    axis: int
-    exact: bool
-    """The row's operand is exact in the type of the summary."""
-
-    @property
-    def dtype(self) -> str:
-        return STORAGE[self.load.dtype.name]
-
-    @property
-    def count(self) -> int:
-        return math.prod(d for _, d in self.columns)
-
-    @property
-    def side_by_side(self) -> bool:
-        """Whether the three pieces of each number take columns of their own."""
-        return not self.exact and self.count * 4 <= COLUMNS
-
-    @property
-    def column_tiles(self) -> int:
-        return 1 if self.side_by_side else -(-self.count // COLUMNS)
-
-    @property
-    def sets(self) -> int:
-        """Fragments B for the same columns."""
-        return 1 if self.exact or self.side_by_side else PIECES
-
-    @property
-    def sums(self) -> int:
-        """Accumulators for the same columns: what the first pieces give is kept apart."""
-        return min(self.sets, 2)
-
-    @property
-    def words(self) -> int:
-        """32-bit words of one load."""
-        return 4 if self.extent % 32 == 0 else 2
-
-    @property
-    def chunk(self) -> int:
-        """Elements that the four lanes of a page load at once."""
-        return 8 * self.words
-
-    @property
-    def chunks(self) -> int:
-        return self.extent // self.chunk
-
-    @property
-    def step(self) -> int:
-        """Chunks that are loaded together."""
-        most = max(1, UNIT_WORDS // (2 * self.words))
-        return max(n for n in range(1, min(most, self.chunks) + 1) if self.chunks % n == 0)
-
-    @property
-    def row_tiles(self) -> tuple[tuple[int, int], ...]:
-        """The axes of ``tiles`` that the row's operand has too."""
-        return tuple((k, d) for k, d in self.tiles if chr(k) in self.letters)
-
-    @property
-    def fragment_words(self) -> int:
-        return self.chunks * WARP * self.words
-
-    def fragments(self) -> list[tuple[int, int, int]]:
-        """Fragments B by (index along row_tiles, tile of columns, piece)."""
-        tiles = math.prod(d for _, d in self.row_tiles)
-        return [(t, n, s) for t in range(tiles) for n in range(self.column_tiles) for s in range(self.sets)]
-
-    def fragment_of(self, at: dict[int, int]) -> int:
-        """The index along row_tiles of a place along ``tiles``."""
-        found = 0
-        for k, d in self.row_tiles:
-            found = found * d + at[k]
-        return found
-
-
-def matrix_of(o: Op, paged: Callable[[page.Load], bool]) -> Matrix | None:
-    """The plan for a dot of pages with the row, or None where tensor cores do not fit."""
-    if not isinstance(o, flow.Dot):
-        return None
-    lane_group = lane_group_of(o, paged)
-    if lane_group is None or len(lane_group.loads) != 1:
-        return None
-    (load,) = lane_group.loads
-    la, lb, lo = o.letters()
-    sides = ((o.a, la, o.b, lb), (o.b, lb, o.a, la))
-    pages, mine, row, letters = next((s for s in sides if _is_load(s[0], load.load)), (None, "", o.a, ""))
-    dims = dict(zip(la + lb, type_of(o.a).shape + type_of(o.b).shape, strict=True))
-    summed = [c for c in dict.fromkeys(la + lb) if c not in lo]
-    if pages is None or over_pages(row) or summed != [chr(lane_group.axis)] or load.dtype not in (bf16, f16):
-        return None
-    if any(letters.count(c) > 1 or mine.count(c) > 1 for c in letters + mine):
-        return None
-    extent = dims[summed[0]]
-    exact = _exact(row, load.dtype)
-    if not isinstance(extent, int) or extent % 16 or (load.dtype == f16 and not exact):
-        return None
-    axes = [(ord(c), int(d)) for c in lo if isinstance(d := dims[c], int)]
-    tiles = tuple(x for x in axes if x[0] in lane_group.tiled)
-    columns = tuple(x for x in axes if x[0] not in lane_group.tiled)
-    if 0 in [d for _, d in axes] or any(chr(k) in mine for k, _ in columns):
-        return None
-    return Matrix(o, load, extent, row, letters, columns, tiles, lane_group.axis, exact)
-
-
-def _is_load(v: Value, load: page.Load) -> bool:
-    while isinstance(v.owner, VIEWS):
-        v = v.owner.x
-    return v.owner is load
-
-
-def _exact(v: Value, dtype: DType) -> bool:
-    o = v.owner
-    if isinstance(o, page.Load):
-        return type_of(o.value).dtype == dtype
-    if isinstance(o, flow.Constant):
-        return o.number == 0
-    if isinstance(o, VIEWS):
-        return _exact(o.x, dtype)
-    return isinstance(o, EXACT) and all(_exact(x, dtype) for x in o.operands)
+def storage_of(m: Matrix) -> str:
+    """The TVM type of the summaries that ``m`` multiplies."""
+    return STORAGE[m.load.dtype.name]
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """What is loaded at once: some chunks of 16 pages, at one place of the tile."""
+    """What is loaded at once: ``step`` chunks of 16 pages, at one place of the summary's tile."""
 
     matrix: Matrix
     at: tuple[int, ...]
-    """Along ``matrix.tiles``."""
+    """The index along ``matrix.tiles``."""
     half: int
     """Which 16 pages of the page tile."""
     chunk: int
+    """The first of its chunks."""
 
     @property
     def place(self) -> dict[int, int]:
-        return dict(zip([k for k, _ in self.matrix.tiles], self.at, strict=True))
+        return place_of(self.matrix.tiles, self.at)
 
 
 def _places(m: Matrix) -> list[tuple[int, ...]]:
+    """Every index along the axes that the result shares with the summary, beside its pages."""
     found: list[tuple[int, ...]] = [()]
     for _, d in m.tiles:
         found = [(*t, i) for t in found for i in range(d)]
     return found
 
 
-@dataclass
-class MatrixPass:
-    """The contractions of one pass over the pages of a row, as a pipeline of loads and products.
+@dataclass(frozen=True)
+class Contractions:
+    """The contractions of one sweep over the pages of a row, as a pipeline of loads and products.
 
-    Registers hold a few units on their way; the place of one that was multiplied is filled with a later one, of
+    Registers hold ``depth`` units on their way; the place of one that was multiplied is filled with a later one, of
     the next page tile at the end of a page tile.
     """
 
-    matrices: list[Matrix]
+    units: tuple[_Unit, ...]
+    """Of a page tile, in the order in which they are multiplied."""
+    depth: int
+    fragments_at: dict[flow.Dot, int]
+    """Where the fragments B of each contraction begin in shared memory."""
+
+    @classmethod
+    def reserve(cls, matrices: Sequence[Matrix], arena: Arena, ahead: int) -> Contractions:
+        """Take shared memory for the fragments; ``ahead`` registers of a lane are for summaries on their way."""
+        units = tuple(
+            _Unit(m, at, half, c)
+            for half in range(PAGE_TILE // ROWS)
+            for m in matrices
+            for at in _places(m)
+            for c in range(0, m.chunks, m.step)
+        )
+        fit = max(1, ahead // max(2 * m.step * m.words for m in matrices))
+        depth = max(d for d in range(1, min(fit, len(units)) + 1) if len(units) % d == 0)
+        return cls(units, depth, {m.op: arena.take(len(m.fragments()) * m.fragment_words) for m in matrices})
+
+    @property
+    def matrices(self) -> list[Matrix]:
+        return list(dict.fromkeys(u.matrix for u in self.units))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The registers of the contractions of one sweep, and what is emitted into the sweep's loop."""
+
+    work: Contractions
     arena: Arena
     cta: Cta
     views: dict[str, Buffer]
     """Fields as rows of 32-bit words, by buffer."""
-    ahead: int
-    """Registers for summaries on their way."""
-    fragments_at: dict[flow.Dot, int] = field(default_factory=dict)
+    group: Expr
+    """Which page of 8 the lane has."""
+    member: Expr
+    """Which part of the page it has."""
+    held: list[list[Buffer]]
+    """Units on their way: by place in the pipeline, the vectors of the low pages and then those of the high ones."""
+    sums: Buffer
+    b: Buffer
+    """Fragment B of one chunk."""
 
-    def __post_init__(self) -> None:
-        self.units = [
-            _Unit(m, at, half, c)
-            for half in range(PAGE_TILE // ROWS)
-            for m in self.matrices
-            for at in _places(m)
-            for c in range(0, m.chunks, m.step)
-        ]
-        widest = max(2 * m.step * m.words for m in self.matrices)
-        fit = max(1, self.ahead // widest)
-        self.depth = max(d for d in range(1, min(fit, len(self.units)) + 1) if len(self.units) % d == 0)
-
-    def reserve(self) -> None:
-        """Shared memory for the fragments, before the arena is opened."""
-        for m in self.matrices:
-            self.fragments_at[m.op] = self.arena.take(len(m.fragments()) * m.fragment_words)
+    @classmethod
+    def open(cls, work: Contractions, arena: Arena, cta: Cta, views: dict[str, Buffer]) -> Pipeline:
+        """Declare the registers: they outlive the page tiles."""
+        group = let("page_of_lane", quotient(cta.lane, i32(4)))
+        member = let("quarter_of_lane", remainder(cta.lane, i32(4)))
+        vectors = max(2 * m.step for m in work.matrices)
+        words = max(m.words for m in work.matrices)
+        held = [[local(f"held{d}_{v}", max(2, words), U32) for v in range(vectors)] for d in range(work.depth)]
+        sums = local("sums", 4 * max(m.column_tiles * m.sums for m in work.matrices))
+        return cls(work, arena, cta, views, group, member, held, sums, local("b", 4, U32))
 
     # once per row
 
     def make_fragments(self, values: StoredValues) -> None:
-        """Fragments B by all threads; a barrier must follow."""
-        for m in self.matrices:
+        """Make fragments B, by all threads of the CTA; a barrier must follow.
+
+        Word ``w`` of lane ``l`` of a chunk is two numbers of column ``l / 4``, those for the elements
+        ``2 words (l % 4) + 2 w`` and the next: the order in which the lanes of a page have them.
+        """
+        for m in self.work.matrices:
             for n, (tile, columns, piece) in enumerate(m.fragments()):
-                base = self.fragments_at[m.op] + n * m.fragment_words
+                base = self.work.fragments_at[m.op] + n * m.fragment_words
                 with self.cta.share("word", m.fragment_words) as at:
                     lane = let("of_lane", remainder(quotient(at, i32(m.words)), i32(WARP)))
                     start = quotient(at, i32(m.words * WARP)) * m.chunk + remainder(lane, i32(4)) * (2 * m.words)
@@ -252,9 +182,8 @@ class MatrixPass:
         if m.side_by_side:
             which = let("piece", quotient(column, i32(2)))
             inside = T.And(inside, which < PIECES)
-        at = dict(zip([q for q, _ in m.columns], unflat(T.min(head, i32(m.count - 1)), [d for _, d in m.columns]),
-                      strict=True))  # fmt: skip
-        at |= dict(zip([q for q, _ in m.row_tiles], unflat(i32(tile), [d for _, d in m.row_tiles]), strict=True))
+        at = place_of(m.columns, unflat(T.min(head, i32(m.count - 1)), extents(m.columns)))
+        at |= place_of(m.row_tiles, unflat(i32(tile), extents(m.row_tiles)))
         at[m.axis] = k
         x = local("x", 1)
         put(x, f32(0), 0)
@@ -268,67 +197,60 @@ class MatrixPass:
         return let("part", T.Select(equal(which, i32(0)), first, T.Select(equal(which, i32(1)), second, third)))
 
     def _put_pair(self, m: Matrix, pair: list[Expr], at: Expr) -> None:
-        if m.dtype == "bfloat16":
+        """Pack two numbers into one word of a fragment."""
+        if storage_of(m) == "bfloat16":
             # each is exact in bf16: its upper half is the number
             low, high = (T.reinterpret(U32, x) for x in pair)
             word = T.bitwise_or(T.bitwise_and(high, T.uint32(HIGH)), T.shift_right(low, T.uint32(16)))
             put(self.arena.u32, word, at)
         else:
             packed = local("packed", 2, U32)
-            pack_pair(m.dtype, packed[0], *pair)
+            pack_pair(storage_of(m), packed[0], *pair)
             put(self.arena.u32, packed[0], at)
 
     # the pipeline
 
-    def open(self) -> None:
-        """Registers: they outlive the page tiles."""
-        self.group = let("page_of_lane", quotient(self.cta.lane, i32(4)))
-        self.member = let("quarter_of_lane", remainder(self.cta.lane, i32(4)))
-        vectors = max(2 * m.step for m in self.matrices)
-        words = max(m.words for m in self.matrices)
-        self.held = [[local(f"held{d}_{v}", max(2, words), U32) for v in range(vectors)] for d in range(self.depth)]
-        most = max(m.column_tiles * m.sums for m in self.matrices)
-        self.sums = local("sums", 4 * most)
-        self.b = local("b", 4, U32)
-
     def fill(self, record: Expr) -> None:
         """Start the first loads of a page tile; ``record`` is that of this lane's page."""
-        for n in range(self.depth):
-            self._fetch(self.units[n], self.held[n], record)
+        for n in range(self.work.depth):
+            self._fetch(self.work.units[n], self.held[n], record)
 
     def run(self, page_tile: PageTile, record: Buffer, advance: Callable[[], None], more: Expr, keep: Keep) -> None:
-        """Multiply all of this page tile; start the first loads of the next if there is ``more``.
+        """Multiply all of this page tile, and start the first loads of the next one if there is ``more``.
 
         ``advance`` makes ``record`` that of the next page tile's page.
         """
-        for n, unit in enumerate(self.units):
-            held = self.held[n % self.depth]
+        units, depth = self.work.units, self.work.depth
+        for n, unit in enumerate(units):
+            held = self.held[n % depth]
             self._multiply(unit, held)
-            later = n + self.depth
-            if later < len(self.units):
-                self._fetch(self.units[later], held, record[0])
+            later = n + depth
+            if later < len(units):
+                self._fetch(units[later], held, record[0])
             else:
-                if later == len(self.units):
+                if later == len(units):
                     advance()
                 with when(more):
-                    self._fetch(self.units[later - len(self.units)], held, record[0])
+                    self._fetch(units[later - len(units)], held, record[0])
             if unit.chunk + unit.matrix.step == unit.matrix.chunks:
                 self._finish(unit, page_tile, keep)
 
     def _fetch(self, unit: _Unit, held: list[Buffer], record: Expr) -> None:
+        """Load one unit: ``step`` vectors of the low page, then as many of the high one."""
         m = unit.matrix
         t = type_of(m.load.load.value)
         place: dict[int, Expr] = {k: i32(x) for k, x in unit.place.items()}
         along, whole = t.tile[-1] // 2, t.numel // 2
         for half in range(2):
             of_page = let("record", shuffle(record, self.group + (unit.half * ROWS + half * 8)))
-            at = m.load.row(place) * along + self.member * m.words + unit.chunk * (m.chunk // 2)
+            at = row_of(m.load, place) * along + self.member * m.words + unit.chunk * (m.chunk // 2)
             source = let("source", wide(of_page) * whole + wide(at))
             for c in range(m.step):
                 with vector(m.words) as w:
                     put(held[half * m.step + c], self.views[m.load.load.buffer][source + c * (m.chunk // 2) + w], w)
 
     def _multiply(self, unit: _Unit, held: list[Buffer]) -> None:
+        """Multiply one unit with all columns, on top of the sums of the units before it."""
         m = unit.matrix
         if unit.chunk == 0:
             for n in range(4 * m.column_tiles * m.sums):
@@ -338,7 +260,7 @@ class MatrixPass:
             for n in range(m.column_tiles):
                 for s in range(m.sets):
                     which = first + n * m.sets + s
-                    base = self.fragments_at[m.op] + which * m.fragment_words + (unit.chunk + c) * WARP * m.words
+                    base = self.work.fragments_at[m.op] + which * m.fragment_words + (unit.chunk + c) * WARP * m.words
                     with vector(m.words) as w:
                         put(self.b, self.arena.u32[self.cta.lane * m.words + base + T.Cast(I32, w)], w)
                     at = 4 * (n * m.sums + min(s, m.sums - 1))
@@ -346,10 +268,10 @@ class MatrixPass:
                     low, high = held[c], held[m.step + c]
                     for j in range(m.words // 2):
                         a = [low[2 * j], high[2 * j], low[2 * j + 1], high[2 * j + 1]]
-                        mma(m.dtype, sums, a, [self.b[2 * j], self.b[2 * j + 1]])
+                        mma(storage_of(m), sums, a, [self.b[2 * j], self.b[2 * j + 1]])
 
     def _finish(self, unit: _Unit, page_tile: PageTile, keep: Keep) -> None:
-        """Hand the results of 16 pages over: each from the lane that has it."""
+        """Hand the results of 16 pages over, each from the lane that has it."""
         m = unit.matrix
         for half in range(2):
             slot = let("slot", self.group + (unit.half * ROWS + half * 8))
@@ -360,7 +282,7 @@ class MatrixPass:
                         continue
                     inside = slot < page_tile.count
                     tests = [t for t in (mine, inside) if t is not None]
-                    at = dict(zip([k for k, _ in m.columns], unflat(column, [d for _, d in m.columns]), strict=True))
+                    at = place_of(m.columns, unflat(column, extents(m.columns)))
                     at |= {k: i32(v) for k, v in unit.place.items()}
                     _, _, lo = m.op.letters()
                     index = [
@@ -371,7 +293,7 @@ class MatrixPass:
                         keep(m.op.value, index, slot, x)
 
     def _result(self, m: Matrix, n: int, e: int, odd: int) -> tuple[Expr, Expr | None, Expr | None]:
-        """Number ``e`` of this lane, its column, and whether the lane has one (None: all do)."""
+        """Sum ``d[e]`` of this lane, its column, and whether the lane has one (None: all do)."""
         if m.side_by_side:
             if odd >= m.count:
                 return None, None, None
@@ -394,7 +316,7 @@ def _truncated(x: Expr) -> Expr:
 
 
 def _joined(first: Expr, rest: Expr) -> Expr:
-    """The sum of what the pieces gave; where the first is infinite or NaN the others have nothing to say."""
+    """The sum of what the pieces gave; where that of the first is infinite or NaN, it is the result."""
     exponent = T.bitwise_and(T.reinterpret(U32, first), T.uint32(0x7F800000))
     return let("joined", T.Select(differ(exponent, T.uint32(0x7F800000)), first + rest, first))
 

@@ -27,9 +27,14 @@ from vortex.ir.types import DType, TensorType, bool_, f32
 class Neg(Unary):
     """-x"""
 
+    rounds = False
+
     def infer(self) -> TensorType:
         t = tensor(self, self.x)
         return t.with_dtype(arithmetic([t.dtype]))
+
+    def computes_in(self) -> DType:
+        return tensor(self, self.value).dtype
 
     def evaluate(self, x: Any) -> Any:
         return np.negative(*alike(x))
@@ -39,6 +44,8 @@ class Neg(Unary):
 class Abs(Neg):
     """|x|"""
 
+    repeats = 3
+
     def evaluate(self, x: Any) -> Any:
         return np.abs(*alike(x))
 
@@ -46,6 +53,9 @@ class Abs(Neg):
 @op("flow.exp")
 class Exp(Unary):
     """e ** x"""
+
+    increasing = True
+    positive = "always"
 
     def evaluate(self, x: Any) -> Any:
         return np.exp(widen(x))
@@ -95,6 +105,8 @@ class Cos(Unary):
 class Tanh(Unary):
     """Hyperbolic tangent."""
 
+    increasing = True
+
     def evaluate(self, x: Any) -> Any:
         return np.tanh(widen(x))
 
@@ -102,6 +114,9 @@ class Tanh(Unary):
 @op("flow.sigmoid")
 class Sigmoid(Unary):
     """1 / (1 + exp(-x))"""
+
+    increasing = True
+    positive = "always"
 
     def evaluate(self, x: Any) -> Any:
         return np.float32(1) / (np.float32(1) + np.exp(-widen(x)))
@@ -168,6 +183,9 @@ class Not(Unary):
         self.require(t.dtype == bool_, f"needs a bool operand, got {t.dtype}")
         return t
 
+    def computes_in(self) -> DType:
+        return bool_
+
     def evaluate(self, x: Any) -> Any:
         return np.logical_not(x)
 
@@ -178,6 +196,8 @@ class Cast(Op):
 
     x: Value
     to: DType
+    role = "elementwise"
+    repeats = 4
 
     def infer(self) -> TensorType:
         return tensor(self, self.x).with_dtype(self.to)
@@ -189,6 +209,9 @@ class Cast(Op):
 @op("flow.add")
 class Add(Binary):
     """a + b"""
+
+    commutes = True
+    positive = "with operands"
 
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.add(*alike(a, b))
@@ -206,6 +229,9 @@ class Sub(Binary):
 class Mul(Binary):
     """a * b"""
 
+    commutes = True
+    positive = "with operands"
+
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.multiply(*alike(a, b))
 
@@ -213,6 +239,8 @@ class Mul(Binary):
 @op("flow.div")
 class Div(Binary):
     """a / b, always fp32"""
+
+    positive = "with operands"
 
     def dtype(self, a: DType, b: DType) -> DType:
         return f32
@@ -233,6 +261,8 @@ class Pow(Div):
 class Remainder(Binary):
     """a - floor(a / b) * b: the sign of b, as in torch.remainder"""
 
+    repeats = 2
+
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.mod(*alike(a, b))
 
@@ -241,6 +271,10 @@ class Remainder(Binary):
 class Maximum(Binary):
     """The larger; NaN if either is."""
 
+    repeats = 4
+    rounds = False
+    positive = "with operands"
+
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.maximum(*alike(a, b))
 
@@ -248,6 +282,10 @@ class Maximum(Binary):
 @op("flow.minimum")
 class Minimum(Binary):
     """The smaller; NaN if either is."""
+
+    repeats = 4
+    rounds = False
+    positive = "with operands"
 
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.minimum(*alike(a, b))
@@ -289,6 +327,9 @@ class Ge(Compare):
 class Eq(Compare):
     """a == b"""
 
+    repeats = 2
+    commutes = True
+
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.equal(*alike(a, b))
 
@@ -296,6 +337,9 @@ class Eq(Compare):
 @op("flow.ne")
 class Ne(Compare):
     """a != b"""
+
+    repeats = 2
+    commutes = True
 
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.not_equal(*alike(a, b))
@@ -305,6 +349,8 @@ class Ne(Compare):
 class And(Logical):
     """a and b"""
 
+    commutes = True
+
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.logical_and(a, b)
 
@@ -313,6 +359,8 @@ class And(Logical):
 class Or(Logical):
     """a or b"""
 
+    commutes = True
+
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.logical_or(a, b)
 
@@ -320,6 +368,8 @@ class Or(Logical):
 @op("flow.xor")
 class Xor(Logical):
     """a or b, not both"""
+
+    commutes = True
 
     def evaluate(self, a: Any, b: Any) -> Any:
         return np.logical_xor(a, b)
@@ -332,6 +382,9 @@ class Where(Op):
     cond: Value
     a: Value
     b: Value
+    role = "elementwise"
+    branches = True
+    widens = True
 
     def infer(self) -> TensorType:
         c, a, b = tensor(self, self.cond), tensor(self, self.a), tensor(self, self.b)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vortex.ir.core import Op, Value
-from vortex.ir.types import Dim, DType, Sym, TensorType, bool_, f32, i32
+from vortex.ir.ranking import Ranked
+from vortex.ir.types import Dim, DType, S, SelectionType, Sym, TensorType, bool_, f32, i32, selection
 
 
 def tensor(o: Op, v: Value) -> TensorType:
@@ -50,14 +51,53 @@ def alike(*arrays: Any) -> tuple[Any, ...]:
 
 
 @dataclass(eq=False, repr=False)
+class View(Op):
+    """Only renames the elements of ``x``."""
+
+    x: Value
+    role = "view"
+
+
+@dataclass(eq=False, repr=False)
+class Selection(Op):
+    """Ends the index function: the pages that a row attends to. What a kind of selection adds is an op of its own."""
+
+    role = "selection"
+    always_scores: ClassVar[bool] = False
+    """Rows are scored even where the budget has room for all their pages."""
+    only_ranks: ClassVar[bool] = False
+    """Nothing but the order of the scores matters, so that an increasing map of them changes nothing."""
+
+    def infer(self) -> SelectionType:
+        t = tensor(self, self.scored)
+        self.require(t.shape == (S,), f"the score must be one number per page, [S], not {show(t.shape)}")
+        return selection
+
+    @property
+    def scored(self) -> Value:
+        """The operand with one number for each candidate page, by which pages are ordered."""
+        raise NotImplementedError(self.name)
+
+    def evaluate(self, *operands: Any) -> Any:
+        """The scores with the order that :func:`vortex.ir.ranking.ranking` gives them."""
+        return Ranked(operands[self.operands.index(self.scored)])
+
+
+@dataclass(eq=False, repr=False)
 class Unary(Op):
     """One number in, one number out."""
 
     x: Value
+    role = "elementwise"
+    widens = True
     makes: ClassVar[DType] = f32
 
     def infer(self) -> TensorType:
         return tensor(self, self.x).with_dtype(self.makes)
+
+    def computes_in(self) -> DType:
+        """The type that the operand is converted to before the scalar emitter sees it."""
+        return f32
 
 
 @dataclass(eq=False, repr=False)
@@ -66,6 +106,8 @@ class Binary(Op):
 
     a: Value
     b: Value
+    role = "elementwise"
+    widens = True
 
     def infer(self) -> TensorType:
         a, b = tensor(self, self.a), tensor(self, self.b)
@@ -74,6 +116,10 @@ class Binary(Op):
     def dtype(self, a: DType, b: DType) -> DType:
         return arithmetic([a, b])
 
+    def computes_in(self) -> DType:
+        """The type that both operands are converted to before the scalar emitter sees them."""
+        return tensor(self, self.value).dtype
+
 
 @dataclass(eq=False, repr=False)
 class Compare(Binary):
@@ -81,6 +127,9 @@ class Compare(Binary):
 
     def dtype(self, a: DType, b: DType) -> DType:
         return bool_
+
+    def computes_in(self) -> DType:
+        return arithmetic([tensor(self, self.a).dtype, tensor(self, self.b).dtype])
 
 
 @dataclass(eq=False, repr=False)
@@ -91,6 +140,9 @@ class Logical(Compare):
         self.require(a == b == bool_, f"needs bool operands, got {a} and {b}")
         return bool_
 
+    def computes_in(self) -> DType:
+        return bool_
+
 
 @dataclass(eq=False, repr=False)
 class Reduce(Op):
@@ -99,6 +151,8 @@ class Reduce(Op):
     x: Value
     axes: tuple[int, ...]
     keepdims: bool = False
+    role = "nest"
+    widens = True
 
     def infer(self) -> TensorType:
         t = tensor(self, self.x)

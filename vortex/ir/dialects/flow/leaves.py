@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 
 from vortex.ir.core import Op, Value, op
-from vortex.ir.dialects.flow.kinds import (
-    show,
-    tensor,
-)
+from vortex.ir.dialects.flow.kinds import Selection
 from vortex.ir.numerics import narrow
-from vortex.ir.types import S, SelectionType, TensorType, i32, selection
+from vortex.ir.types import S, TensorType, i32
 
 
 @op("flow.constant")
@@ -21,6 +18,7 @@ class Constant(Op):
 
     number: float
     type: TensorType
+    role = "leaf"
 
     def infer(self) -> TensorType:
         self.require(self.type.shape == (), f"a constant is a scalar, not {self.type}; use flow.resource")
@@ -38,10 +36,14 @@ class Resource(Op):
 
     symbol: str
     type: TensorType
+    role = "leaf"
 
     def infer(self) -> TensorType:
         self.require(self.type.page_axis is None, "a captured tensor has no page axis")
         return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return row.resource(self.symbol)
 
 
 @op("flow.layer")
@@ -49,10 +51,14 @@ class Layer(Op):
     """The number of the layer that decodes."""
 
     type: TensorType
+    role = "leaf"
 
     def infer(self) -> TensorType:
         self.require(self.type == TensorType(i32), "the layer is i32[]")
         return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return np.asarray(row.layer, np.int32)
 
 
 @op("flow.page_index")
@@ -60,10 +66,14 @@ class PageIndex(Op):
     """Each candidate's logical page index in its request."""
 
     type: TensorType
+    role = "leaf"
 
     def infer(self) -> TensorType:
         self.require(self.type == TensorType(i32, (S,)), "the page index is i32[S]")
         return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return np.asarray(row.candidates(), np.int32)
 
 
 @op("flow.page_count")
@@ -71,22 +81,26 @@ class PageCount(Op):
     """How many candidates the row has."""
 
     type: TensorType
+    role = "leaf"
 
     def infer(self) -> TensorType:
         self.require(self.type == TensorType(i32), "the page count is i32[]")
         return self.type
 
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return np.asarray(row.pages, np.int32)
+
 
 @op("flow.topk")
-class TopK(Op):
+class TopK(Selection):
     """The best pages by score, as many as the budget leaves: +inf > finite > -inf > NaN, ties to the lower page."""
 
     score: Value
+    only_ranks = True
 
-    def infer(self) -> SelectionType:
-        t = tensor(self, self.score)
-        self.require(t.shape == (S,), f"the score must be one number per page, [S], not {show(t.shape)}")
-        return selection
+    @property
+    def scored(self) -> Value:
+        return self.score
 
 
 @op("flow.return")
@@ -95,6 +109,7 @@ class Return(Op):
 
     values: tuple[Value, ...]
     names: tuple[str, ...] = ()
+    role = "effect"
 
     def infer(self) -> None:
         fits = not self.names or (len(self.names) == len(self.values) and len(set(self.names)) == len(self.names))

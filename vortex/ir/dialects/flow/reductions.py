@@ -22,6 +22,9 @@ from vortex.ir.types import Dim, DType, S, Sym, TensorType, f32
 class ReduceSum(Reduce):
     """Sum; 0 over nothing."""
 
+    folds = "sum"
+    positive = "with operands"
+
     def fold(self, x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
         return np.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype if x.dtype != np.bool_ else np.int32)
 
@@ -29,6 +32,9 @@ class ReduceSum(Reduce):
 @op("flow.reduce_mean")
 class ReduceMean(Reduce):
     """Sum divided by count, fp32; NaN over nothing."""
+
+    folds = "sum"
+    positive = "with operands"
 
     def dtype(self, x: DType) -> DType:
         return f32
@@ -42,6 +48,8 @@ class ReduceMean(Reduce):
 class ReduceProd(Reduce):
     """Product; 1 over nothing."""
 
+    folds = "prod"
+
     def fold(self, x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
         return np.prod(x, axis=axes, keepdims=keepdims, dtype=x.dtype if x.dtype != np.bool_ else np.int32)
 
@@ -49,6 +57,9 @@ class ReduceProd(Reduce):
 @op("flow.reduce_max")
 class ReduceMax(Reduce):
     """Largest; NaN if any is NaN; -inf over nothing."""
+
+    folds = "max"
+    positive = "with operands"
 
     def fold(self, x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
         x = x if x.dtype == np.float32 else x.astype(np.int32)
@@ -59,6 +70,9 @@ class ReduceMax(Reduce):
 @op("flow.reduce_min")
 class ReduceMin(Reduce):
     """Smallest; NaN if any is NaN; +inf over nothing."""
+
+    folds = "min"
+    positive = "with operands"
 
     def fold(self, x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
         x = x if x.dtype == np.float32 else x.astype(np.int32)
@@ -72,6 +86,9 @@ class Softmax(Op):
 
     x: Value
     axis: int
+    role = "nest"
+    rewritten_by = "expand-softmax"
+    widens = True
 
     def infer(self) -> TensorType:
         t = tensor(self, self.x)
@@ -94,6 +111,9 @@ class Scan(Op):
     x: Value
     axis: int
     kind: str = "sum"
+    role = "nest"
+    widens = True
+    rereads = True
     KINDS: ClassVar[dict[str, Any]] = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 
     def infer(self) -> TensorType:
@@ -120,6 +140,10 @@ class Conv(Op):
     x: Value
     w: Value
     groups: int = 1
+    role = "nest"
+    widens = True
+    rereads = True
+    folds = "sum"
 
     def infer(self) -> TensorType:
         x, w = tensor(self, self.x), tensor(self, self.w)
@@ -133,6 +157,9 @@ class Conv(Op):
 
     def crosses_pages(self) -> bool:
         return True
+
+    def carries(self) -> bool:
+        return False
 
     def evaluate(self, x: Any, w: Any) -> Any:
         x, w = widen(x), widen(w)
@@ -154,6 +181,10 @@ class Dot(Op):
     a: Value
     b: Value
     spec: str
+    role = "nest"
+    widens = True
+    rereads = True
+    folds = "sum"
 
     def infer(self) -> TensorType:
         a, b = tensor(self, self.a), tensor(self, self.b)

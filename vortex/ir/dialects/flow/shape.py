@@ -8,6 +8,7 @@ import numpy as np
 
 from vortex.ir.core import Op, Value, op
 from vortex.ir.dialects.flow.kinds import (
+    View,
     alike,
     arithmetic,
     broadcast,
@@ -19,11 +20,11 @@ from vortex.ir.types import Dim, S, Sym, TensorType, f32
 
 
 @op("flow.reshape")
-class Reshape(Op):
+class Reshape(View):
     """The same numbers in row-major order under another shape; the page axis stays an axis of its own."""
 
-    x: Value
     shape: tuple[Dim, ...]
+    positive = "with operands"
 
     def infer(self) -> TensorType:
         t = tensor(self, self.x)
@@ -44,10 +45,9 @@ class Reshape(Op):
 
 
 @op("flow.transpose")
-class Transpose(Op):
+class Transpose(View):
     """Axes in another order: axis i of the result is axis ``perm[i]`` of x."""
 
-    x: Value
     perm: tuple[int, ...]
 
     def infer(self) -> TensorType:
@@ -60,10 +60,9 @@ class Transpose(Op):
 
 
 @op("flow.broadcast")
-class Broadcast(Op):
+class Broadcast(View):
     """x repeated to ``shape`` along axes of size 1 and new leading ones."""
 
-    x: Value
     shape: tuple[Dim, ...]
 
     def infer(self) -> TensorType:
@@ -80,10 +79,9 @@ class Broadcast(Op):
 
 
 @op("flow.slice")
-class Slice(Op):
+class Slice(View):
     """Elements start, start + step, ... (``size`` of them) of an axis; a negative step reverses."""
 
-    x: Value
     axis: int
     start: int
     size: int
@@ -110,6 +108,7 @@ class Concat(Op):
 
     parts: tuple[Value, ...]
     axis: int
+    role = "nest"
 
     def infer(self) -> TensorType:
         self.require(bool(self.parts), "nothing to join")
