@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from vortex.codegen.space import Space
 from vortex.kinds.buckets import bucket_of
+from vortex.schedules.space import Space
 from vortex.tune.layers import Layers, Query
 from vortex.tune.record import Key, Measure, Record, Sample, Silicon
 from vortex.tune.store import Store

@@ -15,6 +15,17 @@ SPREAD = 8.0
 """Of numbers in fp8, before their scale."""
 
 
+def work_list(counts: torch.Tensor, slots: int) -> torch.Tensor:
+    """What ``plan`` makes of ``counts`` ``[B, Hkv]`` for ``slots`` items beyond one a request."""
+    most = counts.amax(1).tolist()
+    each = max(1, -(-sum(most) // slots))
+    items = [r << 16 | part for r, c in enumerate(most) for part in range(max(1, -(-c // each)))]
+    work = torch.full((2, 2 + len(most) + slots), 0x7FFF0001, dtype=torch.int32)
+    work[1, :2] = torch.tensor([len(items), each], dtype=torch.int32)
+    work[1, 2 : 2 + len(items)] = torch.tensor(items, dtype=torch.int32)
+    return work
+
+
 @dataclass
 class Kernels:
     """The staged library: ``about`` says what each function is."""
@@ -105,25 +116,12 @@ class Batch:
         return cls(made)
 
     def split(self, about: dict[str, Any], splits: int) -> Batch:
-        """With scratch for ``splits`` CTAs a row: exactly so many of a grid, on average with a work list."""
+        """With scratch for ``splits`` CTAs a row on average."""
         batch, heads = self.tensors["counts"].shape
-        shape: tuple[int, ...] = (batch * heads, splits, about["words"])
-        if about["knobs"]["planned"]:
-            slots = batch * splits
-            self.tensors["work"] = self.work(slots).cuda()
-            shape = (batch + slots, heads, about["words"])
-        self.tensors["partials"] = torch.full(shape, float("nan"), device="cuda")
+        slots = batch * splits
+        self.tensors["work"] = work_list(self.tensors["counts"], slots).cuda()
+        self.tensors["partials"] = torch.full((batch + slots, heads, about["words"]), float("nan"), device="cuda")
         return self
-
-    def work(self, slots: int) -> torch.Tensor:
-        """What ``plan`` makes of the counts."""
-        counts = self.tensors["counts"].amax(1).tolist()
-        each = max(1, -(-sum(counts) // slots))
-        items = [r << 16 | part for r, c in enumerate(counts) for part in range(max(1, -(-c // each)))]
-        work = torch.full((2, 2 + len(counts) + slots), 0x7FFF0001, dtype=torch.int32)
-        work[1, :2] = torch.tensor([len(items), each], dtype=torch.int32)
-        work[1, 2 : 2 + len(items)] = torch.tensor(items, dtype=torch.int32)
-        return work
 
     @property
     def bytes(self) -> int:

@@ -18,13 +18,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vortex.budget import Budget
-from vortex.check.reference import differing, eager
+from vortex.check.reference import Reference, differing, eager
 from vortex.errors import VortexError
 from vortex.flow.flow import find_flow
 from vortex.runtime.decoder import Decoder, load
@@ -213,6 +214,13 @@ class Rows:
         decoder.decode(0, self.q, out=self.outs[0])
         decoder.attend_all(0, self.q, out=self.outs[1])
 
+    def request(self, row: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A row's queries ``[Hq, D]``, and its K and V ``[len, Hkv, D]``, fp32 on the CPU."""
+        page, at = self.pools.spec.page_size, torch.arange(int(self.lengths[row]), device=self.pools.device)
+        where = self.table[row, at // page].long()
+        k, v = (pool[where, :, at % page].float().cpu() for pool in (self.pools.k, self.pools.v))
+        return self.q[row].float().cpu(), k, v
+
     def right(self, row: int) -> bool:
         """Whether a row's dense output is torch's."""
         n, spec = int(self.lengths[row]), self.pools.spec
@@ -235,18 +243,62 @@ def captured(rows: Rows, decoder: Decoder) -> torch.cuda.CUDAGraph:
     return graph
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a step of some rows gave, and the kernels that it ran."""
+
+    kernels: tuple[str, ...]
+    outs: tuple[torch.Tensor, ...]
+    """Sparse and dense."""
+    pages: tuple[tuple[tuple[int, ...], ...], ...]
+    """Of each row and KV head."""
+
+    @classmethod
+    def of(cls, rows: Rows, kernels: tuple[str, ...], pages: torch.Tensor, counts: torch.Tensor) -> Result:
+        listed = zip(pages.tolist(), counts.tolist(), strict=True)
+        kept = tuple(tuple(tuple(p[:n]) for p, n in zip(*row, strict=True)) for row in listed)
+        return cls(kernels, tuple(x.clone() for x in rows.outs), kept)
+
+    def differs(self, other: Result, rows: Rows, budget: Budget, right: Reference) -> Wrong:
+        """What breaks the promise: the same kernels give the same bits. A captured graph keeps the variants of the
+        budget that it was captured with, a step without one takes those of the present budget; other variants give
+        the same selection (pages that score alike aside) and an output equal within rounding.
+        """
+        if self.kernels == other.kernels:
+            named = zip(("sparse", "dense"), self.outs, other.outs, strict=True)
+            wrong = [f"{name} has other bits, from the same kernels" for name, x, y in named if not torch.equal(x, y)]
+            return wrong + ["pages are others, from the same kernels"] * (self.pages != other.pages)
+        wrong = []
+        for r, (mine, its) in enumerate(zip(self.pages, other.pages, strict=True)):
+            alike = [mine == its, True]
+            if mine != its:
+                judged = right(*rows.request(r), budget)
+                odd = [differing(list(p), judged, h, budget) for one in (mine, its) for h, p in enumerate(one)]
+                wrong += [f"row {r}: another variant selects {sum(odd)} other pages"] * bool(sum(odd))
+            for name, same, x, y in zip(("sparse", "dense"), alike, self.outs, other.outs, strict=True):
+                if same and not relative(x[r], y[r]) < TOLERANCE:
+                    wrong.append(f"row {r}: {name} of another variant by {relative(x[r], y[r]):.1e}")
+        return wrong
+
+
 def graphs(pools: Pools, found: dict[str, Any]) -> Wrong:
     """Three batch sizes in one scratch: lengths 1, most, 1, tables and budgets that change, against steps of another
     decoder; scratch of the caller's; memory that stays as it is.
     """
     wrong: Wrong = []
     decoder, twin = pools.ready(16), pools.ready(16)
+    right = eager(find_flow(decoder.library.manifest.flow), pools.spec)
     block = torch.full((decoder.workspace_bytes(16, 256, capacity=64),), 0xFF, dtype=torch.uint8, device="cuda")
     decoder.set_workspace(block)
     decoder.reserve(16, 256, capacity=64)
     sizes = (1, 5, 16)
     mine, others = [Rows(pools, b) for b in sizes], [Rows(pools, b) for b in sizes]
-    recorded = [captured(rows, decoder) for rows in mine]
+    recorded = []
+    for rows in mine:
+        graph = captured(rows, decoder)
+        assert decoder.pages is not None
+        assert decoder.counts is not None
+        recorded.append((graph, decoder.kernels, decoder.pages, decoder.counts))
     most = 256 * pools.spec.page_size
     for rows in others:
         rows.run(twin)
@@ -254,23 +306,29 @@ def graphs(pools: Pools, found: dict[str, Any]) -> Wrong:
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     ragged = [most, 1, 0, 700, most - 1, 17, 0, 3000, 2, 33, most, 900, 16, 15, 2500, 0]
+    compared = {"same kernels": 0, "other variants": 0}
     for i, (lengths, budget) in enumerate((
         ([1] * 16, BUDGET), ([most] * 16, BUDGET), ([1] * 16, BUDGET), (ragged, Budget(60)),
         (ragged, Budget(0, sink=0)), ([0] * 16, BUDGET), (ragged[::-1], BUDGET), ([1] * 16, Budget(3)),
     )):  # fmt: skip
         decoder.budget = twin.budget = budget
-        for rows, other, graph in zip(mine, others, recorded, strict=True):
+        for rows, other, (graph, kernels, pages, counts) in zip(mine, others, recorded, strict=True):
             own = lengths[: rows.batch]
             rows.fill(own, i)
             graph.replay()
-            a = [x.clone() for x in rows.outs]
+            a = Result.of(rows, kernels, pages, counts)
             other.fill(own, i).run(twin)
-            for name, x, y in zip(("sparse", "dense"), a, other.outs, strict=True):
-                if not torch.equal(x, y):
-                    wrong.append(f"round {i}, {rows.batch} rows: {name} differs from a step without a graph")
-            wrong += [f"round {i}, {rows.batch} rows: row {r} is not torch's" for r in (0, rows.batch - 1)
-                      if not rows.right(r)]  # fmt: skip
-    del a, x, y
+            assert twin.pages is not None
+            assert twin.counts is not None
+            b = Result.of(other, twin.kernels, twin.pages, twin.counts)
+            compared["same kernels" if a.kernels == b.kernels else "other variants"] += 1
+            where = f"round {i}, {rows.batch} rows"
+            wrong += [f"{where}: a graph and a step without one: {w}" for w in a.differs(b, rows, budget, right)]
+            if budget == BUDGET and a.kernels != b.kernels:
+                wrong.append(f"{where}: the budget is as it was captured, but other variants run")
+            wrong += [f"{where}: row {r} is not torch's" for r in (0, rows.batch - 1) if not rows.right(r)]
+            del a, b
+    found["graphs_compared"] = compared
     if torch.cuda.memory_allocated() != before:
         wrong.append(f"memory went from {before} to {torch.cuda.memory_allocated()} bytes")
     rows = mine[2].fill([3000] * 16, 0)
@@ -278,7 +336,7 @@ def graphs(pools: Pools, found: dict[str, Any]) -> Wrong:
     for _ in range(20):
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         began.record()
-        recorded[2].replay()
+        recorded[2][0].replay()
         ended.record()
         torch.cuda.synchronize()
         times.append(began.elapsed_time(ended) * 1e3)
@@ -501,7 +559,8 @@ def main() -> int:
         check("edges", lambda: edges(pools))
         found["host_us"] = host_time(pools)
         found["launches_of_a_step"] = launches(pools)
-        print(json.dumps({n: found[n] for n in ("host_us", "launches_of_a_step", "graph_step_us")}), flush=True)
+        shown = ("host_us", "launches_of_a_step", "graphs_compared", "graph_step_us")
+        print(json.dumps({n: found.get(n) for n in shown}), flush=True)
     found["seconds"] = time.time() - began
     args.out.write_text(json.dumps(found, indent=1) + "\n")
     return int(any(found["wrong"].values()))

@@ -1,11 +1,16 @@
-"""One layer of a flow on a GPU: plan, append, select and attend of an artifact, checked against torch, then timed.
+"""One layer of a flow on a GPU as a ``Decoder`` runs it: checked against torch, then timed.
 
 Needs torch, apache-tvm-ffi and artifacts made for the GPU; no compiler. Page ids are random over a pool far larger
-than L2. From the repository's root, artifacts staged in .gpu/ by
+than L2. What is timed is a CUDA graph of several steps in turn, each planned by a decoder of its own, so that scratch,
+work lists and the choice of variants are those of a model's step: ``layer_us`` is append, select and attend; plan,
+which a step does once for all layers, is timed apart. From the repository's root, artifacts staged in .gpu/ by
 
     vortex compile quest --target sm_90 -o .gpu/quest.vxa
 
     PYTHONPATH=. python3 bench/gpu_layer.py .gpu/quest.vxa .gpu/block_topk.vxa --out $OUT/layer.json
+
+``--only select.2`` leaves a kernel's other variants out, so that every step runs this one; ``--device cpu`` tries the
+script where there is no GPU, on artifacts that have a CPU library: few pages, and times of the wall clock.
 """
 
 from __future__ import annotations
@@ -14,239 +19,299 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
-from functools import partial as bound
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-import tvm_ffi
 
-from vortex.artifact.folder import read_manifest
 from vortex.budget import Budget
-from vortex.runtime.variants import Variants
+from vortex.runtime.decoder import Decoder
+from vortex.runtime.library import Library, open_library
 
-HKV, DIM, PAGE, GROUP, POOL = 8, 128, 16, 4, 131072
-"""KV heads, head size, tokens of a page, queries per KV head, pages of the pool."""
+HKV, POOL = 8, 131072
+"""KV heads, pages of the pool."""
 BUDGET = Budget(27)
 SHAPES = [(1, 32763), (4, 32763), (8, 32763), (16, 8187), (32, 8187), (32, 32763), (64, 32763), (128, 8187)]
 """Requests and their tokens; the last page is partial."""
 CHECKED = [[1], [16, 17, 480, 500], [32763, 1, 900, 5000, 16384], [700] * 40]
+SMALL_POOL, SMALL_SHAPES, SMALL_CHECKED = 2048, [(1, 1019), (4, 1019)], [[1], [16, 17, 480, 500], [900, 1, 2000]]
+"""The same where there is no GPU."""
 COLD = 400 << 20
+"""Bytes that the steps of a graph read together: more than any L2 cache has."""
+
+
+def only(library: Library, names: Sequence[str]) -> Library:
+    """``library`` without the other variants of these kernels: every step runs the named ones."""
+    entry = library.target
+    known = {k.name: k.variant_of for k in entry.kernels}
+    if unknown := [n for n in names if n not in known]:
+        raise SystemExit(f"there is no kernel {unknown[0]}; the artifact has {', '.join(known)}")
+    forced = {known[n] for n in names}
+    kernels = tuple(k for k in entry.kernels if k.name in names or k.variant_of not in forced)
+    manifest = replace(library.manifest, targets={library.name: replace(entry, kernels=kernels)})
+    return replace(library, manifest=manifest)
 
 
 class Layer:
-    """The kernels of an artifact over one pool."""
+    """The memory of one layer, all pages of which are summarised, and a library that runs on it."""
 
-    def __init__(self, path: Path, target: str, slots: int = 0) -> None:
-        sms = torch.cuda.get_device_properties(0).multi_processor_count
-        self.slots = slots or 2 * sms // HKV
-        """Two CTAs an SM."""
-        self.manifest = read_manifest(path)
-        entry = self.manifest.targets[target]
-        self.variants = Variants.of(entry.kernels)
-        self.module = tvm_ffi.load_module(str(path / entry.library))
-        shape = (POOL, HKV, PAGE, DIM)
-        self.pools = {n: torch.randn(shape, device="cuda", dtype=torch.bfloat16) for n in ("k", "v")}
+    def __init__(self, library: Library, device: str) -> None:
+        self.library, self.device = library, torch.device(device)
+        self.spec = library.manifest.spec
+        self.pool = POOL if self.device.type == "cuda" else SMALL_POOL
+        shape = (self.pool, HKV, self.spec.page_size, self.spec.head_dim)
+        self.k, self.v = (torch.randn(shape, device=self.device, dtype=torch.bfloat16) for _ in range(2))
         self.fields = {
-            f"field.{f.name}": torch.full((POOL, HKV, *f.tile), float("nan"), device="cuda", dtype=torch.bfloat16)
-            for f in self.manifest.fields
+            f.name: torch.full((self.pool, HKV, *f.tile), float("nan"), device=self.device, dtype=torch.bfloat16)
+            for f in library.manifest.fields
         }
+        for first in range(0, self.pool, 8192):
+            pages = slice(first, first + 8192)
+            for name, made in self.summaries(self.k[pages]).items():
+                self.fields[name][pages] = made
 
-    def step(self, lengths: list[int], seed: int) -> dict[str, Any]:
-        """The arguments of a step that decodes one token for each request."""
-        slots = self.slots
-        made = torch.Generator().manual_seed(seed)
-        n = [-(-x // PAGE) for x in lengths]
-        b, most = len(lengths), max(n)
-        ids = torch.randperm(POOL, generator=made)[: sum(n)].int()
-        table = torch.zeros(b, most, dtype=torch.int32)
-        for r, part in enumerate(ids.split(n)):
-            table[r, : n[r]] = part
-        last = torch.tensor([int(table[r, (x - 1) // PAGE]) * PAGE + (x - 1) % PAGE for r, x in enumerate(lengths)])
-        rows, kept = b * HKV, min(most, BUDGET.total(most))
-        kernels = {k.kind: k for k in self.variants.pick(rows, most, kept)}
-        words = max(k.page_words * most + k.row_words for k in kernels.values())
-        partial = cast("int", kernels["attend"].schedule["partial_words"])
-        random = lambda *s: torch.randn(*s, generator=made).bfloat16()  # noqa: E731
-        cpu = {
-            "q": random(b, HKV * GROUP, DIM), "k_new": random(b, HKV, DIM), "v_new": random(b, HKV, DIM), "loc": last,
-            "row_offsets": torch.arange(b + 1, dtype=torch.int32), "lengths": torch.tensor(lengths, dtype=torch.int32),
-            "page_table": table, "budget": torch.tensor(BUDGET.numbers(), dtype=torch.int32),
-            "plan": torch.full((4, b), -9, dtype=torch.int32), "work": torch.zeros(2, 2 + b + slots, dtype=torch.int32),
-            "arrivals": torch.zeros(rows, dtype=torch.int32), "lse": torch.full((b, HKV * GROUP), float("nan")),
-            "partials": torch.full((b + slots, HKV, partial), float("nan")),
-            "workspace": torch.full((rows, max(1, words)), float("nan")),
-            "pages": torch.full((b, HKV, kept), -9, dtype=torch.int32), "counts": torch.full((b, HKV), -9).int(),
-            "out": torch.full((b, HKV * GROUP, DIM), float("nan")).bfloat16(),
-        }  # fmt: skip
-        given = {**self.pools, **self.fields, "scale": DIM**-0.5, "layer": 0, "kernels": kernels}
-        return {**{n: t.cuda() for n, t in cpu.items()}, **given}
+    def summaries(self, k: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Of pages ``[n, Hkv, page, D]``, by torch: the extremes of Quest, the mean of the others."""
+        k = k.float()
+        known = {"lo": k.amin(2), "hi": k.amax(2)}
+        return {name: known.get(name, k.mean(2)).bfloat16() for name in self.fields}
 
-    def run(self, kind: str, step: dict[str, Any]) -> None:
-        k = step["kernels"][kind]
-        self.module[k.symbol](*[step[a] for a in k.args])
 
-    def layer(self, step: dict[str, Any]) -> None:
-        for kind in ("append", "select", "attend"):
-            self.run(kind, step)
+class Step:
+    """A step that decodes one token of each request, planned by a decoder of its own."""
 
-    def select_bytes(self, step: dict[str, Any]) -> int:
+    def __init__(self, layer: Layer, lengths: list[int], seed: int) -> None:
+        spec, pool = layer.spec, layer.pool
+        made, page = torch.Generator().manual_seed(seed), spec.page_size
+        n = [-(-x // page) for x in lengths]
+        self.layer, self.lengths, self.requests = layer, lengths, len(lengths)
+        table = torch.zeros(self.requests, max(n), dtype=torch.int32)
+        for r, ids in enumerate(torch.randperm(pool, generator=made)[: sum(n)].int().split(n)):
+            table[r, : n[r]] = ids
+        last = [int(table[r, (x - 1) // page]) * page + (x - 1) % page for r, x in enumerate(lengths)]
+        random = lambda *s: torch.randn(*s, generator=made).bfloat16().to(layer.device)  # noqa: E731
+        heads, dim = HKV * spec.group, spec.head_dim
+        self.q, self.k, self.v = (random(self.requests, h, dim) for h in (heads, HKV, HKV))
+        self.table, self.loc = table.to(layer.device), torch.tensor(last, device=layer.device)
+        self.tokens = torch.tensor(lengths, dtype=torch.int32, device=layer.device)
+        self.offsets = torch.arange(self.requests + 1, dtype=torch.int32, device=layer.device)
+        self.out = torch.full_like(self.q, float("nan"))
+        self.lse = torch.full((self.requests, heads), float("nan"), device=layer.device)
+        self.decoder = Decoder(layer.library, budget=BUDGET)
+        self.decoder.bind(0, layer.k, layer.v, layer.fields)
+        self.decoder.reserve(self.requests, max(n))
+        self.plan()
+
+    def plan(self) -> None:
+        self.decoder.plan(self.tokens, self.table)
+
+    def append(self) -> None:
+        self.decoder.append(0, self.k, self.v, self.loc, self.offsets)
+
+    def fill(self) -> None:
+        """Summarise all whole pages, as after a prefill whose tokens the engine has stored."""
+        ends = torch.tensor([0, *self.lengths]).cumsum(0).int().to(self.layer.device)
+        self.decoder.append(0, None, None, None, ends)
+
+    def select(self) -> None:
+        self.decoder.select(0, self.q, pages=self.pages, counts=self.counts)
+
+    def attend(self) -> None:
+        self.decoder.attend(0, self.q, self.pages, self.counts, out=self.out, lse=self.lse)
+
+    def run(self) -> None:
+        """The layer: append, select and attend."""
+        self.append()
+        self.select()
+        self.attend()
+
+    @property
+    def pages(self) -> torch.Tensor:
+        assert self.decoder.pages is not None
+        return self.decoder.pages
+
+    @property
+    def counts(self) -> torch.Tensor:
+        assert self.decoder.counts is not None
+        return self.decoder.counts
+
+    def scored(self) -> int:
+        """Candidates of all requests, for one KV head."""
+        n = [-(-x // self.layer.spec.page_size) for x in self.lengths]
+        return sum(x - BUDGET.sink - BUDGET.recent for x in n if x > BUDGET.total(x))
+
+    def select_bytes(self) -> int:
         """Summaries read by ``select``."""
-        per_page = sum(t[0, 0].numel() * t.element_size() for t in self.fields.values())
-        return int(step["plan"][3].sum()) * HKV * per_page
+        return self.scored() * HKV * sum(t[0, 0].numel() * t.element_size() for t in self.layer.fields.values())
 
-    def attend_bytes(self, step: dict[str, Any]) -> int:
-        return int(step["counts"].sum()) * PAGE * DIM * 2 * 2
+    def attend_bytes(self) -> int:
+        """K and V of the selected pages."""
+        return int(self.counts.sum()) * self.layer.spec.page_size * self.layer.spec.head_dim * 2 * 2
 
+    def scores(self, r: int, h: int) -> torch.Tensor:
+        """fp32 scores of a row's candidates, by torch."""
+        first, end = BUDGET.sink, -(-self.lengths[r] // self.layer.spec.page_size) - BUDGET.recent
+        at, group = self.table[r, first:end].long(), self.layer.spec.group
+        q = self.q[r, h * group : (h + 1) * group].float()
+        got = {n: t[at, h].float() for n, t in self.layer.fields.items()}
+        if "lo" in got:
+            return torch.maximum(q * got["lo"][:, None], q * got["hi"][:, None]).sum(-1).amax(-1)
+        (centroid,) = got.values()
+        return centroid @ q.mean(0)
 
-def summarise(layer: Layer) -> None:
-    """All summaries by torch, so that every page of the pool has one."""
-    for name, t in layer.fields.items():
-        for part in range(0, POOL, 8192):
-            k = layer.pools["k"][part : part + 8192].float()
-            made = {"field.lo": k.amin(2), "field.hi": k.amax(2)}.get(name, k.mean(2))
-            t[part : part + 8192] = made.bfloat16()
+    def wrong_selection(self, r: int, h: int) -> list[str]:
+        """What is wrong with a row's selection, pages whose scores differ by rounding aside."""
+        pages = -(-self.lengths[r] // self.layer.spec.page_size)
+        got = self.pages[r, h, : int(self.counts[r, h])].tolist()
+        if pages <= BUDGET.total(pages):
+            return [] if got == list(range(pages)) else [f"request {r}, head {h} does not keep all"]
+        s = self.scores(r, h)
+        best = s.topk(BUDGET.pages)
+        want = {0, pages - 2, pages - 1} | {int(i) + BUDGET.sink for i in best.indices}
+        kth, slack = float(best.values[-1]), 1e-4 * float(s.abs().max())
+        ranked = dict(enumerate(s.tolist(), BUDGET.sink))
+        odd = [p for p in set(got) ^ want if not abs(ranked.get(p, float("inf")) - kth) <= slack]
+        ok = not odd and got == sorted(set(got)) and len(got) == len(want)
+        return [] if ok else [f"selection of request {r}, head {h}: {odd}"]
 
-
-def scores(layer: Layer, step: dict[str, Any], r: int, h: int) -> torch.Tensor:
-    """fp32 scores of a row's candidates, by torch."""
-    first, count = int(step["plan"][2, r]), int(step["plan"][3, r])
-    at = step["page_table"][r, first : first + count].long()
-    q = step["q"][r, h * GROUP : (h + 1) * GROUP].float()
-    got = {n: t[at, h].float() for n, t in layer.fields.items()}
-    if "field.lo" in got:
-        lo, hi = got["field.lo"][:, None], got["field.hi"][:, None]
-        return torch.maximum(q * lo, q * hi).sum(-1).amax(-1)
-    (centroid,) = got.values()
-    return centroid @ q.mean(0)
+    def wrong_output(self, r: int, h: int) -> list[str]:
+        """What is wrong with a row's output, given its selection."""
+        page, group = self.layer.spec.page_size, self.layer.spec.group
+        got = self.pages[r, h, : int(self.counts[r, h])].tolist()
+        at = [p * page + i for p in got for i in range(page) if p * page + i < self.lengths[r]]
+        tokens = torch.tensor(at, device=self.layer.device)
+        where = self.table[r, tokens // page].long()
+        k, v = (x[where, h, tokens % page].float() for x in (self.layer.k, self.layer.v))
+        q = self.q[r, h * group : (h + 1) * group].float()
+        right = (q @ k.T * self.layer.spec.head_dim**-0.5).softmax(-1) @ v
+        mine = self.out[r, h * group : (h + 1) * group].float()
+        return [] if float((mine - right).norm() / right.norm()) < 1e-2 else [f"out of request {r}, head {h}"]
 
 
 def check(layer: Layer, lengths: list[int], seed: int) -> list[str]:
-    """What differs from torch after a prefill-like append and a whole step, if anything."""
+    """What differs from torch after a prefill's append and a whole step, if anything; a second run gives equal bits."""
     wrong: list[str] = []
-    step = layer.step(lengths, seed)
-    fill = {**step, "row_offsets": torch.tensor([0, *lengths]).cumsum(0).int().cuda()}
-    fill["k_new"] = fill["v_new"] = torch.empty(0, HKV, DIM, device="cuda", dtype=torch.bfloat16)
-    fill["loc"] = torch.empty(0, device="cuda", dtype=torch.int64)
-    tiles = [step["page_table"][r, : n // PAGE].long() for r, n in enumerate(lengths)]
-    at = torch.cat(tiles)
-    k = layer.pools["k"][at].float()
-    want = {"field.lo": k.amin(2), "field.hi": k.amax(2)}
+    step, page = Step(layer, lengths, seed), layer.spec.page_size
+    at = torch.cat([step.table[r, : n // page].long() for r, n in enumerate(lengths)])
+    want = layer.summaries(layer.k[at])
     for t in layer.fields.values():
         t[at] = float("nan")
-    layer.run("plan", fill)
-    layer.run("append", fill)
+    step.fill()
     for name, t in layer.fields.items():
-        good = want.get(name, k.mean(2)).bfloat16().float()
-        if not torch.allclose(t[at].float(), good, rtol=2**-7, atol=1e-6):
+        if not torch.allclose(t[at].float(), want[name].float(), rtol=2**-7, atol=1e-6):
             wrong.append(f"{name} after a prefill")
-    for kind in ("plan", "append", "select", "attend"):
-        layer.run(kind, step)
-    torch.cuda.synchronize()
-    if int(step["arrivals"].abs().sum()):
-        wrong.append("arrivals are left set")
-    for r, n in enumerate(lengths):
-        pages = -(-n // PAGE)
+    step.run()
+    first = [x.clone() for x in (step.pages, step.counts, step.out, step.lse)]
+    for r in range(len(lengths)):
         for h in range(HKV):
-            got = step["pages"][r, h, : int(step["counts"][r, h])].tolist()
-            wrong += judge(layer, step, r, h, pages, got)
-            tokens = torch.tensor([p * PAGE + i for p in got for i in range(PAGE) if p * PAGE + i < n], device="cuda")
-            where = step["page_table"][r, tokens // PAGE].long()
-            kk, vv = (layer.pools[x][where, h, tokens % PAGE].float() for x in ("k", "v"))
-            q = step["q"][r, h * GROUP : (h + 1) * GROUP].float()
-            logits = q @ kk.T * step["scale"]
-            right = logits.softmax(-1) @ vv
-            mine = step["out"][r, h * GROUP : (h + 1) * GROUP].float()
-            if not float((mine - right).norm() / right.norm()) < 1e-2:
-                wrong.append(f"out of request {r}, head {h}")
+            wrong += step.wrong_selection(r, h) + step.wrong_output(r, h)
+    step.out.fill_(float("nan"))
+    step.run()
+    kept = torch.arange(step.pages.shape[2], device=layer.device) < step.counts[..., None]
+    again = [torch.where(kept, step.pages, first[0]), step.counts, step.out, step.lse]
+    if not all(torch.equal(x, y) for x, y in zip(again, first, strict=True)):
+        wrong.append("a second run of the step differs")
     return wrong
 
 
-def judge(layer: Layer, step: dict[str, Any], r: int, h: int, pages: int, got: list[int]) -> list[str]:
-    """Whether a row's selection is right, pages whose scores differ by rounding aside."""
-    if pages <= BUDGET.total(pages):
-        return [] if got == list(range(pages)) else [f"request {r}, head {h} does not keep all"]
-    s = scores(layer, step, r, h)
-    best = set((s.topk(BUDGET.pages).indices + BUDGET.sink).tolist())
-    want = {0, pages - 2, pages - 1} | best
-    kth = float(s.topk(BUDGET.pages).values[-1])
-    odd = [p for p in set(got) ^ want if abs(float(s[p - BUDGET.sink]) - kth) > 1e-4 * float(s.abs().max())]
-    ok = not odd and got == sorted(set(got)) and len(got) == len(want)
-    return [] if ok else [f"selection of request {r}, head {h}: {odd}"]
-
-
-def timed(call: Callable[[dict[str, Any]], None], steps: list[dict[str, Any]], runs: int = 15) -> float:
-    """Microseconds of a call in a CUDA graph that takes the steps in turn; median of the replays."""
-    for s in steps:
-        call(s)
+@contextmanager
+def recording(device: torch.device) -> Iterator[Any]:
+    """A CUDA graph of what is launched inside; None on a CPU."""
+    if device.type != "cuda":
+        yield None
+        return
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for s in steps:
-            call(s)
-    times = []
+        yield graph
+
+
+def timed(calls: Sequence[Callable[[], object]], device: torch.device) -> float:
+    """Microseconds of a call, of those in turn that one CUDA graph holds; median of the replays."""
+    for call in calls:
+        call()
+    with recording(device) as graph:
+        for call in calls:
+            call()
+    times, runs = [], 15 if graph else 3
     for _ in range(runs):
+        if graph is None:
+            began = time.perf_counter()
+            for call in calls:
+                call()
+            times.append((time.perf_counter() - began) * 1e6 / len(calls))
+            continue
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()
         graph.replay()
         after.record()
         torch.cuda.synchronize()
-        times.append(before.elapsed_time(after) * 1e3 / len(steps))
+        times.append(before.elapsed_time(after) * 1e3 / len(calls))
     return sorted(times)[runs // 2]
 
 
-def copy_bandwidth() -> float:
+def copy_bandwidth(device: torch.device) -> float:
     """Bytes a second, read and written, of an elementwise kernel over 4 GB."""
-    a = torch.randn(1 << 29, device="cuda")
+    a = torch.randn(1 << 29 if device.type == "cuda" else 1 << 22, device=device)
     b = torch.empty_like(a)
-    return 8 * a.numel() / timed(lambda _: torch.add(a, 1.0, out=b), [{}] * 3) * 1e6
+    return 8 * a.numel() / timed([lambda: torch.add(a, 1.0, out=b)] * 3, device) * 1e6
 
 
-def main() -> None:
+def measured(layer: Layer, requests: int, tokens: int, copy: float) -> dict[str, Any]:
+    """Times of a shape, of as many steps that no cache holds their pages."""
+    first = Step(layer, [tokens] * requests, 100)
+    first.run()
+    sizes = first.select_bytes(), first.attend_bytes()
+    sets = max(2, min(8, -(-COLD // max(1, sum(sizes))))) if layer.device.type == "cuda" else 2
+    steps = [first, *(Step(layer, [tokens] * requests, 101 + i) for i in range(sets - 1))]
+    row: dict[str, Any] = {"requests": requests, "tokens": tokens, "MB": [x / 1e6 for x in sizes]}
+    row["kernels"] = list(first.decoder.kernels)
+    for kind in ("plan", "append", "select", "attend"):
+        row[f"{kind}_us"] = timed([getattr(s, kind) for s in steps], layer.device)
+    row["layer_us"] = timed([s.run for s in steps], layer.device)
+    row["select_of_copy"] = sizes[0] / row["select_us"] * 1e6 / copy
+    row["attend_of_copy"] = sizes[1] / row["attend_us"] * 1e6 / copy
+    return row
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifacts", type=Path, nargs="+")
-    parser.add_argument("--target", default="sm_90a")
-    parser.add_argument("--slots", type=int, default=0, help="CTAs at work per KV head (default: two an SM in all)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--only", nargs="*", default=[], metavar="KERNEL", help="run these and not their variants")
     parser.add_argument("--shapes", default="", help="requests x tokens, e.g. 1x32763,32x32763")
     parser.add_argument("--commit", default="")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    shapes = [(int(a), int(b)) for a, b in (x.split("x") for x in args.shapes.split(",") if x)] or SHAPES
-    copy = copy_bandwidth()
+    gpu, device = args.device == "cuda", torch.device(args.device)
+    shapes = [(int(a), int(b)) for a, b in (x.split("x") for x in args.shapes.split(",") if x)]
+    shapes = shapes or (SHAPES if gpu else SMALL_SHAPES)
+    copy = copy_bandwidth(device)
     found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(), "date": time.strftime("%F %T"), "commit": args.commit,
-        "command": " ".join(["python3", *sys.argv]), "copy_TBps": copy / 1e12, "checks": {}, "rows": [],
+        "device": torch.cuda.get_device_name() if gpu else "cpu", "date": time.strftime("%F %T"),
+        "commit": args.commit, "command": " ".join(["python3", *sys.argv]), "torch": torch.__version__,
+        "copy_TBps": copy / 1e12, "checks": {}, "rows": [],
     }  # fmt: skip
     print(f"{found['device']}: copy {copy / 1e12:.2f} TB/s")
     for path in args.artifacts:
-        layer = Layer(path, args.target, args.slots)
-        name = path.stem
-        summarise(layer)
-        wrong = [w for i, lengths in enumerate(CHECKED) for w in check(layer, lengths, i)]
-        found["checks"][name] = wrong
-        print(f"{name}: {'right' if not wrong else wrong[:6]}", flush=True)
+        layer = Layer(only(open_library(path, None if gpu else "cpu"), args.only), args.device)
+        wrong = [w for i, lengths in enumerate(CHECKED if gpu else SMALL_CHECKED) for w in check(layer, lengths, i)]
+        found["checks"][path.stem] = wrong
+        print(f"{path.stem}: {'right' if not wrong else wrong[:6]}", flush=True)
         for requests, tokens in shapes:
-            first = layer.step([tokens] * requests, 100)
-            layer.run("plan", first)
-            layer.layer(first)
-            sizes = layer.select_bytes(first), layer.attend_bytes(first)
-            sets = max(2, min(8, -(-COLD // sum(sizes))))
-            steps = [first, *(layer.step([tokens] * requests, 101 + i) for i in range(sets - 1))]
-            for s in steps:
-                layer.run("plan", s)
-            row: dict[str, Any] = {"flow": name, "requests": requests, "tokens": tokens, "MB": [x / 1e6 for x in sizes]}
-            for kind in ("plan", "append", "select", "attend"):
-                row[f"{kind}_us"] = timed(bound(layer.run, kind), steps)
-            row["layer_us"] = timed(layer.layer, steps)
-            row["select_of_copy"] = sizes[0] / row["select_us"] * 1e6 / copy
-            row["attend_of_copy"] = sizes[1] / row["attend_us"] * 1e6 / copy
+            row = {"flow": path.stem, **measured(layer, requests, tokens, copy)}
             found["rows"].append(row)
             print("  ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
             args.out.write_text(json.dumps(found, indent=1) + "\n")
         del layer
-        torch.cuda.empty_cache()
+        if gpu:
+            torch.cuda.empty_cache()
+    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    return int(any(found["checks"].values()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,7 @@
 #
 #     PYTHON=.venv/bin/python bench/stage_all.sh                # every part of bench/parts
 #     PYTHON=.venv/bin/python bench/stage_all.sh layer peers    # some; what was staged for others stays
+#     FEW=1 PYTHON=.venv/bin/python bench/stage_all.sh check decoder layer    # what proves a commit, in few minutes
 #
 # The FlashInfer peer comes along where FLASHINFER names the flashinfer.tar.gz that bench/flashinfer_prebuild.py made;
 # without it the part `peers` measures the others.
@@ -21,7 +22,7 @@ export PYTHON GPU PYTHONPATH=$PWD
 mkdir -p "$GPU/wheels"
 
 # artifact FLOW NAME [option ...]: .gpu/NAME.vxa for sm_90a
-artifact() { "$PYTHON" -m vortex compile "$1" --target sm_90a -o "$GPU/$2.vxa" "${@:3}"; }
+artifact() { "$PYTHON" -m vortex compile "$1" --target sm_90a --no-dump -o "$GPU/$2.vxa" "${@:3}"; }
 
 if ! ls "$GPU"/wheels/apache_tvm_ffi-0.1.14.post1-cp312-*.whl > /dev/null 2>&1; then
   "$PYTHON" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \

@@ -46,7 +46,7 @@ def main() -> None:
         target, spec = TARGETS[found.arch], Spec.of_latent("512+64", heads, page_size=page)
         program = compile_flow("latent_topk", spec=spec, targets=[target], to="page").programs[found.arch]
         f = program.functions["attend"]
-        f.attrs["schedule"] = dict(knobs)
+        f.attrs["schedule"] = {**f.attrs["schedule"], **knobs}
         made = emit_kernel(program, f, target)
         name = "_".join(["latent", f"h{heads}", f"p{page}", *(f"{k[0]}{v}" for k, v in knobs.items())])
         functions[name] = parse_tir(made.text, name)

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vortex.compilation.lowered import Lowered
 from vortex.compilation.recorder import OnStep, Record
 from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER
 from vortex.ir.core import Module
@@ -21,27 +22,15 @@ from vortex.targets.target import STAGES, TARGETS, Target
 
 if TYPE_CHECKING:
     from vortex.artifact.manifest import Manifest
-    from vortex.codegen.emit import KernelSource
     from vortex.flow.flow import vFlow
 
-__all__ = ["STAGES", "Compilation", "Lowered", "compile_flow", "pipeline"]
+__all__ = ["STAGES", "Compilation", "compile_flow", "pipeline"]
 
 PER_TARGET = "schedule"
 """The first pass that looks at the target; what stands before it runs once for all targets."""
 
 TOOLS = ("imports", "build")
 """Parts of a compilation that are not our code: importing torch and TVM; TVM's lowering, LLVM and cc."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lowered:
-    """Stage ``tir`` for one target: the page IR it came from and the TensorIR of each kernel."""
-
-    target: Target
-    program: Module
-    kernels: dict[str, KernelSource]
-    flow: str = ""
-    """Text of the flow IR that it all began with, where known: what the artifact is checked against."""
 
 
 @dataclass
@@ -68,7 +57,7 @@ def compile_flow(
     *,
     spec: Spec | None = None,
     targets: Sequence[Target] = (TARGETS["cpu"],),
-    passes: str | None = None,
+    passes: str | Sequence[PassCall] | None = None,
     to: str = "lib",
     out: str | Path | None = None,
     dump: Path | Literal["auto"] | None = None,
@@ -79,9 +68,10 @@ def compile_flow(
     """Take ``source`` down to stage ``to``; at ``lib`` an artifact is written to ``out`` (default ``<name>.vxa``).
 
     ``source`` is a flow (its name, ``file.py``, ``file.py:name`` or the object), a flow or page module, or what
-    :func:`vortex.compilation.resume.read_tir` read. ``passes`` replaces the default pipeline; one that stays in flow IR
-    replaces that part of it. ``choose`` (:class:`vortex.tune.choose.Chooser`) is asked what tuning databases know;
-    without it nothing is looked up. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``.
+    :func:`vortex.compilation.resume.read_tir` read. ``passes`` (a pipeline's text or calls) replaces the default
+    pipeline; one that stays in flow IR replaces that part of it. ``choose`` (:class:`vortex.tune.choose.Chooser`) is
+    asked what tuning databases know; without it nothing is looked up. ``dump`` is a folder for every step's text;
+    ``auto`` makes ``dumps/<name>-<hash>``.
 
     Raises:
         VortexError: any mistake; then ``out`` is as it was.
@@ -181,7 +171,7 @@ def _need(module: str, package: str) -> None:
         raise NO_COMPILER.at(what=package, hint="e.g. apt install gcc")
 
 
-def pipeline(passes: str | None, module: Module, to: str) -> tuple[list[PassCall], list[PassCall]]:
+def pipeline(passes: str | Sequence[PassCall] | None, module: Module, to: str) -> tuple[list[PassCall], list[PassCall]]:
     """What to run on ``module``: the passes for all targets, then those that run once a target.
 
     IR that was scheduled already, and perhaps edited since, gets no pass unless it is asked for.
@@ -189,7 +179,7 @@ def pipeline(passes: str | None, module: Module, to: str) -> tuple[list[PassCall
     stage = module.stage
     if passes is None:
         passes = "" if scheduled(module) else DEFAULT_PIPELINE[stage]
-    calls = parse_pipeline(passes)
+    calls = parse_pipeline(passes) if isinstance(passes, str) else list(passes)
     if stage == "flow":
         before = next((i for i, c in enumerate(calls) if c.name == "outline"), len(calls))
         if to == "flow":

@@ -226,6 +226,7 @@ IR_TYPE = kind("VX2006", "declared type differs", "{op} computes {inferred}, but
 IR_OPERANDS = kind("VX2007", "wrong operands", "{op}: {why}")
 IR_STRUCTURE = kind("VX2008", "malformed program", "{why}")
 IR_STAGE = kind("VX2009", "wrong stage", "this is a {got} file; {expected} is needed", "{hint}")
+BAD_KNOB = kind("VX2010", "wrong knob", "{where}: {why}", "'vortex passes schedule' lists the knobs of every kernel")
 
 # VX3xxx: passes ----------------------------------------------------------------------------------
 UNKNOWN_PASS = kind("VX3001", "unknown pass", "no pass '{name}'{nearest}", "'vortex passes' lists them")

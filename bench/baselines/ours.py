@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_batches import work_list
 
 from .cases import Tensors
 from .tune import fastest
@@ -31,7 +32,7 @@ class Ours:
         _, heads, page, dim = t["k"].shape
         group, rows, kept = t["q"].shape[1] // heads, t["counts"].numel(), t["pages"].shape[-1]
         shape = {"page": page, "dim": dim, "group": group, "dtype": "bf16"}
-        known = {*t, "partials", "arrivals"}
+        known = {*t, "work", "partials", "arrivals"}
         fits = lambda a: known >= set(a["args"]) and all(a[key] == value for key, value in shape.items())  # noqa: E731
         names = [n for n, a in self.about["kernels"].items() if fits(a)]
         splits = [s for s in (1, 2, 3, 4, 6, 8, 16, 32, 64) if s == 1 or (s <= kept and rows * s <= 16 * 132)]
@@ -39,9 +40,11 @@ class Ours:
 
     def bind(self, name: str, splits: int, t: Tensors) -> Callable[[Tensors], object]:
         """A launch with scratch of its own; it leaves the counters as it found them."""
-        about, call, rows = self.about["kernels"][name], getattr(self.module, name), t["counts"].numel()
-        scratch = {"partials": torch.empty(rows, splits, about["words"], device="cuda")}
-        scratch["arrivals"] = torch.zeros(rows, dtype=torch.int32, device="cuda")
+        about, call, (batch, heads) = self.about["kernels"][name], getattr(self.module, name), t["counts"].shape
+        slots = batch * splits
+        scratch = {"partials": torch.empty(batch + slots, heads, about["words"], device="cuda")}
+        scratch["work"] = work_list(t["counts"], slots).cuda()
+        scratch["arrivals"] = torch.zeros(batch * heads, dtype=torch.int32, device="cuda")
         return lambda one: call(*({**one, **scratch}[n] for n in about["args"]))
 
     def best(self, sets: Sequence[Tensors]) -> tuple[str, Callable[[Tensors], object]] | None:

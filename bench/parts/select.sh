@@ -1,6 +1,7 @@
-# select in variants, each as part of a layer of two flows and in one run: knobs as in `vortex db show`.
+# select in variants, each as part of a layer of two flows and in one run: knobs as in `vortex db show`. `default` is
+# what tuning chose; the others stand for all of its variants.
 seconds=60
-FLOWS="quest block_topk"
+FLOWS=${FLOWS:-"quest block_topk"}
 VARIANTS=${VARIANTS:-"small:threads=128,residents=4"}
 stage() {
   local flow variant page=$GPU/select.page
@@ -8,9 +9,8 @@ stage() {
   for flow in $FLOWS; do
     "$PYTHON" -m vortex compile "$flow" --target sm_90a --to page --no-dump -o "$page"
     for variant in default $VARIANTS; do
-      local knobs=${variant#*:}
-      [ "$variant" = default ] && knobs="" || knobs="$(sed 's/=/ = /g; s/,/, /g' <<< "$knobs"), "
-      sed "/@select/s/schedule = {/schedule = {$knobs/" "$page" > "$page.edited"
+      [ "$variant" = default ] && cp "$page" "$page.edited" ||
+        "$PYTHON" bench/with_knobs.py "$page" select "${variant#*:}" > "$page.edited"
       "$PYTHON" -m vortex compile --from page "$page.edited" --no-dump -o "$GPU/select_${variant%%:*}_$flow.vxa"
     done
   done

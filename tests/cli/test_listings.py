@@ -12,7 +12,7 @@ from vortex.cli.show import plain
 from vortex.errors import CATALOGUE
 
 
-@pytest.mark.parametrize("name", ["ops", "passes", "errors", "targets", "info"])
+@pytest.mark.parametrize("name", ["ops", "passes", "kinds", "errors", "targets", "info"])
 def test_listing_as_text_and_json(vortex: Vortex, name: str) -> None:
     found = vortex(name)
     assert (found.code, found.err) == (0, "")

@@ -7,8 +7,8 @@ from functools import cache
 
 import torch
 
-from vortex.codegen.build.nvcc import emit_cuda
-from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir
+from tests.cuda.harness import cuda_source
+from vortex.codegen.emit import KernelSource, emit_kernel
 from vortex.driver import compile_flow
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
@@ -31,8 +31,7 @@ def kernel(page: int, dim: int, group: int, dtype: str = "bf16", knobs: Knobs = 
 @cache
 def source(page: int, dim: int, group: int, dtype: str = "bf16", knobs: Knobs = (), kv_dtype: str = "") -> str:
     """The CUDA C++ of :func:`kernel`."""
-    made = kernel(page, dim, group, dtype, knobs, kv_dtype)
-    return emit_cuda(made.symbol, parse_tir(made.text, made.name), "sm_90a")
+    return cuda_source(kernel(page, dim, group, dtype, knobs, kv_dtype))
 
 
 @dataclass
@@ -96,7 +95,7 @@ class Case:
         tensors = {"q": q, "k": k, "v": v, "lengths": lens, "page_table": table, "pages": pages, "counts": counts}
         return cls(page, group, tensors, scales)
 
-    def call_arguments(self, splits: int, arrivals: torch.Tensor | None = None, *, planned: bool = True) -> dict:
+    def call_arguments(self, splits: int, arrivals: torch.Tensor | None = None) -> dict:
         """All arguments in order, outputs and scratch poisoned; ``splits`` of a row are what its capacity gives."""
         q, k = self.tensors["q"], self.tensors["k"]
         batch, heads = len(q), k.shape[1]
@@ -106,11 +105,8 @@ class Case:
         made |= self.scales
         made["out"] = torch.full_like(q, float("nan"))
         made["lse"] = torch.full(q.shape[:2], float("nan"))
-        if planned:
-            made["work"] = self.work(splits)
-            shape = made["work"].shape[1] - 2, heads, words
-        else:
-            shape = batch * heads, splits, words
+        made["work"] = self.work(splits)
+        shape = made["work"].shape[1] - 2, heads, words
         made["partials"] = torch.full(shape, float("nan"))
         made["arrivals"] = torch.zeros(batch * heads, dtype=torch.int32) if arrivals is None else arrivals
         return made

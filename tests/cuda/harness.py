@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,9 @@ import numpy as np
 import torch
 
 from tests.emulation import Emulated
+from vortex.codegen.build.nvcc import emit_cuda
 from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir, variants_of
+from vortex.errors import VortexError
 from vortex.ir.core import Attr, Module
 from vortex.ir.interpret import resource
 from vortex.ir.interpret_page import Batch
@@ -34,30 +35,19 @@ def lower(flow: Module, target: Target = H200, **knobs: Mapping[str, Attr]) -> M
     return program
 
 
-def cuda_source(sources: Iterable[KernelSource], target: Target = H200) -> str:
-    """CUDA C++ of kernels and launchers."""
-    os.environ.setdefault("TVM_CUDA_COMPILE_MODE", "nvcc")
-    import tvm
-    from tvm.backend.cuda import export_cuda_host
-
-    functions = {s.symbol: parse_tir(s.text, s.name) for s in sources}
-    kind = tvm.target.Target({"kind": "cuda", "arch": target.arch, "host": {"kind": "cuda_host"}})
-    built = tvm.compile(tvm.IRModule(functions), target=kind, tir_pipeline="tirx")
-    return str(export_cuda_host(built.mod))
-
-
-def with_constants(text: str) -> str:
-    """The constants of CUDA's math_constants.h as a host compiler spells them."""
-    return text.replace("CUDART_INF_F", "__builtin_inff()").replace("CUDART_NAN_F", '__builtin_nanf("")')
+def cuda_source(source: KernelSource, target: Target = H200) -> str:
+    """CUDA C++ of a kernel and its launcher, as the product builds it."""
+    return emit_cuda(source.symbol, parse_tir(source.text, source.name), target.arch)
 
 
 @dataclass
 class Kernels:
-    """The kernels of some programs in one emulated library."""
+    """The kernels of some programs, emulated."""
 
     programs: dict[str, Module]
     sources: dict[tuple[str, str], KernelSource]
-    text: str
+    texts: dict[str, str]
+    """CUDA C++ by symbol."""
     emulated: Emulated
 
     @classmethod
@@ -69,8 +59,13 @@ class Kernels:
             for f in program.functions.values():
                 for v in variants_of(f) if str(f.attrs["kind"]) in wanted else ():
                     sources[key, v.name] = emit_kernel(program, v, H200)
-        text = cuda_source(sources.values())
-        return cls(programs, sources, text, Emulated(with_constants(text)))
+        texts = {s.symbol: cuda_source(s) for s in sources.values()}
+        return cls(programs, sources, texts, Emulated(texts))
+
+    def mutated(self, symbol: str, text: str) -> Kernels:
+        """The same with another text for one kernel."""
+        texts = {**self.texts, symbol: text}
+        return Kernels(self.programs, self.sources, texts, Emulated(texts))
 
     def run(self, key: str, given: dict[str, Any], kinds: Iterable[str], *, seed: int = 0) -> None:
         """Launch the program's kernels of these kinds in order."""
@@ -82,6 +77,17 @@ class Kernels:
         """Words of workspace a row of ``columns`` pages needs."""
         mine = [s for (program, _), s in self.sources.items() if program == key]
         return max(s.page_words * columns + s.row_words for s in mine)
+
+
+def fails(check: Callable[..., None], *arguments: object) -> bool:
+    """Whether a check of mutants, which first passed for what it is a mutant of, says that something is wrong: a
+    result, or a race that the emulator saw.
+    """
+    try:
+        check(*arguments)
+    except (AssertionError, RuntimeError, VortexError):
+        return True
+    return False
 
 
 def stored(x: Any, dtype: str) -> torch.Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from tests.cuda.attend_case import DTYPES, TOLERANCE, Knobs
-from vortex.codegen.build.nvcc import emit_cuda
-from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir
+from tests.cuda.harness import cuda_source
+from vortex.codegen.emit import KernelSource, emit_kernel
 from vortex.driver import compile_flow
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
@@ -28,8 +28,7 @@ def kernel(spec: Spec, knobs: Knobs = (), arch: str = "sm_90a") -> KernelSource:
 @cache
 def source(spec: Spec, knobs: Knobs = ()) -> str:
     """The CUDA C++ of :func:`kernel`."""
-    made = kernel(spec, knobs)
-    return emit_cuda(made.symbol, parse_tir(made.text, made.name), "sm_90a")
+    return cuda_source(kernel(spec, knobs))
 
 
 @dataclass

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from vortex.codegen.cuda.attend.dense_knobs import AttendShape, choose, space
 
 from tests.cuda.attend_case import Case, Knobs, source
-from tests.cuda.test_attend import GRID, mutants, run
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape, choose, space
+from tests.cuda.test_attend import mutants, run
 
 FP8 = "fp8_e4m3"
 SHAPES = [
@@ -48,10 +48,10 @@ def test_agrees_with_torch_everywhere(page: int, dim: int, group: int, dtype: st
         case.check(run(case, fp8(page, dim, group, dtype), splits, seed))
 
 
-@pytest.mark.parametrize("knobs", [(("warps", 2), ("stages", 2), ("tile", 32)), GRID])
+@pytest.mark.parametrize("knobs", [(("warps", 2), ("stages", 2), ("tile", 32)), (("warps", 1), ("stages", 3))])
 def test_knobs(knobs: Knobs) -> None:
     case = Case.make(16, 64, 4, lengths=(16 * 17 + 5, 64, 5), fp8=True)
-    case.check(run(case, fp8(16, 64, 4, "bf16", knobs), 2, 0, planned=knobs != GRID))
+    case.check(run(case, fp8(16, 64, 4, "bf16", knobs), 2, 0))
 
 
 def test_every_byte_is_its_number() -> None:

@@ -13,9 +13,9 @@ from vortex.cli.cross import cross_compile
 from vortex.cli.main import main
 from vortex.codegen.build.resources import KernelResources
 from vortex.codegen.cuda import append
-from vortex.codegen.cuda.attend import dense as attend
 from vortex.codegen.cuda.attend import dense_knobs as attend_knobs
 from vortex.codegen.cuda.select import knobs as select_knobs
+from vortex.codegen.templates import template_for
 from vortex.driver import compile_flow
 from vortex.spec import Spec
 from vortex.targets.gpu import B200, H200, MACHINES
@@ -159,8 +159,10 @@ def test_select_loads_further_ahead_where_registers_are_left() -> None:
 @pytest.mark.parametrize(("heads", "limiter"), [(20, "memory"), (128, "compute")])
 def test_many_heads_over_latent_rows_wait_for_the_tensor_cores(heads: int, limiter: str) -> None:
     spec = Spec.of_latent("512+64", heads)
-    program = compile_flow("latent_topk", spec=spec, targets=[TARGETS["sm_100a"]], to="page").programs["sm_100a"]
-    schedule = attend.schedule_of(program, program.functions["attend"])
+    target = TARGETS["sm_100a"]
+    program = compile_flow("latent_topk", spec=spec, targets=[target], to="page").programs[target.name]
+    f = program.functions["attend"]
+    schedule = template_for(target, f).schedule_of(program, f)
     flight = schedule["bytes_in_flight"]
     assert isinstance(flight, int)
     used = KernelResources("sm_100a", 128, 0, 0, 0, 60 << 10, 128)

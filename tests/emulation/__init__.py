@@ -1,7 +1,9 @@
-"""CUDA sources that TVM emitted, run on the CPU, launchers and all.
+"""What nvcc would compile, run on the CPU, launchers and all.
 
-    kernels = Emulated(source)                     # text of a .cu with kernels and tvm-ffi launchers
+    kernels = Emulated({"quest_attend": source})   # texts of ``nvcc.emit_cuda`` by symbol
     kernels.call("quest_attend", q, k, ..., seed=3)
+
+As in a product's build, a kernel is a translation unit of its own, and its text what ``nvcc.translation_unit`` makes.
 
 A thread is a fiber. Warps, CTAs, how many CTAs are resident at a time and when an asynchronous copy lands (at once,
 or not before its wait) depend on ``seed``; shared memory begins as NaN; the tensors lie against a page that must not
@@ -17,6 +19,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ import torch
 import tvm_ffi
 
 from tests.emulation.instructions import body_of
+from vortex.codegen.build.nvcc import LAUNCH_HEADER, translation_unit
 
 HERE = Path(__file__).parent
 PAGE = mmap.PAGESIZE
@@ -33,7 +37,8 @@ WATCH = ("-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0")
 
 
 def cpu_source(source: str) -> str:
-    """The emitted text with the emulator in place of CUDA: kernels, and launchers that take CPU tensors."""
+    """What nvcc reads with the emulator in place of CUDA: kernels, and launchers that take CPU tensors."""
+    source = source.replace("CUDART_INF_F", "__builtin_inff()").replace("CUDART_NAN_F", '__builtin_nanf("")')
     device, _, host = source.partition("#include <tvm/ffi/c_api.h>")
     device = device[device.index("#ifdef _WIN32") :]
     device = re.sub(r"#if.*?\n(?:.*\n)*?#endif[^\n]*\n", "", device, count=1)
@@ -57,17 +62,11 @@ def cpu_source(source: str) -> str:
     if "__shared__" in device:
         at = device.index("__shared__")
         raise NotImplementedError(f"shared memory declared as: {device[at : at + 100]}")
-    for name in ("device_guard.h>", "function.h>", "<cuda.h>", "<cuda_runtime.h>"):
+    for name in ("<cuda.h>", "<cuda_runtime.h>"):
         host = re.sub(rf"#include [^\n]*{re.escape(name)}\n", "", host)
     host = host.replace(".device_type) == 2", ".device_type) == 1")
-    wrap = (
-        "#include <exception>\n#include <tvm/ffi/c_api.h>\n"
-        "#define TVM_FFI_SAFE_CALL_BEGIN() try { (void)0\n"
-        "#define TVM_FFI_SAFE_CALL_END() return 0; } catch (const std::exception& e) "
-        '{ TVMFFIErrorSetRaisedFromCStr("InternalError", e.what()); return -1; } return -1\n'
-    )
     end = "".join(f"#undef {n}\n" for n in ("threadIdx", "blockIdx", "blockDim", "gridDim"))
-    return f'#include "emulator.h"\n{device}\n{end}{wrap}{host}'
+    return f'#include "emulator.h"\n{device}\n{end}#include <tvm/ffi/c_api.h>\n{host}'
 
 
 def _instruction(name: str, parameters: str, text: str) -> str:
@@ -82,12 +81,15 @@ def _include() -> list[str]:
     """Where cuda_bf16.h is: headers that a host compiler takes as they are."""
     from vortex.codegen.build.toolkit import find_toolkit
 
-    return [f"-I{p}" for p in (*find_toolkit().includes, Path(tvm_ffi.__file__).parent / "include", HERE)]
+    return [
+        f"-I{p}"
+        for p in (*find_toolkit().includes, Path(tvm_ffi.__file__).parent / "include", LAUNCH_HEADER.parent, HERE)
+    ]
 
 
 def _compile(text: str, suffix: str, *flags: str) -> Path:
     """An object file, kept by the hash of all that went into it."""
-    key = "\0".join([text, (HERE / "emulator.h").read_text(), *FLAGS, *flags])
+    key = "\0".join([text, (HERE / "emulator.h").read_text(), LAUNCH_HEADER.read_text(), *FLAGS, *flags])
     made = (
         Path(tempfile.gettempdir()) / f"vortex-emulation-{os.getuid()}" / hashlib.sha256(key.encode()).hexdigest()[:32]
     )
@@ -105,17 +107,10 @@ def _compile(text: str, suffix: str, *flags: str) -> Path:
 
 
 class Emulated:
-    """The kernels of one emitted source."""
+    """Kernels by symbol, each with a runtime of its own."""
 
-    def __init__(self, source: str) -> None:
-        kernel = _compile(cpu_source(source), ".o", "-c", *WATCH)
-        runtime = _compile((HERE / "emulator.cc").read_text(), ".o", "-c")
-        tie = f"// {kernel} {runtime}\n"
-        library = _compile(tie, ".so", "-shared", str(kernel), str(runtime), "-xc++")
-        self._control = ctypes.CDLL(str(library))
-        self._control.emu_configure.argtypes = [ctypes.c_uint64, ctypes.c_int]
-        self._control.emu_watch.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        self._module = tvm_ffi.load_module(str(library))
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        self._kernels = {symbol: _Kernel(source) for symbol, source in sources.items()}
 
     def call(self, name: str, *arguments: Any, seed: int = 0, residents: int = 1 << 30) -> None:
         """Launch a kernel on copies of the tensors in guarded memory; what it wrote comes back into them.
@@ -123,8 +118,9 @@ class Emulated:
         Raises:
             RuntimeError: for a race, an access outside the tensors, a deadlock, a misaligned address.
         """
-        self._control.emu_configure(seed, residents)
-        self._control.emu_forget()
+        kernel = self._kernels[name]
+        kernel.control.emu_configure(seed, residents)
+        kernel.control.emu_forget()
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         given = []
         for a in arguments:
@@ -132,12 +128,24 @@ class Emulated:
                 given.append(a)
                 continue
             copy, begin, size = _guarded(a, at_end=bool(seed & 1))
-            self._control.emu_watch(begin, size)
+            kernel.control.emu_watch(begin, size)
             kept.append((a, copy))
             given.append(copy)
-        getattr(self._module, name)(*given)
+        getattr(kernel.module, name)(*given)
         for original, copy in kept:
             original.copy_(copy)
+
+
+class _Kernel:
+    def __init__(self, source: str) -> None:
+        kernel = _compile(cpu_source(translation_unit(source)), ".o", "-c", *WATCH)
+        runtime = _compile((HERE / "emulator.cc").read_text(), ".o", "-c")
+        tie = f"// {kernel} {runtime}\n"
+        library = _compile(tie, ".so", "-shared", str(kernel), str(runtime), "-xc++")
+        self.control = ctypes.CDLL(str(library))
+        self.control.emu_configure.argtypes = [ctypes.c_uint64, ctypes.c_int]
+        self.control.emu_watch.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self.module = tvm_ffi.load_module(str(library))
 
 
 def _guarded(x: torch.Tensor, *, at_end: bool) -> tuple[torch.Tensor, int, int]:

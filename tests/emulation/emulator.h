@@ -11,6 +11,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
+#include "cuda_launch.h"  // the product's own
+
 #undef __global__
 #undef __device__
 #undef __host__
@@ -132,7 +134,6 @@ INLINE void store(const void* to, const T* from, int count) {
 }  // namespace emu
 
 // the part of the CUDA runtime that launchers call
-inline cudaError_t emu_get_device(int* d) { return *d = 0, cudaSuccess; }
 inline cudaError_t emu_last_error() { return cudaSuccess; }
 inline const char* emu_error_string(cudaError_t) { return emu::failure(); }
 template <class K>
@@ -145,17 +146,10 @@ cudaError_t emu_launch_kernel(const cudaLaunchConfig_t* c, void (*kernel)(P...),
   emu::launch(d(c->gridDim), d(c->blockDim), c->dynamicSmemBytes, "", [=] { kernel(a...); });
   return emu::failure()[0] ? cudaErrorLaunchFailure : cudaSuccess;
 }
-#define cudaGetDevice emu_get_device
 #define cudaGetLastError emu_last_error
 #define cudaGetErrorString emu_error_string
 #define cudaFuncSetAttribute emu_set_attribute
 #define cudaLaunchKernelEx emu_launch_kernel
-namespace tvm::ffi {
-struct CUDADeviceGuard {
-  explicit CUDADeviceGuard(int) {}
-};
-}  // namespace tvm::ffi
-
 #define threadIdx (emu::here->thread)
 #define blockIdx (emu::here->block)
 #define blockDim (emu::here->block_dim)

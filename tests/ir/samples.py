@@ -10,6 +10,7 @@ import numpy as np
 from vortex.ir.core import OPS, Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import S, TensorType, bf16, bool_, f32, i32, selection
+from vortex.kinds.kind import KINDS
 
 ARGS = {
     "q": TensorType(bf16, (4, 8)),
@@ -89,7 +90,7 @@ def every_page_op() -> Module:
     m.declare(Decl("buffer", "pages", selection, {"layout": "batched", "role": "output"}))
 
     def kernel(kind: str) -> Function:
-        attrs = {"kind": kind, "domain": page.DOMAINS[kind], "schedule": {"lanes": 8, "from": "model"}}
+        attrs = {"kind": kind, "domain": KINDS[kind].domain, "schedule": {"lanes": 8, "from": "model"}}
         return m.define(Function("kernel", kind, attrs=attrs))
 
     kernel("plan").append(page.Plan("plan", 16))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from vortex.ir.schedules import check_schedule
 
 from vortex.cli.main import main
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.ir.core import Attr, Function
 from vortex.ir.printer import print_module
-from vortex.ir.schedules import check_schedule
 from vortex.spec import Spec
 
 GOOD = {"lanes": 8, "from": "user", "serves": ((8, 64, 32),)}

@@ -20,6 +20,7 @@ from vortex.passes.manager import (
     Pass,
     PassCall,
     PassContext,
+    Ran,
     listing,
     parse_pipeline,
     register,
@@ -106,12 +107,13 @@ def test_on_pass_sees_every_step_and_the_argument_stays() -> None:
     seen: list[tuple[int, str, bool]] = []
     last = [text]
 
-    def on_pass(index: int, p: Pass, before: str, after: str) -> None:
-        assert before == last[0]
-        last[0] = after
-        seen.append((index, p.name, before == after))
+    def on_pass(ran: Ran) -> None:
+        assert ran.before == last[0]
+        last[0] = ran.after
+        assert ran.stage == ("flow" if ran.call.name == "cse" else "page")
+        seen.append((ran.number, ran.call.name, ran.before == ran.after))
 
-    out = run_pipeline(m, "cse,outline,fuse", PassContext(), on_pass)
+    out = run_pipeline(m, parse_pipeline("cse,outline,fuse"), PassContext(), on_pass)
     assert [s[:2] for s in seen] == [(1, "cse"), (2, "outline"), (3, "fuse")]
     assert [s[2] for s in seen] == [True, False, False]
     assert last[0] == print_module(out)

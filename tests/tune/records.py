@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from vortex.kinds.buckets import AXES, Bucket, bucket_of
+from vortex.kinds.buckets import Bucket, bucket_of
+from vortex.kinds.kind import KINDS
 from vortex.tune.record import Key, Measure, Record, Sample, Silicon
 
 H200 = Silicon("sm_90a", 132, 232448)
@@ -50,7 +51,7 @@ def samples(draw: st.DrawFn) -> Sample:
 def records(draw: st.DrawFn) -> Record:
     """From few keys and configurations, so that ids meet."""
     kind = draw(st.sampled_from(("select", "attend")))
-    axes = {a: draw(st.sampled_from((1, 64))) for a in AXES[kind]}
+    axes = {a: draw(st.sampled_from((1, 64))) for a in KINDS[kind].axes}
     key = Key(kind, f"vx1:{draw(st.integers(0, 1))}", Bucket(**axes), ("bf16",))
     env = {"template": f"cuda.{kind}@1", "vortex": draw(st.sampled_from(("0.1", "0.2")))}
     config = {"warps": draw(st.sampled_from((1, 2)))}

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vortex.kinds.buckets import AXES, FALLBACK_STEPS, Bucket, bucket_of, fallbacks
+from vortex.kinds.buckets import FALLBACK_STEPS, Bucket, bucket_of, fallbacks
+from vortex.kinds.kind import KINDS
 
 
-@pytest.mark.parametrize("kind", AXES)
+@pytest.mark.parametrize("kind", KINDS)
 @given(rows=st.integers(1, 5000), columns=st.integers(1, 70000), kept=st.integers(1, 5000))
 def test_a_bucket_is_the_next_power_of_two(kind: str, rows: int, columns: int, kept: int) -> None:
     b = bucket_of(kind, rows, columns, kept)
     for axis, n in (("rows", rows), ("columns", columns), ("kept", min(kept, columns))):
         size = getattr(b, axis)
-        if axis in AXES[kind]:
+        if axis in KINDS[kind].axes:
             assert size & (size - 1) == 0
             assert n <= size < 2 * n or size == n == 1
         else:

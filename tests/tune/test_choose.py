@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vortex.codegen.space import space_of
 from vortex.driver import compile_flow
 from vortex.ir.core import Module
 from vortex.ir.printer import print_module
 from vortex.passes.manager import Choice
+from vortex.schedules.space import space_of
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 from vortex.tune.choose import Chooser

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.tune.records import COLD, H200, record
-from vortex.codegen.space import Space
 from vortex.kinds.buckets import bucket_of
+from vortex.schedules.space import Space
 from vortex.tune.exchange import write_lines
 from vortex.tune.explain import explain
 from vortex.tune.layers import Layers, Lines, Query

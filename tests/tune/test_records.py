@@ -177,3 +177,11 @@ def test_hostile_lines() -> None:
 @pytest.mark.full
 def test_many_hostile_lines() -> None:
     assert fuzz(10_000, 1) < 1000
+
+
+def test_a_knob_that_a_template_lost() -> None:
+    listed, grid = (record({"warps": 4, "planned": p}) for p in (1, 0))
+    assert dict(listed.point) == {"warps": 4}
+    assert dict(grid.point) == dict(grid.config), "what it measured is in no space any more"
+    assert record({"warps": 4, "planned": 1}, template="cuda.attend@2").point == (("planned", 1), ("warps", 4))
+    assert parse_line(listed.to_line()).id == listed.id != record({"warps": 4}).id

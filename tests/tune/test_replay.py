@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vortex.codegen.space import Config, Space, freeze
+from vortex.schedules.space import Config, Space, freeze
 from vortex.tune.cost import Work, attend_seconds, select_seconds
 from vortex.tune.search import SHARE, Point, search
 from vortex.tune.silicon import SILICON, SPEEDS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vortex.codegen.space import Config, Space, freeze
+from vortex.schedules.space import Config, Space, freeze
 from vortex.tune.cost import Work, attend_seconds
 from vortex.tune.search import SHARE, SMALL, Point, budget_of, propose, search
 from vortex.tune.silicon import SILICON, SPEEDS

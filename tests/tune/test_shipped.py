@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from vortex.codegen.space import Space, space_of
 from vortex.driver import compile_flow
 from vortex.ir.core import Function, Module
 from vortex.kinds.buckets import Bucket
+from vortex.schedules.space import Space, space_of
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 from vortex.tune import layers
@@ -72,8 +72,8 @@ def test_the_benchmark_shapes_are_served_by_points_of_todays_spaces(records: lis
             hit = shipped.find(query, space)
             assert hit is not None and hit.steps == 0, f"{f.name} at {shape}"
             mine = [r for r in records if r.lookup == query.lookup]
-            assert all(dict(r.config) in space for r in mine)
-            assert dict(space.default) in [dict(r.config) for r in mine], "the default is there to compare with"
+            assert all(dict(r.point) in space for r in mine)
+            assert dict(space.default) in [dict(r.point) for r in mine], "the default is there to compare with"
             used |= {r.id for r in mine}
     assert used == {r.id for r in records}, "nothing else is in the file"
 

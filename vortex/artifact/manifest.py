@@ -14,22 +14,11 @@ from vortex.budget import I32_MAX
 from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT, VortexError
 from vortex.ir.types import DTYPES
 from vortex.kinds.buckets import LIMIT, Bucket
+from vortex.kinds.kind import KINDS, arguments
 from vortex.spec import Spec
 
 FORMAT = "vortex-artifact"
 VERSION = 1
-
-KINDS = ("plan", "append", "select", "attend")
-"""Kernel kinds, in the order of a step."""
-
-ARGUMENTS = (
-    frozenset(
-        ("q", "k", "v", "k_new", "v_new", "loc", "row_offsets", "lengths", "page_table", "plan", "budget", "pages")
-    )
-    | {"latent", "latent_new", "k_scale", "v_scale"}
-    | {"counts", "layer", "scale", "out", "lse", "workspace", "work", "partials", "arrivals"}
-)
-"""Names of kernel arguments beside ``field.<name>`` and ``const.<name>``; docs/architecture.md says what each is."""
 
 T = TypeVar("T")
 
@@ -310,7 +299,7 @@ class _Reader:
             where,
             ("name", "kind", "symbol", "args", "page_words", "row_words", "schedule", "digest", "resources"),
         )
-        if d["kind"] not in KINDS:
+        if str(d["kind"]) not in KINDS:
             raise self.fail(f"{where}.kind", f"one of {', '.join(KINDS)}", d["kind"])
         if isinstance(d["schedule"], dict):
             self.serving(d["schedule"], f"{where}.schedule")
@@ -367,7 +356,7 @@ class _Reader:
 
     def cross_check(self, made: Manifest) -> None:
         """Names mean something and files are listed."""
-        known = set(ARGUMENTS)
+        known = set(arguments())
         for prefix, entries in (("field", made.fields), ("const", made.constants)):
             for entry in entries:
                 arg = f"{prefix}.{entry.name}"

@@ -66,14 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile."""
+    from vortex.compilation.lowered import Lowered
     from vortex.compilation.resume import read_ir, read_tir
-    from vortex.driver import Lowered, compile_flow
+    from vortex.driver import compile_flow
     from vortex.passes.manager import parse_pipeline
 
     if args.no_dump and args.dump_dir:
         raise BAD_OPTION.at(option="--no-dump", why="contradicts --dump-dir", hint="give one of them")
-    if args.passes is not None:
-        parse_pipeline(args.passes)
+    passes = None if args.passes is None else parse_pipeline(args.passes)
     start = args.start or _stage_of(args.flow)
     if start and (given := [o for o in SPEC if getattr(args, o) is not None]):
         option = f"--{given[0].replace('_', '-')}"
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         source,
         spec=None if start else spec_of(args),
         targets=targets,
-        passes=args.passes,
+        passes=passes,
         to=args.to,
         out=args.out,
         dump=None if args.no_dump else args.dump_dir or "auto",

@@ -11,6 +11,7 @@ from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
 from vortex.cli.show import say, table
 from vortex.errors import VortexError
+from vortex.kinds.kind import KINDS
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
 from vortex.targets.target import TARGETS
@@ -57,5 +58,5 @@ def predicted_bytes(kernel: KernelEntry, pages: Sequence[int], spec: Spec, budge
     kept = [min(n, budget.total(n)) for n in pages]
     scored = [n - budget.sink - budget.recent if n > k else 0 for n, k in zip(pages, kept, strict=True)]
     # a page of a request fills once in page_size steps
-    count = {"select": sum(scored), "attend": sum(kept), "append": len(pages) / spec.page_size}
-    return int(each * count.get(kernel.kind, 0))
+    count = {"none": 0, "filled": len(pages) / spec.page_size, "scored": sum(scored), "kept": sum(kept)}
+    return int(each * count[KINDS[kernel.kind].pages])

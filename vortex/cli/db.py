@@ -297,14 +297,14 @@ def _layers(args: argparse.Namespace) -> Layers:
 
 def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str, Record]]:
     """The records that the options ask for; without ``layers`` only those of the database."""
-    from vortex.kinds.buckets import AXES
+    from vortex.kinds.kind import KINDS
     from vortex.tune.silicon import silicon_of
 
     if args.verb != "push":
         if len(args.what) > 1:
-            raise BAD_OPTION.at(option=args.verb, why="takes one kernel kind", hint=f"of {', '.join(AXES)}")
-        if args.what and args.what[0] not in AXES:
-            raise UNKNOWN_NAME.at(what="kernel kind", name=args.what[0], nearest=nearest(args.what[0], AXES))
+            raise BAD_OPTION.at(option=args.verb, why="takes one kernel kind", hint=f"of {', '.join(KINDS)}")
+        if args.what and args.what[0] not in KINDS:
+            raise UNKNOWN_NAME.at(what="kernel kind", name=args.what[0], nearest=nearest(args.what[0], KINDS))
     kind = args.what[0] if args.what and args.verb != "push" else None
     arch = silicon_of(parse_targets(args.target, say)[0]).arch if args.target else None
     if layers:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vortex.artifact.kernel_texts import Text
     from vortex.artifact.manifest import KernelEntry
 
-LISTINGS = ("ops", "passes", "errors", "targets")
+LISTINGS = ("ops", "passes", "kinds", "errors", "targets")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

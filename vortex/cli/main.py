@@ -27,6 +27,7 @@ COMMANDS = {
     "diff": "compare two IR files or two artifacts",
     "ops": "what a flow may use, and the operations of the IR",
     "passes": "the passes, their options and contracts",
+    "kinds": "the kinds of kernels, and the templates that each has",
     "errors": "every error and the way out of it",
     "targets": "what can be compiled for, and how far",
     "toolchain": "the environment in which an engine's start compiles flows",

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Parse, run, print."""
     from vortex.ir.parser import parse_module
     from vortex.ir.printer import print_module
-    from vortex.passes.manager import Pass, PassContext, parse_pipeline, run_pipeline
+    from vortex.passes.manager import PassContext, Ran, parse_pipeline, run_pipeline
     from vortex.targets.target import parse_targets
 
     calls = parse_pipeline(args.passes)
@@ -46,20 +46,18 @@ def run(args: argparse.Namespace) -> int:
     module = parse_module(text, name)
     times = [("parse", time.perf_counter() - start)]
 
-    def on_pass(index: int, p: Pass, before: str, after: str) -> None:
+    def on_pass(ran: Ran) -> None:
         nonlocal start
-        times.append((str(calls[index - 1]), time.perf_counter() - start))
-        if args.print_after in ("all", p.name):
-            print(
-                f"// ---- after {calls[index - 1]} (#{index}){'' if after != before else ', unchanged'}",
-                file=sys.stderr,
-            )
-            print(after, end="", file=sys.stderr)
+        times.append((str(ran.call), time.perf_counter() - start))
+        if args.print_after in ("all", ran.call.name):
+            note = "" if ran.after != ran.before else ", unchanged"
+            print(f"// ---- after {ran.call} (#{ran.number}){note}", file=sys.stderr)
+            print(ran.after, end="", file=sys.stderr)
         start = time.perf_counter()
 
     watch = on_pass if args.time or args.print_after else None
     start = time.perf_counter()
-    made = run_pipeline(module, args.passes, PassContext(targets[0] if targets else None), watch)
+    made = run_pipeline(module, calls, PassContext(targets[0] if targets else None), watch)
     if args.time:
         for what, seconds in times:
             print(f"{seconds * 1e3:9.2f} ms  {what}", file=sys.stderr)

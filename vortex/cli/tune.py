@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from vortex.cli.flow_options import add_spec, spec_of
 from vortex.cli.show import emit_json, progress, say
 from vortex.errors import BAD_OPTION, UNKNOWN_NAME, nearest
+from vortex.kinds.kind import KINDS
 from vortex.targets.target import parse_targets
 
 if TYPE_CHECKING:
@@ -47,9 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget", metavar="TIME", default="10m", help="how long to go on, e.g. 90s, 10m (default: 10m)"
     )
     parser.add_argument("--bundle", metavar="OUT.vxb", type=Path, help="build candidates only, into this folder")
-    parser.add_argument(
-        "--kinds", metavar="K,K", default="select,attend", help="kernels to tune (default: select,attend)"
-    )
+    tuned = ",".join(k.name for k in KINDS.values() if k.tuned)
+    parser.add_argument("--kinds", metavar="K,K", default=tuned, help=f"kernels to tune (default: {tuned})")
     parser.add_argument(
         "--candidates", metavar="N", type=int, default=24, help="of each kernel at a time (default: 24)"
     )
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     """Tune, or build a bundle."""
     from vortex.tune.layers import Layers, user_path
     from vortex.tune.shapes import read_shapes
-    from vortex.tune.tuner import KINDS, Tuner
+    from vortex.tune.tuner import Tuner
 
     seconds = _seconds(args.budget)
     kinds = tuple(filter(None, (k.strip() for k in args.kinds.split(","))))

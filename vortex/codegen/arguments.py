@@ -13,6 +13,13 @@ from vortex.ir.types import TensorType
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int32": 4, "int64": 8}
 
 
+def tensor_type(program: Module, name: str) -> TensorType:
+    """The type of one tile of a declared buffer."""
+    t = program.decls[name].type
+    assert isinstance(t, TensorType)
+    return t
+
+
 @dataclass
 class Arguments:
     """Declares a kernel's arguments in the order they are asked for, and remembers their names."""
@@ -105,7 +112,12 @@ class Arguments:
             if d.name in used:
                 self.constant(d)
 
-    def inputs_of_select(self, f: Function) -> None:
+    def _layer_of(self, f: Function) -> None:
+        """Declare the number of the layer where ``f`` asks for it."""
+        if any(isinstance(o, flow.Layer) for o in f.ops):
+            self.scalar("layer", I32)
+
+    def _inputs_of_select(self, f: Function) -> None:
         """Declare the queries, summaries and captured tensors that ``f`` loads."""
         loaded = {o.buffer for o in f.ops if isinstance(o, page.Load)}
         for d in self.program.declared("buffer"):
@@ -114,6 +126,67 @@ class Arguments:
             elif d.name in loaded and d.attrs["role"] == "field":
                 self.field(d)
         self.constants_of(f)
+
+    def of_append(self, f: Function, *, loc: bool) -> None:
+        """Declare what ``append`` reads and writes; ``loc`` tells whether it takes the slots of the new tokens."""
+        touched = {o.buffer for o in f.ops if isinstance(o, page.Load | page.Scatter)}
+        stored = {o.buffer for o in f.ops if isinstance(o, page.Store)}
+        buffers = list(self.program.declared("buffer"))
+        for d in buffers:
+            if d.name in touched and d.attrs["role"] == "pool":
+                self.pool(d)
+        for d in buffers:
+            if d.name in stored:
+                self.field(d)
+        self.constants_of(f)
+        for o in f.ops:
+            if isinstance(o, page.Scatter):
+                t = self.type_of(o.source)
+                self.tensor(o.source, ("tokens", "Hkv", *t.tile), STORAGE[t.dtype.name])
+        if loc:
+            self.tensor("loc", ("N",), "int64")
+        self.tensor("row_offsets", ("B1",), I32)
+        self.tensor("lengths", ("B",), I32)
+        self.tensor("page_table", ("B", "Pmax"), I32)
+        self.scales(*(d for d in buffers if d.name in touched))
+        self._layer_of(f)
+
+    def of_select(self, f: Function, *, work_list: bool) -> None:
+        """Declare what ``select`` reads and writes; ``work_list`` tells whether it walks the list of ``plan``."""
+        self._inputs_of_select(f)
+        self.tensor("plan", (4, "B"), I32)
+        if work_list:
+            self.tensor("work", (2, "N"), I32)
+            self.tensor("arrivals", ("R",), I32)
+        self.tensor("page_table", ("B", "Pmax"), I32)
+        self._layer_of(f)
+        self.tensor("workspace", ("rows", "words"), F32)
+        self.tensor("pages", ("B", "Hkv", "K"), I32)
+        self.tensor("counts", ("B", "Hkv"), I32)
+
+    def of_attend(self, o: page.Attend, *, heads: str | int = "Hkv", align: int = 0) -> None:
+        """Declare what ``attend`` reads and writes.
+
+        ``heads`` is how many lists of pages a request has, ``align`` what is taken for granted of the addresses of
+        queries, pools and output, in bytes.
+        """
+        pools = [self.program.decls[name] for name in dict.fromkeys((o.keys, o.values))]
+        self.queries(self.program.decls["q"], align=align)
+        for d in pools:
+            self.pool(d, align=align)
+        self.tensor("lengths", ("B",), I32)
+        self.tensor("page_table", ("B", "Pmax"), I32)
+        self.tensor("pages", ("B", heads, "K"), I32)
+        self.tensor("counts", ("B", heads), I32)
+        self.scalar("scale", F32)
+        self.scales(*pools)
+        out = self.type_of("out")
+        self.tensor("out", ("B", "Hq", out.tile[1]), STORAGE[out.dtype.name], align=align)
+        self.tensor("lse", ("L", "Hq"), F32)
+
+    def type_of(self, name: str) -> TensorType:
+        """The type of a declared buffer."""
+        return tensor_type(self.program, name)
 
     @property
     def constants(self) -> dict[str, Buffer]:

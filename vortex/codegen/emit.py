@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 
-from vortex.errors import NO_COMPILER, NOT_EMITTABLE, TIR_INVALID
+from vortex.codegen.templates import template_for
+from vortex.errors import NO_COMPILER, TIR_INVALID
 from vortex.ir import digest
 from vortex.ir.core import Attr, Function, Module
-from vortex.ir.schedules import check_schedule
+from vortex.schedules.check import check_program, described
 from vortex.targets.target import TARGETS, Target
-
-KINDS = ("plan", "append", "select", "attend")
 
 
 @dataclass(frozen=True)
@@ -36,11 +32,10 @@ def emit_program(program: Module, target: str = "cpu") -> dict[str, KernelSource
     """Every kernel of ``program`` as TensorIR text for the named target, in launch order.
 
     Raises:
-        VortexError: VX2005 when a schedule is none, VX4003 without TVM, VX4006 when a kernel holds what no template
-            can emit.
+        VortexError: as :func:`vortex.schedules.check.check_program`; VX4003 without TVM, VX4006 when a kernel
+            holds what no template can emit.
     """
-    for f in program.functions.values():
-        check_schedule(f)
+    check_program(program, TARGETS[target])
     every = [v for f in program.functions.values() for v in variants_of(f)]
     return {f.name: emit_kernel(program, f, TARGETS[target]) for f in every}
 
@@ -69,63 +64,22 @@ def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
         from vortex.codegen.tir import T
     except ImportError:
         raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
-    template = _template(target.kind, str(f.attrs["kind"]))
+    template = template_for(target, f)
+    schedule = described(program, f, target)
     symbol = f"{program.name}_{f.name}"
     with IRBuilder() as builder, T.prim_func(s_tir=target.kind == "cpu"):
         T.func_name(symbol)
-        args = template.emit(program, f)
+        args = template.emit_into(program, f)
     return KernelSource(
         f.name,
         str(f.attrs["kind"]),
         symbol,
         str(builder.get().script()),
         tuple(args),
-        *template.words(program, f),
-        template.schedule(program, f),
+        *template.words_of(program, f),
+        schedule,
         digest.structural_of(f),
     )
-
-
-def schedule_of(program: Module, f: Function, target: Target) -> dict[str, Attr]:
-    """The schedule with every knob that a kernel is built with on ``target``; raises as :func:`emit_program`."""
-    try:
-        return _template(target.kind, str(f.attrs["kind"])).schedule(program, f)
-    except ImportError:
-        raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
-
-
-@dataclass(frozen=True)
-class _Template:
-    """How kernels of one kind become TensorIR for one kind of target."""
-
-    emit: Callable[[Module, Function], list[str]]
-    schedule: Callable[[Module, Function], dict[str, Attr]]
-    """The schedule with the knobs that the template chose where it named none."""
-    words: Callable[[Module, Function], tuple[int, int]]
-    """Words of workspace per page and per row."""
-
-
-def _template(target: str, kind: str) -> _Template:
-    if kind not in KINDS:
-        raise NOT_EMITTABLE.at(why=f"no template for kernels of kind '{kind}'", hint=f"there are {', '.join(KINDS)}")
-    room = {"attend": "attend.dense", "select": "select.kernel"}.get(kind, kind) if target == "cuda" else kind
-    name = f"vortex.codegen.{target}.{room}"
-    if find_spec(name) is None:
-        raise NOT_EMITTABLE.at(why=f"no template for '{kind}' kernels on a {target} target yet", hint="--target cpu")
-    module = import_module(name)
-    return _Template(
-        getattr(module, f"emit_{kind}"),
-        getattr(module, "schedule_of", _schedule),
-        getattr(module, "workspace_words", _words),
-    )
-
-
-def _schedule(program: Module, f: Function) -> dict[str, Attr]:
-    return dict(f.attrs.get("schedule", {}))
-
-
-def _words(program: Module, f: Function) -> tuple[int, int]:
-    return int(f.attrs.get("page_words", 0)), int(f.attrs.get("row_words", 0))
 
 
 def parse_tir(text: str, name: str) -> object:

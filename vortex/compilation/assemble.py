@@ -5,18 +5,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vortex.artifact.kernel_texts import pack
 from vortex.artifact.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, TargetEntry
+from vortex.compilation.lowered import Lowered
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
 from vortex.ir.types import TensorType
 from vortex.spec import REQUIRED, Spec
 from vortex.targets.cpu import detect_mcpu, machine, required_features
-
-if TYPE_CHECKING:
-    from vortex.driver import Lowered
 
 
 def assemble(

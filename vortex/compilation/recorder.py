@@ -6,19 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from vortex.compilation.dump import DumpDir, free_folder, text_hash
+from vortex.compilation.lowered import Lowered
 from vortex.errors import VortexError
 from vortex.install.versions import versions
 from vortex.ir.core import Module
 from vortex.ir.printer import attr, print_module
-from vortex.passes.manager import Choose, Pass, PassCall, PassContext, run_pipeline
+from vortex.passes.manager import Choose, PassCall, PassContext, Ran, run_pipeline
 from vortex.spec import REQUIRED
 from vortex.targets.target import Target
-
-if TYPE_CHECKING:
-    from vortex.driver import Lowered
 
 OnStep = Callable[[str, str, str, str], None]
 """Called after each step with its name, its target (or ""), and the text before and after."""
@@ -98,14 +96,13 @@ class Record:
         start = time.perf_counter()
         name = target.name if target else ""
 
-        def on_pass(index: int, p: Pass, before: str, after: str) -> None:
+        def on_pass(ran: Ran) -> None:
             nonlocal start
             seconds = time.perf_counter() - start
-            stage = after.partition("| stage ")[2].split(maxsplit=1)[0]
-            self._step(str(calls[index - 1]), stage, before, after, name, seconds)
+            self._step(str(ran.call), ran.stage, ran.before, ran.after, name, seconds)
             start = time.perf_counter()
 
-        return run_pipeline(module, ",".join(map(str, calls)), PassContext(target, self._choose), on_pass)
+        return run_pipeline(module, calls, PassContext(target, self._choose), on_pass)
 
     def _step(self, name: str, stage: str, before: str, text: str, target: str, seconds: float) -> None:
         if self._dump:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vortex.compilation.dump import MANIFEST, read_manifest
-from vortex.driver import Lowered
+from vortex.compilation.lowered import Lowered
 from vortex.errors import IR_STAGE, NO_SUCH_FILE, NO_TARGET_IN_ARTIFACT
 from vortex.ir.core import Module
 from vortex.ir.parser import parse_module

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.interpret import Row, held_as
@@ -92,6 +93,8 @@ class Batch:
     lse: Any = None
     workspace: dict[tuple[str, int, int], Any] = field(default_factory=dict)
     """Tiles of workspace buffers by name, request and head."""
+    others: dict[str, Any] = field(default_factory=dict)
+    """What kernels of other kinds than the four of a step are given and give, by name."""
 
     @property
     def requests(self) -> int:
@@ -112,17 +115,20 @@ class Batch:
 
 
 def run_program(program: Module, batch: Batch) -> Counts:
-    """Run all kernels in order, filling the batch's outputs."""
+    """Run all kernels in order, filling the batch's outputs; VX2008 for a kernel whose kind has no meaning here."""
     counts = Counts()
     for f in program.functions.values():
         counts.kernels[f.name] = defaultdict(Traffic)
         counts.scratch[f.name] = 0
-        RUN[str(f.attrs["kind"])](_Kernel(program, f, batch, counts))
+        meaning = MEANING.get(kind := str(f.attrs["kind"]))
+        if meaning is None:
+            raise IR_STRUCTURE.at(f.loc, why=f"the interpreter does not know what kernels of kind '{kind}' do")
+        meaning(Launch(program, f, batch, counts))
     return counts
 
 
-class _Kernel:
-    """One launch."""
+class Launch:
+    """One kernel on one batch: what its ops mean by, and what it counts with."""
 
     def __init__(self, program: Module, f: Function, batch: Batch, counts: Counts) -> None:
         self.program, self.f, self.batch = program, f, batch
@@ -157,7 +163,7 @@ class _Kernel:
 # plan -------------------------------------------------------------------------------------------------
 
 
-def _plan(k: _Kernel) -> None:
+def _plan(k: Launch) -> None:
     b = k.batch
     op = next(o for o in k.f.ops if isinstance(o, page.Plan))
     b.plan = np.array([plan_row(int(n), op.page_size, b.budget) for n in b.lengths], np.int32).reshape(-1, 4).T
@@ -175,7 +181,7 @@ def plan_row(length: int, page_size: int, budget: tuple[int, int, int, int, int]
 # append -----------------------------------------------------------------------------------------------
 
 
-def _append(k: _Kernel) -> None:
+def _append(k: Launch) -> None:
     for o in k.f.ops:
         if isinstance(o, page.Scatter):
             _scatter(k, o)
@@ -198,7 +204,7 @@ def _append(k: _Kernel) -> None:
             k.read(name, 1)
 
 
-def _filled(k: _Kernel) -> Iterator[tuple[int, int]]:
+def _filled(k: Launch) -> Iterator[tuple[int, int]]:
     """Physical page and head of every page that the step's tokens complete."""
     b = k.batch
     size = int(k.program.attrs["page_size"])
@@ -210,7 +216,7 @@ def _filled(k: _Kernel) -> Iterator[tuple[int, int]]:
                 yield int(b.page_table[r, p]), h
 
 
-def _scatter(k: _Kernel, o: page.Scatter) -> None:
+def _scatter(k: Launch, o: page.Scatter) -> None:
     source = k.batch.tokens.get(o.source)
     if source is None:
         return
@@ -226,7 +232,7 @@ def _scatter(k: _Kernel, o: page.Scatter) -> None:
 # select -----------------------------------------------------------------------------------------------
 
 
-def _select(k: _Kernel) -> None:
+def _select(k: Launch) -> None:
     b = k.batch
     if b.pages is None:
         b.pages = np.full((b.requests, b.heads, b.capacity), -1, np.int32)
@@ -245,7 +251,7 @@ def _select(k: _Kernel) -> None:
 
 
 def _score(
-    k: _Kernel, at: tuple[int, int], row: Row, plan: Staging, passes: dict[page.Load, set[int]], n: int, kept: int
+    k: Launch, at: tuple[int, int], row: Row, plan: Staging, passes: dict[page.Load, set[int]], n: int, kept: int
 ) -> None:
     env: dict[Value, Any] = {}
     read: set[tuple[str, int]] = set()
@@ -269,7 +275,7 @@ def _score(
     k.counts.scratch[k.f.name] += words * WORD * row.pages
 
 
-def _load(k: _Kernel, o: page.Load, at: tuple[int, int], row: Row) -> Any:
+def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
     r, h = at
     role, layout = k.decl(o.buffer).attrs["role"], k.decl(o.buffer).attrs["layout"]
     if role == "workspace":
@@ -286,7 +292,7 @@ def _queries(b: Batch, r: int, h: int) -> Any:
     return np.ascontiguousarray(b.q[r, h * group : (h + 1) * group])
 
 
-def _keep(k: _Kernel, r: int, h: int, pages: Any) -> None:
+def _keep(k: Launch, r: int, h: int, pages: Any) -> None:
     b = k.batch
     assert len(pages) <= b.capacity, f"{len(pages)} pages are kept, {b.capacity} fit"
     b.pages[r, h, : len(pages)] = pages
@@ -297,7 +303,7 @@ def _keep(k: _Kernel, r: int, h: int, pages: Any) -> None:
 # attend -----------------------------------------------------------------------------------------------
 
 
-def _attend(k: _Kernel) -> None:
+def _attend(k: Launch) -> None:
     b = k.batch
     if b.out is None:
         out = k.decl("out").type
@@ -328,7 +334,7 @@ def _attend(k: _Kernel) -> None:
                 Row(k.program, layer=b.layer).run([o], env)
 
 
-def _tokens(k: _Kernel, name: str, r: int, h: int) -> Any:
+def _tokens(k: Launch, name: str, r: int, h: int) -> Any:
     """The rows of the selected pages that are tokens of the request."""
     b, pool = k.batch, k.batch.paged[name]
     size = pool.shape[2]
@@ -353,4 +359,5 @@ def attention(q: Any, keys: Any, values: Any, scale: float) -> tuple[Any, Any]:
         return out.astype(np.float32), (np.log(total) + top)[:, 0].astype(np.float32)
 
 
-RUN: dict[str, Callable[[_Kernel], None]] = {"plan": _plan, "append": _append, "select": _select, "attend": _attend}
+MEANING: dict[str, Callable[[Launch], None]] = {"plan": _plan, "append": _append, "select": _select, "attend": _attend}
+"""What a kernel of each kind does; the meaning of a kind that is declared elsewhere is added there."""

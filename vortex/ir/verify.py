@@ -6,6 +6,7 @@ from vortex.errors import IR_REDEFINED, IR_STRUCTURE, IR_TYPE, IR_UNDEFINED
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import S, SelectionType, TensorType, Type, selection
+from vortex.kinds.kind import KINDS, KernelKind
 
 
 def verify(module: Module) -> None:
@@ -97,28 +98,31 @@ def _verify_program(m: Module) -> None:
         if isinstance(d.type, TensorType) and d.type.page_axis is not None:
             _no(f"buffer @{d.name}: a buffer's type is one tile, without the page axis")
     for f in m.functions.values():
-        kind, domain = f.attrs.get("kind"), f.attrs.get("domain")
-        if f.keyword != "kernel" or not isinstance(kind, str) or domain != page.DOMAINS.get(kind, ""):
-            _no(f"@{f.name} is no kernel of a known kind and its domain: {page.DOMAINS}", f)
+        kind = KINDS.get(str(f.attrs.get("kind")))
+        if f.keyword != "kernel" or kind is None or f.attrs.get("domain") != kind.domain:
+            known = {k.name: k.domain for k in KINDS.values()}
+            raise IR_STRUCTURE.at(f.loc, why=f"@{f.name} is no kernel of a known kind and its domain: {known}")
         if f.args:
             _no(f"kernel @{f.name} has arguments; kernels load from buffers", f)
         for o in f.ops:
             _verify_resource(m, o)
-            _verify_access(m, f, o)
+            if not kind.allows(o.name):
+                _no(f"a kernel of kind '{kind.name}' holds {', '.join(kind.ops)}, and not {o.name}", o)
+            _verify_access(m, kind, o)
 
 
-def _verify_access(m: Module, f: Function, o: Op) -> None:
+def _verify_access(m: Module, kind: KernelKind, o: Op) -> None:
     if isinstance(o, page.Load):
         d = _buffer(m, o, o.buffer)
-        expected = tile_in_domain(d, str(f.attrs["domain"]))
+        expected = tile_in(d, kind)
         if o.type != expected:
-            _no(f"page.load of @{d.name} in domain {f.attrs['domain']} is {expected}, not {o.type}", o)
+            _no(f"page.load of @{d.name} in domain {kind.domain} is {expected}, not {o.type}", o)
     elif isinstance(o, page.LoadSelection):
         if _buffer(m, o, o.buffer).type != selection:
             _no(f"@{o.buffer} holds no selection", o)
     elif isinstance(o, page.Store):
         d = _buffer(m, o, o.buffer)
-        if not _storable(o.x.type, tile_in_domain(d, str(f.attrs["domain"]))):
+        if not _storable(o.x.type, tile_in(d, kind)):
             _no(f"%{o.x.name} ({o.x.type}) does not fit @{d.name} ({d.type})", o)
     elif isinstance(o, page.Scatter):
         if _buffer(m, o, o.source).attrs["layout"] != "token" or _buffer(m, o, o.buffer).attrs["layout"] != "paged":
@@ -144,9 +148,9 @@ def _verify_rows(m: Module, o: page.Attend) -> None:
         _no(f"page.attend of {q} over keys {keys} and values {values} cannot give {o.type}", o)
 
 
-def tile_in_domain(d: Decl, domain: str) -> Type:
-    """What loading ``d`` gives in a kernel of that domain: all candidates of a row, or the current tile."""
-    if domain == "rows" and d.attrs["layout"] in ("paged", "ragged") and isinstance(d.type, TensorType):
+def tile_in(d: Decl, kind: KernelKind) -> Type:
+    """What loading ``d`` gives in a kernel of that kind: all candidates of a row, or the current tile."""
+    if kind.candidates and d.attrs["layout"] in ("paged", "ragged") and isinstance(d.type, TensorType):
         return TensorType(d.type.dtype, (S, *d.type.shape))
     return page.tile_of(d)
 

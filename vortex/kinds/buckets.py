@@ -4,7 +4,7 @@ Tuning databases are asked by bucket when a flow is compiled, the variants of an
 
 A bucket is three numbers, each rounded up to a power of two: ``rows`` (requests * KV heads, as padded for a CUDA
 graph), ``columns`` (pages of the longest row that a page table has room for) and ``kept`` (pages selected a row).
-A kernel kind looks at some of them, see :data:`AXES`; the others are 0 in its keys.
+A kernel kind looks at some of them, its :attr:`~vortex.kinds.kind.KernelKind.axes`; the others are 0 in its keys.
 """
 
 from __future__ import annotations
@@ -12,13 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-AXES: dict[str, tuple[str, ...]] = {
-    "plan": ("rows", "columns", "kept"),
-    "append": ("rows",),
-    "select": ("rows", "columns", "kept"),
-    "attend": ("rows", "kept"),
-}
-"""What of a shape the time of each kernel kind depends on."""
+from vortex.kinds.kind import KINDS
 
 LIMIT = 1 << 24
 """No number of a bucket is larger."""
@@ -55,7 +49,7 @@ class Bucket(NamedTuple):
 def bucket_of(kind: str, rows: int, columns: int, kept: int) -> Bucket:
     """The bucket of a shape, for kernels of one kind; numbers below 1 count as 1."""
     given = {"rows": rows, "columns": columns, "kept": min(kept, columns)}
-    return Bucket(**{axis: min(LIMIT, 1 << (max(1, given[axis]) - 1).bit_length()) for axis in AXES[kind]})
+    return Bucket(**{axis: min(LIMIT, 1 << (max(1, given[axis]) - 1).bit_length()) for axis in KINDS[kind].axes})
 
 
 def fallbacks(wanted: Bucket, known: Iterable[Bucket]) -> list[tuple[int, Bucket]]:

@@ -11,6 +11,7 @@ from vortex.ir.dialects import page
 from vortex.ir.rewrite import drop_dead
 from vortex.ir.staging import stage
 from vortex.ir.types import TensorType
+from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Fuse(Pass):
           ->
         kernel @select { %d = flow.dot(..)   %m = flow.reduce_mean(%d)   page.store(%m) {buffer = "m"} }
 
-    ``max-live`` bounds the numbers per page that a fused ``select`` keeps between passes.
+    ``max-live`` bounds the numbers per page that a fused kernel keeps between passes, where its kind says so
+    (``select``).
     """
 
     max_live: int = 256
@@ -88,11 +90,11 @@ def _grouped(module: Module, max_live: int) -> list[list[Function]]:
 
 
 def _fusible(parts: list[Function], max_live: int) -> bool:
-    if len({str(f.attrs["kind"]) for f in parts}) > 1 or parts[0].attrs["kind"] in ("plan", "attend"):
+    kinds = {str(f.attrs["kind"]) for f in parts}
+    fusion = KINDS[kinds.pop()].fusion
+    if kinds or fusion == "never":
         return False
-    if parts[0].attrs["kind"] == "append":
-        return True
-    return live_per_page(_join("trial", parts, set())) <= max_live
+    return fusion == "always" or live_per_page(_join("trial", parts, set())) <= max_live
 
 
 def live_per_page(f: Function) -> int:

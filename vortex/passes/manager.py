@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -225,20 +225,36 @@ def _syntax(text: str, at: int, expected: str) -> VortexError:
     return PIPELINE_SYNTAX.at(_place(at), source=text, why=f"expected {expected}, found {found}")
 
 
-OnPass = Callable[[int, Pass, str, str], None]
-"""Called after each pass with its number (from 1), the pass, and the text before and after."""
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A pass that ran, for whoever follows a pipeline: ``before`` and ``after`` are the IR's texts."""
+
+    call: PassCall
+    number: int
+    """Place in the pipeline, from 1."""
+    stage: str
+    """Of the IR that came out: ``flow`` or ``page``."""
+    before: str
+    after: str
 
 
-def run_pipeline(module: Module, text: str, ctx: PassContext, on_pass: OnPass | None = None) -> Module:
-    """``module`` after the passes of ``text``, verified after each; the argument itself stays as it is.
+OnPass = Callable[[Ran], None]
+
+
+def run_pipeline(
+    module: Module, pipeline: str | Sequence[PassCall], ctx: PassContext, on_pass: OnPass | None = None
+) -> Module:
+    """``module`` after the passes of ``pipeline`` (its text, or what :func:`parse_pipeline` made of it), verified after
+    each; the argument itself stays as it is.
 
     Raises:
         VortexError: VX3001 to VX3004; an invalid result carries a note naming the pass and its number.
     """
-    passes = [call.build() for call in parse_pipeline(text)]
+    calls = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    passes = [call.build() for call in calls]
     module = copy_module(module)
     before = print_module(module) if on_pass else ""
-    for i, p in enumerate(passes, 1):
+    for i, (call, p) in enumerate(zip(calls, passes, strict=True), 1):
         if p.stage not in ("any", module.stage):
             raise PASS_STAGE.at(name=p.name, needs=p.stage, got=module.stage)
         where = f"pass '{p.name}' (#{i} of {len(passes)})"
@@ -252,7 +268,7 @@ def run_pipeline(module: Module, text: str, ctx: PassContext, on_pass: OnPass | 
             raise e.note(f"the input of {where} verified; its output does not") from None
         if on_pass:
             after = print_module(module)
-            on_pass(i, p, before, after)
+            on_pass(Ran(call, i, module.stage, before, after))
             before = after
     return module
 

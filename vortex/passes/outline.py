@@ -9,6 +9,7 @@ from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import over_pages
 from vortex.ir.types import DTYPES, S, TensorType, bool_, f32, i32, selection
+from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
 
@@ -84,7 +85,7 @@ def _declare_buffers(program: Module, module: Module) -> None:
 
 def kernel(name: str, kind: str) -> Function:
     """An empty kernel of that kind, in its domain."""
-    return Function("kernel", name, attrs={"kind": kind, "domain": page.DOMAINS[kind]})
+    return Function("kernel", name, attrs={"kind": kind, "domain": KINDS[kind].domain})
 
 
 def _plan(program: Module) -> Function:

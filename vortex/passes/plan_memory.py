@@ -8,6 +8,7 @@ from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import Staging, over_pages, stage
 from vortex.ir.types import TensorType
+from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
 HEAVY = 64
@@ -42,7 +43,7 @@ class PlanMemory(Pass):
         for f in module.functions.values():
             _plan_kernel(f, ragged, batched)
         # one layout for all: what one kernel leaves behind the pages' words another must find there
-        scorers = [f.attrs for f in module.functions.values() if f.attrs["kind"] == "select"]
+        scorers = [f.attrs for f in module.functions.values() if KINDS[str(f.attrs["kind"])].workspace]
         for words in ("page_words", "row_words"):
             most = max((a[words] for a in scorers), default=0)
             for a in scorers:
@@ -72,7 +73,7 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     selects = any(isinstance(o, flow.Selection) for o in f.ops)
     if selects:
         f.attrs["keys"], words = words, words + 1
-    if f.attrs["kind"] == "select":
+    if KINDS[str(f.attrs["kind"])].workspace:
         f.attrs["page_words"], f.attrs["row_words"] = words, batched + (KEY_PADDING if selects else 0)
 
 

@@ -13,7 +13,7 @@ from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
 from vortex.runtime.calls import Signature, signature
 from vortex.runtime.checks import check_selection, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
-from vortex.runtime.shapes import check_pools, check_queries, check_scales, compiled_for, parts
+from vortex.runtime.shapes import check_given, check_pools, check_queries, check_scales, compiled_for, parts
 from vortex.runtime.steps import Step, Steps, capacity
 from vortex.runtime.tensors import ALIGNMENT, TORCH, as_kernel_sees, require, require_aligned, wrong
 
@@ -82,6 +82,18 @@ class Decoder:
     def kv_heads(self) -> int:
         """Of every layer; 0 before :meth:`bind`."""
         return self._steps.heads
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that the planned step runs, in launch order: of variants, those that serve its size.
+        Steps that run the same kernels on the same numbers give the same bits.
+
+        Raises:
+            VortexError: VX6003 before :meth:`plan`.
+        """
+        if self._step is None:
+            raise NOT_READY.at(call="kernels", needs="plan")
+        return tuple(k.name for k in self._step.kernels)
 
     @property
     def budget(self) -> Budget | None:
@@ -359,6 +371,24 @@ class Decoder:
             pages, counts = step.pages, step.counts
         self.select(layer, q, pages=pages, counts=counts)
         self.attend(layer, q, pages, counts, out=out, lse=lse, scale=scale)
+
+    def launch(self, kind: str, layer: int, **given: object) -> None:
+        """Launch the kernels of a kind that none of the calls above launches (``vortex.kinds.kind``); ``given`` has the
+        arguments that its declaration says are the caller's, but for lengths and page table, which are the plan's.
+
+        Raises:
+            VortexError: VX6002 for another kind, and for arguments that are missing, unknown or of another type or
+                shape than declared; VX6003 before :meth:`plan`.
+        """
+        step = self._ready(f"launch of '{kind}'", layer)
+        seen = tuple((n, *signature(x, n)) if isinstance(x, torch.Tensor) else (n, type(x)) for n, x in given.items())
+        if step.seen.get(f"launch {kind}") != seen:
+            sizes = self._steps.scratch("launch").layout.sizes(step.size, step.kernels)
+            taken = {name for k in step.kernels if k.kind == kind for name in k.args} - {"lengths", "page_table"}
+            check_given(kind, taken, given, sizes, self._steps.device)
+            step.seen[f"launch {kind}"] = seen
+        planned = {"lengths": self._lengths, "page_table": self._page_table}
+        self._steps.run(step, kind, layer, {**given, **planned})
 
     # --- inside ---------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ dense.*       as budget, plan, work,          the same for :meth:`Decoder.attend
               pages and counts                all pages of every request, once a step
 ============  ==============================  =================================================================
 
+A kind of kernel that declares other scratch (:class:`vortex.kinds.kind.Argument`) gets it in the same way.
+
 A block is laid out for the largest step (batch, columns, capacity), each buffer on a boundary of 256 bytes. A smaller
 step takes the beginning of each: a buffer's address is the same for every size, so CUDA graphs of several batch sizes
 share the block, and what lasts beyond a step (both budgets, ``dense.pages``) stays where it is. ``dense.pages`` alone
@@ -32,13 +34,14 @@ import torch
 
 from vortex.artifact.manifest import KernelEntry
 from vortex.errors import SCRATCH_FIXED
-from vortex.runtime.tensors import ALIGNMENT, wrong
+from vortex.kinds.kind import KINDS
+from vortex.runtime.tensors import ALIGNMENT, TORCH, wrong
 
 ALIGN = 256
 """Bytes between the beginnings of buffers: no two share a line of a cache."""
 ROUNDS = 1
 """CTAs at work for each that the device holds. On an H200 four make a layer of 32 x 32K 29 % slower (84 for 65 us):
-rows are cut that need not be, and meeting costs more than the last CTAs leave idle (bench/gpu_layer.py --slots).
+rows are cut that need not be, and meeting costs more than the last CTAs leave idle (bench/gpu_layer.py).
 """
 ALL_PAGES = (2**28 - 1, 0, 1, 0, 1)
 """A budget, as numbers, that every page fits."""
@@ -78,15 +81,15 @@ class Layout:
         return cls(tuple(kernels), heads, multiprocessors, dense)
 
     def slots(self, kernels: Sequence[KernelEntry]) -> int:
-        """Items that are cut beyond one a request: ``ROUNDS`` times as many CTAs of attend are at work as the device
-        holds.
+        """Items that are cut beyond one a request: ``ROUNDS`` times as many CTAs of the kernels that pace (attend) are
+        at work as the device holds.
         """
-        return max(map(self._slots, (k for k in kernels if k.kind == "attend")), default=self._slots(None))
+        return max(map(self._slots, (k for k in kernels if KINDS[k.kind].paces)), default=self._slots(None))
 
-    def _slots(self, attend: KernelEntry | None) -> int:
-        held = _int(attend.resources.get("ctas", 1)) if attend else 1
+    def _slots(self, pacer: KernelEntry | None) -> int:
+        held = _int(pacer.resources.get("ctas", 1)) if pacer else 1
         # an item of a row is the work of one CTA for each counter
-        return -(-ROUNDS * self.multiprocessors * held // (self.heads * (_counters(attend) if attend else 1)))
+        return -(-ROUNDS * self.multiprocessors * held // (self.heads * (_counters(pacer) if pacer else 1)))
 
     @property
     def planned(self) -> bool:
@@ -102,21 +105,14 @@ class Layout:
         """Type and shape of each buffer in a step of ``size`` that runs ``kernels`` (without them, large enough for
         any), in a block for ``most``.
         """
-        kernels = self.kernels if kernels is None else kernels
-        rows, slots = size.batch * self.heads, self.slots(kernels)
-        lists = (2, 2 + size.batch + slots)
-        width = max((k.page_words * size.columns + k.row_words for k in kernels), default=0)
-        counters = max(map(_counters, kernels), default=1)
-        i32, f32 = torch.int32, torch.float32
+        sizes = self.sizes(size, self.kernels if kernels is None else kernels)
+        scratch = {a.name: a for k in KINDS.values() for a in k.arguments if a.giver == "decoder"}
         made = {
-            "budget": (i32, (5,)),
-            "plan": (i32, (4, size.batch)),
-            "work": (i32, lists),
-            "arrivals": (i32, (rows * counters,)),
-            "partials": (f32, self._partials(size, slots, kernels)),
-            "workspace": (f32, (rows, width)),
+            a.name: (TORCH[a.dtype], tuple(d if isinstance(d, int) else sizes[d] for d in a.shape))
+            for a in scratch.values()
+            if self.needs(a.name)
         }
-        made = {name: buffer for name, buffer in made.items() if self.needs(name)}
+        i32 = torch.int32
         made["pages"] = (i32, (size.batch, self.heads, max(1, min(size.columns, size.capacity))))
         made["counts"] = (i32, (size.batch, self.heads))
         if self.dense:
@@ -126,11 +122,25 @@ class Layout:
             made["dense.counts"] = made["counts"]
         return made
 
+    def sizes(self, size: Size, kernels: Sequence[KernelEntry]) -> dict[str, int]:
+        """The sizes that declarations of arguments name, in a step of ``size`` that runs ``kernels``."""
+        slots = self.slots(kernels)
+        partials = self._partials(size, slots, kernels)
+        return {
+            "requests": size.batch,
+            "heads": self.heads,
+            "rows": size.batch * self.heads,
+            "columns": size.columns,
+            "capacity": size.capacity,
+            "work_list": 2 + size.batch + slots,
+            "arrivals": size.batch * self.heads * max(map(_counters, kernels), default=1),
+            "workspace_words": max((k.page_words * size.columns + k.row_words for k in kernels), default=0),
+            **dict(zip(("partial_rows", "partial_heads", "partial_words"), partials, strict=True)),
+        }
+
     def _partials(self, size: Size, slots: int, kernels: Sequence[KernelEntry]) -> Shape:
         mine = [k for k in kernels if "partials" in k.args]
         words = max((_int(k.schedule["partial_words"]) for k in mine), default=0)
-        if any(not k.schedule.get("planned", 1) for k in mine):  # written so by hand: a CTA a row
-            return size.batch * self.heads, 1, words
         return size.batch + slots if mine else 0, self.heads, words
 
     def places(self, most: Size) -> tuple[dict[str, int], int]:

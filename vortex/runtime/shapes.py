@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import torch
 
 from vortex.errors import SHAPE_MISMATCH, WRONG_DEVICE
+from vortex.kinds.kind import KINDS
 from vortex.runtime.device import architecture_of, name_of
 from vortex.runtime.library import Library
 from vortex.runtime.tensors import TORCH, as_stored, require, require_aligned, short, wrong
@@ -96,3 +97,21 @@ def check_queries(spec: Spec, q: torch.Tensor, batch: int, kv_heads: int, device
         what = f"the number of query heads over {kv_heads} KV heads"
         raise SHAPE_MISMATCH.at(what=what, got=got, want=heads, flag=flag)
     require("q", q, TORCH[spec.dtype], (batch, want, spec.head_dim), device)
+
+
+def check_given(
+    kind: str, taken: Set[str], given: Mapping[str, object], sizes: Mapping[str, int], device: torch.device | None
+) -> None:
+    """``given`` is what kernels of a kind that is launched by its name take of the caller, as the kind declares it;
+    ``taken`` are all their arguments, ``sizes`` those of the step by name. VX6002 otherwise.
+    """
+    if kind not in KINDS or KINDS[kind].call:
+        alone = [k.name for k in KINDS.values() if not k.call]
+        raise wrong("kind", f"is {kind!r}; of the kinds that no other call launches there are {alone}")
+    callers = {a.name: a for a in KINDS[kind].arguments if a.giver == "call"}
+    if odd := (given.keys() - callers.keys()) | ((callers.keys() & taken) - given.keys()):
+        raise wrong(f"'{kind}'", f"takes {sorted(callers)}; missing or unknown: {sorted(odd)}")
+    for name, value in given.items():
+        if shape := callers[name].shape:
+            dims = tuple(d if isinstance(d, int) else sizes[d] for d in shape)
+            require(name, value, TORCH[callers[name].dtype], dims, device)

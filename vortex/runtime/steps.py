@@ -13,6 +13,7 @@ import torch
 from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
 from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
+from vortex.kinds.kind import KINDS
 from vortex.runtime.calls import Call, Signature
 from vortex.runtime.library import Library
 from vortex.runtime.scratch import Layout, Scratch, Size, require_block
@@ -139,23 +140,26 @@ class Steps:
         made = self._ready[kind] = Step(size, views, dense, views.pop("pages"), views.pop("counts"), kernels)
         return made
 
-    def run(self, step: Step, kind: str, layer: int, given: Mapping[str, object], *, dense: bool = False) -> None:
-        """Launch the kernels of one kind; ``given`` holds the arguments that differ from call to call."""
+    def run(self, step: Step, call: str, layer: int, given: Mapping[str, object], *, dense: bool = False) -> None:
+        """Launch the kernels of one call of the decoder, or those of the kind ``call`` that belongs to none; ``given``
+        holds the arguments that differ from call to call.
+        """
         if step.size.batch == 0:
             return
-        calls = step.calls.get((f"dense {kind}" if dense else kind, layer))
+        calls = step.calls.get((f"dense {call}" if dense else call, layer))
         if calls is None:
-            calls = self._prepare_calls(step, kind, layer, dense=dense)
+            calls = self._prepare_calls(step, call, layer, dense=dense)
         if self._watched and self._machine.capturing():
             self._note_capture(step, given)
-        for call in calls:
-            call.run(given)
+        for each in calls:
+            each.run(given)
 
-    def _prepare_calls(self, step: Step, kind: str, layer: int, *, dense: bool) -> list[Call]:
+    def _prepare_calls(self, step: Step, call: str, layer: int, *, dense: bool) -> list[Call]:
         known = {**step.shared, **self._constants, **self.layers.get(layer, {}), **(step.dense if dense else {})}
         functions = self.library.functions
-        calls = [Call(k, layer, functions[k.symbol], known) for k in step.kernels if k.kind == kind]
-        step.calls[f"dense {kind}" if dense else kind, layer] = calls
+        kernels = [k for k in step.kernels if (KINDS[k.kind].call or k.kind) == call]
+        calls = [Call(k, layer, functions[k.symbol], known) for k in kernels]
+        step.calls[f"dense {call}" if dense else call, layer] = calls
         return calls
 
     def _note_capture(self, step: Step, given: Mapping[str, object]) -> None:

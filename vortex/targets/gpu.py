@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from vortex.ir.core import Module
 
 
+WARP = 32
+"""Threads of a warp, on every GPU there is a target for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A GPU; sizes in bytes, rates a second."""

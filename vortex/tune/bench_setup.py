@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 
 from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
+from vortex.kinds.kind import KINDS, KernelKind
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import Kernel, Library
+from vortex.runtime.scratch import Layout, Size
 from vortex.runtime.tensors import TORCH
 from vortex.tune.shapes import Shape
 
@@ -100,12 +102,14 @@ class Stage:
         self.scrub = torch.empty(FLUSH // 4, device=self.device) if self.cuda else None
         # what the default configuration makes of it is what others are compared with; it appends first, so that
         # the memory is the same whether or not a candidate of append has run
-        self.call("append", self.decoder(base))(0)
+        self.decoder(base).append(0, *self.new, self.loc, self.offsets)
         self.decoder(base).select(0, self.q, pages=self.pages, counts=self.counts)
         self.right_pages, self.right_counts = self.pages.clone(), self.counts.clone()
         self.scale = spec.head_dim**-0.5
         self.decoder(base).attend(0, self.q, self.right_pages, self.right_counts, out=self.out, scale=self.scale)
         self.right_out = self.out.clone()
+        self.given = self._given()
+        self.right = self._right()
 
     def decoder(self, library: Library) -> Decoder:
         """A decoder on ``library`` over this memory, its step planned."""
@@ -116,8 +120,37 @@ class Stage:
         made.plan(self.lengths, self.table)
         return made
 
+    def _given(self) -> dict[str, object]:
+        """What a caller gives to kernels that the decoder's own calls do not launch, by name: the tensors above, and
+        zeros of the declared shape.
+        """
+        kernels = self.base.target.kernels
+        size = Size(self.shape.batch, self.columns, min(self.shape.kept, self.columns))
+        sizes = Layout.of(kernels, self.heads, 1, dense=False).sizes(size, kernels)
+        given: dict[str, object] = {
+            "q": self.q, "pages": self.right_pages, "counts": self.right_counts, "scale": self.scale,
+            "loc": self.loc, "row_offsets": self.offsets, "out": self.out,
+        }  # fmt: skip
+        for a in (a for k in _launched_alone(kernels) for a in k.arguments if a.giver == "call" and a.shape):
+            shape = [d if isinstance(d, int) else sizes[d] for d in a.shape]
+            given.setdefault(a.name, torch.zeros(shape, dtype=TORCH[a.dtype], device=self.device))
+        return given
+
+    def _right(self) -> dict[str, torch.Tensor]:
+        """What the default configuration writes to outputs of such kernels."""
+        right: dict[str, torch.Tensor] = {}
+        for kind in _launched_alone(self.base.target.kernels):
+            self.call(kind.name, self.decoder(self.base))(0)
+            right |= {n: x.clone() for n in kind.outputs if isinstance(x := self.given[n], torch.Tensor)}
+        return right
+
     def call(self, kind: str, decoder: Decoder) -> Callable[[int], None]:
-        """One launch of the kernels of ``kind`` on a layer; for ``plan``, of those that walk its work lists."""
+        """One launch on a layer of the kernels that are timed to time those of ``kind``: of ``plan``, those that walk
+        its work lists.
+        """
+
+        def plan(layer: int) -> None:
+            decoder.plan(self.lengths, self.table)
 
         def select(layer: int) -> None:
             decoder.select(layer, self.q, pages=self.pages, counts=self.counts)
@@ -128,32 +161,47 @@ class Stage:
         def append(layer: int) -> None:
             decoder.append(layer, *self.new, self.loc, self.offsets)
 
-        def step(layer: int) -> None:
-            select(layer)
-            attend(layer)
+        def alone(kind: KernelKind) -> Callable[[int], None]:
+            given = {a.name: self.given[a.name] for a in kind.arguments if a.name in self.given}
+            return lambda layer: decoder.launch(kind.name, layer, **given)
 
-        return {"select": select, "attend": attend, "append": append, "plan": step}[kind]
+        calls = {"plan": plan, "select": select, "attend": attend, "append": append}
+        launched = [KINDS[name] for name in KINDS[kind].launched]
+        launches = [calls[k.call] if k.call else alone(k) for k in launched]
+
+        def step(layer: int) -> None:
+            for launch in launches:
+                launch(layer)
+
+        return launches[0] if len(launches) == 1 else step
 
     def wrong(self, kind: str, call: Callable[[int], None]) -> str:
         """What differs from the default configuration's results on the first layer; empty when nothing does."""
-        if kind == "append":
+        if KINDS[kind].writes_cache:
             return ""
+        outputs = frozenset[str]().union(*(KINDS[name].outputs for name in KINDS[kind].launched))
         self.out.fill_(float("nan"))
         self.pages.fill_(-1)
         self.counts.fill_(-1)
         call(0)
         self.synchronize()
-        if kind in ("select", "plan"):
+        if "pages" in outputs:
             if not torch.equal(self.counts, self.right_counts):
                 return "other counts of pages than with the default"
             listed = torch.arange(self.pages.shape[2], device=self.device) < self.counts[..., None]
             odd = int(((self.pages != self.right_pages) & listed).sum())
             if odd > max(2, ODD_PAGES * int(self.counts.sum())):
                 return f"{odd} of {int(self.counts.sum())} pages are others than with the default"
-        if kind in ("attend", "plan"):
+        if "out" in outputs:
             error = float((self.out.float() - self.right_out.float()).abs().max())
             if not error <= TOLERANCE[self.out.dtype]:
                 return f"the output differs from the default's by {error:.2e}"
+        for name in outputs & self.right.keys():
+            found, right = self.given[name], self.right[name]
+            assert isinstance(found, torch.Tensor)
+            error = float((found.double() - right.double()).abs().max())
+            if not error <= TOLERANCE.get(right.dtype, 0.0):
+                return f"'{name}' differs from the default's by {error:.2e}"
         return ""
 
     def synchronize(self) -> None:
@@ -196,3 +244,8 @@ class Stage:
 
         once()
         return once
+
+
+def _launched_alone(kernels: Iterable[KernelEntry]) -> list[KernelKind]:
+    """The kinds of ``kernels`` that ``Decoder.launch`` launches."""
+    return [k for name in dict.fromkeys(entry.kind for entry in kernels) if not (k := KINDS[name]).call]

@@ -17,12 +17,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vortex.codegen.space import Config, Space, freeze
 from vortex.errors import VortexError
 from vortex.install.versions import versions
 from vortex.ir.core import Function, Module
 from vortex.ir.printer import print_module
 from vortex.kinds.buckets import Bucket
+from vortex.schedules.space import Config, Space, freeze
 from vortex.targets.target import TARGETS, Target
 from vortex.tune.bundle import Bundle, Candidate
 from vortex.tune.keys import key_of
@@ -89,7 +89,7 @@ def build_bundle(
     Raises:
         VortexError: VX4003, VX4007 without a compiler.
     """
-    from vortex.codegen.space import space_of
+    from vortex.schedules.space import space_of
 
     jobs = jobs or os.cpu_count() or 1
     candidates: list[Candidate] = []

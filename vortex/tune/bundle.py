@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vortex.errors import BAD_BUNDLE
-from vortex.kinds.buckets import AXES
+from vortex.kinds.kind import KINDS
 from vortex.targets.target import TARGETS
 from vortex.tune.shapes import Shape
 
@@ -95,7 +95,7 @@ def _candidate(data: Mapping[str, object]) -> Candidate:
     for name in (made.artifact, made.flow):
         if ".." in name or name.startswith("/") or "\\" in name:
             raise ValueError(f"{name!r} leads out of the bundle")
-    if made.kind not in AXES or not all(isinstance(x, int) for x in made.config.values()):
+    if made.kind not in KINDS or not all(isinstance(x, int) for x in made.config.values()):
         raise ValueError(f"a candidate of kind {made.kind!r}")
     return made
 

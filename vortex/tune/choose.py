@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log as ln
 from typing import TYPE_CHECKING
 
-from vortex.codegen.space import Space, space_of
-from vortex.errors import NO_COMPILER, VortexError
 from vortex.ir.core import Function, Module
 from vortex.kinds.buckets import Bucket
 from vortex.passes.manager import Choice
+from vortex.schedules.space import Space, space_of
 from vortex.targets.gpu import UNMEASURED
 from vortex.targets.target import TARGETS, Target
 from vortex.tune.keys import query_of
@@ -35,8 +33,6 @@ UNKNOWN = ln(1.25)
 SHOWN = 12
 """Digits of a record's id in the IR."""
 
-log = logging.getLogger("vortex.tune")
-
 
 class Chooser:
     """Asks ``layers`` for the kernels of one compilation.
@@ -57,10 +53,10 @@ class Chooser:
         if query is None:
             return None
         for other, asked in _silicons(query, target):
-            # most kernels have no record: then the space, whose templates take seconds to import, is not needed
+            # most kernels have no record: then the space is not needed
             if not self.layers.buckets(asked.lookup):
                 continue
-            space = _space(program, f, target)
+            space = space_of(program, f, target)
             if space is None:
                 return None
             if other != target and not _alike(program, f, space, other):
@@ -79,7 +75,7 @@ class Chooser:
     def _group(self, query: Query, bucket: Bucket, space: Space) -> Group:
         """What the first layer that has usable records of a bucket says of it; noisy ones where no calm one is."""
         for layer in self.layers.layers.values():
-            found = {r.config: r for r in self.layers.best(layer, query.lookup, bucket) if dict(r.config) in space}
+            found = {r.point: r for r in self.layers.best(layer, query.lookup, bucket) if dict(r.point) in space}
             if found:
                 return {c: r for c, r in found.items() if not r.noisy} or found
         return {}
@@ -87,19 +83,8 @@ class Chooser:
 
 def _choice(found: Sequence[Served], origin: str) -> Choice:
     """The first with the others as its variants."""
-    made = [Choice(dict(x.record.config), f"{origin}:{x.record.id[:SHOWN]}", x.buckets) for x in found]
+    made = [Choice(dict(x.record.point), f"{origin}:{x.record.id[:SHOWN]}", x.buckets) for x in found]
     return replace(made[0], others=tuple(made[1:]))
-
-
-def _space(program: Module, f: Function, target: Target) -> Space | None:
-    """The kernel's space; None without the compiler that knows it."""
-    try:
-        return space_of(program, f, target)
-    except VortexError as e:
-        if e.kind is not NO_COMPILER:
-            raise
-        log.warning("nothing is tuned: without a compiler nobody can say which configurations are valid")
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +144,5 @@ def _alike(program: Module, f: Function, space: Space, other: Target) -> bool:
     """Whether the models of two machines give a kernel the same default: else what the one measured is not the other's,
     and a default made for the machine says more.
     """
-    there = Module(program.stage, program.name, {**program.attrs, "target": other.name}, program.decls)
-    there.functions.update(program.functions)
-    theirs = space_of(there, f, other)
+    theirs = space_of(program, f, other)
     return theirs is not None and theirs.default == space.default

@@ -1,7 +1,7 @@
 """Whether a candidate does what the flow's own IR, interpreted, does: on a few small requests that are made once.
 
-One trial of the flow's default kernels fills a small cache. Candidates of any kind but ``append`` decode its last step
-again, on the same memory; one of ``append`` makes a trial of its own, for what it writes is what is judged.
+One trial of the flow's default kernels fills a small cache. Candidates decode its last step again, on the same memory;
+those of a kind that writes to the cache make a trial of their own, for what they write is what is judged.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from vortex.budget import Budget
 from vortex.check.reference import Judged, Reference, differing, interpreted
 from vortex.check.synthetic_batch import LAYER, Trial
 from vortex.ir.parser import parse_module
+from vortex.kinds.kind import KINDS
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import Library
 from vortex.tune.bundle import Bundle
@@ -35,7 +36,7 @@ class Judge:
 
     def wrong(self, kind: str, library: Library) -> str:
         """What differs, in a sentence; empty when nothing does."""
-        if kind == "append":
+        if KINDS[kind].writes_cache:
             return self._compare(self._trial(library))
         trial = self._of_base()
         decoder = Decoder(library, budget=self._budget)

@@ -94,7 +94,7 @@ def attend_seconds(config: Mapping[str, int], work: Work, page: int, silicon: Si
     time += ITEM_SECONDS * waves + WARP_SECONDS * log2(warps)
     time += MERGE_SECONDS * (1 + log2(splits) * 0.35) if splits > 1 else 0.0
     time += 0.0 if config.get("overlap") else LAUNCH_SECONDS
-    return time + (PLANNED_SECONDS if config.get("planned", 1) else 0.0)
+    return time + PLANNED_SECONDS
 
 
 def select_seconds(config: Mapping[str, int], work: Work, silicon: Silicon, speed: Speed) -> float:

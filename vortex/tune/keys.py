@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vortex.codegen.space import template_of
 from vortex.ir import digest
 from vortex.ir.core import Function, Module
 from vortex.ir.types import TensorType
 from vortex.kinds.buckets import Bucket
+from vortex.schedules.template import schedulable
 from vortex.targets.target import Target
 from vortex.tune.layers import Query
 from vortex.tune.record import Key, Silicon
@@ -26,10 +26,10 @@ def query_of(
     program: Module, f: Function, target: Target, bucket: Bucket, silicon: Silicon | None = None
 ) -> Query | None:
     """What to ask databases for; None for kernels with nothing to choose. ``silicon`` is the target's unless given."""
-    template = template_of(target, str(f.attrs["kind"]))
+    template = schedulable(program, f, target)
     if template is None:
         return None
-    return Query(key_of(program, f, bucket), silicon or silicon_of(target), template, policy(target))
+    return Query(key_of(program, f, bucket), silicon or silicon_of(target), template.key, policy(target))
 
 
 def queries(program: Module, target: Target, shape: Shape) -> Iterator[tuple[Function, Query]]:

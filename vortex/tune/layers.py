@@ -23,7 +23,7 @@ from vortex.tune.record import Key, Measure, Record, Silicon, lookup_of, merge
 from vortex.tune.store import Store
 
 if TYPE_CHECKING:
-    from vortex.codegen.space import Space
+    from vortex.schedules.space import Space
 
 SHIPPED = Path(__file__).with_name("shipped")
 PROJECT = ".vortex"
@@ -152,7 +152,7 @@ class Layers:
     def _in(self, bucket: Bucket, lookup: str, space: Space | None, steps: int) -> Hit | None:
         for name, layer in self.layers.items():
             for r in self.best(layer, lookup, bucket):
-                if space is None or dict(r.config) in space:
+                if space is None or dict(r.point) in space:
                     return Hit(r, name, steps)
                 log.warning("record %s is skipped: its configuration is not in the space of %s", r.id, r.template)
         return None

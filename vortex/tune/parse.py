@@ -9,7 +9,8 @@ from math import isfinite
 from typing import NoReturn
 
 from vortex.ir.types import DTYPES
-from vortex.kinds.buckets import AXES, LIMIT, Bucket
+from vortex.kinds.buckets import LIMIT, Bucket
+from vortex.kinds.kind import KINDS
 from vortex.tune.record import STATUS, VERSION, Key, Measure, Record, Sample, Silicon
 
 MOST_LINE = 1 << 16
@@ -80,13 +81,13 @@ def _record(data: object) -> Record:
 def _key(value: object) -> Key:
     d = _object(value, "key", ("kind", "ir", "bucket", "dtypes"))
     kind = d["kind"]
-    if not isinstance(kind, str) or kind not in AXES:
-        _fail("key.kind", f"one of {', '.join(AXES)}", kind)
+    if not isinstance(kind, str) or kind not in KINDS:
+        _fail("key.kind", f"one of {', '.join(KINDS)}", kind)
     sizes = _object(d["bucket"], "key.bucket", ("rows", "columns", "kept"))
     for axis, n in sizes.items():
         number = _integer(n, f"key.bucket.{axis}", 0, LIMIT)
-        if (number > 0) != (axis in AXES[kind]) or number & (number - 1):
-            _fail(f"key.bucket.{axis}", "a power of two" if axis in AXES[kind] else f"0 for {kind}", n)
+        if (number > 0) != (axis in KINDS[kind].axes) or number & (number - 1):
+            _fail(f"key.bucket.{axis}", "a power of two" if axis in KINDS[kind].axes else f"0 for {kind}", n)
     dtypes = d["dtypes"]
     if not isinstance(dtypes, list) or len(dtypes) > 16 or not all(isinstance(t, str) and t in DTYPES for t in dtypes):
         _fail("key.dtypes", "a list of element types", dtypes)

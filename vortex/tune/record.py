@@ -102,6 +102,10 @@ class Sample:
         return self.us is None or self.us[2] > NOISY * self.us[1]
 
 
+LOST = {"cuda.attend@1": {"planned": 1}}
+"""Knobs that a template had once, each with the value that it has behaved by ever since."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A configuration with its samples; see the file's docstring."""
@@ -136,6 +140,14 @@ class Record:
             "measure": {"mode": self.measure.mode, "l2": self.measure.l2},
             "config": dict(self.config),
         }
+
+    @cached_property
+    def point(self) -> tuple[tuple[str, int], ...]:
+        """The configuration as a point of today's space: without knobs that the template has lost since, where they
+        had the value that it stands for now. It is what a choice is made from; ``config`` is what was measured.
+        """
+        lost = LOST.get(self.template, {})
+        return tuple((name, value) for name, value in self.config if lost.get(name) != value)
 
     @cached_property
     def id(self) -> str:

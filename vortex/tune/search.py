@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from vortex.codegen.space import Config, Space, freeze
+from vortex.schedules.space import Config, Space, freeze
 
 Point = tuple[tuple[str, int], ...]
 Predict = Callable[[Config], float]

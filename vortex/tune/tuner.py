@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vortex.codegen.space import Config, Space, space_of
 from vortex.driver import compile_flow
 from vortex.errors import BUNDLE_BUSY, UNKNOWN_NAME, nearest
 from vortex.ir.core import Function, Module
+from vortex.kinds.kind import KINDS
+from vortex.schedules.space import Config, Space, space_of
 from vortex.spec import Spec
 from vortex.targets.target import Target
 from vortex.tune.build import Told, build_bundle
@@ -23,8 +24,6 @@ from vortex.tune.predict import predictor
 from vortex.tune.record import Record
 from vortex.tune.search import Point, propose
 from vortex.tune.shapes import Shape
-
-KINDS = ("plan", "append", "select", "attend")
 
 
 @contextmanager
@@ -49,7 +48,7 @@ class Tuner:
     shapes: Sequence[Shape]
     path: Path
     layers: Layers
-    kinds: Sequence[str] = ("select", "attend")
+    kinds: Sequence[str] = field(default_factory=lambda: [k.name for k in KINDS.values() if k.tuned])
     most: int = 24
     """Candidates of one kernel in one bundle."""
     jobs: int | None = None
@@ -117,11 +116,11 @@ class Tuner:
         groups: dict[object, dict[Point, float]] = {}
         for r in self.known:
             if r.lookup == query.lookup:
-                groups.setdefault(r.key.bucket, {})[r.config] = r.us or float("inf")
+                groups.setdefault(r.key.bucket, {})[r.point] = r.us or float("inf")
         for bucket in self.layers.buckets(query.lookup):
             for layer in self.layers.layers.values():
                 for r in self.layers.best(layer, query.lookup, bucket):
-                    groups.setdefault(bucket, {}).setdefault(r.config, r.us or float("inf"))
+                    groups.setdefault(bucket, {}).setdefault(r.point, r.us or float("inf"))
         found: dict[Point, list[float]] = {}
         for group in groups.values():
             best = min(group.values())

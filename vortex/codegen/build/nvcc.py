@@ -91,6 +91,14 @@ def emit_cuda(name: str, f: PrimFunc, arch: str) -> str:
         raise TIR_INVALID.at(why=f"{name}: {str(error).strip()[-2000:]}") from error
 
 
+def translation_unit(source: str) -> str:
+    """What nvcc reads for the ``source`` of :func:`emit_cuda`: a launch header of our own instead of those that alone
+    take seconds to compile.
+    """
+    text = re.sub(r"#include <tvm/ffi/(function|extra/cuda/device_guard)\.h>\n", "", source)
+    return text.replace("#include <cuda.h>\n", f'#include "{LAUNCH_HEADER}"\n', 1)
+
+
 def _several_in_one(source: str) -> str:
     """``source`` without the entry that every library of TVM has once, so that it links with others of its kind."""
     main = source.rfind("TVM_DLL int32_t __tvm_ffi_main(")
@@ -106,9 +114,7 @@ def _compile(toolkit: Toolkit, source: str, arch: str) -> Path:
     kept = cache_root() / "nvcc" / hashlib.sha256(key.encode()).hexdigest()
     if not (kept / "resources.json").exists():
         with _scratch(kept) as folder:
-            text = re.sub(r"#include <tvm/ffi/(function|extra/cuda/device_guard)\.h>\n", "", source)
-            text = text.replace("#include <cuda.h>\n", f'#include "{LAUNCH_HEADER}"\n', 1)
-            (folder / "kernel.cu").write_text(text)
+            (folder / "kernel.cu").write_text(translation_unit(source))
             command = [str(toolkit.nvcc), *flags, "-I", str(_ffi_include()), "--keep", "--keep-dir", str(folder)]
             command += ["-c", str(folder / "kernel.cu"), "-o", str(folder / "kernel.o")]
             said = _run(command)

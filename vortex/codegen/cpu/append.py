@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.narrow import STORAGE, narrow
+from vortex.codegen.narrow import narrow
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import Buffer, Expr, T, cast, let, loop, parallel, put, when
 from vortex.codegen.values import Index, Values, type_of
 from vortex.ir.core import Function, Module
-from vortex.ir.dialects import flow, page
+from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
+from vortex.schedules.cpu import CpuKnobs
+from vortex.schedules.knobs import read_knobs
 
 
 def emit_append(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
     scattered = [o for o in f.ops if isinstance(o, page.Scatter)]
-    _declare(args, f, scattered)
+    args.of_append(f, loc=bool(scattered))
     if scattered:
         _emit_scatter(args, scattered)
     if any(isinstance(o, page.Store) for o in f.ops):
         _emit_summaries(args, f)
     return args.names
-
-
-def _declare(args: Arguments, f: Function, scattered: list[page.Scatter]) -> None:
-    touched = {o.buffer for o in f.ops if isinstance(o, page.Load | page.Scatter)}
-    program = args.program
-    for d in program.declared("buffer"):
-        if d.name in touched and d.attrs["role"] == "pool":
-            args.pool(d)
-    stored = {o.buffer for o in f.ops if isinstance(o, page.Store)}
-    for d in program.declared("buffer"):
-        if d.name in stored:
-            args.field(d)
-    args.constants_of(f)
-    for o in scattered:
-        d = program.decls[o.source]
-        assert isinstance(d.type, TensorType)
-        args.tensor(o.source, ("tokens", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name])
-    if scattered:
-        args.tensor("loc", ("N",), "int64")
-    args.tensor("row_offsets", ("B1",), "int32")
-    args.tensor("lengths", ("B",), "int32")
-    args.tensor("page_table", ("B", "Pmax"), "int32")
-    args.scales(*(d for d in program.declared("buffer") if d.name in touched))
-    if any(isinstance(o, flow.Layer) for o in f.ops):
-        args.scalar("layer", "int32")
 
 
 def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
@@ -57,7 +34,7 @@ def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
         with when(slot >= 0):
             for o in scattered:
                 source, pool = args.buffers[o.source], args.buffers[o.buffer]
-                size, dim = type_of_buffer(args.program, o.buffer).tile
+                size, dim = args.type_of(o.buffer).tile
                 to = let("to_page", T.floordiv(slot, T.int64(size)))
                 at = let("to_token", T.floormod(slot, T.int64(size)))
 
@@ -75,16 +52,10 @@ def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
                     tiles.each([dim], store)
 
 
-def type_of_buffer(program: Module, name: str) -> TensorType:
-    t = program.decls[name].type
-    assert isinstance(t, TensorType)
-    return t
-
-
 def _emit_summaries(args: Arguments, f: Function) -> None:
     size = int(args.program.attrs["page_size"])
     heads = args.size("Hkv")
-    schedule = f.attrs.get("schedule", {})
+    knobs = read_knobs(CpuKnobs, f.attrs.get("schedule", {}))
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))
         h = let("h", T.floormod(row, heads))
@@ -100,7 +71,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
 
             constants = args.constants
             values = Values(load, None, constants, {"layer": args.scalars.get("layer")})
-            tiles = Tiles(values, Shape(schedule.get("lanes", 16), schedule.get("unroll", 8)))
+            tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
             for o in f.ops:
                 require_emittable(o)
                 if isinstance(o, page.Store):
@@ -111,7 +82,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
 
 
 def _emit_store(args: Arguments, tiles: Tiles, o: page.Store, physical: Expr, h: Expr) -> None:
-    dtype = type_of_buffer(args.program, o.buffer).dtype
+    dtype = args.type_of(o.buffer).dtype
     target = args.buffers[f"field.{o.buffer}"]
     assert isinstance(type_of(o.x), TensorType)
     tiles.copy(o.x, lambda i, x: put(target, narrow(x, dtype), physical, h, *i))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.narrow import STORAGE, narrow, widen
+from vortex.codegen.narrow import narrow, widen
 from vortex.codegen.tiles import Shape
 from vortex.codegen.tir import (
-    F32,
     Buffer,
     Expr,
     T,
@@ -25,6 +24,8 @@ from vortex.codegen.tir import (
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
+from vortex.schedules.cpu import CpuKnobs
+from vortex.schedules.knobs import read_knobs
 
 NEG_INF = float("-inf")
 
@@ -33,19 +34,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     attend = next(o for o in f.ops if isinstance(o, page.Attend))
     args = Arguments(program)
-    args.queries(program.decls["q"])
-    for name in dict.fromkeys((attend.keys, attend.values)):
-        args.pool(program.decls[name])
-    args.tensor("lengths", ("B",), "int32")
-    args.tensor("page_table", ("B", "Pmax"), "int32")
-    args.tensor("pages", ("B", "Hkv", "K"), "int32")
-    args.tensor("counts", ("B", "Hkv"), "int32")
-    args.scalar("scale", F32)
-    args.scales(*(program.decls[name] for name in (attend.keys, attend.values)))
-    out = program.decls["out"].type
-    assert isinstance(out, TensorType)
-    args.tensor("out", ("B", "Hq", out.tile[1]), STORAGE[out.dtype.name])
-    args.tensor("lse", ("L", "Hq"), F32)
+    args.of_attend(attend)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))
@@ -66,8 +55,8 @@ class _Row:
         self.q_type, self.k_type, self.v_type, self.out_type = q, k, v, out
         self.group, self.dim = q.tile
         self.page, self.v_dim = v.tile[0], out.tile[1]
-        schedule = f.attrs.get("schedule", {})
-        self.shape = Shape(schedule.get("lanes", 16), schedule.get("unroll", 8))
+        knobs = read_knobs(CpuKnobs, f.attrs.get("schedule", {}))
+        self.shape = Shape(knobs.lanes, knobs.unroll)
 
     def emit(self) -> None:
         group, v_dim = self.group, self.v_dim

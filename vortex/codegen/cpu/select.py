@@ -34,6 +34,8 @@ from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import loads_by_loop, over_pages, stage
 from vortex.ir.types import TensorType, bool_, i32
+from vortex.schedules.cpu import CpuSelectKnobs
+from vortex.schedules.knobs import read_knobs
 
 LINE_BYTES = 64
 
@@ -41,7 +43,7 @@ LINE_BYTES = 64
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
-    _declare(args, f)
+    args.of_select(f, work_list=False)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))
@@ -65,17 +67,6 @@ def emit_select(program: Module, f: Function) -> list[str]:
     return args.names
 
 
-def _declare(args: Arguments, f: Function) -> None:
-    args.inputs_of_select(f)
-    args.tensor("plan", (4, "B"), "int32")
-    args.tensor("page_table", ("B", "Pmax"), "int32")
-    if any(isinstance(o, flow.Layer) for o in f.ops):
-        args.scalar("layer", "int32")
-    args.tensor("workspace", ("rows", "words"), F32)
-    args.tensor("pages", ("B", "Hkv", "K"), "int32")
-    args.tensor("counts", ("B", "Hkv"), "int32")
-
-
 @dataclass
 class _Row:
     """The body of one row."""
@@ -90,7 +81,7 @@ class _Row:
 
     def __post_init__(self) -> None:
         a = self.args
-        schedule = self.f.attrs.get("schedule", {})
+        self.knobs = read_knobs(CpuSelectKnobs, self.f.attrs.get("schedule", {}))
         self.staging = stage(self.f)
         self.scratch = Scratch(a.buffers["workspace"], self.row, a.size("Pmax"))
         self.values = Values(
@@ -99,7 +90,7 @@ class _Row:
             a.constants,
             {"layer": a.scalars.get("layer"), "page_count": self.scored, "first_page": self.first},
         )
-        self.tiles = Tiles(self.values, Shape(schedule.get("lanes", 16), schedule.get("unroll", 8)))
+        self.tiles = Tiles(self.values, Shape(self.knobs.lanes, self.knobs.unroll))
         self.table: dict[str, Expr] = {}
         self.accumulators: dict[Op, Buffer] = {}
         for o in self.f.ops:
@@ -200,7 +191,7 @@ class _Row:
 
     def _prefetch(self, o: page.Load, s: Expr) -> None:
         """Ask for a later page's summary now: pages lie anywhere, and the processor guesses within one only."""
-        ahead = int(self.f.attrs.get("schedule", {}).get("prefetch", 0))
+        ahead = self.knobs.prefetch
         if not ahead:
             return
         t = type_of(o.value)

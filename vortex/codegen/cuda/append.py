@@ -8,8 +8,7 @@ it is one CTA for each row, and in a prefill chunk CTAs without a page leave aft
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles
@@ -30,58 +29,24 @@ from vortex.codegen.cuda.select.page_tile import vector
 from vortex.codegen.cuda.storage import Arena, RowStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE, narrow
-from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, flat, i32, let, local, loop, put, tirx, when
+from vortex.codegen.tir import U32, Buffer, Expr, T, cast, flat, i32, let, local, loop, put, tirx, when
 from vortex.codegen.values import Index, type_of
-from vortex.ir.core import Attr, Function, Module
-from vortex.ir.dialects import flow, page
+from vortex.ir.core import Function, Module
+from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
-from vortex.targets.gpu import H200, Machine, machine_of
+from vortex.schedules.cuda_append import AppendKnobs
+from vortex.schedules.knobs import read_knobs
 
-VECTOR = 16
-"""Bytes that a thread loads at once."""
 CTAS = 4096
 """Stripes are as many as leave about this many CTAs for each KV head."""
-
-
-@dataclass(frozen=True, slots=True)
-class AppendKnobs:
-    """Code knobs of ``append``."""
-
-    threads: int = 128
-    overlap: int = 1
-    """Whether it may be launched before the kernel in front of it has ended."""
-
-    def attrs(self) -> dict[str, Attr]:
-        return dict(asdict(self))
-
-
-def choose(schedule: Mapping[str, Attr], machine: Machine = H200) -> AppendKnobs:
-    """The knobs that the schedule names, defaults for the rest.
-
-    Where one load of each thread of an SM does not cover the latency of the memory, a page is shared by more threads:
-    fewer rounds, each of which waits for its loads.
-    """
-    default = AppendKnobs() if machine.threads * VECTOR >= machine.bytes_needed else AppendKnobs(threads=256)
-    return AppendKnobs(**{n: int(schedule.get(n, x)) for n, x in default.attrs().items()})
-
-
-def space() -> list[AppendKnobs]:
-    """All points a tuner may try."""
-    return [AppendKnobs(threads) for threads in (64, 128, 256)]
-
-
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with every knob the kernel is built with."""
-    knobs = choose(f.attrs.get("schedule", {}), machine_of(program))
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), "bytes_in_flight": knobs.threads * VECTOR}
 
 
 def emit_append(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
     scattered = [o for o in f.ops if isinstance(o, page.Scatter)]
-    _declare(args, f, scattered)
-    knobs = choose(f.attrs.get("schedule", {}), machine_of(program))
+    args.of_append(f, loc=True)
+    knobs = read_knobs(AppendKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
     size, heads = int(program.attrs["page_size"]), args.size("Hkv")
@@ -101,35 +66,6 @@ def emit_append(program: Module, f: Function) -> list[str]:
     made = _Stripe(args, f, scattered, cta, size)
     made.emit(r, let("stripe", stripe), let("stripes", stripes), let("h", head), now, begin, end)
     return args.names
-
-
-def _declare(args: Arguments, f: Function, scattered: list[page.Scatter]) -> None:
-    touched = {o.buffer for o in f.ops if isinstance(o, page.Load | page.Scatter)}
-    program = args.program
-    for d in program.declared("buffer"):
-        if d.name in touched and d.attrs["role"] == "pool":
-            args.pool(d)
-    stored = {o.buffer for o in f.ops if isinstance(o, page.Store)}
-    for d in program.declared("buffer"):
-        if d.name in stored:
-            args.field(d)
-    args.constants_of(f)
-    for o in scattered:
-        t = _tensor(program, o.source)
-        args.tensor(o.source, ("tokens", "Hkv", *t.tile), STORAGE[t.dtype.name])
-    args.tensor("loc", ("N",), "int64")
-    args.tensor("row_offsets", ("B1",), I32)
-    args.tensor("lengths", ("B",), I32)
-    args.tensor("page_table", ("B", "Pmax"), I32)
-    args.scales(*(d for d in program.declared("buffer") if d.name in touched))
-    if any(isinstance(o, flow.Layer) for o in f.ops):
-        args.scalar("layer", I32)
-
-
-def _tensor(program: Module, name: str) -> TensorType:
-    t = program.decls[name].type
-    assert isinstance(t, TensorType)
-    return t
 
 
 @dataclass(frozen=True)
@@ -175,7 +111,7 @@ class _Stripe:
         self.arena.open()
 
     def _pool(self, name: str) -> _Pool:
-        b, t = self.args.buffers[name], _tensor(self.args.program, name)
+        b, t = self.args.buffers[name], self.args.type_of(name)
         return _Pool(t, list(b.strides), flat_view(b, U32, 4), flat_view(b, STORAGE[t.dtype.name], t.dtype.bytes))
 
     def emit(self, r: Expr, stripe: Expr, stripes: Expr, h: Expr, now: Expr, begin: Expr, end_token: Expr) -> None:
@@ -202,7 +138,7 @@ class _Stripe:
         with when(self.args.size("tokens") > 0):
             for o in self.scattered:
                 pool = self.pools[o.buffer]
-                given = _tensor(self.args.program, o.source).dtype
+                given = self.args.type_of(o.source).dtype
                 source = flat_view(self.args.buffers[o.source], STORAGE[given.name], given.bytes)
                 dim = pool.type.tile[1]
                 with self.cta.share("element", count * dim) as e:
@@ -266,7 +202,7 @@ class _Stripe:
         return T.Select(remainder(dim, i32(2)) > 0, high, low)
 
     def _write(self, block: Block, o: page.Store, physical: Expr, h: Expr) -> None:
-        t = _tensor(self.args.program, o.buffer)
+        t = self.args.type_of(o.buffer)
         target = flat_view(self.args.buffers[f"field.{o.buffer}"], STORAGE[t.dtype.name], t.dtype.bytes)
         page_of_head = let("field_base", (physical * wide(self.args.size("Hkv")) + wide(h)) * t.numel)
 

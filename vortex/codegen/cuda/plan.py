@@ -12,48 +12,21 @@ one whose bucket is nearest to what it is: a captured graph follows its lengths.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.ptx import WARP, cta_sync, overlap_launch, overlap_wait
 from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
+from vortex.codegen.cuda.work_list import HEADER, pack_item
 from vortex.codegen.tir import I32, Expr, T, cast, equal, i32, let, local, loop, put, when
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
 from vortex.kinds.buckets import FALLBACK_STEPS, Bucket
+from vortex.schedules.cuda_plan import PlanKnobs
+from vortex.schedules.knobs import read_knobs
 
-HEADER = 2
-"""Words of a work list before its items: how many there are, and the pages of each."""
-PART_BITS = 16
-"""An item is request << 16 | part."""
 MOST_REQUESTS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class PlanKnobs:
-    """``select_pages`` and ``attend_pages`` are the fewest pages worth an item of their own."""
-
-    threads: int = 1024
-    select_pages: int = 128
-    attend_pages: int = 8
-    attend_busy: int = 16
-    """Fewest pages of an ``attend`` item once every second slot has one: to meet costs more than it saves."""
-    overlap: int = 1
-    """Whether it may be launched before the kernel in front of it has ended."""
-
-    def attrs(self) -> dict[str, Attr]:
-        return dict(asdict(self))
-
-
-def choose(schedule: Mapping[str, Attr]) -> PlanKnobs:
-    """The knobs that the schedule names, defaults for the rest."""
-    return PlanKnobs(**{n: int(schedule.get(n, x)) for n, x in PlanKnobs().attrs().items()})
-
-
-def space() -> list[PlanKnobs]:
-    """All points a tuner may try."""
-    return [PlanKnobs(1024, s, a, b) for s in (64, 128, 256, 512) for a in (4, 8, 16) for b in (8, 16, 32) if a <= b]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +40,13 @@ class Entry:
 def table_of(schedule: Mapping[str, Attr]) -> tuple[Entry, ...]:
     """The schedule's table, the entry first that goes before others as near; at most one a lane, spread evenly."""
     every = [
-        Entry(Bucket(*numbers), choose({**schedule, **line}))
+        Entry(Bucket(*numbers), read_knobs(PlanKnobs, line))
         for line in schedule.get("table", ())
         for numbers in line["serves"]
     ]
     every.sort(key=lambda e: e.bucket, reverse=True)
     most = min(WARP, len(every))
     return tuple(every[i * len(every) // most] for i in range(most))
-
-
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with every knob the kernel is built with."""
-    knobs = choose(f.attrs.get("schedule", {}))
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), "bytes_in_flight": 4 * knobs.threads}
 
 
 def emit_plan(program: Module, f: Function) -> list[str]:
@@ -90,7 +57,7 @@ def emit_plan(program: Module, f: Function) -> list[str]:
     args.tensor("plan", (4, "B"), I32)
     args.tensor("work", (2, "N"), I32)
     args.tensor("arrivals", ("R",), I32)
-    knobs = choose(f.attrs.get("schedule", {}))
+    knobs = read_knobs(PlanKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
     T.cta_id([1])
@@ -222,7 +189,7 @@ class _Plan:
             put(begin, i32(0), 0)
             with when(r > 0):
                 put(begin, self.arena.i32[r - 1 + self.ends], 0)
-            put(work, T.bitwise_or(T.shift_left(r, i32(PART_BITS)), i - begin[0]), kind, i + HEADER)
+            put(work, pack_item(r, i - begin[0]), kind, i + HEADER)
 
     def _request_of(self, i: Expr) -> Expr:
         """The first request whose items end beyond ``i``."""

@@ -10,9 +10,9 @@ from tvm.backend.cuda.ptx import PTXNamespace
 from tvm.backend.cuda.script import CUDANamespace
 
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, IRBuilder, T, cast, let, tirx
+from vortex.targets.gpu import WARP
 
 _PTX, _CUDA = PTXNamespace(), CUDANamespace()
-WARP = 32
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
 _ENDLESS = 1 << 62

@@ -10,8 +10,10 @@ from vortex.codegen.cuda.ptx import WARP, wide
 from vortex.codegen.scalar import convert, emit_scalar
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, choose, flat, i32, put
 from vortex.codegen.values import Index, Values, fit, type_of, without_page
+from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
+from vortex.targets.gpu import H200
 
 
 class Storage(Protocol):
@@ -27,6 +29,7 @@ class Arena:
     """The shared memory of a CTA: words handed out before it is opened."""
 
     words: int = 0
+    limit: int = H200.cta_shared // 4
 
     def take(self, words: int) -> int:
         """The offset of ``words`` more, on a 16-byte boundary."""
@@ -35,7 +38,14 @@ class Arena:
         return at
 
     def open(self) -> None:
-        """Declare it; from here on the views can be used."""
+        """Declare it; from here on the views can be used.
+
+        Raises:
+            VortexError: VX4006 when it is more than a CTA may have.
+        """
+        if self.words > self.limit:
+            why = f"a CTA needs {self.words * 4} bytes of shared memory, and may have {self.limit * 4}"
+            raise NOT_EMITTABLE.at(why=why, hint="smaller knobs in the kernel's schedule: 'vortex passes schedule'")
         from tvm.script.ir_builder import IRBuilder
 
         self.f32 = T.alloc_buffer((max(self.words, 4),), F32, scope="shared.dyn", align=128)

@@ -22,8 +22,6 @@ from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3
 
 LAYOUTS = ("batched", "ragged", "paged", "token", "request")
 ROLES = ("input", "pool", "field", "output", "workspace", "plan")
-DOMAINS = {"plan": "requests", "append": "new_pages", "select": "rows", "attend": "work_items"}
-"""What each kind of kernel runs once for."""
 
 
 def scaled(d: Decl) -> bool:
@@ -41,7 +39,8 @@ def tile_of(d: Decl) -> Type:
 
 @op("page.load")
 class Load(Op):
-    """The tile of the current row or page; in domain ``rows`` a paged or ragged buffer gives all candidates.
+    """The tile of the current row or page. In a kernel that runs once for a row with all its candidates, such as
+    ``select``, a paged or ragged buffer gives those of all candidates.
 
     Of a pool in fp8 it gives stored number * scale, in fp32.
     """

@@ -21,6 +21,7 @@ from typing import Any
 
 from sglang.srt.runtime_context import get_parallel
 
+from vortex.kinds.kind import KINDS
 from vortex.runtime.library import Library
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.step import Layer
@@ -52,11 +53,11 @@ class Stats:
         heads = next(iter(layers.values())).k.shape[1]
         self._kv_bytes = len(spec.pools) * self._page * spec.head_dim * TORCH[spec.dtype].itemsize * heads
         self._field_bytes = sum(prod(f.tile) * TORCH[f.dtype].itemsize for f in manifest.fields) * heads
-        kinds = Counter(k.kind for k in library.target.kernels if k.variant_of == k.name)
+        calls = Counter(KINDS[k.kind].call for k in library.target.kernels if k.variant_of == k.name)
         # where a plan divides the work among SMs, that of layers which keep all pages is a second one
         plans = 1 + (self._dense > 0 and any("work" in k.args for k in library.target.kernels))
-        launches = kinds["plan"] * plans + kinds["attend"] * (self._sparse + self._dense)
-        launches += (kinds["append"] + kinds["select"]) * self._sparse
+        launches = calls["plan"] * plans + calls["attend"] * (self._sparse + self._dense)
+        launches += (calls["append"] + calls["select"]) * self._sparse
         self._about: dict[str, Any] = {
             "flow": manifest.flow,
             "target": library.name,

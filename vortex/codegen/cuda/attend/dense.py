@@ -1,35 +1,33 @@
 """``attend`` on a GPU: split-KV attention over selected pages, one launch, merged by the last CTA of a row.
 
-A CTA takes one KV head of an item of the work list that ``plan`` wrote, or, in a kernel that is not ``planned``, a
-split of a row in a grid of (splits, Hkv, B); there the tiles of a row are dealt out in turn to the warps of all its
-splits. Either way page ids are read while the row's count still is on its way. A warp copies its tiles through a ring
-of its own (no CTA-wide step in the loop) and multiplies keys by queries with the tokens on M and the heads on N: a
-group of 5 costs no memory traffic for 8.
+A CTA takes one KV head of an item of the work list that ``plan`` wrote. The tiles of the item are dealt out in turn to
+the warps of the CTA, each of which copies its tiles through a ring of its own: no step of the loop waits for another
+warp. A warp multiplies keys by queries with the tokens on M and the heads on N, so that a group of 5 costs the
+arithmetic of 8 and no memory traffic beyond its own. Page ids are read while the row's count is still on its way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
-from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend import latent
-from vortex.codegen.cuda.attend.dense_knobs import AttendKnobs, AttendShape, choose
-from vortex.codegen.cuda.attend.merge import LOWEST, Merge
+from vortex.codegen.arguments import Arguments, tensor_type
+from vortex.codegen.cuda.attend.merge import Merge, Row
 from vortex.codegen.cuda.attend.queries import Queries
+from vortex.codegen.cuda.attend.ring import run_ring
 from vortex.codegen.cuda.attend.shared_tile import ByteTile, SharedTile
-from vortex.codegen.cuda.plan import HEADER, PART_BITS
+from vortex.codegen.cuda.attend.softmax import LOWEST, SoftmaxState
+from vortex.codegen.cuda.attend.work_item import HeldPages, Tiling, WorkItem
 from vortex.codegen.cuda.ptx import (
     TILE_TYPES,
     WARP,
     ceil_quotient,
-    early,
     exp2,
     flat_view,
     mma,
     overlap_begin,
     overlap_launch,
-    overlap_wait,
     pack_pair,
     pick,
     ptx,
@@ -41,33 +39,19 @@ from vortex.codegen.cuda.ptx import (
     warp_sync,
     wide,
     words,
-)  # fmt: skip
+)
+from vortex.codegen.cuda.work_list import HEADER
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, f32, i32, let, put, when
 from vortex.errors import NOT_EMITTABLE
-from vortex.ir.core import Attr, Function, Module
+from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
-from vortex.ir.types import TensorType, fp8_e4m3
-from vortex.targets.gpu import machine_of
+from vortex.ir.types import fp8_e4m3
+from vortex.schedules.cuda_attend import AttendKnobs, AttendShape, attend_of, partial_words, shape_of
+from vortex.schedules.knobs import read_knobs
 
 HEADROOM = 14.0
 """Powers of two between the largest weight and 1 in kernels that multiply in f16 for another type's sake."""
-
-
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with every knob the kernel is built with."""
-    if is_latent(_op(f)):
-        return latent.schedule_of(program, f)
-    shape = shape_of(program, _op(f))
-    knobs = choose(shape, f.attrs.get("schedule", {}), machine_of(program))
-    sizes = {"bytes_in_flight": knobs.in_flight(shape), "flops_per_byte": 8 * shape.head_tiles}
-    sizes["partial_words"] = partial_words(shape)
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), **sizes}
-
-
-def shape_of(program: Module, o: page.Attend) -> AttendShape:
-    q, k, v = (_tensor(program, n) for n in ("q", o.keys, o.values))
-    return AttendShape(q.tile[0], q.tile[1], v.tile[1], k.tile[0], k.dtype.bytes)
 
 
 def emit_attend(program: Module, f: Function) -> list[str]:
@@ -76,60 +60,24 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     Raises:
         VortexError: VX4006 for element types or sizes that the template does not have.
     """
-    o = _op(f)
-    if is_latent(o):
-        return latent.emit_attend(program, f)
-    shape = shape_of(program, o)
+    o = attend_of(f)
+    shape = shape_of(program, f)
     _require(program, o, shape)
     args = Arguments(program)
-    args.queries(program.decls["q"], align=16)
-    for name in (o.keys, o.values):
-        args.pool(program.decls[name], align=16)
-    args.tensor("lengths", ("B",), I32)
-    args.tensor("page_table", ("B", "Pmax"), I32)
-    args.tensor("pages", ("B", "Hkv", "K"), I32)
-    args.tensor("counts", ("B", "Hkv"), I32)
-    args.scalar("scale", F32)
-    args.scales(*(program.decls[name] for name in (o.keys, o.values)))
-    out = _tensor(program, "out")
-    args.tensor("out", ("B", "Hq", shape.v_dim), STORAGE[out.dtype.name], align=16)
-    args.tensor("lse", ("L", "Hq"), F32)
-    knobs = choose(shape, f.attrs.get("schedule", {}), machine_of(program))
-    if knobs.planned:
-        args.tensor("work", (2, "N"), I32)
-        args.tensor("partials", ("I", "Hkv", partial_words(shape)), F32, align=16)
-    else:
-        args.tensor("partials", ("R", "S", partial_words(shape)), F32, align=16)
+    args.of_attend(o, align=16)
+    args.tensor("work", (2, "N"), I32)
+    args.tensor("partials", ("I", "Hkv", partial_words(shape)), F32, align=16)
     args.tensor("arrivals", ("R",), I32)
+    knobs = read_knobs(AttendKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
     with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
-        _Cta(args, o, shape, knobs, STORAGE[_tensor(program, "q").dtype.name]).emit()
+        _emit_cta(_Template.of(args, o, shape, knobs))
     return args.names
 
 
-def partial_words(shape: AttendShape) -> int:
-    """f32 words that one split of one row leaves: the sums, then maximum and total per head."""
-    return shape.group * shape.v_dim + (2 * shape.group + 3) // 4 * 4
-
-
-def is_latent(o: page.Attend) -> bool:
-    """Whether keys and values are one tensor, as under MLA: a template of its own reads it once."""
-    return o.keys == o.values
-
-
-def _op(f: Function) -> page.Attend:
-    return next(o for o in f.ops if isinstance(o, page.Attend))
-
-
-def _tensor(program: Module, name: str) -> TensorType:
-    found = program.decls[name].type
-    assert isinstance(found, TensorType)
-    return found
-
-
 def _require(program: Module, o: page.Attend, shape: AttendShape) -> None:
-    given, kept = ({_tensor(program, n).dtype for n in names} for names in (("q", "out"), (o.keys, o.values)))
+    given, kept = ({tensor_type(program, n).dtype for n in names} for names in (("q", "out"), (o.keys, o.values)))
     types = {t.name for t in given | (set() if kept == {fp8_e4m3} else kept)}
     if len(types) != 1 or STORAGE[next(iter(types))] not in TILE_TYPES:
         why = f"attend on a GPU takes bf16 or f16, one for all but K and V in fp8; here are {', '.join(sorted(types))}"
@@ -139,297 +87,354 @@ def _require(program: Module, o: page.Attend, shape: AttendShape) -> None:
         raise NOT_EMITTABLE.at(why=f"{why} and {shape.page}", hint="--target cpu has no such limit")
 
 
-class _Cta:
-    """The body of one CTA: one split of row (``request``, ``head``)."""
+@dataclass(frozen=True)
+class _Pool:
+    """K or V in memory."""
 
-    def __init__(self, args: Arguments, o: page.Attend, shape: AttendShape, knobs: AttendKnobs, dtype: str) -> None:
-        self.args, self.shape, self.knobs, self.dtype = args, shape, knobs, dtype
-        self.pools = [args.buffers[o.keys], args.buffers[o.values]]
-        self.units = [args.scale_of(o.keys), args.scale_of(o.values)]
-        self.kept = STORAGE[_tensor(args.program, o.keys).dtype.name]
-        self.narrow = shape.kv_bytes == 1
-        self.core = "float16" if self.narrow else dtype
-        self.flat = [flat_view(p, self.kept, 16) for p in self.pools]
-        self.parts = max(1, knobs.tile // shape.page)  # pages in a tile
-        self.of_page = max(1, shape.page // knobs.tile)  # tiles in a page
-        self.batch = WARP // self.parts  # tiles whose page ids a warp holds at once
-        self.stage_size = knobs.tile * (shape.dim + shape.v_dim)
+    buffer: Buffer
+    flat: Buffer
+    """The same memory as one row of elements."""
+    unit: Expr
+    """What the stored numbers are multiples of; 1 unless they are fp8."""
 
-    def emit(self) -> None:
-        knobs, size = self.knobs, self.args.size
-        self.item, self.head, *rest = T.cta_id(
-            [size("N") - HEADER, size("Hkv")] if knobs.planned else [size("S"), size("Hkv"), size("B")]
+
+@dataclass(frozen=True)
+class _Template:
+    """What is known of the kernel before its first instruction."""
+
+    args: Arguments
+    shape: AttendShape
+    knobs: AttendKnobs
+    tiling: Tiling
+    pools: tuple[_Pool, _Pool]
+    """Of the keys and of the values."""
+    dtype: str
+    """Of queries and output."""
+    kept: str
+    """Of keys and values in memory."""
+
+    @classmethod
+    def of(cls, args: Arguments, o: page.Attend, shape: AttendShape, knobs: AttendKnobs) -> _Template:
+        kept = STORAGE[args.type_of(o.keys).dtype.name]
+        units = [args.scale_of(name) for name in (o.keys, o.values)]
+        keys, values = (
+            _Pool(args.buffers[name], flat_view(args.buffers[name], kept, 16), unit)
+            for name, unit in zip((o.keys, o.values), units, strict=True)
         )
-        self.warp, self.lane = T.warp_id([knobs.warps]), T.lane_id([WARP])
-        size_of_arena = knobs.arena_bytes(self.shape) // self.shape.kv_bytes
-        self.arena = T.alloc_buffer((size_of_arena,), self.kept, scope="shared.dyn", align=128)
-        self.fills = T.alloc_buffer((knobs.warps * knobs.stages * self.parts,), I32, scope="shared", align=16)
-        kind = ByteTile if self.narrow else SharedTile
-        self.keys, self.values = (kind(self.arena, knobs.tile, n) for n in (self.shape.dim, self.shape.v_dim))
-        overlap_begin(knobs.overlap)
-        active = self._of_list() if knobs.planned else self._of_grid(rest[0])
-        self.ids, self.room = registers("ids", 1, I32), registers("room", 1, I32)
-        with when(active):
-            self._find_pages(i32(0), self.logical)
-            self.mine = let("mine", T.max(i32(0), ceil_quotient(self.tiles - self.first, self.step)))
-            queries = Queries(self.args, self.shape, self.keys, self.dtype, self.core, self.units[0])
-            self.q = queries.load(self.request, self.head, self.lane)
-            self._start(queries)
-            self._loop()
-            sizes = knobs.warps, self.shape.head_tiles * 8, knobs.warps * WARP
-            merge = Merge(self.args, self.shape, *sizes, self.dtype, self.arena, self.split, self.splits, self.word)
-            merge.unit = self.units[1] if self.narrow else None
-            row = let("row", self.request * size("Hkv") + self.head)
-            thread = let("thread", self.warp * WARP + self.lane)
-            merge.emit(self.request, let("q_first", self.head * self.shape.group), row, thread, self._share)
+        dtype = STORAGE[args.type_of("q").dtype.name]
+        return cls(args, shape, knobs, Tiling(shape.page, knobs.tile), (keys, values), dtype, kept)
 
-    # its share of the work: this warp's tiles are first, first + step, ... below tiles, of the pages from begin on
+    @property
+    def narrow(self) -> bool:
+        """Whether keys and values are fp8, which becomes f16 on the way to the tensor cores."""
+        return self.shape.kv_bytes == 1
 
-    def _of_list(self) -> Expr:
-        """An item of the list: ``split`` of a request's pages. Whether there is anything to do."""
-        work, hkv = self.args.buffers["work"], self.args.size("Hkv")
-        items, entry, size = (
-            early(n, work, i32(1), at) for n, at in (("items", i32(0)), ("entry", self.item + HEADER), ("size", i32(1)))
+    @property
+    def core(self) -> str:
+        """The element type that the tensor cores multiply."""
+        return "float16" if self.narrow else self.dtype
+
+    @property
+    def stage_size(self) -> int:
+        """Elements of one stage of a ring: the keys of a tile, then its values."""
+        return self.knobs.tile * (self.shape.dim + self.shape.v_dim)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """The shared memory of a CTA: each warp has ``stages`` stages, one after another."""
+
+    template: _Template
+    arena: Buffer
+    fills: Buffer
+    """How many tokens of each part of each tile are the request's, by (warp, stage, part)."""
+    keys: SharedTile
+    values: SharedTile
+
+    @classmethod
+    def allocate(cls, t: _Template) -> _Shared:
+        size = t.knobs.arena_bytes(t.shape) // t.shape.kv_bytes
+        arena = T.alloc_buffer((size,), t.kept, scope="shared.dyn", align=128)
+        fills = T.alloc_buffer((t.knobs.warps * t.knobs.stages * t.tiling.parts,), I32, scope="shared", align=16)
+        kind = ByteTile if t.narrow else SharedTile
+        keys, values = (kind(arena, t.knobs.tile, n) for n in (t.shape.dim, t.shape.v_dim))
+        return cls(t, arena, fills, keys, values)
+
+    def place(self, warp: Expr, stage: Expr) -> Expr:
+        """Where a warp's stage begins, in elements."""
+        return let("base", (warp * self.template.knobs.stages + stage) * self.template.stage_size)
+
+    def values_of(self, place: Expr) -> Expr:
+        """Where the values of the stage at ``place`` begin."""
+        return place + self.template.knobs.tile * self.template.shape.dim
+
+    def fill(self, warp: Expr, stage: Expr, part: int) -> Expr:
+        """The index into ``fills``."""
+        return (warp * self.template.knobs.stages + stage) * self.template.tiling.parts + part
+
+
+def _emit_cta(t: _Template) -> None:
+    """The body of one CTA: one item of the work list, one KV head."""
+    args, shape, knobs, tiling, size = t.args, t.shape, t.knobs, t.tiling, t.args.size
+    index, head = T.cta_id([size("N") - HEADER, size("Hkv")])
+    warp, lane = T.warp_id([knobs.warps]), T.lane_id([WARP])
+    shared = _Shared.allocate(t)
+    overlap_begin(knobs.overlap)
+    item = WorkItem.read(args, index, head, knobs.overlap)
+    entries = _Entries(args, item, tiling, head, warp, lane, knobs.warps)
+    logical = entries.logical(i32(0))
+    tiles = let("tiles", tiling.tiles(item.end - item.begin))
+    splits = item.splits()
+    held = HeldPages(args, item, tiling, registers("ids", 1, I32), registers("room", 1, I32))
+    with when(T.And(item.there, item.split < splits)):
+        entries.hold(held, i32(0), logical)
+        mine = let("mine", T.max(i32(0), ceil_quotient(tiles - warp, i32(knobs.warps))))
+        queries = Queries(args, shape, shared.keys, t.dtype, t.core, t.pools[0].unit)
+        fragments = queries.load(item.request, head, lane)
+        heads = shape.head_tiles * 2  # of this lane
+        state = SoftmaxState.start(heads, heads * shape.v_dim // 8)
+        products = _Products(t, shared, warp, lane, fragments.words, queries.to_log2(fragments, lane), state)
+        copies = _Copies(t, shared, entries, held)
+        run_ring(knobs.stages, mine, copy=copies.start, use=products.take, sync=warp_sync)
+        products.finish()
+        row = let("row", item.request * size("Hkv") + head)
+        thread = let("thread", warp * WARP + lane)
+        partials = args.buffers["partials"].shape[2]
+        merge = Merge(
+            args=args,
+            shape=shape,
+            dtype=t.dtype,
+            states=knobs.warps,
+            heads=shape.head_tiles * 8,
+            threads=knobs.warps * WARP,
+            thread=thread,
+            row=Row(item.request, let("q_first", head * shape.group), row),
+            split=item.split,
+            splits=splits,
+            word=lambda split: wide(item.other(split) * size("Hkv") + head) * wide(partials),
+            shared=shared.arena.view(F32),
+            unit=t.pools[1].unit if t.narrow else None,
         )
-        overlap_wait(self.knobs.overlap)
-        there = let("there", self.item < items)
-        item = let("item", T.Select(there, entry, i32(0)))
-        each = let("each", T.max(i32(1), size))
-        self.request = let("request", T.shift_right(item, i32(PART_BITS)))
-        self.split = let("split", T.bitwise_and(item, i32((1 << PART_BITS) - 1)))
-        self._row()
-        self.begin = let("begin", self.split * each)
-        self.end = let("end", T.min(self.begin + each, self.count))
-        self.first, self.step = self.warp, i32(self.knobs.warps)
-        self.logical = self._logical(i32(0))
-        self.tiles = self._tiles(self.end - self.begin)
-        # the items of a request stand one after another; an empty row still writes its output
-        self.splits = let("splits", T.max(i32(1), ceil_quotient(self.count, each)))
-        words = self.args.buffers["partials"].shape[2]
-        self.word = lambda split: wide((self.item - self.split + split) * hkv + self.head) * wide(words)
-        return T.And(there, self.split < self.splits)
+        merge.emit(products.share)
 
-    def _of_grid(self, request: Expr) -> Expr:
-        """Split ``item`` of a row, which takes only as many as it has tiles for. Whether it takes this one."""
-        overlap_wait(self.knobs.overlap)
-        size, warps = self.args.size, self.knobs.warps
-        self.request, self.split = request, self.item
-        self._row()
-        self.begin, self.end = i32(0), self.count
-        self.first = let("first", self.split * warps + self.warp)
-        self.step = let("step", size("S") * warps)
-        self.logical = self._logical(i32(0))
-        self.tiles = self._tiles(self.count)
-        self.splits = let("splits", T.max(i32(1), T.min(size("S"), ceil_quotient(self.tiles, warps))))
-        words, row = self.args.buffers["partials"].shape[2], wide(request * size("Hkv") + self.head)
-        self.word = lambda split: (row * wide(size("S")) + wide(split)) * wide(words)
-        return self.split < self.splits
 
-    def _row(self) -> None:
-        self.count = let("count", self.args.buffers["counts"][self.request, self.head])
-        self.length = let("length", self.args.buffers["lengths"][self.request])
+@dataclass(frozen=True)
+class _Entries:
+    """Which entries of the list of pages a warp's tiles are about: tile ``i`` of a warp is tile
+    ``warp + i * warps`` of the item.
+    """
 
-    def _tiles(self, pages: Expr) -> Expr:
-        return let("tiles", pages * self.of_page if self.parts == 1 else ceil_quotient(pages, self.parts))
+    args: Arguments
+    item: WorkItem
+    tiling: Tiling
+    head: Expr
+    warp: Expr
+    lane: Expr
+    warps: int
 
-    # which pages
+    def tile(self, i: Expr) -> Expr:
+        """The number in the item of this warp's tile ``i``."""
+        return self.warp + i * i32(self.warps)
 
-    def _position(self, start: Expr) -> Expr:
-        """Where in the row's list of pages this lane looks: one page a lane, ``batch`` tiles from ``start`` on."""
-        tile = self.first + (quotient(self.lane, self.parts) + start) * self.step
-        if self.parts == 1:
-            return self.begin + quotient(tile, self.of_page)
-        return self.begin + tile * self.parts + remainder(self.lane, self.parts)
+    def tile_of_lane(self, start: Expr) -> Expr:
+        """The tile that this lane holds a page of, ``batch`` of the warp's tiles from ``start`` on."""
+        return self.warp + (quotient(self.lane, self.tiling.parts) + start) * i32(self.warps)
 
-    def _logical(self, start: Expr) -> Expr:
-        """The logical page of this lane; anything beyond the count, but read inside the list."""
-        at = T.max(i32(0), T.min(self._position(start), self.args.size("K") - 1))
-        return let("logical", self.args.buffers["pages"][self.request, self.head, at])
+    def entry(self, start: Expr) -> Expr:
+        """Where in the list this lane looks, for the tiles from ``start`` on."""
+        return self.tiling.entry(self.item.begin, self.tile_of_lane(start), self.lane)
 
-    def _find_pages(self, start: Expr, logical: Expr) -> None:
-        """ids = physical page; room = tokens of the request from where the lane's tile starts on, at most a page."""
-        shape = self.shape
-        put(self.ids, i32(0), 0)
-        put(self.room, i32(0), 0)
-        with when(self._position(start) < self.end):
-            put(self.ids, self.args.buffers["page_table"][self.request, logical], 0)
-            begin = logical * shape.page
-            if self.of_page > 1:
-                tile = self.first + (quotient(self.lane, self.parts) + start) * self.step
-                begin = begin + remainder(tile, self.of_page) * self.knobs.tile
-            most = min(shape.page, self.knobs.tile)
-            put(self.room, T.max(i32(0), T.min(i32(most), self.length - begin)), 0)
+    def logical(self, start: Expr) -> Expr:
+        """The logical page at that entry. Beyond the count it is any page, but it is read inside the list."""
+        at = T.max(i32(0), T.min(self.entry(start), self.args.size("K") - 1))
+        return let("logical", self.args.buffers["pages"][self.item.request, self.head, at])
 
-    # the ring
+    def hold(self, held: HeldPages, start: Expr, logical: Expr) -> None:
+        """Hold page ``logical`` for the tiles from ``start`` on, or nothing where the item has no such entry."""
+        held.clear(0)
+        with when(self.entry(start) < self.item.end):
+            held.hold(logical, self.tile_of_lane(start), 0)
 
-    def _load(self, i: Expr, stage: Expr) -> None:
-        """Start copying tile ``i`` of this warp into its ring; tokens beyond the length are zeros instead."""
-        shape, knobs = self.shape, self.knobs
-        at = let("at", remainder(i, self.batch))
+
+@dataclass(frozen=True)
+class _Copies:
+    """The copies of a warp's tiles from the pools into its ring."""
+
+    template: _Template
+    shared: _Shared
+    entries: _Entries
+    held: HeldPages
+
+    def start(self, i: Expr, stage: Expr) -> None:
+        """Start copying the warp's tile ``i``; tokens beyond the length become zeros instead."""
+        t, warp, lane = self.template, self.entries.warp, self.entries.lane
+        tiling, tile_size = t.tiling, t.knobs.tile
+        at = let("at", remainder(i, tiling.batch))
         with when(T.And(at == 0, i > 0)):
-            self._find_pages(i, self._logical(i))
-        base = let("base", (self.warp * knobs.stages + stage) * self.stage_size)
+            self.entries.hold(self.held, i, self.entries.logical(i))
+        base = self.shared.place(warp, stage)
         rooms, origins = [], []
-        for part in range(self.parts):
-            source = at * self.parts + part
-            room = let("tokens", shuffle(self.room[0], source))
-            physical = wide(let("physical", shuffle(self.ids[0], source)))
+        for part in range(tiling.parts):
+            source = at * tiling.parts + part
+            room = let("tokens", shuffle(self.held.room[0], source))
+            physical = wide(let("physical", shuffle(self.held.ids[0], source)))
             rooms.append(room)
-            origins.append([self._origin(n, physical, i) for n in range(2)])
-            with when(self.lane == 0):
-                put(self.fills, room, (self.warp * knobs.stages + stage) * self.parts + part)
-        for n, tile in enumerate((self.keys, self.values)):
+            origins.append([self._origin(pool, physical, i) for pool in t.pools])
+            with when(lane == 0):
+                put(self.shared.fills, room, self.shared.fill(warp, stage, part))
+        for n, tile in enumerate((self.shared.keys, self.shared.values)):
             for copy in range(tile.copies):
-                row, chunk = tile.place(self.lane, copy)
+                row, chunk = tile.place(lane, copy)
                 room, origin = rooms[0], origins[0][n]
                 within = row
-                for part in range(1, self.parts):
-                    later = row >= part * shape.page
+                for part in range(1, tiling.parts):
+                    later = row >= part * t.shape.page
                     room = T.Select(later, rooms[part], room)
                     origin = T.Select(later, origins[part][n], origin)
-                    within = T.Select(later, row - part * shape.page, within)
-                step = self.pools[n].strides[2]
-                source = self.flat[n].ptr_to([origin + wide(within * step + chunk * tile.chunk)])
+                    within = T.Select(later, row - part * t.shape.page, within)
+                step = t.pools[n].buffer.strides[2]
+                source = t.pools[n].flat.ptr_to([origin + wide(within * step + chunk * tile.chunk)])
                 size = cast(U32, T.Select(within < room, i32(16), i32(0)))
-                target = tile.at(base + n * knobs.tile * shape.dim, row, chunk)
+                target = tile.at(base + n * tile_size * t.shape.dim, row, chunk)
                 busy = tile.lanes_of(copy)
-                with when(self.lane < busy) if busy < WARP else nullcontext():
+                with when(lane < busy) if busy < WARP else nullcontext():
                     ptx("cp.async.cg.shared.global", target, source, 16, size)
 
-    def _origin(self, n: int, physical: Expr, i: Expr) -> Expr:
-        """Where the tile's first token lies in a pool, in elements."""
-        page_step, head_step, token_step = self.pools[n].strides[:3]
-        at = physical * wide(page_step) + wide(self.head) * wide(head_step)
-        if self.of_page > 1:
-            tile = self.first + i * self.step
-            at = at + wide(remainder(tile, self.of_page) * self.knobs.tile * token_step)
+    def _origin(self, pool: _Pool, physical: Expr, i: Expr) -> Expr:
+        """Where the first token of the warp's tile ``i`` lies in a pool, in elements."""
+        tiling = self.template.tiling
+        page_step, head_step, token_step = pool.buffer.strides[:3]
+        at = physical * wide(page_step) + wide(self.entries.head) * wide(head_step)
+        if tiling.of_page > 1:
+            at = at + wide(tiling.first_token(self.entries.tile(i)) * token_step)
         return let("origin", at)
 
-    def _start(self, queries: Queries) -> None:
-        heads = self.shape.head_tiles * 2  # of this lane
-        self.top, self.total = registers("top", heads), registers("total", heads)
-        self.sums = registers("sums", heads * self.shape.v_dim // 8)
-        for e in range(heads):
-            put(self.top, f32(LOWEST), e)
-            put(self.total, f32(0), e)
-        for e in range(heads * self.shape.v_dim // 8):
-            put(self.sums, f32(0), e)
-        self.to_log2 = queries.to_log2(self.lane)
 
-    def _loop(self) -> None:
-        ahead = self.knobs.stages - 1
-        for i in range(ahead):
-            with when(i32(i) < self.mine):
-                self._load(i32(i), i32(i))
-            ptx("cp.async.commit_group")
-        turn, stage = registers("turn", 1, I32), registers("stage", 1, I32)
-        put(turn, i32(0), 0)
-        put(stage, i32(0), 0)
-        with T.While(turn[0] < self.mine):
-            ptx("cp.async.wait_group", ahead - 1)
-            # every lane's copies are there, and every lane is done with the stage that is filled next
-            warp_sync()
-            with when(turn[0] + ahead < self.mine):
-                free = T.Select(stage[0] == 0, i32(ahead), stage[0] - 1)
-                self._load(let("next", turn[0] + ahead), let("free", free))
-            ptx("cp.async.commit_group")
-            self._tile(let("now", stage[0]))
-            put(turn, turn[0] + 1, 0)
-            put(stage, T.Select(stage[0] == ahead, i32(0), stage[0] + 1), 0)
-        for e in range(self.shape.head_tiles * 2):
+@dataclass(frozen=True)
+class _Products:
+    """What one warp computes of its tiles: the running softmax of all heads of the group.
+
+    Scores come from the tensor cores with the tokens of a block of 16 on M and 8 heads on N:
+
+                      head 8 tile + 2 (lane % 4)  + 1
+        token lane / 4             d0               d1        number s of [((block, head tile), half), e] is
+              lane / 4 + 8         d2               d3        d[2 half + e]
+
+    movmatrix exchanges them within the warp, so that as weights they are fragment B of the product with the values.
+    """
+
+    template: _Template
+    shared: _Shared
+    warp: Expr
+    lane: Expr
+    queries: Buffer
+    """Fragments B."""
+    to_log2: Sequence[Expr]
+    """From a product with the queries to an exponent of two, by the lane's heads ``2 tile + e``."""
+    state: SoftmaxState
+    """Heads in the order of ``to_log2``; of the tokens, the lane has those of lanes with its ``lane / 4``."""
+
+    def take(self, stage: Expr) -> None:
+        """Take the tile in a stage into the softmax."""
+        t = self.template
+        tiles, base = t.shape.head_tiles, self.shared.place(self.warp, stage)
+        blocks = range(t.knobs.tile // 16)
+        scores = self._scores(base, len(blocks))
+        seen = [self._seen(stage, block * 16 + half * 8) for block in blocks for half in range(2)]
+        shrink = registers("shrink", tiles * 2)
+        weights = words("weights", len(blocks) * tiles * 2)
+        for e in range(tiles * 2):
+            self._weigh(scores, seen, e, shrink)
+        for block in blocks:
+            for tile in range(tiles):
+                for half in range(2):
+                    s = ((block * tiles + tile) * 2 + half) * 2
+                    pair = words("pair", 1)
+                    pack_pair(t.core, pair[0], scores[s], scores[s + 1])
+                    # tokens from rows to columns: what was a result is now fragment B
+                    ptx("movmatrix.sync.aligned.m8n8.trans.b16", weights[s // 2], pair[0])
+        self._accumulate(self.shared.values_of(base), weights, shrink)
+
+    def finish(self) -> None:
+        """Add up the totals, of which each lane has its own tokens' share."""
+        total = self.state.total
+        for e in range(self.template.shape.head_tiles * 2):
             for mask in (4, 8, 16):
-                put(self.total, self.total[e] + shuffle_xor(self.total[e], mask), e)
+                put(total, total[e] + shuffle_xor(total[e], mask), e)
 
-    def _share(self, merge: Merge) -> None:
-        """Sums, maxima and totals of this warp into shared memory; a lane's are where ``_accumulate`` says."""
-        tiles = self.shape.head_tiles
+    def share(self, merge: Merge) -> None:
+        """Leave sums, maxima and totals of this warp in shared memory; a lane's are where ``_accumulate`` says."""
+        tiles, state = self.template.shape.head_tiles, self.state
         for tile in range(tiles):
             for e in range(2):
                 head = let("shared_head", self.warp * merge.heads + tile * 8 + remainder(self.lane, 4) * 2 + e)
-                for m in range(self.shape.v_dim // 16):
+                for m in range(self.template.shape.v_dim // 16):
                     for half in range(2):
-                        x = self.sums[(m * tiles + tile) * 4 + half * 2 + e]
-                        merge.put_sum(x, head, self.values.dim_of(self.lane, m, half))
+                        x = state.sums[(m * tiles + tile) * 4 + half * 2 + e]
+                        merge.put_sum(x, head, self.shared.values.dim_of(self.lane, m, half))
                 with when(self.lane < 4):
-                    merge.put_stats(self._reference(self.top[tile * 2 + e]), self.total[tile * 2 + e], head)
-
-    # one tile
-
-    def _tile(self, stage: Expr) -> None:
-        """Online softmax over the tokens of one tile in shared memory."""
-        shape, knobs = self.shape, self.knobs
-        base = let("base", (self.warp * knobs.stages + stage) * self.stage_size)
-        blocks = range(knobs.tile // 16)
-        scores = self._scores(base, len(blocks))
-        seen = [self._seen(stage, block * 16 + half * 8) for block in blocks for half in range(2)]
-        shrink = registers("shrink", shape.head_tiles * 2)
-        weights = words("weights", len(blocks) * shape.head_tiles * 2)
-        for e in range(shape.head_tiles * 2):
-            self._weigh(scores, seen, e, shrink)
-        for block in blocks:
-            for tile in range(shape.head_tiles):
-                for half in range(2):
-                    s = ((block * shape.head_tiles + tile) * 2 + half) * 2
-                    pair = words("pair", 1)
-                    pack_pair(self.core, pair[0], scores[s], scores[s + 1])
-                    # tokens from rows to columns: what was a result is now fragment B
-                    ptx("movmatrix.sync.aligned.m8n8.trans.b16", weights[s // 2], pair[0])
-        self._accumulate(base + knobs.tile * shape.dim, weights, shrink)
+                    merge.put_stats(self._reference(state.top[tile * 2 + e]), state.total[tile * 2 + e], head)
 
     def _scores(self, base: Expr, blocks: int) -> Buffer:
-        """scores[((block, head tile), half), e]: token 16 block + 8 half + lane / 4, head 8 tile + lane % 4 * 2 + e"""
-        tiles, steps = self.shape.head_tiles, self.shape.dim // 16
+        """The products of all tokens with all queries, in the order of the picture."""
+        tiles, steps = self.template.shape.head_tiles, self.template.shape.dim // 16
         scores = registers("scores", blocks * tiles * 4)
         for s in range(blocks * tiles * 4):
             put(scores, f32(0), s)
         for block in range(blocks):
-            for k, a in enumerate(self.keys.keys(base, self.lane, block * 16)):
+            for k, a in enumerate(self.shared.keys.keys(base, self.lane, block * 16)):
                 for tile in range(tiles):
                     d = pick(scores, (block * tiles + tile) * 4, 4)
-                    mma(self.core, d, a, pick(self.q, (tile * steps + k) * 2, 2))
+                    mma(self.template.core, d, a, pick(self.queries, (tile * steps + k) * 2, 2))
         return scores
 
     def _seen(self, stage: Expr, token: int) -> Expr:
         """Whether this lane's token at ``token + lane / 4`` of the tile is one of the request's."""
-        part, within = divmod(token, self.shape.page) if self.parts > 1 else (0, token)
-        fill = self.fills[(self.warp * self.knobs.stages + stage) * self.parts + part]
+        tiling = self.template.tiling
+        part, within = divmod(token, tiling.page) if tiling.parts > 1 else (0, token)
+        fill = self.shared.fills[self.shared.fill(self.warp, stage, part)]
         return let("seen", quotient(self.lane, 4) + within < fill)
 
     def _weigh(self, scores: Buffer, seen: Sequence[Expr], e: int, shrink: Buffer) -> None:
-        """Scores of one head of this lane to weights, in place; moves its maximum and total."""
+        """Turn the scores of one of the lane's heads into weights, in place; move its maximum and total."""
+        top, total = self.state.top, self.state.total
         tile, odd = divmod(e, 2)
         at = [
-            ((block * self.shape.head_tiles + tile) * 2 + half) * 2 + odd
+            ((block * self.template.shape.head_tiles + tile) * 2 + half) * 2 + odd
             for block in range(len(seen) // 2)
             for half in range(2)
         ]
         now = registers("highest", 1)
-        put(now, self.top[e], 0)
+        put(now, top[e], 0)
         for s, valid in zip(at, seen, strict=True):
             put(scores, scores[s] * self.to_log2[e], s)
             put(now, T.max(now[0], T.Select(valid, scores[s], f32(LOWEST))), 0)
         for mask in (4, 8, 16):
             put(now, T.max(now[0], shuffle_xor(now[0], mask)), 0)
-        exp2(shrink, e, self.top[e] - now[0])
-        put(self.top, now[0], e)
-        put(self.total, self.total[e] * shrink[e], e)
+        exp2(shrink, e, top[e] - now[0])
+        put(top, now[0], e)
+        put(total, total[e] * shrink[e], e)
         reference = self._reference(now[0])
         for s, valid in zip(at, seen, strict=True):
             exp2(scores, s, scores[s] - reference)
             put(scores, T.Select(valid, scores[s], f32(0)), s)
-            put(self.total, self.total[e] + scores[s], e)
+            put(total, total[e] + scores[s], e)
 
     def _reference(self, top: Expr) -> Expr:
         """The exponent of a weight of 1. Weights in f16 go up to 2^14, so that those of 2^-38 are not lost."""
-        return let("reference", top - f32(HEADROOM)) if self.narrow else top
+        return let("reference", top - f32(HEADROOM)) if self.template.narrow else top
 
     def _accumulate(self, base: Expr, weights: Buffer, shrink: Buffer) -> None:
-        """sums[(16 dims, head tile), i]: row lane / 4 + 8 (i / 2) of the product, head 8 tile + lane % 4 * 2 + i % 2"""
-        tiles, dims = self.shape.head_tiles, self.shape.v_dim // 16
+        """Add the tile's weighted values to ``sums``, scaled to the new maximum.
+
+        Number i of ``sums[(16 dims, head tile), i]`` is row ``lane / 4 + 8 (i / 2)`` of the product, which is the dim
+        that :meth:`SharedTile.dim_of` tells, and head ``8 tile + lane % 4 * 2 + i % 2``.
+        """
+        sums, tiles, dims = self.state.sums, self.template.shape.head_tiles, self.template.shape.v_dim // 16
         for s in range(dims * tiles * 4):
-            put(self.sums, self.sums[s] * shrink[(s // 4) % tiles * 2 + s % 2], s)
-        for block in range(self.knobs.tile // 16):
-            for m, a in enumerate(self.values.values(base, self.lane, block * 16)):
+            put(sums, sums[s] * shrink[(s // 4) % tiles * 2 + s % 2], s)
+        for block in range(self.template.knobs.tile // 16):
+            for m, a in enumerate(self.shared.values.values(base, self.lane, block * 16)):
                 for tile in range(tiles):
-                    d = pick(self.sums, (m * tiles + tile) * 4, 4)
-                    mma(self.core, d, a, pick(weights, (block * tiles + tile) * 2, 2))
+                    d = pick(sums, (m * tiles + tile) * 4, 4)
+                    mma(self.template.core, d, a, pick(weights, (block * tiles + tile) * 2, 2))

@@ -14,25 +14,24 @@ The same tile serves 1 and, transposed by ldmatrix on the way, 3. A CTA-wide bar
 
 from __future__ import annotations
 
-from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape
-from vortex.codegen.cuda.attend.latent_knobs import KEY_PARTS, LatentKnobs, choose
-from vortex.codegen.cuda.attend.merge import LOWEST, Merge
-from vortex.codegen.cuda.attend.shared_tile import CHUNK, SharedTile
-from vortex.codegen.cuda.plan import HEADER, PART_BITS
+from dataclasses import dataclass
+
+from vortex.codegen.arguments import Arguments, tensor_type
+from vortex.codegen.cuda.attend.merge import Merge, Row
+from vortex.codegen.cuda.attend.ring import run_ring
+from vortex.codegen.cuda.attend.shared_tile import CHUNK
+from vortex.codegen.cuda.attend.softmax import LOWEST, SoftmaxState
+from vortex.codegen.cuda.attend.work_item import HeldPages, Tiling, WorkItem
 from vortex.codegen.cuda.ptx import (
     LOG2E,
     TILE_TYPES,
     WARP,
-    ceil_quotient,
     cta_sync,
-    early,
     exp2,
     flat_view,
     mma,
     overlap_begin,
     overlap_launch,
-    overlap_wait,
     pack_pair,
     pick,
     ptx,
@@ -43,27 +42,19 @@ from vortex.codegen.cuda.ptx import (
     shuffle_xor,
     wide,
     words,
-)  # fmt: skip
+)
 from vortex.codegen.cuda.warp import ballot
+from vortex.codegen.cuda.work_list import HEADER
 from vortex.codegen.narrow import STORAGE
-from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, let, put, when
+from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, differ, equal, f32, i32, let, put, when
 from vortex.errors import NOT_EMITTABLE
-from vortex.ir.core import Attr, Function, Module
-from vortex.ir.dialects import page
-from vortex.ir.types import TensorType
+from vortex.ir.core import Function, Module
+from vortex.schedules.cuda_attend import AttendShape, attend_of, partial_words
+from vortex.schedules.cuda_latent import KEY_PARTS, LatentKnobs, shape_of
+from vortex.schedules.knobs import read_knobs
 
 SPAN = 64
 """Numbers of a row whose 16-byte chunks are exchanged among themselves: places in two spans differ by a constant."""
-
-
-def schedule_of(program: Module, f: Function) -> dict[str, Attr]:
-    """The schedule with every knob the kernel is built with; ``row_counters`` are the arrivals that a row takes."""
-    shape = shape_of(program, _op(f))
-    knobs = choose(shape, f.attrs.get("schedule", {}))
-    products = knobs.blocks(shape) * knobs.heads * (shape.dim + shape.v_dim)  # of a row's numbers, read once
-    sizes = {"bytes_in_flight": knobs.in_flight(shape), "flops_per_byte": products // shape.dim}
-    sizes["partial_words"] = partial_words(shape)
-    return {**f.attrs.get("schedule", {}), **knobs.attrs(), **sizes, "row_counters": knobs.blocks(shape)}
 
 
 def emit_attend(program: Module, f: Function) -> list[str]:
@@ -72,339 +63,373 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     Raises:
         VortexError: VX4006 for element types or sizes that the template does not have.
     """
-    o = _op(f)
-    shape = shape_of(program, o)
-    dtype = _tensor(program, o.keys).dtype.name
+    o = attend_of(f)
+    shape = shape_of(program, f)
+    dtype = tensor_type(program, o.keys).dtype.name
     if STORAGE[dtype] not in TILE_TYPES:
         raise NOT_EMITTABLE.at(why=f"attend on a GPU takes bf16 or f16, not {dtype}", hint="compile with --dtype bf16")
     args = Arguments(program)
-    args.queries(program.decls["q"], align=16)
-    args.pool(program.decls[o.keys], align=16)
-    args.tensor("lengths", ("B",), I32)
-    args.tensor("page_table", ("B", "Pmax"), I32)
-    args.tensor("pages", ("B", 1, "K"), I32)
-    args.tensor("counts", ("B", 1), I32)
-    args.scalar("scale", F32)
-    args.tensor("out", ("B", "Hq", shape.v_dim), STORAGE[dtype], align=16)
-    args.tensor("lse", ("L", "Hq"), F32)
+    args.of_attend(o, heads=1, align=16)
     args.tensor("work", (2, "N"), I32)
     args.tensor("partials", ("I", 1, partial_words(shape)), F32, align=16)
     args.tensor("arrivals", ("R",), I32)
-    knobs = choose(shape, f.attrs.get("schedule", {}))
+    knobs = read_knobs(LatentKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
     with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
-        _Cta(args, o, shape, knobs, STORAGE[dtype]).emit()
+        pool = args.buffers[o.keys]
+        tiling = Tiling(shape.page, knobs.tile)
+        _emit_cta(_Template(args, shape, knobs, tiling, pool, flat_view(pool, STORAGE[dtype], 16), STORAGE[dtype]))
     return args.names
 
 
-def partial_words(shape: AttendShape) -> int:
-    """f32 words that one split of one row leaves: the sums, then maximum and total per head."""
-    return shape.group * shape.v_dim + (2 * shape.group + 3) // 4 * 4
+@dataclass(frozen=True)
+class _Template:
+    """What is known of the kernel before its first instruction.
+
+    The warps divide a tile of [tokens x numbers] in three ways, here 8 warps (two groups of ``KEY_PARTS``), by warp:
+
+        scores: tokens                  weights: heads           sums: numbers of the value
+          +------------------------+      0: the first             span 0   span 1   span 2   span 3
+          | 0 1 2 3 | 0 1 2 3 | .. |         own_heads            |0 1 2 3||4 5 6 7||0 1 2 3||4 5 6 7|
+          | (first half of tokens) |      1: the next ones          where each warp has 16 numbers of a span
+          | 4 5 6 7 | 4 5 6 7 | .. |      ..                        of SPAN = 64
+          +------------------------+
+            span 0    span 1
+    """
+
+    args: Arguments
+    shape: AttendShape
+    knobs: LatentKnobs
+    tiling: Tiling
+    pool: Buffer
+    flat: Buffer
+    """The pool's memory as one row of elements."""
+    dtype: str
+
+    @property
+    def stage_size(self) -> int:
+        """Elements of one stage of the ring."""
+        return self.knobs.tile * self.shape.dim
+
+    @property
+    def groups(self) -> int:
+        """Groups of ``KEY_PARTS`` warps."""
+        return self.knobs.warps // KEY_PARTS
+
+    @property
+    def token_blocks(self) -> int:
+        """Blocks of 16 tokens that a warp multiplies with the queries."""
+        return self.knobs.tile // 16 // self.groups
+
+    @property
+    def key_steps(self) -> int:
+        """Spans of a row, in each of which a warp has 16 numbers."""
+        return self.shape.dim // SPAN
+
+    @property
+    def value_tiles(self) -> int:
+        """Spans of a value in which a warp has 16 numbers."""
+        return self.shape.v_dim // SPAN // self.groups
+
+    @property
+    def own_heads(self) -> int:
+        """Heads whose scores a warp turns into weights."""
+        return self.knobs.heads // self.knobs.warps
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens of a tile whose scores a lane turns into weights."""
+        return self.knobs.tile // WARP
 
 
-def _op(f: Function) -> page.Attend:
-    return next(o for o in f.ops if isinstance(o, page.Attend))
+@dataclass(frozen=True)
+class _Shared:
+    """The shared memory of a CTA: the ring, then what the warps leave each other of one tile."""
+
+    arena: Buffer
+    fills: Buffer
+    """How many tokens of each part of each tile are the request's, by (stage, part)."""
+    numbers: Buffer
+    """The arena as f32."""
+    scores_at: int
+    """Where the partial scores begin in ``numbers``: by (part of the row, head), ``score_pitch`` apart, and token."""
+    weights_at: int
+    """Where the weights begin in ``arena``: by head, ``weight_pitch`` apart, and token."""
+    factors_at: int
+    """Where the factors by which the sums of each head shrink begin in ``numbers``."""
+
+    @classmethod
+    def allocate(cls, t: _Template) -> _Shared:
+        knobs = t.knobs
+        ring = knobs.ring_bytes(t.shape)
+        arena = T.alloc_buffer((knobs.arena_bytes(t.shape) // 2,), t.dtype, scope="shared.dyn", align=128)
+        fills = T.alloc_buffer((max(4, knobs.stages * t.tiling.parts),), I32, scope="shared", align=16)
+        weights = ring + knobs.score_bytes
+        return cls(arena, fills, arena.view(F32), ring // 4, weights // 2, (weights + knobs.weight_bytes) // 4)
 
 
-def _tensor(program: Module, name: str) -> TensorType:
-    found = program.decls[name].type
-    assert isinstance(found, TensorType)
-    return found
-
-
-def shape_of(program: Module, o: page.Attend) -> AttendShape:
-    q, rows, out = (_tensor(program, n) for n in ("q", o.keys, "out"))
-    return AttendShape(q.tile[0], q.tile[1], out.tile[1], rows.tile[0])
-
-
-class _Cta:
-    """The body of one CTA: one split of a request's tokens, one block of its heads."""
-
-    def __init__(self, args: Arguments, o: page.Attend, shape: AttendShape, knobs: LatentKnobs, dtype: str) -> None:
-        self.args, self.shape, self.knobs, self.dtype = args, shape, knobs, dtype
-        self.pool = args.buffers[o.keys]
-        self.flat = flat_view(self.pool, dtype, 16)
-        self.parts = max(1, knobs.tile // shape.page)  # pages in a tile
-        self.of_page = max(1, shape.page // knobs.tile)  # tiles in a page
-        self.batch = WARP // self.parts  # tiles whose page ids a warp holds at once
-        self.stage_size = knobs.tile * shape.dim
-        self.groups = knobs.warps // KEY_PARTS  # of four warps
-        self.token_blocks = knobs.tile // 16 // self.groups  # of a warp, in step 1
-        self.key_steps = shape.dim // SPAN
-        self.value_tiles = shape.v_dim // SPAN // self.groups  # of a warp, in step 3
-        self.own_heads = knobs.heads // knobs.warps  # of a warp, in step 2
-        self.own_tokens = knobs.tile // WARP  # of a lane, in step 2
-
-    def emit(self) -> None:
-        knobs, shape, size = self.knobs, self.shape, self.args.size
-        # the blocks of an item are launched next to each other, so that they find its rows in L2
-        self.block, self.item = T.cta_id([knobs.blocks(shape), size("N") - HEADER])
-        self.warp, self.lane = T.warp_id([knobs.warps]), T.lane_id([WARP])
-        self.arena = T.alloc_buffer((knobs.arena_bytes(shape) // 2,), self.dtype, scope="shared.dyn", align=128)
-        self.fills = T.alloc_buffer((max(4, knobs.stages * self.parts),), I32, scope="shared", align=16)
-        self.tile = SharedTile(self.arena, knobs.tile, shape.dim)
-        self.scores = self.arena.view(F32)
-        self.scores_at = knobs.ring_bytes(shape) // 4
-        self.weights_at = (knobs.ring_bytes(shape) + knobs.score_bytes) // 2
-        self.factors_at = self.scores_at + (knobs.score_bytes + knobs.weight_bytes) // 4
-        self.ids, self.room = registers("ids", 2, I32), registers("room", 2, I32)
-        overlap_begin(knobs.overlap)
-        with when(self._find_item()):
-            self._find_pages(i32(0), 0)
-            self._find_pages(i32(self.batch), 1)
-            self._queries()
-            self._start()
-            self._loop()
-            sizes = 1, knobs.heads, knobs.warps * WARP
-            merge = Merge(self.args, shape, *sizes, self.dtype, self.arena, self.split, self.splits, self.word)
-            row = let("row", self.request * knobs.blocks(shape) + self.block)
-            thread = let("thread", self.warp * WARP + self.lane)
-            merge.emit(self.request, i32(0), row, thread, self._share, self.first_head)
-
-    # its share of the work: tiles 0, 1, .. of pages [begin, end) of the request's list
-
-    def _find_item(self) -> Expr:
-        """What the work list has for this CTA. Whether there is anything to do."""
-        work = self.args.buffers["work"]
-        items, entry, size = (
-            early(n, work, i32(1), at) for n, at in (("items", i32(0)), ("entry", self.item + HEADER), ("size", i32(1)))
+def _emit_cta(t: _Template) -> None:
+    """The body of one CTA: one item of the work list, one block of the request's heads."""
+    args, shape, knobs, tiling = t.args, t.shape, t.knobs, t.tiling
+    # the blocks of an item are launched next to each other, so that they find its rows in L2
+    block, index = T.cta_id([knobs.blocks(shape), args.size("N") - HEADER])
+    warp, lane = T.warp_id([knobs.warps]), T.lane_id([WARP])
+    shared = _Shared.allocate(t)
+    ids, room = registers("ids", 2, I32), registers("room", 2, I32)
+    overlap_begin(knobs.overlap)
+    item = WorkItem.read(args, index, 0, knobs.overlap)
+    tiles = let("tiles", T.max(i32(0), tiling.tiles(item.end - item.begin)))
+    splits = item.splits()
+    first_head = let("first_head", block * knobs.heads)
+    with when(T.And(item.there, item.split < splits)):
+        copies = _Copies(t, shared, item, HeldPages(args, item, tiling, ids, room), warp, lane)
+        copies.hold(i32(0), 0)
+        copies.hold(i32(tiling.batch), 1)
+        queries = _load_queries(t, item.request, first_head, warp, lane)
+        state = SoftmaxState.start(t.own_heads, t.value_tiles * knobs.head_tiles * 4)
+        to_log2 = let("to_log2", args.scalars["scale"] * f32(LOG2E))
+        products = _Products(t, shared, warp, lane, queries, to_log2, state)
+        run_ring(knobs.stages, tiles, copy=copies.start, use=products.take, sync=cta_sync)
+        row = let("row", item.request * knobs.blocks(shape) + block)
+        thread = let("thread", warp * WARP + lane)
+        partials = args.buffers["partials"].shape[2]
+        merge = Merge(
+            args=args,
+            shape=shape,
+            dtype=t.dtype,
+            states=1,
+            heads=knobs.heads,
+            threads=knobs.warps * WARP,
+            thread=thread,
+            row=Row(item.request, i32(0), row, first_head),
+            split=item.split,
+            splits=splits,
+            word=lambda split: wide(item.other(split)) * wide(partials),
+            shared=shared.arena.view(F32),
         )
-        overlap_wait(self.knobs.overlap)
-        there = let("there", self.item < items)
-        item = let("item", T.Select(there, entry, i32(0)))
-        each = let("each", T.max(i32(1), size))
-        self.request = let("request", T.shift_right(item, i32(PART_BITS)))
-        self.split = let("split", T.bitwise_and(item, i32((1 << PART_BITS) - 1)))
-        count = let("count", self.args.buffers["counts"][self.request, 0])
-        self.length = let("length", self.args.buffers["lengths"][self.request])
-        self.begin = let("begin", self.split * each)
-        self.end = let("end", T.min(self.begin + each, count))
-        pages = self.end - self.begin
-        tiles = pages * self.of_page if self.parts == 1 else ceil_quotient(pages, self.parts)
-        self.tiles = let("tiles", T.max(i32(0), tiles))
-        # the items of a request stand one after another; an empty row still writes its output
-        self.splits = let("splits", T.max(i32(1), ceil_quotient(count, each)))
-        self.first_head = let("first_head", self.block * self.knobs.heads)
-        words_of = self.args.buffers["partials"].shape[2]
-        self.word = lambda split: wide(self.item - self.split + split) * wide(words_of)
-        return T.And(there, self.split < self.splits)
+        merge.emit(products.share)
 
-    def _find_pages(self, start: Expr, slot: int) -> None:
-        """The page of this lane among ``batch`` tiles from ``start`` on: where it lies, how many tokens of it count."""
-        tile = quotient(self.lane, self.parts) + start
-        if self.parts == 1:
-            at = self.begin + quotient(tile, self.of_page)
-        else:
-            at = self.begin + tile * self.parts + remainder(self.lane, self.parts)
-        put(self.ids, i32(0), slot)
-        put(self.room, i32(0), slot)
-        with when(at < self.end):
-            logical = let("logical", self.args.buffers["pages"][self.request, 0, at])
-            put(self.ids, self.args.buffers["page_table"][self.request, logical], slot)
-            first = logical * self.shape.page
-            if self.of_page > 1:
-                first = first + remainder(tile, self.of_page) * self.knobs.tile
-            most = min(self.shape.page, self.knobs.tile)
-            put(self.room, T.max(i32(0), T.min(i32(most), self.length - first)), slot)
 
-    # the ring
+@dataclass(frozen=True)
+class _Copies:
+    """The copies of the item's tiles from the pool into the ring, by all warps together.
 
-    def _load(self, i: Expr, stage: Expr) -> None:
-        """Start copying tile ``i``; tokens beyond the length are zeros instead. Eight lanes copy a row."""
-        shape, knobs, step = self.shape, self.knobs, self.pool.strides[2]
-        at = let("at", remainder(i, self.batch))
+    Every warp holds the pages of the tiles: in slot 0 those of the ``batch`` tiles in hand, in slot 1 those of the
+    ``batch`` after them.
+    """
+
+    template: _Template
+    shared: _Shared
+    item: WorkItem
+    held: HeldPages
+    warp: Expr
+    lane: Expr
+
+    def hold(self, start: Expr, slot: int) -> None:
+        """Hold the pages of ``batch`` tiles from ``start`` on."""
+        tiling = self.template.tiling
+        tile = quotient(self.lane, tiling.parts) + start
+        at = tiling.entry(self.item.begin, tile, self.lane)
+        self.held.clear(slot)
+        with when(at < self.item.end):
+            logical = let("logical", self.template.args.buffers["pages"][self.item.request, 0, at])
+            self.held.hold(logical, tile, slot)
+
+    def start(self, i: Expr, stage: Expr) -> None:
+        """Start copying tile ``i``; tokens beyond the length become zeros instead. Eight lanes copy a row."""
+        t, tiling, held = self.template, self.template.tiling, self.held
+        shape, knobs, step = t.shape, t.knobs, t.pool.strides[2]
+        at = let("at", remainder(i, tiling.batch))
         with when(T.And(equal(at, i32(0)), i > 0)):
-            put(self.ids, self.ids[1], 0)
-            put(self.room, self.room[1], 0)
-            self._find_pages(i + self.batch, 1)
+            put(held.ids, held.ids[1], 0)
+            put(held.room, held.room[1], 0)
+            self.hold(i + tiling.batch, 1)
         with when(equal(self.warp, i32(0))):
-            for part in range(self.parts):
-                room = let("tokens", shuffle(self.room[0], at * self.parts + part))
+            for part in range(tiling.parts):
+                room = let("tokens", shuffle(held.room[0], at * tiling.parts + part))
                 with when(equal(self.lane, i32(0))):
-                    put(self.fills, room, stage * self.parts + part)
+                    put(self.shared.fills, room, stage * tiling.parts + part)
         chunk = let("chunk", remainder(self.lane, 8))
         for turn in range(knobs.tile // (knobs.warps * 4)):
             row = let("copied_row", self.warp * 4 + quotient(self.lane, 8) + turn * knobs.warps * 4)
-            part, within = (quotient(row, shape.page), remainder(row, shape.page)) if self.parts > 1 else (0, row)
-            source = at * self.parts + part
-            room = let("tokens", shuffle(self.room[0], source))
-            physical = wide(let("physical", shuffle(self.ids[0], source)))
+            part, within = tiling.split_token(row)
+            source = at * tiling.parts + part
+            room = let("tokens", shuffle(held.room[0], source))
+            physical = wide(let("physical", shuffle(held.ids[0], source)))
             token = within
-            if self.of_page > 1:
-                token = token + remainder(i, self.of_page) * knobs.tile
-            origin = let("origin", physical * wide(self.pool.strides[0]) + wide(token * step + chunk * CHUNK))
+            if tiling.of_page > 1:
+                token = token + tiling.first_token(i)
+            origin = let("origin", physical * wide(t.pool.strides[0]) + wide(token * step + chunk * CHUNK))
             size = cast(U32, T.Select(within < room, i32(16), i32(0)))
-            place = stage * self.stage_size + row * shape.dim
+            place = stage * t.stage_size + row * shape.dim
             place = let("place", place + T.bitwise_xor(chunk, remainder(row, 8)) * CHUNK)
             for span in range(shape.dim // SPAN):
-                target, words_of = self.arena.ptr_to([place + span * SPAN]), self.flat.ptr_to([origin + span * SPAN])
-                ptx("cp.async.cg.shared.global", target, words_of, 16, size)
+                target = self.shared.arena.ptr_to([place + span * SPAN])
+                ptx("cp.async.cg.shared.global", target, t.flat.ptr_to([origin + span * SPAN]), 16, size)
 
-    def _queries(self) -> None:
-        """Fragment B of this warp's part of the queries; heads beyond the last repeat it."""
-        self.q = words("queries", self.knobs.head_tiles * self.key_steps * 2)
-        source = self.args.buffers["q"]
-        for tile in range(self.knobs.head_tiles):
-            head = let("q_head", T.min(self.first_head + quotient(self.lane, 4) + tile * 8, i32(self.shape.group - 1)))
-            for k in range(self.key_steps * 2):
-                dim = remainder(self.warp, KEY_PARTS) * 16 + remainder(self.lane, 4) * 2 + (k // 2 * SPAN + k % 2 * 8)
-                ptx("ld.global.b32", self.q[tile * self.key_steps * 2 + k], source.ptr_to([self.request, head, dim]))
 
-    def _start(self) -> None:
-        self.top, self.total = registers("top", self.own_heads), registers("total", self.own_heads)
-        self.sums = registers("sums", self.value_tiles * self.knobs.head_tiles * 4)
-        for e in range(self.own_heads):
-            put(self.top, f32(LOWEST), e)
-            put(self.total, f32(0), e)
-        for e in range(self.value_tiles * self.knobs.head_tiles * 4):
-            put(self.sums, f32(0), e)
-        self.to_log2 = let("to_log2", self.args.scalars["scale"] * f32(LOG2E))
+def _load_queries(t: _Template, request: Expr, first_head: Expr, warp: Expr, lane: Expr) -> Buffer:
+    """Load fragment B of this warp's part of the queries; heads beyond the last repeat it."""
+    made = words("queries", t.knobs.head_tiles * t.key_steps * 2)
+    source = t.args.buffers["q"]
+    for tile in range(t.knobs.head_tiles):
+        head = let("q_head", T.min(first_head + quotient(lane, 4) + tile * 8, i32(t.shape.group - 1)))
+        for k in range(t.key_steps * 2):
+            dim = remainder(warp, KEY_PARTS) * 16 + remainder(lane, 4) * 2 + (k // 2 * SPAN + k % 2 * 8)
+            ptx("ld.global.b32", made[tile * t.key_steps * 2 + k], source.ptr_to([request, head, dim]))
+    return made
 
-    def _loop(self) -> None:
-        ahead = self.knobs.stages - 1
-        for i in range(ahead):
-            with when(i32(i) < self.tiles):
-                self._load(i32(i), i32(i))
-            ptx("cp.async.commit_group")
-        turn, stage = registers("turn", 1, I32), registers("stage", 1, I32)
-        put(turn, i32(0), 0)
-        put(stage, i32(0), 0)
-        with T.While(turn[0] < self.tiles):
-            ptx("cp.async.wait_group", ahead - 1)
-            # the tile is there, and all warps are done with the stage that is filled next
-            cta_sync()
-            with when(turn[0] + ahead < self.tiles):
-                free = T.Select(equal(stage[0], i32(0)), i32(ahead), stage[0] - 1)
-                self._load(let("next", turn[0] + ahead), let("free", free))
-            ptx("cp.async.commit_group")
-            now = let("now", stage[0])
-            self._scores(now)
-            cta_sync()
-            self._weigh(now)
-            cta_sync()
-            self._accumulate(now)
-            put(turn, turn[0] + 1, 0)
-            put(stage, T.Select(equal(stage[0], i32(ahead)), i32(0), stage[0] + 1), 0)
 
-    # one tile
+@dataclass(frozen=True)
+class _Products:
+    """What the warps of a CTA compute of its tiles, in the three steps of the file's docstring."""
+
+    template: _Template
+    shared: _Shared
+    warp: Expr
+    lane: Expr
+    queries: Buffer
+    """Fragments B of this warp's part of the row."""
+    to_log2: Expr
+    """From a product with the queries to an exponent of two."""
+    state: SoftmaxState
+    """Maxima and totals of the warp's own heads; a lane has its own tokens' share of the totals."""
+
+    def take(self, stage: Expr) -> None:
+        """Take the tile in a stage into the softmax."""
+        self._scores(stage)
+        cta_sync()
+        self._weigh(stage)
+        cta_sync()
+        self._accumulate(stage)
+
+    def share(self, merge: Merge) -> None:
+        """Leave the sums that ``_accumulate`` made in shared memory, and maxima and totals of the warp's own heads."""
+        t, total = self.template, self.state.total
+        tiles = t.knobs.head_tiles
+        part, group = self._part_and_group()
+        for s in range(t.value_tiles * tiles * 4):
+            j, tile, i = s // 4 // tiles, s // 4 % tiles, s % 4
+            head = remainder(self.lane, 4) * 2 + (tile * 8 + i % 2)
+            number = group * SPAN + part * 16 + quotient(self.lane, 4) + (j * t.groups * SPAN + i // 2 * 8)
+            merge.put_sum(self.state.sums[s], head, number)
+        for e in range(t.own_heads):
+            for mask in (1, 2, 4, 8, 16):
+                put(total, total[e] + shuffle_xor(total[e], mask), e)
+            with when(equal(self.lane, i32(0))):
+                merge.put_stats(self.state.top[e], total[e], self.warp * t.own_heads + e)
+
+    def _part_and_group(self) -> tuple[Expr, Expr]:
+        """Which 16 numbers of a span are this warp's, and which group of warps it is in."""
+        return remainder(self.warp, KEY_PARTS), quotient(self.warp, KEY_PARTS)
 
     def _scores(self, stage: Expr) -> None:
-        """Products of this warp's part of the rows with the queries, to shared memory by part, head, token."""
-        knobs, tiles = self.knobs, self.knobs.head_tiles
-        part, group = remainder(self.warp, KEY_PARTS), quotient(self.warp, KEY_PARTS)
-        token = group * (self.token_blocks * 16)
+        """Multiply this warp's part of the rows with the queries; leave the products by part, head and token."""
+        t, arena = self.template, self.shared.arena
+        knobs, dim, tiles = t.knobs, t.shape.dim, t.knobs.head_tiles
+        part, group = self._part_and_group()
+        token = group * (t.token_blocks * 16)
         chunk = T.bitwise_xor(part * 2 + quotient(self.lane, 16), remainder(self.lane, 8))
-        base = stage * self.stage_size + (token + remainder(self.lane, 16)) * self.shape.dim + chunk * CHUNK
+        base = stage * t.stage_size + (token + remainder(self.lane, 16)) * dim + chunk * CHUNK
         base = let("rows", base)
         # as many chains of dependent products as registers allow
-        at_once = self.token_blocks if tiles * self.token_blocks <= 8 else 1
-        for first in range(0, self.token_blocks, at_once):
+        at_once = t.token_blocks if tiles * t.token_blocks <= 8 else 1
+        for first in range(0, t.token_blocks, at_once):
             made = registers("scores", at_once * tiles * 4)
             for e in range(at_once * tiles * 4):
                 put(made, f32(0), e)
-            for k in range(self.key_steps):
+            for k in range(t.key_steps):
                 for block in range(at_once):
                     a = words("a", 4)
-                    at = base + ((first + block) * 16 * self.shape.dim + k * SPAN)
-                    ptx("ldmatrix.sync.aligned.m8n8.x4.shared.b16", *pick(a, 0, 4), self.arena.ptr_to([at]))
+                    at = base + ((first + block) * 16 * dim + k * SPAN)
+                    ptx("ldmatrix.sync.aligned.m8n8.x4.shared.b16", *pick(a, 0, 4), arena.ptr_to([at]))
                     for tile in range(tiles):
                         d = pick(made, (block * tiles + tile) * 4, 4)
-                        mma(self.dtype, d, pick(a, 0, 4), pick(self.q, (tile * self.key_steps + k) * 2, 2))
+                        mma(t.dtype, d, pick(a, 0, 4), pick(self.queries, (tile * t.key_steps + k) * 2, 2))
             head = part * knobs.heads + remainder(self.lane, 4) * 2
-            base_word = let("score", head * knobs.score_pitch + token + quotient(self.lane, 4) + self.scores_at)
+            word = head * knobs.score_pitch + token + quotient(self.lane, 4) + self.shared.scores_at
+            word = let("score", word)
             for block in range(at_once):
                 for e in range(tiles * 4):
                     tile, half, odd = e // 4, e // 2 % 2, e % 2
                     step = (tile * 8 + odd) * knobs.score_pitch + (first + block) * 16 + half * 8
-                    put(self.scores, made[block * tiles * 4 + e], base_word + step)
+                    put(self.shared.numbers, made[block * tiles * 4 + e], word + step)
 
     def _weigh(self, stage: Expr) -> None:
-        """Scores of this warp's heads to weights; a lane has a token of every 32."""
-        knobs, shape = self.knobs, self.shape
+        """Turn the scores of this warp's heads into weights; a lane has a token of every 32."""
+        t, shared, top, total = self.template, self.shared, self.state.top, self.state.total
+        knobs, numbers = t.knobs, shared.numbers
         seen = []
-        for u in range(self.own_tokens):
-            token = self.lane + u * WARP
-            part, within = (quotient(token, shape.page), remainder(token, shape.page)) if self.parts > 1 else (0, token)
-            seen.append(let("seen", within < self.fills[stage * self.parts + part]))
-        scores, now = registers("score", self.own_heads * self.own_tokens), registers("highest", self.own_heads)
-        head = let("own_head", self.warp * self.own_heads)
-        word = let("own_score", head * knobs.score_pitch + self.lane + self.scores_at)
-        for j in range(self.own_heads):
-            put(now, self.top[j], j)
-            for u in range(self.own_tokens):
-                s = j * self.own_tokens + u
+        for u in range(t.own_tokens):
+            part, within = t.tiling.split_token(self.lane + u * WARP)
+            seen.append(let("seen", within < shared.fills[stage * t.tiling.parts + part]))
+        scores, now = registers("score", t.own_heads * t.own_tokens), registers("highest", t.own_heads)
+        head = let("own_head", self.warp * t.own_heads)
+        word = let("own_score", head * knobs.score_pitch + self.lane + shared.scores_at)
+        for j in range(t.own_heads):
+            put(now, top[j], j)
+            for u in range(t.own_tokens):
+                s = j * t.own_tokens + u
                 for part in range(KEY_PARTS):
-                    x = self.scores[word + ((part * knobs.heads + j) * knobs.score_pitch + u * WARP)]
+                    x = numbers[word + ((part * knobs.heads + j) * knobs.score_pitch + u * WARP)]
                     put(scores, x if part == 0 else scores[s] + x, s)
                 put(scores, scores[s] * self.to_log2, s)
                 put(now, T.max(now[j], T.Select(seen[u], scores[s], f32(LOWEST))), j)
         for mask in (1, 2, 4, 8, 16):
-            for j in range(self.own_heads):
+            for j in range(t.own_heads):
                 put(now, T.max(now[j], shuffle_xor(now[j], mask)), j)
-        packed, weights = words("packed", 1), self.arena.view("uint16")
-        shrink = registers("shrink", self.own_heads)
-        for j in range(self.own_heads):
-            exp2(shrink, j, self.top[j] - now[j])
-            put(self.top, now[j], j)
-            put(self.total, self.total[j] * shrink[j], j)
+        packed, weights = words("packed", 1), shared.arena.view("uint16")
+        shrink = registers("shrink", t.own_heads)
+        for j in range(t.own_heads):
+            exp2(shrink, j, top[j] - now[j])
+            put(top, now[j], j)
+            put(total, total[j] * shrink[j], j)
             with when(equal(self.lane, i32(0))):
-                put(self.scores, shrink[j], head + (j + self.factors_at))
-            for u in range(self.own_tokens):
-                s = j * self.own_tokens + u
+                put(numbers, shrink[j], head + (j + shared.factors_at))
+            for u in range(t.own_tokens):
+                s = j * t.own_tokens + u
                 exp2(scores, s, scores[s] - now[j])
                 put(scores, T.Select(seen[u], scores[s], f32(0)), s)
-                put(self.total, self.total[j] + scores[s], j)
-                pack_pair(self.dtype, packed[0], scores[s], f32(0))
-                at = (head + j) * knobs.weight_pitch + self.lane + (u * WARP + self.weights_at)
+                put(total, total[j] + scores[s], j)
+                pack_pair(t.dtype, packed[0], scores[s], f32(0))
+                at = (head + j) * knobs.weight_pitch + self.lane + (u * WARP + shared.weights_at)
                 put(weights, cast("uint16", T.bitwise_and(packed[0], T.uint32(0xFFFF))), at)
 
     def _accumulate(self, stage: Expr) -> None:
-        """sums[(value tile j, head tile), i]: number 64 (groups j + group) + 16 part + lane / 4 + 8 (i / 2) of a value,
-        head 8 tile + lane % 4 * 2 + i % 2, with ``part`` and ``group`` of the warp.
+        """Add the tile's weighted values to ``sums``, scaled to the new maxima.
+
+        Number i of ``sums[(value tile j, head tile), i]`` is number 64 (groups j + group) + 16 part + lane / 4 +
+        8 (i / 2) of a value and head 8 tile + lane % 4 * 2 + i % 2, with ``part`` and ``group`` of the warp.
         """
-        knobs, tiles, dim = self.knobs, self.knobs.head_tiles, self.shape.dim
-        part, group = remainder(self.warp, KEY_PARTS), quotient(self.warp, KEY_PARTS)
+        t, arena, sums = self.template, self.shared.arena, self.state.sums
+        knobs, tiles, dim = t.knobs, t.knobs.head_tiles, t.shape.dim
+        part, group = self._part_and_group()
         factors = registers("factors", tiles * 2)
         changed = i32(0)
         for e in range(tiles * 2):
-            at = remainder(self.lane, 4) * 2 + (e // 2 * 8 + e % 2 + self.factors_at)
-            put(factors, self.scores[at], e)
+            at = remainder(self.lane, 4) * 2 + (e // 2 * 8 + e % 2 + self.shared.factors_at)
+            put(factors, self.shared.numbers[at], e)
             changed = T.bitwise_or(changed, T.Select(differ(factors[e], f32(1)), i32(1), i32(0)))
         with when(differ(ballot(changed), T.uint32(0))):
-            for s in range(self.value_tiles * tiles * 4):
-                put(self.sums, self.sums[s] * factors[s // 4 % tiles * 2 + s % 2], s)
+            for s in range(t.value_tiles * tiles * 4):
+                put(sums, sums[s] * factors[s // 4 % tiles * 2 + s % 2], s)
         row = remainder(self.lane, 8) + quotient(self.lane, 16) * 8
         chunk = part * 2 + remainder(quotient(self.lane, 8), 2)
         chunk = T.bitwise_xor(chunk, remainder(self.lane, 8))
-        base = let("values", stage * self.stage_size + row * dim + chunk * CHUNK + group * SPAN)
+        base = let("values", stage * t.stage_size + row * dim + chunk * CHUNK + group * SPAN)
         weight = remainder(self.lane, 8) * knobs.weight_pitch + quotient(self.lane, 8) * CHUNK
-        weight = let("weight", weight + self.weights_at)
+        weight = let("weight", weight + self.shared.weights_at)
         for pair in range(knobs.tile // 32):
             b = words("weights", tiles * 4)
             for tile in range(tiles):
-                at = self.arena.ptr_to([weight + (tile * 8 * knobs.weight_pitch + pair * 32)])
+                at = arena.ptr_to([weight + (tile * 8 * knobs.weight_pitch + pair * 32)])
                 ptx("ldmatrix.sync.aligned.m8n8.x4.shared.b16", *pick(b, tile * 4, 4), at)
             for half in range(2):
-                for j in range(self.value_tiles):
+                for j in range(t.value_tiles):
                     a = words("at", 4)
-                    at = base + ((pair * 2 + half) * 16 * dim + j * self.groups * SPAN)
-                    ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *pick(a, 0, 4), self.arena.ptr_to([at]))
+                    at = base + ((pair * 2 + half) * 16 * dim + j * t.groups * SPAN)
+                    ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *pick(a, 0, 4), arena.ptr_to([at]))
                     for tile in range(tiles):
-                        d = pick(self.sums, (j * tiles + tile) * 4, 4)
-                        mma(self.dtype, d, pick(a, 0, 4), pick(b, tile * 4 + half * 2, 2))
-
-    def _share(self, merge: Merge) -> None:
-        """The sums that ``_accumulate`` left in this warp, and maxima and totals of its own heads."""
-        tiles = self.knobs.head_tiles
-        part, group = remainder(self.warp, KEY_PARTS), quotient(self.warp, KEY_PARTS)
-        for s in range(self.value_tiles * tiles * 4):
-            j, tile, i = s // 4 // tiles, s // 4 % tiles, s % 4
-            head = remainder(self.lane, 4) * 2 + (tile * 8 + i % 2)
-            number = group * SPAN + part * 16 + quotient(self.lane, 4) + (j * self.groups * SPAN + i // 2 * 8)
-            merge.put_sum(self.sums[s], head, number)
-        for e in range(self.own_heads):
-            for mask in (1, 2, 4, 8, 16):
-                put(self.total, self.total[e] + shuffle_xor(self.total[e], mask), e)
-            with when(equal(self.lane, i32(0))):
-                merge.put_stats(self.top[e], self.total[e], self.warp * self.own_heads + e)
+                        d = pick(sums, (j * tiles + tile) * 4, 4)
+                        mma(t.dtype, d, pick(a, 0, 4), pick(b, tile * 4 + half * 2, 2))

@@ -1,4 +1,4 @@
-"""From what a CTA has in shared memory, and then from the CTAs of a row, to the row's output."""
+"""How the softmaxes of a CTA's warps, and then those of the CTAs of a row, become the row's output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape
+from vortex.codegen.cuda.arrival import arrive
+from vortex.codegen.cuda.attend.softmax import LOWEST
 from vortex.codegen.cuda.ptx import (
     LN2,
     cta_sync,
@@ -23,37 +24,58 @@ from vortex.codegen.cuda.ptx import (
     words,
 )  # fmt: skip
 from vortex.codegen.tir import F32, I32, Buffer, Expr, T, equal, f32, i32, let, loop, put, when
+from vortex.schedules.cuda_attend import AttendShape
 
 QUAD = 4
 """Dims of one head that a thread merges: 16 bytes of fp32."""
 AT_ONCE = 4
 """Splits read together, so that their latencies overlap."""
-LOWEST = -3.0e38
-"""The maximum of no scores: finite, so that the difference of two of them is 0 and not NaN."""
-
 State: TypeAlias = tuple[Buffer, Buffer]
 """Running maximum and total of a head, and the sums of 4 of its dims."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Row:
+    """The query heads that share one list of pages, and which of them are this CTA's."""
+
+    request: Expr
+    first: Expr
+    """The row's first query head."""
+    counter: Expr
+    """The index of the arrival counter that the CTAs of these heads share."""
+    begin: Expr | None = None
+    """Where in the row this CTA's heads begin; None where it has all of them."""
+
+
+@dataclass(frozen=True)
 class Merge:
     """The last part of ``attend``: ``states`` softmaxes of each of ``heads`` heads in shared memory become one.
 
-    ``shape.group`` heads make a row, all of them of one CTA unless ``emit`` is told which.
+    Shared memory holds the sums of all states and heads, then a pair (maximum, total) for each:
+
+        word 0                 pitch                          stats
+        | sums of head 0 |pad| | sums of head 1 |pad| ..      | top 0, total 0 | top 1, total 1 | ..
+
+    where the heads of a state stand together. What a split leaves in ``partials`` has the same two parts without the
+    padding, for the ``shape.group`` heads of a row.
     """
 
     args: Arguments
     shape: AttendShape
+    dtype: str
+    """Of the output."""
     states: int
     heads: int
     threads: int
-    dtype: str
-    arena: Buffer
+    thread: Expr
+    row: Row
     split: Expr
     splits: Expr
-    """CTAs that work on this row, and which of them this is."""
+    """How many CTAs work on this row, and which of them this one is."""
     word: Callable[[Expr], Expr]
     """Where the partials of a split of this row begin."""
+    shared: Buffer
+    """All of the CTA's shared memory."""
     unit: Expr | None = None
     """What values in fp8 are multiples of."""
 
@@ -62,25 +84,16 @@ class Merge:
         """Words between heads; the odd quad spreads a store over all banks."""
         return self.shape.v_dim + QUAD
 
-    def emit(
-        self,
-        request: Expr,
-        first: Expr,
-        row: Expr,
-        thread: Expr,
-        share: Callable[[Merge], None],
-        begin: Expr | None = None,
-    ) -> None:
-        """Write the row's output, or leave this CTA's part of it to the one that comes last.
+    @property
+    def stats(self) -> int:
+        """The word at which maxima and totals begin."""
+        return self.states * self.heads * self.pitch
 
-        ``first`` is the row's first query head, ``row`` its number among the counters, ``begin`` where in the row this
-        CTA's heads begin, if not all of them are its own. ``share`` writes what the CTA has with :meth:`put_sum` and
-        :meth:`put_stats`.
+    def emit(self, share: Callable[[Merge], None]) -> None:
+        """Write the row's output, or leave this CTA's part of it to the CTA that comes last.
+
+        ``share`` writes what the CTA has with :meth:`put_sum` and :meth:`put_stats`.
         """
-        self.request, self.first, self.thread = request, first, thread
-        self.begin, self.all = (i32(0), True) if begin is None else (begin, False)
-        self.shared = self.arena.view(F32)
-        self.stats = self.states * self.heads * self.pitch
         # nothing of the ring is read any more; all copies were waited for
         cta_sync()
         share(self)
@@ -92,31 +105,26 @@ class Merge:
             last = T.alloc_buffer((4,), I32, scope="shared")  # one element would lose its scope
             cta_sync()
             with when(equal(self.thread, i32(0))):
-                before = registers("before", 2, I32)
-                # releases what the barrier above gathered from all threads, acquires what others released
-                arrivals = self.args.buffers["arrivals"]
-                ptx("atom.acq_rel.gpu.global.add.s32", before[0], arrivals.ptr_to([row]), i32(1))
-                put(last, before[0], 0)
-                with when(equal(before[0], self.splits - 1)):
-                    put(arrivals, i32(0), row)
+                arrive(self.args.buffers["arrivals"], self.row.counter, self.splits, last, 0)
             cta_sync()
             with when(equal(last[0], self.splits - 1)):
                 self._quads(self._from_splits, self._finish)
 
     def put_sum(self, x: Expr, head: Expr, dim: Expr) -> None:
-        """Share one sum; ``head`` counts the heads of all states."""
+        """Leave one sum in shared memory; ``head`` counts the heads of all states."""
         put(self.shared, x, head * self.pitch + dim)
 
     def put_stats(self, top: Expr, total: Expr, head: Expr) -> None:
-        """Share a head's maximum and total."""
+        """Leave a head's maximum and total in shared memory."""
         put(self.shared, top, head * 2 + self.stats)
         put(self.shared, total, head * 2 + (self.stats + 1))
 
     def _quads(self, gather: Callable[[Expr, Expr], State], use: Callable[[Expr, Expr, Buffer, Buffer], None]) -> None:
-        """``use(head of the CTA, first dim, *gather(..))`` for each 4 dims of each head, over the CTA's threads."""
+        """Call ``use(head of the CTA, first dim, *gather(..))`` for every 4 dims of a head, by the threads in turn."""
         per_head, group, threads = self.shape.v_dim // QUAD, self.shape.group, self.threads
-        quads = (group if self.all else self.heads) * per_head
-        ragged = not self.all and group % self.heads != 0
+        whole = self.row.begin is None
+        quads = (group if whole else self.heads) * per_head
+        ragged = not whole and group % self.heads != 0
 
         def one(at: Expr) -> None:
             g, d = let("g", quotient(at, per_head)), let("d", remainder(at, per_head) * QUAD)
@@ -134,8 +142,13 @@ class Merge:
                 with when(at < quads):
                     one(at)
 
+    @property
+    def begin(self) -> Expr:
+        """The first of this CTA's heads in its row."""
+        return i32(0) if self.row.begin is None else self.row.begin
+
     def _open(self) -> State:
-        """Running maximum and total, and four sums, of nothing."""
+        """The state before the first softmax is taken in."""
         state, quad = registers("state", 2), registers("quad", QUAD)
         put(state, f32(LOWEST), 0)
         put(state, f32(0), 1)
@@ -144,6 +157,7 @@ class Merge:
         return state, quad
 
     def _from_shared(self, g: Expr, d: Expr) -> State:
+        """Merge the states of the CTA, in order."""
         state, quad = self._open()
         factor = registers("factor", 2)
         for w in range(self.states):
@@ -167,7 +181,7 @@ class Merge:
             put(to, state[1], stats + 1)
 
     def _from_splits(self, g: Expr, d: Expr) -> State:
-        """In order of the splits, whoever came last: the same bits every time."""
+        """Merge the splits in their order, whichever CTA came last: the bits are the same every time."""
         state, quad = self._open()
         source, g = flat_view(self.args.buffers["partials"], F32, 16), self.begin + g
         tops, totals = registers("tops", AT_ONCE), registers("totals", AT_ONCE)
@@ -198,13 +212,13 @@ class Merge:
     def _finish(self, g: Expr, d: Expr, state: Buffer, quad: Buffer) -> None:
         """Normalise and write the output, and the log-sum-exp where it is wanted."""
         out, lse = self.args.buffers["out"], self.args.buffers["lse"]
-        head = let("head", self.first + self.begin + g)
+        head = let("head", self.row.first + self.begin + g)
         unit = f32(1) if self.unit is None else self.unit
         # a row without tokens gives zeros and -inf; a NaN stays one
         share = let("share", T.Select(equal(state[1], f32(0)), f32(0), unit / state[1]))
         packed = words("packed", QUAD // 2)
         for e in range(QUAD // 2):
             pack_pair(self.dtype, packed[e], quad[2 * e] * share, quad[2 * e + 1] * share)
-        ptx("st.global.v2.b32", out.ptr_to([self.request, head, d]), packed[0], packed[1])
+        ptx("st.global.v2.b32", out.ptr_to([self.row.request, head, d]), packed[0], packed[1])
         with when(T.And(equal(d, i32(0)), self.args.size("L") > 0)):
-            put(lse, (state[0] + T.log2(state[1])) * f32(LN2), self.request, head)
+            put(lse, (state[0] + T.log2(state[1])) * f32(LN2), self.row.request, head)

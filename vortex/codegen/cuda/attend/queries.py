@@ -8,41 +8,53 @@ than 2^-39 of the largest, far below the rounding of the sums.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape
 from vortex.codegen.cuda.attend.shared_tile import SharedTile
 from vortex.codegen.cuda.ptx import LOG2E, pack_pair, ptx, quotient, registers, remainder, shuffle, shuffle_xor, words
 from vortex.codegen.tir import F32, U32, Buffer, Expr, T, f32, i32, let, put
+from vortex.schedules.cuda_attend import AttendShape
 
 LARGEST = 127 + 14
 """Biased exponent of the largest number of a head once it is scaled."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Fragments:
+    """The queries of a row in the registers of a warp."""
+
+    words: Buffer
+    """Fragments B, ``[(head tile, 16 dims), 2]`` words."""
+    factors: tuple[Expr, ...]
+    """By head tile, of head ``lane / 4``: what undoes its power of two; empty where none has one."""
+
+
+@dataclass(frozen=True)
 class Queries:
-    """Fragment B: heads on N, dims on K in the order of the keys' tile; heads beyond the group repeat its last."""
+    """Loads fragment B: heads on N, dims on K in the order of the keys' tile.
+
+    Heads beyond the group repeat its last one: what is computed of them is dropped.
+    """
 
     args: Arguments
     shape: AttendShape
     keys: SharedTile
     dtype: str
-    """Of the queries in memory."""
+    """The element type of the queries in memory."""
     core: str
-    """Of the fragments."""
+    """The element type of the fragments."""
     unit: Expr
     """What keys in fp8 are multiples of."""
-    factors: list[Expr] = field(default_factory=list)
-    """By head tile, of head ``lane / 4``: what undoes its power of two."""
 
     @property
     def steps(self) -> int:
+        """Products of 16 dims that a score takes."""
         return self.shape.dim // 16
 
-    def load(self, request: Expr, kv_head: Expr, lane: Expr) -> Buffer:
-        """``[(head tile, 16 dims), 2]`` words."""
-        shape = self.shape
+    def load(self, request: Expr, kv_head: Expr, lane: Expr) -> Fragments:
+        """Load the queries of one KV head of a request."""
+        shape, factors = self.shape, []
         made = words("queries", shape.head_tiles * self.steps * 2)
         source = self.args.buffers["q"]
         for tile in range(shape.head_tiles):
@@ -54,23 +66,26 @@ class Queries:
                 at = source.ptr_to([request, head, self.keys.pair(lane, k)])
                 ptx("ld.global.b32", made[tile * self.steps * 2 + k], at)
             if self.core != self.dtype:
-                self._to_f16(made, tile * self.steps * 2)
-        return made
+                factors.append(self._to_f16(made, tile * self.steps * 2))
+        return Fragments(made, tuple(factors))
 
-    def to_log2(self, lane: Expr) -> list[Expr]:
-        """For each of the lane's heads ``8 tile + lane % 4 * 2 + e`` of scores, tile first."""
+    def to_log2(self, loaded: Fragments, lane: Expr) -> list[Expr]:
+        """The factor of each of the lane's heads ``8 tile + lane % 4 * 2 + e`` of scores, tile first."""
         scale = self.args.scalars["scale"] * f32(LOG2E)
         if self.keys.narrow:
             scale = scale * self.unit
         scale = let("to_log2", scale)
         heads = [(tile, e) for tile in range(self.shape.head_tiles) for e in range(2)]
-        if not self.factors:
+        if not loaded.factors:
             return [scale for _ in heads]
         holders = [(tile, (remainder(lane, 4) * 2 + e) * 4) for tile, e in heads]
-        return [let("to_log2", scale * shuffle(self.factors[tile], holder)) for tile, holder in holders]
+        return [let("to_log2", scale * shuffle(loaded.factors[tile], holder)) for tile, holder in holders]
 
-    def _to_f16(self, made: Buffer, first: int) -> None:
-        """One tile of heads from pairs of bf16 to pairs of f16, each head times a power of two."""
+    def _to_f16(self, made: Buffer, first: int) -> Expr:
+        """Turn one tile of heads from pairs of bf16 into pairs of f16, each head times a power of two.
+
+        Returns what undoes that of head ``lane / 4``.
+        """
         largest = registers("largest", 1, U32)
         put(largest, T.uint32(0), 0)
         with_bits = T.uint32(0x7FFF)
@@ -84,9 +99,10 @@ class Queries:
         up = let("up", T.min(T.uint32(253), T.uint32(LARGEST + 127) - exponent))
         factor = let("factor", T.reinterpret(F32, T.shift_left(up, T.uint32(23))))
         inverse = T.reinterpret(F32, T.shift_left(T.uint32(254) - up, T.uint32(23)))
-        self.factors.append(let("inverse", inverse))
+        undo = let("inverse", inverse)
         for k in range(self.steps * 2):
             pair = let("pair", made[first + k])
             low = T.reinterpret(F32, T.shift_left(pair, T.uint32(16)))
             high = T.reinterpret(F32, T.bitwise_and(pair, T.uint32(0xFFFF0000)))
             pack_pair("float16", made[first + k], low * factor, high * factor)
+        return undo

@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.select.knobs import PAGE_TILE, SelectKnobs
-from vortex.codegen.cuda.select.lane_group import LaneGroup, lane_group_of
-from vortex.codegen.cuda.select.tensor_core import Matrix, matrix_of
 from vortex.codegen.cuda.storage import Arena, Held
 from vortex.codegen.tir import Expr
 from vortex.codegen.values import type_of
@@ -16,6 +13,8 @@ from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import Staging, over_pages, stage
 from vortex.ir.types import TensorType
+from vortex.schedules.contractions import LaneGroup, Matrix, lane_group_of, matrix_of
+from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs
 
 IN_REGISTERS = 8
 """Numbers of a page that its lane may keep in registers."""

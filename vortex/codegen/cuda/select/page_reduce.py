@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from vortex.codegen.cuda.cta_compute import PLAIN
 from vortex.codegen.cuda.minmax import fold_on_gpu
 from vortex.codegen.cuda.ptx import WARP, cta_sync
-from vortex.codegen.cuda.select.knobs import PAGE_TILE
 from vortex.codegen.cuda.select.layout import Memory, wide
 from vortex.codegen.cuda.select.page_tile import PageTile, WideTiles
 from vortex.codegen.cuda.storage import Held, RowStorage, StoredValues
@@ -19,6 +18,7 @@ from vortex.codegen.tir import F32, I32, Expr, T, cast, equal, flat, i32, let, l
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
+from vortex.schedules.cuda_select import PAGE_TILE
 
 
 class _Along:

@@ -15,7 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 
 from vortex.codegen.cuda.minmax import fold_on_gpu
 from vortex.codegen.cuda.ptx import WARP, quotient, remainder, shuffle, shuffle_xor, wide
-from vortex.codegen.cuda.select.lane_group import LOADABLE, LaneGroup, unpack
+from vortex.codegen.cuda.select.lane_group import row_of, sees, unpack
 from vortex.codegen.cuda.storage import StoredValues
 from vortex.codegen.scalar import number_type
 from vortex.codegen.tiles import Fold, Keep, Tiles
@@ -23,6 +23,7 @@ from vortex.codegen.tir import U32, Buffer, Expr, T, cast, differ, equal, i32, l
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op
 from vortex.ir.dialects import page
+from vortex.schedules.contractions import LOADABLE, LaneGroup
 
 RESULTS = 4
 """Results for one page that a lane accumulates side by side."""
@@ -150,7 +151,7 @@ class LaneGroupTiles(Tiles):
             size = self.lane_group.vector * LOADABLE[x.dtype] // 4
             t = type_of(x.load.value)
             along, whole = (n * LOADABLE[x.dtype] // 4 for n in (t.tile[-1], t.numel))
-            word = let("word", x.row(at) * along + (chunk * self.lane_group.lanes + member) * size)
+            word = let("word", row_of(x, at) * along + (chunk * self.lane_group.lanes + member) * size)
             for u, record in enumerate(records):
                 if (x.load, u) not in self.vectors:
                     self.vectors[x.load, u] = local(f"{x.load.buffer}_{u}", max(size, 2), U32)
@@ -162,7 +163,7 @@ class LaneGroupTiles(Tiles):
         """The element at ``index`` (page axis first) from the registers, if it is there."""
         k = next((e for e, x in enumerate(self.along) if len(index) > 1 and index[-1] is x), None)
         known = next((x for x in self.lane_group.loads if x.load is load), None)
-        if k is None or known is None or not known.sees(index, self.row):
+        if k is None or known is None or not sees(known, index, self.row):
             return None
         each = 4 // LOADABLE[known.dtype]
         return unpack(self.vectors[load, self.turn][k // each], k % each, known.dtype)

@@ -9,7 +9,6 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.cpu.topk import sortable
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles, stored_values
 from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, quotient, remainder, warp_sync, wide
-from vortex.codegen.cuda.select.knobs import PAGE_TILE, SelectKnobs
 from vortex.codegen.cuda.select.lane_group import unpack
 from vortex.codegen.cuda.select.layout import Layout, Memory
 from vortex.codegen.cuda.select.page_reduce import PageFolds
@@ -26,6 +25,7 @@ from vortex.ir.dialects import flow, page
 from vortex.ir.staging import over_pages
 from vortex.ir.types import TensorType, bf16, bool_, f16
 from vortex.ir.types import i32 as i32_type
+from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs
 
 
 @dataclass

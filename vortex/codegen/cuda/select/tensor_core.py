@@ -7,13 +7,11 @@ Stored values of the row are multiplied as they are; computed ones are split int
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vortex.codegen.cuda.ptx import TILE_TYPES, WARP, mma, pack_pair, quotient, remainder, shuffle, shuffle_xor, wide
-from vortex.codegen.cuda.select.knobs import PAGE_TILE
-from vortex.codegen.cuda.select.lane_group import LaneGroupLoad, lane_group_of
+from vortex.codegen.cuda.select.lane_group import row_of
 from vortex.codegen.cuda.select.page_tile import PageTile, vector
 from vortex.codegen.cuda.storage import Arena, StoredValues
 from vortex.codegen.cuda.warp import Cta
@@ -21,153 +19,20 @@ from vortex.codegen.narrow import STORAGE
 from vortex.codegen.scalar import convert
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, differ, equal, f32, i32, let, local, put, unflat, when
 from vortex.codegen.values import Index, type_of
-from vortex.ir.core import Op, Value
-from vortex.ir.dialects import flow, page
-from vortex.ir.staging import over_pages
-from vortex.ir.types import DType, Sym, bf16, f16
+from vortex.ir.core import Value
+from vortex.ir.dialects import flow
+from vortex.ir.types import Sym
+from vortex.schedules.contractions import COLUMNS, PIECES, Matrix
+from vortex.schedules.cuda_select import PAGE_TILE
 
-COLUMNS = 8
-"""Of one tensor core tile."""
 ROWS = 16
 """Pages of one tensor core tile."""
-UNIT_WORDS = 32
-"""Registers of summaries that are loaded together."""
-PIECES = 3
-"""bf16 numbers that add up to any fp32 number."""
 HIGH = 0xFFFF0000
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """How one ``flow.dot`` goes to tensor cores; axes are (key, extent), the key the axis' letter."""
-
-    op: flow.Dot
-    load: LaneGroupLoad
-    extent: int
-    """Of the axis that is summed."""
-    row: Value
-    letters: str
-    """Of the row's operand."""
-    columns: tuple[tuple[int, int], ...]
-    tiles: tuple[tuple[int, int], ...]
-    """Axes of the result that the summary has, beside its pages."""
-    axis: int
-    exact: bool
-    """The row's operand is exact in the type of the summary."""
-
-    @property
-    def dtype(self) -> str:
-        return STORAGE[self.load.dtype.name]
-
-    @property
-    def count(self) -> int:
-        return math.prod(d for _, d in self.columns)
-
-    @property
-    def side_by_side(self) -> bool:
-        """Whether the three pieces of each number take columns of their own."""
-        return not self.exact and self.count * 4 <= COLUMNS
-
-    @property
-    def column_tiles(self) -> int:
-        return 1 if self.side_by_side else -(-self.count // COLUMNS)
-
-    @property
-    def sets(self) -> int:
-        """Fragments B for the same columns."""
-        return 1 if self.exact or self.side_by_side else PIECES
-
-    @property
-    def sums(self) -> int:
-        """Accumulators for the same columns: what the first pieces give is kept apart."""
-        return min(self.sets, 2)
-
-    @property
-    def words(self) -> int:
-        """32-bit words of one load."""
-        return 4 if self.extent % 32 == 0 else 2
-
-    @property
-    def chunk(self) -> int:
-        """Elements that the four lanes of a page load at once."""
-        return 8 * self.words
-
-    @property
-    def chunks(self) -> int:
-        return self.extent // self.chunk
-
-    @property
-    def step(self) -> int:
-        """Chunks that are loaded together."""
-        most = max(1, UNIT_WORDS // (2 * self.words))
-        return max(n for n in range(1, min(most, self.chunks) + 1) if self.chunks % n == 0)
-
-    @property
-    def row_tiles(self) -> tuple[tuple[int, int], ...]:
-        """The axes of ``tiles`` that the row's operand has too."""
-        return tuple((k, d) for k, d in self.tiles if chr(k) in self.letters)
-
-    @property
-    def fragment_words(self) -> int:
-        return self.chunks * WARP * self.words
-
-    def fragments(self) -> list[tuple[int, int, int]]:
-        """Fragments B by (index along row_tiles, tile of columns, piece)."""
-        tiles = math.prod(d for _, d in self.row_tiles)
-        return [(t, n, s) for t in range(tiles) for n in range(self.column_tiles) for s in range(self.sets)]
-
-    def fragment_of(self, at: dict[int, int]) -> int:
-        """The index along row_tiles of a place along ``tiles``."""
-        found = 0
-        for k, d in self.row_tiles:
-            found = found * d + at[k]
-        return found
-
-
-def matrix_of(o: Op, paged: Callable[[page.Load], bool]) -> Matrix | None:
-    """The plan for a dot of pages with the row, or None where tensor cores do not fit."""
-    if not isinstance(o, flow.Dot):
-        return None
-    lane_group = lane_group_of(o, paged)
-    if lane_group is None or len(lane_group.loads) != 1:
-        return None
-    (load,) = lane_group.loads
-    la, lb, lo = o.letters()
-    sides = ((o.a, la, o.b, lb), (o.b, lb, o.a, la))
-    pages, mine, row, letters = next((s for s in sides if _is_load(s[0], load.load)), (None, "", o.a, ""))
-    dims = dict(zip(la + lb, type_of(o.a).shape + type_of(o.b).shape, strict=True))
-    summed = [c for c in dict.fromkeys(la + lb) if c not in lo]
-    if pages is None or over_pages(row) or summed != [chr(lane_group.axis)] or load.dtype not in (bf16, f16):
-        return None
-    if any(letters.count(c) > 1 or mine.count(c) > 1 for c in letters + mine):
-        return None
-    extent = dims[summed[0]]
-    exact = _exact(row, load.dtype)
-    if not isinstance(extent, int) or extent % 16 or (load.dtype == f16 and not exact):
-        return None
-    axes = [(ord(c), int(d)) for c in lo if isinstance(d := dims[c], int)]
-    tiles = tuple(x for x in axes if x[0] in lane_group.tiled)
-    columns = tuple(x for x in axes if x[0] not in lane_group.tiled)
-    if 0 in [d for _, d in axes] or any(chr(k) in mine for k, _ in columns):
-        return None
-    return Matrix(o, load, extent, row, letters, columns, tiles, lane_group.axis, exact)
-
-
-def _is_load(v: Value, load: page.Load) -> bool:
-    while isinstance(v.owner, flow.View):
-        v = v.owner.x
-    return v.owner is load
-
-
-def _exact(v: Value, dtype: DType) -> bool:
-    o = v.owner
-    if isinstance(o, page.Load):
-        return type_of(o.value).dtype == dtype
-    if isinstance(o, flow.Constant):
-        return o.number == 0
-    if isinstance(o, flow.View):
-        return _exact(o.x, dtype)
-    return o is not None and not o.rounds and all(_exact(x, dtype) for x in o.operands)
+def storage_of(m: Matrix) -> str:
+    """The TVM type of the summaries that ``m`` multiplies."""
+    return STORAGE[m.load.dtype.name]
 
 
 @dataclass(frozen=True)
@@ -266,14 +131,14 @@ class MatrixPass:
         return let("part", T.Select(equal(which, i32(0)), first, T.Select(equal(which, i32(1)), second, third)))
 
     def _put_pair(self, m: Matrix, pair: list[Expr], at: Expr) -> None:
-        if m.dtype == "bfloat16":
+        if storage_of(m) == "bfloat16":
             # each is exact in bf16: its upper half is the number
             low, high = (T.reinterpret(U32, x) for x in pair)
             word = T.bitwise_or(T.bitwise_and(high, T.uint32(HIGH)), T.shift_right(low, T.uint32(16)))
             put(self.arena.u32, word, at)
         else:
             packed = local("packed", 2, U32)
-            pack_pair(m.dtype, packed[0], *pair)
+            pack_pair(storage_of(m), packed[0], *pair)
             put(self.arena.u32, packed[0], at)
 
     # the pipeline
@@ -320,7 +185,7 @@ class MatrixPass:
         along, whole = t.tile[-1] // 2, t.numel // 2
         for half in range(2):
             of_page = let("record", shuffle(record, self.group + (unit.half * ROWS + half * 8)))
-            at = m.load.row(place) * along + self.member * m.words + unit.chunk * (m.chunk // 2)
+            at = row_of(m.load, place) * along + self.member * m.words + unit.chunk * (m.chunk // 2)
             source = let("source", wide(of_page) * whole + wide(at))
             for c in range(m.step):
                 with vector(m.words) as w:
@@ -344,7 +209,7 @@ class MatrixPass:
                     low, high = held[c], held[m.step + c]
                     for j in range(m.words // 2):
                         a = [low[2 * j], high[2 * j], low[2 * j + 1], high[2 * j + 1]]
-                        mma(m.dtype, sums, a, [self.b[2 * j], self.b[2 * j + 1]])
+                        mma(storage_of(m), sums, a, [self.b[2 * j], self.b[2 * j + 1]])
 
     def _finish(self, unit: _Unit, page_tile: PageTile, keep: Keep) -> None:
         """Hand the results of 16 pages over: each from the lane that has it."""

@@ -1,0 +1,107 @@
+"""The GPU benchmarks' own judgement, on kernels written in torch: what is right passes, and what is wrong is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runtime.fake import fake_library
+from tests.runtime.test_variants import doubled
+from vortex.budget import Budget
+from vortex.check.reference import Judged
+from vortex.runtime.library import Library
+from vortex.spec import Spec
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+SPEC = Spec(page_size=4, head_dim=16, group=2, dtype="bf16")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(str(BENCH))
+    return __import__
+
+
+def changed(library: Library, symbol: str, after: Callable[..., None]) -> Library:
+    """``library`` with something done to a kernel's arguments after it ran."""
+    args = next(k.args for k in library.target.kernels if k.symbol == symbol)
+
+    def function(*values: object) -> None:
+        library.functions[symbol](*values)
+        after(**dict(zip(args, values, strict=True)))
+
+    return replace(library, functions={**library.functions, symbol: function})
+
+
+def second_best(**a: Any) -> None:
+    counts = a["counts"]
+    a["pages"][counts == counts.max()] += 1
+
+
+@pytest.mark.parametrize(
+    ("symbol", "after", "says"),
+    [
+        ("attend0", lambda **a: a["out"][0].mul_(1.1), "out of request 0, head 0"),
+        ("append0", lambda **a: a["field.lo"].mul_(1.1), "lo after a prefill"),
+        ("select0", second_best, "selection of request 0"),
+    ],
+)
+def test_a_layer_is_judged(script: Callable[[str], ModuleType], symbol: str, after: Any, says: str) -> None:
+    bench = script("gpu_layer")
+    lengths = [4 * 34 + 3, 17]
+    assert bench.check(bench.Layer(fake_library(SPEC), "cpu"), lengths, 0) == []
+    wrong = bench.check(bench.Layer(changed(fake_library(SPEC), symbol, after), "cpu"), lengths, 0)
+    assert any(w.startswith(says) for w in wrong), wrong
+
+
+def test_a_layer_runs_the_variant_that_is_asked_for(script: Callable[[str], ModuleType]) -> None:
+    bench, called = script("gpu_layer"), list[str]()
+    library = doubled(fake_library(SPEC), called)
+    for asked, name in (([], "attend_v1"), (["attend"], "attend"), (["attend_v1"], "attend_v1")):
+        layer = bench.Layer(bench.only(library, asked), "cpu")
+        row = bench.measured(layer, 1, 139, 1e12)
+        assert row["kernels"][-1] == name, asked
+        assert name in called
+        assert row["layer_us"] > 0
+        called.clear()
+    with pytest.raises(SystemExit, match="attend_v1"):
+        bench.only(library, ["attend_v7"])
+
+
+class OneRow:
+    """A row whose pages 1 and 2 score alike."""
+
+    def request(self, row: int) -> tuple[torch.Tensor, ...]:
+        return (torch.zeros(1),) * 3
+
+
+def judged(*_: object) -> Judged:
+    return Judged([[0, 1, 4, 5]], [torch.tensor([1.0, 1.0, 0.0])], torch.zeros(1))
+
+
+def test_what_graphs_promise(script: Callable[[str], ModuleType]) -> None:
+    bench = script("gpu_decoder")
+    outs = torch.randn(1, 2, 8), torch.randn(1, 2, 8)
+    pages = (((0, 1, 4, 5),),)
+    mine = bench.Result(("plan", "attend"), outs, pages)
+
+    def says(**other: Any) -> list[str]:
+        found: list[str] = mine.differs(replace(mine, **other), OneRow(), Budget(1), judged)
+        return found
+
+    near, far = (outs[0] * 1.001, outs[1]), (outs[0], outs[1] * 1.1)
+    alike, worse = (((0, 2, 4, 5),),), (((0, 3, 4, 5),),)
+    assert says() == []
+    assert says(outs=near) == ["sparse has other bits, from the same kernels"]
+    assert says(pages=alike) == ["pages are others, from the same kernels"]
+    variant = ("plan", "attend_v1")
+    assert says(kernels=variant, outs=near) == []
+    assert says(kernels=variant, outs=far)[0].startswith("row 0: dense of another variant by")
+    assert says(kernels=variant, pages=alike, outs=(outs[0] * 2, outs[1])) == [], "of other pages, as good"
+    assert says(kernels=variant, pages=worse) == ["row 0: another variant selects 1 other pages"]

@@ -1,0 +1,34 @@
+"""The running softmax of ``attend``: what a thread keeps from tile to tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vortex.codegen.cuda.ptx import registers
+from vortex.codegen.tir import Buffer, f32, put
+
+LOWEST = -3.0e38
+"""The maximum of no scores: finite, so that the difference of two of them is 0 and not NaN."""
+
+
+@dataclass(frozen=True)
+class SoftmaxState:
+    """Registers of one thread. Scores and maxima are exponents of two."""
+
+    top: Buffer
+    """The largest score so far, by head."""
+    total: Buffer
+    """The sum of the weights ``2 ** (score - top)`` so far, by head; a thread has its own tokens' share of it."""
+    sums: Buffer
+    """Weighted sums of values, as the tensor cores leave them."""
+
+    @classmethod
+    def start(cls, heads: int, sums: int) -> SoftmaxState:
+        """The state before the first token."""
+        made = cls(registers("top", heads), registers("total", heads), registers("sums", sums))
+        for e in range(heads):
+            put(made.top, f32(LOWEST), e)
+            put(made.total, f32(0), e)
+        for e in range(sums):
+            put(made.sums, f32(0), e)
+        return made

@@ -1,0 +1,130 @@
+"""The templates: one for each target, kernel kind and variant of the kind, and which of them a kernel takes.
+
+An entry names functions as ``module:function``; nothing is imported before it is needed, for templates import TVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from vortex.errors import NOT_EMITTABLE
+from vortex.ir.core import Function, Module
+from vortex.kinds.kind import KINDS
+from vortex.schedules.cpu import CpuAppend, CpuAttend, CpuSelect
+from vortex.schedules.cuda_append import CudaAppend
+from vortex.schedules.cuda_attend import CudaAttend, reads_one_pool
+from vortex.schedules.cuda_latent import CudaLatent
+from vortex.schedules.cuda_plan import CudaPlan
+from vortex.schedules.cuda_select import CudaSelect
+from vortex.schedules.template import Schedulable, declare
+from vortex.targets.target import Target
+
+Words = tuple[int, int]
+Reference = str | Callable[..., Any]
+"""A function, or ``module:function`` of one that is imported when it is first called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How kernels of one kind become TensorIR for one kind of target.
+
+    ``emit`` takes a program and a kernel, writes the kernel into the open TVM function, and returns the names of its
+    arguments in order; ``words`` gives its words of workspace for each page and for each row, those that the kernel's
+    attributes say unless given. A variant is a template for those kernels alone that ``applies`` accepts.
+    """
+
+    target: Literal["cpu", "cuda"]
+    kind: str
+    emit: Reference
+    variant: str = ""
+    applies: Callable[[Function], bool] | None = None
+    words: Reference | None = None
+    knobs: type[Schedulable[Any]] | None = None
+    """What can be chosen in it (:mod:`vortex.schedules`); None where there is nothing."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.target}.{self.kind}{self.variant and '.' + self.variant}"
+
+    def emit_into(self, program: Module, f: Function) -> list[str]:
+        """Write the kernel into the open TVM function; the names of its arguments in order."""
+        return list(_function(self.emit)(program, f))
+
+    def words_of(self, program: Module, f: Function) -> Words:
+        """Words of workspace for each page and for each row."""
+        if self.words is None:
+            return int(f.attrs.get("page_words", 0)), int(f.attrs.get("row_words", 0))
+        page_words, row_words = _function(self.words)(program, f)
+        return int(page_words), int(row_words)
+
+
+def _function(reference: Reference) -> Callable[..., Any]:
+    if not isinstance(reference, str):
+        return reference
+    module, _, name = reference.partition(":")
+    found = getattr(import_module(module), name)
+    assert callable(found), f"{reference} is no function"
+    return found
+
+
+TEMPLATES: dict[tuple[str, str], tuple[Template, ...]] = {}
+"""By target and kernel kind: variants first, the general template last."""
+
+
+def register(template: Template) -> Template:
+    """Add a template to :data:`TEMPLATES`; a second one for the same variant is a ``ValueError``."""
+    at = template.target, template.kind
+    known = TEMPLATES.get(at, ())
+    if any(t.variant == template.variant for t in known):
+        raise ValueError(f"template '{template.name}' is registered twice")
+    if (template.applies is None) != (not template.variant):
+        raise ValueError(f"template '{template.name}': a variant, and nothing else, says what it applies to")
+    if template.knobs is not None:
+        declare(template.knobs)
+    TEMPLATES[at] = tuple(sorted((*known, template), key=lambda t: t.applies is None))
+    return template
+
+
+def find_template(target: Target, f: Function) -> Template | None:
+    """The template that makes ``f`` for ``target``; None where there is none."""
+    known = TEMPLATES.get((target.kind, str(f.attrs["kind"])), ())
+    return next((t for t in known if t.applies is None or t.applies(f)), None)
+
+
+def template_for(target: Target, f: Function) -> Template:
+    """The template that makes ``f`` for ``target``; VX4006 where there is none."""
+    kind = str(f.attrs["kind"])
+    if kind not in KINDS:
+        raise NOT_EMITTABLE.at(why=f"no template for kernels of kind '{kind}'", hint=f"there are {', '.join(KINDS)}")
+    found = find_template(target, f)
+    if found is None:
+        have = [t for t, k in TEMPLATES if k == kind]
+        why = f"no template for '{kind}' kernels on a {target.kind} target yet"
+        raise NOT_EMITTABLE.at(why=why, hint=f"--target {have[0]}" if have else f"register one for '{kind}'")
+    return found
+
+
+_CPU, _CUDA = "vortex.codegen.cpu", "vortex.codegen.cuda"
+
+
+for _template in (
+    Template("cpu", "plan", f"{_CPU}.plan:emit_plan"),
+    Template("cpu", "append", f"{_CPU}.append:emit_append", knobs=CpuAppend),
+    Template("cpu", "select", f"{_CPU}.select:emit_select", knobs=CpuSelect),
+    Template("cpu", "attend", f"{_CPU}.attend:emit_attend", knobs=CpuAttend),
+    Template("cuda", "plan", f"{_CUDA}.plan:emit_plan", knobs=CudaPlan),
+    Template("cuda", "append", f"{_CUDA}.append:emit_append", knobs=CudaAppend),
+    Template(
+        "cuda",
+        "select",
+        f"{_CUDA}.select.kernel:emit_select",
+        words=f"{_CUDA}.select.layout:workspace_words",
+        knobs=CudaSelect,
+    ),
+    Template("cuda", "attend", f"{_CUDA}.attend.dense:emit_attend", knobs=CudaAttend),
+    Template("cuda", "attend", f"{_CUDA}.attend.latent:emit_attend", "latent", reads_one_pool, knobs=CudaLatent),
+):
+    register(_template)

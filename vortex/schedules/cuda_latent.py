@@ -1,0 +1,172 @@
+"""What ``attend`` over latent rows (MLA) leaves open on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from vortex.ir.core import Attr, Function, Module
+from vortex.schedules.cuda_attend import AttendShape, attend_of, partial_words, reads_one_pool, tile_of
+from vortex.schedules.cuda_select import too_many_threads
+from vortex.schedules.knobs import Knobs, knob
+from vortex.schedules.template import Schedulable, declare
+from vortex.targets.gpu import H200, MACHINES, Machine
+from vortex.targets.target import Target
+
+KEY_PARTS = 4
+"""Parts of a row that warps multiply with the queries apart: steps of 16 numbers, dealt out in turn."""
+BLOCK_TILES = {4: 3, 8: 4}
+"""Most tiles of 8 heads of a CTA, by its warps: more do not fit their registers beside the sums."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentKnobs(Knobs):
+    """Of a CTA whose warps share a ring of tiles.
+
+    A row of more than ``heads`` heads is the work of several CTAs, which read the same latent rows at about the same
+    time: once from memory, then from L2.
+    """
+
+    warps: int = knob(4, "warps of a CTA", only=(4, 8), chosen="4; 8 for more than 24 heads a CTA")
+    stages: int = knob(
+        2, "tiles of the CTA's ring: one is computed on, the others are on their way", least=2, most=16,
+        chosen="2; with 8 warps as many of 4 as fit",
+    )  # fmt: skip
+    tile: int = knob(32, "tokens of a tile: whole pages or an equal part of one", least=32, step=32)
+    heads: int = knob(
+        24, "heads of a CTA: a row of more is the work of several", least=8, most=32, step=8,
+        chosen="as few CTAs a row as can be, of equal heads",
+    )  # fmt: skip
+    residents: int = knob(
+        2, "CTAs that an SM must have room for, which bounds registers", least=1, most=32,
+        chosen="2; 1 for more than 24 heads a CTA",
+    )  # fmt: skip
+    overlap: int = knob(
+        1, "whether the kernel behind it may be launched before it has ended, and it before the one in front",
+        only=(0, 1),
+    )  # fmt: skip
+
+    @property
+    def head_tiles(self) -> int:
+        return self.heads // 8
+
+    def blocks(self, shape: AttendShape) -> int:
+        """CTAs that share a row's heads."""
+        return -(-shape.group // self.heads)
+
+    # shared memory, in bytes
+
+    def ring_bytes(self, shape: AttendShape) -> int:
+        return self.stages * self.tile * shape.dim * 2
+
+    @property
+    def score_pitch(self) -> int:
+        """Words between the scores of two heads: 4 beyond a multiple of 32, so that a warp's store has no conflicts."""
+        return self.tile + 4
+
+    @property
+    def score_bytes(self) -> int:
+        return KEY_PARTS * self.heads * self.score_pitch * 4
+
+    @property
+    def weight_pitch(self) -> int:
+        """Elements between the weights of two heads: an odd number of 16-byte chunks, for ldmatrix."""
+        return self.tile + 8
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.heads * self.weight_pitch * 2
+
+    def arena_bytes(self, shape: AttendShape) -> int:
+        """Of the ring, scores, weights and factors, or of the merge that follows in the same place."""
+        loop = self.ring_bytes(shape) + self.score_bytes + self.weight_bytes + self.heads * 4
+        return max(loop, self.heads * (shape.v_dim + 4 + 2) * 4)
+
+    def in_flight(self, shape: AttendShape) -> int:
+        """Bytes that a CTA has on their way while it computes."""
+        return (self.stages - 1) * self.tile * shape.dim * 2
+
+    def refuse(self, shape: AttendShape, machine: Machine = H200) -> str | None:
+        """Why no CTA of these knobs can be launched; None where one can."""
+        groups = self.warps // KEY_PARTS
+        if self.warps not in BLOCK_TILES:
+            return f"{self.warps} warps are neither 4 nor 8"
+        if shape.dim % 64 or shape.v_dim % (64 * groups):
+            what = f"rows of {shape.dim} numbers of which {shape.v_dim} are value"
+            return f"{what} do not go into steps of 64 and {64 * groups} of {self.warps} warps"
+        if not (self.tile % shape.page == 0 or shape.page % self.tile == 0):
+            return f"tiles of {self.tile} tokens are neither whole pages of {shape.page} nor equal parts of one"
+        if self.tile % 32 or self.tile % (self.warps * 4):
+            return f"tiles of {self.tile} tokens cannot be dealt out to {self.warps} warps"
+        if self.heads % 8 or not 0 < self.heads <= 8 * BLOCK_TILES[self.warps]:
+            most = 8 * BLOCK_TILES[self.warps]
+            return f"{self.heads} heads a CTA are no multiple of 8 up to the {most} of {self.warps} warps"
+        if (need := self.residents * (self.arena_bytes(shape) + 2048)) > machine.cta_shared:
+            what = f"{self.stages} stages, tiles of {self.tile} tokens and {self.heads} heads a CTA"
+            return f"{what} take {need} bytes for {self.residents} CTAs an SM; it has {machine.cta_shared}"
+        return too_many_threads(machine, self.warps * 32, self.residents)
+
+    def fits(self, shape: AttendShape, machine: Machine = H200) -> bool:
+        """Whether a CTA of these knobs can be launched."""
+        return self.refuse(shape, machine) is None
+
+
+def space(shape: AttendShape, machine: Machine = H200) -> Iterator[LatentKnobs]:
+    """Every configuration that the template can be built with."""
+    for warps, residents in ((4, 2), (4, 1), (8, 1)):
+        for stages in (2, 3, 4):
+            for tile in (32, 64):
+                for tiles in range(1, BLOCK_TILES[warps] + 1):
+                    knobs = LatentKnobs(warps, stages, tile, 8 * tiles, residents)
+                    if knobs.fits(shape, machine) and 8 * (tiles - 1) < shape.group:
+                        yield knobs
+
+
+def choose(shape: AttendShape, given: Mapping[str, int], machine: Machine = H200) -> LatentKnobs:
+    """The knobs given, a default for each other one: as few CTAs a row as can be, of equal heads; they may still be
+    refused.
+
+    Up to 24 heads the sums of a CTA of 4 warps leave registers for a second one beside it; 32 take 8 warps.
+    """
+    tiles = -(-shape.group // 8)
+    blocks = -(-tiles // BLOCK_TILES.get(given.get("warps", 8), 4))
+    heads = given.get("heads", -(-tiles // blocks) * 8)
+    many = {"warps": 8, "residents": 1, "stages": 4} if heads > 24 and "warps" not in given else {}
+    found = LatentKnobs(**{**many, "heads": heads, **given})
+    while "stages" not in given and not found.fits(shape, machine) and found.stages > 2:
+        found = replace(found, stages=found.stages - 1)
+    return found
+
+
+def shape_of(program: Module, f: Function) -> AttendShape:
+    """What of the model an ``attend`` over latent rows is compiled for."""
+    q, rows, out = (tile_of(program, n) for n in ("q", attend_of(f).keys, "out"))
+    return AttendShape(q.tile[0], q.tile[1], out.tile[1], rows.tile[0])
+
+
+@declare
+class CudaLatent(Schedulable[LatentKnobs]):
+    target, kind, variant, version, knobs = "cuda", "attend", "latent rows", 1, LatentKnobs
+
+    def serves(self, f: Function) -> bool:
+        return reads_one_pool(f)
+
+    def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> LatentKnobs:
+        return choose(shape_of(program, f), given, MACHINES[target.name])
+
+    def space(self, program: Module, f: Function, target: Target) -> Iterable[LatentKnobs]:
+        return space(shape_of(program, f), MACHINES[target.name])
+
+    def refuse(self, program: Module, f: Function, target: Target, knobs: LatentKnobs) -> str | None:
+        return knobs.refuse(shape_of(program, f), MACHINES[target.name])
+
+    def facts(self, program: Module, f: Function, knobs: LatentKnobs) -> dict[str, Attr]:
+        """``row_counters`` are the arrivals that a row takes: its blocks of heads count apart."""
+        shape = shape_of(program, f)
+        products = knobs.blocks(shape) * knobs.heads * (shape.dim + shape.v_dim)  # of a row's numbers, read once
+        return {
+            "bytes_in_flight": knobs.in_flight(shape),
+            "flops_per_byte": products // shape.dim,
+            "partial_words": partial_words(shape),
+            "row_counters": knobs.blocks(shape),
+        }
