@@ -43,17 +43,33 @@ def whole(x: Expr) -> Expr:
     return T.Select(T.And(x >= f32(-(2.0**31)), x < f32(2.0**31)), cast(I32, x), i32(-(2**31)))
 
 
-def _bits(x: Expr) -> Expr:
-    return T.uint32(int(x.value) % 2**32) if isinstance(x, tirx.IntImm) else T.reinterpret(U32, x)
+def _long(x: Expr) -> Expr:
+    if isinstance(x, tirx.IntImm):
+        return T.uint64(int(x.value) % 2**32)
+    return cast("uint64", T.reinterpret(U32, x))
 
 
 def _wrapped(compute: Fold) -> Fold:
-    """``compute`` on integers modulo 2^32. TVM and LLVM take for granted that signed numbers never overflow."""
-    return lambda a, b: compute(a, b) if kind(a) == F32 else T.reinterpret(I32, compute(_bits(a), _bits(b)))
+    """``compute`` on integers modulo 2^32, in 64 bits that never overflow.
+
+    TVM and LLVM take for granted that 32 bits do not, signed or not. The reinterpretation at the end also keeps TVM
+    from carrying bounds of the 64 bits over to the result.
+    """
+
+    def run(a: Expr, b: Expr) -> Expr:
+        if kind(a) == F32:
+            return compute(a, b)
+        return T.reinterpret(I32, cast(U32, compute(_long(a), _long(b))))
+
+    return run
+
+
+def _less(a: Expr, b: Expr) -> Expr:
+    return a - b if kind(a) == F32 else a + (T.uint64(2**32) - b)
 
 
 add = _wrapped(lambda a, b: a + b)
-sub = _wrapped(lambda a, b: a - b)
+sub = _wrapped(_less)
 mul = _wrapped(lambda a, b: a * b)
 
 

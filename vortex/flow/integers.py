@@ -51,6 +51,7 @@ class Integers:
 
     def __init__(self) -> None:
         self._known: dict[Value, Whole] = {}
+        self.big: set[Value] = set()
         self.sums: torch.dtype = torch.int64
         """What sums and products of integers are; ``sum(dtype=torch.int32)`` says otherwise."""
 
@@ -59,6 +60,14 @@ class Integers:
         if not isinstance(v.type, TensorType) or v.type.dtype.is_float:
             return None
         return self._known.get(v, BOOL if v.type.dtype == bool_ else INT32)
+
+    def whole(self, v: Value) -> bool:
+        """Whether torch has an integer or a bool there."""
+        return v in self.big or self.of(v) is not None
+
+    def too_big(self, v: Value) -> bool:
+        """Whether it is a Python integer that int32 does not hold, kept as fp32 for floats to meet."""
+        return v in self.big
 
     def know(self, v: Value, what: Whole) -> None:
         self._known[v] = what

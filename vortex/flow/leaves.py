@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from vortex.errors import FLOW_RAISED
-from vortex.flow.tensor import PAGES, lift
 from vortex.flow.tracer import current, fail
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
@@ -72,5 +71,5 @@ def page_index() -> Any:
 def page_count() -> Any:
     """How many candidates there are, an int32 scalar."""
     if current() is not None:
-        return lift(PAGES)
+        return _leaf("page_count", flow.PageCount(TensorType(i32)))
     return torch.tensor(_here("page_count").pages, dtype=torch.int32)
