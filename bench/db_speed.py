@@ -18,7 +18,7 @@ from pathlib import Path
 from vortex.kinds.buckets import bucket_of
 from vortex.schedules.space import Space
 from vortex.tune.layers import Layers, Query
-from vortex.tune.record import Key, Measure, Record, Sample, Silicon
+from vortex.tune.record import Key, MachineKey, Measure, Record, Sample
 from vortex.tune.store import Store
 
 SPACE = Space("cuda.select@1", tuple({"threads": t, "in_flight": i} for t in (128, 256) for i in range(100)), {})
@@ -49,7 +49,7 @@ def made(number: int) -> Record:
     key = Key("select", f"vx1:{rest // 50:024x}", bucket, ("bf16",))
     env = {"template": "cuda.select@1", "vortex": "0.1.0", "tvm": "0.27.0.post1", "nvcc": "13.0"}
     point = {"threads": (128, 256)[config % 2], "in_flight": config // 2}
-    return Record.make(key, Silicon("sm_90a", 132, 232448), env, Measure("cudagraph", "cold"), point, [sample])
+    return Record.make(key, MachineKey("sm_90a", 132, 232448), env, Measure("cudagraph", "cold"), point, [sample])
 
 
 def main() -> None:

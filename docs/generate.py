@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vortex.cli.ops import ir_ops
 from vortex.passes.manager import listing
+from vortex.schedules.template import listing as knob_listing
 
 BLOCK = re.compile(r"(<!-- generated:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -35,11 +36,18 @@ def passes() -> str:
     return table(("pass", "reads", "tag", "version", "options", "what it does"), rows) + contracts
 
 
+def knobs() -> str:
+    """The knobs of all templates."""
+    names = ("kernel", "targets", "knob", "type", "values", "default", "meaning")
+    rows = ({**k, "knob": f"`{k['knob']}`", "type": f"`{k['type']}`"} for k in knob_listing())
+    return table(names, (tuple(row[n] for n in names) for row in rows))
+
+
 def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-TABLES: dict[str, Callable[[], str]] = {"ops": ops, "passes": passes}
+TABLES: dict[str, Callable[[], str]] = {"ops": ops, "passes": passes, "knobs": knobs}
 
 
 def filled(text: str) -> str:

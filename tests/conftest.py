@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from vortex.tune import layers
+from vortex.install import databases
 
 os.environ["VORTEX_DB"] = "none"
-layers.SHIPPED = Path(__file__).with_name("nothing-shipped")
+databases.SHIPPED = Path(__file__).with_name("nothing-shipped")

@@ -1,4 +1,4 @@
-"""vortex: sparse-attention flows, traced and compiled to kernels.
+"""vortex: sparse-attention flows, traced and compiled to kernels; programs and flows import it.
 
 The names below load their module on first use: ``import vortex`` costs nothing, torch comes with the first flow.
 """

@@ -17,6 +17,7 @@ from vortex.compilation.recorder import OnStep, Record
 from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER
 from vortex.ir.core import Module
 from vortex.passes.manager import DEFAULT_PIPELINE, Choose, PassCall, parse_pipeline
+from vortex.schedules.check import check_program
 from vortex.spec import Spec
 from vortex.targets.target import STAGES, TARGETS, Target
 
@@ -107,6 +108,10 @@ def compile_flow(
             if scheduled(module) and (other := [t.name for t in targets if t.name != module.attrs["target"]]):
                 why = f"the program was scheduled for {module.attrs['target']}"
                 raise BAD_OPTION.at(option=f"--target {other[0]}", why=why, hint="resume from an earlier dump")
+            for target in targets:
+                # somebody may have edited what was dumped
+                if scheduled(made.programs[target.name]):
+                    check_program(made.programs[target.name], target)
         if to == "page":
             return made
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.conftest import Vortex
 from tests.tune.records import record
+from vortex.cli.db import VERBS
 from vortex.kinds.buckets import bucket_of
 from vortex.tune.exchange import read_lines, write_lines
 from vortex.tune.record import merge
@@ -59,8 +60,19 @@ def test_ls_best_show(vortex: Vortex, db: Path) -> None:
         (["ls", "attent"], "VX7003", "did you mean 'attend'"),
         (["show", "zzzz"], "VX7001", "no record id"),
         (["show", "0" * 32], "VX8006", "no record"),
-        (["show"], "VX7001", "needs a record id"),
-        (["import"], "VX7001", "names no file"),
+        (["show"], "VX7001", "required: ID"),
+        (["import"], "VX7001", "required: FILE"),
+        ([], "VX7001", "required: VERB"),
+        (["ls", "--keep", "3"], "VX7001", "--keep: is no option of 'vortex db ls'"),
+        (["best", "--jsn"], "VX7001", "did you mean '--json'"),
+        (["ls", "select", "attend"], "VX7001", "one argument too many"),
+        (["show", "0" * 32, "--target", "cpu"], "VX7001", "--target: is no option"),
+        (["prune", "select"], "VX7001", "one argument too many"),
+        (["import", "x.jsonl", "-o", "y.jsonl"], "VX7001", "-o: is no option"),
+        (["merge", "x.jsonl", "-o", "y.jsonl", "--db", "z.db"], "VX7001", "contradicts -o"),
+        (["check", "bad.jsonl", "--db", "z.db"], "VX7001", "contradicts the files"),
+        (["pull", f"bad.jsonl#sha256={'0' * 64}", "--sha256", "0" * 64], "VX7001", "contradicts the hash"),
+        (["push", "x.jsonl", "--json"], "VX7001", "--json: is no option"),
         (["import", "gone.jsonl"], "VX7002", "cannot be read"),
         (["import", "bad.jsonl"], "VX8003", "1 of 2 lines"),
         (["pull", "bad.jsonl#sha256=00"], "VX8005", "no SHA-256"),
@@ -80,6 +92,16 @@ def test_mistakes(vortex: Vortex, db: Path, args: list[str], code: str, why: str
     assert code in found.err and why in found.err
     with Store(db) as store:
         assert len(store) == 7, "a mistake changes nothing"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_help_with_its_options_alone(vortex: Vortex, verb: str) -> None:
+    found = vortex("db", verb, "--help")
+    assert found.code == 0
+    assert found.out.startswith(f"usage: vortex db {verb}") and "--db PATH" in found.out
+    assert ("--keep" in found.out) == (verb == "prune")
+    assert ("--shape" in found.out) == (verb == "explain")
+    assert f"    {verb} " in vortex("db", "--help").out
 
 
 def test_export_import_merge(vortex: Vortex, db: Path) -> None:

@@ -6,12 +6,12 @@ import re
 
 import pytest
 import torch
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape, choose, space
 
 from tests.cuda.attend_case import Case, kernel, source
 from tests.cuda.harness import fails
 from tests.emulation import Emulated
 from vortex.errors import VortexError
+from vortex.schedules.cuda_attend import AttendShape, choose, space
 
 SHAPES = [
     (16, 128, 4, "bf16", False),
@@ -142,8 +142,9 @@ def test_space_can_be_built() -> None:
     points = list(space(shape))
     assert len(points) > 20
     assert choose(shape, points[-1].attrs()) == points[-1]
+    assert choose(shape, {"warps": 8, "stages": 6, "tile": 64}).refuse(shape) is not None
     with pytest.raises(VortexError, match="VX4006"):
-        choose(shape, {"warps": 8, "stages": 6, "tile": 64})
+        kernel(16, 128, 4, knobs=(("warps", 8), ("stages", 6), ("tile", 64)))
 
 
 def test_types_it_has_not() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape, choose, space
 
 from tests.cuda.attend_case import Case, Knobs, source
 from tests.cuda.test_attend import mutants, run
+from vortex.schedules.cuda_attend import AttendShape, choose, space
 
 FP8 = "fp8_e4m3"
 SHAPES = [

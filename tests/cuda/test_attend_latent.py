@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from vortex.codegen.cuda.attend.dense_knobs import AttendShape
-from vortex.codegen.cuda.attend.latent_knobs import choose, space
 
 from tests.cuda.attend_case import Knobs
 from tests.cuda.harness import fails
@@ -19,6 +17,8 @@ from vortex.codegen.build.nvcc import build_cuda
 from vortex.codegen.emit import parse_tir
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
+from vortex.schedules.cuda_attend import AttendShape
+from vortex.schedules.cuda_latent import choose, space
 from vortex.schedules.space import space_of
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
@@ -141,10 +141,11 @@ def test_space_can_be_built() -> None:
         assert choose(shape, points[-1].attrs()) == points[-1]
         assert choose(shape, {}).blocks(shape) * choose(shape, {}).heads >= heads
     for odd in (AttendShape(20, 80, 64, 16), AttendShape(20, 576, 512, 24), AttendShape(20, 576, 512, 48)):
-        with pytest.raises(VortexError, match="VX4006"):
-            choose(odd, {})
+        assert choose(odd, {}).refuse(odd) is not None
+    many = AttendShape(128, 576, 512, 16)
+    assert choose(many, {"warps": 4, "heads": 32}).refuse(many) is not None
     with pytest.raises(VortexError, match="VX4006"):
-        choose(AttendShape(128, 576, 512, 16), {"warps": 4, "heads": 32})
+        kernel(latent("512+64", 128, 16), (("warps", 4), ("heads", 32)))
     with pytest.raises(VortexError, match="VX4006"):
         kernel(latent("64+64", 4, 16, "f32"))
 

@@ -12,11 +12,10 @@ from vortex.budget import Budget
 from vortex.cli.cross import cross_compile
 from vortex.cli.main import main
 from vortex.codegen.build.resources import KernelResources
-from vortex.codegen.cuda import append
-from vortex.codegen.cuda.attend import dense_knobs as attend_knobs
-from vortex.codegen.cuda.select import knobs as select_knobs
-from vortex.codegen.templates import template_for
 from vortex.driver import compile_flow
+from vortex.schedules import cuda_attend as attend_knobs
+from vortex.schedules import cuda_select as select_knobs
+from vortex.schedules.check import described
 from vortex.spec import Spec
 from vortex.targets.gpu import B200, H200, MACHINES
 from vortex.targets.target import TARGETS
@@ -149,11 +148,10 @@ def test_rings_cover_the_latency(dim: int) -> None:
 
 def test_select_loads_further_ahead_where_registers_are_left() -> None:
     for words in (1, 3):
-        h200, b200 = (select_knobs.choose({}, words, m) for m in (H200, B200))
+        h200, b200 = (select_knobs.default(words, m) for m in (H200, B200))
         assert b200.residents * b200.in_flight_bytes(matrices=False) >= B200.bytes_needed
         assert b200.unpacked == 2 * h200.unpacked
-        assert select_knobs.choose({}, words, B200, roomy=False) == h200
-        assert select_knobs.choose({"unpacked": 16}, words, B200).unpacked == 16
+        assert select_knobs.default(words, B200, roomy=False) == h200
 
 
 @pytest.mark.parametrize(("heads", "limiter"), [(20, "memory"), (128, "compute")])
@@ -162,7 +160,7 @@ def test_many_heads_over_latent_rows_wait_for_the_tensor_cores(heads: int, limit
     target = TARGETS["sm_100a"]
     program = compile_flow("latent_topk", spec=spec, targets=[target], to="page").programs[target.name]
     f = program.functions["attend"]
-    schedule = template_for(target, f).schedule_of(program, f)
+    schedule = described(program, f, target)
     flight = schedule["bytes_in_flight"]
     assert isinstance(flight, int)
     used = KernelResources("sm_100a", 128, 0, 0, 0, 60 << 10, 128)
@@ -170,5 +168,6 @@ def test_many_heads_over_latent_rows_wait_for_the_tensor_cores(heads: int, limit
 
 
 def test_threads_of_append_follow_the_machine() -> None:
-    assert append.choose({}, H200).threads < append.choose({}, B200).threads
-    assert append.choose({"threads": 64}, B200).threads == 64
+    made = compile_flow("quest", targets=[TARGETS["sm_90a"], TARGETS["sm_100a"]], to="page").programs
+    h200, b200 = (made[t].functions["append"].attrs["schedule"]["threads"] for t in ("sm_90a", "sm_100a"))
+    assert h200 < b200

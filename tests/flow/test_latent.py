@@ -23,6 +23,7 @@ from vortex.ir.numerics import narrow
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
 from vortex.passes.manager import DEFAULT_PIPELINE, PassContext, run_pipeline
+from vortex.schedules.traffic import bytes_per_page
 from vortex.spec import Spec
 
 SPEC = Spec.of_latent("24+8", 5, page_size=8)
@@ -132,7 +133,7 @@ def test_page_program_is_the_oracle_and_reads_rows_once(name: str, passes: str) 
 
 def test_work_is_balanced_by_rows_read_once() -> None:
     _, program = lowered("latent_topk", ",".join(DEFAULT_PIPELINE.values()))
-    assert program.functions["attend"].attrs["schedule"]["bytes_per_page"] == 8 * 32 * 2
+    assert bytes_per_page(program, program.functions["attend"]) == 8 * 32 * 2
 
 
 @pytest.mark.parametrize("dim", [24, 25, 32, 33])

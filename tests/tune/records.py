@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from vortex.kinds.buckets import Bucket, bucket_of
 from vortex.kinds.kind import KINDS
-from vortex.tune.record import Key, Measure, Record, Sample, Silicon
+from vortex.tune.record import Key, MachineKey, Measure, Record, Sample
 
-H200 = Silicon("sm_90a", 132, 232448)
+H200 = MachineKey("sm_90a", 132, 232448)
 COLD = Measure("cudagraph", "cold")
 
 
@@ -22,7 +22,7 @@ def record(
     kind: str = "attend",
     ir: str = "vx1:00",
     bucket: Bucket | None = None,
-    target: Silicon = H200,
+    target: MachineKey = H200,
     template: str = "cuda.attend@1",
     measure: Measure = COLD,
     at: str = "2026-01-01T00:00:00Z",

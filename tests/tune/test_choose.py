@@ -16,11 +16,10 @@ from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 from vortex.tune.choose import Chooser
 from vortex.tune.exchange import write_lines
-from vortex.tune.keys import queries, query_of
+from vortex.tune.keys import machine_key, queries, query_of
 from vortex.tune.layers import Layers, Lines
 from vortex.tune.record import Record, Sample
 from vortex.tune.shapes import Shape
-from vortex.tune.silicon import SILICON
 
 CPU = TARGETS["cpu"]
 SMALL, LARGE, OTHER = Shape(1, 2, 500, 12), Shape(8, 8, 32768, 30), Shape(64, 8, 32768, 30)
@@ -101,8 +100,8 @@ def test_points_outside_the_space_are_misses(plain: Module, tmp_path: Path) -> N
 
 def test_options_go_before_records(plain: Module, tmp_path: Path) -> None:
     choose = chooser(tmp_path, records(plain, {SMALL: {8: 1.0}}), SMALL)
-    made = schedule(program(choose, passes="outline,expand-softmax,fuse,plan-memory,schedule{lanes=4}"))
-    assert (made["lanes"], made["from"]) == (4, "user")
+    made = schedule(program(choose, passes="outline,expand-softmax,fuse,plan-memory,schedule{knobs=select.lanes:4}"))
+    assert (made["lanes"], made["from"], made["user"]) == (4, "heuristic", ("lanes",))
 
 
 def test_other_templates_machines_and_kernels_do_not_match(plain: Module, tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def test_a_machine_nobody_measured(tmp_path: Path, kernel: str, transferred: boo
     config = next(c for c in space if c not in (space.default, theirs.default))
     env = {"template": space.template}
     sample = Sample("ok", True, (5.0, 5.0, 5.0), 9)
-    r = Record.make(query.key, SILICON["sm_90a"], env, query.measure, config, [sample])
+    r = Record.make(query.key, machine_key(TARGETS["sm_90a"]), env, query.measure, config, [sample])
     asked = chooser(tmp_path, [r], LARGE)
     transfer = Choice(dict(config), f"transfer:{r.id[:12]}")
     assert asked(made, f, b200) == (transfer if transferred else None)

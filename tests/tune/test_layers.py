@@ -14,7 +14,7 @@ from vortex.schedules.space import Space
 from vortex.tune.exchange import write_lines
 from vortex.tune.explain import explain
 from vortex.tune.layers import Layers, Lines, Query
-from vortex.tune.record import Record, Silicon
+from vortex.tune.record import MachineKey, Record
 from vortex.tune.store import Store
 
 SPACE = Space("cuda.attend@1", tuple({"warps": n} for n in (1, 2, 4, 8)), {"warps": 4})
@@ -90,7 +90,7 @@ def test_explain_says_which_component_differs(tmp_path: Path) -> None:
     assert "no bucket within" in ask(record(bucket=bucket_of("attend", 4096, 1, 1)))
     assert "differs in ir" in ask(record(ir="vx1:other"))
     assert "differs in sms" in ask(
-        record(target=Silicon("sm_90a", 114, 232448)), record(ir="x", template="cuda.attend@2")
+        record(target=MachineKey("sm_90a", 114, 232448)), record(ir="x", template="cuda.attend@2")
     )
     assert "differs in template" in ask(record(template="cuda.attend@2"))
     assert "may be used: wrong" in ask(record(status="wrong"))

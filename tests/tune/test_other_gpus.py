@@ -9,12 +9,13 @@ import pytest
 
 from vortex.artifact.folder import read_manifest
 from vortex.cli.main import main
+from vortex.targets.target import TARGETS
 from vortex.tune import worker
 from vortex.tune.bundle import Bundle, Candidate, read_bundle
+from vortex.tune.keys import machine_key
 from vortex.tune.measure import command
 from vortex.tune.record import Key, Measure, Record, Sample
 from vortex.tune.shapes import Shape
-from vortex.tune.silicon import SILICON
 
 SHAPE = Shape(2, 2, 500, 12)
 ATTEND = Candidate("quest", "attend", "attend", "vx1:0", ("bf16",), "cuda.attend@1", {"warps": 4}, "c/x.vxa", "x")
@@ -67,7 +68,8 @@ def test_a_bundle_for_a_b200(
     sample = Sample("ok", True, (5.0, 5.0, 5.0), 9)
     key = Key("plan", other.ir, SHAPE.bucket("plan", 16), other.dtypes)
     measure = Measure("cudagraph", "cold")
-    measured = Record.make(key, SILICON["sm_90a"], {"template": other.template}, measure, other.config, [sample])
+    here = machine_key(TARGETS["sm_90a"])
+    measured = Record.make(key, here, {"template": other.template}, measure, other.config, [sample])
     Path("h200.jsonl").write_text(measured.to_line() + "\n")
     assert main(["db", "import", "h200.jsonl", "--db", "t.db"]) == 0
     capsys.readouterr()

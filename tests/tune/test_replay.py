@@ -1,6 +1,7 @@
-"""The search over what an H200 measured of each kernel at the benchmark shapes: few points, close to the best.
+"""What ``propose`` finds among the points that an H200 measured at the benchmark shapes: few points, close to the best.
 
-These spaces have fewer than 64 points, so that a tuner enumerates them; here it may not.
+A tuner would build these small spaces whole; here it may build a part only, in the same rounds: the second round
+proposes with the first one's times known.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any
 import pytest
 
 from vortex.schedules.space import Config, Space, freeze
+from vortex.targets.gpu import H200
 from vortex.tune.cost import Work, attend_seconds, select_seconds
-from vortex.tune.search import SHARE, Point, search
-from vortex.tune.silicon import SILICON, SPEEDS
+from vortex.tune.search import Point, propose
 
 REPORT = Path(__file__).resolve().parents[2] / "bench" / "results" / "h200" / "tune.json"
 ROWS: list[dict[str, Any]] = [r for r in json.loads(REPORT.read_text())["rows"] if len(r["times"]) >= 24]
 SELECT = [r for r in ROWS if r["kernel"] == "select"]
+SHARE = 0.15
+"""Of a space that is measured."""
 SUMMARY = {"quest": 512, "block_topk": 256}
 """Bytes of a page and KV head."""
 
@@ -36,24 +39,26 @@ def times_of(row: dict[str, Any]) -> dict[Point, float]:
 
 def predictor(row: dict[str, Any]) -> Callable[[Config], float] | None:
     bucket = {name: int(n) for name, n in re.findall(r"(\w+)<=(\d+)", row["bucket"])}
-    machine = SILICON["sm_90a"], SPEEDS["sm_90a"]
     if row["kernel"] == "select":
         work = Work(bucket["rows"], bucket["columns"] - 3, SUMMARY[row["flow"]])
-        return lambda c: select_seconds(c, work, *machine)
+        return lambda c: select_seconds(c, work, H200)
     if row["kernel"] == "attend":
         work = Work(bucket["rows"], bucket["kept"], 16 * 128 * 2 * 2)
-        return lambda c: attend_seconds(c, work, 16, *machine)
+        return lambda c: attend_seconds(c, work, 16, H200)
     return None
 
 
 def found(row: dict[str, Any], most: int, seed: int) -> float:
-    """How far the best of ``most`` points that the search asks for is from the best of all."""
-    times = times_of(row)
+    """How far the best of ``most`` points, proposed in two rounds, is from the best of all."""
+    times, predict = times_of(row), predictor(row)
     space = Space("replay@1", tuple(map(dict, times)), row["default"])
-    asked = search(space, lambda c: times[freeze(c)], predictor(row), most, seed)
-    assert len(asked) == most
-    assert freeze(row["default"]) in asked
-    return min(x for x in asked.values() if x is not None) / min(times.values())
+    known: dict[Point, float] = {}
+    # the default is part of each round
+    for count in ((most + 1) // 2, most - (most + 1) // 2 + 1):
+        known |= {freeze(c): times[freeze(c)] for c in propose(space, count, predict, known, seed)}
+    assert len(known) == most
+    assert freeze(row["default"]) in known
+    return min(known.values()) / min(times.values())
 
 
 @pytest.mark.parametrize("row", SELECT, ids=named)
@@ -63,7 +68,7 @@ def test_select_in_a_sixth_of_the_space(row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r["kernel"] != "select"], ids=named)
 def test_others_in_a_quarter_of_theirs(row: dict[str, Any]) -> None:
-    assert all(found(row, len(row["times"]) // 4, seed) <= 1.04 for seed in range(5))
+    assert all(found(row, len(row["times"]) // 4, seed) <= 1.05 for seed in range(5))
 
 
 @pytest.mark.parametrize("row", SELECT, ids=named)

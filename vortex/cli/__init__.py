@@ -1,1 +1,1 @@
-"""The ``vortex`` command: one file a subcommand, each a thin front of the library."""
+"""The ``vortex`` command, a subcommand a file, each a thin front of the library; only ``__main__`` imports it."""

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compile."""
     from vortex.compilation.lowered import Lowered
-    from vortex.compilation.resume import read_ir, read_tir
+    from vortex.compilation.resume import dumped_targets, read_ir, read_tir
     from vortex.driver import compile_flow
     from vortex.passes.manager import parse_pipeline
 
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     if start in ("flow", "page"):
         source = read_ir(args.flow, start)
         default = str(source.attrs.get("target", default))
+    elif start == "tir":
+        default = ",".join(dumped_targets(Path(args.flow)))
     targets = parse_targets(args.target or default, say)
     for target in targets:
         target.require(args.to)

@@ -1,17 +1,5 @@
 """The database of tuning results: look, share, merge, mend.
 
-  ls [KIND]              what there is, one line a record
-  show ID                one record, whole
-  best                   the fastest configuration of each kernel and bucket
-  explain FLOW           what a compilation would find, and why a miss is a miss
-  export [-o FILE]       records as canonical JSON Lines
-  import FILE...         add records of files to the database
-  merge FILE... [-o OUT] the union of files, into OUT or the database
-  prune                  keep the best few of each kernel and bucket, and what failed
-  check [FILE...]        is every record sound
-  pull URL               add the records behind a URL; '#sha256=HEX' or --sha256 pins them
-  push URL               merge records into the file behind a URL
-
 examples:
   vortex db ls select --target sm_90
   vortex db merge results.jsonl
@@ -25,8 +13,9 @@ from __future__ import annotations
 import argparse
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vortex.cli.flow_options import add_spec, flow_program
 from vortex.cli.show import emit_json, listing, say
@@ -45,29 +34,19 @@ ID = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("verb", metavar="VERB", help=f"one of {', '.join(VERBS)}")
-    parser.add_argument("what", nargs="*", metavar="ARG", help="kernel kind, record id, flow, files or URL")
-    parser.add_argument("--db", metavar="PATH", type=Path, help="the database (default: $VORTEX_DB, ~/.cache/vortex)")
-    parser.add_argument("--target", metavar="NAME", help="only records of this target; explain: compile for it")
-    parser.add_argument("--shape", metavar="SHAPE", help="explain: batch=8,kv_heads=8,tokens=32768,kept=30")
-    parser.add_argument("--keep", metavar="N", type=int, default=3, help="prune: configurations to keep (default: 3)")
-    parser.add_argument("--sha256", metavar="HEX", default="", help="pull: what the content must hash to")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="import, merge, pull: leave out lines that are no records"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("-o", dest="out", metavar="FILE", type=Path, help="export, merge: write here")
-    add_spec(parser)
+    """Declare each verb with the options that apply to it."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        mine = verbs.add_parser(name, help=verb.about, description=f"{verb.about[0].upper()}{verb.about[1:]}.")
+        for declare in verb.options:
+            declare(mine)
+        mine.add_argument("--db", metavar="PATH", type=Path, help="the database (default: $VORTEX_DB, ~/.cache/vortex)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the verb says."""
-    if args.verb not in VERBS:
-        hint = nearest(args.verb, VERBS) or f"; there are {', '.join(VERBS)}"
-        raise UNKNOWN_NAME.at(what="verb of 'vortex db'", name=args.verb, nearest=hint)
     try:
-        return VERBS[args.verb](args)
+        return VERBS[args.verb].run(args)
     except sqlite3.Error as e:
         raise NOT_DATABASE.at(path=_path(args), why=str(e)) from None
 
@@ -99,7 +78,7 @@ def _ls(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     import json
 
-    prefix = _one(args, "a record id")
+    prefix = str(args.id)
     if len(prefix) < 4 or not set(prefix) <= set("0123456789abcdef"):
         raise BAD_OPTION.at(
             option="ID", why=f"'{prefix}' is no record id", hint="at least 4 hex digits, see vortex db ls"
@@ -148,7 +127,6 @@ def _explain(args: argparse.Namespace) -> int:
     from vortex.tune.keys import queries
     from vortex.tune.shapes import PRESETS, read_shape
 
-    args.flow = _one(args, "a flow")
     [target] = parse_targets(args.target or "cpu", say)[:1]
     program = flow_program(args, target)
     shape = read_shape(args.shape) if args.shape else PRESETS["bench"][0]
@@ -201,20 +179,24 @@ def _export(args: argparse.Namespace) -> int:
 def _import(args: argparse.Namespace) -> int:
     from vortex.tune.exchange import read_file
 
-    if not args.what:
-        raise BAD_OPTION.at(option=args.verb, why="names no file", hint=f"vortex db {args.verb} results.jsonl")
-    groups = [read_file(Path(f), skip_bad=args.skip_bad) for f in args.what]
-    if args.verb == "merge" and args.out is not None:
-        from vortex.tune.exchange import write_file, write_lines
-        from vortex.tune.record import merge
-
-        merged = merge(*groups)
-        write_file(args.out, write_lines(merged))
-        say(f"wrote {args.out}: {len(merged)} records")
-        return OK
+    groups = {file: read_file(file, skip_bad=args.skip_bad) for file in args.files}
     with _store(args) as store:
-        for name, group in zip(args.what, groups, strict=True):
-            say(f"{name}: {len(group)} records, {store.put(group)} new or with new samples")
+        for file, group in groups.items():
+            say(f"{file}: {len(group)} records, {store.put(group)} new or with new samples")
+    return OK
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from vortex.tune.exchange import read_file, write_file, write_lines
+    from vortex.tune.record import merge
+
+    if args.out is None:
+        return _import(args)
+    if args.db is not None:
+        raise BAD_OPTION.at(option="--db", why="contradicts -o, which writes a file", hint="give one of them")
+    merged = merge(*(read_file(file, skip_bad=args.skip_bad) for file in args.files))
+    write_file(args.out, write_lines(merged))
+    say(f"wrote {args.out}: {len(merged)} records")
     return OK
 
 
@@ -233,8 +215,10 @@ def _check(args: argparse.Namespace) -> int:
     from vortex.tune.exchange import read_bytes, read_lines
     from vortex.tune.store import Store
 
+    if args.files and args.db is not None:
+        raise BAD_OPTION.at(option="--db", why="contradicts the files that are named", hint="name it as one of them")
     problems, records = [], 0
-    for path in [Path(f) for f in args.what] or [_path(args)]:
+    for path in args.files or [_path(args)]:
         data = read_bytes(path)
         if data.startswith(b"SQLite format 3\0"):
             with Store(path, write=False) as store:
@@ -256,7 +240,9 @@ def _pull(args: argparse.Namespace) -> int:
     from vortex.tune.exchange import parsed
     from vortex.tune.transfer import fetch, sha256, split_pin
 
-    url, pin = split_pin(_one(args, "a URL"))
+    url, pin = split_pin(args.url)
+    if pin and args.sha256:
+        raise BAD_OPTION.at(option="--sha256", why="contradicts the hash behind the URL", hint="give one of them")
     data = fetch(url, pin or args.sha256.lower())
     records = parsed(data, url, skip_bad=args.skip_bad)
     with _store(args) as store:
@@ -267,7 +253,7 @@ def _pull(args: argparse.Namespace) -> int:
 def _push(args: argparse.Namespace) -> int:
     from vortex.tune.transfer import publish, sha256
 
-    url = _one(args, "a URL")
+    url = str(args.url)
     data, before = publish(url, (r for _, r in _wanted(args, layers=False)))
     say(f"{before} records were there, {data.count(10)} are now")
     print(f"{url}#sha256={sha256(data)}")
@@ -278,7 +264,7 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _path(args: argparse.Namespace) -> Path:
-    from vortex.tune.layers import user_path
+    from vortex.install.databases import user_path
 
     return args.db or user_path()
 
@@ -298,15 +284,12 @@ def _layers(args: argparse.Namespace) -> Layers:
 def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str, Record]]:
     """The records that the options ask for; without ``layers`` only those of the database."""
     from vortex.kinds.kind import KINDS
-    from vortex.tune.silicon import silicon_of
+    from vortex.tune.keys import machine_key
 
-    if args.verb != "push":
-        if len(args.what) > 1:
-            raise BAD_OPTION.at(option=args.verb, why="takes one kernel kind", hint=f"of {', '.join(KINDS)}")
-        if args.what and args.what[0] not in KINDS:
-            raise UNKNOWN_NAME.at(what="kernel kind", name=args.what[0], nearest=nearest(args.what[0], KINDS))
-    kind = args.what[0] if args.what and args.verb != "push" else None
-    arch = silicon_of(parse_targets(args.target, say)[0]).arch if args.target else None
+    kind = getattr(args, "kind", None)
+    if kind is not None and kind not in KINDS:
+        raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest(kind, KINDS))
+    arch = machine_key(parse_targets(args.target, say)[0]).arch if args.target else None
     if layers:
         yield from _layers(args).records(kind, arch)
         return
@@ -316,26 +299,87 @@ def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str
         yield from (("user", r) for r in store.records(kind, arch))
 
 
-def _one(args: argparse.Namespace, what: str) -> str:
-    if len(args.what) != 1:
-        raise BAD_OPTION.at(option=args.verb, why=f"needs {what}", hint="vortex db --help")
-    return str(args.what[0])
-
-
 def _config(r: Record) -> str:
     return " ".join(f"{k}={v}" for k, v in r.config)
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "ls": _ls,
-    "show": _show,
-    "best": _best,
-    "explain": _explain,
-    "export": _export,
-    "import": _import,
-    "merge": _import,
-    "prune": _prune,
-    "check": _check,
-    "pull": _pull,
-    "push": _push,
+# --- verbs --------------------------------------------------------------------------------------------------
+
+
+Declare = Callable[[argparse.ArgumentParser], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What ``vortex db VERB`` does, in words and in code, and the options that apply to it beside ``--db``."""
+
+    run: Callable[[argparse.Namespace], int]
+    about: str
+    options: tuple[Declare, ...] = ()
+
+
+def _option(*names: str, **about: Any) -> Declare:
+    return lambda parser: parser.add_argument(*names, **about)
+
+
+KIND = _option("kind", metavar="KIND", nargs="?", help="only records of this kernel kind")
+TARGET = _option("--target", metavar="NAME", help="only records of this target")
+JSON = _option("--json", action="store_true", help="print JSON")
+FILES = _option("files", metavar="FILE", nargs="+", type=Path, help="JSON Lines, as 'vortex db export' writes them")
+SKIP_BAD = _option("--skip-bad", action="store_true", help="leave out lines that are no records")
+
+VERBS = {
+    "ls": Verb(_ls, "list what there is, one line a record", (KIND, TARGET, JSON)),
+    "show": Verb(
+        _show,
+        "print one record, whole, as JSON",
+        (_option("id", metavar="ID", help="the id, or its first digits, as 'vortex db ls' shows it"),),
+    ),
+    "best": Verb(_best, "list the fastest configuration of each kernel and bucket", (KIND, TARGET, JSON)),
+    "explain": Verb(
+        _explain,
+        "show what a compilation would find, and why a miss is a miss",
+        (
+            _option("flow", metavar="FLOW", help="name, file.py or file.py:name"),
+            _option("--target", metavar="NAME", help="the target to compile for (default: cpu)"),
+            _option("--shape", metavar="SHAPE", help="e.g. batch=8,kv_heads=8,tokens=32768,kept=30"),
+            JSON,
+            add_spec,
+        ),
+    ),
+    "export": Verb(
+        _export,
+        "print records as canonical JSON Lines",
+        (KIND, TARGET, _option("-o", dest="out", metavar="FILE", type=Path, help="write them here instead")),
+    ),
+    "import": Verb(_import, "add the records of files to the database", (FILES, SKIP_BAD)),
+    "merge": Verb(
+        _merge,
+        "put the union of files into the database, or into a file",
+        (FILES, SKIP_BAD, _option("-o", dest="out", metavar="FILE", type=Path, help="write the union here instead")),
+    ),
+    "prune": Verb(
+        _prune,
+        "keep the best few configurations of each kernel and bucket, and what failed",
+        (_option("--keep", metavar="N", type=int, default=3, help="configurations to keep (default: 3)"),),
+    ),
+    "check": Verb(
+        _check,
+        "say whether every record is sound",
+        (_option("files", metavar="FILE", nargs="*", type=Path, help="databases or JSON Lines, in its place"), JSON),
+    ),
+    "pull": Verb(
+        _pull,
+        "add the records behind a URL to the database",
+        (
+            _option("url", metavar="URL", help="'#sha256=HEX' behind it pins the content"),
+            _option("--sha256", metavar="HEX", default="", help="what the content must hash to"),
+            SKIP_BAD,
+        ),
+    ),
+    "push": Verb(
+        _push,
+        "merge the records of the database into the file behind a URL",
+        (_option("url", metavar="URL", help="a file, or what fsspec can write"), TARGET),
+    ),
 }

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
                 "launched by": kind.call or "launch",
                 "reads pages": kind.pages,
                 "time depends on": " ".join(kind.axes),
-                "templates": " ".join(templates) or "-",
+                "templates": ", ".join(templates) or "-",
                 "about": kind.about,
             }
         )

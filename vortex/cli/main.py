@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vortex.errors import BAD_OPTION, UNKNOWN_NAME, VortexError, nearest
 
@@ -55,13 +55,10 @@ mistake of yours, 70 for one of ours.
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose mistakes are :class:`VortexError` and name the nearest option."""
 
-    def __init__(self, name: str, about: str) -> None:
-        super().__init__(
-            prog=f"vortex {name}",
-            description=about,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+    def __init__(self, name: str = "", about: str = "", **rest: Any) -> None:
+        """``rest`` is what argparse gives the parser of a verb, beside what is the same for all."""
+        given = {"prog": f"vortex {name}", "description": about, **rest}
+        super().__init__(**given, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         option, _, why = message.removeprefix("argument ").partition(": ")
@@ -69,15 +66,22 @@ class Parser(argparse.ArgumentParser):
             option, why = self.prog, message
         raise BAD_OPTION.at(option=option, why=why, hint=f"{self.prog} --help")
 
-    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
-        """As argparse's, but an unknown option gets a "did you mean"."""
-        found, rest = self.parse_known_args(args, namespace)
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As argparse's, but nothing is left over: an unknown option is an error with a "did you mean"."""
+        found, rest = super().parse_known_args(args, namespace)
         if rest:
             known = [s for a in self._actions for s in a.option_strings]
             name = rest[0].split("=")[0]
             what = "is no option" if name.startswith("-") else "is one argument too many"
+            what += f" of '{self.prog}'"
             raise BAD_OPTION.at(option=rest[0], why=f"{what}{nearest(name, known)}", hint=f"{self.prog} --help")
-        return found
+        return found, []
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            hint = nearest(value, action.choices) or f"; there are {', '.join(action.choices)}"
+            raise UNKNOWN_NAME.at(what=f"verb of '{self.prog}'", name=value, nearest=hint)
+        super()._check_value(action, value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tune, or build a bundle."""
-    from vortex.tune.layers import Layers, user_path
+    from vortex.install.databases import user_path
+    from vortex.tune.layers import Layers
     from vortex.tune.shapes import read_shapes
     from vortex.tune.tuner import Tuner
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Function, Module
 from vortex.kinds.kind import KINDS
 from vortex.schedules.cpu import CpuAppend, CpuAttend, CpuSelect
 from vortex.schedules.cuda_append import CudaAppend
-from vortex.schedules.cuda_attend import CudaAttend, reads_one_pool
+from vortex.schedules.cuda_attend import CudaAttend
 from vortex.schedules.cuda_latent import CudaLatent
 from vortex.schedules.cuda_plan import CudaPlan
 from vortex.schedules.cuda_select import CudaSelect
@@ -33,21 +33,35 @@ class Template:
 
     ``emit`` takes a program and a kernel, writes the kernel into the open TVM function, and returns the names of its
     arguments in order; ``words`` gives its words of workspace for each page and for each row, those that the kernel's
-    attributes say unless given. A variant is a template for those kernels alone that ``applies`` accepts.
+    attributes say unless given.
     """
 
-    target: Literal["cpu", "cuda"]
+    target: str
     kind: str
     emit: Reference
-    variant: str = ""
-    applies: Callable[[Function], bool] | None = None
     words: Reference | None = None
-    knobs: type[Schedulable[Any]] | None = None
-    """What can be chosen in it (:mod:`vortex.schedules`); None where there is nothing."""
+    choices: type[Schedulable[Any]] | None = None
+    """What it leaves open, and which kernels of the kind it serves; None for one that serves all and leaves nothing."""
+
+    @classmethod
+    def of(cls, choices: type[Schedulable[Any]], emit: Reference, words: Reference | None = None) -> Template:
+        """The template that leaves open what :mod:`vortex.schedules` declares; a variant of a kind is one of several
+        declarations for it, whose ``serves`` says for which kernels it is.
+        """
+        return cls(choices.target, choices.kind, emit, words, choices)
+
+    @property
+    def variant(self) -> str:
+        """Which of a kind's templates for the target it is; empty where there is one alone."""
+        return "" if self.choices is None else self.choices.variant
 
     @property
     def name(self) -> str:
-        return f"{self.target}.{self.kind}{self.variant and '.' + self.variant}"
+        return f"{self.target}.{self.kind}{self.variant and f' ({self.variant})'}"
+
+    def serves(self, f: Function) -> bool:
+        """Whether it makes a kernel of its kind."""
+        return self.choices is None or self.choices().serves(f)
 
     def emit_into(self, program: Module, f: Function) -> list[str]:
         """Write the kernel into the open TVM function; the names of its arguments in order."""
@@ -71,7 +85,7 @@ def _function(reference: Reference) -> Callable[..., Any]:
 
 
 TEMPLATES: dict[tuple[str, str], tuple[Template, ...]] = {}
-"""By target and kernel kind: variants first, the general template last."""
+"""By target and kernel kind."""
 
 
 def register(template: Template) -> Template:
@@ -80,18 +94,10 @@ def register(template: Template) -> Template:
     known = TEMPLATES.get(at, ())
     if any(t.variant == template.variant for t in known):
         raise ValueError(f"template '{template.name}' is registered twice")
-    if (template.applies is None) != (not template.variant):
-        raise ValueError(f"template '{template.name}': a variant, and nothing else, says what it applies to")
-    if template.knobs is not None:
-        declare(template.knobs)
-    TEMPLATES[at] = tuple(sorted((*known, template), key=lambda t: t.applies is None))
+    if template.choices is not None:
+        declare(template.choices)
+    TEMPLATES[at] = (*known, template)
     return template
-
-
-def find_template(target: Target, f: Function) -> Template | None:
-    """The template that makes ``f`` for ``target``; None where there is none."""
-    known = TEMPLATES.get((target.kind, str(f.attrs["kind"])), ())
-    return next((t for t in known if t.applies is None or t.applies(f)), None)
 
 
 def template_for(target: Target, f: Function) -> Template:
@@ -99,7 +105,8 @@ def template_for(target: Target, f: Function) -> Template:
     kind = str(f.attrs["kind"])
     if kind not in KINDS:
         raise NOT_EMITTABLE.at(why=f"no template for kernels of kind '{kind}'", hint=f"there are {', '.join(KINDS)}")
-    found = find_template(target, f)
+    # as for what they leave open, of several that serve a kernel the last one goes first
+    found = next((t for t in reversed(TEMPLATES.get((target.kind, kind), ())) if t.serves(f)), None)
     if found is None:
         have = [t for t, k in TEMPLATES if k == kind]
         why = f"no template for '{kind}' kernels on a {target.kind} target yet"
@@ -112,19 +119,13 @@ _CPU, _CUDA = "vortex.codegen.cpu", "vortex.codegen.cuda"
 
 for _template in (
     Template("cpu", "plan", f"{_CPU}.plan:emit_plan"),
-    Template("cpu", "append", f"{_CPU}.append:emit_append", knobs=CpuAppend),
-    Template("cpu", "select", f"{_CPU}.select:emit_select", knobs=CpuSelect),
-    Template("cpu", "attend", f"{_CPU}.attend:emit_attend", knobs=CpuAttend),
-    Template("cuda", "plan", f"{_CUDA}.plan:emit_plan", knobs=CudaPlan),
-    Template("cuda", "append", f"{_CUDA}.append:emit_append", knobs=CudaAppend),
-    Template(
-        "cuda",
-        "select",
-        f"{_CUDA}.select.kernel:emit_select",
-        words=f"{_CUDA}.select.layout:workspace_words",
-        knobs=CudaSelect,
-    ),
-    Template("cuda", "attend", f"{_CUDA}.attend.dense:emit_attend", knobs=CudaAttend),
-    Template("cuda", "attend", f"{_CUDA}.attend.latent:emit_attend", "latent", reads_one_pool, knobs=CudaLatent),
+    Template.of(CpuAppend, f"{_CPU}.append:emit_append"),
+    Template.of(CpuSelect, f"{_CPU}.select:emit_select"),
+    Template.of(CpuAttend, f"{_CPU}.attend:emit_attend"),
+    Template.of(CudaPlan, f"{_CUDA}.plan:emit_plan"),
+    Template.of(CudaAppend, f"{_CUDA}.append:emit_append"),
+    Template.of(CudaSelect, f"{_CUDA}.select.kernel:emit_select", f"{_CUDA}.select.layout:workspace_words"),
+    Template.of(CudaAttend, f"{_CUDA}.attend.dense:emit_attend"),
+    Template.of(CudaLatent, f"{_CUDA}.attend.latent:emit_attend"),
 ):
     register(_template)

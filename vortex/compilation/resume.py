@@ -31,21 +31,35 @@ def read_text(file: str) -> str:
         raise NO_SUCH_FILE.at(path=file, why="is no text") from None
 
 
+def dumped_targets(folder: Path) -> tuple[str, ...]:
+    """The names of the targets whose TensorIR a dump folder holds.
+
+    Raises:
+        VortexError: VX7002 when the folder is no dump or holds no TensorIR.
+    """
+    return tuple(map(str, _dumped(folder)[1]))
+
+
 def read_tir(folder: Path, targets: tuple[Target, ...]) -> list[Lowered]:
     """The TensorIR of a dump folder, with the page IR it came from.
 
     Raises:
         VortexError: VX7002 when the folder is no dump or lacks files, VX5003 when it lacks a target.
     """
+    programs, kernels, origin = _dumped(folder)
+    flow = read_text(str(folder / origin)) if isinstance(origin, str) else ""
+    return [_lowered(folder, target, programs, kernels, flow) for target in targets]
+
+
+def _dumped(folder: Path) -> tuple[dict[str, Any], dict[str, Any], object]:
+    """What the manifest of a dump says of its page IR and kernels, by target, and of the flow they came from."""
     manifest = read_manifest(folder)
     programs, kernels = manifest.get("programs"), manifest.get("kernels")
     if not isinstance(programs, dict) or not isinstance(kernels, dict):
         raise NO_SUCH_FILE.at(
             path=str(folder), why="holds no TensorIR: the compilation that dumped it stopped before tir"
         )
-    origin = manifest.get("origin")
-    flow = read_text(str(folder / origin)) if isinstance(origin, str) else ""
-    return [_lowered(folder, target, programs, kernels, flow) for target in targets]
+    return programs, kernels, manifest.get("origin")
 
 
 def _lowered(folder: Path, target: Target, programs: dict[str, Any], kernels: dict[str, Any], flow: str) -> Lowered:

@@ -1,1 +1,3 @@
-"""The frontend: flows as plain torch code, traced to flow IR; run eagerly, the same code is the oracle."""
+"""The frontend: flows as plain torch code, traced to flow IR or run eagerly as the oracle; check, cli and the driver
+import it.
+"""

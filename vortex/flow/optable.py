@@ -12,6 +12,7 @@ import torch
 
 from vortex.errors import IN_PLACE, UNKNOWN_TORCH_OP, nearest
 from vortex.flow import source
+from vortex.flow.dispatch import fills
 from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import active, fail, refuse
 
@@ -130,6 +131,7 @@ def listing() -> list[dict[str, str]]:
     return [rows[name] for name in sorted(rows, key=lambda n: (n.rpartition(".")[2].strip("_"), n))]
 
 
+@fills("call_function")
 def call_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Trace a torch function that was given a traced tensor."""
     _load()
@@ -139,9 +141,17 @@ def call_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return call(entry, args, kwargs)
 
 
+@fills("call_method")
 def call_method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Trace a tensor method or operator by its name."""
     return call(method(name), args, kwargs)
+
+
+@fills("bound_method")
+def bound_method(tensor: vTensor, name: str) -> Callable[..., Any]:
+    """The method ``name`` of a traced tensor; the error that there is none."""
+    entry = method(name)
+    return lambda *args, **kwargs: call(entry, (tensor, *args), kwargs)
 
 
 def method(name: str) -> Entry:

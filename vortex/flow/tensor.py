@@ -10,6 +10,7 @@ import torch
 
 from vortex.errors import BAD_SHAPE, BRANCH, CONCRETIZE, IN_PLACE, SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow import source
+from vortex.flow.dispatch import bound_method, call_function, call_method, fills
 from vortex.flow.integers import MOST_PAGES, Whole
 from vortex.flow.tracer import DTYPES, active, constant, fail
 from vortex.ir.core import Value
@@ -60,8 +61,6 @@ class Size(tuple[Any, ...]):
 
 def _operator(name: str, swap: bool = False) -> Any:
     def run(self: Any, other: Any) -> Any:
-        from vortex.flow.optable import call_method
-
         if not isinstance(other, vTensor | torch.Tensor | int | float | PageDim) and not hasattr(other, "__array__"):
             return NotImplemented
         a, b = (lift(other), lift(self)) if swap else (lift(self), lift(other))
@@ -70,6 +69,7 @@ def _operator(name: str, swap: bool = False) -> Any:
     return run
 
 
+@fills("wrap")
 class vTensor:
     """A value of the flow being traced: an element type and a shape, no numbers."""
 
@@ -129,21 +129,16 @@ class vTensor:
     def __torch_function__(
         cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        from vortex.flow.optable import call_function
-
         return call_function(function, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        from vortex.flow.optable import call, method
-
         if name in ("T", "mT"):
-            return call(method("t" if name == "T" else "adjoint"), (self,), {})
+            return call_method("t" if name == "T" else "adjoint", (self,), {})
         if name in CONCRETE:
             return lambda *_, **__: self._concrete(f".{name}()")
-        entry = method(name)
-        return lambda *args, **kwargs: call(entry, (self, *args), kwargs)
+        return bound_method(self, name)
 
     def _concrete(self, what: str) -> Any:
         raise fail(CONCRETIZE, what=what)
@@ -183,8 +178,6 @@ class vTensor:
         raise fail(IN_PLACE, name="x[...] = y")
 
     def __getitem__(self, key: Any) -> vTensor:
-        from vortex.flow.optable import call_method
-
         return call_method("__getitem__", (self, key), {})
 
     def __neg__(self) -> vTensor:

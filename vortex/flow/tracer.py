@@ -12,6 +12,7 @@ import torch
 
 from vortex.errors import BAD_SHAPE, CONSTANT_TOO_BIG, ErrorKind, VortexError
 from vortex.flow import source
+from vortex.flow.dispatch import wrap
 from vortex.flow.integers import Integers, Whole
 from vortex.ir import types
 from vortex.ir.core import Decl, Function, Module, Op, Value
@@ -68,7 +69,7 @@ class Tracer:
         """A leaf, made on first use and shared after."""
         if key not in self.seen:
             self.seen[key] = self.function.add(op, name, source.here())
-        return _wrap(self.seen[key])
+        return wrap(self.seen[key])
 
     def resource(self, data: torch.Tensor, name: str) -> vTensor:
         """A captured tensor: declared once for each content."""
@@ -107,12 +108,6 @@ class Tracer:
         if whole is not None:
             self.integers.know(made.value, whole)
         return made
-
-
-def _wrap(value: Value) -> vTensor:
-    from vortex.flow.tensor import vTensor
-
-    return vTensor(value)
 
 
 @contextmanager
@@ -161,7 +156,7 @@ def emit(op: type[Op], *operands: vTensor | tuple[vTensor, ...], **attrs: Any) -
         why = str(e.fields["why"])
         raise refuse(why, next((text for c, text in EXPECTED.items() if issubclass(op, c)), "")) from None
     _check_integers(made)
-    return _wrap(tracer.function.add(made, "", source.here()))
+    return wrap(tracer.function.add(made, "", source.here()))
 
 
 def _check_integers(made: Op) -> None:

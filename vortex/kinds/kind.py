@@ -65,9 +65,6 @@ class KernelKind:
     without one are launched by ``Decoder.launch`` alone."""
     paces: bool = False
     """Whether work lists are cut for as many CTAs of it as the device holds."""
-    choice: Literal["variants", "table"] = "variants"
-    """What different choices for different shapes become: kernels of their own, or a table that one kernel looks into
-    on the device."""
     tuned: bool = False
     """Whether ``vortex tune`` tunes it unless told otherwise."""
     timed: tuple[str, ...] = ()
@@ -142,7 +139,6 @@ declare(
         domain="requests",
         ops=("page.plan",),
         call="plan",
-        choice="table",
         timed=("select", "attend"),
         arguments=(
             *_call("lengths"),

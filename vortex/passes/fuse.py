@@ -120,8 +120,10 @@ def _crossing(groups: list[list[Function]]) -> set[str]:
 
 
 def _join(name: str, parts: list[Function], crossing: set[str]) -> Function:
-    """One kernel that does what ``parts`` do one after another."""
-    joined = Function("kernel", name, attrs={k: v for k, v in parts[0].attrs.items() if k != "schedule"})
+    """One kernel that does what ``parts`` do one after another, with the knobs that somebody gave any of them."""
+    joined = Function("kernel", name, attrs=dict(parts[0].attrs))
+    if given := {k: v for f in parts for k, v in f.attrs.get("schedule", {}).items()}:
+        joined.attrs["schedule"] = given
     here: dict[str, Value] = {}
     """What was stored to, or loaded from, each buffer so far."""
     leaves: dict[tuple[str, str], Value] = {}

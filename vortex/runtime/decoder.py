@@ -197,7 +197,8 @@ class Decoder:
 
     def plan(self, lengths: torch.Tensor, page_table: torch.Tensor, slots: torch.Tensor | None = None) -> None:
         """Begin a step of requests with ``lengths`` i32 ``[B]`` tokens, the step's own included, whose pages are the
-        rows of ``page_table`` i32 ``[B, Pmax]``; ``slots`` i32 ``[B]`` numbers them for flows that keep state. A
+        rows of ``page_table`` i32 ``[B, Pmax]``. ``slots`` i32 ``[B]`` is where each request keeps its state; no flow
+        keeps any yet, so that it is checked and otherwise unused (:meth:`PagedCache.slots` gives it). A
         request of length 0 is a padded row: nothing of it is read, and its outputs are zeros.
 
         Raises:

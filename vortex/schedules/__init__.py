@@ -1,1 +1,1 @@
-"""What each template leaves open and what is chosen for it, without TVM; for passes, codegen, tune and cli."""
+"""What each template leaves open and what is chosen for it, without TVM: passes, codegen and tune import it."""

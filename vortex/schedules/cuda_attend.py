@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
-from vortex.schedules.cuda_select import too_many_threads
 from vortex.schedules.knobs import Knobs, knob
 from vortex.schedules.template import Schedulable, declare
 from vortex.targets.gpu import H200, MACHINES, Machine
@@ -47,7 +46,7 @@ class AttendKnobs(Knobs):
     """Of a CTA whose warps each have a ring of tiles."""
 
     warps: int = knob(
-        4, "warps of a CTA", least=1, most=32,
+        4, "warps of a CTA", only=(1, 2, 4, 8, 16),
         chosen="4; fewer where their rings do not fit, more where too little is on its way",
     )  # fmt: skip
     stages: int = knob(
@@ -89,7 +88,9 @@ class AttendKnobs(Knobs):
             what = f"{self.warps} warps, {self.stages} stages and tiles of {self.tile} tokens"
             of = f"{shape.dim}+{shape.v_dim} numbers"
             return f"{what} of {of} take {need} bytes of shared memory; a CTA may have {machine.cta_shared}"
-        return too_many_threads(machine, self.warps * 32, self.residents)
+        if (held := machine.ctas_of(need, self.warps * 32)) < self.residents:
+            return f"an SM holds {held} CTAs of {self.warps} warps and {need} bytes, not {self.residents}"
+        return None
 
     def fits(self, shape: AttendShape, machine: Machine = H200) -> bool:
         """Whether a CTA of these knobs can be launched."""

@@ -37,8 +37,8 @@ class Legal:
     def __str__(self) -> str:
         if self.only:
             return " or ".join(filter(None, (", ".join(map(str, self.only[:-1])), str(self.only[-1]))))
-        whole = f"a multiple of {self.step} from" if self.step > 1 else "a whole number from"
-        return f"{whole} {self.least} to {self.most}"
+        whole = f"a multiple of {self.step}" if self.step > 1 else "a whole number"
+        return f"{whole} from {self.least} {'on' if self.most == MOST else f'to {self.most}'}"
 
 
 def knob(

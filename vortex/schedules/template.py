@@ -12,8 +12,8 @@ from typing import ClassVar, Generic
 
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Attr, Function, Module
-from vortex.schedules.knobs import K, Knobs
-from vortex.targets.target import Target
+from vortex.schedules.knobs import K, Knobs, declared
+from vortex.targets.target import TARGETS, Target
 
 
 class Schedulable(Generic[K]):
@@ -94,3 +94,20 @@ def schedulable(program: Module, f: Function, target: Target) -> Schedulable[Kno
     """The declaration for a kernel; None where its template leaves nothing open."""
     mine = (s for s in reversed(declarations()) if (s.target, s.kind) == (target.kind, f.attrs["kind"]))
     return next((s for s in mine if s.serves(f)), None)
+
+
+def listing() -> list[dict[str, str]]:
+    """Every knob of every template as people read it: kernel, targets, name, type, legal values, default, meaning."""
+    return [
+        {
+            "kernel": s.name,
+            "targets": ", ".join(t.name for t in TARGETS.values() if t.kind == s.target),
+            "knob": k.name,
+            "type": k.type,
+            "values": str(k.legal),
+            "default": k.default,
+            "meaning": k.doc,
+        }
+        for s in declarations()
+        for k in declared(s.knobs).values()
+    ]

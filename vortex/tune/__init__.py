@@ -1,1 +1,1 @@
-"""Which configuration of a kernel is fastest where: spaces, records of measurements, the stores that hold them."""
+"""Which configuration of a kernel is fastest where: spaces, measurements and their stores; only cli imports it."""

@@ -6,7 +6,6 @@ not built again, so that a build that was interrupted goes on where it stopped, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -18,14 +17,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vortex.errors import VortexError
+from vortex.install.identity import Identity, digest, of_build
 from vortex.install.versions import versions
 from vortex.ir.core import Function, Module
 from vortex.ir.printer import print_module
 from vortex.kinds.buckets import Bucket
 from vortex.schedules.space import Config, Space, freeze
+from vortex.targets.cpu import detect_mcpu
 from vortex.targets.target import TARGETS, Target
 from vortex.tune.bundle import Bundle, Candidate
 from vortex.tune.keys import key_of
+from vortex.tune.search import Point
 from vortex.tune.shapes import Shape
 
 GROUP = {"cpu": 2, "cuda": 16}
@@ -95,7 +97,8 @@ def build_bundle(
     candidates: list[Candidate] = []
     work: list[Job] = []
     seen: set[str] = set()
-    stamp = _sources()
+    # what all candidates have in common
+    base = of_build({}, spec="", target=f"{target.name} {_processor(target)}", consults=False)
     for flow, program in flows.items():
         for f in program.functions.values():
             space = space_of(program, f, target) if f.attrs["kind"] in kinds else None
@@ -111,8 +114,7 @@ def build_bundle(
             for first in range(0, len(made), size):
                 group = made[first : first + size]
                 points = tuple(freeze(c.config) for c in group)
-                content = json.dumps([stamp, toolchain(target), target.name, key.ir, flow, f.name, points])
-                name = hashlib.sha256(content.encode()).hexdigest()[:16]
+                name = _identity(base, text, f.name, points).short
                 symbols = tuple(f"{f.name}_{name}_{i}" for i in range(len(group)))
                 out = path / "candidates" / f"{name}.vxa"
                 work.append(Job(text, target.name, f.name, str(bases[flow]), str(out), points, symbols))
@@ -134,6 +136,20 @@ def build_bundle(
     bundle.write()
     _sweep(path / "candidates", {Path(job.out).stem for job in work})
     return bundle
+
+
+def _identity(base: Identity, program: str, kernel: str, points: Sequence[Point]) -> Identity:
+    """What decides a group: ``program`` is its page IR, in which the flow, its constants and the model shape are."""
+    knobs = "; ".join(" ".join(f"{k}={v}" for k, v in point) for point in points)
+    return Identity({**base.parts, "ir": digest(program), "kernel": kernel, "knobs": knobs})
+
+
+def _processor(target: Target) -> str:
+    if target.kind == "cpu":
+        return detect_mcpu()
+    from vortex.codegen.build.toolkit import find_toolkit
+
+    return f"nvcc {find_toolkit().version}"
 
 
 def _sweep(folder: Path, names: set[str]) -> None:
@@ -235,12 +251,3 @@ def _library(job: Job, target: Target, sources: dict[str, KernelSource]) -> None
         targets = {target.name: replace(entry, kernels=kernels)}
         files: dict[str, bytes | Path] = {c.file: read_file(job.base, base, c.file) for c in base.constants}
         write_artifact(job.out, replace(base, targets=targets, files={}), {**files, entry.library: library})
-
-
-def _sources() -> str:
-    """Hash of the code that makes kernels: a candidate of other code is another candidate."""
-    folder = Path(__file__).parents[1] / "codegen"
-    found = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h")):
-        found.update(file.read_bytes())
-    return found.hexdigest()

@@ -11,13 +11,12 @@ from vortex.ir.core import Function, Module
 from vortex.kinds.buckets import Bucket
 from vortex.passes.manager import Choice
 from vortex.schedules.space import Space, space_of
-from vortex.targets.gpu import UNMEASURED
+from vortex.targets.gpu import MACHINES, UNMEASURED
 from vortex.targets.target import TARGETS, Target
-from vortex.tune.keys import query_of
+from vortex.tune.keys import machine_key, query_of
 from vortex.tune.layers import Layers, Query
 from vortex.tune.record import Record
 from vortex.tune.shapes import Shape
-from vortex.tune.silicon import SILICON
 
 if TYPE_CHECKING:
     from vortex.tune.search import Point
@@ -52,7 +51,7 @@ class Chooser:
         query = query_of(program, f, target, bucket)
         if query is None:
             return None
-        for other, asked in _silicons(query, target):
+        for other, asked in _machines(query, target):
             # most kernels have no record: then the space is not needed
             if not self.layers.buckets(asked.lookup):
                 continue
@@ -130,14 +129,14 @@ def _largest(buckets: dict[Bucket, Group], config: Point, among: Sequence[Bucket
     return next(buckets[b][config] for b in sorted(among or buckets, reverse=True) if config in buckets[b])
 
 
-def _silicons(query: Query, target: Target) -> Iterator[tuple[Target, Query]]:
+def _machines(query: Query, target: Target) -> Iterator[tuple[Target, Query]]:
     """The query for the target's own machine, then, where nobody has measured one, for others of its kind."""
     yield target, query
     if target.name not in UNMEASURED:
         return
-    for name, silicon in SILICON.items():
+    for name in MACHINES:
         if name != target.name:
-            yield TARGETS[name], Query(query.key, silicon, query.template, query.measure)
+            yield TARGETS[name], Query(query.key, machine_key(TARGETS[name]), query.template, query.measure)
 
 
 def _alike(program: Module, f: Function, space: Space, other: Target) -> bool:

@@ -1,8 +1,8 @@
 """What a configuration should cost, from the bytes it moves and what can be on its way at once.
 
-The model ranks; it does not predict. Memory gives ``bandwidth`` once ``bandwidth * latency`` bytes are under way, so a
-launch takes its bytes over whatever its CTAs keep in flight, in as many waves as the CTAs that fit need, and a few
-fixed costs: filling the ring, meeting at the end of a row that was split.
+The model ranks; it does not predict. Memory gives ``copy_bandwidth`` once ``copy_bandwidth * latency`` bytes are under
+way, so a launch takes its bytes over whatever its CTAs keep in flight, in as many waves as the CTAs that fit need, and
+a few fixed costs, such as filling the ring.
 """
 
 from __future__ import annotations
@@ -11,20 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log2
 
-from vortex.tune.record import Silicon
-from vortex.tune.silicon import Speed
+from vortex.targets.gpu import Machine
 
-REGISTERS = 65536
-"""Of an SM."""
-THREADS = 2048
-"""Of an SM."""
-CTA_BYTES = 1024
-"""Shared memory that the driver takes of each CTA."""
-SM_BYTES = 1024
-"""Shared memory of an SM beyond what one CTA may have."""
-
-MERGE_SECONDS = 0.45e-6
-"""For the CTAs of a row to meet once."""
 WARP_SECONDS = 0.12e-6
 """For each doubling of the warps that add up their parts."""
 ITEM_SECONDS = 0.25e-6
@@ -66,38 +54,34 @@ class Work:
         return self.rows * self.pages * self.page_bytes
 
 
-def attend_seconds(config: Mapping[str, int], work: Work, page: int, silicon: Silicon, speed: Speed) -> float:
-    """Of ``attend``; ``splits`` is how many CTAs share a row (1 where the configuration does not say)."""
+def attend_seconds(config: Mapping[str, int], work: Work, page: int, machine: Machine) -> float:
+    """Of ``attend`` with one CTA a row."""
     warps, stages, tile = config["warps"], config["stages"], config["tile"]
     tile_bytes = work.page_bytes * tile // page
     arena = warps * stages * tile_bytes
-    fit = min(
-        (silicon.smem + SM_BYTES) // (arena + CTA_BYTES), THREADS // (32 * warps), REGISTERS // (32 * warps * 144)
-    )
+    fit = min(machine.ctas_of(arena, 32 * warps), machine.registers // (32 * warps * 144))
     if not fit:
         return float("inf")
-    splits = max(1, min(config.get("splits", 1), work.pages))
-    ctas = work.rows * splits
+    ctas = work.rows
     # the warps of a CTA share its pages: those left without one bring nothing on its way
-    tiles = -(-work.pages * page // (tile * splits))
+    tiles = -(-work.pages * page // tile)
     busy = min(warps, tiles)
     depth = max(1, min(stages - 1, -(-tiles // warps)))
-    slots = silicon.sms * fit
+    slots = machine.sms * fit
     waves = -(-ctas // slots)
     under_way = min(ctas, slots) * busy * depth * tile_bytes
-    rate = min(speed.bandwidth, under_way / speed.latency)
+    rate = min(machine.copy_bandwidth, under_way / machine.latency)
     # a wave that is not full leaves SMs idle at its end
-    per_sm = -(-ctas // silicon.sms) * silicon.sms / ctas if ctas < slots else waves * slots / ctas
-    uneven = 1 + (min(per_sm, 2.0) - 1) * (0.5 if ctas > silicon.sms else 0.15)
-    steps = -(-tiles // (warps * depth)) * speed.latency * 0.35
-    time = max(work.bytes / rate * uneven, speed.latency + steps * waves)
+    per_sm = -(-ctas // machine.sms) * machine.sms / ctas if ctas < slots else waves * slots / ctas
+    uneven = 1 + (min(per_sm, 2.0) - 1) * (0.5 if ctas > machine.sms else 0.15)
+    steps = -(-tiles // (warps * depth)) * machine.latency * 0.35
+    time = max(work.bytes / rate * uneven, machine.latency + steps * waves)
     time += ITEM_SECONDS * waves + WARP_SECONDS * log2(warps)
-    time += MERGE_SECONDS * (1 + log2(splits) * 0.35) if splits > 1 else 0.0
     time += 0.0 if config.get("overlap") else LAUNCH_SECONDS
     return time + PLANNED_SECONDS
 
 
-def select_seconds(config: Mapping[str, int], work: Work, silicon: Silicon, speed: Speed) -> float:
+def select_seconds(config: Mapping[str, int], work: Work, machine: Machine) -> float:
     """Of ``select``: its CTAs stream summaries and then choose, each row by itself.
 
     Bytes take their time, more where registers do not hold what is on its way; every wave of CTAs begins and ends
@@ -107,22 +91,23 @@ def select_seconds(config: Mapping[str, int], work: Work, silicon: Silicon, spee
     threads, keys = config.get("threads", 256), config.get("keys", 8)
     residents = config.get("residents", 0) or max(1, 512 // threads)
     chip = config.get("chip_words", 8192)
-    fit = min(THREADS // threads, (silicon.smem + SM_BYTES) // (chip * 4 + CTA_BYTES))
+    fit = machine.ctas_of(chip * 4, threads)
     if not fit:
         return float("inf")
     ahead = config.get("ahead", 32)
-    registers = min(255, REGISTERS // (threads * min(residents, fit)))
+    registers = min(255, machine.registers // (threads * min(residents, fit)))
     wanted = KEPT_REGISTERS + ahead
-    held = min(fit, residents, REGISTERS // (threads * min(registers, wanted)))
-    slots = silicon.sms * held
+    held = min(fit, residents, machine.registers // (threads * min(registers, wanted)))
+    slots = machine.sms * held
     under_way = slots * threads * ahead * 4
     spilled = 0 if work.pages <= chip else work.rows * work.pages * 8
     crowded = 1 + SPILL * max(0, wanted - registers) / wanted + (UNHEARD if residents > fit else 0.0)
     # more on its way than would do saves a little still
-    rate = min(under_way / speed.latency, speed.bandwidth * (1 - IDLE * speed.bandwidth * speed.latency / under_way))
+    idle = IDLE * machine.copy_bandwidth * machine.latency / under_way
+    rate = min(under_way / machine.latency, machine.copy_bandwidth * (1 - idle))
     time = (work.bytes + spilled) / rate * crowded
     again = -(-work.pages // threads) * REREAD_SECONDS if keys * threads < work.pages else 0.0
     # plan cuts rows into items for two CTAs an SM, as far as they go
-    items = max(work.rows, min(work.rows * -(-work.pages // ITEM_PAGES), 2 * silicon.sms))
+    items = max(work.rows, min(work.rows * -(-work.pages // ITEM_PAGES), 2 * machine.sms))
     waves = -(-items // slots)
     return time + waves * (WAVE_SECONDS + keys * KEY_SECONDS + again) + LAUNCH_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from vortex.ir import digest
@@ -9,11 +10,25 @@ from vortex.ir.core import Function, Module
 from vortex.ir.types import TensorType
 from vortex.kinds.buckets import Bucket
 from vortex.schedules.template import schedulable
+from vortex.targets.cpu import detect_mcpu
+from vortex.targets.gpu import MACHINES
 from vortex.targets.target import Target
 from vortex.tune.layers import Query
-from vortex.tune.record import Key, Silicon
+from vortex.tune.record import Key, MachineKey, Measure
 from vortex.tune.shapes import Shape
-from vortex.tune.silicon import policy, silicon_of
+
+
+def machine_key(target: Target) -> MachineKey:
+    """The machine that a compilation for ``target`` is for; of a CPU target, this one."""
+    if target.kind == "cpu":
+        return MachineKey(detect_mcpu(), os.cpu_count() or 1, 0)
+    machine = MACHINES[target.name]
+    return MachineKey(target.name, machine.sms, machine.cta_shared)
+
+
+def policy(target: Target) -> Measure:
+    """How the times are taken that choices are made by."""
+    return Measure("wall", "none") if target.kind == "cpu" else Measure("cudagraph", "cold")
 
 
 def key_of(program: Module, f: Function, bucket: Bucket) -> Key:
@@ -23,13 +38,13 @@ def key_of(program: Module, f: Function, bucket: Bucket) -> Key:
 
 
 def query_of(
-    program: Module, f: Function, target: Target, bucket: Bucket, silicon: Silicon | None = None
+    program: Module, f: Function, target: Target, bucket: Bucket, machine: MachineKey | None = None
 ) -> Query | None:
-    """What to ask databases for; None for kernels with nothing to choose. ``silicon`` is the target's unless given."""
+    """What to ask databases for; None for kernels with nothing to choose. ``machine`` is the target's unless given."""
     template = schedulable(program, f, target)
     if template is None:
         return None
-    return Query(key_of(program, f, bucket), silicon or silicon_of(target), template.key, policy(target))
+    return Query(key_of(program, f, bucket), machine or machine_key(target), template.key, policy(target))
 
 
 def queries(program: Module, target: Target, shape: Shape) -> Iterator[tuple[Function, Query]]:

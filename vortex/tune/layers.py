@@ -8,7 +8,6 @@ replaces what others found.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,21 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vortex.errors import VortexError
-from vortex.install.cache import cache_root
+from vortex.install.databases import project_files, shipped_files, switched_off, user_path
 from vortex.kinds.buckets import Bucket, fallbacks
 from vortex.tune.parse import BadRecordError, parse_line
-from vortex.tune.record import Key, Measure, Record, Silicon, lookup_of, merge
+from vortex.tune.record import Key, MachineKey, Measure, Record, lookup_of, merge
 from vortex.tune.store import Store
 
 if TYPE_CHECKING:
     from vortex.schedules.space import Space
-
-SHIPPED = Path(__file__).with_name("shipped")
-PROJECT = ".vortex"
-"""A folder of ``*.jsonl`` files in the current folder or the nearest one above that has it."""
-
-VARIABLE = "VORTEX_DB"
-"""Names the user's database file; ``none`` for no layer at all."""
 
 log = logging.getLogger("vortex.tune")
 
@@ -95,7 +87,7 @@ class Query:
     """What one kernel of a compilation asks for."""
 
     key: Key
-    target: Silicon
+    target: MachineKey
     template: str
     measure: Measure
 
@@ -122,7 +114,7 @@ class Layers:
     @classmethod
     def default(cls, db: Path | None = None) -> Layers:
         """The user's (``db`` where it is given), the project's, the shipped."""
-        if db is None and os.environ.get(VARIABLE) == "none":
+        if db is None and switched_off():
             return cls({})
         found: dict[str, Layer] = {}
         path = db or user_path()
@@ -135,7 +127,7 @@ class Layers:
                 log.warning("%s", e.message)
         if project := project_files():
             found["project"] = Lines(project)
-        if shipped := sorted(SHIPPED.glob("*.jsonl")):
+        if shipped := shipped_files():
             found["shipped"] = Lines(shipped)
         return cls(found)
 
@@ -178,19 +170,3 @@ class Layers:
         """All with the name of their layer."""
         for name, layer in self.layers.items():
             yield from ((name, r) for r in layer.records(kind, arch))
-
-
-def user_path() -> Path:
-    """``$VORTEX_DB``, else ``tune.db`` in ``$XDG_CACHE_HOME/vortex`` (``~/.cache/vortex``)."""
-    named = os.environ.get(VARIABLE, "")
-    if named not in ("", "none"):
-        return Path(named)
-    return cache_root() / "tune.db"
-
-
-def project_files() -> list[Path]:
-    """The JSON Lines files of the project around the current folder."""
-    for folder in (here := Path.cwd(), *here.parents):
-        if (folder / PROJECT).is_dir():
-            return sorted((folder / PROJECT).glob("*.jsonl"))
-    return []

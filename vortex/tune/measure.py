@@ -24,7 +24,7 @@ from typing import Any
 from vortex.errors import BAD_OPTION, CANNOT_MEASURE, VortexError
 from vortex.tune.bundle import Bundle, Candidate, read_bundle
 from vortex.tune.exchange import read_bytes, read_lines
-from vortex.tune.record import Key, Measure, Record, Sample, Silicon
+from vortex.tune.record import Key, MachineKey, Measure, Record, Sample
 from vortex.tune.shapes import Shape
 from vortex.tune.worker import Task, main
 
@@ -168,7 +168,7 @@ class Session:
         c: Candidate = self.bundle.candidates[i]
         key = Key(c.kind, c.ir, shape.bucket(c.kind, self.page_size), c.dtypes)
         env = {**self.bundle.env, "template": c.template}
-        return Record.make(key, Silicon(**self.machine["silicon"]), env, measure, c.config, [sample])
+        return Record.make(key, MachineKey(**self.machine["machine"]), env, measure, c.config, [sample])
 
     @property
     def _by(self) -> tuple[tuple[str, str], ...]:

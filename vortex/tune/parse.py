@@ -11,7 +11,7 @@ from typing import NoReturn
 from vortex.ir.types import DTYPES
 from vortex.kinds.buckets import LIMIT, Bucket
 from vortex.kinds.kind import KINDS
-from vortex.tune.record import STATUS, VERSION, Key, Measure, Record, Sample, Silicon
+from vortex.tune.record import STATUS, VERSION, Key, MachineKey, Measure, Record, Sample
 
 MOST_LINE = 1 << 16
 """Bytes of a line; no record is longer."""
@@ -67,7 +67,7 @@ def _record(data: object) -> Record:
         _fail("samples", "a list of 1 to 1024", samples)
     found = Record.make(
         _key(d["key"]),
-        _silicon(d["target"]),
+        _machine_key(d["target"]),
         _env(d["env"]),
         _measure(d["measure"]),
         _config(d["config"]),
@@ -94,10 +94,10 @@ def _key(value: object) -> Key:
     return Key(kind, _word(d["ir"], "key.ir"), Bucket(**sizes), tuple(dtypes))  # type: ignore[arg-type]
 
 
-def _silicon(value: object) -> Silicon:
+def _machine_key(value: object) -> MachineKey:
     d = _object(value, "target", ("arch", "sms", "smem"))
     sms = _integer(d["sms"], "target.sms", 1, 1 << 16)
-    return Silicon(_word(d["arch"], "target.arch"), sms, _integer(d["smem"], "target.smem", 0, 1 << 30))
+    return MachineKey(_word(d["arch"], "target.arch"), sms, _integer(d["smem"], "target.smem", 0, 1 << 30))
 
 
 def _env(value: object) -> dict[str, str]:

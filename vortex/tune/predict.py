@@ -8,34 +8,33 @@ from vortex.ir.core import Function, Module
 from vortex.kinds.kind import KINDS
 from vortex.schedules.space import Config
 from vortex.schedules.traffic import bytes_per_page
+from vortex.targets.gpu import MACHINES, Machine
 from vortex.targets.target import Target
 from vortex.tune.cost import Work, attend_seconds, select_seconds
-from vortex.tune.record import Silicon
 from vortex.tune.search import Predict
 from vortex.tune.shapes import Shape
-from vortex.tune.silicon import SPEEDS, Speed, silicon_of
 
 RESERVED = 3
 """Pages of a row that ``select`` does not score."""
 
 
-Seconds = Callable[[Config, Work, int, Silicon, Speed], float]
+Seconds = Callable[[Config, Work, int, Machine], float]
 """Of a configuration, what a launch reads, the page size, and the machine."""
 
 MODELS: Mapping[str, Seconds] = {
     "attend": attend_seconds,
-    "select": lambda config, work, page, silicon, speed: select_seconds(config, work, silicon, speed),
+    "select": lambda config, work, page, machine: select_seconds(config, work, machine),
 }
 """The model of each kernel kind that has one."""
 
 
 def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Shape]) -> Predict | None:
     """The model's time over the time of the bytes alone, summed over ``shapes``; None where there is no model."""
-    kind, speed = KINDS[str(f.attrs["kind"])], SPEEDS.get(target.name)
+    kind, machine = KINDS[str(f.attrs["kind"])], MACHINES.get(target.name)
     model = MODELS.get(kind.name)
-    if speed is None or model is None or "kv_lora_rank" in program.attrs:
+    if machine is None or model is None or "kv_lora_rank" in program.attrs:
         return None
-    silicon, page, each = silicon_of(target), int(program.attrs["page_size"]), bytes_per_page(program, f)
+    page, each = int(program.attrs["page_size"]), bytes_per_page(program, f)
 
     def seconds(config: Config) -> float:
         total = 0.0
@@ -43,7 +42,7 @@ def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Sha
             columns = s.columns(page)
             pages = min(s.kept, columns) if kind.pages == "kept" else max(1, columns - RESERVED)
             work = Work(s.batch * s.kv_heads, pages, each)
-            total += model(config, work, page, silicon, speed) * speed.bandwidth / work.bytes
+            total += model(config, work, page, machine) * machine.copy_bandwidth / work.bytes
         return total
 
     return seconds

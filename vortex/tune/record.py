@@ -38,10 +38,11 @@ NOISY = 1.1
 
 
 @dataclass(frozen=True, slots=True)
-class Silicon:
+class MachineKey:
     """What of a machine decides which configuration is fast; product names are provenance only.
 
-    On a GPU: architecture, SMs, bytes of shared memory a CTA may have. On a CPU: instruction set, cores, 0.
+    On a GPU: architecture, SMs, bytes of shared memory a CTA may have. On a CPU: instruction set, cores, 0. Shared
+    databases hold it as ``target`` with just these keys, so that the names of the fields stay as they are.
     """
 
     arch: str
@@ -111,7 +112,7 @@ class Record:
     """A configuration with its samples; see the file's docstring."""
 
     key: Key
-    target: Silicon
+    target: MachineKey
     env: tuple[tuple[str, str], ...]
     measure: Measure
     config: tuple[tuple[str, int], ...]
@@ -121,7 +122,7 @@ class Record:
     def make(
         cls,
         key: Key,
-        target: Silicon,
+        target: MachineKey,
         env: Mapping[str, str],
         measure: Measure,
         config: Mapping[str, int],
@@ -209,7 +210,7 @@ class Record:
         return canonical({"v": VERSION, "id": self.id, **self.identity, "samples": [s.to_json() for s in self.samples]})
 
 
-def lookup_of(key: Key, target: Silicon, template: str, measure: Measure) -> str:
+def lookup_of(key: Key, target: MachineKey, template: str, measure: Measure) -> str:
     """Hash of the exact part of a query."""
     exact = [key.kind, key.ir, key.dtypes, target.to_json(), template, measure.mode, measure.l2]
     return hashlib.sha256(canonical(exact).encode()).hexdigest()[:24]

@@ -1,67 +1,17 @@
-"""Which points of a space to measure: all of a small one, of a large one those that a model and its best suggest."""
+"""Which points of a space to build and measure: all of a small one, of a large one those that the cost model and the
+best points so far suggest.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vortex.schedules.space import Config, Space, freeze
 
 Point = tuple[tuple[str, int], ...]
 Predict = Callable[[Config], float]
 """Seconds, or anything that ranks; only the order counts."""
-Measured = Callable[[Config], float | None]
-"""A time, or None for a configuration that fails."""
-
-SMALL = 64
-"""A space with fewer points is enumerated."""
-SHARE = 0.15
-"""Of a larger one this share is measured."""
-
-
-def budget_of(points: int) -> int:
-    """How many points of a space may be measured."""
-    return points if points < SMALL else int(points * SHARE)
-
-
-def search(
-    space: Space, measured: Measured, predict: Predict | None = None, most: int | None = None, seed: int = 0
-) -> dict[Point, float | None]:
-    """Measure up to ``most`` points (:func:`budget_of` the space); what each took.
-
-    A third goes to the default and what the model thinks best, spread over the values of each knob; a few to random
-    points of the better half; the rest to neighbours of the best so far, so that a wrong model costs its share only.
-    """
-    most = budget_of(len(space)) if most is None else most
-    found: dict[Point, float | None] = {}
-
-    def take(configs: Iterable[Config], limit: int) -> None:
-        for c in configs:
-            if len(found) >= min(limit, most):
-                return
-            if freeze(c) not in found:
-                found[freeze(c)] = measured(c)
-
-    ranked = rank(space, predict, seed)
-    take([space.default], 1)
-    take(ranked, most if most >= len(space) else max(2, most // 3))
-    better = ranked[: max(1, len(ranked) // 2)]
-    chance = random.Random(seed)
-    take(chance.sample(better, len(better)), max(3, most * 2 // 5))
-    order = {freeze(c): i for i, c in enumerate(ranked)}
-    while len(found) < most:
-        known = sorted((us, p) for p, us in found.items() if us is not None)
-        before = len(found)
-        for _, point in known:
-            near = [c for c in space.neighbours(dict(point)) if freeze(c) not in found]
-            if near:
-                take(sorted(near, key=lambda c: order[freeze(c)]), len(found) + 2)
-                break
-        if len(found) == before:
-            take(ranked, before + 1)
-            if len(found) == before:
-                break
-    return found
 
 
 def propose(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vortex.driver import compile_flow
-from vortex.errors import BUNDLE_BUSY, UNKNOWN_NAME, nearest
+from vortex.errors import BAD_OPTION, BUNDLE_BUSY, UNKNOWN_NAME, nearest
 from vortex.ir.core import Function, Module
 from vortex.kinds.kind import KINDS
 from vortex.schedules.space import Config, Space, space_of
@@ -71,6 +71,7 @@ class Tuner:
         bases: dict[str, Path] = {}
         programs: dict[str, Module] = {}
         (self.path / "base").mkdir(parents=True, exist_ok=True)
+        self._check_where()
         for flow in self.flows:
             made = compile_flow(flow, spec=self.spec, targets=[self.target], out=self.path / "base" / "new.vxa")
             program = made.programs[self.target.name]
@@ -78,7 +79,6 @@ class Tuner:
             shutil.rmtree(base, ignore_errors=True)
             (self.path / "base" / "new.vxa").rename(base)
             bases[program.name], programs[program.name] = base, program
-        self._check_where(programs.values())
         return build_bundle(
             self.path,
             programs,
@@ -91,14 +91,24 @@ class Tuner:
             told=told,
         )
 
-    def _check_where(self, programs: Iterable[Module]) -> None:
-        """VX7003 for a knob that no kernel of ``kinds`` has."""
-        kernels = [(p, f) for p in programs for f in p.functions.values() if f.attrs["kind"] in self.kinds]
-        spaces = [space_of(p, f, self.target) for p, f in kernels] if self.where else []
-        knobs = sorted({name for s in spaces if s is not None for name in s.default})
-        for name in self.where:
-            if name not in knobs:
-                raise UNKNOWN_NAME.at(what="knob", name=name, nearest=nearest(name, knobs))
+    def _check_where(self) -> None:
+        """VX7003 for a knob that no kernel of ``kinds`` has, VX7001 for values that none of their spaces has."""
+        if not self.where:
+            return
+        choices: dict[str, set[int]] = {}
+        for flow in self.flows:
+            program = compile_flow(flow, spec=self.spec, targets=[self.target], to="page").programs[self.target.name]
+            for f in program.functions.values():
+                space = space_of(program, f, self.target) if f.attrs["kind"] in self.kinds else None
+                for name, numbers in space.choices.items() if space is not None else ():
+                    choices.setdefault(name, set()).update(numbers)
+        for name, values in self.where.items():
+            if name not in choices:
+                raise UNKNOWN_NAME.at(what="knob", name=name, nearest=nearest(name, choices))
+            if odd := sorted(set(values) - choices[name]):
+                have = ", ".join(map(str, sorted(choices[name])))
+                why = f"no kernel of {', '.join(self.kinds)} is tried with {name}={','.join(map(str, odd))}"
+                raise BAD_OPTION.at(option="--where", why=why, hint=f"{name} is one of {have}")
 
     def _propose(self, program: Module, f: Function, space: Space) -> Sequence[Config]:
         space = space.where(self.where)

@@ -7,7 +7,6 @@ is linked in, so that it is the same whatever torch was built with.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from vortex.codegen.build.resources import KernelResources, read_resources
 from vortex.codegen.build.toolkit import Toolkit, find_toolkit
 from vortex.errors import NO_COMPILER, TIR_INVALID, TOOL_FAILED
 from vortex.install.cache import cache_root
+from vortex.install.identity import Identity, digest
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
@@ -109,9 +109,16 @@ def _several_in_one(source: str) -> str:
 def _compile(toolkit: Toolkit, source: str, arch: str) -> Path:
     """The folder in the cache with the object of ``source`` and what ptxas said of it."""
     flags = [*FLAGS, "-gencode", f"arch=compute_{arch[3:]},code={arch}"]
-    header = LAUNCH_HEADER.read_text()
-    key = "\0".join([str(VERSION), source, header, *flags, toolkit.version, _ffi_version()])
-    kept = cache_root() / "nvcc" / hashlib.sha256(key.encode()).hexdigest()
+    identity = Identity(
+        {
+            "format": str(VERSION),
+            "source": digest(source),
+            "c_sources": digest(LAUNCH_HEADER.read_bytes()),
+            "flags": " ".join(flags),
+            "tools": f"nvcc {toolkit.version}, apache-tvm-ffi {_ffi_version()}",
+        }
+    )
+    kept = cache_root() / "nvcc" / identity.key
     if not (kept / "resources.json").exists():
         with _scratch(kept) as folder:
             (folder / "kernel.cu").write_text(translation_unit(source))
@@ -122,6 +129,7 @@ def _compile(toolkit: Toolkit, source: str, arch: str) -> Path:
             for file in folder.iterdir():
                 if file.name not in ("kernel.cu", "kernel.o", "kernel.ptx", "kernel.cubin"):
                     file.unlink()
+            identity.write(folder / "identity.json")
             (folder / "resources.json").write_text(json.dumps(asdict(read_resources(said, source, arch))))
     return kept
 

@@ -1,1 +1,1 @@
-"""Templates for CPUs: plain loops for LLVM, rows over threads. One file per kernel kind."""
+"""Templates for CPUs: plain loops for LLVM, rows over threads; codegen finds them by name and nothing imports them."""

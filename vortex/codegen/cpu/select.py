@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cpu.topk import emit_keep_all, emit_topk, sortable
+from vortex.codegen.cpu.topk import emit_keep_all, emit_topk
 from vortex.codegen.scalar import convert, fold_of, number_type
+from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import (
     F32,

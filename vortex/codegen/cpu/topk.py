@@ -8,17 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vortex.codegen.tir import I32, Buffer, Expr, T, equal, is_nan, let, local, loop, put, when
+from vortex.codegen.tir import I32, Buffer, Expr, T, equal, let, local, loop, put, when
 from vortex.codegen.tir import lanes as vector
 
 LANES = 16
-
-
-def sortable(score: Expr) -> Expr:
-    """fp32 as uint32 in the order of selection: +inf > finite > -inf > NaN, -0 equal to +0; NaN is 0."""
-    bits = T.reinterpret("uint32", T.Select(equal(score, T.float32(0)), T.float32(0), score))
-    flipped = T.Select(bits >= T.uint32(0x80000000), T.bitwise_not(bits), T.bitwise_or(bits, T.uint32(0x80000000)))
-    return T.Select(is_nan(score), T.uint32(0), flipped)
 
 
 def emit_keep_all(pages: Buffer, counts: Buffer, r: Expr, h: Expr, n: Expr, capacity: Expr) -> None:

@@ -1,1 +1,1 @@
-"""Kernels for NVIDIA GPUs: one TensorIR template per kernel kind, around the shared scalar emitters."""
+"""Templates for NVIDIA GPUs and what they share; codegen finds them by name, and nothing else imports them."""

@@ -1,4 +1,5 @@
 """SGLang's attention backend ``vortex``: decoding through a compiled flow in an engine that nobody patched.
+SGLang's plugin loader imports it, and ``vortex toolchain``.
 
 * ``plugin``: the entry point; registers the backend, the flag and three hooks
 * ``config``: what the user wants, from VORTEX_CONFIG

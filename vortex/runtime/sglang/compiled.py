@@ -6,7 +6,6 @@ Compiling happens in another interpreter, because the compiler and SGLang need d
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
 import logging
 import os
@@ -17,13 +16,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import vortex
 from vortex.artifact.folder import read_manifest
-from vortex.errors import COMPILE_FAILED, ENGINE_REFUSED, NO_COMPILED_FLOW, NO_SUCH_FILE, NO_TARGET_IN_ARTIFACT
+from vortex.errors import COMPILE_FAILED, ENGINE_REFUSED, NO_COMPILED_FLOW, NO_TARGET_IN_ARTIFACT, VortexError
 from vortex.install import toolchain
 from vortex.install.cache import cache_root
+from vortex.install.identity import Identity, of_build, traced
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.shape import ModelShape
+from vortex.spec import Spec
 from vortex.targets.cpu import detect_mcpu
 
 logger = logging.getLogger(__name__)
@@ -36,20 +36,23 @@ def artifact_for(config: EngineConfig, shape: ModelShape, target: str) -> Path:
     """An artifact of ``config.flow`` for this model and ``target``.
 
     Raises:
-        VortexError: VX9002 for one that was made for another shape, VX9004 without a compiler, VX9005 when it fails,
+        VortexError: VX9002 for an artifact of another shape, VX9004 without a compiler, VX9005 when it fails,
             VX5001 to VX5003 for what is no artifact or lacks the target.
     """
     flow = config.flow or ("latent_topk" if shape.spec.kv_lora_rank else "quest")
     if flow.endswith(".vxa"):
         return _prebuilt(Path(flow), shape, target)
-    key = _key(flow, shape, target)
-    name = Path(flow.partition(":")[0]).stem
-    path = _cache() / f"{name}-{key}.vxa"
+    identity = identity_of(flow, shape.spec, target)
+    path = entry(flow, identity)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:  # one rank compiles, the others wait for it
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            _compile(flow, shape, target, path)
+        if path.exists():
+            return path
+        if compiler() is None and (other := _of_other_tools(identity)):
+            return other
+        _compile(flow, shape, target, path)
+        identity.write(path.with_suffix(".json"))
     return path
 
 
@@ -107,21 +110,50 @@ def _compile(flow: str, shape: ModelShape, target: str, path: Path) -> None:
     logger.info("vortex: compiled flow %s in %.1f s", flow, time.monotonic() - began)
 
 
-def _key(flow: str, shape: ModelShape, target: str) -> str:
-    """Changes with everything that the artifact depends on: the flow's text, the shape, the compiler's own text."""
-    parts = [flow, target, str(asdict(shape.spec)), detect_mcpu() if target == "cpu" else ""]
-    source = Path(flow.partition(":")[0])
-    if source.suffix == ".py":
-        try:
-            parts += [str(source.absolute()), hashlib.sha256(source.read_bytes()).hexdigest()]
-        except OSError as error:
-            raise NO_SUCH_FILE.at(path=source, why=f"cannot be read: {error.strerror}") from None
-    digest = hashlib.sha256("\0".join(parts).encode())
-    root = Path(vortex.__file__).parent
-    for file in sorted(root.rglob("*.py")):
-        if "runtime" not in file.relative_to(root).parts:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+def identity_of(flow: str, spec: Spec, target: str) -> Identity:
+    """What decides the artifact of ``flow``, a name, ``file.py`` or ``file.py:name``.
+
+    A flow that cannot be traced in this process, whose packages need not be the compiler's, has an identity that no
+    other has: it is compiled at each start, for nobody can say what it depends on.
+    """
+    python = compiler()
+    processor = f" {detect_mcpu()}" if target == "cpu" else ""
+    other = Path(python[0]) if python and python[0] != sys.executable else None
+    return of_build(_parts(flow, spec), spec=str(asdict(spec)), target=target + processor, python=other)
+
+
+def _parts(flow: str, spec: Spec) -> dict[str, str]:
+    from vortex.flow.flow import find_flow
+    from vortex.flow.trace import trace
+    from vortex.ir.printer import print_module
+
+    try:
+        module = trace(find_flow(flow), spec)
+    except VortexError as error:
+        logger.warning("vortex: flow %s is compiled anew, for it cannot be traced here: %s", flow, error.message)
+        return {"ir": f"not traced: {error.code} at {time.time_ns()} in process {os.getpid()}"}
+    constants = {d.name: str(d.attrs["data"]) for d in module.declared("resource") if "data" in d.attrs}
+    return traced(print_module(module, locs=False), constants, str(module.attrs.get("source", "")))
+
+
+def entry(flow: str, identity: Identity) -> Path:
+    """Where the artifact of that identity lies, if it was compiled; its parts lie beside it as ``.json``."""
+    return _cache() / f"{Path(flow.partition(':')[0]).stem}-{identity.short}.vxa"
+
+
+def entries() -> dict[Path, Identity]:
+    """All artifacts that are kept, with what decided them; the newest first."""
+    found = sorted(_cache().glob("*.vxa"), key=lambda path: path.stat().st_mtime, reverse=True)
+    known = {path: Identity.read(path.with_suffix(".json")) for path in found}
+    return {path: identity for path, identity in known.items() if identity is not None}
+
+
+def _of_other_tools(identity: Identity) -> Path | None:
+    """An artifact that only the versions of the tools tell from the one that is wanted: where there is no compiler,
+    nobody can say which versions are meant.
+    """
+    same = (path for path, other in entries().items() if identity.differences(other).keys() <= {"tools"})
+    return next(same, None)
 
 
 def _cache() -> Path:

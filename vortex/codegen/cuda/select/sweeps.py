@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cpu.topk import sortable
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles, stored_values
 from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, quotient, remainder, warp_sync, wide
 from vortex.codegen.cuda.select.lane_group import unpack
@@ -17,6 +16,7 @@ from vortex.codegen.cuda.select.tensor_core import MatrixPass
 from vortex.codegen.cuda.storage import Arena, LaneStorage, PageTileStorage, RowStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.scalar import convert, number_type
+from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Tiles, require_emittable
 from vortex.codegen.tir import F32, I32, U32, Expr, T, differ, equal, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, page_position, type_of, without_page

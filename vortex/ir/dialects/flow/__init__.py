@@ -1,4 +1,5 @@
-"""The ``flow`` dialect: what a sparse-attention algorithm computes, with no word on where or when.
+"""The ``flow`` dialect: what a sparse-attention algorithm computes, with no word on where or when; frontend,
+passes, interpreters and scalar emitters import it.
 
 Tensors have at most one page axis, ``S``. Elementwise ops broadcast as numpy does. Arithmetic is fp32
 (int32 where both sides are integers); narrower floats are storage types and widen when they are read.
