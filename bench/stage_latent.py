@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scheduled import program
+
 from vortex.codegen.build.nvcc import build_cuda
 from vortex.codegen.emit import emit_kernel, parse_tir
-from vortex.driver import compile_flow
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 
@@ -44,10 +45,8 @@ def main() -> None:
     index: dict[str, dict[str, Any]] = {}
     for heads, page, knobs in [(h, p, {}) for h, p in SHAPES] + KNOBS:
         target, spec = TARGETS[found.arch], Spec.of_latent("512+64", heads, page_size=page)
-        program = compile_flow("latent_topk", spec=spec, targets=[target], to="page").programs[found.arch]
-        f = program.functions["attend"]
-        f.attrs["schedule"] = {**f.attrs["schedule"], **knobs}
-        made = emit_kernel(program, f, target)
+        made_of = program("latent_topk", spec, target, "attend", knobs)
+        made = emit_kernel(made_of, made_of.functions["attend"], target)
         name = "_".join(["latent", f"h{heads}", f"p{page}", *(f"{k[0]}{v}" for k, v in knobs.items())])
         functions[name] = parse_tir(made.text, name)
         index[name] = {"args": made.args, "knobs": made.schedule, "heads": heads, "page": page, "main": not knobs}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated
 
 from vortex.errors import BAD_BUDGET
+from vortex.untrusted_json import Raw
 
 I32_MAX = 2**31 - 1
 
@@ -23,7 +25,7 @@ class Budget:
     """
 
     pages: int
-    ratio: Fraction | int | str | float = 0
+    ratio: Annotated[Fraction | int | str | float, Raw()] = 0
     sink: int = 1
     recent: int = 2
 

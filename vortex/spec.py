@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from vortex.errors import BAD_SPEC
 from vortex.ir.types import dtype
+from vortex.untrusted_json import Range
 
 REQUIRED = ("page_size", "head_dim", "group", "dtype")
 """Module attributes that every model shape has."""
+
+Count = Annotated[int, Range(0, 2**31 - 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +33,11 @@ class Spec:
         VortexError: VX1021 when a number is not positive or a dtype unknown.
     """
 
-    page_size: int = 16
-    head_dim: int = 128
-    group: int = 4
+    page_size: Count = 16
+    head_dim: Count = 128
+    group: Count = 4
     dtype: str = "bf16"
-    kv_lora_rank: int = 0
+    kv_lora_rank: Count = 0
     kv_dtype: str = ""
     """As ``dtype`` unless given."""
 

@@ -1,20 +1,17 @@
 # select in variants, each as part of a layer of two flows and in one run: knobs as in `vortex db show`. `default` is
-# what tuning chose; the others stand for all of its variants.
+# what tuning chose; of the others the knobs that are not given are chosen around those that are.
 seconds=60
 FLOWS=${FLOWS:-"quest block_topk"}
 VARIANTS=${VARIANTS:-"small:threads=128,residents=4"}
 stage() {
-  local flow variant page=$GPU/select.page
+  local flow variant
   rm -rf "$GPU"/select_*.vxa
   for flow in $FLOWS; do
-    "$PYTHON" -m vortex compile "$flow" --target sm_90a --to page --no-dump -o "$page"
-    for variant in default $VARIANTS; do
-      [ "$variant" = default ] && cp "$page" "$page.edited" ||
-        "$PYTHON" bench/with_knobs.py "$page" select "${variant#*:}" > "$page.edited"
-      "$PYTHON" -m vortex compile --from page "$page.edited" --no-dump -o "$GPU/select_${variant%%:*}_$flow.vxa"
+    artifact "$flow" "select_default_$flow"
+    for variant in $VARIANTS; do
+      artifact "$flow" "select_${variant%%:*}_$flow" --passes "$("$PYTHON" bench/scheduled.py select "${variant#*:}")"
     done
   done
-  rm "$page" "$page.edited"
 }
 run() {
   python3 bench/gpu_layer.py "$GPU"/select_*.vxa --commit "$COMMIT" --out "$OUT/select.json" \

@@ -79,7 +79,7 @@ def test_ls_best_show(vortex: Vortex, db: Path) -> None:
         (["pull", f"bad.jsonl#sha256={'0' * 64}"], "VX8004", "was required"),
         (["pull", "nothing://x/y"], "VX8005", "nothing://x/y"),
         (["ls", "--db", "bad.jsonl"], "VX8001", "no tuning database"),
-        (["explain", "quest", "--shape", "batch=8"], "VX8007", "missing or unknown"),
+        (["explain", "quest", "--shape", "batch=8"], "VX8007", "it lacks 'kv_heads', 'tokens', 'kept'"),
         (["explain", "quest", "--shape", "batch=0,kv_heads=1,tokens=1,kept=1"], "VX8007", "batch is 0"),
         (["explain", "quest", "--shape", "bench"], "VX8007", "one is needed"),
         (["prune", "--keep", "0"], "VX7001", "at least 1"),

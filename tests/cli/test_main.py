@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vortex
-from vortex.cli.main import COMMANDS, INTERNAL_ERROR, USER_ERROR, Parser
+from vortex.cli.main import COMMANDS, INTERNAL_ERROR, USER_ERROR, Parser, module_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,7 +137,7 @@ def test_nothing_heavy_is_imported(args: list[str], compiled: Path) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_of_the_help_parse(name: str) -> None:
-    command = importlib.import_module(f"vortex.cli.{name}")
+    command = importlib.import_module(module_of(name))
     parser = Parser(name, command.__doc__ or "")
     command.add_arguments(parser)
     lines = re.findall(r"^  vortex (\S+) ?(.*)$", (command.__doc__ or "").partition("examples:")[2], re.MULTILINE)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.cuda.harness import Kernels, tensors
 from vortex.artifact.folder import read_manifest
 from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
+from vortex.check.synthetic_batch import Trial
 from vortex.cli.cross import predicted_bytes
 from vortex.cli.main import main
 from vortex.codegen.emit import emit_program
@@ -224,6 +225,21 @@ def test_it_compiles_runs_and_is_listed(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["kinds"]) == 0
     assert "cpu.tally, cuda.tally" in capsys.readouterr().out
     assert main(["run", str(made.artifact)]) == 0, "the other kernels do what they did"
+
+
+def test_it_runs_in_a_call_of_the_decoder_that_it_names(tmp_path: Path) -> None:
+    tally = Argument("tally", "decoder", True, "i32", ("requests",))
+    KINDS["tally"] = replace(KINDS["tally"], call="plan", arguments=(KINDS["tally"].arguments[0], tally))
+    made = compile_flow("quest", spec=SPEC, out=tmp_path / "quest.vxa")
+    assert made.artifact is not None
+    trial = Trial(load(made.artifact, budget=BUDGET), 2, 64, seed=1)
+    for i, length in enumerate(LENGTHS):
+        trial.join(f"r{i}", length - 1)
+    trial.step()
+    step = trial.decoder._step
+    assert step is not None
+    assert step.shared["tally"].tolist() == step.shared["plan"].sum(0).tolist()
+    assert step.shared["tally"].tolist() == [n + 7 + 1 + (n - 3) for n in (8, 13, 32, 10)]
 
 
 def test_it_is_verified_printed_and_interpreted_and_its_bytes_are_counted() -> None:

@@ -14,6 +14,7 @@ from vortex.codegen.build.resources import KernelResources, read_resources
 from vortex.codegen.build.toolkit import find_toolkit
 from vortex.codegen.emit import parse_tir
 from vortex.errors import VortexError
+from vortex.install.identity import Identity
 from vortex.targets.target import STAGES, Target
 
 
@@ -76,6 +77,10 @@ def test_build_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     again = build_cuda(functions, "sm_90a", tmp_path / "b.so")
     assert again.resources == first.resources
     assert (tmp_path / "b.so").stat().st_size > 10_000
+    [entry] = (tmp_path / "cache" / "vortex" / "nvcc").iterdir()
+    identity = Identity.read(entry / "identity.json")
+    assert identity is not None and identity.key == entry.name
+    assert identity.parts.keys() == {"format", "source", "c_sources", "flags", "tools"}
 
 
 def test_nvcc_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.ir.interpret_page import plan_row
 from vortex.kinds.buckets import Bucket, bucket_of, fallbacks
+from vortex.schedules.cuda_plan import PlanKnobs
 from vortex.spec import Spec
 
 SIZE = 8
@@ -88,7 +89,7 @@ def test_a_table_is_looked_into_at_each_step(requests: int, longest: int) -> Non
 
 def test_a_table_is_at_most_one_entry_a_lane() -> None:
     lines = [{"select_pages": 64, "serves": [[1 << i % 10, 1 << i // 10, 8]], "from": "db:1"} for i in range(100)]
-    found = table_of({"table": lines, "attend_pages": 4})
+    found = table_of({"table": tuple(lines), **PlanKnobs(attend_pages=4).attrs()})
     assert len(found) == len(set(found)) == 32
     assert [e.bucket for e in found] == sorted((e.bucket for e in found), reverse=True)
     assert {(e.knobs.select_pages, e.knobs.attend_pages) for e in found} == {(64, 4)}

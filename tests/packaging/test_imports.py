@@ -137,8 +137,10 @@ def test_imports_are_those_of_the_table(part: str) -> None:
         (at_top if i.when == TOP else in_functions).add(target)
         if target not in row.imports and (i.when == TOP or target not in row.lazily):
             wrong.append(str(i))
-    assert not wrong, "the table does not allow it"
-    assert not (row.imports - at_top) | (row.lazily - in_functions), "the table lists what is not imported"
+    found = " | ".join(", ".join(sorted(names)) or "-" for names in (at_top, in_functions - at_top))
+    assert not wrong, f"the table does not allow it; the code has | {found} |"
+    unused = (row.imports - at_top) | (row.lazily - in_functions)
+    assert not unused, f"the table lists what is not imported; the code has | {found} |"
 
 
 def test_parts_import_from_the_rows_above_them() -> None:

@@ -170,8 +170,8 @@ def test_a_knob_that_is_missing() -> None:
 
 @pytest.mark.parametrize("schedule", [{}, GOOD, {**GOOD, "variants": (GOOD, GOOD)}])
 def test_good_schedules(schedule: Attr) -> None:
-    check_schedule(kernel(schedule), schedulable(planned(), kernel(schedule), TARGETS["cpu"]))
-    check_schedule(Function("kernel", "plan", [], [], {"kind": "plan"}), None)
+    assert check_schedule(kernel(schedule), schedulable(planned(), kernel(schedule), TARGETS["cpu"])) == schedule
+    assert check_schedule(Function("kernel", "plan", [], [], {"kind": "plan"}), None) == {}
 
 
 @pytest.mark.parametrize(

@@ -157,10 +157,20 @@ def test_scratch_is_kept_and_may_be_the_callers() -> None:
 
 
 def test_an_empty_batch_is_no_work() -> None:
-    s = Setting()
-    s.decoder.plan(torch.empty(0, dtype=torch.int32), torch.empty(0, 1, dtype=torch.int32))
-    q = torch.empty(0, 6, 8)
-    s.decoder.decode(1, q, out=q.clone())
+    made, launched = fake_library(SPEC), list[str]()
+    heard = {name: lambda *_, name=name: launched.append(name) for name in made.functions}
+    decoder = Decoder(replace(made, functions=heard), budget=Budget(2), dense=True)
+    decoder.bind(0, POOL, POOL, {"lo": FIELD, "hi": FIELD})
+    decoder.plan(torch.empty(0, dtype=I32), torch.empty(0, 1, dtype=I32))
+    q, kv, loc = torch.empty(0, 6, 8), torch.empty(0, HKV, 8), torch.empty(0, dtype=torch.int64)
+    decoder.append(0, kv, kv, loc, torch.zeros(1, dtype=I32))
+    decoder.decode(0, q, out=q.clone())
+    decoder.attend_all(0, q, out=q.clone())
+    assert launched == []
+    assert decoder.counts is not None
+    assert decoder.counts.shape == (0, HKV)
+    decoder.plan(torch.ones(1, dtype=I32), torch.zeros(1, 1, dtype=I32))
+    assert launched == ["plan0"]
 
 
 def refused(call: Callable[[], object]) -> tuple[str, str]:

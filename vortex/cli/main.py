@@ -26,13 +26,14 @@ COMMANDS = {
     "info": "what an artifact holds, or what this machine has",
     "diff": "compare two IR files or two artifacts",
     "ops": "what a flow may use, and the operations of the IR",
+    "explain-cache": "what decides a flow's artifact, and why a cache lacks it",
     "passes": "the passes, their options and contracts",
     "kinds": "the kinds of kernels, and the templates that each has",
     "errors": "every error and the way out of it",
     "targets": "what can be compiled for, and how far",
     "toolchain": "the environment in which an engine's start compiles flows",
 }
-"""Subcommands in the order of use; ``compile`` lives in ``vortex/cli/compile.py`` and so on."""
+"""Subcommands in the order of use; ``compile`` lives in ``vortex/cli/compile.py`` and so on, see :func:`module_of`."""
 
 ABOUT = """\
 vortex compiles sparse-attention algorithms, written as plain torch code, into paged decoding kernels.
@@ -50,6 +51,11 @@ examples:
 'vortex COMMAND --help' tells more. Data goes to stdout, messages to stderr; the exit code is 0, 2 for a
 mistake of yours, 70 for one of ours.
 """
+
+
+def module_of(command: str) -> str:
+    """The module that a subcommand lives in."""
+    return f"vortex.cli.{command.replace('-', '_')}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -120,7 +126,7 @@ def _dispatch(args: list[str]) -> int:
     if name not in COMMANDS:
         hint = nearest(name, COMMANDS) or "; 'vortex --help' lists them"
         raise UNKNOWN_NAME.at(what="command", name=name, nearest=hint)
-    command = importlib.import_module(f"vortex.cli.{name}")
+    command = importlib.import_module(module_of(name))
     parser = Parser(name, command.__doc__ or "")
     command.add_arguments(parser)
     try:

@@ -127,6 +127,15 @@ class Arguments:
                 self.field(d)
         self.constants_of(f)
 
+    def of_plan(self, *, work_list: bool) -> None:
+        """Declare what ``plan`` reads and writes; ``work_list`` tells whether it writes work lists for the others."""
+        self.tensor("lengths", ("B",), I32)
+        self.tensor("budget", (5,), I32)
+        self.tensor("plan", (4, "B"), I32)
+        if work_list:
+            self.tensor("work", (2, "N"), I32)
+            self.tensor("arrivals", ("R",), I32)
+
     def of_append(self, f: Function, *, loc: bool) -> None:
         """Declare what ``append`` reads and writes; ``loc`` tells whether it takes the slots of the new tokens."""
         touched = {o.buffer for o in f.ops if isinstance(o, page.Load | page.Scatter)}

@@ -1,8 +1,8 @@
-"""Loop nests that compute one tile on a CPU: elementwise, folds, contractions, scans, convolutions.
+"""Loop nests that compute one tile: elementwise, folds, contractions, scans, convolutions.
 
-The innermost loop is a vector of ``lanes`` numbers along the axis that is contiguous in memory. A fold
-along that axis keeps one partial result per lane and adds the lanes up in a fixed tree, so its order
-does not depend on anything but the shape.
+As they stand here they are those of a CPU. The innermost loop is a vector of ``lanes`` numbers along the axis that is
+contiguous in memory. A fold along that axis keeps one partial result per lane and adds the lanes up in a fixed tree,
+so its order does not depend on anything but the shape. Templates of GPUs override how elements and folds are dealt out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,61 @@ from vortex.ir.dialects import flow
 from vortex.ir.types import Sym
 
 Keep = Callable[[Index, Expr], None]
-Fold = Callable[[Expr, Expr], Expr]
+"""Takes an element of a result: its index in the tile, and the number."""
+Take = Callable[[Expr, Expr], Expr]
+"""How a fold takes in an element."""
+Axes = tuple[tuple[int, int], ...]
+"""Axes of a fold as (key, extent): the key is the number of an axis, or the letter of a contraction."""
+Place = dict[int, Expr]
+"""Where an element of a fold is, by the keys of its axes."""
+
+
+def place_of(axes: Axes, index: Sequence[Expr]) -> Place:
+    """The index along ``axes`` by their keys."""
+    return dict(zip([key for key, _ in axes], index, strict=True))
+
+
+def extents(axes: Axes) -> list[int]:
+    """The extents of ``axes`` in order."""
+    return [extent for _, extent in axes]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A reduction or contraction of one op within a page (or row): for each index along ``out``, ``term`` is folded
+    over ``red``.
+    """
+
+    op: Op
+    out: Axes
+    red: Axes
+    contiguous: int | None
+    """Key of the axis along which neighbours are neighbours in memory, where there is one."""
+    kind: str
+    """The TVM type that is computed in."""
+    start: Expr
+    take: Take
+    term: Callable[[Tiles, Place], Expr]
+    """The element at a place, of the page that the tiles are on."""
+    into: Into
+
+    @property
+    def results(self) -> int:
+        return math.prod(extents(self.out))
+
+    @property
+    def terms(self) -> int:
+        """Elements that one result is folded from."""
+        return math.prod(extents(self.red))
+
+    @property
+    def register(self) -> str:
+        """The type of an accumulator; a bool is kept as an integer."""
+        return self.kind if self.kind == F32 else I32
+
+    def at(self, tiles: Tiles, out: Index, red: Index) -> Expr:
+        """The element at an index along ``out`` and one along ``red``."""
+        return self.term(tiles, place_of(self.out, out) | place_of(self.red, red))
 
 
 @dataclass(frozen=True)
@@ -37,14 +91,17 @@ class Shape:
         return width if width >= 4 else 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tiles:
-    """Computes values of one kernel into tiles, scratch or accumulators."""
+    """Computes values of one row or page into tiles, scratch or accumulators."""
 
     values: Values
     shape: Shape
     position: Expr = 0
-    """Of the current page among the candidates, in kernels that walk pages."""
+    """The place of the page among the candidates, in kernels that walk pages."""
+
+    combine = staticmethod(fold_of)
+    """What a fold starts from, and how it takes in an element."""
 
     # elementwise
 
@@ -54,7 +111,7 @@ class Tiles:
         return [self.position if isinstance(d, Sym) else next(rest) for d in type_of(v).shape]
 
     def each(self, dims: Sequence[int], body: Callable[[Index], None]) -> None:
-        """``body`` for every index of a tile, the last axis in vectors where it divides."""
+        """Run ``body`` for every index of a tile, with the last axis in vectors where it divides."""
         if 0 in dims:
             return
         width = self.shape.vector(dims[-1]) if dims else 1
@@ -69,138 +126,114 @@ class Tiles:
         nest([*dims[:-1], dims[-1] // width], chunk)
 
     def copy(self, v: Value, keep: Keep) -> None:
-        """Every element of ``v``'s tile, as its expression says."""
+        """Hand every element of ``v``'s tile to ``keep``, computed as its expression says."""
         self.each(type_of(v).tile, lambda i: keep(i, self.values.read(v, self.full(v, i))))
 
     def compute(self, o: Op, keep: Keep | None = None) -> None:
-        """One op's result for the current page (or row), element by element into its home or ``keep``."""
+        """Compute one op's result for the page (or row), element by element, into its storage or ``keep``."""
         v = o.value
 
-        def home(i: Index, x: Expr) -> None:
-            self.values.write(v, self.full(v, i), x)
+        def home(here: Tiles, i: Index, x: Expr) -> None:
+            here.values.write(v, here.full(v, i), x)
 
-        into = keep or home
+        into = home if keep is None else lambda here, i, x: keep(i, x)
         nest_of = next((n for kind, n in NESTS.items() if isinstance(o, kind)), None)
         if nest_of is not None:
             nest_of(self, o, into)
         else:
-            self.each(type_of(v).tile, lambda i: into(i, self.values.expression(v, self.full(v, i))))
+            self.each(type_of(v).tile, lambda i: into(self, i, self.values.expression(v, self.full(v, i))))
 
     # folds
 
-    def _reduce(self, o: flow.Reduce, keep: Keep) -> None:
+    def _reduce(self, o: flow.Reduce, into: Into) -> None:
         t = type_of(o.x)
-        out = [(a, int(d)) for a, d in enumerate(t.shape) if a not in o.axes and isinstance(d, int)]
-        red = [(a, int(d)) for a, d in enumerate(t.shape) if a in o.axes and isinstance(d, int)]
+        out = tuple((a, int(d)) for a, d in enumerate(t.shape) if a not in o.axes and isinstance(d, int))
+        red = tuple((a, int(d)) for a, d in enumerate(t.shape) if a in o.axes and isinstance(d, int))
         kind = number_type(type_of(o.value).dtype)
-        count = math.prod(d for _, d in red)
+        count = math.prod(extents(red))
 
-        def element(at: dict[int, Expr]) -> Expr:
-            index = [self.position if isinstance(d, Sym) else at[a] for a, d in enumerate(t.shape)]
-            return convert(self.values.read(o.x, index), kind)
+        def term(here: Tiles, at: Place) -> Expr:
+            index = [here.position if isinstance(d, Sym) else at[a] for a, d in enumerate(t.shape)]
+            return convert(here.values.read(o.x, index), kind)
 
-        def done(i: Index, x: Expr) -> None:
+        def done(here: Tiles, i: Index, x: Expr) -> None:
             mean = isinstance(o, flow.ReduceMean) and not o.crosses_pages()
-            index = unflat(flat(i, [d for _, d in out]), type_of(o.value).tile) if o.keepdims else i
-            keep(index, x / T.float32(count) if mean else x)
+            index = unflat(flat(i, extents(out)), type_of(o.value).tile) if o.keepdims else i
+            into(here, index, x / T.float32(count) if mean else x)
 
-        last = len(t.shape) - 1
-        self.fold(o, out, red, last if t.shape and not isinstance(t.shape[-1], Sym) else None, element, done)
+        last = len(t.shape) - 1 if t.shape and not isinstance(t.shape[-1], Sym) else None
+        self.fold(Fold(o, out, red, last, kind, *self.combine(o, kind), term, done))
 
-    def _dot(self, o: flow.Dot, keep: Keep) -> None:
+    def _dot(self, o: flow.Dot, into: Into) -> None:
         la, lb, lo = o.letters()
         dims = dict(zip(la + lb, type_of(o.a).shape + type_of(o.b).shape, strict=True))
-        out = [(ord(c), int(d)) for c in lo if isinstance(d := dims[c], int)]
-        red = [(ord(c), int(d)) for c in dict.fromkeys(la + lb) if c not in lo and isinstance(d := dims[c], int)]
+        out = tuple((ord(c), int(d)) for c in lo if isinstance(d := dims[c], int))
+        summed = [c for c in dict.fromkeys(la + lb) if c not in lo]
+        red = tuple((ord(c), int(d)) for c in summed if isinstance(d := dims[c], int))
 
-        def element(at: dict[int, Expr]) -> Expr:
+        def term(here: Tiles, at: Place) -> Expr:
             def pick(letters: str) -> Index:
-                return [self.position if isinstance(dims[c], Sym) else at[ord(c)] for c in letters]
+                return [here.position if isinstance(dims[c], Sym) else at[ord(c)] for c in letters]
 
-            a, b = self.values.read(o.a, pick(la)), self.values.read(o.b, pick(lb))
+            a, b = here.values.read(o.a, pick(la)), here.values.read(o.b, pick(lb))
             return convert(a, F32) * convert(b, F32)
 
-        ends = [c for c in (lb[-1:], la[-1:]) if c and isinstance(dims[c], int) and c not in lo]
-        self.fold(o, out, red, ord(ends[0]) if ends else None, element, keep)
-
-    def fold(
-        self,
-        o: Op,
-        out: list[tuple[int, int]],
-        red: list[tuple[int, int]],
-        contiguous: int | None,
-        element: Callable[[dict[int, Expr]], Expr],
-        keep: Keep,
-    ) -> None:
-        """Fold ``element`` over the ``red`` axes for every index of ``out``; axes are (key, extent)."""
         kind = number_type(type_of(o.value).dtype)
-        start, take = fold_of(o, kind)
-        if any(d == 0 for _, d in out):
-            return
-        if any(d == 0 for _, d in red):
-            self.each([d for _, d in out], lambda i: keep(i, start))
-            return
-        along = dict(red).get(contiguous) if contiguous is not None else None
-        if along is not None and self.shape.vector(along) > 1:
-            assert contiguous is not None
-            self._fold_across_lanes(kind, out, red, contiguous, start, take, element, keep)
-        else:
-            self._fold_per_lane(kind, out, red, start, take, element, keep)
+        ends = [c for c in (lb[-1:], la[-1:]) if c and isinstance(dims[c], int) and c not in lo]
+        last = ord(ends[0]) if ends else None
+        self.fold(Fold(o, out, red, last, kind, *self.combine(o, kind), term, into))
 
-    def _fold_per_lane(
-        self,
-        kind: str,
-        out: list[tuple[int, int]],
-        red: list[tuple[int, int]],
-        start: Expr,
-        take: Fold,
-        element: Callable[[dict[int, Expr]], Expr],
-        keep: Keep,
-    ) -> None:
+    def fold(self, fold: Fold) -> None:
+        """Emit the loops of a fold: ``fold.into`` is called once for each result."""
+        if fold.results == 0:
+            return
+        if fold.terms == 0:
+            self.each(extents(fold.out), lambda i: fold.into(self, i, fold.start))
+            return
+        along = dict(fold.red).get(fold.contiguous) if fold.contiguous is not None else None
+        if along is not None and self.shape.vector(along) > 1:
+            self._fold_across_lanes(fold)
+        else:
+            self._fold_per_lane(fold)
+
+    def _fold_per_lane(self, fold: Fold) -> None:
         """Each lane folds its own output element."""
-        dims = [d for _, d in out]
+        dims = extents(fold.out)
         width = self.shape.vector(dims[-1]) if dims else 1
         chunks = [*dims[:-1], dims[-1] // width] if dims else []
-        acc = local("acc", width, kind if kind == F32 else I32)
+        acc = local("acc", width, fold.register)
 
         def at(outer: Index, lane: Expr) -> Index:
             return [*outer[:-1], outer[-1] * width + lane] if dims else []
 
         def one(outer: Index) -> None:
             with lanes(width) as lane:
-                put(acc, start, lane)
+                put(acc, fold.start, lane)
 
             def step(inner: Index) -> None:
                 with lanes(width) as lane:
-                    place = dict(zip((k for k, _ in out), at(outer, lane), strict=True))
-                    place |= dict(zip((k for k, _ in red), inner, strict=True))
-                    put(acc, take(acc[lane], element(place)), lane)
+                    put(acc, fold.take(acc[lane], fold.at(self, at(outer, lane), inner)), lane)
 
-            nest([d for _, d in red], step, "r")
+            nest(extents(fold.red), step, "r")
             with lanes(width) as lane:
-                keep(at(outer, lane), acc[lane])
+                fold.into(self, at(outer, lane), acc[lane])
 
         nest(chunks, one)
 
-    def _fold_across_lanes(
-        self,
-        kind: str,
-        out: list[tuple[int, int]],
-        red: list[tuple[int, int]],
-        contiguous: int,
-        start: Expr,
-        take: Fold,
-        element: Callable[[dict[int, Expr]], Expr],
-        keep: Keep,
-    ) -> None:
-        """Lanes share one output element; several outputs are computed side by side to share what is loaded."""
-        extent = dict(red)[contiguous]
+    def _fold_across_lanes(self, fold: Fold) -> None:
+        """Lanes share one output element; several outputs are computed side by side to share what is loaded.
+
+        acc  | output 0: lane 0 .. width - 1 | output 1 | ..   the lanes of each are added up in a tree at the end
+        """
+        key = fold.contiguous
+        assert key is not None
+        extent = dict(fold.red)[key]
         width = self.shape.vector(extent)
-        others = [(k, d) for k, d in red if k != contiguous]
-        dims = [d for _, d in out]
+        others = tuple(axis for axis in fold.red if axis[0] != key)
+        dims = extents(fold.out)
         block = max(u for u in range(1, self.shape.unroll + 1) if (dims[-1] if dims else 1) % u == 0)
         blocks = [*dims[:-1], dims[-1] // block] if dims else []
-        acc = local("acc", block * width, kind if kind == F32 else I32)
+        acc = local("acc", block * width, fold.register)
 
         def at(outer: Index, u: int) -> Index:
             return [*outer[:-1], outer[-1] * block + u] if dims else []
@@ -208,30 +241,29 @@ class Tiles:
         def one(outer: Index) -> None:
             for u in range(block):
                 with lanes(width) as lane:
-                    put(acc, start, u * width + lane)
+                    put(acc, fold.start, u * width + lane)
 
             def step(inner: Index) -> None:
                 for u in range(block):
                     with lanes(width) as lane:
-                        place = dict(zip((k for k, _ in out), at(outer, u), strict=True))
-                        place |= dict(zip((k for k, _ in others), inner[:-1], strict=True))
-                        place[contiguous] = inner[-1] * width + lane
-                        put(acc, take(acc[u * width + lane], element(place)), u * width + lane)
+                        place = place_of(fold.out, at(outer, u)) | place_of(others, inner[:-1])
+                        place[key] = inner[-1] * width + lane
+                        put(acc, fold.take(acc[u * width + lane], fold.term(self, place)), u * width + lane)
 
-            nest([*(d for _, d in others), extent // width], step, "r")
+            nest([*extents(others), extent // width], step, "r")
             for u in range(block):
                 half = width // 2
                 while half:
                     with lanes(half) as lane:
-                        put(acc, take(acc[u * width + lane], acc[u * width + half + lane]), u * width + lane)
+                        put(acc, fold.take(acc[u * width + lane], acc[u * width + half + lane]), u * width + lane)
                     half //= 2
-                keep(at(outer, u), acc[u * width])
+                fold.into(self, at(outer, u), acc[u * width])
 
         nest(blocks, one)
 
     # ordered ops
 
-    def _scan(self, o: flow.Scan, keep: Keep) -> None:
+    def _scan(self, o: flow.Scan, into: Into) -> None:
         t = type_of(o.value)
         kind = number_type(t.dtype)
         start, take = fold_of(o, kind)
@@ -245,11 +277,11 @@ class Tiles:
             with loop("j", t.tile[axis]) as j:
                 i = [*others[:axis], j, *others[axis:]]
                 put(running, take(running[0], convert(self.values.read(o.x, self.full(o.x, i)), kind)), 0)
-                keep(i, running[0])
+                into(self, i, running[0])
 
         nest(rest, one)
 
-    def _conv(self, o: flow.Conv, keep: Keep) -> None:
+    def _conv(self, o: flow.Conv, into: Into) -> None:
         outs, per_group, taps = type_of(o.w).tile
         pages = self.values.leaves["page_count"]
         acc = local("acc", 1)
@@ -267,11 +299,11 @@ class Tiles:
                     * T.if_then_else(inside, near, T.float32(0)), 0)  # fmt: skip
 
             nest([per_group, taps], step, "r")
-            keep(i, acc[0])
+            into(self, i, acc[0])
 
         nest([outs], one)
 
-    def _concat(self, o: flow.Concat, keep: Keep) -> None:
+    def _concat(self, o: flow.Concat, into: Into) -> None:
         t = type_of(o.value)
         axis = [i for i, d in enumerate(t.shape) if isinstance(d, int)].index(o.axis)
         done = 0
@@ -280,13 +312,17 @@ class Tiles:
 
             def place(i: Index, part: Value = part, first: int = first) -> None:
                 x = self.values.read(part, self.full(part, i))
-                keep([*i[:axis], i[axis] + first, *i[axis + 1 :]], x)
+                into(self, [*i[:axis], i[axis] + first, *i[axis + 1 :]], x)
 
             self.each(type_of(part).tile, place)
             done += type_of(part).tile[axis]
 
 
-NESTS: dict[type[Op], Callable[[Tiles, Any, Keep], None]] = {
+Into = Callable[[Tiles, Index, Expr], None]
+"""Takes an element of a result, as :data:`Keep` does, and the tiles on whose page it is."""
+
+
+NESTS: dict[type[Op], Callable[[Tiles, Any, Into], None]] = {
     flow.Reduce: Tiles._reduce, flow.Dot: Tiles._dot, flow.Scan: Tiles._scan, flow.Conv: Tiles._conv,
     flow.Concat: Tiles._concat,
 }  # fmt: skip

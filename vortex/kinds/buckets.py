@@ -10,12 +10,15 @@ A kernel kind looks at some of them, its :attr:`~vortex.kinds.kind.KernelKind.ax
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from vortex.kinds.kind import KINDS
+from vortex.untrusted_json import Range
 
 LIMIT = 1 << 24
 """No number of a bucket is larger."""
+
+Bound = Annotated[int, Range(0, LIMIT)]
 
 FALLBACK_STEPS = 3
 """How far a fallback may be: doublings and halvings, added up over the axes."""
@@ -24,9 +27,9 @@ FALLBACK_STEPS = 3
 class Bucket(NamedTuple):
     """Upper bounds of the shapes in it; 0 on an axis that the kernel kind does not look at."""
 
-    rows: int = 0
-    columns: int = 0
-    kept: int = 0
+    rows: Bound = 0
+    columns: Bound = 0
+    kept: Bound = 0
 
     def __str__(self) -> str:
         named = {"rows": self.rows, "columns": self.columns, "kept": self.kept}

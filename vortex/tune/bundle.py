@@ -13,31 +13,41 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 from vortex.errors import BAD_BUNDLE
 from vortex.kinds.kind import KINDS
 from vortex.targets.target import TARGETS
 from vortex.tune.shapes import Shape
+from vortex.untrusted_json import Check, Choice, Length, Pattern, parse, read
 
 FORMAT, VERSION = "vortex-bundle", 1
 
 _LIMIT = 1 << 26
 
 
+def _inside(path: str) -> bool:
+    return ".." not in path and not path.startswith("/") and "\\" not in path
+
+
+Inside = Annotated[str, Check(_inside, "a path inside the bundle")]
+Message = Annotated[str, Pattern("(?s).{0,4096}", "a message")]
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A configuration of one kernel of a flow; one that did not build has an ``error`` and no ``symbol``."""
 
-    flow: str
+    flow: Inside
     kernel: str
-    kind: str
+    kind: Annotated[str, Choice(KINDS)]
     ir: str
     dtypes: tuple[str, ...]
     template: str
     config: Mapping[str, int]
-    artifact: str = ""
+    artifact: Inside = ""
     symbol: str = ""
-    error: str = ""
+    error: Message = ""
 
     def to_json(self) -> dict[str, object]:
         return {name: _plain(getattr(self, name)) for name in self.__slots__}
@@ -69,6 +79,18 @@ class Bundle:
         (self.path / "bundle.json").write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """``bundle.json``."""
+
+    format: Literal["vortex-bundle"]
+    version: Literal[1]
+    target: Annotated[str, Choice(TARGETS)]
+    env: Mapping[str, str]
+    shapes: tuple[Shape, ...]
+    candidates: Annotated[tuple[Candidate, ...], Length(0, 1 << 20)]
+
+
 def read_bundle(path: str | Path) -> Bundle:
     """The bundle at ``path``; VX8008 when there is none, or it is damaged."""
     path = Path(path)
@@ -76,28 +98,12 @@ def read_bundle(path: str | Path) -> Bundle:
     try:
         if file.stat().st_size > _LIMIT:
             raise ValueError("bundle.json is too large")
-        data = json.loads(file.read_bytes())
-        if data["format"] != FORMAT or data["version"] != VERSION:
-            raise ValueError(f"it is no {FORMAT} of version {VERSION}")
-        if data["target"] not in TARGETS:
-            raise ValueError(f"its target {data['target']!r} is unknown")
-        shapes = tuple(Shape(**s) for s in data["shapes"])
-        candidates = tuple(_candidate(c) for c in data["candidates"])
-        return Bundle(path, data["target"], {str(k): str(v) for k, v in data["env"].items()}, shapes, candidates)
+        data = read(_File, parse(file.read_bytes()))
     except OSError as e:
         raise BAD_BUNDLE.at(path=path, why=f"bundle.json cannot be read: {e.strerror or e}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
-        raise BAD_BUNDLE.at(path=path, why=f"bundle.json is damaged: {type(e).__name__} {str(e)[:120]}") from None
-
-
-def _candidate(data: Mapping[str, object]) -> Candidate:
-    made = Candidate(**{**data, "dtypes": tuple(data["dtypes"])})  # type: ignore[arg-type]
-    for name in (made.artifact, made.flow):
-        if ".." in name or name.startswith("/") or "\\" in name:
-            raise ValueError(f"{name!r} leads out of the bundle")
-    if made.kind not in KINDS or not all(isinstance(x, int) for x in made.config.values()):
-        raise ValueError(f"a candidate of kind {made.kind!r}")
-    return made
+    except ValueError as e:
+        raise BAD_BUNDLE.at(path=path, why=f"bundle.json is damaged: {e}") from None
+    return Bundle(path, data.target, data.env, data.shapes, data.candidates)
 
 
 def _plain(value: object) -> object:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vortex.ir.core import Function, Module
 from vortex.kinds.kind import KINDS
+from vortex.schedules.cuda_attend import CudaAttend
+from vortex.schedules.cuda_select import CudaSelect
 from vortex.schedules.space import Config
+from vortex.schedules.template import schedulable
 from vortex.schedules.traffic import bytes_per_page
 from vortex.targets.gpu import MACHINES, Machine
 from vortex.targets.target import Target
@@ -17,21 +20,20 @@ from vortex.tune.shapes import Shape
 RESERVED = 3
 """Pages of a row that ``select`` does not score."""
 
-
 Seconds = Callable[[Config, Work, int, Machine], float]
 """Of a configuration, what a launch reads, the page size, and the machine."""
 
-MODELS: Mapping[str, Seconds] = {
-    "attend": attend_seconds,
-    "select": lambda config, work, page, machine: select_seconds(config, work, machine),
+MODELS: Mapping[type, Seconds] = {
+    CudaAttend: attend_seconds,
+    CudaSelect: lambda config, work, page, machine: select_seconds(config, work, machine),
 }
-"""The model of each kernel kind that has one."""
+"""The model of each template that has one, by what it leaves open: a model reads its knobs."""
 
 
 def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Shape]) -> Predict | None:
     """The model's time over the time of the bytes alone, summed over ``shapes``; None where there is no model."""
     kind, machine = KINDS[str(f.attrs["kind"])], MACHINES.get(target.name)
-    model = MODELS.get(kind.name)
+    model = MODELS.get(type(schedulable(program, f, target)))
     if machine is None or model is None or "kv_lora_rank" in program.attrs:
         return None
     page, each = int(program.attrs["page_size"]), bytes_per_page(program, f)

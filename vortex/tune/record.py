@@ -21,14 +21,20 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
+from vortex.ir.types import DTYPES
 from vortex.kinds.buckets import Bucket
+from vortex.kinds.kind import KINDS
+from vortex.untrusted_json import Choice, Length, Pattern, Range
 
 VERSION = 1
 
 STATUS = ("ok", "build", "launch", "wrong", "timeout", "crash")
 """How a measurement ended: a failure to build or launch, a wrong result, no end in time, a dead process."""
+
+Word = Annotated[str, Pattern("[A-Za-z0-9][A-Za-z0-9_.:+@-]{0,95}", "a short name")]
+Knob = Annotated[str, Pattern("[a-z][a-z0-9_]{0,31}", "a lower-case name")]
 
 MOST_SAMPLES = 32
 """Of one record; the newest are kept."""
@@ -45,9 +51,9 @@ class MachineKey:
     databases hold it as ``target`` with just these keys, so that the names of the fields stay as they are.
     """
 
-    arch: str
-    sms: int
-    smem: int
+    arch: Word
+    sms: Annotated[int, Range(1, 1 << 16)]
+    smem: Annotated[int, Range(0, 1 << 30)]
 
     def to_json(self) -> dict[str, object]:
         return {"arch": self.arch, "sms": self.sms, "smem": self.smem}
@@ -60,10 +66,10 @@ class MachineKey:
 class Key:
     """Which kernel: its kind, the structural hash of its page IR with all it refers to, shape bucket, element types."""
 
-    kind: str
-    ir: str
+    kind: Annotated[str, Choice(KINDS)]
+    ir: Word
     bucket: Bucket
-    dtypes: tuple[str, ...]
+    dtypes: Annotated[tuple[Annotated[str, Choice(DTYPES, "one of the element types")], ...], Length(0, 16)]
 
     def to_json(self) -> dict[str, object]:
         b = self.bucket
@@ -75,8 +81,8 @@ class Key:
 class Measure:
     """How time was taken: ``cudagraph`` or ``wall``; L2 at the start: ``cold``, ``warm`` or (CPU) ``none``."""
 
-    mode: str
-    l2: str
+    mode: Annotated[str, Choice(("cudagraph", "wall"))]
+    l2: Annotated[str, Choice(("cold", "warm", "none"))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 from vortex.errors import BAD_SHAPES
 from vortex.kinds.buckets import Bucket, bucket_of
-
-LIMITS = {"batch": 4096, "kv_heads": 1024, "tokens": 1 << 24, "kept": 1 << 20}
+from vortex.untrusted_json import JsonError, Range, parse, read
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shape:
     """``batch`` requests of ``tokens`` tokens over ``kv_heads`` KV heads; ``kept`` pages a row, reserved ones too."""
 
-    batch: int
-    kv_heads: int
-    tokens: int
-    kept: int
+    batch: Annotated[int, Range(1, 4096)]
+    kv_heads: Annotated[int, Range(1, 1024)]
+    tokens: Annotated[int, Range(1, 1 << 24)]
+    kept: Annotated[int, Range(1, 1 << 20)]
 
     def __str__(self) -> str:
         return f"batch={self.batch},kv_heads={self.kv_heads},tokens={self.tokens},kept={self.kept}"
@@ -66,8 +65,8 @@ def read_shapes(what: str) -> tuple[Shape, ...]:
         return (_shape({k.strip(): int(v) if v.strip().isdecimal() else v for k, v in pairs.items()}, what),)
     try:
         lines = path.read_text().splitlines()
-        found = [_shape(json.loads(x), f"{what}:{i}") for i, x in enumerate(lines, 1) if x.strip()]
-    except (OSError, ValueError, RecursionError) as e:
+        found = [_shape(parse(x), f"{what}:{i}") for i, x in enumerate(lines, 1) if x.strip()]
+    except (OSError, ValueError) as e:
         raise _bad(what, f"cannot be read: {str(e)[:100]}") from None
     if not found:
         raise _bad(what, "holds no shape")
@@ -83,14 +82,10 @@ def read_shape(text: str) -> Shape:
 
 
 def _shape(value: object, where: str) -> Shape:
-    names = [f.name for f in fields(Shape)]
-    if not isinstance(value, dict) or (odd := value.keys() ^ set(names)):
-        raise _bad(where, f"a shape has {', '.join(names)}; missing or unknown: {ascii(sorted(map(str, odd)))[:80]}"
-                   if isinstance(value, dict) else "is no object")  # fmt: skip
-    for name, n in value.items():
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= LIMITS[name]:
-            raise _bad(where, f"{name} is {n!r}; an integer from 1 to {LIMITS[name]} is needed")
-    return Shape(**value)
+    try:
+        return read(Shape, value)
+    except JsonError as e:
+        raise _bad(where, str(e)) from None
 
 
 def _bad(where: str, why: str) -> Exception:

@@ -1,27 +1,38 @@
-"""``select`` on a CPU: a thread takes a row, walks its candidate pages once per pass, then picks the best.
+"""``select`` on a CPU: a thread takes a row, sweeps over its candidates, then picks the best.
 
-A row's pages are walked as many times as the kernel has passes (vortex.ir.staging): values of the
-current page are in tiles, values kept for a later pass in the row's scratch, and folds over pages in
-accumulators. Rows do not meet, so the result of a row depends on nothing but the row.
+A row's pages are swept as many times as :mod:`vortex.codegen.sweep` says: values of the page at hand are in tiles,
+values kept for a later sweep in the row's scratch, and folds over pages in accumulators. Rows do not meet, so the
+result of a row depends on nothing but the row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vortex.codegen.arguments import Arguments
+from vortex.codegen.budgets import FIRST, KEPT, PAGES, SCORED
 from vortex.codegen.cpu.topk import emit_keep_all, emit_topk
 from vortex.codegen.scalar import convert, fold_of, number_type
 from vortex.codegen.sort_key import sortable
+from vortex.codegen.sweep import (
+    Here,
+    Row,
+    RowReader,
+    Workspace,
+    is_paged,
+    mean_count,
+    page_ops,
+    row_ops,
+    selection_of,
+)
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import (
     F32,
     Buffer,
     Expr,
     T,
-    cast,
     choose,
-    differ,
+    flat,
     let,
     local,
     loop,
@@ -30,15 +41,15 @@ from vortex.codegen.tir import (
     put,
     unflat,
 )
-from vortex.codegen.values import Index, Scratch, Values, page_position, type_of, without_page
+from vortex.codegen.values import Index, Scratch, Values, type_of
 from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import loads_by_loop, over_pages, stage
-from vortex.ir.types import TensorType, bool_, i32
+from vortex.ir.staging import Staging, loads_by_loop, stage
 from vortex.schedules.cpu import CpuSelectKnobs
 from vortex.schedules.knobs import read_knobs
 
 LINE_BYTES = 64
+"""Bytes that one prefetch asks for."""
 
 
 def emit_select(program: Module, f: Function) -> list[str]:
@@ -50,145 +61,89 @@ def emit_select(program: Module, f: Function) -> list[str]:
         r = let("r", T.floordiv(row, heads))
         h = let("h", T.floormod(row, heads))
         plan = args.buffers["plan"]
-        pages = let("pages_of_row", plan[0, r])
-        first = let("first", plan[2, r])
-        scored = let("scored", plan[3, r])
-        kernel = _Row(args, f, row, r, h, first, scored)
-        topk = next((o for o in f.ops if isinstance(o, flow.Selection)), None)
+        pages = let("pages_of_row", plan[PAGES, r])
+        first = let("first", plan[FIRST, r])
+        scored = let("scored", plan[SCORED, r])
+        kernel = _Kernel.of(args, f, Row(r, h, row, first, scored))
+        selection = selection_of(f)
         with choose(scored > 0) as (then, other):
             with then():
-                kernel.passes()
-                if topk is not None:
-                    kernel.pick(let("kept", plan[1, r] - (pages - scored)), pages)
+                kernel.sweep()
+                if selection is not None:
+                    kernel.pick(let("kept", plan[KEPT, r] - (pages - scored)), pages)
             with other():
-                if topk is not None:
+                if selection is not None:
                     emit_keep_all(args.buffers["pages"], args.buffers["counts"], r, h, pages, args.size("K"))
                 else:
                     T.evaluate(0)
     return args.names
 
 
-@dataclass
-class _Row:
+@dataclass(frozen=True)
+class _Kernel:
     """The body of one row."""
 
     args: Arguments
     f: Function
-    row: Expr
-    r: Expr
-    h: Expr
-    first: Expr
-    scored: Expr
+    row: Row
+    knobs: CpuSelectKnobs
+    staging: Staging
+    reader: RowReader
+    tiles: Tiles
+    """Of the row; those of a page are on top of the same values."""
+    accumulators: dict[Op, Buffer]
+    """Of each fold over pages, from the sweep that it is folded in."""
 
-    def __post_init__(self) -> None:
-        a = self.args
-        self.knobs = read_knobs(CpuSelectKnobs, self.f.attrs.get("schedule", {}))
-        self.staging = stage(self.f)
-        self.scratch = Scratch(a.buffers["workspace"], self.row, a.size("Pmax"))
-        self.values = Values(
-            self._load,
-            self.scratch,
-            a.constants,
-            {"layer": a.scalars.get("layer"), "page_count": self.scored, "first_page": self.first},
-        )
-        self.tiles = Tiles(self.values, Shape(self.knobs.lanes, self.knobs.unroll))
-        self.table: dict[str, Expr] = {}
-        self.accumulators: dict[Op, Buffer] = {}
-        for o in self.f.ops:
+    @classmethod
+    def of(cls, args: Arguments, f: Function, row: Row) -> _Kernel:
+        for o in f.ops:
             require_emittable(o)
+        knobs = read_knobs(CpuSelectKnobs, f.attrs.get("schedule", {}))
+        reader = RowReader(args, row, Workspace(args, int(f.attrs.get("page_words", 0)), row.index))
+        scratch = Scratch(args.buffers["workspace"], row.index, args.size("Pmax"))
+        leaves = {"layer": args.scalars.get("layer"), "page_count": row.scored, "first_page": row.first}
+        tiles = Tiles(Values(reader.load, scratch, args.constants, leaves), Shape(knobs.lanes, knobs.unroll))
+        return cls(args, f, row, knobs, stage(f), reader, tiles, {})
 
-    # memory
+    # the sweeps
 
-    def _load(self, o: page.Load, index: Index) -> Expr:
-        d = self.args.program.decls[o.buffer]
-        t = type_of(o.value)
-        if d.attrs["role"] == "workspace":
-            return self._workspace(d.name, d.attrs["layout"] == "ragged", index, t)
-        if d.attrs["layout"] == "batched":
-            group = t.tile[0]
-            return self.args.buffers[d.name][self.r, self.h * group + index[0], index[1]]
-        physical = self._physical(page_position(index, t))
-        return self.args.buffers[f"field.{d.name}"][(physical, self.h, *without_page(index, t.shape))]
-
-    def _physical(self, position: Expr) -> Expr:
-        """The page of the pool; 64 bits, because pools have more than 2^31 elements."""
-        if position is self.tiles.position and "page" in self.table:
-            return self.table["page"]
-        return cast("int64", self.args.buffers["page_table"][self.r, self.first + position])
-
-    def _workspace(self, name: str, ragged: bool, index: Index, t: TensorType) -> Expr:
-        word = self.args.buffers["workspace"][self.row, self._word_of(name, ragged, index, t)]
-        if t.dtype == bool_:
-            return differ(word, T.float32(0))
-        return T.reinterpret("int32", word) if t.dtype == i32 else word
-
-    def _word_of(self, name: str, ragged: bool, index: Index, t: TensorType) -> Expr:
-        d = self.args.program.decls[name]
-        inner: Expr = 0
-        for i, extent in zip(without_page(index, t.shape), t.tile, strict=True):
-            inner = inner * extent + i
-        if ragged:
-            return self.scratch.at(d.attrs["offset"], t.numel, page_position(index, t), inner)
-        return self.args.size("Pmax") * int(self.f.attrs["page_words"]) + d.attrs["offset"] + inner
-
-    def _store(self, o: page.Store) -> None:
-        d = self.args.program.decls[o.buffer]
-        t = type_of(o.x)
-        ragged = d.attrs["layout"] == "ragged"
-
-        def keep(i: Index, x: Expr) -> None:
-            at = self._word_of(d.name, ragged, self.tiles.full(o.x, i), t)
-            kind = number_type(t.dtype)
-            word = convert(x, F32) if t.dtype == bool_ else x if kind == F32 else T.reinterpret(F32, x)
-            put(self.args.buffers["workspace"], word, self.row, at)
-
-        self.tiles.copy(o.x, keep)
-
-    # control
-
-    def passes(self) -> None:
-        """Everything up to the scores, which are left as sortable keys in the scratch."""
+    def sweep(self) -> None:
+        """Compute everything up to the scores, which are left as sortable keys in the scratch."""
         for level in range(self.staging.loops + 1):
             self._per_row(level)
             if level < self.staging.loops:
                 self._per_page(level)
 
     def _per_row(self, level: int) -> None:
-        """What is computed once per row before pass ``level``."""
-        for o in self.f.ops:
-            ready = self.staging.level.get(o.value, 0) if o.result is not None else self.staging.loop[o]
+        """Compute what is ready once for the row before sweep ``level``."""
+        for o in row_ops(self.f, self.staging, level):
             if isinstance(o, page.Store):
-                if not over_pages(o.x) and isinstance(o.x.type, TensorType) and self.staging.loop[o] == level:
-                    self._store(o)
-                continue
-            if o.result is None or isinstance(o, flow.Selection) or over_pages(o.result) or ready != level:
-                continue
-            if o in self.accumulators:
+                self.reader.workspace.store(o, self.tiles)
+            elif o in self.accumulators:
                 self._finish(o)
-            elif o.notes.get("in") == "tile":
-                self._materialize(o)
-
-    def _materialize(self, o: Op) -> None:
-        self.values.open_tile(o.value)
-        self.tiles.compute(o)
+            else:
+                self.tiles.values.open_tile(o.value)
+                self.tiles.compute(o)
 
     def _per_page(self, level: int) -> None:
-        ops = [o for o in self.f.ops if self._runs(o, level)]
+        """Sweep over the candidates once."""
+        ops = page_ops(self.f, self.staging, level)
         carries = {o: self._accumulator(o) for o in ops if o.carries()}
-        with loop("s", self.scored) as s:
-            self.tiles.position = s
-            if any(isinstance(o, page.Load) and self._paged(o) for o in self.f.ops):
-                self.table["page"] = let("page", cast("int64", self.args.buffers["page_table"][self.r, self.first + s]))
+        reads = any(isinstance(o, page.Load) and is_paged(self.args.program, o) for o in self.f.ops)
+        with loop("s", self.row.scored) as s:
+            here = Here(s, let("page", self.reader.look_up(s)) if reads else None)
+            values = replace(self.tiles.values, read_load=lambda o, i: self.reader.load(o, i, here))
+            tiles = replace(self.tiles, values=values, position=s)
             for stream in self._streams(level):
                 self._prefetch(stream, s)
             for o in ops:
-                self._on_page(o, carries.get(o))
-        self.table.clear()
+                self._on_page(o, tiles, carries.get(o))
 
     def _streams(self, level: int) -> list[page.Load]:
-        """The summaries read from memory in this pass."""
-        passes = loads_by_loop(self.f, self.staging)
-        return [o for o, where in passes.items() if isinstance(o, page.Load) and self._paged(o) and level in where]
+        """The summaries read from memory in this sweep."""
+        sweeps = loads_by_loop(self.f, self.staging)
+        loads = [o for o, where in sweeps.items() if isinstance(o, page.Load) and level in where]
+        return [o for o in loads if is_paged(self.args.program, o)]
 
     def _prefetch(self, o: page.Load, s: Expr) -> None:
         """Ask for a later page's summary now: pages lie anywhere, and the processor guesses within one only."""
@@ -196,40 +151,30 @@ class _Row:
         if not ahead:
             return
         t = type_of(o.value)
-        later = T.min(s + ahead, self.scored - 1)
-        physical = let("later", cast("int64", self.args.buffers["page_table"][self.r, self.first + later]))
+        physical = let("later", self.reader.look_up(T.min(s + ahead, self.row.scored - 1)))
         for first in range(0, t.numel, LINE_BYTES // t.dtype.bytes):
             index = unflat(T.int32(first), t.tile)
-            prefetch(self.args.buffers[f"field.{o.buffer}"], physical, self.h, *index)
+            prefetch(self.args.buffers[f"field.{o.buffer}"], physical, self.row.head, *index)
 
-    def _paged(self, o: page.Load) -> bool:
-        return self.args.program.decls[o.buffer].attrs["layout"] == "paged"
-
-    def _runs(self, o: Op, level: int) -> bool:
-        if self.staging.loop.get(o) != level:
-            return False
-        if o.result is None or isinstance(o, flow.Selection):
-            return any(over_pages(v) for v in o.operands)
-        spans = any(over_pages(v) for v in o.operands)
-        return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
-
-    def _on_page(self, o: Op, carry: Buffer | None) -> None:
+    def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:
+        """Do one op for the page that the tiles are on."""
         if isinstance(o, page.Store):
-            self._store(o)
+            self.reader.workspace.store(o, tiles)
         elif isinstance(o, flow.Selection):
-            self._write_key(o)
+            self._write_key(o, tiles)
         elif carry is None:
             if o.notes.get("in") == "tile":
-                self.values.open_tile(o.value)
-            self.tiles.compute(o)
+                tiles.values.open_tile(o.value)
+            tiles.compute(o)
         elif isinstance(o, flow.Scan):
-            self._carry_scan(o, carry)
+            self._carry_scan(o, tiles, carry)
         else:
-            self._accumulate(o, carry)
+            self._accumulate(o, tiles, carry)
 
     # folds over pages
 
     def _accumulator(self, o: Op) -> Buffer:
+        """Declare the accumulator of a fold over pages, and put what the fold starts from there."""
         kind = number_type(type_of(o.value).dtype)
         start, _ = fold_of(o, kind)
         acc = local(f"{o.value.name}_acc", max(1, type_of(o.value).numel), kind)
@@ -238,67 +183,59 @@ class _Row:
             self.accumulators[o] = acc
         return acc
 
-    def _accumulate(self, o: Op, acc: Buffer) -> None:
+    def _accumulate(self, o: Op, tiles: Tiles, acc: Buffer) -> None:
+        """Take this page into a fold over pages."""
         t = type_of(o.value)
-        kind = number_type(t.dtype)
-        _, take = fold_of(o, kind)
+        _, take = fold_of(o, number_type(t.dtype))
 
         def keep(i: Index, x: Expr) -> None:
-            at: Expr = 0
-            for j, extent in zip(i, t.tile, strict=True):
-                at = at * extent + j
+            at = flat(i, t.tile)
             put(acc, take(acc[at], x), at)
 
-        self.tiles.compute(o, keep)
+        tiles.compute(o, keep)
 
-    def _carry_scan(self, o: flow.Scan, carry: Buffer) -> None:
-        """A running fold along the pages: the carry takes in this page, then is this page's result."""
+    def _carry_scan(self, o: flow.Scan, tiles: Tiles, carry: Buffer) -> None:
+        """Take this page into a scan: what is carried then is this page's result."""
         t, kind = type_of(o.value), number_type(type_of(o.value).dtype)
         _, take = fold_of(o, kind)
         if o.notes.get("in") == "tile":
-            self.values.open_tile(o.value)
+            tiles.values.open_tile(o.value)
 
         def one(i: Index) -> None:
-            at: Expr = 0
-            for j, extent in zip(i, t.tile, strict=True):
-                at = at * extent + j
-            x = convert(self.values.read(o.x, self.tiles.full(o.x, i)), kind)
+            at = flat(i, t.tile)
+            x = convert(tiles.values.read(o.x, tiles.full(o.x, i)), kind)
             put(carry, take(carry[at], x), at)
-            self.values.write(o.value, self.tiles.full(o.value, i), carry[at])
+            tiles.values.write(o.value, tiles.full(o.value, i), carry[at])
 
-        self.tiles.each(t.tile, one)
+        tiles.each(t.tile, one)
 
     def _finish(self, o: Op) -> None:
-        """The fold is complete: its accumulator is the value from here on."""
+        """Make the accumulator of a fold that is complete the place where its value is read from."""
         acc = self.accumulators[o]
-        self.values.tiles[o.value] = acc
+        self.tiles.values.tiles[o.value] = acc
         if isinstance(o, flow.ReduceMean):
-            t = type_of(o.x)
-            count = cast(F32, self.scored)
-            for axis in o.axes:
-                if isinstance(d := t.shape[axis], int):
-                    count = count * T.float32(d)
+            count = mean_count(o, self.row.scored)
             self.tiles.each([type_of(o.value).numel], lambda i: put(acc, acc[i[0]] / count, *i))
 
     # selection
 
-    def _write_key(self, o: flow.Selection) -> None:
-        score = convert(self.values.read(o.scored, [self.tiles.position]), F32)
+    def _write_key(self, o: flow.Selection, tiles: Tiles) -> None:
+        """Keep the key of the page that the tiles are on."""
+        score = convert(tiles.values.read(o.scored, [tiles.position]), F32)
         key = T.reinterpret(F32, sortable(score))
-        put(self.args.buffers["workspace"], key, self.row, self._key_at(self.tiles.position))
+        put(self.args.buffers["workspace"], key, self.row.index, self._key_at(tiles.position))
 
     def _key_at(self, position: Expr) -> Expr:
         return self.args.size("Pmax") * int(self.f.attrs["keys"]) + position
 
     def pick(self, kept: Expr, pages: Expr) -> None:
-        """The best candidates and the reserved pages, ascending."""
-        a = self.args
+        """Write the best ``kept`` candidates and the reserved of the ``pages`` pages, ascending."""
+        a, row = self.args, self.row
 
         def key(position: Expr) -> Expr:
-            return T.reinterpret("uint32", a.buffers["workspace"][self.row, self._key_at(position)])
+            return T.reinterpret("uint32", a.buffers["workspace"][row.index, self._key_at(position)])
 
         def clear(position: Expr) -> None:
-            put(a.buffers["workspace"], T.float32(0), self.row, self._key_at(position))  # the bits of key 0
+            put(a.buffers["workspace"], T.float32(0), row.index, self._key_at(position))  # the bits of key 0
 
-        emit_topk(key, clear, a.buffers["pages"], a.buffers["counts"], self.r, self.h,
-                  kept, self.first, self.scored, pages, a.size("K"))  # fmt: skip
+        emit_topk(key, clear, a.buffers["pages"], a.buffers["counts"], row, kept, pages, a.size("K"))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vortex.codegen.sweep import Row
 from vortex.codegen.tir import I32, Buffer, Expr, T, equal, let, local, loop, put, when
 from vortex.codegen.tir import lanes as vector
 
 LANES = 16
+"""Keys that are compared at once."""
 
 
 def emit_keep_all(pages: Buffer, counts: Buffer, r: Expr, h: Expr, n: Expr, capacity: Expr) -> None:
-    """Every page of a row that fits its budget."""
+    """Write every page of a row that fits its budget."""
     with loop("p", T.min(n, capacity)) as p:
         put(pages, p, r, h, p)
     put(counts, T.min(n, capacity), r, h)
@@ -26,15 +28,17 @@ def emit_topk(
     clear: Callable[[Expr], None],
     pages: Buffer,
     counts: Buffer,
-    r: Expr,
-    h: Expr,
+    row: Row,
     kept: Expr,
-    first: Expr,
-    scored: Expr,
     n: Expr,
     capacity: Expr,
 ) -> None:
-    """Write the ``kept`` candidates with the largest keys and all reserved pages, ascending, and their count."""
+    """Write the ``kept`` candidates with the largest keys and all reserved of the ``n`` pages, ascending, and their
+    count.
+
+    ``key`` gives the key of a candidate, ``clear`` makes the key of a place beyond the candidates 0.
+    """
+    r, h, first, scored = row.request, row.head, row.first, row.scored
     chunks = let("chunks", T.floordiv(scored + (LANES - 1), T.int32(LANES)))
     with loop("pad", LANES) as pad:
         clear(scored + pad)

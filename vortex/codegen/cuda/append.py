@@ -24,9 +24,8 @@ from vortex.codegen.cuda.ptx import (
     remainder,
     wide,
 )
-from vortex.codegen.cuda.select.lane_group import unpack
-from vortex.codegen.cuda.select.page_tile import vector
 from vortex.codegen.cuda.storage import Arena, RowStorage, StoredValues
+from vortex.codegen.cuda.vector_load import unpack, vector
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE, narrow
 from vortex.codegen.tir import U32, Buffer, Expr, T, cast, flat, i32, let, local, loop, put, tirx, when

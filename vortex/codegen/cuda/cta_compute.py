@@ -1,4 +1,4 @@
-"""Values that a whole CTA computes once: of a row in ``select``, of a page in ``append``."""
+"""How a whole CTA computes values together: those of a row in ``select``, those of a page in ``append``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,34 @@ from vortex.codegen.cuda.minmax import fold_on_gpu
 from vortex.codegen.cuda.ptx import WARP, cta_sync
 from vortex.codegen.cuda.storage import StoredValues
 from vortex.codegen.cuda.warp import Cta, warp_fold
-from vortex.codegen.scalar import number_type
-from vortex.codegen.tiles import Keep, Shape, Tiles, require_emittable
-from vortex.codegen.tir import F32, I32, Expr, equal, i32, let, local, loop, nest, put, unflat, when
+from vortex.codegen.tiles import Fold, Keep, Shape, Tiles, extents, require_emittable
+from vortex.codegen.tir import equal, i32, let, local, loop, nest, put, unflat, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow
 
 PLAIN = Shape(lanes=1, unroll=1)
-"""No vectors: the lanes of a warp are what is wide here."""
+"""There are no vectors: the lanes of a warp are what is wide here."""
 
 
-@dataclass
-class BlockTiles(Tiles):
-    """Elements over the threads of the CTA; a fold that leaves most threads idle takes a warp per result."""
+@dataclass(frozen=True)
+class GpuTiles(Tiles):
+    """Tiles whose values lie in the storages of a GPU."""
+
+    combine = staticmethod(fold_on_gpu)
+
+    @property
+    def stored(self) -> StoredValues:
+        """The values, with their storages."""
+        assert isinstance(self.values, StoredValues)
+        return self.values
+
+
+@dataclass(frozen=True)
+class BlockTiles(GpuTiles):
+    """Elements are dealt out to the threads of the CTA; a fold that would leave most of them idle takes a warp for each
+    result.
+    """
 
     cta: Cta = field(kw_only=True)
 
@@ -52,88 +66,73 @@ class BlockTiles(Tiles):
         else:
             super().compute(o, keep)
 
-    def fold(
-        self,
-        o: Op,
-        out: list[tuple[int, int]],
-        red: list[tuple[int, int]],
-        contiguous: int | None,
-        element: Callable[[dict[int, Expr]], Expr],
-        keep: Keep,
-    ) -> None:
-        kind = number_type(type_of(o.value).dtype)
-        start, take = fold_on_gpu(o, kind)
-        dims, extents = [d for _, d in out], [d for _, d in red]
-        results, terms = math.prod(dims), math.prod(extents)
-        if results == 0:
+    def fold(self, fold: Fold) -> None:
+        if fold.results == 0:
             return
-        acc = local("acc", 1, kind if kind == F32 else I32)
-
-        def place(i: Index, r: Index) -> dict[int, Expr]:
-            return dict(zip([k for k, _ in out], i, strict=True)) | dict(zip([k for k, _ in red], r, strict=True))
+        acc = local("acc", 1, fold.register)
 
         def add(i: Index, r: Index) -> None:
-            put(acc, take(acc[0], element(place(i, r))), 0)
+            put(acc, fold.take(acc[0], fold.at(self, i, r)), 0)
 
-        if self.by_thread(results, terms):
+        if self.by_thread(fold.results, fold.terms):
 
             def one(i: Index) -> None:
-                put(acc, start, 0)
-                if terms:
-                    nest(extents, lambda r: add(i, r), "r")
-                keep(i, acc[0])
+                put(acc, fold.start, 0)
+                if fold.terms:
+                    nest(extents(fold.red), lambda r: add(i, r), "r")
+                fold.into(self, i, acc[0])
 
-            self.each(dims, one)
+            self.each(extents(fold.out), one)
             return
-        with loop("result_round", -(-results // self.cta.warps)) as turn:
+        with loop("result_round", -(-fold.results // self.cta.warps)) as turn:
             result = let("result", turn * self.cta.warps + self.cta.warp)
-            with when(result < results):
-                i = unflat(result, dims)
-                put(acc, start, 0)
-                with loop("term_round", -(-terms // WARP)) as step:
+            with when(result < fold.results):
+                i = unflat(result, extents(fold.out))
+                put(acc, fold.start, 0)
+                with loop("term_round", -(-fold.terms // WARP)) as step:
                     term = let("term", step * WARP + self.cta.lane)
-                    with when(term < terms):
-                        add(i, unflat(term, extents))
-                whole = warp_fold(acc[0], take)
+                    with when(term < fold.terms):
+                        add(i, unflat(term, extents(fold.red)))
+                whole = warp_fold(acc[0], fold.take)
                 with when(equal(self.cta.lane, i32(0))):
-                    keep(i, whole)
+                    fold.into(self, i, whole)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Block:
     """Ops computed by the CTA one after another, with a barrier where one reads what another wrote."""
 
     values: StoredValues
     tiles: BlockTiles
     fresh: set[Value] = field(default_factory=set)
-    """Written since the last barrier."""
+    """What was written since the last barrier."""
 
     def compute(self, o: Op) -> None:
-        """One op into its storage."""
+        """Compute one op into its storage."""
         require_emittable(o)
         self.before(o.operands)
         self.tiles.compute(o)
         self.fresh.add(o.value)
 
     def before(self, read: Iterable[Value]) -> None:
-        """A barrier if any of these, or what they are computed from, was just written."""
+        """Wait for all threads if any of these, or what they are computed from, was just written."""
         if self.fresh & stored_values(read, self.values):
             self.sync()
 
     def before_copy(self, v: Value) -> None:
-        """A barrier unless each thread copies what it has itself written."""
+        """Wait for all threads unless each thread copies what it has itself written."""
         if v not in self.fresh or v.owner is None or not self.tiles.owned(v.owner):
             self.before([v])
 
     def sync(self) -> None:
-        """A barrier if anything was written since the last."""
+        """Wait for all threads if anything was written since the last barrier."""
         if self.fresh:
             cta_sync()
         self.fresh.clear()
 
 
 def stored_values(values: Iterable[Value], held: StoredValues) -> set[Value]:
-    """The storages that are looked at when these values are read."""
+    """The values whose storages are read when these values are."""
     found: set[Value] = set()
     for v in values:
         if v in held.storages:

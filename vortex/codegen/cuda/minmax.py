@@ -9,7 +9,7 @@ from vortex.codegen.scalar import fold_of, maximum, minimum
 from vortex.codegen.tir import F32, Expr, T, kind, let, local, tirx
 from vortex.ir.core import Op
 
-Fold = Callable[[Expr, Expr], Expr]
+Take = Callable[[Expr, Expr], Expr]
 
 
 def larger(a: Expr, b: Expr) -> Expr:
@@ -28,7 +28,7 @@ def _instruction(name: str, a: Expr, b: Expr) -> Expr:
     return out[0]
 
 
-def fold_on_gpu(o: Op, dtype: str) -> tuple[Expr, Fold]:
+def fold_on_gpu(o: Op, dtype: str) -> tuple[Expr, Take]:
     """:func:`vortex.codegen.scalar.fold_of` with this module's max and min."""
     start, take = fold_of(o, dtype)
     return start, larger if take is maximum else smaller if take is minimum else take

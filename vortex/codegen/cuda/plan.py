@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.ptx import WARP, cta_sync, overlap_launch, overlap_wait
+from vortex.codegen.budgets import KEPT, SCORED, plan_request
+from vortex.codegen.cuda.ptx import WARP, ceil_quotient, cta_sync, overlap_launch, overlap_wait
 from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
-from vortex.codegen.cuda.work_list import HEADER, pack_item
+from vortex.codegen.cuda.work_list import ATTEND, HEADER, SELECT, pack_item, part_pages
 from vortex.codegen.tir import I32, Expr, T, cast, equal, i32, let, local, loop, put, when
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
@@ -27,6 +29,7 @@ from vortex.schedules.cuda_plan import PlanKnobs
 from vortex.schedules.knobs import read_knobs
 
 MOST_REQUESTS = 4096
+"""Requests of a step; each has a word in shared memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Entry:
 def table_of(schedule: Mapping[str, Attr]) -> tuple[Entry, ...]:
     """The schedule's table, the entry first that goes before others as near; at most one a lane, spread evenly."""
     every = [
-        Entry(Bucket(*numbers), read_knobs(PlanKnobs, line))
+        Entry(Bucket(*numbers), read_knobs(PlanKnobs, {**schedule, **line}))
         for line in schedule.get("table", ())
         for numbers in line["serves"]
     ]
@@ -52,11 +55,7 @@ def table_of(schedule: Mapping[str, Attr]) -> tuple[Entry, ...]:
 def emit_plan(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
-    args.tensor("lengths", ("B",), I32)
-    args.tensor("budget", (5,), I32)
-    args.tensor("plan", (4, "B"), I32)
-    args.tensor("work", (2, "N"), I32)
-    args.tensor("arrivals", ("R",), I32)
+    args.of_plan(work_list=True)
     knobs = read_knobs(PlanKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
@@ -64,51 +63,118 @@ def emit_plan(program: Module, f: Function) -> list[str]:
     warp, lane = T.warp_id([knobs.threads // WARP]), T.lane_id([WARP])
     cta = Cta(let("warp", warp), let("lane", lane), let("thread", warp * WARP + lane), knobs.threads)
     size = next(o.page_size for o in f.ops if isinstance(o, page.Plan))
-    made = _Plan(args, cta, knobs)
+    kernel = _Plan.open(args, cta, knobs)
     # under MLA a request is a row, and has as many counters as its heads have blocks
-    made.emit(size, table_of(f.attrs.get("schedule", {})), args.size("B" if "kv_lora_rank" in program.attrs else "R"))
+    rows = args.size("B" if "kv_lora_rank" in program.attrs else "R")
+    kernel.emit(size, table_of(f.attrs.get("schedule", {})), rows)
     return args.names
 
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Pages of all requests together, and of the longest; at least 1."""
+    """Pages of all requests together, and those of the longest one, at least 1."""
 
     everything: Expr
     longest: Expr
 
 
+@dataclass(frozen=True)
+class _Least:
+    """The fewest pages that are worth an item of their own."""
+
+    pages: Expr
+    busy: Expr | None = None
+    """The same once every second slot has an item, where that differs."""
+
+
+class _Cut(Protocol):
+    """How the list of one kernel is cut into items."""
+
+    row: int
+    """Of ``work``."""
+    pages: int
+    """The row of ``plan`` with the pages that the kernel works on."""
+    quantum: int
+    """What the pages of an item are a multiple of."""
+
+    def item(self, fair: Expr, longest: Expr) -> Expr:
+        """Pages of an item, where ``fair`` keep all slots busy and the longest request has ``longest``."""
+
+    def part(self, pages: Expr, item: Expr) -> Expr:
+        """Pages of each item but the last of a request that has ``pages``."""
+
+
+class _SelectCut(_Cut):
+    """A request that is a little longer than an item is one all the same; items of a longer one are equal."""
+
+    row, pages, quantum = SELECT, SCORED, WARP
+
+    def item(self, fair: Expr, longest: Expr) -> Expr:
+        return fair
+
+    def part(self, pages: Expr, item: Expr) -> Expr:
+        return part_pages(pages, item)
+
+
+class _AttendCut(_Cut):
+    """Items are of one size for all requests, such that the longest one is cut into equal items: a rest of a few pages
+    would keep a CTA as a whole item does.
+    """
+
+    row, pages, quantum = ATTEND, KEPT, 1
+
+    def item(self, fair: Expr, longest: Expr) -> Expr:
+        equal_parts = T.max(i32(1), T.truncdiv(longest + (fair - T.truncdiv(fair, i32(4)) - 1), fair))
+        return T.max(fair, ceil_quotient(longest, equal_parts))
+
+    def part(self, pages: Expr, item: Expr) -> Expr:
+        return item
+
+
+@dataclass(frozen=True)
 class _Plan:
-    def __init__(self, args: Arguments, cta: Cta, knobs: PlanKnobs) -> None:
-        self.args, self.cta, self.knobs = args, cta, knobs
-        self.arena = Arena()
-        self.ends = self.arena.take(MOST_REQUESTS)
-        self.totals = self.arena.take(cta.warps)
-        self.arena.open()
+    """The body of the only CTA."""
+
+    args: Arguments
+    cta: Cta
+    knobs: PlanKnobs
+    arena: Arena
+    ends: int
+    """Where, for each request, the number of items of all requests up to it stands in shared memory."""
+    totals: int
+    """Where a word for each warp stands."""
+
+    @classmethod
+    def open(cls, args: Arguments, cta: Cta, knobs: PlanKnobs) -> _Plan:
+        """Declare the shared memory, and wait for the kernel in front."""
+        arena = Arena()
+        ends, totals = arena.take(MOST_REQUESTS), arena.take(cta.warps)
+        arena.open()
         overlap_wait(knobs.overlap)
+        return cls(args, cta, knobs, arena, ends, totals)
 
     def emit(self, size: int, table: Sequence[Entry], rows: Expr) -> None:
-        plan, requests = self.args.buffers["plan"], self.args.size("B")
+        """Clear the counters, then write budgets and both lists, by the knobs of the nearest entry of the table."""
+        requests, knobs = self.args.size("B"), self.knobs
         with self.cta.share("row", self.args.size("R")) as row:
             put(self.args.buffers["arrivals"], i32(0), row)
         with self.cta.share("r", requests) as r:
-            _plan_row(self.args, r, size)
+            plan_request(self.args, r, size, T.truncdiv)
         # a thread reads the rows it wrote itself
-        to_score, to_read = (lambda r: plan[3, r]), (lambda r: plan[1, r])
+        select, attend = _SelectCut(), _AttendCut()
         if not table:
-            knobs = self.knobs
-            self._list(0, to_score, self._sums(to_score), i32(knobs.select_pages), None, part_pages, WARP)
-            least = i32(knobs.attend_pages), i32(knobs.attend_busy)
-            self._list(1, to_read, self._sums(to_read), *least, _uniform, 1)
+            self._list(select, self._sums(select), _Least(i32(knobs.select_pages)))
+            least = _Least(i32(knobs.attend_pages), i32(knobs.attend_busy))
+            self._list(attend, self._sums(attend), least)
             return
-        scores = self._sums(to_score)
+        scores = self._sums(select)
         cta_sync()
-        reads = self._sums(to_read)
-        select_pages, attend_pages, attend_busy = self._look_up(table, rows, scores.longest, reads.longest)
-        self._list(0, to_score, scores, select_pages, None, part_pages, WARP)
-        self._list(1, to_read, reads, attend_pages, attend_busy, _uniform, 1)
+        reads = self._sums(attend)
+        of_select, of_attend = self._look_up(table, rows, scores.longest, reads.longest)
+        self._list(select, scores, of_select)
+        self._list(attend, reads, of_attend)
 
-    def _look_up(self, table: Sequence[Entry], rows: Expr, scored: Expr, kept: Expr) -> tuple[Expr, Expr, Expr]:
+    def _look_up(self, table: Sequence[Entry], rows: Expr, scored: Expr, kept: Expr) -> tuple[_Least, _Least]:
         """The knobs of the nearest entry by the rule of ``kinds.buckets``; lane i measures how far entry i is."""
         budget, lane = self.args.buffers["budget"], self.cta.lane
         pages = T.max(kept, T.Select(scored > 1, scored + budget[1] + budget[2], i32(0)))
@@ -126,45 +192,36 @@ class _Plan:
         least = local("least_pages", len(values), I32)
         for i, v in enumerate(values):
             put(least, _entry(which, v), i)
-        return least[0], least[1], least[2]
+        return _Least(least[0]), _Least(least[1], least[2])
 
-    def _sums(self, pages: Callable[[Expr], Expr]) -> _Sums:
-        """Of the pages of all requests, in every thread."""
+    def _sums(self, cut: _Cut) -> _Sums:
+        """Add up the pages of all requests; every thread has the result."""
+        plan = self.args.buffers["plan"]
         total, most = local("total", 1, "int64"), local("most", 1, I32)
         put(total, T.int64(0), 0)
         put(most, i32(1), 0)
         with self.cta.share("r", self.args.size("B")) as r:
-            put(total, total[0] + cast("int64", pages(r)), 0)
-            put(most, T.max(most[0], pages(r)), 0)
+            put(total, total[0] + cast("int64", plan[cut.pages, r]), 0)
+            put(most, T.max(most[0], plan[cut.pages, r]), 0)
         everything = self._fold(cast(I32, total[0]), lambda a, b: a + b)
         cta_sync()
         return _Sums(everything, self._fold(most[0], lambda a, b: T.max(a, b)))
 
-    def _list(
-        self,
-        kind: int,
-        pages: Callable[[Expr], Expr],
-        sums: _Sums,
-        few: Expr,
-        busy: Expr | None,
-        part: Callable[[Expr, Expr], Expr],
-        quantum: int,
-    ) -> None:
-        """The items of all requests in order: ``part`` pages each, of about ``item_pages``, which is a multiple of
-        ``quantum`` and at least ``few``, or ``busy`` if still every second slot has one.
+    def _list(self, cut: _Cut, sums: _Sums, least: _Least) -> None:
+        """Write the items of all requests in order, of about as many pages as keep every slot busy, and no fewer than
+        ``least`` says.
         """
-        work, requests = self.args.buffers["work"], self.args.size("B")
+        work, plan, requests = self.args.buffers["work"], self.args.buffers["plan"], self.args.size("B")
         slots = let("slots", T.max(i32(1), self.args.size("N") - HEADER - requests))
         rounds = rounds_of(requests, self.cta.threads)
-        everything, longest = sums.everything, sums.longest
+        quantum, everything = cut.quantum, sums.everything
         item = T.truncdiv(T.truncdiv(everything + (slots - 1), slots) + (quantum - 1), i32(quantum)) * quantum
-        half = T.min(busy, T.truncdiv(2 * everything + (slots - 1), slots)) if busy is not None else few
-        item = let("fair_pages", T.max(few, T.max(item, half)))
-        if part is _uniform:
-            # the longest request in equal items: a rest of a few pages would keep a CTA as a whole item does
-            equal_parts = T.max(i32(1), T.truncdiv(longest + (item - T.truncdiv(item, i32(4)) - 1), item))
-            item = T.max(item, rounds_of_expr(longest, equal_parts))
-        item = let("item_pages", item)
+        if least.busy is None:
+            half = least.pages
+        else:
+            half = T.min(least.busy, T.truncdiv(2 * everything + (slots - 1), slots))
+        item = let("fair_pages", T.max(least.pages, T.max(item, half)))
+        item = let("item_pages", cut.item(item, sums.longest))
         base = local("base", 1, I32)
         put(base, i32(0), 0)
         with loop("round", rounds) as turn:
@@ -173,7 +230,7 @@ class _Plan:
             put(parts, i32(0), 0)
             with when(r < requests):
                 # a request without work still has its outputs to write
-                put(parts, T.max(i32(1), rounds_of_expr(pages(r), part(pages(r), item))), 0)
+                put(parts, T.max(i32(1), ceil_quotient(plan[cut.pages, r], cut.part(plan[cut.pages, r], item))), 0)
             before = self._prefix(parts[0])
             with when(r < requests):
                 put(self.arena.i32, base[0] + before, r + self.ends)
@@ -181,15 +238,15 @@ class _Plan:
         cta_sync()
         items = let("items", T.min(base[0], self.args.size("N") - HEADER))
         with when(equal(self.cta.thread, i32(0))):
-            put(work, items, kind, 0)
-            put(work, item, kind, 1)
+            put(work, items, cut.row, 0)
+            put(work, item, cut.row, 1)
         with self.cta.share("item", items) as i:
             r = self._request_of(i)
             begin = local("begin", 1, I32)
             put(begin, i32(0), 0)
             with when(r > 0):
                 put(begin, self.arena.i32[r - 1 + self.ends], 0)
-            put(work, pack_item(r, i - begin[0]), kind, i + HEADER)
+            put(work, pack_item(r, i - begin[0]), cut.row, i + HEADER)
 
     def _request_of(self, i: Expr) -> Expr:
         """The first request whose items end beyond ``i``."""
@@ -204,7 +261,7 @@ class _Plan:
         return let("request", low[0])
 
     def _fold(self, x: Expr, take: Callable[[Expr, Expr], Expr]) -> Expr:
-        """``x`` of all threads, none negative, in every thread."""
+        """Fold ``x``, which is not negative, over all threads; every thread has the result."""
         mine = warp_fold(x, take, "mine")
         with when(equal(self.cta.lane, i32(0))):
             put(self.arena.i32, mine, self.cta.warp + self.totals)
@@ -212,7 +269,7 @@ class _Plan:
         return warp_fold(self._of_warp(), take, "all")
 
     def _of_warp(self) -> Expr:
-        """In lane i, what warp i left."""
+        """What warp i left, in lane i."""
         found = local("of_warp", 1, I32)
         put(found, i32(0), 0)
         with when(self.cta.lane < self.cta.warps):
@@ -220,7 +277,7 @@ class _Plan:
         return found[0]
 
     def _prefix(self, x: Expr) -> Expr:
-        """Of this thread and all before it; ``totals`` then holds the sums up to each warp."""
+        """Add up ``x`` of this thread and all before it; ``totals`` then holds the sums up to each warp."""
         mine = warp_prefix(x, lambda a, b: a + b, self.cta.lane)
         cta_sync()
         with when(equal(self.cta.lane, i32(WARP - 1))):
@@ -238,44 +295,14 @@ class _Plan:
         return let("up_to_me", before[0])
 
 
-def part_pages(pages: Expr, item: Expr) -> Expr:
-    """Pages of each item of ``select`` but a request's last, in whole page tiles: at most 5/4 of ``item``."""
-    parts = let("even_parts", T.max(i32(1), T.truncdiv(pages + (item - T.truncdiv(item, i32(4)) - 1), item)))
-    even = T.truncdiv(pages + (parts - 1), parts)
-    return let("part_pages", T.max(i32(WARP), T.truncdiv(even + (WARP - 1), i32(WARP)) * WARP))
-
-
 def _doublings(n: Expr) -> Expr:
-    """From 1 to the least power of two that is not below ``n``."""
+    """How many doublings lead from 1 to the least power of two that is not below ``n``."""
     return T.Select(n > 1, 32 - cast(I32, T.clz(n - 1)), i32(0))
 
 
 def _entry(at: Expr, values: Sequence[int]) -> Expr:
-    """``values[at]``, the last of them beyond the others; compiled in."""
+    """``values[at]`` as a chain of selects; the last value stands for all places beyond the others."""
     found: Expr = i32(values[-1])
     for i, value in reversed(list(enumerate(values[:-1]))):
         found = T.Select(equal(at, i32(i)), i32(value), found)
     return found
-
-
-def _uniform(pages: Expr, item: Expr) -> Expr:
-    """Items of ``attend`` are of one size for all requests."""
-    return item
-
-
-def rounds_of_expr(count: Expr, step: Expr) -> Expr:
-    return T.truncdiv(count + step - 1, step)
-
-
-def _plan_row(args: Arguments, r: Expr, size: int) -> None:
-    lengths, budget, plan = (args.buffers[n] for n in ("lengths", "budget", "plan"))
-    n = let("n", T.truncdiv(lengths[r] + (size - 1), i32(size)))
-    reserved = let("reserved", budget[1] + budget[2])
-    # ratio * n in 64 bits: numerator and n may both have 31
-    share = T.truncdiv(cast("int64", budget[3]) * cast("int64", n), cast("int64", budget[4]))
-    total = let("total", T.max(cast("int64", budget[0] + reserved), share))
-    fits = let("fits", cast("int64", n) <= total)
-    put(plan, n, 0, r)
-    put(plan, T.Select(fits, n, cast(I32, total)), 1, r)
-    put(plan, T.Select(fits, n * 0, budget[1]), 2, r)
-    put(plan, T.Select(fits, n * 0, n - reserved), 3, r)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from vortex.codegen.cuda.minmax import larger, once, smaller
@@ -145,7 +145,11 @@ class StoredValues(Values):
 
     storages: dict[Value, Storage] = field(default_factory=dict)
     slot: Expr = 0
-    """Of the current page in its page tile."""
+    """The place of the page at hand in its page tile."""
+
+    def at_slot(self, slot: Expr) -> StoredValues:
+        """The same values, read and written for page ``slot`` of the page tile."""
+        return replace(self, slot=slot)
 
     def read(self, v: Value, index: Index) -> Expr:
         if v not in self.storages:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import early
+from vortex.codegen.cuda.ptx import WARP, early
 from vortex.codegen.tir import Buffer, Expr, T, i32, let
 
 SELECT, ATTEND = 0, 1
@@ -55,3 +55,10 @@ def unpack_item(item: Expr, request: str, part: str) -> tuple[Expr, Expr]:
         let(request, T.shift_right(item, i32(PART_BITS))),
         let(part, T.bitwise_and(item, i32((1 << PART_BITS) - 1))),
     )
+
+
+def part_pages(pages: Expr, item: Expr) -> Expr:
+    """Pages of each item of ``select`` but a request's last, in whole page tiles: at most 5/4 of ``item``."""
+    parts = let("even_parts", T.max(i32(1), T.truncdiv(pages + (item - T.truncdiv(item, i32(4)) - 1), item)))
+    even = T.truncdiv(pages + (parts - 1), parts)
+    return let("part_pages", T.max(i32(WARP), T.truncdiv(even + (WARP - 1), i32(WARP)) * WARP))

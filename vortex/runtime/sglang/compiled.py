@@ -17,7 +17,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vortex.artifact.folder import read_manifest
-from vortex.errors import COMPILE_FAILED, ENGINE_REFUSED, NO_COMPILED_FLOW, NO_TARGET_IN_ARTIFACT, VortexError
+from vortex.errors import (
+    COMPILE_FAILED,
+    ENGINE_REFUSED,
+    FLOW_RAISED,
+    NO_COMPILED_FLOW,
+    NO_TARGET_IN_ARTIFACT,
+    VortexError,
+)
 from vortex.install import toolchain
 from vortex.install.cache import cache_root
 from vortex.install.identity import Identity, of_build, traced
@@ -37,12 +44,12 @@ def artifact_for(config: EngineConfig, shape: ModelShape, target: str) -> Path:
 
     Raises:
         VortexError: VX9002 for an artifact of another shape, VX9004 without a compiler, VX9005 when it fails,
-            VX5001 to VX5003 for what is no artifact or lacks the target.
+            VX5001 to VX5003 for what is no artifact or lacks the target, and what tracing the flow raises.
     """
     flow = config.flow or ("latent_topk" if shape.spec.kv_lora_rank else "quest")
     if flow.endswith(".vxa"):
         return _prebuilt(Path(flow), shape, target)
-    identity = identity_of(flow, shape.spec, target)
+    identity = _identity_or_once(flow, shape.spec, target)
     path = entry(flow, identity)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:  # one rank compiles, the others wait for it
@@ -111,29 +118,35 @@ def _compile(flow: str, shape: ModelShape, target: str, path: Path) -> None:
 
 
 def identity_of(flow: str, spec: Spec, target: str) -> Identity:
-    """What decides the artifact of ``flow``, a name, ``file.py`` or ``file.py:name``.
+    """What decides the artifact of ``flow``, a name, ``file.py`` or ``file.py:name``; it is traced for that.
 
-    A flow that cannot be traced in this process, whose packages need not be the compiler's, has an identity that no
-    other has: it is compiled at each start, for nobody can say what it depends on.
+    Raises:
+        VortexError: what keeps the flow from being found or traced.
     """
-    python = compiler()
-    processor = f" {detect_mcpu()}" if target == "cpu" else ""
-    other = Path(python[0]) if python and python[0] != sys.executable else None
-    return of_build(_parts(flow, spec), spec=str(asdict(spec)), target=target + processor, python=other)
-
-
-def _parts(flow: str, spec: Spec) -> dict[str, str]:
     from vortex.flow.flow import find_flow
     from vortex.flow.trace import trace
     from vortex.ir.printer import print_module
 
-    try:
-        module = trace(find_flow(flow), spec)
-    except VortexError as error:
-        logger.warning("vortex: flow %s is compiled anew, for it cannot be traced here: %s", flow, error.message)
-        return {"ir": f"not traced: {error.code} at {time.time_ns()} in process {os.getpid()}"}
+    module = trace(find_flow(flow), spec)
     constants = {d.name: str(d.attrs["data"]) for d in module.declared("resource") if "data" in d.attrs}
-    return traced(print_module(module, locs=False), constants, str(module.attrs.get("source", "")))
+    parts = traced(print_module(module, locs=False), constants, str(module.attrs.get("source", "")))
+    python = compiler()
+    other = Path(python[0]) if python and python[0] != sys.executable else None
+    processor = f" {detect_mcpu()}" if target == "cpu" else ""
+    return of_build(parts, spec=str(asdict(spec)), target=target + processor, python=other)
+
+
+def _identity_or_once(flow: str, spec: Spec, target: str) -> Identity:
+    """As :func:`identity_of`. A flow that only the compiler's environment can load, for it imports what this one lacks,
+    is compiled at each start: nobody here can say what it depends on.
+    """
+    try:
+        return identity_of(flow, spec, target)
+    except VortexError as error:
+        if error.kind is not FLOW_RAISED:
+            raise
+        logger.warning("vortex: flow %s is compiled anew, for it cannot be loaded here: %s", flow, error.message)
+        return Identity({"ir": f"not traced at {time.time_ns()} in process {os.getpid()}"})
 
 
 def entry(flow: str, identity: Identity) -> Path:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from vortex.budget import Budget
-from vortex.errors import ENGINE_CONFIG, VortexError, nearest
+from vortex.errors import ENGINE_CONFIG
+from vortex.untrusted_json import JsonError, Length, Partial, Range, parse, read
 
 VARIABLE = "VORTEX_CONFIG"
 
@@ -23,38 +23,24 @@ class EngineConfig:
     SGLang's that prefills, ``""`` for triton, or torch_native on a CPU.
     """
 
-    flow: str = ""
-    budget: Budget = field(default_factory=lambda: Budget(61))
-    dense_layers: frozenset[int] = frozenset()
-    page_size: int = 16
+    flow: Annotated[str, Length(1, 4096)] = ""
+    budget: Annotated[Budget, Partial()] = field(default_factory=lambda: Budget(61))
+    dense_layers: frozenset[Annotated[int, Range(0, 1 << 16)]] = frozenset()
+    page_size: Annotated[int, Range(1, 1 << 16)] = 16
     prefill_backend: str = ""
 
     @classmethod
     def read(cls, text: str | None = None) -> EngineConfig:
         """From ``text``, by default the environment's; VX9003 for what is no configuration."""
         text = os.environ.get(VARIABLE, "") if text is None else text
-        given = _object(text.strip())
-        known: dict[str, Any] = {"flow": str, "budget": dict, "dense_layers": list, "page_size": int}
-        known["prefill_backend"] = str
-        for name, value in given.items():
-            _need(name in known, f"no key '{name}'{nearest(name, known)}")
-            right = isinstance(value, known[name]) and not isinstance(value, bool)
-            _need(right, f"'{name}' is {value!r}, a {known[name].__name__} is needed")
-        made: dict[str, Any] = dict(given)
-        if "budget" in made:
-            made["budget"] = _budget(made["budget"])
-        if "dense_layers" in made:
-            layers = made["dense_layers"]
-            right = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in layers)
-            _need(right, f"'dense_layers' is {layers!r}, layer numbers are needed")
-            made["dense_layers"] = frozenset(layers)
-        _need(made.get("flow") != "", "'flow' is empty")
-        _need(made.get("page_size", 1) >= 1, f"'page_size' is {made.get('page_size')}, at least 1 is needed")
-        return cls(**made)
+        try:
+            return read(Annotated[EngineConfig, Partial()], _object(text.strip()))
+        except JsonError as error:
+            raise ENGINE_CONFIG.at(why=str(error)) from None
 
 
-def _object(text: str) -> dict[str, Any]:
-    """The JSON object that ``text`` is or that the file it names holds; nothing for no text."""
+def _object(text: str) -> object:
+    """The JSON that ``text`` is or that the file it names holds; an empty object for no text."""
     if not text:
         return {}
     if not text.startswith("{"):
@@ -63,25 +49,4 @@ def _object(text: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "is no text"
             raise ENGINE_CONFIG.at(why=f"file '{text}': {why}") from None
-    try:
-        given = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ENGINE_CONFIG.at(why=f"is no JSON: {error}") from None
-    _need(isinstance(given, dict), f"is a JSON {type(given).__name__}, an object is needed")
-    return dict(given)
-
-
-def _budget(given: dict[str, Any]) -> Budget:
-    names = ("pages", "ratio", "sink", "recent")
-    for name in given:
-        _need(name in names, f"'budget' has no '{name}'{nearest(name, names)}")
-    _need("pages" in given, "'budget' needs 'pages', the number of scored pages that are kept")
-    try:
-        return Budget(**given)
-    except VortexError as error:
-        raise ENGINE_CONFIG.at(why=f"'budget': {error.message}") from None
-
-
-def _need(right: bool, why: str) -> None:
-    if not right:
-        raise ENGINE_CONFIG.at(why=why)
+    return parse(text)

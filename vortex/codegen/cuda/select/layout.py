@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.storage import Arena, Held
+from vortex.codegen.sweep import is_for_row, is_paged, selection_of
 from vortex.codegen.tir import Expr
 from vortex.codegen.values import type_of
 from vortex.ir.core import Function, Module, Op, Value
@@ -22,30 +23,32 @@ WIDE = 32
 """Results of a fold over pages from which on lanes take results rather than pages."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Layout:
     """What the ops of a ``select`` kernel need, known from the IR alone."""
 
     program: Module
     f: Function
-    staging: Staging = field(init=False)
-    matrices: dict[Op, Matrix] = field(init=False)
+    staging: Staging
+    matrices: dict[Op, Matrix]
     """What tensor cores contract."""
-    lane_groups: dict[Op, LaneGroup] = field(init=False)
-    """What lane groups of lanes fold."""
+    lane_groups: dict[Op, LaneGroup]
+    """What lane groups fold."""
 
-    def __post_init__(self) -> None:
-        self.staging = stage(self.f)
-        self.matrices = {o: m for o in self.f.ops if (m := matrix_of(o, self.paged)) is not None}
-        rest = [o for o in self.f.ops if o not in self.matrices]
-        self.lane_groups = {o: lane_group for o in rest if (lane_group := lane_group_of(o, self.paged)) is not None}
+    @classmethod
+    def of(cls, program: Module, f: Function) -> Layout:
+        def paged(o: page.Load) -> bool:
+            return is_paged(program, o)
 
-    def paged(self, o: page.Load) -> bool:
-        return bool(self.program.decls[o.buffer].attrs["layout"] == "paged")
+        matrices = {o: m for o in f.ops if (m := matrix_of(o, paged)) is not None}
+        rest = [o for o in f.ops if o not in matrices]
+        groups = {o: group for o in rest if (group := lane_group_of(o, paged)) is not None}
+        return cls(program, f, stage(f), matrices, groups)
 
     @property
     def selection(self) -> flow.Selection | None:
-        return next((o for o in self.f.ops if isinstance(o, flow.Selection)), None)
+        """The choice of pages, in kernels that make it."""
+        return selection_of(self.f)
 
     @property
     def page_words(self) -> int:
@@ -65,11 +68,7 @@ class Layout:
 
     def per_row(self) -> list[Op]:
         """Ops with one result for the row that is kept in shared memory."""
-        return [
-            o for o in self.f.ops
-            if o.result is not None and isinstance(o.result.type, TensorType) and not over_pages(o.result)
-            and (o.notes.get("in") == "tile" or o.crosses_pages())
-        ]  # fmt: skip
+        return [o for o in self.f.ops if is_for_row(o)]
 
     def tiles(self) -> list[Op]:
         """Ops whose result is kept for the pages in hand."""
@@ -113,46 +112,63 @@ def _users(f: Function, v: Value) -> list[Op]:
 
 def workspace_words(program: Module, f: Function) -> tuple[int, int]:
     """``page_words`` and ``row_words`` of a ``select`` kernel on a GPU: partial results per page tile come on top."""
-    layout = Layout(program, f)
+    layout = Layout.of(program, f)
     partial = layout.partial_words
     return layout.page_words + -(-partial // PAGE_TILE), int(f.attrs.get("row_words", 0)) + partial
 
 
-@dataclass
+@dataclass(frozen=True)
 class Memory:
-    """Storages of one row's values and keys, in shared memory or the workspace."""
+    """Where what is kept for every page (or page tile) of a row lies: in shared memory if the row fits there.
+
+    In shared memory each value has ``chip_pages`` words, one for each page; in the workspace it has one for each
+    column of the page table. Neighbours are pages in both.
+    """
 
     layout: Layout
     args: Arguments
     arena: Arena
-    knobs: SelectKnobs
+    chip_pages: int
+    """Candidates of the longest row whose pages' values stay on chip."""
+    chip_at: int
+    partials_at: int
 
-    def __post_init__(self) -> None:
-        words = self.layout.page_words + -(-self.layout.partial_words // PAGE_TILE)
-        self.chip_pages = self.knobs.chip_words // max(1, words) // PAGE_TILE * PAGE_TILE
-        """Candidates of the longest row whose pages' values stay on chip."""
-        self.chip_at = self.arena.take(self.layout.page_words * self.chip_pages)
-        self.partials_at = self.arena.take(self.layout.partial_words * (self.chip_pages // PAGE_TILE))
+    @classmethod
+    def reserve(cls, layout: Layout, args: Arguments, arena: Arena, knobs: SelectKnobs) -> Memory:
+        """Take shared memory for the longest row that is kept there."""
+        words = layout.page_words + -(-layout.partial_words // PAGE_TILE)
+        chip_pages = knobs.chip_words // max(1, words) // PAGE_TILE * PAGE_TILE
+        chip_at = arena.take(layout.page_words * chip_pages)
+        partials_at = arena.take(layout.partial_words * (chip_pages // PAGE_TILE))
+        return cls(layout, args, arena, chip_pages, chip_at, partials_at)
 
-    def _held(self, at: int, pitch: int, base: Expr, room: Expr) -> Held:
-        return Held(self.arena, at, pitch, self.args.buffers["workspace"], self.row, base, room, self.on_chip)
 
-    def enter(self, row: Expr, on_chip: Expr) -> None:
-        self.row, self.on_chip = row, on_chip
+@dataclass(frozen=True)
+class RowMemory:
+    """The same of one row, which is ``on_chip`` as a whole or not at all."""
+
+    memory: Memory
+    row: Expr
+    on_chip: Expr
 
     def of_page(self, slot: int) -> Held:
         """Words per page from ``slot`` on, one page after the other for each."""
-        columns = self.args.size("Pmax")
-        return self._held(self.chip_at + slot * self.chip_pages, self.chip_pages, columns * slot, columns)
+        m, columns = self.memory, self.memory.args.size("Pmax")
+        return self._held(m.chip_at + slot * m.chip_pages, m.chip_pages, columns * slot, columns)
 
     def of_page_tile(self, o: Op) -> Held:
-        """The partial results of a fold or scan over pages."""
-        before = 0
-        for other in self.layout.crossing():
+        """The partial results of a fold or scan over pages, one for each page tile."""
+        m, before = self.memory, 0
+        for other in m.layout.crossing():
             if other is o:
                 break
             before += max(1, type_of(other.value).numel)
-        page_tiles = (self.args.size("Pmax") + (PAGE_TILE - 1)) // PAGE_TILE
-        base = self.args.size("Pmax") * self.layout.page_words + int(self.layout.f.attrs.get("row_words", 0))
-        pitch = self.chip_pages // PAGE_TILE
-        return self._held(self.partials_at + before * pitch, pitch, base + page_tiles * before, page_tiles)
+        columns = m.args.size("Pmax")
+        page_tiles = (columns + (PAGE_TILE - 1)) // PAGE_TILE
+        base = columns * m.layout.page_words + int(m.layout.f.attrs.get("row_words", 0))
+        pitch = m.chip_pages // PAGE_TILE
+        return self._held(m.partials_at + before * pitch, pitch, base + page_tiles * before, page_tiles)
+
+    def _held(self, at: int, pitch: int, base: Expr, room: Expr) -> Held:
+        workspace = self.memory.args.buffers["workspace"]
+        return Held(self.memory.arena, at, pitch, workspace, self.row, base, room, self.on_chip)

@@ -1,4 +1,4 @@
-"""Folds and scans along the pages of a row: a warp does a page tile, then the page tiles are taken in order."""
+"""Folds and scans along the pages of a row: a warp does a page tile, then the results of the page tiles are folded."""
 
 from __future__ import annotations
 
@@ -8,33 +8,51 @@ from dataclasses import dataclass
 from vortex.codegen.cuda.cta_compute import PLAIN
 from vortex.codegen.cuda.minmax import fold_on_gpu
 from vortex.codegen.cuda.ptx import WARP, cta_sync
-from vortex.codegen.cuda.select.layout import Memory, wide
+from vortex.codegen.cuda.select.layout import RowMemory, wide
 from vortex.codegen.cuda.select.page_tile import PageTile, WideTiles
 from vortex.codegen.cuda.storage import Held, RowStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
 from vortex.codegen.scalar import convert, number_type
-from vortex.codegen.tiles import Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, cast, equal, flat, i32, let, local, loop, put, when
+from vortex.codegen.sweep import mean_count
+from vortex.codegen.tiles import Take, Tiles
+from vortex.codegen.tir import F32, I32, Expr, T, equal, flat, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
+from vortex.ir.types import TensorType
 from vortex.schedules.cuda_select import PAGE_TILE
 
 
+@dataclass(frozen=True)
 class _Along:
-    """One op that crosses pages: its identity, its step, and where page tiles leave their results."""
+    """One op that folds along the pages: where its fold starts, its step, and where page tiles leave their results."""
 
-    def __init__(self, o: Op, memory: Memory) -> None:
-        self.type = type_of(o.value)
-        self.kind = number_type(self.type.dtype)
-        self.start, self.take = fold_on_gpu(o, self.kind)
-        self.numel = max(1, self.type.numel)
-        self.storage: Held = memory.of_page_tile(o)
+    op: Op
+    kind: str
+    """The TVM type that is computed in."""
+    start: Expr
+    take: Take
+    storage: Held
+
+    @classmethod
+    def of(cls, o: Op, memory: RowMemory) -> _Along:
+        kind = number_type(type_of(o.value).dtype)
+        return cls(o, kind, *fold_on_gpu(o, kind), memory.of_page_tile(o))
+
+    @property
+    def type(self) -> TensorType:
+        return type_of(self.op.value)
+
+    @property
+    def numel(self) -> int:
+        return max(1, self.type.numel)
 
     def set(self, x: Expr, page_tile: Expr, element: Expr) -> None:
+        """Leave the result of a page tile; integers are kept bit by bit."""
         self.storage.set(x if self.kind == F32 else T.reinterpret(F32, x), page_tile, element)
 
     def get(self, page_tile: Expr, element: Expr) -> Expr:
+        """The result that a page tile left."""
         word = self.storage.get(page_tile, element)
         return word if self.kind == F32 else T.reinterpret(I32, word)
 
@@ -42,33 +60,39 @@ class _Along:
         return flat(index, self.type.tile)
 
 
-@dataclass
+@dataclass(frozen=True)
 class PageFolds:
-    """Emits them for one row. Their order depends on the row's length alone."""
+    """Emits the folds and scans along the pages of one row. Their order depends on the row's length alone.
+
+    pages         0 .. 31     32 .. 63    64 .. 95   ..
+    a warp does   page tile 0 page tile 1 page tile 2 ..   fold: 32 pages in one tree, over the lanes
+    then          one result for each page tile            finish: one tree, over page tiles
+                  carry into each page tile                prepare, scan: the fold of all page tiles before it
+    """
 
     values: StoredValues
-    memory: Memory
+    memory: RowMemory
     cta: Cta
 
-    def fold(self, o: Op, page_tile: PageTile, tiles: Tiles, is_page: Expr) -> None:
-        """The fold of this page tile's pages, beside those of other page tiles."""
-        along = _Along(o, self.memory)
+    def fold(self, o: Op, page_tile: PageTile, tiles: Tiles) -> None:
+        """Fold the pages of a page tile, beside those of other page tiles."""
+        along = _Along.of(o, self.memory)
         at = let("slab", T.truncdiv(page_tile.start, i32(PAGE_TILE)))
         if wide(o):
-            many = WideTiles(self.values, PLAIN, i32(0), page_tile=page_tile)
+            many = WideTiles(tiles.values, PLAIN, i32(0), page_tile=page_tile)
             many.compute(o, lambda i, x: along.set(x, at, along.element(i)))
             return
 
         def keep(i: Index, x: Expr) -> None:
-            whole = warp_fold(T.Select(is_page, x, along.start), along.take, f"{o.value.name}_part")
+            whole = warp_fold(T.Select(page_tile.is_page, x, along.start), along.take, f"{o.value.name}_part")
             with when(equal(self.cta.lane, i32(0))):
                 along.set(whole, at, along.element(i))
 
         tiles.compute(o, keep)
 
     def finish(self, o: Op, storage: RowStorage, pages: Expr) -> None:
-        """The page tiles' results folded in one fixed tree: a warp for each element."""
-        along = _Along(o, self.memory)
+        """Fold the page tiles' results in one fixed tree: a warp for each element."""
+        along = _Along.of(o, self.memory)
         page_tiles = let("slabs", rounds_of(pages, PAGE_TILE))
         acc = local("acc", 1, along.kind)
         with loop("result_round", -(-along.numel // self.cta.warps)) as turn:
@@ -81,13 +105,16 @@ class PageFolds:
                         put(acc, along.take(acc[0], along.get(page_tile, e)), 0)
                 whole = warp_fold(acc[0], along.take, f"{o.value.name}_all")
                 if isinstance(o, flow.ReduceMean):
-                    whole = whole / _count(o, pages)
+                    whole = whole / mean_count(o, pages)
                 with when(equal(self.cta.lane, i32(0))):
                     storage.store(whole if along.kind == F32 else T.reinterpret(F32, whole), i32(0), i32(0), e)
 
     def prepare(self, o: flow.Scan, pages: Expr, place: Callable[[Expr], Tiles]) -> None:
-        """For each page tile, the fold of all tiles before it; ``place`` puts the lanes on the pages at a position."""
-        along = _Along(o, self.memory)
+        """Leave for each page tile the fold of all page tiles before it.
+
+        ``place`` gives the tiles whose lanes have the pages at a position.
+        """
+        along = _Along.of(o, self.memory)
         page_tiles = let("slabs", rounds_of(pages, PAGE_TILE))
         with loop("slab_round", rounds_of(page_tiles - self.cta.warp, self.cta.warps)) as turn:
             at = let("slab", turn * self.cta.warps + self.cta.warp)
@@ -95,7 +122,7 @@ class PageFolds:
             tiles = place(let("position", T.min(at * PAGE_TILE + self.cta.lane, pages - 1)))
 
             def part(i: Index) -> None:
-                x = convert(self.values.read(o.x, tiles.full(o.x, i)), along.kind)
+                x = convert(tiles.values.read(o.x, tiles.full(o.x, i)), along.kind)
                 whole = warp_fold(T.Select(inside, x, along.start), along.take, "part")
                 with when(equal(self.cta.lane, i32(0))):
                     along.set(whole, at, along.element(i))
@@ -111,24 +138,16 @@ class PageFolds:
                 put(running, along.take(running[0], mine), 0)
         cta_sync()
 
-    def scan(self, o: flow.Scan, page_tile: PageTile, tiles: Tiles, is_page: Expr) -> None:
-        """The scan within this page tile, on top of what :meth:`prepare` left for it."""
-        along = _Along(o, self.memory)
+    def scan(self, o: flow.Scan, page_tile: PageTile, tiles: Tiles) -> None:
+        """Scan within a page tile, on top of what :meth:`prepare` left for it."""
+        along = _Along.of(o, self.memory)
         at = let("slab", T.truncdiv(page_tile.start, i32(PAGE_TILE)))
 
         def one(i: Index) -> None:
-            x = convert(self.values.read(o.x, tiles.full(o.x, i)), along.kind)
-            upto = warp_prefix(T.Select(is_page, x, along.start), along.take, self.cta.lane, "running")
+            x = convert(tiles.values.read(o.x, tiles.full(o.x, i)), along.kind)
+            upto = warp_prefix(T.Select(page_tile.is_page, x, along.start), along.take, self.cta.lane, "running")
             before = let("carry", along.get(at, along.element(i)))
-            with when(is_page):
-                self.values.write(o.value, tiles.full(o.value, i), along.take(before, upto))
+            with when(page_tile.is_page):
+                tiles.values.write(o.value, tiles.full(o.value, i), along.take(before, upto))
 
         tiles.each(along.type.tile, one)
-
-
-def _count(o: flow.ReduceMean, pages: Expr) -> Expr:
-    count = cast(F32, pages)
-    for axis in o.axes:
-        if isinstance(d := type_of(o.x).shape[axis], int):
-            count = count * T.float32(d)
-    return count

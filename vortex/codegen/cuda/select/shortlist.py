@@ -10,36 +10,43 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vortex.codegen.cuda.ptx import WARP, cta_sync, warp_extreme
+from vortex.codegen.cuda.select.key_list import KeyList, is_better
+from vortex.codegen.cuda.select.row_keys import RowKeys
 from vortex.codegen.cuda.storage import Arena
-from vortex.codegen.cuda.warp import Cta, ballot, count_bits, fetch_add, rounds_of
+from vortex.codegen.cuda.warp import Cta, ballot, count_bits, rounds_of
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, choose, differ, equal, i32, let, local, loop, put, when
 
 ONE_BY_ONE = 16
-"""Keys up to which a warp finds its answer exactly; beyond, it is that of all of its threads."""
+"""Keys up to which a warp finds its answer exactly; beyond them, it answers for all of its threads."""
 NONE = 0xFFFFFFFF
-"""Above the key of +inf: no page has it."""
+"""A key that no page has: it is above that of +inf."""
 NOBODY = 0x7FFFFFFF
-"""Above every page."""
-
-Body = Callable[[Expr, Expr, Expr], None]
-"""Takes a page, whether there is one, and its key."""
+"""A page that is above every page."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shortlist:
-    """A list of at most one key for each thread of the CTA."""
+    """A list of at most one key for each thread of the CTA; holds the shared memory it takes."""
 
     cta: Cta
     arena: Arena
+    listed: KeyList
+    """Key and page of each."""
+    kept: int
+    """Where the pages that are taken stand, by the thread that looked one up; ``NOBODY`` for the others."""
+    bounds: int
+    """Where the answer of each warp stands."""
 
-    def __post_init__(self) -> None:
-        self.room = self.cta.threads
-        self.list = self.arena.take(2 * self.room)
-        """Key and page of each."""
-        self.kept = self.arena.take(self.room)
-        """Pages that are taken, ``NOBODY`` for the others."""
-        self.bounds = self.arena.take(self.cta.warps)
-        self.count = self.arena.take(1)
+    @classmethod
+    def reserve(cls, cta: Cta, arena: Arena) -> Shortlist:
+        """Take the shared memory."""
+        at, kept, bounds = arena.take(2 * cta.threads), arena.take(cta.threads), arena.take(cta.warps)
+        return cls(cta, arena, KeyList(arena, at, at + 1, 2, arena.take(1), cta.threads), kept, bounds)
+
+    @property
+    def room(self) -> int:
+        """Keys there is room for."""
+        return self.cta.threads
 
     def answers(self, best: Expr) -> Expr:
         """Whether warps can answer for their share of the ``best`` best."""
@@ -63,7 +70,7 @@ class Shortlist:
         with when(equal(self.cta.lane, i32(0))):
             put(shared, bound[0], self.cta.warp + self.bounds)
         with when(equal(self.cta.thread, i32(0))):
-            put(self.arena.i32, i32(0), self.count)
+            put(self.arena.i32, i32(0), self.listed.count_at)
         cta_sync()
         for w in range(self.cta.warps):
             put(bound, T.min(bound[0], shared[self.bounds + w]), 0)
@@ -80,22 +87,19 @@ class Shortlist:
             put(left, left[0] - count_bits(ballot(hit)), 0)
             put(mine, T.Select(hit, T.uint32(0), mine[0]), 0)
 
-    def gather(self, each: Callable[[Body], None], least: Expr) -> Expr:
-        """List all keys from ``least`` on; how many there are, which may be more than there is room for."""
+    def gather(self, keys: RowKeys, least: Expr) -> Expr:
+        """List all keys from ``least`` on, and say how many there are, which may be more than there is room for."""
 
         def enlist(s: Expr, inside: Expr, key: Expr) -> None:
             with when(T.And(inside, key >= least)):
-                at = let("listed", fetch_add(self.arena.i32.ptr_to([self.count]), i32(1)))
-                with when(at < self.room):
-                    put(self.arena.u32, key, 2 * at + self.list)
-                    put(self.arena.i32, s, 2 * at + (self.list + 1))
+                self.listed.append(key, s)
 
-        each(enlist)
+        keys.each(enlist)
         cta_sync()
-        return let("listed_in_all", self.arena.i32[self.count])
+        return let("listed_in_all", self.arena.i32[self.listed.count_at])
 
     def take(self, count: Expr, best: Expr, place: Callable[[Expr, Expr], None]) -> None:
-        """``place(page, n)`` for the ``best`` best of ``count`` listed, n counting them in ascending order."""
+        """Call ``place(page, n)`` for the ``best`` best of ``count`` listed keys, n counting pages as they ascend."""
         thread = self.cta.thread
         keep = local("keep", 1, I32)
         put(keep, i32(NOBODY), 0)
@@ -106,8 +110,7 @@ class Shortlist:
             put(better, i32(0), 0)
             with loop("other", count) as j:
                 its_key, its_page = self._listed(j)
-                earlier = T.And(equal(its_key, key), its_page < page)
-                put(better, better[0] + T.Select(T.Or(its_key > key, earlier), i32(1), i32(0)), 0)
+                put(better, better[0] + T.Select(is_better(its_key, its_page, key, page), i32(1), i32(0)), 0)
             with when(T.And(thread < count, better[0] < best)):
                 put(keep, page, 0)
         put(self.arena.i32, keep[0], thread + self.kept)
@@ -120,5 +123,5 @@ class Shortlist:
             place(keep[0], before[0])
 
     def _listed(self, at: Expr) -> tuple[Expr, Expr]:
-        key = let("its_key", self.arena.u32[2 * at + self.list])
-        return key, let("its_page", self.arena.i32[2 * at + (self.list + 1)])
+        """Key and page of an entry, read here."""
+        return let("its_key", self.listed.key(at)), let("its_page", self.listed.page(at))

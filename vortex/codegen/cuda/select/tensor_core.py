@@ -2,21 +2,52 @@
 
 A lane loads 16 bytes of a page at once and uses them as they lie: the sum over an axis has no order of its own, so
 fragment A takes the elements as they come and fragment B, which is made once per row, is put in the same order.
-Stored values of the row are multiplied as they are; computed ones are split into three whose sum they are.
+Stored values of the row are multiplied as they are; computed ones are split into three pieces whose sum they are.
+
+Which lane holds what. ``group = lane / 4`` tells the page, ``member = lane % 4`` the part of it. A page tile is 32
+pages, two *halves* of 16; of a half, a lane has pages ``group`` (its ``low`` words) and ``group + 8`` (``high``):
+
+    lane         0  1  2  3     4  5  6  7     ..   28 29 30 31
+    low words    page 0         page 1              page 7          + 16 half
+    high words   page 8         page 9              page 15         + 16 half
+    member       0  1  2  3     0  1  2  3          0  1  2  3
+
+A *chunk* is what the four lanes of a page load at once: here 32 elements of 16 bits, ``words = 4`` for each lane. Two
+words of a lane are its part of fragment A for one product over 16 elements, so that a chunk takes ``words / 2``:
+
+    element      0  1 | 2  3 | 4  5 | 6  7 |  8  9 | ..         | 30 31
+    member       0                         |  1        2          3
+    word         0      1      2      3       0       ..           3
+    product      0      0      1      1       0                    1
+    K index of   2 member     2 member        ..
+    the product   + 0, 1       + 8, 9
+
+``step`` chunks of a half are one *unit*: what is loaded together into one set of registers. The accumulators of a
+product, with a tile of 8 columns on N:
+
+                     column 2 member    2 member + 1
+    page group              d0               d1             page 16 half + group
+    page group + 8          d2               d3             page 16 half + group + 8
+
+Where a computed operand has one or two columns, its three pieces stand ``side_by_side`` in columns of their own,
+column ``2 piece + column``, and are added up over the members. Otherwise each piece is a fragment of its own for the
+same columns: the sums of the first piece are kept apart from those of the other two, which are much smaller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from vortex.codegen.cuda.ptx import TILE_TYPES, WARP, mma, pack_pair, quotient, remainder, shuffle, shuffle_xor, wide
 from vortex.codegen.cuda.select.lane_group import row_of
-from vortex.codegen.cuda.select.page_tile import PageTile, vector
+from vortex.codegen.cuda.select.page_tile import PageTile
 from vortex.codegen.cuda.storage import Arena, StoredValues
+from vortex.codegen.cuda.vector_load import vector
 from vortex.codegen.cuda.warp import Cta
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.scalar import convert
+from vortex.codegen.tiles import extents, place_of
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, differ, equal, f32, i32, let, local, put, unflat, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Value
@@ -26,8 +57,9 @@ from vortex.schedules.contractions import COLUMNS, PIECES, Matrix
 from vortex.schedules.cuda_select import PAGE_TILE
 
 ROWS = 16
-"""Pages of one tensor core tile."""
+"""Pages on M of one product."""
 HIGH = 0xFFFF0000
+"""The bits of an fp32 number that are a bf16 number."""
 
 
 def storage_of(m: Matrix) -> str:
@@ -37,68 +69,103 @@ def storage_of(m: Matrix) -> str:
 
 @dataclass(frozen=True)
 class _Unit:
-    """What is loaded at once: some chunks of 16 pages, at one place of the tile."""
+    """What is loaded at once: ``step`` chunks of 16 pages, at one place of the summary's tile."""
 
     matrix: Matrix
     at: tuple[int, ...]
-    """Along ``matrix.tiles``."""
+    """The index along ``matrix.tiles``."""
     half: int
     """Which 16 pages of the page tile."""
     chunk: int
+    """The first of its chunks."""
 
     @property
     def place(self) -> dict[int, int]:
-        return dict(zip([k for k, _ in self.matrix.tiles], self.at, strict=True))
+        return place_of(self.matrix.tiles, self.at)
 
 
 def _places(m: Matrix) -> list[tuple[int, ...]]:
+    """Every index along the axes that the result shares with the summary, beside its pages."""
     found: list[tuple[int, ...]] = [()]
     for _, d in m.tiles:
         found = [(*t, i) for t in found for i in range(d)]
     return found
 
 
-@dataclass
-class MatrixPass:
-    """The contractions of one pass over the pages of a row, as a pipeline of loads and products.
+@dataclass(frozen=True)
+class Contractions:
+    """The contractions of one sweep over the pages of a row, as a pipeline of loads and products.
 
-    Registers hold a few units on their way; the place of one that was multiplied is filled with a later one, of
+    Registers hold ``depth`` units on their way; the place of one that was multiplied is filled with a later one, of
     the next page tile at the end of a page tile.
     """
 
-    matrices: list[Matrix]
+    units: tuple[_Unit, ...]
+    """Of a page tile, in the order in which they are multiplied."""
+    depth: int
+    fragments_at: dict[flow.Dot, int]
+    """Where the fragments B of each contraction begin in shared memory."""
+
+    @classmethod
+    def reserve(cls, matrices: Sequence[Matrix], arena: Arena, ahead: int) -> Contractions:
+        """Take shared memory for the fragments; ``ahead`` registers of a lane are for summaries on their way."""
+        units = tuple(
+            _Unit(m, at, half, c)
+            for half in range(PAGE_TILE // ROWS)
+            for m in matrices
+            for at in _places(m)
+            for c in range(0, m.chunks, m.step)
+        )
+        fit = max(1, ahead // max(2 * m.step * m.words for m in matrices))
+        depth = max(d for d in range(1, min(fit, len(units)) + 1) if len(units) % d == 0)
+        return cls(units, depth, {m.op: arena.take(len(m.fragments()) * m.fragment_words) for m in matrices})
+
+    @property
+    def matrices(self) -> list[Matrix]:
+        return list(dict.fromkeys(u.matrix for u in self.units))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The registers of the contractions of one sweep, and what is emitted into the sweep's loop."""
+
+    work: Contractions
     arena: Arena
     cta: Cta
     views: dict[str, Buffer]
     """Fields as rows of 32-bit words, by buffer."""
-    ahead: int
-    """Registers for summaries on their way."""
-    fragments_at: dict[flow.Dot, int] = field(default_factory=dict)
+    group: Expr
+    """Which page of 8 the lane has."""
+    member: Expr
+    """Which part of the page it has."""
+    held: list[list[Buffer]]
+    """Units on their way: by place in the pipeline, the vectors of the low pages and then those of the high ones."""
+    sums: Buffer
+    b: Buffer
+    """Fragment B of one chunk."""
 
-    def __post_init__(self) -> None:
-        self.units = [
-            _Unit(m, at, half, c)
-            for half in range(PAGE_TILE // ROWS)
-            for m in self.matrices
-            for at in _places(m)
-            for c in range(0, m.chunks, m.step)
-        ]
-        widest = max(2 * m.step * m.words for m in self.matrices)
-        fit = max(1, self.ahead // widest)
-        self.depth = max(d for d in range(1, min(fit, len(self.units)) + 1) if len(self.units) % d == 0)
-
-    def reserve(self) -> None:
-        """Shared memory for the fragments, before the arena is opened."""
-        for m in self.matrices:
-            self.fragments_at[m.op] = self.arena.take(len(m.fragments()) * m.fragment_words)
+    @classmethod
+    def open(cls, work: Contractions, arena: Arena, cta: Cta, views: dict[str, Buffer]) -> Pipeline:
+        """Declare the registers: they outlive the page tiles."""
+        group = let("page_of_lane", quotient(cta.lane, i32(4)))
+        member = let("quarter_of_lane", remainder(cta.lane, i32(4)))
+        vectors = max(2 * m.step for m in work.matrices)
+        words = max(m.words for m in work.matrices)
+        held = [[local(f"held{d}_{v}", max(2, words), U32) for v in range(vectors)] for d in range(work.depth)]
+        sums = local("sums", 4 * max(m.column_tiles * m.sums for m in work.matrices))
+        return cls(work, arena, cta, views, group, member, held, sums, local("b", 4, U32))
 
     # once per row
 
     def make_fragments(self, values: StoredValues) -> None:
-        """Fragments B by all threads; a barrier must follow."""
-        for m in self.matrices:
+        """Make fragments B, by all threads of the CTA; a barrier must follow.
+
+        Word ``w`` of lane ``l`` of a chunk is two numbers of column ``l / 4``, those for the elements
+        ``2 words (l % 4) + 2 w`` and the next: the order in which the lanes of a page have them.
+        """
+        for m in self.work.matrices:
             for n, (tile, columns, piece) in enumerate(m.fragments()):
-                base = self.fragments_at[m.op] + n * m.fragment_words
+                base = self.work.fragments_at[m.op] + n * m.fragment_words
                 with self.cta.share("word", m.fragment_words) as at:
                     lane = let("of_lane", remainder(quotient(at, i32(m.words)), i32(WARP)))
                     start = quotient(at, i32(m.words * WARP)) * m.chunk + remainder(lane, i32(4)) * (2 * m.words)
@@ -115,9 +182,8 @@ class MatrixPass:
         if m.side_by_side:
             which = let("piece", quotient(column, i32(2)))
             inside = T.And(inside, which < PIECES)
-        at = dict(zip([q for q, _ in m.columns], unflat(T.min(head, i32(m.count - 1)), [d for _, d in m.columns]),
-                      strict=True))  # fmt: skip
-        at |= dict(zip([q for q, _ in m.row_tiles], unflat(i32(tile), [d for _, d in m.row_tiles]), strict=True))
+        at = place_of(m.columns, unflat(T.min(head, i32(m.count - 1)), extents(m.columns)))
+        at |= place_of(m.row_tiles, unflat(i32(tile), extents(m.row_tiles)))
         at[m.axis] = k
         x = local("x", 1)
         put(x, f32(0), 0)
@@ -131,6 +197,7 @@ class MatrixPass:
         return let("part", T.Select(equal(which, i32(0)), first, T.Select(equal(which, i32(1)), second, third)))
 
     def _put_pair(self, m: Matrix, pair: list[Expr], at: Expr) -> None:
+        """Pack two numbers into one word of a fragment."""
         if storage_of(m) == "bfloat16":
             # each is exact in bf16: its upper half is the number
             low, high = (T.reinterpret(U32, x) for x in pair)
@@ -143,42 +210,33 @@ class MatrixPass:
 
     # the pipeline
 
-    def open(self) -> None:
-        """Registers: they outlive the page tiles."""
-        self.group = let("page_of_lane", quotient(self.cta.lane, i32(4)))
-        self.member = let("quarter_of_lane", remainder(self.cta.lane, i32(4)))
-        vectors = max(2 * m.step for m in self.matrices)
-        words = max(m.words for m in self.matrices)
-        self.held = [[local(f"held{d}_{v}", max(2, words), U32) for v in range(vectors)] for d in range(self.depth)]
-        most = max(m.column_tiles * m.sums for m in self.matrices)
-        self.sums = local("sums", 4 * most)
-        self.b = local("b", 4, U32)
-
     def fill(self, record: Expr) -> None:
         """Start the first loads of a page tile; ``record`` is that of this lane's page."""
-        for n in range(self.depth):
-            self._fetch(self.units[n], self.held[n], record)
+        for n in range(self.work.depth):
+            self._fetch(self.work.units[n], self.held[n], record)
 
     def run(self, page_tile: PageTile, record: Buffer, advance: Callable[[], None], more: Expr, keep: Keep) -> None:
-        """Multiply all of this page tile; start the first loads of the next if there is ``more``.
+        """Multiply all of this page tile, and start the first loads of the next one if there is ``more``.
 
         ``advance`` makes ``record`` that of the next page tile's page.
         """
-        for n, unit in enumerate(self.units):
-            held = self.held[n % self.depth]
+        units, depth = self.work.units, self.work.depth
+        for n, unit in enumerate(units):
+            held = self.held[n % depth]
             self._multiply(unit, held)
-            later = n + self.depth
-            if later < len(self.units):
-                self._fetch(self.units[later], held, record[0])
+            later = n + depth
+            if later < len(units):
+                self._fetch(units[later], held, record[0])
             else:
-                if later == len(self.units):
+                if later == len(units):
                     advance()
                 with when(more):
-                    self._fetch(self.units[later - len(self.units)], held, record[0])
+                    self._fetch(units[later - len(units)], held, record[0])
             if unit.chunk + unit.matrix.step == unit.matrix.chunks:
                 self._finish(unit, page_tile, keep)
 
     def _fetch(self, unit: _Unit, held: list[Buffer], record: Expr) -> None:
+        """Load one unit: ``step`` vectors of the low page, then as many of the high one."""
         m = unit.matrix
         t = type_of(m.load.load.value)
         place: dict[int, Expr] = {k: i32(x) for k, x in unit.place.items()}
@@ -192,6 +250,7 @@ class MatrixPass:
                     put(held[half * m.step + c], self.views[m.load.load.buffer][source + c * (m.chunk // 2) + w], w)
 
     def _multiply(self, unit: _Unit, held: list[Buffer]) -> None:
+        """Multiply one unit with all columns, on top of the sums of the units before it."""
         m = unit.matrix
         if unit.chunk == 0:
             for n in range(4 * m.column_tiles * m.sums):
@@ -201,7 +260,7 @@ class MatrixPass:
             for n in range(m.column_tiles):
                 for s in range(m.sets):
                     which = first + n * m.sets + s
-                    base = self.fragments_at[m.op] + which * m.fragment_words + (unit.chunk + c) * WARP * m.words
+                    base = self.work.fragments_at[m.op] + which * m.fragment_words + (unit.chunk + c) * WARP * m.words
                     with vector(m.words) as w:
                         put(self.b, self.arena.u32[self.cta.lane * m.words + base + T.Cast(I32, w)], w)
                     at = 4 * (n * m.sums + min(s, m.sums - 1))
@@ -212,7 +271,7 @@ class MatrixPass:
                         mma(storage_of(m), sums, a, [self.b[2 * j], self.b[2 * j + 1]])
 
     def _finish(self, unit: _Unit, page_tile: PageTile, keep: Keep) -> None:
-        """Hand the results of 16 pages over: each from the lane that has it."""
+        """Hand the results of 16 pages over, each from the lane that has it."""
         m = unit.matrix
         for half in range(2):
             slot = let("slot", self.group + (unit.half * ROWS + half * 8))
@@ -223,7 +282,7 @@ class MatrixPass:
                         continue
                     inside = slot < page_tile.count
                     tests = [t for t in (mine, inside) if t is not None]
-                    at = dict(zip([k for k, _ in m.columns], unflat(column, [d for _, d in m.columns]), strict=True))
+                    at = place_of(m.columns, unflat(column, extents(m.columns)))
                     at |= {k: i32(v) for k, v in unit.place.items()}
                     _, _, lo = m.op.letters()
                     index = [
@@ -234,7 +293,7 @@ class MatrixPass:
                         keep(m.op.value, index, slot, x)
 
     def _result(self, m: Matrix, n: int, e: int, odd: int) -> tuple[Expr, Expr | None, Expr | None]:
-        """Number ``e`` of this lane, its column, and whether the lane has one (None: all do)."""
+        """Sum ``d[e]`` of this lane, its column, and whether the lane has one (None: all do)."""
         if m.side_by_side:
             if odd >= m.count:
                 return None, None, None
@@ -257,7 +316,7 @@ def _truncated(x: Expr) -> Expr:
 
 
 def _joined(first: Expr, rest: Expr) -> Expr:
-    """The sum of what the pieces gave; where the first is infinite or NaN the others have nothing to say."""
+    """The sum of what the pieces gave; where that of the first is infinite or NaN, it is the result."""
     exponent = T.bitwise_and(T.reinterpret(U32, first), T.uint32(0x7F800000))
     return let("joined", T.Select(differ(exponent, T.uint32(0x7F800000)), first + rest, first))
 

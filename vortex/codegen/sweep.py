@@ -1,0 +1,177 @@
+"""What ``select`` does on every target: which ops run once for the row and which in a sweep, and the row's workspace.
+
+A *sweep* is one loop over the candidates of a row. :mod:`vortex.ir.staging` numbers them: a value for the row is ready
+before the sweep of its level, and an op over pages runs in the sweep of its loop.
+
+    before sweep 0: values of the row alone        q * scale, ..
+    sweep 0:        for each page ..               scores; a sum over pages takes in this page
+    before sweep 1: what sweep 0 completed         the sum over pages
+    sweep 1:        for each page ..               scores / sum; keys
+    ..
+    before the choice: what the last sweep completed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vortex.codegen.arguments import Arguments
+from vortex.codegen.scalar import convert, number_type
+from vortex.codegen.tiles import Tiles
+from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, put
+from vortex.codegen.values import Index, page_position, type_of, without_page
+from vortex.ir.core import Decl, Function, Module, Op
+from vortex.ir.dialects import flow, page
+from vortex.ir.staging import Staging, over_pages
+from vortex.ir.types import TensorType, bool_
+from vortex.ir.types import i32 as i32_type
+
+
+def selection_of(f: Function) -> flow.Selection | None:
+    """The choice of pages, in kernels that make it."""
+    return next((o for o in f.ops if isinstance(o, flow.Selection)), None)
+
+
+def is_paged(program: Module, o: page.Load) -> bool:
+    """Whether a load reads a summary, through the request's page table."""
+    return bool(program.decls[o.buffer].attrs["layout"] == "paged")
+
+
+def is_for_row(o: Op) -> bool:
+    """Whether the op has one result for the row that is kept on chip."""
+    return (
+        o.result is not None
+        and isinstance(o.result.type, TensorType)
+        and not over_pages(o.result)
+        and (o.notes.get("in") == "tile" or o.crosses_pages())
+    )
+
+
+def row_ops(f: Function, staging: Staging, level: int) -> list[Op]:
+    """What is done once for the row before sweep ``level``: ops with a result for the row, and stores of them."""
+
+    def is_store(o: Op) -> bool:
+        return isinstance(o, page.Store) and not over_pages(o.x) and isinstance(o.x.type, TensorType)
+
+    def ready(o: Op) -> int:
+        return staging.level.get(o.value, 0) if o.result is not None else staging.loop[o]
+
+    return [o for o in f.ops if (is_store(o) or is_for_row(o)) and ready(o) == level]
+
+
+def page_ops(f: Function, staging: Staging, level: int) -> list[Op]:
+    """What is done for each page in sweep ``level``."""
+
+    def runs(o: Op) -> bool:
+        if staging.loop.get(o) != level:
+            return False
+        spans = any(over_pages(v) for v in o.operands)
+        if o.result is None or isinstance(o, flow.Selection):
+            return spans
+        return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
+
+    return [o for o in f.ops if runs(o)]
+
+
+def mean_count(o: flow.ReduceMean, pages: Expr) -> Expr:
+    """How many elements a mean over ``pages`` pages is of, in fp32."""
+    count = cast(F32, pages)
+    for axis in o.axes:
+        if isinstance(d := type_of(o.x).shape[axis], int):
+            count = count * T.float32(d)
+    return count
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch, and its candidates."""
+
+    request: Expr
+    head: Expr
+    """The KV head."""
+    index: Expr
+    """Its index among the rows of the batch."""
+    first: Expr
+    """The logical page that is candidate 0."""
+    scored: Expr
+    """How many candidates it has."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The words of one row in the workspace: those of each page first, one slot after another, then those of the row.
+
+    column   0 .. Pmax - 1    .. 2 Pmax - 1    ..    page_words * Pmax    ..
+             slot 0           slot 1                 words of the row
+    """
+
+    args: Arguments
+    page_words: int
+    row: Expr
+    """The index of the row."""
+
+    def load(self, d: Decl, index: Index, t: TensorType) -> Expr:
+        """An element of buffer ``d``, a value of type ``t``; the index has the page axis first where there is one."""
+        word = self.args.buffers["workspace"][self.row, self._word(d, index, t)]
+        if t.dtype == bool_:
+            return differ(word, T.float32(0))
+        return T.reinterpret(I32, word) if t.dtype == i32_type else word
+
+    def store(self, o: page.Store, tiles: Tiles) -> None:
+        """Write the value that ``o`` stores, of the page that the tiles are on."""
+        d, t = self.args.program.decls[o.buffer], type_of(o.x)
+
+        def keep(i: Index, x: Expr) -> None:
+            whole = number_type(t.dtype) == F32
+            word = convert(x, F32) if t.dtype == bool_ else x if whole else T.reinterpret(F32, x)
+            put(self.args.buffers["workspace"], word, self.row, self._word(d, tiles.full(o.x, i), t))
+
+        tiles.copy(o.x, keep)
+
+    def _word(self, d: Decl, index: Index, t: TensorType) -> Expr:
+        inner = flat(without_page(index, t.shape), t.tile)
+        columns = self.args.size("Pmax")
+        if d.attrs["layout"] == "ragged":
+            return columns * d.attrs["offset"] + page_position(index, t) * t.numel + inner
+        return columns * self.page_words + d.attrs["offset"] + inner
+
+
+@dataclass(frozen=True)
+class Here:
+    """The page at hand in a sweep."""
+
+    position: Expr
+    """Its place among the candidates."""
+    physical: Expr | None
+    """The physical page, where it was looked up."""
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Reads what a ``select`` kernel loads for one row."""
+
+    args: Arguments
+    row: Row
+    workspace: Workspace
+
+    def load(self, o: page.Load, index: Index, here: Here | None = None) -> Expr:
+        """An element as it is stored; the index has the page axis first where the load has one.
+
+        ``here`` is the page at hand: it is not looked up again.
+        """
+        d, t = self.args.program.decls[o.buffer], type_of(o.value)
+        if d.attrs["role"] == "workspace":
+            return self.workspace.load(d, index, t)
+        if d.attrs["layout"] == "batched":
+            return self.args.buffers[d.name][self.row.request, self.row.head * t.tile[0] + index[0], index[1]]
+        position = page_position(index, t)
+        if here is not None and here.physical is not None and position is here.position:
+            physical = here.physical
+        else:
+            physical = self.look_up(position)
+        where = (cast("int64", physical), self.row.head, *without_page(index, t.shape))
+        return self.args.buffers[f"field.{d.name}"][where]
+
+    def look_up(self, position: Expr) -> Expr:
+        """The physical page of a candidate; in 64 bits, because pools have more than 2^31 elements."""
+        return cast("int64", self.args.buffers["page_table"][self.row.request, self.row.first + position])
