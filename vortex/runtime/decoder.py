@@ -15,7 +15,7 @@ from vortex.runtime.checks import check_selection, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
 from vortex.runtime.shapes import check_pools, check_queries, check_scales, compiled_for, parts
 from vortex.runtime.steps import Step, Steps, capacity
-from vortex.runtime.tensors import ALIGNMENT, TORCH, as_kernel_sees, require, require_aligned, wrong
+from vortex.runtime.tensors import ALIGNMENT, TORCH, as_kernel_sees, require, require_aligned, require_narrow, wrong
 
 
 def load(
@@ -203,6 +203,8 @@ class Decoder:
             require("page_table", page_table, torch.int32, (batch, "Pmax"), device)
             if slots is not None:
                 require("slots", slots, torch.int32, (batch,), device)
+            if self._aligned:
+                require_narrow("page_table", page_table)
             if page_table.shape[1] < 1:
                 raise wrong("page_table", "has no columns; at least 1 is needed")
             step = self._steps.prepare(kind, self._steps.size(batch, int(page_table.shape[1])))
@@ -382,9 +384,13 @@ class Decoder:
     def _check_selection(self, step: Step, pages: torch.Tensor, counts: torch.Tensor) -> None:
         require("pages", pages, torch.int32, (step.size.batch, self.kv_heads, "K"), self._steps.device)
         require("counts", counts, torch.int32, (step.size.batch, self.kv_heads), self._steps.device)
+        if self._aligned:
+            require_narrow("pages", pages)
 
     def _check_queries(self, step: Step, q: torch.Tensor) -> None:
         check_queries(self.spec, q, step.size.batch, self.kv_heads, self._steps.device)
+        if self._aligned:
+            require_narrow("q", q)
 
     def _check_attended(self, step: Step, q: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None) -> None:
         self._check_queries(step, q)

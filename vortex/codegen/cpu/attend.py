@@ -7,6 +7,7 @@ from vortex.codegen.narrow import STORAGE, narrow, widen
 from vortex.codegen.tiles import Shape
 from vortex.codegen.tir import (
     F32,
+    I64,
     Buffer,
     Expr,
     T,
@@ -32,7 +33,7 @@ NEG_INF = float("-inf")
 def emit_attend(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     attend = next(o for o in f.ops if isinstance(o, page.Attend))
-    args = Arguments(program)
+    args = Arguments(program, I64)
     args.queries(program.decls["q"])
     for name in dict.fromkeys((attend.keys, attend.values)):
         args.pool(program.decls[name])
@@ -81,7 +82,7 @@ class _Row:
         length = let("length", self.args.buffers["lengths"][self.r])
         with loop("i", count) as i:
             logical = let("logical", self.args.buffers["pages"][self.r, self.h, i])
-            physical = let("page", cast("int64", self.args.buffers["page_table"][self.r, logical]))
+            physical = let("page", cast(I64, self.args.buffers["page_table"][self.r, logical]))
             # tokens at or beyond the length may be anything, NaN included: they are not read
             tokens = let("tokens", T.min(T.int32(self.page), length - logical * self.page))
             self._scores(physical, tokens)

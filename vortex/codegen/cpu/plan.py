@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.tir import T, cast, let, loop, put
+from vortex.codegen.tir import I64, T, cast, let, loop, put
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 
 
 def emit_plan(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
-    args = Arguments(program)
+    args = Arguments(program, I64)
     lengths = args.tensor("lengths", ("B",), "int32")
     budget = args.tensor("budget", (5,), "int32")
     plan = args.tensor("plan", (4, "B"), "int32")
@@ -19,9 +19,9 @@ def emit_plan(program: Module, f: Function) -> list[str]:
         n = let("n", T.floordiv(lengths[r] + (size - 1), T.int32(size)))
         reserved = let("reserved", budget[1] + budget[2])
         # ratio * n in 64 bits: numerator and n may both have 31
-        share = T.floordiv(cast("int64", budget[3]) * cast("int64", n), cast("int64", budget[4]))
-        total = let("total", T.max(cast("int64", budget[0] + reserved), share))
-        fits = let("fits", cast("int64", n) <= total)
+        share = T.floordiv(cast(I64, budget[3]) * cast(I64, n), cast(I64, budget[4]))
+        total = let("total", T.max(cast(I64, budget[0] + reserved), share))
+        fits = let("fits", cast(I64, n) <= total)
         put(plan, n, 0, r)
         put(plan, T.Select(fits, n, cast("int32", total)), 1, r)
         put(plan, T.Select(fits, T.int32(0), budget[1]), 2, r)

@@ -15,6 +15,7 @@ from vortex.codegen.scalar import convert, fold_of, number_type
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import (
     F32,
+    I64,
     Buffer,
     Expr,
     T,
@@ -40,7 +41,7 @@ LINE_BYTES = 64
 
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
-    args = Arguments(program)
+    args = Arguments(program, I64)
     _declare(args, f)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
@@ -122,7 +123,7 @@ class _Row:
         """The page of the pool; 64 bits, because pools have more than 2^31 elements."""
         if position is self.tiles.position and "page" in self.table:
             return self.table["page"]
-        return cast("int64", self.args.buffers["page_table"][self.r, self.first + position])
+        return cast(I64, self.args.buffers["page_table"][self.r, self.first + position])
 
     def _workspace(self, name: str, ragged: bool, index: Index, t: TensorType) -> Expr:
         word = self.args.buffers["workspace"][self.row, self._word_of(name, ragged, index, t)]
@@ -137,7 +138,7 @@ class _Row:
             inner = inner * extent + i
         if ragged:
             return self.scratch.at(d.attrs["offset"], t.numel, page_position(index, t), inner)
-        return self.args.size("Pmax") * int(self.f.attrs["page_words"]) + d.attrs["offset"] + inner
+        return self.scratch.pages * int(self.f.attrs["page_words"]) + d.attrs["offset"] + inner
 
     def _store(self, o: page.Store) -> None:
         d = self.args.program.decls[o.buffer]
@@ -186,7 +187,7 @@ class _Row:
         with loop("s", self.scored) as s:
             self.tiles.position = s
             if any(isinstance(o, page.Load) and self._paged(o) for o in self.f.ops):
-                self.table["page"] = let("page", cast("int64", self.args.buffers["page_table"][self.r, self.first + s]))
+                self.table["page"] = let("page", cast(I64, self.args.buffers["page_table"][self.r, self.first + s]))
             for stream in self._streams(level):
                 self._prefetch(stream, s)
             for o in ops:
@@ -205,7 +206,7 @@ class _Row:
             return
         t = type_of(o.value)
         later = T.min(s + ahead, self.scored - 1)
-        physical = let("later", cast("int64", self.args.buffers["page_table"][self.r, self.first + later]))
+        physical = let("later", cast(I64, self.args.buffers["page_table"][self.r, self.first + later]))
         for first in range(0, t.numel, LINE_BYTES // t.dtype.bytes):
             index = unflat(T.int32(first), t.tile)
             prefetch(self.args.buffers[f"field.{o.buffer}"], physical, self.h, *index)
@@ -296,7 +297,7 @@ class _Row:
         put(self.args.buffers["workspace"], key, self.row, self._key_at(self.tiles.position))
 
     def _key_at(self, position: Expr) -> Expr:
-        return self.args.size("Pmax") * int(self.f.attrs["keys"]) + position
+        return self.scratch.pages * int(self.f.attrs["keys"]) + position
 
     def pick(self, kept: Expr, pages: Expr) -> None:
         """The best candidates and the reserved pages, ascending."""
