@@ -25,6 +25,12 @@ class Arguments:
     """Declares a kernel's arguments in the order they are asked for, and remembers their names."""
 
     program: Module
+    sizes_are: str = I32
+    """The type of sizes and strides that a kernel reads from the caller's tensors. On a CPU it is int64, so that every
+    product of an index and a stride is. On a GPU it is int32, which saves registers: the products of pools, summaries,
+    queries and workspace are made in 64 bits, and the runtime refuses tensors whose sizes or strides, or whose
+    products that are made in 32, need more (``require_narrow`` of vortex/runtime/tensors.py).
+    """
     names: list[str] = field(default_factory=list)
     buffers: dict[str, Buffer] = field(default_factory=dict)
     scalars: dict[str, Expr] = field(default_factory=dict)
@@ -33,7 +39,7 @@ class Arguments:
 
     def size(self, name: str) -> Expr:
         if name not in self.sizes:
-            self.sizes[name] = tirx.Var(name, I32)
+            self.sizes[name] = tirx.Var(name, self.sizes_are)
         return self.sizes[name]
 
     def tensor(
@@ -49,8 +55,10 @@ class Arguments:
 
         ``align`` is what the kernel takes for granted of its address, in bytes; one element unless given.
         """
-        dims = tuple(self.size(d) if isinstance(d, str) else d for d in shape)
-        steps = [self.size(s) if isinstance(s, str) else s for s in strides]
+        dims, steps = (
+            [self.size(d) if isinstance(d, str) else tirx.const(d, self.sizes_are) for d in given]
+            for given in (shape, strides)
+        )
         # TVM takes 64-byte alignment for granted otherwise; a caller's view may start at any element
         made = T.Buffer(dims, dtype, strides=steps or None, align=align or ELEMENT_BYTES[dtype])
         self.buffers[name] = T.arg(name.replace(".", "_"), made)

@@ -16,6 +16,7 @@ Buffer: TypeAlias = Any
 
 F32 = "float32"
 I32 = "int32"
+I64 = "int64"
 U32 = "uint32"
 STACK_BYTES = 1024
 

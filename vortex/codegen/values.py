@@ -12,7 +12,7 @@ from typing import Any
 
 from vortex.codegen.narrow import widen
 from vortex.codegen.scalar import convert, emit_scalar, number_type
-from vortex.codegen.tir import F32, I32, Buffer, Expr, T, f32, flat, i32, local, put, unflat
+from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, cast, f32, flat, i32, local, put, unflat
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
@@ -42,7 +42,7 @@ class Scratch:
 
     def at(self, slot: int, numel: int, position: Expr, inner: Expr) -> Expr:
         """Where element ``inner`` of a page's ``numel`` at this position among candidates is kept."""
-        return self.pages * slot + position * numel + inner
+        return self.pages * slot + cast(I64, position) * numel + inner
 
 
 @dataclass

@@ -17,7 +17,7 @@ Signature = tuple[object, ...]
 def signature(tensor: torch.Tensor, what: str) -> Signature:
     """All that the checks of a tensor depend on; VX6002 when it is none."""
     try:
-        return tensor.shape, tensor.dtype, tensor.device, tensor.is_contiguous()
+        return tensor.shape, tensor.dtype, tensor.device, tensor.is_contiguous(), tensor.is_neg()
     except AttributeError:
         raise wrong(what, f"is {type(tensor).__name__}; a torch tensor is needed") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -15,7 +16,16 @@ from vortex.runtime.checks import check_selection, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
 from vortex.runtime.shapes import check_given, check_pools, check_queries, check_scales, compiled_for, parts
 from vortex.runtime.steps import Step, Steps, capacity
-from vortex.runtime.tensors import ALIGNMENT, TORCH, as_kernel_sees, require, require_aligned, wrong
+from vortex.runtime.tensors import (
+    ALIGNMENT,
+    TORCH,
+    as_kernel_sees,
+    require,
+    require_aligned,
+    require_narrow,
+    whole,
+    wrong,
+)
 
 
 def load(
@@ -70,6 +80,11 @@ class Decoder:
         self._step: Step | None = None  # the planned one, and the tensors it was planned with
         self._lengths = self._page_table = torch.empty(0)
         self._pool_pages = 0  # of the smallest layer
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """VX6002: copies and pickles would share loaded code and scratch."""
+        why = "cannot be copied or pickled: it holds loaded code and the scratch of its steps"
+        raise wrong("a Decoder", f"{why}; vortex.load(path, require_digest=...) makes another of the same artifact")
 
     # --- what it is -----------------------------------------------------------------------------------------
 
@@ -166,8 +181,10 @@ class Decoder:
             VortexError: VX6001 for a page size, head dim or type that the artifact was not compiled for, VX6002 for
                 anything else, VX6009 on a GPU that the library is not for.
         """
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < 2**31:
+        number = whole(layer)
+        if number is None or not 0 <= number < 2**31:
             raise wrong("layer", f"is {layer!r}; an integer of at least 0 is needed")
+        layer = number
         pools = parts(self.spec, "bind", k_pool, v_pool)
         device, pages, heads = check_pools(self.library, pools, self._steps.device)
         others = [n for n in self._steps.layers if n != layer]
@@ -216,6 +233,8 @@ class Decoder:
             require("page_table", page_table, torch.int32, (batch, "Pmax"), device)
             if slots is not None:
                 require("slots", slots, torch.int32, (batch,), device)
+            if self._aligned:
+                require_narrow("page_table", page_table)
             if page_table.shape[1] < 1:
                 raise wrong("page_table", "has no columns; at least 1 is needed")
             step = self._steps.prepare(kind, self._steps.size(batch, int(page_table.shape[1])))
@@ -413,9 +432,13 @@ class Decoder:
     def _check_selection(self, step: Step, pages: torch.Tensor, counts: torch.Tensor) -> None:
         require("pages", pages, torch.int32, (step.size.batch, self.kv_heads, "K"), self._steps.device)
         require("counts", counts, torch.int32, (step.size.batch, self.kv_heads), self._steps.device)
+        if self._aligned:
+            require_narrow("pages", pages)
 
     def _check_queries(self, step: Step, q: torch.Tensor) -> None:
         check_queries(self.spec, q, step.size.batch, self.kv_heads, self._steps.device)
+        if self._aligned:
+            require_narrow("q", q)
 
     def _check_attended(self, step: Step, q: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None) -> None:
         self._check_queries(step, q)

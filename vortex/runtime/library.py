@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import tvm_ffi
 
 from vortex.artifact.folder import read_file, read_manifest, require_digest
 from vortex.artifact.manifest import Manifest, TargetEntry
-from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE
+from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE, VortexError
 from vortex.runtime.device import Device, architecture_of, architectures_here, device_of, targets_here
 from vortex.runtime.tensors import TORCH, as_kernel_sees
 from vortex.targets.cpu import missing_features
@@ -66,9 +68,10 @@ def open_library(path: str | Path, target: str | None = None, digest: str | None
         built = f"{entry.mcpu} on {entry.machine}" if entry.machine else entry.mcpu
         raise CPU_TOO_OLD.at(path=path, built=built, missing=", ".join(dict.fromkeys(lacking)))
     constants = {c.name: _constant(read_file(path, manifest, c.file), c.dtype, c.shape) for c in manifest.constants}
-    read_file(path, manifest, entry.library)
     try:
-        module = tvm_ffi.load_module(str((path / entry.library).absolute()))
+        module = _load(read_file(path, manifest, entry.library))
+    except VortexError:
+        raise
     except Exception as error:  # what the dynamic loader says, as OSError or RuntimeError by version
         why = f"{entry.library} cannot be loaded: {str(error).strip().splitlines()[-1]}"
         raise CORRUPT_ARTIFACT.at(path=path, why=why) from None
@@ -80,6 +83,19 @@ def open_library(path: str | Path, target: str | None = None, digest: str | None
             if symbol != "vortex_set_num_threads":
                 raise CORRUPT_ARTIFACT.at(path=path, why=f"{entry.library} has no function '{symbol}'") from None
     return Library(manifest, target, functions, constants)
+
+
+def _load(data: bytes) -> tvm_ffi.Module:
+    """The library of these very bytes.
+
+    The dynamic loader knows libraries by path and inode: one that was compiled again to the same path would be the old
+    one. So each load has a file of its own, which is removed once it is mapped; what happens to the artifact later does
+    not matter.
+    """
+    with tempfile.TemporaryDirectory(prefix="vortex-load-") as folder:
+        file = Path(folder) / f"{secrets.token_hex(8)}.so"
+        file.write_bytes(data)
+        return tvm_ffi.load_module(str(file))
 
 
 def _target(path: Path, manifest: Manifest, asked: str | None) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from vortex.artifact.manifest import FieldEntry
 from vortex.errors import OUT_OF_PAGES, UNKNOWN_REQUEST, nearest
-from vortex.runtime.tensors import TORCH, wrong
+from vortex.runtime.tensors import TORCH, whole, wrong
 from vortex.spec import Spec
 
 
@@ -42,9 +42,11 @@ class PagedCache:
         layout: Literal["HND", "NHD"] = "HND",
         device: torch.device | str = "cpu",
     ) -> None:
-        for name, number in (("num_pages", num_pages), ("kv_heads", kv_heads), ("layers", layers)):
-            if not isinstance(number, int) or number < 1:
+        sizes = {"num_pages": num_pages, "kv_heads": kv_heads, "layers": layers}
+        for name, number in sizes.items():
+            if (whole(number) or 0) < 1:
                 raise wrong(name, f"is {number!r}; a positive integer is needed")
+        num_pages, kv_heads, layers = map(int, sizes.values())
         if layout not in ("HND", "NHD"):
             raise wrong("layout", f"is {layout!r}; HND or NHD is needed")
         self.num_pages, self.kv_heads, self.spec, self.layers = num_pages, kv_heads, spec, layers
@@ -96,9 +98,11 @@ class PagedCache:
             raise wrong("extend_batch", f"{len(tokens)} token counts for {len(set(requests))} different requests")
         page = self.spec.page_size
         needs = []
-        for request, count in zip(found, tokens, strict=True):
-            if not isinstance(count, int) or count < 0:
+        for count in tokens:
+            if (number := whole(count)) is None or number < 0:
                 raise wrong("tokens", f"is {count!r}; an integer of at least 0 is needed")
+        tokens = [int(count) for count in tokens]
+        for request, count in zip(found, tokens, strict=True):
             needs.append(-(-(request.length + count) // page) - len(request.pages))
         if sum(needs) > len(self._free):
             raise OUT_OF_PAGES.at(need=sum(needs), free=len(self._free), total=self.num_pages)

@@ -162,12 +162,14 @@ class Scratch:
         self.fixed = False
         """A captured graph has addresses in it."""
         self._given = None if block is None else block.view(torch.uint8)
-        self._block = torch.empty(0, dtype=torch.uint8, device=device) if self._given is None else self._given
+        with torch.inference_mode(False):
+            self._block = torch.empty(0, dtype=torch.uint8, device=device) if self._given is None else self._given
         self._places: dict[str, int] = {}
 
     def bytes(self, size: Size) -> int:
         return self.layout.places(size)[1]
 
+    @torch.inference_mode(False)  # what lasts beyond a step is written in and out of inference mode
     def reserve(self, size: Size, budget: Sequence[int], *, capturing: bool) -> bool:
         """Make room for steps of ``size``; whether buffers moved, so that all views are to be taken anew.
 
@@ -210,6 +212,7 @@ class Scratch:
         if self._places:
             self.views(Size())["budget"].copy_(torch.tensor(budget, dtype=torch.int32))
 
+    @torch.inference_mode(False)
     def views(self, size: Size, kernels: Sequence[KernelEntry] | None = None) -> Mapping[str, torch.Tensor]:
         """The buffers of a step of ``size``, which is reserved, that runs ``kernels`` (all, unless given)."""
         made = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 
 import torch
 
@@ -51,6 +52,36 @@ def require_aligned(what: str, tensor: torch.Tensor) -> None:
         raise wrong(what, f"has strides of {steps} bytes; a GPU needs multiples of {ALIGNMENT}")
 
 
+MOST_NARROW = 2**31 - 1
+"""Kernels of a GPU hold sizes and strides in 32 bits; where a pool or a summary is addressed they multiply in 64."""
+
+
+def require_narrow(what: str, tensor: torch.Tensor) -> None:
+    """VX6002 when a contiguous ``tensor`` that a GPU addresses in 32 bits has more elements than they count."""
+    if tensor.numel() > MOST_NARROW:
+        raise wrong(what, f"has {tensor.numel()} elements; kernels of a GPU address up to {MOST_NARROW} here")
+
+
+def require_narrow_pool(what: str, pool: torch.Tensor) -> None:
+    """VX6002 when 32 bits do not hold a stride of ``pool`` ``[P, Hkv, page, D]``, the offset of a token within its
+    page, or the number of pages and heads.
+    """
+    pages, heads, page, dim = pool.shape
+    most = {"pages": pool.stride(0) * (pages > 1), "heads": pool.stride(1) * (heads > 1)}
+    most |= {"tokens": pool.stride(2) * (page - 1) + dim, "summaries": pages * heads}
+    if far := [f"{name} {n}" for name, n in most.items() if n > MOST_NARROW]:
+        why = f"has strides {list(pool.stride())}: {', '.join(far)} exceed the {MOST_NARROW} elements that a GPU's"
+        raise wrong(what, f"{why} kernels step over; lay pages outermost, as [P, Hkv, page, D] or [P, page, Hkv, D]")
+
+
+def whole(number: object) -> int | None:
+    """An integer of Python's or of any library that has some (numpy), but no bool; None for anything else."""
+    try:
+        return None if isinstance(number, bool) else index(number)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def wrong(what: str, why: str) -> VortexError:
     return BAD_ARGUMENT.at(what=what, why=why)
 
@@ -82,6 +113,8 @@ def require(
         raise wrong(what, f"is {short(tensor.dtype)}; {short(dtype)} is needed")
     if device is not None and tensor.device != device:
         raise wrong(what, f"is on {tensor.device}; {device} is needed")
+    if tensor.is_neg():
+        raise wrong(what, "is a lazily negated view, whose memory has the other sign; x.resolve_neg() is needed")
     if strided:
         if tensor.numel() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
             raise wrong(what, f"has strides {list(tensor.stride())}; the last must be 1")

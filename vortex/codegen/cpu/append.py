@@ -5,7 +5,7 @@ from __future__ import annotations
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.narrow import narrow
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
-from vortex.codegen.tir import Buffer, Expr, T, cast, let, loop, parallel, put, when
+from vortex.codegen.tir import I64, Buffer, Expr, T, cast, let, loop, parallel, put, when
 from vortex.codegen.values import Index, Values, type_of
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
@@ -16,7 +16,7 @@ from vortex.schedules.knobs import read_knobs
 
 def emit_append(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
-    args = Arguments(program)
+    args = Arguments(program, I64)
     scattered = [o for o in f.ops if isinstance(o, page.Scatter)]
     args.of_append(f, loc=bool(scattered))
     if scattered:
@@ -64,7 +64,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
         # a padded request has length 0, whatever tokens are counted as its own
         before = let("full_before", T.max(T.int32(0), T.floordiv(now - new, T.int32(size))))
         with loop("p", T.floordiv(now, T.int32(size)), start=before) as p:
-            physical = let("page", cast("int64", args.buffers["page_table"][r, p]))
+            physical = let("page", cast(I64, args.buffers["page_table"][r, p]))
 
             def load(o: page.Load, index: Index, physical: Expr = physical, h: Expr = h) -> Expr:
                 return args.from_pool(o.buffer, args.buffers[o.buffer][(physical, h, *index)])

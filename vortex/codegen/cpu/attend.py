@@ -6,6 +6,7 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.narrow import narrow, widen
 from vortex.codegen.tiles import Shape
 from vortex.codegen.tir import (
+    I64,
     Buffer,
     Expr,
     T,
@@ -33,7 +34,7 @@ NEG_INF = float("-inf")
 def emit_attend(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     attend = next(o for o in f.ops if isinstance(o, page.Attend))
-    args = Arguments(program)
+    args = Arguments(program, I64)
     args.of_attend(attend)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
@@ -70,7 +71,7 @@ class _Row:
         length = let("length", self.args.buffers["lengths"][self.r])
         with loop("i", count) as i:
             logical = let("logical", self.args.buffers["pages"][self.r, self.h, i])
-            physical = let("page", cast("int64", self.args.buffers["page_table"][self.r, logical]))
+            physical = let("page", cast(I64, self.args.buffers["page_table"][self.r, logical]))
             # tokens at or beyond the length may be anything, NaN included: they are not read
             tokens = let("tokens", T.min(T.int32(self.page), length - logical * self.page))
             self._scores(physical, tokens)

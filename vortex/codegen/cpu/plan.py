@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.budgets import plan_request
-from vortex.codegen.tir import T, loop
+from vortex.codegen.tir import I64, T, loop
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 
 
 def emit_plan(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
-    args = Arguments(program)
+    args = Arguments(program, I64)
     args.of_plan(work_list=False)
     size = next(o.page_size for o in f.ops if isinstance(o, page.Plan))
     with loop("r", args.size("B")) as r:

@@ -28,6 +28,7 @@ from vortex.codegen.sweep import (
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import (
     F32,
+    I64,
     Buffer,
     Expr,
     T,
@@ -54,7 +55,7 @@ LINE_BYTES = 64
 
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
-    args = Arguments(program)
+    args = Arguments(program, I64)
     args.of_select(f, work_list=False)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
