@@ -320,6 +320,6 @@ def test_it_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {r.key.bucket for r in found} == {Bucket(8, 0, 0)}
     assert main(["compile", "quest", "--heads", "4/2", "--head-dim", "64", "-o", "tuned.vxa"]) == 0
     [mine] = [k for k in read_manifest("tuned.vxa").targets["cpu"].kernels if k.kind == "tally"]
-    assert str(mine.schedule["from"]).startswith("db:")
-    best = min(found, key=lambda r: r.us or 0.0)
-    assert mine.schedule["step"] == dict(best.config)["step"]
+    # which of the two is for the clock to say: the calmer, then the faster
+    [chosen] = [r for r in found if mine.schedule["from"] == f"db:{r.id[:12]}"]
+    assert mine.schedule["step"] == dict(chosen.config)["step"]
