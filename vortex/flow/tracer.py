@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vortex.errors import BAD_SHAPE, CONSTANT_TOO_BIG, ErrorKind, VortexError
-from vortex.flow import source
+from vortex.flow import purity, source
 from vortex.flow.dispatch import wrap
 from vortex.flow.integers import Integers, Whole
 from vortex.ir import types
@@ -64,6 +65,23 @@ class Tracer:
         self.integers = Integers()
         self.named: set[Value] = set()
         """Values that have a variable's name."""
+        self.method = purity.method()
+        """The method of the flow that is traced, for messages."""
+        self._born: list[weakref.ref[vTensor]] = []
+
+    def bear(self, tensor: weakref.ref[vTensor]) -> int:
+        """Count a traced tensor; its place in order."""
+        self._born.append(tensor)
+        return len(self._born)
+
+    @property
+    def births(self) -> int:
+        """How many traced tensors were made."""
+        return len(self._born)
+
+    def alive(self) -> Iterator[vTensor]:
+        """The traced tensors that the flow, or a call that is not over, still holds."""
+        return (t for t in (r() for r in self._born) if t is not None)
 
     def once(self, key: object, op: Op, name: str) -> vTensor:
         """A leaf, made on first use and shared after."""
@@ -80,7 +98,7 @@ class Tracer:
             if data.dtype not in (torch.int8, torch.int16, torch.uint8):
                 raise fail(BAD_SHAPE, op="captured tensor", why=f"no element type for {data.dtype}", expected="float32")
             dtype = types.i32
-        data = data.detach().cpu().contiguous()
+        data = data.detach().cpu().resolve_conj().resolve_neg().contiguous()
         whole = None
         if not data.dtype.is_floating_point and data.dtype != torch.bool:
             ends = (int(data.min()), int(data.max())) if data.numel() else (0, 0)
