@@ -113,7 +113,7 @@ def test_a_flow_with_it_runs_on_a_cpu_and_is_written_for_a_gpu(tmp_path: Path) -
             assert have == oracle_selection(module, b, r, h)
 
     program = lower(module)
-    text = cuda_source([emit_kernel(program, program.functions["select"], H200)])
+    text = cuda_source(emit_kernel(program, program.functions["select"], H200))
     assert text.count("expf(") >= 2
 
 

@@ -158,6 +158,13 @@ ELEMENTWISE = [
         for n in ("maximum", "minimum", "fmax", "fmin", "lt", "ge", "eq", "ne")
     ),
     *(_c(n, lambda x, q, n=n: getattr(torch, n)(x, q), "positive", 1e-4, **XQ) for n in ("pow", "remainder", "fmod")),
+    *(
+        _c(f"{n}_odd", lambda x, q, n=n: getattr(torch, n)(x, q), "odd", **XQ)
+        for n in ("fmod", "remainder", "floor_divide", "hypot")
+    ),
+    *(_c(f"{n}_odd", lambda x, n=n: getattr(torch, n)(x), "odd") for n in ("log2", "log10", "exp2", "tan")),
+    _c("large_quotients", lambda x: torch.fmod(x * 1e6, 0.7) + (x * 1e7) % -1.3),
+    _c("large_hypot", lambda x, q: torch.hypot(x * 1e30, q * 1e30) / 1e30, **XQ),
     _c("fmod_signs", lambda x, q: torch.fmod(x, q.abs() + 0.5), tolerance=1e-4, **XQ),
     _c("remainder_signs", lambda x, q: x % (q.abs() + 0.5), tolerance=1e-4, **XQ),
     _c("floor_divide", lambda x, q: x // (q.abs() + 0.5), **XQ),

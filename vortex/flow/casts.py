@@ -56,10 +56,6 @@ for _name, _dtype in {
     "bool": torch.bool,
     "int": torch.int32,
     "long": torch.int64,
-    "double": torch.float64,
-    "short": torch.int16,
-    "char": torch.int8,
-    "byte": torch.uint8,
 }.items():
     _cast(_name, _dtype)
 

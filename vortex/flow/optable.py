@@ -66,6 +66,8 @@ INSTEAD = {
     "rand_like randn_like randint_like bernoulli multinomial dropout": "a flow gives the same answer every time",
     "avg_pool1d max_pool1d unfold": "x.unflatten(dim, (-1, n)).amax(dim + 1) pools an axis of known size",
     "empty_like new_empty": "torch.zeros_like(x) has known contents",
+    "double": "x.float(): flows compute in float32",
+    "short char byte": "x.int(): integers have 32 bits here",
     "tril triu": "torch.where(mask, x, 0.0) with a captured mask",
 }
 """What to write for functions that have no meaning over pages, where another name is no help."""
