@@ -12,10 +12,11 @@ import torch
 from vortex.errors import BAD_SHAPE, BRANCH, CONCRETIZE, IN_PLACE, STATE, SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow import purity, source
 from vortex.flow.dispatch import assigned, bound_method, call_function, call_method, fills
+from vortex.flow.integers import MOST_PAGES, Whole
 from vortex.flow.tracer import DTYPES, Tracer, active, constant, current, fail
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym, TensorType, bool_, i32
+from vortex.ir.types import Dim, S, Sym, TensorType, i32
 
 
 class PageDim:
@@ -120,9 +121,10 @@ class vTensor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """fp32 for every float: a flow computes on fp32 copies of what is stored."""
+        """fp32 for every float: a flow computes on fp32 copies of what is stored. Integers are what torch has."""
         kind = self.type.dtype
-        return torch.float32 if kind.is_float else torch.bool if kind == bool_ else torch.int32
+        whole = active().integers.of(self.value)
+        return torch.float32 if kind.is_float or whole is None else whole.dtype
 
     @property
     def device(self) -> torch.device:
@@ -292,7 +294,9 @@ def lift(x: Any) -> vTensor:
             raise foreign(x)
         return x
     if isinstance(x, PageDim):
-        return active().once("page_count", flow.PageCount(TensorType(i32)), "page_count")
+        pages = active().once("S", flow.PageCount(TensorType(i32)), "page_count")
+        active().integers.know(pages.value, Whole(torch.int64, 0, MOST_PAGES, python=True))
+        return pages
     if isinstance(x, NoIndices):
         return x._use()
     if hasattr(x, "__array__") and not isinstance(x, torch.Tensor):

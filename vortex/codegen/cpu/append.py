@@ -27,7 +27,7 @@ def emit_append(program: Module, f: Function) -> list[str]:
 
 
 def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
-    """Each new token's rows go to its slot; a negative slot is a padded token and goes nowhere."""
+    """Write each new token's rows to its slot; a negative slot is a padded token and goes nowhere."""
     tiles = Tiles(Values(lambda o, i: 0), Shape())
     with parallel("t", args.size("tokens")) as t:
         slot = let("slot", args.buffers["loc"][t])

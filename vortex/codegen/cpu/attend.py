@@ -105,7 +105,7 @@ class _Row:
             put(self.total, f32(0), g)
 
     def _scores(self, physical: Expr, tokens: Expr) -> None:
-        """weights[g, t] = scale * q_g . k_t"""
+        """Set ``weights[g, t]`` to scale * q_g . k_t."""
         keys = self.args.buffers[self.o.keys]
         width, chunks = self._vectors(self.dim)
         dots = local("dots", max(len(b) for b in self._blocks()) * width)
@@ -153,7 +153,7 @@ class _Row:
                 put(self.total, self.total[g] + w, g)
 
     def _accumulate(self, physical: Expr, tokens: Expr) -> None:
-        """acc_g += sum over t of weights[g, t] * v_t"""
+        """Add the sum over t of ``weights[g, t] * v_t`` to ``acc_g``."""
         values = self.args.buffers[self.o.values]
         width, chunks = self._vectors(self.v_dim)
         with loop("t", tokens) as t, loop("c", chunks) as c:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles
 from vortex.codegen.cuda.ptx import (
-    WARP,
     cta_sync,
     early,
     flat_view,
@@ -30,7 +29,7 @@ from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE, narrow
 from vortex.codegen.tir import U32, Buffer, Expr, T, cast, flat, i32, let, local, loop, put, tirx, when
 from vortex.codegen.values import Index, type_of
-from vortex.ir.core import Function, Module
+from vortex.ir.core import Function, Module, Value
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
 from vortex.schedules.cuda_append import AppendKnobs
@@ -55,15 +54,14 @@ def emit_append(program: Module, f: Function) -> list[str]:
     longest = T.max(i32(1), args.size("N") - requests + 1)
     stripes = T.max(i32(1), T.min(fits, rounds_of(longest, size)))
     head, stripe, request = T.cta_id([heads, stripes, requests])
-    warp, lane = let("warp", T.warp_id([knobs.threads // WARP])), let("lane", T.lane_id([WARP]))
-    cta = Cta(warp, lane, let("thread", warp * WARP + lane), knobs.threads)
+    cta = Cta.open(knobs.threads)
     overlap_begin(knobs.overlap)
     r = let("r", request)
     of_row = [("lengths", r), ("row_offsets", r), ("row_offsets", r + 1)]
     now, begin, end = (early(name, args.buffers[name], at) for name, at in of_row)
     overlap_wait(knobs.overlap)
-    made = _Stripe(args, f, scattered, cta, size)
-    made.emit(r, let("stripe", stripe), let("stripes", stripes), let("h", head), now, begin, end)
+    kernel = _Stripe.open(args, f, scattered, cta, size)
+    kernel.emit(r, let("stripe", stripe), let("stripes", stripes), let("h", head), now, begin, end)
     return args.names
 
 
@@ -74,10 +72,18 @@ class _Pool:
     type: TensorType
     strides: list[Expr]
     words: Buffer
+    """The memory as one row of 32-bit words."""
     elements: Buffer
+    """The same as one row of elements."""
+
+    @classmethod
+    def of(cls, args: Arguments, name: str) -> _Pool:
+        b, t = args.buffers[name], args.type_of(name)
+        return cls(t, list(b.strides), flat_view(b, U32, 4), flat_view(b, STORAGE[t.dtype.name], t.dtype.bytes))
 
     @property
     def size(self) -> int:
+        """Bytes of an element."""
         return self.type.dtype.bytes
 
     @property
@@ -90,33 +96,60 @@ class _Pool:
         return physical * wide(step[0]) + wide(h) * wide(step[1]) + wide(token) * wide(step[2]) + wide(dim)
 
 
-class _Stripe:
-    """The body of one CTA."""
+@dataclass(frozen=True)
+class _NewTokens:
+    """The tokens of one request that a step adds."""
 
-    def __init__(self, args: Arguments, f: Function, scattered: list[page.Scatter], cta: Cta, size: int) -> None:
-        self.args, self.f, self.scattered, self.cta, self.size = args, f, scattered, cta, size
+    request: Expr
+    begin: Expr
+    """The first of them among the tokens of the step."""
+    before: Expr
+    """The request's tokens before the step."""
+    now: Expr
+    """The request's tokens, the new ones included."""
+
+
+@dataclass(frozen=True)
+class _Stripe:
+    """The body of one CTA: every ``stripes``-th of the pages that the request's new tokens reach."""
+
+    args: Arguments
+    f: Function
+    scattered: list[page.Scatter]
+    cta: Cta
+    size: int
+    """Tokens of a page."""
+    arena: Arena
+    pools: dict[str, _Pool]
+    pitch: dict[str, int]
+    """Words between the rows of a page in shared memory."""
+    tiles: dict[str, int]
+    """Where the page of each pool begins in shared memory."""
+    storages: dict[Value, RowStorage]
+
+    @classmethod
+    def open(cls, args: Arguments, f: Function, scattered: list[page.Scatter], cta: Cta, size: int) -> _Stripe:
+        """Declare the shared memory."""
         loads = dict.fromkeys(o.buffer for o in f.ops if isinstance(o, page.Load))
         names = [*loads, *(o.buffer for o in scattered if o.buffer not in loads)]
-        self.arena = Arena()
-        self.pools = {n: self._pool(n) for n in names}
+        arena = Arena()
+        pools = {n: _Pool.of(args, n) for n in names}
         # rows are one word further apart than they are long, so that a column spreads over the banks
-        self.pitch = {n: self.pools[n].type.tile[1] * self.pools[n].size // 4 + 1 for n in loads}
-        self.tiles = {n: self.arena.take(self.pitch[n] * size) for n in loads}
-        self.storages = {
-            o.value: RowStorage(self.arena, self.arena.take(max(1, type_of(o.value).numel)))
+        pitch = {n: pools[n].type.tile[1] * pools[n].size // 4 + 1 for n in loads}
+        tiles = {n: arena.take(pitch[n] * size) for n in loads}
+        storages = {
+            o.value: RowStorage(arena, arena.take(max(1, type_of(o.value).numel)))
             for o in f.ops
             if o.result is not None and o.notes.get("in") == "tile"
         }
-        self.arena.open()
-
-    def _pool(self, name: str) -> _Pool:
-        b, t = self.args.buffers[name], self.args.type_of(name)
-        return _Pool(t, list(b.strides), flat_view(b, U32, 4), flat_view(b, STORAGE[t.dtype.name], t.dtype.bytes))
+        arena.open()
+        return cls(args, f, scattered, cta, size, arena, pools, pitch, tiles, storages)
 
     def emit(self, r: Expr, stripe: Expr, stripes: Expr, h: Expr, now: Expr, begin: Expr, end_token: Expr) -> None:
-        self.begin = begin
+        """Store the new tokens of the request in its pages, and summarise each page that they fill."""
         new = let("new_tokens", end_token - begin)
-        before = let("before", now - new)
+        tokens = _NewTokens(r, begin, let("before", now - new), now)
+        before = tokens.before
         # a padded request has length 0, whatever tokens are counted as its own
         with when(T.And(new > 0, before >= 0)):
             first, end = let("first_page", quotient(before, i32(self.size))), let("end_page", rounds_of(now, self.size))
@@ -124,16 +157,16 @@ class _Stripe:
                 p = let("p", first + stripe + turn * stripes)
                 physical = let("page", wide(self.args.buffers["page_table"][r, p]))
                 if self.scattered:
-                    self._store(p, before, now, h)
+                    self._store(tokens, p, h)
                 if any(isinstance(o, page.Store) for o in self.f.ops):
                     with when((p + 1) * self.size <= now):
                         self._summarise(physical, h)
 
-    def _store(self, p: Expr, before: Expr, now: Expr, h: Expr) -> None:
-        """The new tokens of page ``p`` to their slots; a negative slot is a padded token and goes nowhere."""
-        start = let("start", T.max(p * self.size, before))
-        count = let("count", T.min((p + 1) * self.size, now) - start)
-        token = let("token", self.begin + start - before)
+    def _store(self, tokens: _NewTokens, p: Expr, h: Expr) -> None:
+        """Write the new tokens of page ``p`` to their slots; a negative slot is a padded token and goes nowhere."""
+        start = let("start", T.max(p * self.size, tokens.before))
+        count = let("count", T.min((p + 1) * self.size, tokens.now) - start)
+        token = let("token", tokens.begin + start - tokens.before)
         with when(self.args.size("tokens") > 0):
             for o in self.scattered:
                 pool = self.pools[o.buffer]
@@ -151,6 +184,7 @@ class _Stripe:
             cta_sync()
 
     def _summarise(self, physical: Expr, h: Expr) -> None:
+        """Compute the summaries of a page that is full."""
         for name, at in self.tiles.items():
             self._copy_tile(name, at, physical, h)
         cta_sync()
@@ -169,7 +203,7 @@ class _Stripe:
         cta_sync()
 
     def _copy_tile(self, name: str, at: int, physical: Expr, h: Expr) -> None:
-        """The page into shared memory, each byte read once."""
+        """Copy the page into shared memory; each byte is read once."""
         pool = self.pools[name]
         row = pool.type.tile[1] * pool.size // 4
         width = pool.width
@@ -187,7 +221,7 @@ class _Stripe:
                 put(self.arena.u32, held[w], token * self.pitch[name] + word + (at + w))
 
     def _load(self, o: page.Load, index: Index) -> Expr:
-        """An element of the page from shared memory."""
+        """Read an element of the page from shared memory."""
         t = self.pools[o.buffer].type
         each = 4 // t.dtype.bytes
         dim = index[1]
@@ -201,6 +235,7 @@ class _Stripe:
         return T.Select(remainder(dim, i32(2)) > 0, high, low)
 
     def _write(self, block: Block, o: page.Store, physical: Expr, h: Expr) -> None:
+        """Write one summary of a page."""
         t = self.args.type_of(o.buffer)
         target = flat_view(self.args.buffers[f"field.{o.buffer}"], STORAGE[t.dtype.name], t.dtype.bytes)
         page_of_head = let("field_base", (physical * wide(self.args.size("Hkv")) + wide(h)) * t.numel)

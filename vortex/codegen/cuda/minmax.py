@@ -1,4 +1,4 @@
-"""max and min on a GPU: one instruction that keeps NaN, and operands that are computed once."""
+"""max and min on a GPU, where they are one instruction that keeps NaN, and operands that are computed once."""
 
 from __future__ import annotations
 

@@ -22,28 +22,29 @@ TILE_TYPES = {"bfloat16": "bf16", "float16": "f16"}
 
 
 def ptx(chain: str, *operands: Expr) -> None:
-    """One instruction; its destinations come first."""
+    """Emit one instruction; its destinations come first."""
     # the builder drops a call that is not a statement
     T.evaluate(_PTX[chain](*operands))
 
 
 def cta_sync() -> None:
-    """All threads of the CTA arrive; shared memory written before is seen after."""
+    """Wait until all threads of the CTA arrive; they then see the shared memory that was written before."""
     T.evaluate(_CUDA.cta_sync())
 
 
 def warp_sync() -> None:
+    """Wait until all lanes of the warp arrive; they then see the shared memory that was written before."""
     T.evaluate(_CUDA.warp_sync())
 
 
 def overlap_launch(overlap: int) -> None:
-    """Before ``device_entry``: whether this kernel may be launched before the one in front of it has ended."""
+    """Say, before ``device_entry``, whether this kernel may be launched before the one in front of it has ended."""
     if overlap:
         T.func_attr({"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]})  # TVM's spelling
 
 
 def overlap_begin(overlap: int) -> None:
-    """First thing in a kernel but ``plan``: the next one may be launched as soon as all CTAs of this one are.
+    """Let the next kernel be launched as soon as all CTAs of this one are; every kernel but ``plan`` begins with it.
 
     Since ``plan`` does not say so, whatever is launched later finds what it wrote, and may read that (by
     :func:`early`) before :func:`overlap_wait`; nothing else, and it must not write.
@@ -53,13 +54,13 @@ def overlap_begin(overlap: int) -> None:
 
 
 def overlap_wait(overlap: int) -> None:
-    """Wait for the end of the kernels before: all that they wrote is there, and nobody reads what is overwritten."""
+    """Wait for the end of the kernels in front: all that they wrote is there, and nothing they read is still needed."""
     if overlap:
         ptx("griddepcontrol.wait")
 
 
 def early(name: str, buffer: Buffer, *index: Expr) -> Expr:
-    """A 32-bit integer that ``plan`` or the caller wrote, past the L1 cache, which may still have the last step's."""
+    """Read a 32-bit integer that ``plan`` or the caller wrote, past the L1 cache, which may still have an old one."""
     made = registers(name, 2, I32)
     ptx("ld.relaxed.gpu.global.s32", made[0], buffer.ptr_to(list(index)))
     return let(name, made[0])
@@ -71,6 +72,7 @@ def shuffle(x: Expr, lane: Expr) -> Expr:
 
 
 def shuffle_xor(x: Expr, mask: int) -> Expr:
+    """``x`` of the lane whose number differs in the bits of ``mask``; all 32 lanes take part."""
     return T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), x, mask, WARP, WARP)
 
 
@@ -87,10 +89,12 @@ def quotient(a: Expr, b: Expr) -> Expr:
 
 
 def remainder(a: Expr, b: Expr) -> Expr:
+    """a % b of non-negative numbers."""
     return tirx.truncmod(a, b)
 
 
 def ceil_quotient(a: Expr, b: Expr) -> Expr:
+    """a / b of non-negative numbers, rounded up."""
     return tirx.truncdiv(a + b - 1, b)
 
 
@@ -137,16 +141,16 @@ def mma(dtype: str, d: Sequence[Expr], a: Sequence[Expr], b: Sequence[Expr]) -> 
 
 
 def pack_pair(dtype: str, out: Expr, low: Expr, high: Expr) -> None:
-    """Two fp32 numbers to the nearest even of a 16-bit type, in one word."""
+    """Round two fp32 numbers to the nearest even of a 16-bit type, and put them into one word."""
     ptx(f"cvt.rn.{TILE_TYPES[dtype]}x2.f32", out, high, low)
 
 
 def from_e4m3(low: Expr, high: Expr, word: Expr) -> None:
-    """Four numbers in fp8-e4m3 as two words of f16 pairs: exact, NaN stays."""
+    """Widen four numbers in fp8-e4m3 to two words of f16 pairs, which is exact; NaN stays NaN."""
     for out, pair in ((low, word), (high, T.shift_right(word, T.uint32(16)))):
         ptx("cvt.rn.f16x2.e4m3x2", out, cast("uint16", pair))
 
 
 def permute(out: Expr, word: Expr, order: int) -> None:
-    """The bytes of a word in another order: byte i is that of nibble i of ``order``."""
+    """Put the bytes of a word in another order: byte i becomes the one that nibble i of ``order`` names."""
     ptx("prmt.b32", out, word, T.uint32(0), T.uint32(order))

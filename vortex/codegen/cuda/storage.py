@@ -1,4 +1,4 @@
-"""Where the values of a kernel live on a GPU. Every storage holds 32-bit words; integers are kept bit by bit."""
+"""Where the values of a kernel lie on a GPU. Every storage holds 32-bit words; integers are kept bit by bit."""
 
 from __future__ import annotations
 

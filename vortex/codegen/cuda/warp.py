@@ -1,4 +1,4 @@
-"""Threads of a CTA at work together: loops over elements, warp-wide folds and scans, votes."""
+"""How the threads of a CTA work together: loops over elements, warp-wide folds and scans, votes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ ALL = 0xFFFFFFFF
 
 
 def ballot(condition: Expr) -> Expr:
-    """Bit i: whether the condition holds in lane i; all 32 lanes take part."""
+    """A word whose bit i tells whether the condition holds in lane i; all 32 lanes take part."""
     return _CUDA.ballot_sync(T.uint32(ALL), condition)
 
 
 def count_bits(x: Expr) -> Expr:
+    """How many bits of a word are set."""
     return T.Cast("int32", T.popcount(x))
 
 
@@ -30,12 +31,12 @@ def below(lane: Expr) -> Expr:
 
 
 def shuffle_up(x: Expr, distance: int) -> Expr:
-    """``x`` of the lane ``distance`` before; the first lanes keep their own."""
+    """``x`` of the lane that stands ``distance`` before this one; the first lanes keep their own."""
     return T.tvm_warp_shuffle_up(T.uint32(ALL), x, distance, WARP, WARP)
 
 
 def add_at(address: Expr, x: Expr) -> None:
-    """Atomic addition of integers: their sum knows no order."""
+    """Add an integer atomically: the sum does not depend on the order."""
     T.evaluate(_CUDA.atomic_add(address, x))
 
 
@@ -63,12 +64,18 @@ def warp_prefix(x: Expr, take: Callable[[Expr, Expr], Expr], lane: Expr, name: s
 
 @dataclass(frozen=True)
 class Cta:
-    """Who is asking: the thread's place in its CTA."""
+    """The place of a thread in its CTA: ``thread = warp * 32 + lane`` of ``threads``."""
 
     warp: Expr
     lane: Expr
     thread: Expr
     threads: int
+
+    @classmethod
+    def open(cls, threads: int) -> Cta:
+        """Bind the place of the thread, at the beginning of a kernel."""
+        warp, lane = let("warp", T.warp_id([threads // WARP])), let("lane", T.lane_id([WARP]))
+        return cls(warp, lane, let("thread", warp * WARP + lane), threads)
 
     @property
     def warps(self) -> int:

@@ -11,7 +11,6 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.budgets import FIRST, KEPT, PAGES, SCORED
 from vortex.codegen.cuda.arrival import arrive
 from vortex.codegen.cuda.ptx import (
-    WARP,
     cta_sync,
     early,
     overlap_begin,
@@ -54,8 +53,7 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
     """The body of one CTA: one item of the work list, one KV head."""
     heads = args.size("Hkv")
     place = let("cta", T.cta_id([(args.size("N") - HEADER) * heads]))
-    warp, lane = let("warp", T.warp_id([knobs.threads // WARP])), let("lane", T.lane_id([WARP]))
-    cta = Cta(warp, lane, let("thread", warp * WARP + lane), knobs.threads)
+    cta = Cta.open(knobs.threads)
     arena = Arena()
     memory = Memory.reserve(layout, args, arena, knobs)
     reserved = Reserved.take(layout, arena, cta, knobs)

@@ -15,91 +15,23 @@ from functools import partial
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles, stored_values
-from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, quotient, remainder, warp_sync, wide
+from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, warp_sync, wide
 from vortex.codegen.cuda.select.lane_group import LaneGroupTiles
 from vortex.codegen.cuda.select.layout import Layout, Memory, RowMemory
 from vortex.codegen.cuda.select.page_reduce import PageFolds
 from vortex.codegen.cuda.select.page_tile import LaneTiles, PageTile
-from vortex.codegen.cuda.select.tensor_core import Contractions, Pipeline
-from vortex.codegen.cuda.storage import Arena, Held, LaneStorage, PageTileStorage, RowStorage, StoredValues
-from vortex.codegen.cuda.vector_load import unpack
+from vortex.codegen.cuda.select.reserved import GpuReader, Reserved
+from vortex.codegen.cuda.select.tensor_core import Pipeline
+from vortex.codegen.cuda.storage import Arena, Held, LaneStorage, PageTileStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.scalar import convert
 from vortex.codegen.sort_key import sortable
-from vortex.codegen.sweep import Here, Row, RowReader, Workspace, is_paged, page_ops, row_ops
-from vortex.codegen.tiles import require_emittable
+from vortex.codegen.sweep import Here, Row, Workspace, is_paged, page_ops, row_ops
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, equal, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, type_of
-from vortex.ir.core import Module, Op, Value
+from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.types import bf16, f16
 from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs
-
-
-@dataclass(frozen=True)
-class Reserved:
-    """The shared memory of the sweeps, handed out before it is declared."""
-
-    rows: dict[Value, RowStorage]
-    """Of values of the row."""
-    page_tiles: dict[Value, int]
-    """Where values of a page tile begin in the words of a warp."""
-    page_tile_words: int
-    """Words of each warp."""
-    page_tiles_at: int
-    inputs: dict[str, int]
-    """Inputs of the row that go through shared memory, by buffer: they are asked for first and used last."""
-    contractions: dict[int, Contractions]
-    """What tensor cores do in each sweep."""
-
-    @classmethod
-    def take(cls, layout: Layout, arena: Arena, cta: Cta, knobs: SelectKnobs) -> Reserved:
-        """Take shared memory for all sweeps of a kernel."""
-        for o in layout.f.ops:
-            require_emittable(o)
-        rows = {o.value: RowStorage(arena, arena.take(max(1, type_of(o.value).numel))) for o in layout.per_row()}
-        page_tiles: dict[Value, int] = {}
-        words = 0
-        for o in layout.tiles():
-            if not layout.in_lane(o):
-                page_tiles[o.value] = words
-                words += max(1, type_of(o.value).numel) * PAGE_TILE
-        page_tiles_at = arena.take(words * cta.warps)
-        inputs: dict[str, int] = {}
-        for o in layout.f.ops:
-            if isinstance(o, page.Load) and _stageable(layout.program, o):
-                # taken again for each load: only the first is used
-                inputs.setdefault(o.buffer, arena.take(type_of(o.value).numel // 2))
-        contractions = {}
-        for level in range(layout.staging.loops):
-            ops = page_ops(layout.f, layout.staging, level)
-            if mine := [m for o, m in layout.matrices.items() if o in ops]:
-                contractions[level] = Contractions.reserve(mine, arena, knobs.ahead)
-        return cls(rows, page_tiles, words, page_tiles_at, inputs, contractions)
-
-
-def _stageable(program: Module, o: page.Load) -> bool:
-    """Whether an input of the row goes through shared memory: pairs of 16-bit numbers do."""
-    d, t = program.decls[o.buffer], type_of(o.value)
-    if d.attrs["layout"] != "batched" or d.attrs["role"] != "input":
-        return False
-    return t.dtype in (bf16, f16) and len(t.tile) == 2 and t.tile[1] % 2 == 0
-
-
-@dataclass(frozen=True)
-class GpuReader(RowReader):
-    """Reads what the kernel loads for a row; some inputs are in shared memory."""
-
-    arena: Arena
-    inputs: dict[str, int]
-
-    def load(self, o: page.Load, index: Index, here: Here | None = None) -> Expr:
-        if o.buffer not in self.inputs:
-            return super().load(o, index, here)
-        t = type_of(o.value)
-        word = self.arena.u32[quotient(index[0] * t.tile[1] + index[1], i32(2)) + self.inputs[o.buffer]]
-        odd = remainder(index[1], i32(2)) > 0
-        return T.Select(odd, unpack(word, 1, t.dtype), unpack(word, 0, t.dtype))
 
 
 @dataclass(frozen=True)
