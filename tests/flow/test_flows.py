@@ -438,8 +438,8 @@ BODY = BODIES[7]
     [
         b"\xef\xbb\xbfSCALE = 1\n",
         b"# -*- coding: latin-1 -*-\nNAME = 'caf\xe9'\nassert len(NAME) == 4\n",
-        b"from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass C:\n    x: int = 1\n",
-        b"import pickle, typing\nclass T(typing.NamedTuple):\n    x: int\nassert pickle.loads(pickle.dumps(T(1))) == T(1)\n",
+        b"from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass C:\n    x: int\n",
+        b"import pickle, typing\nclass T(typing.NamedTuple):\n    x: int\nassert pickle.loads(pickle.dumps(T(1)))\n",
         b"if __name__ == '__main__':\n    raise SystemExit(3)\n",
         b"import vortex\nfrom helpers import SCALE\n",
     ],

@@ -1,4 +1,4 @@
-"""Augmented assignment, ``x += y``: what torch does to every name of ``x``, refused where views would have to see it."""
+"""Augmented assignment, ``x += y``: as in torch for every name of ``x``, refused where views would see it."""
 
 from __future__ import annotations
 
