@@ -189,7 +189,8 @@ SYMBOLIC_SIZE = kind(
     "VX1014",
     "page count used as a number",
     "{what} needs the number of pages, which is not known while tracing",
-    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index()",
+    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); F.conv1d along the pages shifts "
+    "them and mixes neighbours",
 )
 CONSTANT_TOO_BIG = kind(
     "VX1015",

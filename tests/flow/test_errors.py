@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import vortex
 from vortex.errors import VortexError
-from vortex.flow import flow
+from vortex.flow import flow, oracle
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 
@@ -27,6 +28,8 @@ import vortex
 BIG = torch.zeros(1024, 257)
 REAL = torch.ones(1, 4)
 REAL8 = torch.ones(8)
+KEPT = []
+COUNT = 0
 
 @vortex.register("{name}")
 class Broken(vortex.vFlow):
@@ -164,6 +167,35 @@ IN_INDEX = [
     ("VX1014", "x = cache.a.repeat(2, 1)", "cache.a.repeat(2, 1)", "page axis"),
     ("VX1014", "x = F.pad(score, (1, 1))", "F.pad(score, (1, 1))", "padding the page axis"),
     ("VX1014", "x = cache.a.split(2)", "cache.a.split(2)", "page axis"),
+    ("VX1001", "x = F.max_pool1d(score[None], 3, 1, 1)", "F.max_pool1d(score[None], 3, 1, 1)", "F.conv1d"),
+    ("VX1014", "x = torch.roll(score, 1)", "torch.roll(score, 1)", "F.conv1d"),
+    ("VX1004", "x = torch.zeros(())\nx += score.sum()", "x += score.sum()", "x = x + y"),
+    ("VX1005", "x = vortex.page_index()\nx /= 2", "x /= 2", "i32 does not hold f32"),
+    ("VX1005", "x = q.mean(0)\nx += cache.a", "x += cache.a", "[S, 8]"),
+    ("VX1026", "x = cache.a[:, :4]\nx += 1", "x += 1", "shares"),
+    ("VX1026", "x = q.T\nx *= 2", "x *= 2", "x.clone()"),
+    ("VX1026", "x, y = q.split(2)\nx -= y", "x -= y", "shares"),
+    ("VX1026", "x = q[0].expand(3, 8)\nx += 1", "x += 1", "expand"),
+    ("VX1023", "cache.a = cache.a * 2", "cache.a", "forward_indexer sets cache.a"),
+    ("VX1023", "cache['a'] = score", "cache['a']", "fields are written by forward_cache"),
+    ("VX1023", "self.previous = score", "self.previous", "forward_indexer sets self.previous"),
+    ("VX1023", "setattr(self, 'previous', score)", "setattr(self, 'previous', score)", "self.previous"),
+    (
+        "VX1023",
+        "KEPT.append(score)\nif len(KEPT) > 1:\n    score = score - KEPT[-2]\nreturn vortex.topk(score)",
+        "score - KEPT[-2]",
+        "earlier run",
+    ),
+    (
+        "VX1023",
+        "global COUNT\nCOUNT += 1\nif COUNT > 100:\n    score = -score\nreturn vortex.topk(score)",
+        "COUNT",
+        "a call changes COUNT",
+    ),
+    ("VX1024", "return vortex.topk(score + torch.rand(()))", "score + torch.rand(())", "another constant"),
+    ("VX1024", "REAL8.mul_(2)\nreturn vortex.topk((cache.a * REAL8).sum(-1))", "cache.a * REAL8", "keep nothing"),
+    ("VX1003", "try:\n    x = score.sum().item()\nexcept Exception:\n    x = 1", "score.sum().item()", ".item()"),
+    ("VX1001", "with torch.autocast('cpu'):\n    x = cache.a @ q[0]", "q[0]", "torch.autocast"),
     ("VX1015", "x = score + BIG.sum(0)[:1] + q[0, 0] * BIG", "q[0, 0] * BIG", "1052672 bytes", "1048576"),
 ]
 
@@ -191,6 +223,12 @@ IN_CACHE = [
     ("VX1002", "if page.k.sum() > 0:\n    pass", "page.k.sum() > 0", "bool[]"),
     ("VX1013", "return {'a': page.q.mean(0)}", "page.q", "a page has k and v"),
     ("VX1005", "return {'a': page.k @ page.k}", "page.k @ page.k", "inner sizes"),
+    ("VX1023", "self.energy = page.v.norm()\nreturn {'a': page.k.mean(0)}", "self.energy", "is a field"),
+    ("VX1023", "page.k = page.k * 2\nreturn {'a': page.k.mean(0)}", "page.k", "forward_cache sets page.k"),
+    ("VX1013", "return {'a': vortex.page_index().sum() * page.k[0]}", "vortex.page_index()", "ask in forward_indexer"),
+    ("VX1013", "return {'a': None}", "'a'", "returns None for field 'a'"),
+    ("VX1013", "return {'a': (page.k[0],)}", "'a'", "a tuple"),
+    ("VX1005", "return {'a': REAL8 * 1j}", "'a'", "complex64"),
 ]
 
 
@@ -217,6 +255,43 @@ def test_mistakes_in_create_cache(write: Write, create: str, culprit: str, said:
     check(refused(path), "VX1016", path, culprit, said)
 
 
+SIGNATURES = [
+    ("def create_cache(self, spec):", "def create_cache(self, block_size, head_dim):", "create_cache(self, spec)"),
+    ("def create_cache(self, spec):", "@staticmethod\n    def create_cache(self, spec):", "create_cache(self, spec)"),
+    ("def forward_cache(self, page):", "def forward_cache(self):", "forward_cache(self, page)"),
+    ("def forward_indexer(self, q, cache):", "def forward_indexer(q, cache):", "forward_indexer(self, q, cache)"),
+    ("def forward_indexer(self, q, cache):", "async def forward_indexer(self, q, cache):", "a coroutine"),
+    ("return vortex.topk(score)", "yield vortex.topk(score)", "a generator"),
+    ("def forward_indexer(self, q, cache):", "def forward_indexer(self, q, cache, *, layer):", "'layer'"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), SIGNATURES)
+@pytest.mark.parametrize("eager", [False, True])
+def test_signatures(write: Write, old: str, new: str, said: str, eager: bool) -> None:
+    path = write(flow_text().replace(old, new))
+    page = torch.ones(1, 16, 8)
+    run = (lambda cls: oracle.summaries(cls, SPEC, page, page)) if eager else (lambda cls: trace(cls, SPEC))
+    with pytest.raises(VortexError, match="VX1025") as caught:
+        run(find_flow(str(path)))
+    assert caught.value.loc is not None
+    assert path.read_text().splitlines()[caught.value.loc.line - 1].strip().startswith(("def ", "async def "))
+    assert said in str(caught.value)
+
+
+def test_random_numbers_need_a_seed(write: Write) -> None:
+    create = "self.w = torch.randn(8)\n" + CREATE
+    path = write(flow_text(create=create, index="return vortex.topk(cache.a @ self.w)"))
+    check(refused(path), "VX1024", path, "cache.a @ self.w", "manual_seed(0)")
+    for seeded in (
+        "torch.manual_seed(0)\n" + create,
+        create.replace("(8)", "(8, generator=torch.Generator().manual_seed(0))", 1),
+    ):
+        before = torch.get_rng_state()
+        trace(find_flow(str(write(flow_text(create=seeded, index="return vortex.topk(cache.a @ self.w)")))), SPEC)
+        assert torch.equal(before, torch.get_rng_state())
+
+
 def test_a_mistake_in_a_called_function_is_shown_there(write: Write) -> None:
     path = write(flow_text(index="return vortex.topk(deeper(score))") + "\ndef deeper(x):\n    return x.nonzeroes()\n")
     check(refused(path), "VX1001", path, "x.nonzeroes")
@@ -237,7 +312,7 @@ def test_names_are_taken_once(write: Write, tmp_path: Path) -> None:
     second.write_text(flow_text())
     with pytest.raises(VortexError, match=r"VX1017.*'broken' is registered already") as caught:
         find_flow(str(second))
-    assert f"{first}:12" in str(caught.value)
+    assert f"{first}:14" in str(caught.value)
     check(caught.value, "VX1017", second, 'vortex.register("broken")')
 
 

@@ -331,3 +331,166 @@ def test_the_type_of_the_cache() -> None:
     assert [str(a.type) for a in module.functions["cache"].args] == ["f32[4, 8]"] * 2
     assert [str(d.type) for d in module.declared("field")] == ["bf16[8]"] * 2
     torch.testing.assert_close(oracle.summaries(find_flow("quest"), spec, k, v)["lo"], k.amin(1).bfloat16())
+
+
+# torch's own meaning of Python ---------------------------------------------------------------------
+
+
+BODIES = [
+    "s = cache.c @ q.mean(0)\nt = s\nt *= -1\nreturn vortex.topk(s)",
+    "s = cache.c @ q.mean(0)\nt = s.clone()\nt *= -1\nreturn vortex.topk(s + 0.5 * t)",
+    "s = cache.c @ q.mean(0)\nheld = [s, s]\nheld[0] += 1\nreturn vortex.topk(held[1] * s)",
+    "x = cache.c\nx *= 2\nreturn vortex.topk(cache.c @ q.mean(0))",
+    "s = cache.c @ q[0]\na = torch.zeros_like(s)\nb = torch.zeros_like(s)\na += s\nb -= 2\nreturn vortex.topk(a * b)",
+    "u = (cache.c @ q.mean(0) * 2).view(-1)\nu -= 1\nreturn vortex.topk(u)",
+    "i = vortex.page_index()\ni += 2\nreturn vortex.topk(cache.c @ q[0] + i * vortex.page_index())",
+    "vortex.topk(cache.c @ q[0])\nreturn vortex.topk(cache.c @ q[1])",
+    "first = vortex.topk(cache.c @ q[0])\nvortex.topk(cache.c @ q[1])\nreturn first",
+    "return vortex.topk({**cache}['c'] @ q[0] + dict(cache.items())['c'] @ q[1] + cache.get('c') @ q[0])",
+]
+PARTS = """
+import vortex, torch
+@vortex.register("{name}")
+class Made(vortex.vFlow):
+    def create_cache(self, spec):
+        return {{"{field}": vortex.Field(8)}}
+    def forward_cache(self, page):
+        return {{"{field}": page.k.mean(0) * (1 + vortex.layer())}}
+    def forward_indexer(self, q, cache):
+{body}
+"""
+
+
+def written(path: Path, body: str, name: str = "made_here", field: str = "c") -> type[vortex.vFlow]:
+    indented = "\n".join("        " + line for line in body.splitlines())
+    path.write_text(PARTS.format(name=name, field=field, body=indented))
+    return find_flow(str(path))
+
+
+def agrees(cls: type[vortex.vFlow]) -> None:
+    spec = vortex.Spec(page_size=4, head_dim=8, group=2, dtype="f32")
+    q, k, v = data(spec, 6)
+    kept = q.clone()
+    want = oracle.score(cls, spec, q, oracle.summaries(cls, spec, k, v))
+    assert torch.equal(q, kept)
+    np.testing.assert_allclose(traced_scores(cls, spec, q, k, v), want.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("vortex.flow.flow._REGISTRY", {})
+    return tmp_path / "flow.py"
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_assignment_and_selection_as_in_torch(file: Path, body: str) -> None:
+    agrees(written(file, body))
+
+
+@pytest.mark.parametrize("name", ["keys", "items", "values", "get", "pop", "copy", "_fields", "float", "layer"])
+def test_fields_of_any_name(file: Path, name: str) -> None:
+    agrees(written(file, f"return vortex.topk(cache.{name} @ q[0] + cache['{name}'] @ q[1])", field=name))
+
+
+@pytest.mark.parametrize("around", ["double", "bf16", "meta", "inference", "autocast", "grad"])
+def test_what_is_on_around_a_flow_changes_nothing(file: Path, around: str) -> None:
+    body = "w = torch.tensor([0.1, 0.2]) + torch.ones(2)\nreturn vortex.topk((cache.c @ q.T) @ w)"
+    spec = vortex.Spec(page_size=4, head_dim=8, group=2, dtype="f32")
+    q, k, v = data(spec, 6)
+
+    def scores() -> tuple[str, Tensor]:
+        cls = written(file, body)
+        return print_module(trace(cls, spec)), oracle.score(cls, spec, q, oracle.summaries(cls, spec, k, v))
+
+    program, want = scores()
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype({"double": torch.float64, "bf16": torch.bfloat16}.get(around, before))
+        on: Any = {
+            "meta": lambda: torch.device("meta"),
+            "inference": torch.inference_mode,
+            "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        }.get(around, torch.enable_grad)
+        with on():
+            again, got = scores()
+    finally:
+        torch.set_default_dtype(before)
+    assert again == program
+    assert torch.equal(got, want)
+    assert not got.is_inference()
+
+
+def test_layer_in_forward_cache(file: Path) -> None:
+    cls, spec = written(file, BODIES[0]), vortex.Spec(page_size=4, head_dim=8, group=2)
+    _, k, v = data(spec, 6)
+    want = k.float().mean(1) * 4
+    torch.testing.assert_close(oracle.summaries(cls, spec, k, v, layer=3)["c"], want.bfloat16())
+
+
+# files ---------------------------------------------------------------------------------------------
+
+
+BODY = BODIES[7]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\xef\xbb\xbfSCALE = 1\n",
+        b"# -*- coding: latin-1 -*-\nNAME = 'caf\xe9'\nassert len(NAME) == 4\n",
+        b"from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass C:\n    x: int\n",
+        b"import pickle, typing\nclass T(typing.NamedTuple):\n    x: int\nassert pickle.loads(pickle.dumps(T(1)))\n",
+        b"if __name__ == '__main__':\n    raise SystemExit(3)\n",
+        b"import vortex\nfrom helpers import SCALE\n",
+    ],
+)
+def test_files_are_read_as_python_reads_them(file: Path, head: bytes) -> None:
+    written(file, BODY)
+    (file.parent / "helpers.py").write_text("SCALE = 2")
+    file.write_bytes(head + file.read_bytes())
+    agrees(find_flow(str(file)))
+
+
+def test_each_file_has_the_siblings_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vortex.flow.flow._REGISTRY", {})
+    found = []
+    for n, scale in enumerate((2, 3)):
+        (tmp_path / str(n)).mkdir()
+        (tmp_path / str(n) / "sibling_of_flow.py").write_text(f"SCALE = {scale}")
+        body = "from sibling_of_flow import SCALE\nreturn vortex.topk(cache.c @ q[0] * SCALE)"
+        found.append(written(tmp_path / str(n) / "flow.py", body, name=f"made_{n}"))
+    assert found[0].__module__ != found[1].__module__
+    spec = vortex.Spec(page_size=4, head_dim=8, group=2)
+    for cls, scale in zip(found, (2, 3), strict=True):
+        assert f"number = {scale}}}" in print_module(trace(cls, spec))
+    assert "sibling_of_flow" not in sys.modules
+    (tmp_path / "0" / "sibling_of_flow.py").write_text("SCALE = 5")
+    assert "number = 5}" in print_module(trace(find_flow(str(tmp_path / "0" / "flow.py")), spec))
+
+
+def test_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vortex.flow.flow._REGISTRY", {})
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").touch()
+    (tmp_path / "pack" / "other.py").write_text("SCALE = 2")
+    agrees(written(tmp_path / "pack" / "flow.py", "from .other import SCALE\n" + BODY))
+    assert "pack" not in sys.modules
+
+
+def test_a_class_defined_again_replaces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vortex.flow.flow._REGISTRY", {})
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    for cell in ("<cell 1>", "<cell 2>"):
+        text = PARTS.format(name="cell_flow", field="c", body=f"        return vortex.topk(cache.c @ q[0])  # {cell}")
+        exec(compile(text, cell, "exec"), scope)
+    agrees(find_flow("cell_flow"))
+
+
+def test_integers_of_numpy() -> None:
+    spec = vortex.Spec(page_size=np.int64(4), head_dim=np.int32(8), group=np.uint8(2))
+    assert spec == vortex.Spec(page_size=4, head_dim=8, group=2)
+    assert type(spec.attrs()["page_size"]) is int
+    assert vortex.Budget(np.int64(3), sink=np.int16(1)) == vortex.Budget(3)
+    assert vortex.Field(np.int64(3), np.uint8(2)).shape == (3, 2)
+    with pytest.raises(VortexError, match="VX1020"):
+        vortex.Budget(np.float32(3))  # type: ignore[arg-type]

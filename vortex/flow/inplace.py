@@ -1,11 +1,11 @@
-"""Augmented assignment, ``x += y``: what torch does to every name of ``x``; refused where views would see it."""
+"""Augmented assignment, ``x += y``: as in torch for every name of ``x``, refused where views would see it."""
 
 from __future__ import annotations
 
-from vortex.errors import ALIASED
+from vortex.errors import ALIASED, BAD_SHAPE
 from vortex.flow.dispatch import fills
 from vortex.flow.tensor import vTensor
-from vortex.flow.tracer import active, emit, fail, refuse
+from vortex.flow.tracer import active, emit, fail
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
 from vortex.ir.types import TensorType, bool_, f32
@@ -56,12 +56,12 @@ def assigned(x: vTensor, made: vTensor, operator: str) -> vTensor:
     sign = f"{operator}="
     if made.dims != x.dims:
         shapes = f"{flow.show(x.dims)} does not hold the result, {flow.show(made.dims)}"
-        raise refuse(f"'{sign}' writes in place: {shapes}", f"x = x {operator} y makes a new tensor")
-    if _rank(made) > _rank(x):
-        raise refuse(
-            f"'{sign}' writes in place: {x.type.dtype} does not hold {made.type.dtype}",
-            f"x = x {operator} y makes a new tensor",
+        raise fail(
+            BAD_SHAPE, op=f"'{sign}' writes in place", why=shapes, expected=f"x = x {operator} y is a new tensor"
         )
+    if _rank(made) > _rank(x):
+        types = f"{x.type.dtype} does not hold {made.type.dtype}"
+        raise fail(BAD_SHAPE, op=f"'{sign}' writes in place", why=types, expected=f"x = x {operator} y is a new tensor")
     root, spread = _root(x.value)
     what = ""
     if not x.copied and isinstance(root.owner, flow.Resource):

@@ -126,7 +126,7 @@ def selection_of(flow: vFlow, q: Any, cache: Any, tracer: Tracer | None = None) 
 
 
 def called(flow: vFlow, name: str, *args: Any, tracer: Tracer | None = None) -> Any:
-    """The result of a method of the flow; VX1025 when it cannot take these arguments or return at once."""
+    """The result of a method of the flow; VX1025 when it does not take these arguments or is no plain function."""
     method = getattr(flow, name)
     loc = method_loc(flow, name)
     if not callable(method):
@@ -191,7 +191,7 @@ def _inner(function: Any) -> Any:
             elif hasattr(function, "__code__") or isinstance(function, type):
                 return function
             else:
-                under = getattr(type(function), "__call__", None)  # noqa: B004 - the method of its class is read
+                under = vars(type(function)).get("__call__")
                 if not hasattr(under, "__code__"):
                     return function
         function = under

@@ -64,7 +64,20 @@ INSTEAD = {
     "masked_select nonzero argwhere unique": "torch.where(mask, x, other) keeps the shape",
     "scaled_dot_product_attention": "score with q @ k.T and softmax; attending is vortex's part",
     "rand_like randn_like randint_like bernoulli multinomial dropout": "a flow gives the same answer every time",
-    "avg_pool1d max_pool1d unfold": "x.unflatten(dim, (-1, n)).amax(dim + 1) pools an axis of known size",
+    "avg_pool1d max_pool1d lp_pool1d adaptive_avg_pool1d adaptive_max_pool1d unfold": "F.conv1d mixes neighbouring "
+    "pages (a weighted sum, padded to keep their number); x.unflatten(dim, (-1, n)).amax(dim + 1) pools an axis of "
+    "known size",
+    "bincount histc unique_consecutive isin searchsorted bucketize": "comparisons count: (x > edge).sum(dim)",
+    "scatter_add scatter_reduce index_fill index_copy index_put masked_scatter put": "torch.where(mask, a, b) chooses",
+    "svd eig eigh qr inv inverse solve cholesky det lstsq pinv linalg_inv linalg_svd": "work matrices out in __init__ "
+    "or create_cache and capture the result",
+    "cov corrcoef": "x - x.mean(dim, keepdim=True) and @ give covariances",
+    "batch_norm instance_norm group_norm renorm": "F.layer_norm, F.normalize and (x - x.mean(d)) / x.std(d) normalise",
+    "embedding one_hot": "table[vortex.layer()] looks up one row",
+    "interpolate": "F.conv1d smooths along the pages",
+    "fft_fft fft_rfft stft": "a captured matrix of cosines and sines: x @ table",
+    "nelement": "x.numel() counts the elements",
+    "diag diagonal diag_embed trace": "(x * torch.eye(n)).sum(-1) takes the diagonal",
     "empty_like new_empty": "torch.zeros_like(x) has known contents",
     "double": "x.float(): flows compute in float32",
     "short char byte": "x.int(): integers have 32 bits here",
@@ -174,7 +187,15 @@ def unknown(name: str) -> Exception:
     if last == "__setitem__" or in_place or (last.startswith("__i") and hasattr(torch.Tensor, f"__{last[3:]}")):
         return fail(IN_PLACE, name=name)
     other = next((text for names, text in INSTEAD.items() if last in names.split()), "")
-    return fail(UNKNOWN_TORCH_OP, name=name, nearest=f"; {other}" if other else nearest(last, known_names()))
+    return fail(UNKNOWN_TORCH_OP, name=name, nearest=f"; {other}" if other else _misspelt(name))
+
+
+def _misspelt(name: str) -> str:
+    """The nearest known name to one that torch does not have; what torch has is not misspelt."""
+    last = name.rpartition(".")[2]
+    if any(hasattr(scope, last) for scope in (torch, torch.Tensor, F, torch.linalg, torch.special)):
+        return ""
+    return nearest(last, known_names())
 
 
 def _shown(function: Any) -> str:
@@ -190,6 +211,8 @@ def call(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     tracer = active()
     if tracer.call:
         return entry.handler(*args, **_plain(entry, kwargs))
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise fail(UNKNOWN_TORCH_OP, name="torch.autocast", nearest="; a flow computes in fp32, x.bfloat16() rounds")
     tracer.call, before, births = entry.name, len(tracer.function.ops), tracer.births
     try:
         kwargs = _plain(entry, kwargs)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from vortex.errors import STATE, VortexError
 from vortex.flow import source
@@ -53,3 +55,36 @@ def written_argument(what: str, name: str) -> VortexError:
     else:
         hint = "use a variable; forward_cache returns the fields"
     return STATE.at(source.here(), what=f"{method() or 'the flow'} sets {what}.{name}", hint=hint)
+
+
+SIMPLE = (bool, int, float, complex, str, bytes, type(None))
+CONTAINERS = (list, tuple, set, frozenset, dict, deque, bytearray)
+LIMIT = 2000
+"""Elements of containers looked at; of longer ones the number alone."""
+
+
+def held(flow: Any) -> dict[str, object]:
+    """What outlives a call and can be compared: numbers and containers of the object, its class and its module.
+
+    Names are as in the code, ``self.name`` or ``name``.
+    """
+    found: dict[str, object] = {}
+    function = getattr(type(flow).forward_indexer, "__globals__", {})
+    for name, value in function.items():
+        if not name.startswith("__") and isinstance(value, (*SIMPLE, *CONTAINERS)):
+            found[name] = _snapshot(value)
+    for cls in reversed(type(flow).__mro__[:-1]):
+        found |= {f"self.{n}": _snapshot(v) for n, v in vars(cls).items() if isinstance(v, CONTAINERS)}
+    found |= {f"self.{n}": _snapshot(v) for n, v in vars(flow).items() if isinstance(v, (*SIMPLE, *CONTAINERS))}
+    return found
+
+
+def _snapshot(value: Any, depth: int = 4) -> object:
+    if isinstance(value, SIMPLE):
+        return repr(value)
+    if isinstance(value, CONTAINERS):
+        if depth == 0 or len(value) > LIMIT:
+            return len(value)
+        items = value.items() if isinstance(value, dict) else value
+        return len(value), [_snapshot(v, depth - 1) for v in items]
+    return id(value)

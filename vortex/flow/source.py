@@ -159,6 +159,18 @@ def def_loc(code: CodeType) -> Loc:
     return node_loc(code.co_filename, node) if node is not None else Loc(code.co_filename, code.co_firstlineno)
 
 
+def mention(code: CodeType, name: str) -> Loc | None:
+    """The first line of a function that writes a variable or attribute ``name``, else one that reads it."""
+    node = function_node(code)
+    if node is None:
+        return None
+    found = [n for n in ast.walk(node) if getattr(n, "id", getattr(n, "attr", None)) == name]
+    written = [n for n in found if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, ast.Store)]
+    read = [n for n in found if isinstance(n, ast.Name | ast.Attribute)]
+    best = (written or read)[:1]
+    return node_loc(code.co_filename, best[0]) if best else None
+
+
 def return_loc(code: CodeType) -> Loc:
     """The function's last ``return``, else its first line."""
     node = function_node(code)

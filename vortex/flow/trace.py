@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any
 
-from vortex.errors import FIELD_SHAPE, UNREPEATABLE, Loc
-from vortex.flow import purity
+from vortex.errors import FIELD_SHAPE, STATE, UNREPEATABLE, Loc, VortexError
+from vortex.flow import purity, source
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import METHODS, Field, vFlow
@@ -52,7 +52,9 @@ def trace(flow: vFlow | type[vFlow], spec: Spec) -> Module:
             fields = declared_fields(made, spec)
             module = _traced(made, spec, fields)
         with seeded(2):
+            before = purity.held(made)
             _same(module, _traced(made, spec, fields), AGAIN)
+            _unchanged(made, before, purity.held(made))
         with seeded(3):
             other = instantiate(flow)
             _same(module, _traced(other, spec, declared_fields(other, spec)), ANEW)
@@ -80,6 +82,16 @@ def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     _trace_cache(made, spec, module, fields)
     _trace_index(made, spec, module, fields)
     return module
+
+
+def _unchanged(made: vFlow, before: dict[str, object], after: dict[str, object]) -> None:
+    """VX1023 where something that outlives a call is another after it."""
+    for name, now in after.items():
+        if name in before and before[name] != now:
+            code = [c for m in METHODS[1:] if (c := code_of(getattr(made, m))) is not None]
+            loc = next(filter(None, (source.mention(c, name.rpartition(".")[2]) for c in code)), None)
+            hint = purity.HINTS["forward_indexer"]
+            raise STATE.at(loc or method_loc(made, "forward_indexer"), what=f"a call changes {name}", hint=hint)
 
 
 def _same(first: Module, second: Module, hint: str) -> None:
@@ -136,8 +148,11 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
         page = Page(spec, [vTensor(a) for a in function.args])
         values: dict[str, Value] = {}
         for name, x in summaries_of(flow, fields, page, tracer).items():
-            with at_the_flow(tracer, key_loc(flow, name)):
+            try:
                 made = lift(x)
+            except VortexError as e:
+                e.loc = key_loc(flow, name)
+                raise
             if made.dims != fields[name].shape:
                 declared = ops.show(fields[name].shape)
                 raise FIELD_SHAPE.at(key_loc(flow, name), name=name, declared=declared, got=ops.show(made.dims))
