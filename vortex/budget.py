@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, SupportsIndex
 
 from vortex.errors import BAD_BUDGET
 from vortex.untrusted_json import Raw
 
 I32_MAX = 2**31 - 1
+
+
+def integer(x: object) -> int | None:
+    """An integer of Python's from any (numpy's too); None for what is none, truth values among them."""
+    if isinstance(x, bool) or not isinstance(x, SupportsIndex):
+        return None
+    try:
+        return operator.index(x)
+    except TypeError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +42,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, least in (("pages", 0), ("sink", 0), ("recent", 1)):
-            number = getattr(self, name)
-            if not isinstance(number, int) or not least <= number < 2**28:
-                raise BAD_BUDGET.at(why=f"{name} is {number!r}, an integer of at least {least} is needed")
+            number = integer(getattr(self, name))
+            if number is None or not least <= number < 2**28:
+                raise BAD_BUDGET.at(why=f"{name} is {getattr(self, name)!r}, an integer of at least {least} is needed")
+            object.__setattr__(self, name, number)
         try:
             ratio = Fraction(str(self.ratio))
         except (ValueError, ZeroDivisionError):

@@ -139,7 +139,7 @@ IN_PLACE = kind(
     "VX1004",
     "in-place write",
     "'{name}' writes in place; a flow is a pure function",
-    "use the form without the underscore, or torch.where / torch.cat to build a new tensor",
+    "write x = x + y for x += y, the form without the underscore, or torch.where / torch.cat to build a new tensor",
 )
 BAD_SHAPE = kind("VX1005", "shapes do not fit", "{op}: {why}", "{expected}")
 BAD_SCORE = kind(
@@ -197,7 +197,7 @@ CONSTANT_TOO_BIG = kind(
     "the flow captures a tensor of {size} bytes; constants may have {limit}",
     "make it smaller, or compute it from the page",
 )
-BAD_FIELD = kind("VX1016", "bad field declaration", "{why}", "write vortex.Field(dim, ...) with positive integers")
+BAD_FIELD = kind("VX1016", "bad field declaration", "{why}", "{hint}")
 DUPLICATE_FLOW = kind(
     "VX1017", "flow name taken", "a flow named '{name}' is registered already at {where}", "choose another name"
 )
@@ -214,6 +214,25 @@ BAD_SPEC = kind(
 )
 OTHER_CACHE = kind(
     "VX1022", "the cache holds something else", "page.{name} is read, but the model shape has {cache}", "{hint}"
+)
+STATE = kind(
+    "VX1023",
+    "a value is kept from one call to the next",
+    "{what}; the methods of a compiled flow keep nothing from one call to the next",
+    "{hint}",
+)
+UNREPEATABLE = kind(
+    "VX1024",
+    "the flow differs from run to run",
+    "{what} when the flow runs again, so the artifact and the flow's own code would differ",
+    "{hint}",
+)
+BAD_SIGNATURE = kind("VX1025", "method cannot be called", "{why}", "write it as def {method}: ...")
+ALIASED = kind(
+    "VX1026",
+    "augmented assignment to shared memory",
+    "'{sign}' writes in place into {what}",
+    "for a new tensor write x = x {operator} y, or x = x.clone() first",
 )
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
+from vortex.budget import integer
 from vortex.errors import BAD_SPEC
 from vortex.ir.types import dtype
 from vortex.untrusted_json import Range
@@ -43,12 +44,16 @@ class Spec:
 
     def __post_init__(self) -> None:
         for name in ("page_size", "head_dim", "group"):
-            number = getattr(self, name)
-            if not isinstance(number, int) or number < 1:
-                raise BAD_SPEC.at(why=f"{name} is {number!r}, a positive integer is needed")
-        rank = self.kv_lora_rank
-        if not isinstance(rank, int) or not 0 <= rank <= self.head_dim:
-            raise BAD_SPEC.at(why=f"kv_lora_rank is {rank!r}; 0 (no MLA) to head_dim, {self.head_dim}, is needed")
+            number = integer(getattr(self, name))
+            if number is None or number < 1:
+                raise BAD_SPEC.at(why=f"{name} is {getattr(self, name)!r}, a positive integer is needed")
+            object.__setattr__(self, name, number)
+        rank = integer(self.kv_lora_rank)
+        if rank is None or not 0 <= rank <= self.head_dim:
+            raise BAD_SPEC.at(
+                why=f"kv_lora_rank is {self.kv_lora_rank!r}; 0 (no MLA) to head_dim, {self.head_dim}, is needed"
+            )
+        object.__setattr__(self, "kv_lora_rank", rank)
         if self.dtype not in ("bf16", "f16", "f32"):
             dtype(self.dtype)
             raise BAD_SPEC.at(why=f"queries in {self.dtype} are not supported; use bf16, f16 or f32")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,6 +74,16 @@ def test_a_layer_runs_the_variant_that_is_asked_for(script: Callable[[str], Modu
         called.clear()
     with pytest.raises(SystemExit, match="attend_v1"):
         bench.only(library, ["attend_v7"])
+
+
+@pytest.mark.parametrize("file", sorted(BENCH.rglob("*.py")), ids=lambda p: str(p.relative_to(BENCH)))
+def test_what_a_benchmark_imports_is_there(file: Path) -> None:
+    """Most of them run on machines with GPUs alone, where a name that was moved would be found late."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vortex":
+            module = import_module(str(node.module))
+            for name in (a.name for a in node.names):
+                assert hasattr(module, name) or import_module(f"{node.module}.{name}"), name
 
 
 class OneRow:

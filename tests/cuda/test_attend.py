@@ -56,7 +56,7 @@ def test_agrees_with_torch_everywhere(page: int, dim: int, group: int, dtype: st
 
 
 @pytest.mark.parametrize(
-    "knobs", [(("warps", 2), ("stages", 2)), (("warps", 1), ("tile", 32)), (("stages", 6), ("tile", 64))]
+    "knobs", [(("warps", 2), ("stages", 2)), (("warps", 1), ("tile", 32)), (("warps", 2), ("stages", 6), ("tile", 64))]
 )
 def test_knobs(knobs: tuple[tuple[str, int], ...]) -> None:
     case = Case.make(64, 64, 4, lengths=(64 * 7 + 17, 64, 5))

@@ -189,7 +189,7 @@ ELEMENTWISE = [
     _c("bfloat16", lambda x: x.to(torch.bfloat16).float() * 3 + x.bfloat16()),
     _c("half", lambda x: x.half().float() * 3),
     _c("to_same", lambda x, q: x.to(q.dtype) + x.to(torch.float32) + x.type_as(q).contiguous(), **XQ),
-    _c("to_int", lambda x: (x * 3).int() + (x * 3).to(torch.int32) * 2 + (x > 0).long()),
+    _c("to_int", lambda x: (x * 3).int() + (x * 3).to(torch.int32) * 2 + (x > 0).long().int()),
     _c("to_bool", lambda x: x.bool(), "whole"),
     _c("int_divide", lambda x: (x * 5).int() // 3 + (x * 5).int() % 3, "normal"),
     _c("int_fmod", lambda x: torch.fmod((x * 5).int(), 3)),
@@ -399,7 +399,7 @@ SHAPES = [
 
 
 def _second(q: Any) -> Any:
-    return (q * 0).int().sum() + 2
+    return (q * 0).int().sum(dtype=torch.int32) + 2
 
 
 def _halves(x: Any) -> Any:

@@ -28,7 +28,7 @@ def flow_op(kind: type[Op], v: dict[str, Value]) -> Op:
         return kind(v["b"])
     if issubclass(kind, flow.Unary):
         return kind(v["c"])
-    if issubclass(kind, flow.Logical):
+    if issubclass(kind, flow.Logical | flow.FloorDivide):
         return kind(v["b"], v["b"])
     if issubclass(kind, flow.Binary):
         return kind(v["c"], v["d"])

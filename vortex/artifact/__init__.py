@@ -1,1 +1,1 @@
-"""Artifacts on disk: manifest, folder, kernel texts; imports errors, spec and kinds; later stages may import it."""
+"""Artifacts on disk: manifest, folder, kernel texts; driver, compilation, runtime, tune and cli import it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vortex.codegen.tir import F32, U32, Expr, T, cast, differ, equal, f32, is_nan
+from vortex.codegen.tir import F32, U32, Expr, T, cast, differ, equal, f32, is_nan, kind
 from vortex.ir.types import DType, bf16, bool_, f16, fp8_e4m3, i32
 
 STORAGE = {
@@ -25,7 +25,9 @@ def widen(stored: Expr, dtype: DType) -> Expr:
 
 
 def narrow(x: Expr, dtype: DType) -> Expr:
-    """``x`` as it is stored, to nearest even; fp8 is clamped to +-448 first."""
+    """``x`` as it is stored: integers and bools as the number they are, to nearest even; fp8 is clamped to +-448."""
+    if dtype.is_float and kind(x) != F32:
+        x = T.Select(x, f32(1), f32(0)) if kind(x) == "bool" else cast(F32, x)
     if dtype == fp8_e4m3:
         return _to_fp8_e4m3(x)
     if dtype == bool_:

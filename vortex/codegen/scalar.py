@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from vortex.codegen.narrow import round_to
-from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, is_nan, kind
+from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, is_nan, kind, tirx
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
 from vortex.ir.types import DType, bool_
+
+Fold = Callable[[Expr, Expr], Expr]
 
 
 def number_type(dtype: DType) -> str:
@@ -33,7 +35,46 @@ def convert(x: Expr, to: str) -> Expr:
     if now == "bool":
         one, zero = (f32(1), f32(0)) if to == F32 else (i32(1), i32(0))
         return T.Select(x, one, zero)
-    return cast(to, x)
+    return whole(x) if now == F32 else cast(to, x)
+
+
+def whole(x: Expr) -> Expr:
+    """fp32 ``x`` without its fraction; -2^31 for what int32 has no number for, where LLVM leaves the cast undefined."""
+    return T.Select(T.And(x >= f32(-(2.0**31)), x < f32(2.0**31)), cast(I32, x), i32(-(2**31)))
+
+
+def _long(x: Expr) -> Expr:
+    if isinstance(x, tirx.IntImm):
+        return T.uint64(int(x.value) % 2**32)
+    return cast("uint64", T.reinterpret(U32, x))
+
+
+def _wrapped(compute: Fold) -> Fold:
+    """``compute`` on integers modulo 2^32, in 64 bits that never overflow.
+
+    TVM and LLVM take for granted that 32 bits do not, signed or not. The reinterpretation at the end also keeps TVM
+    from carrying bounds of the 64 bits over to the result.
+    """
+
+    def run(a: Expr, b: Expr) -> Expr:
+        if kind(a) == F32:
+            return compute(a, b)
+        return T.reinterpret(I32, cast(U32, compute(_long(a), _long(b))))
+
+    return run
+
+
+def _less(a: Expr, b: Expr) -> Expr:
+    return a - b if kind(a) == F32 else a + (T.uint64(2**32) - b)
+
+
+add = _wrapped(lambda a, b: a + b)
+sub = _wrapped(_less)
+mul = _wrapped(lambda a, b: a * b)
+
+
+def negative(x: Expr) -> Expr:
+    return x * f32(-1) if kind(x) == F32 else sub(i32(0), x)
 
 
 def maximum(a: Expr, b: Expr) -> Expr:
@@ -57,13 +98,57 @@ def _extreme(first: Expr, second: Expr, a: Expr, b: Expr) -> Expr:
     return T.reinterpret(F32, T.bitwise_or(*(T.reinterpret(U32, x) for x in sides)))
 
 
+def _divisor(b: Expr) -> Expr:
+    """``b`` where the processor can divide by it: 0 and, beside -2^31, -1 would end the process."""
+    return T.Select(T.Or(equal(b, i32(0)), equal(b, i32(-1))), i32(1), b)
+
+
+def _apart(r: Expr, b: Expr, zero: Expr) -> Expr:
+    """Whether ``r`` is not zero and has the other sign than ``b``."""
+    return T.Or(T.And(b < zero, r > zero), T.And(b > zero, r < zero))
+
+
+def _certain(b: Expr) -> bool:
+    return isinstance(b, tirx.IntImm) and int(b.value) > 0
+
+
 def floor_mod(a: Expr, b: Expr) -> Expr:
-    return T.floormod(a, b) if kind(a) == I32 else a - T.floor(a / b) * b
+    """What is left of a / b rounded down; for integers 0 where b is 0."""
+    if kind(a) == F32:
+        r = T.call_pure_extern(F32, "fmodf", a, b)
+        return T.Select(_apart(r, b, f32(0)), r + b, r)
+    if _certain(b):
+        return T.floormod(a, b)
+    d = _divisor(b)
+    r = T.truncmod(a, d)
+    return T.Select(_apart(r, d, i32(0)), add(r, d), r)
+
+
+def trunc_mod(a: Expr, b: Expr) -> Expr:
+    """What is left of a / b rounded to zero; for integers 0 where b is 0."""
+    if kind(a) == F32:
+        return T.call_pure_extern(F32, "fmodf", a, b)
+    return T.truncmod(a, b if _certain(b) else _divisor(b))
+
+
+def floor_div(a: Expr, b: Expr) -> Expr:
+    """a / b rounded down; 0 where b is 0."""
+    if _certain(b):
+        return T.floordiv(a, b)
+    d = _divisor(b)
+    q, r = T.truncdiv(a, d), T.truncmod(a, d)
+    down = T.Select(_apart(r, d, i32(0)), q - i32(1), q)
+    return T.Select(equal(b, i32(0)), i32(0), T.Select(equal(b, i32(-1)), negative(a), down))
+
+
+def _libm(name: str) -> Callable[..., Expr]:
+    """The C library's function of that name, which a CPU's libm and CUDA both have."""
+    return lambda *x: T.call_pure_extern(F32, name, *x)
 
 
 def absolute(x: Expr) -> Expr:
     if kind(x) == I32:
-        return T.Select(x < i32(0), i32(0) - x, x)
+        return T.Select(x < i32(0), negative(x), x)
     return T.reinterpret(F32, T.bitwise_and(T.reinterpret(U32, x), T.uint32(0x7FFFFFFF)))
 
 
@@ -104,14 +189,20 @@ def _computed(name: str, emit: Callable[..., Expr]) -> None:
 
 
 for _name, _emit in {
-    "flow.neg": lambda x: x * (f32(-1) if kind(x) == F32 else i32(-1)),
+    "flow.neg": negative,
     "flow.abs": absolute,
     "flow.exp": T.exp,
     "flow.log": T.log,
+    "flow.log2": T.log2,
+    "flow.log10": T.log10,
+    "flow.log1p": _libm("log1pf"),
+    "flow.exp2": _libm("exp2f"),
+    "flow.expm1": _libm("expm1f"),
     "flow.sqrt": T.sqrt,
     "flow.rsqrt": lambda x: f32(1) / T.sqrt(x),
     "flow.sin": T.sin,
     "flow.cos": T.cos,
+    "flow.tan": _libm("tanf"),
     "flow.tanh": T.tanh,
     "flow.sigmoid": lambda x: f32(1) / (f32(1) + T.exp(x * f32(-1))),
     "flow.erf": T.erf,
@@ -121,12 +212,15 @@ for _name, _emit in {
     "flow.trunc": T.trunc,
     "flow.isnan": is_nan,
     "flow.not": invert,
-    "flow.add": lambda a, b: a + b,
-    "flow.sub": lambda a, b: a - b,
-    "flow.mul": lambda a, b: a * b,
+    "flow.add": add,
+    "flow.sub": sub,
+    "flow.mul": mul,
     "flow.div": lambda a, b: a / b,
     "flow.pow": T.pow,
     "flow.remainder": floor_mod,
+    "flow.fmod": trunc_mod,
+    "flow.floor_divide": floor_div,
+    "flow.hypot": _libm("hypotf"),
     "flow.maximum": maximum,
     "flow.minimum": minimum,
     "flow.lt": lambda a, b: a < b,
@@ -166,9 +260,9 @@ def fold_of(o: Op, dtype: str) -> tuple[Expr, Callable[[Expr, Expr], Expr]]:
     how = o.kind if isinstance(o, flow.Scan) else o.folds
     is_float = dtype == F32
     if how == "sum":
-        return (f32(0) if is_float else i32(0)), lambda a, b: a + b
+        return (f32(0) if is_float else i32(0)), add
     if how == "prod":
-        return (f32(1) if is_float else i32(1)), lambda a, b: a * b
+        return (f32(1) if is_float else i32(1)), mul
     if how == "max":
         return (f32(float("-inf")) if is_float else i32(-(2**31))), maximum
     return (f32(float("inf")) if is_float else i32(2**31 - 1)), minimum

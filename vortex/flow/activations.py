@@ -25,13 +25,14 @@ def relu(input: Any) -> vTensor:
 @traces("F.relu6", to="flow.maximum, flow.minimum")
 def relu6(input: Any) -> vTensor:
     """Gives x limited to [0, 6]"""
-    return clamp(input, 0.0, 6.0)
+    return hardtanh(input, 0.0, 6.0)
 
 
 @traces("F.hardtanh", to="flow.maximum, flow.minimum")
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> vTensor:
     """Gives x limited to [min_val, max_val]"""
-    return clamp(input, min_val, max_val)
+    x = lift(input)
+    return clamp(x, int(min_val), int(max_val)) if is_int(x) else clamp(x, min_val, max_val)
 
 
 @traces("F.leaky_relu", to="where")

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from vortex.flow.optable import traces
 from vortex.flow.tensor import lift, vTensor
-from vortex.flow.tracer import DTYPES, emit, refuse
+from vortex.flow.tracer import DTYPES, active, emit, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import f32
+from vortex.ir.types import f32, i32
 
 
 def cast(x: vTensor, dtype: torch.dtype) -> vTensor:
     """Rounded to a torch element type; nothing when it is of that type."""
     to = DTYPES.get(dtype)
     if to is None:
-        raise refuse(f"no element type for {dtype}", f"one of {', '.join(str(d) for d in DTYPES)}")
+        kept = "x.int()" if dtype in (torch.int8, torch.int16, torch.uint8) else "x.float()"
+        raise refuse(f"no element type for {dtype}", f"{kept}; flows compute in float32, int32 and bool")
+    if to == i32:
+        return integer(x, dtype)
     if to == f32 and x.type.dtype.is_float:
         return x  # narrow floats widen when they are read
     return x if x.type.dtype == to else emit(flow.Cast, x, to=to)
+
+
+def integer(x: vTensor, dtype: torch.dtype) -> vTensor:
+    """As int32 or int64; int64 is kept in 32 bits, so it is taken from what is known to fit."""
+    known = active().integers
+    before = known.of(x.value)
+    if before is None and dtype == torch.int64:
+        raise refuse("int64 of a float may need 64 bits", "x.int(), or x.floor() to stay a float")
+    if before is not None and before.dtype == dtype and not before.python:
+        return x
+    made = emit(flow.Cast, x, to=i32)
+    if before is not None:
+        known.know(made.value, replace(before, dtype=dtype, python=False))
+    return made
 
 
 def _cast(name: str, dtype: torch.dtype) -> None:
@@ -38,6 +56,10 @@ for _name, _dtype in {
     "bool": torch.bool,
     "int": torch.int32,
     "long": torch.int64,
+    "double": torch.float64,
+    "short": torch.int16,
+    "char": torch.int8,
+    "byte": torch.uint8,
 }.items():
     _cast(_name, _dtype)
 

@@ -56,3 +56,9 @@ def bound_method(tensor: vTensor, name: str) -> Callable[..., Any]:
     """The method ``name`` of a traced tensor; the error that there is none."""
     made: Callable[..., Any] = _slot("bound_method")(tensor, name)
     return made
+
+
+def assigned(tensor: vTensor, made: vTensor, operator: str) -> vTensor:
+    """The tensor after an augmented assignment that made ``made``."""
+    same: vTensor = _slot("assigned")(tensor, made, operator)
+    return same

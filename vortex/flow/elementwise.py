@@ -11,9 +11,9 @@ from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import emit, refuse
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
-from vortex.ir.types import bool_, i32
+from vortex.ir.types import bool_
 
-LN2, LN10 = math.log(2.0), math.log(10.0)
+LN2 = math.log(2.0)
 
 
 def _unary(names: str, op: type[Op]) -> None:
@@ -37,7 +37,11 @@ for _names, _op in {
     "neg negative": flow.Neg,
     "abs absolute": flow.Abs,
     "exp": flow.Exp,
+    "exp2 special.exp2": flow.Exp2,
     "log": flow.Log,
+    "log2": flow.Log2,
+    "log10": flow.Log10,
+    "tan": flow.Tan,
     "sqrt": flow.Sqrt,
     "rsqrt": flow.Rsqrt,
     "sin": flow.Sin,
@@ -114,33 +118,44 @@ def rsub(input: Any, other: Any, *, alpha: float = 1) -> vTensor:
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> vTensor:
     """A / b; rounding_mode 'floor' or 'trunc' rounds the quotient."""
     a, b = lift(input), lift(other)
+    if rounding_mode is None:
+        return emit(flow.Div, a, b)
     if rounding_mode == "floor":
         return floor_divide(a, b)
-    q = emit(flow.Div, a, b)
-    if rounding_mode is None:
-        return q
     if rounding_mode != "trunc":
         raise refuse(f"rounding_mode={rounding_mode!r}", "rounding_mode is None, 'floor' or 'trunc'")
-    q = emit(flow.Trunc, q)
-    return emit(flow.Cast, q, to=i32) if is_int(a) and is_int(b) else q
+    if not (is_int(a) and is_int(b)):
+        return emit(flow.Trunc, emit(flow.Div, a, b))
+    _numbers(a, b)
+    down, left = emit(flow.FloorDivide, a, b), emit(flow.Fmod, a, b)
+    return where((left != 0) & ((left < 0) ^ (b < 0)), down + 1, down)
 
 
-@traces("floor_divide", "Tensor.__floordiv__", to="round((a - a mod b) / b)")
+@traces("floor_divide", "Tensor.__floordiv__", to="flow.floor_divide, or flow.fmod for floats")
 def floor_divide(input: Any, other: Any) -> vTensor:
-    """Largest integer not above a / b."""
+    """Largest integer not above a / b; integers by 0 give 0."""
     a, b = lift(input), lift(other)
-    q = emit(flow.Round, emit(flow.Div, emit(flow.Sub, a, emit(flow.Remainder, a, b)), b))
     if is_int(a) and is_int(b):
-        return emit(flow.Cast, q, to=i32)
-    return emit(flow.Where, emit(flow.Eq, b, lift(0)), emit(flow.Div, a, b), q)
+        _numbers(a, b)
+        return emit(flow.FloorDivide, a, b)
+    left = emit(flow.Fmod, a, b)
+    q = (a - left) / b
+    q = where((left != 0) & ((left < 0) ^ (b < 0)), q - 1.0, q)
+    near = emit(flow.Floor, q)
+    return where(b == 0, emit(flow.Div, a, b), where(q - near > 0.5, near + 1.0, near))
 
 
-@traces("fmod", to="sign(a) * (|a| mod |b|)")
+@traces("fmod", to="flow.fmod")
 def fmod(input: Any, other: Any) -> vTensor:
-    """Remainder with the sign of a."""
+    """Remainder with the sign of a; integers modulo 0 give 0."""
     a, b = lift(input), lift(other)
-    r = emit(flow.Remainder, a.abs(), b.abs())
-    return emit(flow.Where, emit(flow.Lt, a, lift(0)), -r, r)
+    _numbers(a, b)
+    return emit(flow.Fmod, a, b)
+
+
+def _numbers(a: vTensor, b: vTensor) -> None:
+    if a.type.dtype == b.type.dtype == bool_:
+        raise refuse("both operands are bool", "make one of them a number: mask.float()")
 
 
 @traces("pow", "float_power", to="flow.pow, or products and roots for a constant exponent")
@@ -148,14 +163,19 @@ def pow_(input: Any, exponent: Any) -> vTensor:
     """Gives a ** b"""
     if isinstance(exponent, int | float) and not isinstance(exponent, bool) and isinstance(input, vTensor):
         return _power(input, exponent)
-    return emit(flow.Pow, lift(input), lift(exponent))
+    a, b = lift(input), lift(exponent)
+    if is_int(a) and is_int(b):
+        raise refuse(f"{a.type} to the power of {b.type} is an integer in torch", "a.float() ** b, or a number as b")
+    return emit(flow.Pow, a, b)
 
 
 def _power(x: vTensor, n: float) -> vTensor:
     """Small integer powers as products, halves as roots: exact, and far cheaper than a general power."""
-    if n == int(n) and 1 <= abs(n) <= 4 and not (n < 0 and is_int(x)):
+    if is_int(x) and isinstance(n, int):
+        return _whole_power(x, n)
+    if n in (1, 2, 3, 4, -1, -2):
         square = x * x if abs(n) > 1 else x
-        y = {1: x * 1.0 if not is_int(x) else x, 2: square}.get(int(abs(n)))
+        y = {1: x * 1.0, 2: square}.get(int(abs(n)))
         y = y if y is not None else square * (x if abs(n) == 3 else square)
         return y if n > 0 else 1.0 / y
     if n == 0.5:
@@ -165,10 +185,24 @@ def _power(x: vTensor, n: float) -> vTensor:
     return emit(flow.Pow, x, lift(n))
 
 
+def _whole_power(x: vTensor, n: int) -> vTensor:
+    """An integer power as torch computes it: by squaring, so that it wraps as products do."""
+    if n < 0:
+        raise refuse(f"an integer to the power of {n}", "x.float() ** n")
+    x = x * 1 if x.type.dtype == bool_ else x
+    y = x * 0 + 1
+    while n:
+        y = y * x if n & 1 else y
+        n >>= 1
+        x = x * x if n else x
+    return y
+
+
 @traces("square", to="x * x")
 def square(input: Any) -> vTensor:
-    """Gives x ** 2"""
+    """Gives x ** 2; an integer for a bool."""
     x = lift(input)
+    x = x * 1 if x.type.dtype == bool_ else x
     return x * x
 
 
@@ -178,49 +212,16 @@ def reciprocal(input: Any) -> vTensor:
     return 1.0 / lift(input)
 
 
-@traces("exp2", "special.exp2", to="flow.pow")
-def exp2(input: Any) -> vTensor:
-    """2 ** x"""
-    return emit(flow.Pow, lift(2.0), lift(input))
-
-
-@traces("log2", to="log(x) / ln 2")
-def log2(input: Any) -> vTensor:
-    """Logarithm to base 2."""
-    return emit(flow.Log, lift(input)) / LN2
-
-
-@traces("log10", to="log(x) / ln 10")
-def log10(input: Any) -> vTensor:
-    """Logarithm to base 10."""
-    return emit(flow.Log, lift(input)) / LN10
-
-
-@traces("log1p", "special.log1p", to="log(u) * x / (u - 1), u = 1 + x")
+@traces("log1p", "special.log1p", to="flow.log1p")
 def log1p(input: Any) -> vTensor:
-    """log(1 + x), accurate near 0 (Kahan's correction)."""
-    x = lift(input) * 1.0
-    u = x + 1.0
-    exact = emit(flow.Log, u) * (x / (u - 1.0))
-    near = where(u == 1.0, x, exact)
-    return where(u == math.inf, u, near)
+    """log(1 + x), accurate near 0."""
+    return emit(flow.Log1p, lift(input))
 
 
-@traces("expm1", "special.expm1", to="(u - 1) * x / log(u), u = exp(x)")
+@traces("expm1", "special.expm1", to="flow.expm1")
 def expm1(input: Any) -> vTensor:
-    """exp(x) - 1, accurate near 0 (Kahan's correction)."""
-    x = lift(input) * 1.0
-    u = emit(flow.Exp, x)
-    less = u - 1.0
-    near = where(u == 1.0, x, less * (x / emit(flow.Log, u)))
-    return where(less == -1.0, less, where(u == math.inf, u, near))
-
-
-@traces("tan", to="sin / cos")
-def tan(input: Any) -> vTensor:
-    """Tangent, radians."""
-    x = lift(input)
-    return x.sin() / x.cos()
+    """exp(x) - 1, accurate near 0."""
+    return emit(flow.Expm1, lift(input))
 
 
 @traces("frac", to="x - trunc(x)")
@@ -234,15 +235,20 @@ def frac(input: Any) -> vTensor:
 def sign(input: Any) -> vTensor:
     """-1, 0 or 1; 0 for NaN."""
     x = lift(input)
-    one, zero = (lift(1), lift(0)) if is_int(x) else (lift(1.0), lift(0.0))
-    return where(x > 0, one, where(x < 0, -one, zero))
+    if x.type.dtype == bool_:
+        return x
+    if is_int(x):
+        return clamp(x, -1, 1)
+    return where(x > 0, 1.0, where(x < 0, -1.0, 0.0))
 
 
-@traces("hypot", to="sqrt(a * a + b * b)")
+@traces("hypot", to="flow.hypot")
 def hypot(input: Any, other: Any) -> vTensor:
     """Length of the vector (a, b)."""
     a, b = lift(input), lift(other)
-    return (a * a + b * b).sqrt()
+    if is_int(a) and is_int(b):
+        raise refuse("torch has no hypot of integers", "a.float()")
+    return emit(flow.Hypot, a, b)
 
 
 @traces("logaddexp", to="max + log1p(exp(-|a - b|))")
@@ -290,11 +296,13 @@ def clamp_max(input: Any, max: Any) -> vTensor:
     return clamp(input, max=max)
 
 
-@traces("lerp", to="a + w * (b - a)")
+@traces("lerp", to="a + w * (b - a), or b - (1 - w) * (b - a)")
 def lerp(input: Any, end: Any, weight: Any) -> vTensor:
-    """Between a and b, w of the way."""
-    a, b = lift(input), lift(end)
-    return a + lift(weight) * (b - a)
+    """Between a and b, w of the way, measured from the nearer end as torch does."""
+    a, b, w = lift(input), lift(end), lift(weight)
+    if isinstance(weight, int | float):
+        return a + w * (b - a) if abs(weight) < 0.5 else b - (b - a) * (1.0 - w)
+    return where(w.abs() < 0.5, a + w * (b - a), b - (b - a) * (1.0 - w))
 
 
 @traces("addcmul", to="x + value * a * b")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import linecache
+import operator
 import os
-import types
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -14,14 +13,11 @@ from vortex.errors import (
     BAD_FIELD,
     BAD_FLOW_CLASS,
     DUPLICATE_FLOW,
-    FLOW_RAISED,
-    NO_SUCH_FILE,
     UNKNOWN_FLOW,
     Loc,
-    VortexError,
     nearest,
 )
-from vortex.flow import source
+from vortex.flow import files, purity, source
 from vortex.ir.types import DTYPES, DType
 
 if TYPE_CHECKING:
@@ -29,6 +25,7 @@ if TYPE_CHECKING:
     from vortex.spec import Spec
 
 METHODS = ("create_cache", "forward_cache", "forward_indexer")
+HOW_TO_DECLARE = "write vortex.Field(dim, ...) with positive integers"
 STORABLE = ("bf16", "f16", "f32", "fp8_e4m3")
 
 
@@ -42,14 +39,24 @@ class Field:
     def __init__(self, *shape: int, dtype: Any = None, state: str | None = None) -> None:
         loc = source.here()
         if state is not None:
-            raise BAD_FIELD.at(loc, why=f"state={state!r} is not supported yet; a field is a pure function of its page")
-        for d in shape:
-            if not isinstance(d, int) or isinstance(d, bool) or d < 1:
-                raise BAD_FIELD.at(loc, why=f"a field cannot have size {d!r}")
-        self.shape, self.dtype, self.loc = shape, _storage(dtype, loc), loc
+            why = f"state={state!r} is not supported yet; a field is a pure function of its page"
+            raise BAD_FIELD.at(loc, why=why, hint="leave it out, and compute the field from the page alone")
+        self.shape = tuple(_size(d, loc) for d in shape)
+        self.dtype, self.loc = _storage(dtype, loc), loc
 
     def __repr__(self) -> str:
         return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype})"
+
+
+def _size(d: Any, loc: Loc | None) -> int:
+    """A size as an int, from whatever integer it is given as (numpy's too)."""
+    try:
+        size = 0 if isinstance(d, bool) else operator.index(d)
+    except TypeError:
+        size = 0
+    if size < 1:
+        raise BAD_FIELD.at(loc, why=f"a field cannot have size {d!r}", hint=HOW_TO_DECLARE)
+    return size
 
 
 def _storage(dtype: Any, loc: Loc | None) -> DType | None:
@@ -61,7 +68,8 @@ def _storage(dtype: Any, loc: Loc | None) -> DType | None:
 
         name = BY_TORCH.get(dtype, dtype)
     if str(name) not in STORABLE:
-        raise BAD_FIELD.at(loc, why=f"a field cannot be stored as {dtype}; there are {', '.join(STORABLE)}")
+        hint = f"dtype= is one of {', '.join(STORABLE)}; K's own without it"
+        raise BAD_FIELD.at(loc, why=f"a field cannot be stored as {dtype}", hint=hint)
     return DTYPES[str(name)]
 
 
@@ -69,6 +77,16 @@ class vFlow:
     """A sparse-attention algorithm, for one request and one KV head: no batch, no page tables."""
 
     flow_name: str = ""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if purity.is_forward():
+            raise purity.kept_on_self(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if purity.is_forward():
+            raise purity.kept_on_self(name)
+        super().__delattr__(name)
 
     def create_cache(self, spec: Spec) -> dict[str, Field]:
         """The summaries kept for a page."""
@@ -106,7 +124,7 @@ def register(name: str) -> Callable[[_F], _F]:
     def declare(cls: _F) -> _F:
         check_class(cls, loc)
         taken = _REGISTRY.get(name)
-        if taken is not None and _place(taken[1]) != _place(loc):
+        if taken is not None and _place(taken[1]) != _place(loc) and not _same_class(taken[0], cls):
             raise DUPLICATE_FLOW.at(loc, name=name, where=_place(taken[1]))
         cls.flow_name = name
         _REGISTRY[name] = cls, loc
@@ -115,7 +133,14 @@ def register(name: str) -> Callable[[_F], _F]:
     return declare
 
 
+def _same_class(a: type, b: type) -> bool:
+    """Whether a class is defined again, as a notebook's cell does when it runs again."""
+    return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
+
+
 def _place(loc: Loc | None) -> str:
+    if loc is not None and loc.file.startswith("<"):
+        return f"{loc.file}:{loc.line}"
     return f"{os.path.abspath(loc.file)}:{loc.line}" if loc is not None else "an interactive session"
 
 
@@ -145,9 +170,7 @@ def find_flow(text: str) -> type[vFlow]:
     Raises:
         VortexError: VX1018 when there is none, VX7002 when the file is missing, or what the file itself raises.
     """
-    file, colon, name = text.rpartition(":")
-    if not colon:
-        file, name = (text, "") if text.endswith(".py") else ("", text)
+    file, _, name = (text, "", "") if text.endswith(".py") else text.rpartition(":")
     if file.endswith(".py"):
         return _from_file(file, name)
     if text not in _REGISTRY and text in library_names():
@@ -171,26 +194,14 @@ def _from_file(file: str, name: str) -> type[vFlow]:
 
 
 def _load(file: str) -> dict[str, type[vFlow]]:
-    """Run a file anew and return the flows it registers."""
-    try:
-        text = Path(file).read_text()
-    except (OSError, UnicodeDecodeError) as e:
-        raise NO_SUCH_FILE.at(path=file, why=getattr(e, "strerror", None) or "is not text") from None
-    for name in [n for n, (_, loc) in _REGISTRY.items() if loc is not None and _same_file(loc.file, file)]:
-        del _REGISTRY[name]
-    linecache.checkcache(file)
-    module = types.ModuleType(Path(file).stem)
-    module.__file__ = file
-    try:
-        exec(compile(text, file, "exec"), module.__dict__)
-    except VortexError:
-        raise
-    except SyntaxError as e:
-        loc = Loc(e.filename or file, e.lineno or 1, e.offset or 1)
-        raise FLOW_RAISED.at(loc, type="SyntaxError", text=e.msg, hint="the file must be Python") from None
-    except Exception as e:
-        loc2 = source.innermost(e.__traceback__)
-        raise FLOW_RAISED.at(loc2, type=type(e).__name__, text=e, hint="raised while the file was loaded") from e
+    """Run a file anew and return the flows it registers; so far, when it is the file that asks."""
+    if files.loading(file) is None:
+        for name in [n for n, (_, loc) in _REGISTRY.items() if loc is not None and _same_file(loc.file, file)]:
+            del _REGISTRY[name]
+        from vortex.flow.surroundings import plain
+
+        with plain():
+            files.load(file)
     return {n: cls for n, (cls, loc) in _REGISTRY.items() if loc is not None and _same_file(loc.file, file)}
 
 

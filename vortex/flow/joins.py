@@ -6,6 +6,7 @@ from typing import Any
 
 from vortex.errors import SYMBOLIC_SIZE
 from vortex.flow.axes import axes, axis, number
+from vortex.flow.casts import cast
 from vortex.flow.logic import as_bool
 from vortex.flow.optable import traces
 from vortex.flow.repetition import expanded
@@ -116,7 +117,8 @@ def full_of(x: vTensor, fill: float, shape: list[Dim]) -> vTensor:
     """One number everywhere, of the element type of ``x``."""
     dtype = x.type.dtype
     number: Any = bool(fill) if dtype == bool_ else float(fill) if dtype.is_float else int(fill)
-    return filled(shape, number)
+    made = filled(shape, number)
+    return made if dtype.is_float or dtype == bool_ else cast(made, x.dtype)
 
 
 @traces("diff", to="flow.slice, flow.sub")

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from vortex.errors import FLOW_RAISED
-from vortex.flow.tensor import PAGES, lift
+from vortex.errors import FLOW_RAISED, VortexError
 from vortex.flow.tracer import current, fail
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
@@ -24,7 +23,8 @@ class Place:
 
     layer: int = 0
     first_page: int = 0
-    pages: int = 0
+    pages: int | None = None
+    """None where a summary is made: a page does not know its request."""
 
 
 _place: ContextVar[Place | None] = ContextVar("place", default=None)
@@ -43,15 +43,31 @@ def eager(place: Place) -> Iterator[None]:
 def _here(what: str) -> Place:
     place = _place.get()
     if place is None:
-        text = f"vortex.{what}() is called outside forward_indexer"
+        text = f"vortex.{what}() is called outside forward_cache and forward_indexer"
         raise fail(FLOW_RAISED, type="RuntimeError", text=text, hint="it has a value only in a step")
     return place
+
+
+def _pages(what: str) -> int:
+    pages = _here(what).pages
+    if pages is None:
+        raise _no_pages(what)
+    return pages
+
+
+def _no_pages(what: str) -> VortexError:
+    text = f"vortex.{what}() has no value in forward_cache: a page does not know where it stands"
+    return fail(FLOW_RAISED, type="RuntimeError", text=text, hint="ask in forward_indexer")
 
 
 def _leaf(name: str, op: Op) -> Any:
     tracer = current()
     assert tracer is not None
-    return tracer.once(name, op, name)
+    if name != "layer" and tracer.function.name == "cache":
+        raise _no_pages(name)
+    made = tracer.once(name, op, name)
+    made.copied = True  # each call gives a tensor of its own
+    return made
 
 
 def layer() -> Any:
@@ -66,11 +82,11 @@ def page_index() -> Any:
     if current() is not None:
         return _leaf("page_index", flow.PageIndex(TensorType(i32, (S,))))
     place = _here("page_index")
-    return torch.arange(place.first_page, place.first_page + place.pages, dtype=torch.int32)
+    return torch.arange(place.first_page, place.first_page + _pages("page_index"), dtype=torch.int32)
 
 
 def page_count() -> Any:
     """How many candidates there are, an int32 scalar."""
     if current() is not None:
-        return lift(PAGES)
-    return torch.tensor(_here("page_count").pages, dtype=torch.int32)
+        return _leaf("page_count", flow.PageCount(TensorType(i32)))
+    return torch.tensor(_pages("page_count"), dtype=torch.int32)

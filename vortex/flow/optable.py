@@ -13,6 +13,7 @@ import torch
 from vortex.errors import IN_PLACE, UNKNOWN_TORCH_OP, nearest
 from vortex.flow import source
 from vortex.flow.dispatch import fills
+from vortex.flow.inplace import fresh
 from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import active, fail, refuse
 
@@ -167,7 +168,8 @@ def method(name: str) -> Entry:
 def unknown(name: str) -> Exception:
     """VX1001, or VX1004 for the functions that write in place."""
     last = name.rpartition(".")[2]
-    if last == "__setitem__" or (last.endswith("_") and not last.endswith("__")):
+    in_place = last.endswith("_") and not last.endswith("__")
+    if last == "__setitem__" or in_place or (last.startswith("__i") and hasattr(torch.Tensor, f"__{last[3:]}")):
         return fail(IN_PLACE, name=name)
     other = next((text for names, text in INSTEAD.items() if last in names.split()), "")
     return fail(UNKNOWN_TORCH_OP, name=name, nearest=f"; {other}" if other else nearest(last, known_names()))
@@ -186,14 +188,14 @@ def call(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     tracer = active()
     if tracer.call:
         return entry.handler(*args, **_plain(entry, kwargs))
-    tracer.call, before = entry.name, len(tracer.function.ops)
+    tracer.call, before, births = entry.name, len(tracer.function.ops), tracer.births
     try:
         kwargs = _plain(entry, kwargs)
         try:
             entry.signature.bind(*args, **kwargs)
         except TypeError as e:
             raise refuse(str(e), f"it takes {entry.arguments}") from None
-        result = entry.handler(*args, **kwargs)
+        result = fresh(entry.handler(*args, **kwargs), births, entry.name.rpartition(".")[2])
     finally:
         tracer.call = ""
     _name(result, before)

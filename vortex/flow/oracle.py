@@ -6,16 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from vortex.budget import Budget
-from vortex.errors import FIELD_SHAPE, FIELD_UNWRITTEN, NO_SELECTION
+from vortex.errors import FIELD_SHAPE
+from vortex.flow.arguments import Cache, Page
+from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
-from vortex.flow.selection import Selection
-from vortex.flow.trace import Cache, Page, declared_fields, instantiate
+from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of
+from vortex.flow.surroundings import plain
+from vortex.flow.trace import trace
 from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
@@ -64,27 +68,38 @@ def kept(x: Tensor, spec: Spec, scale: float = 1.0) -> Tensor:
 
 
 def summaries(
-    flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor | None = None
+    flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor | None = None, layer: int = 0
 ) -> dict[str, Tensor]:
     """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
 
     The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
     """
-    made = instantiate(flow)
-    fields = declared_fields(made, spec)
-    rows: dict[str, list[Tensor]] = {name: [] for name in fields}
-    parts = [x.float() for x in (k_pages, v_pages) if x is not None]
-    for p in range(k_pages.shape[0]):
-        with Fp32Arithmetic():
-            written = made.forward_cache(Page(spec, [x[p] for x in parts]))
-        for name, f in fields.items():
-            if name not in written:
-                raise FIELD_UNWRITTEN.at(f.loc, name=name)
-            x = torch.as_tensor(written[name])
-            if tuple(x.shape) != f.shape:
-                raise FIELD_SHAPE.at(f.loc, name=name, declared=list(f.shape), got=list(x.shape))
-            rows[name].append(x)
-    return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
+    parts = [x.detach().float().clone() for x in (k_pages, v_pages) if x is not None]
+    with at_home(flow), plain():
+        made = _accepted(flow, spec)
+        fields = declared_fields(made, spec)
+        rows: dict[str, list[Tensor]] = {name: [] for name in fields}
+        for p in range(k_pages.shape[0]):
+            with eager(Place(layer)), Fp32Arithmetic():
+                written = summaries_of(made, fields, Page(spec, [x[p] for x in parts]))
+            for name, f in fields.items():
+                x = torch.as_tensor(written[name])
+                if tuple(x.shape) != f.shape:
+                    raise FIELD_SHAPE.at(key_loc(made, name), name=name, declared=list(f.shape), got=list(x.shape))
+                rows[name].append(x.detach().clone())
+        return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
+
+
+_ACCEPTED: WeakKeyDictionary[object, set[Spec]] = WeakKeyDictionary()
+
+
+def _accepted(flow: vFlow | type[vFlow], spec: Spec) -> vFlow:
+    """A flow that can be traced as well: the oracle runs what compiles, and refuses by the same errors."""
+    specs = _ACCEPTED.setdefault(flow, set())
+    if spec not in specs:
+        trace(flow, spec)
+        specs.add(spec)
+    return instantiate(flow)
 
 
 def _stored(rows: list[Tensor], f: Field, spec: Spec) -> Tensor:
@@ -105,15 +120,16 @@ def score(
 
     ``pages`` is their number, needed only where a flow has no fields.
     """
-    made = instantiate(flow)
-    declared_fields(made, spec)  # a flow may keep what it works out here
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
-    with eager(Place(layer, first_page, pages)), Fp32Arithmetic():
-        selected = made.forward_indexer(q.float(), Cache({n: f.float() for n, f in fields.items()}))
-    if not isinstance(selected, Selection):
-        raise NO_SELECTION.at(got=type(selected).__name__)
-    result: Tensor = selected.score.float()
-    return result
+    with at_home(flow), plain():
+        made = _accepted(flow, spec)
+        declared_fields(made, spec)  # a flow may keep what it works out here
+        # copies: what a flow writes by x += y is its own
+        given = Cache({n: f.detach().float().clone() for n, f in fields.items()})
+        with eager(Place(layer, first_page, pages)), Fp32Arithmetic():
+            selected = selection_of(made, q.detach().float().clone(), given)
+        result: Tensor = selected.score.detach().float()
+        return result
 
 
 def select_pages(scores: Tensor, n: int, budget: Budget) -> list[int]:
@@ -167,7 +183,6 @@ def step(
     ``fields``, one dict a KV head over the full pages, spares making the summaries again. ``k`` and ``v`` may be the
     tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them.
     """
-    made = instantiate(flow)
     if spec.scaled and v is not None:
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
     length, heads, dim = k.shape
@@ -182,8 +197,8 @@ def step(
         scored = None
         if n > budget.total(n):
             ours = k[:, h], None if v is None else v[:, h]
-            seen = _candidates(made, spec, *ours, first, last, fields[h] if fields is not None else None)
-            scored = score(made, spec, group, seen, layer, first, last - first)
+            seen = _candidates(flow, spec, *ours, first, last, fields[h] if fields is not None else None, layer)
+            scored = score(flow, spec, group, seen, layer, first, last - first)
         chosen = list(range(n)) if scored is None else select_pages(scored, n, budget)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
@@ -196,11 +211,20 @@ def step(
 
 
 def _candidates(
-    flow: vFlow, spec: Spec, k: Tensor, v: Tensor | None, first: int, last: int, fields: dict[str, Tensor] | None
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    k: Tensor,
+    v: Tensor | None,
+    first: int,
+    last: int,
+    fields: dict[str, Tensor] | None,
+    layer: int,
 ) -> dict[str, Tensor]:
     """The fields of candidate pages ``[first, last)``, made here unless they are given."""
     if fields is not None:
         return {name: f[first:last] for name, f in fields.items()}
     tokens = slice(first * spec.page_size, last * spec.page_size)
     shape = (last - first, spec.page_size, k.shape[-1])
-    return summaries(flow, spec, *(x[tokens].reshape(shape) for x in (k, v) if x is not None))
+    pages = [None if x is None else x[tokens].reshape(shape) for x in (k, v)]
+    assert pages[0] is not None
+    return summaries(flow, spec, pages[0], pages[1], layer)

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 
 from vortex.flow.axes import axes, axis
-from vortex.flow.casts import cast
+from vortex.flow.casts import cast, integer
 from vortex.flow.logic import as_bool, is_int, where
 from vortex.flow.optable import traces
 from vortex.flow.tensor import PAGES, NoIndices, lift, vTensor
-from vortex.flow.tracer import emit, refuse
+from vortex.flow.tracer import active, emit, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import Sym, i32
+from vortex.ir.types import Sym, bool_, i32
 
 
 class Extreme(NamedTuple):
@@ -35,8 +35,10 @@ def fold(op: type[flow.Reduce], x: vTensor, dim: Any, keepdim: bool) -> vTensor:
     """Reduce the axes; a fold over none of them is x itself."""
     listed = axes(dim, x.ndim)
     if not listed:
-        return x
-    return emit(op, x, axes=tuple(sorted(listed)), keepdims=bool(keepdim))
+        return integer(x, active().integers.sums) if is_int(x) and op.folds in ("sum", "prod") else x
+    made = emit(op, x, axes=tuple(sorted(listed)), keepdims=bool(keepdim))
+    extreme = issubclass(op, flow.ReduceMax | flow.ReduceMin)
+    return as_bool(made) if extreme and x.type.dtype == bool_ else made
 
 
 def count(x: vTensor, dim: Any) -> Any:
@@ -55,7 +57,8 @@ def _typed(x: vTensor, dtype: torch.dtype | None) -> vTensor:
 @traces("sum", to="flow.reduce_sum")
 def sum_(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> vTensor:
     """Sum over axes."""
-    return fold(flow.ReduceSum, _typed(lift(input), dtype), dim, keepdim)
+    with active().integers.summing(dtype):
+        return fold(flow.ReduceSum, _typed(lift(input), dtype), dim, keepdim)
 
 
 @traces("mean", to="flow.reduce_mean")
@@ -70,7 +73,8 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: torch.dty
 @traces("prod", to="flow.reduce_prod")
 def prod(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> vTensor:
     """Product over one axis or all."""
-    return fold(flow.ReduceProd, _typed(lift(input), dtype), dim, keepdim)
+    with active().integers.summing(dtype):
+        return fold(flow.ReduceProd, _typed(lift(input), dtype), dim, keepdim)
 
 
 @traces("amax", to="flow.reduce_max")
@@ -115,16 +119,22 @@ def aminmax(input: Any, *, dim: Any = None, keepdim: bool = False) -> MinMax:
     return MinMax(fold(flow.ReduceMin, x, dim, keepdim), fold(flow.ReduceMax, x, dim, keepdim))
 
 
-@traces("any", to="sum(x != 0) > 0")
+@traces("any", to="sum(x != 0) != 0")
 def any_(input: Any, dim: Any = None, keepdim: bool = False) -> vTensor:
     """Whether any element is true; False over nothing."""
-    return count_nonzero(input, dim, keepdim) > 0
+    return _count(as_bool(lift(input)), dim, keepdim) != 0
 
 
 @traces("all", to="sum(x == 0) == 0")
 def all_(input: Any, dim: Any = None, keepdim: bool = False) -> vTensor:
     """Whether every element is true; True over nothing."""
-    return count_nonzero(emit(flow.Not, as_bool(lift(input))), dim, keepdim) == 0
+    return _count(emit(flow.Not, as_bool(lift(input))), dim, keepdim) == 0
+
+
+def _count(mask: vTensor, dim: Any, keepdim: bool) -> vTensor:
+    """How many hold, modulo 2^32: enough to tell none from some."""
+    with active().integers.summing(torch.int32):
+        return fold(flow.ReduceSum, emit(flow.Cast, mask, to=i32), dim, keepdim)
 
 
 @traces("count_nonzero", to="sum(x != 0)")
@@ -198,13 +208,15 @@ def _scan(x: vTensor, dim: Any, kind: str) -> vTensor:
 @traces("cumsum", to="flow.scan")
 def cumsum(input: Any, dim: Any, *, dtype: torch.dtype | None = None) -> vTensor:
     """Running sum."""
-    return _scan(_typed(lift(input), dtype), dim, "sum")
+    with active().integers.summing(dtype):
+        return _scan(_typed(lift(input), dtype), dim, "sum")
 
 
 @traces("cumprod", to="flow.scan")
 def cumprod(input: Any, dim: Any, *, dtype: torch.dtype | None = None) -> vTensor:
     """Running product."""
-    return _scan(_typed(lift(input), dtype), dim, "prod")
+    with active().integers.summing(dtype):
+        return _scan(_typed(lift(input), dtype), dim, "prod")
 
 
 @traces("cummax", to="flow.scan")

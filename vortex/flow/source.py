@@ -129,7 +129,10 @@ def variable_of(x: object) -> str:
     return ""
 
 
-def function_node(code: CodeType) -> ast.FunctionDef | None:
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def function_node(code: CodeType) -> FunctionNode | None:
     """The syntax of a function, positions as in its file; None where there is no source."""
     for node in _functions(code.co_filename):
         first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
@@ -139,15 +142,21 @@ def function_node(code: CodeType) -> ast.FunctionDef | None:
 
 
 @lru_cache(maxsize=16)
-def _parsed(file: str, text: str) -> tuple[ast.FunctionDef, ...]:
-    return tuple(n for n in ast.walk(ast.parse(text, file)) if isinstance(n, ast.FunctionDef))
+def _parsed(file: str, text: str) -> tuple[FunctionNode, ...]:
+    return tuple(n for n in ast.walk(ast.parse(text, file)) if isinstance(n, FunctionNode))
 
 
-def _functions(file: str) -> tuple[ast.FunctionDef, ...]:
+def _functions(file: str) -> tuple[FunctionNode, ...]:
     try:
         return _parsed(file, "".join(linecache.getlines(file)))
-    except SyntaxError:
+    except (SyntaxError, ValueError):
         return ()
+
+
+def def_loc(code: CodeType) -> Loc:
+    """The line that names the function, below its decorators."""
+    node = function_node(code)
+    return node_loc(code.co_filename, node) if node is not None else Loc(code.co_filename, code.co_firstlineno)
 
 
 def return_loc(code: CodeType) -> Loc:

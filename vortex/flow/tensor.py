@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from vortex.errors import BAD_SHAPE, BRANCH, CONCRETIZE, IN_PLACE, SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
-from vortex.flow import source
-from vortex.flow.dispatch import bound_method, call_function, call_method, fills
-from vortex.flow.tracer import DTYPES, active, constant, fail
+from vortex.errors import BAD_SHAPE, BRANCH, CONCRETIZE, IN_PLACE, STATE, SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
+from vortex.flow import purity, source
+from vortex.flow.dispatch import assigned, bound_method, call_function, call_method, fills
+from vortex.flow.integers import MOST_PAGES, Whole
+from vortex.flow.tracer import DTYPES, Tracer, active, constant, current, fail
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym, TensorType, bool_, i32
+from vortex.ir.types import Dim, S, Sym, TensorType, i32
 
 
 class PageDim:
@@ -68,15 +70,35 @@ def _operator(name: str, swap: bool = False) -> Any:
     return run
 
 
+def _augmented(name: str, operator: str) -> Any:
+    plain = _operator(name)
+
+    def run(self: vTensor, other: Any) -> Any:
+        made = plain(self, other)
+        return made if made is NotImplemented else assigned(self, made, operator)
+
+    return run
+
+
 @fills("wrap")
 class vTensor:
-    """A value of the flow being traced: an element type and a shape, no numbers."""
+    """A value of the flow being traced: an element type and a shape, no numbers.
 
+    All names of the object see an augmented assignment, as with torch: it gives the object another value.
+    """
+
+    __slots__ = ("__weakref__", "born", "copied", "home", "value")
     __array_ufunc__ = None  # numpy arrays leave their operators to ours
     __hash__ = object.__hash__
 
     def __init__(self, value: Value) -> None:
         self.value = value
+        self.home: Tracer | None = current()
+        """The trace that it belongs to."""
+        self.copied = False
+        """Whether torch would give it memory of its own, though its value is that of another tensor."""
+        self.born = self.home.bear(weakref.ref(self)) if self.home is not None else 0
+        """Its place in the order in which the tensors of the trace were made."""
 
     @property
     def type(self) -> TensorType:
@@ -99,9 +121,10 @@ class vTensor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """fp32 for every float: a flow computes on fp32 copies of what is stored."""
+        """fp32 for every float: a flow computes on fp32 copies of what is stored. Integers are what torch has."""
         kind = self.type.dtype
-        return torch.float32 if kind.is_float else torch.bool if kind == bool_ else torch.int32
+        whole = active().integers.of(self.value)
+        return torch.float32 if kind.is_float or whole is None else whole.dtype
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +173,9 @@ class vTensor:
     def __len__(self) -> int:
         if self.dims and isinstance(self.dims[0], int):
             return self.dims[0]
-        raise fail(SYMBOLIC_SIZE, what="len()") if self.dims else fail(CONCRETIZE, what="len()")
+        if not self.dims:  # torch has no length of it either, and its own code asks
+            raise CONCRETIZE.at(source.here(), what="len()")
+        raise fail(SYMBOLIC_SIZE, what="len()")
 
     def __iter__(self) -> Iterator[vTensor]:
         if self.dims and isinstance(self.dims[0], int):
@@ -207,6 +232,13 @@ class vTensor:
     __lt__, __le__, __gt__, __ge__ = _operator("lt"), _operator("le"), _operator("gt"), _operator("ge")
     __eq__, __ne__ = _operator("eq"), _operator("ne")
 
+    __iadd__, __isub__ = _augmented("add", "+"), _augmented("sub", "-")
+    __imul__, __itruediv__ = _augmented("mul", "*"), _augmented("div", "/")
+    __ifloordiv__, __imod__ = _augmented("floor_divide", "//"), _augmented("remainder", "%")
+    __ipow__ = _augmented("pow", "**")
+    __iand__, __ior__ = _augmented("bitwise_and", "&"), _augmented("bitwise_or", "|")
+    __ixor__ = _augmented("bitwise_xor", "^")
+
 
 CONCRETE = frozenset({"item", "tolist", "numpy", "data_ptr", "storage", "equal", "allclose", "is_nonzero", "nonzero"})
 """Methods whose result is a Python value, or whose shape depends on the data."""
@@ -238,12 +270,33 @@ class NoIndices:
     __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __int__ = __float__ = __index__ = _use
 
 
+def foreign(x: vTensor) -> Exception:
+    """VX1023 for a tensor that was kept beyond the call that made it."""
+    made = x.home.method if x.home is not None else ""
+    loc = x.value.owner.loc if x.value.owner is not None else None
+    now = purity.method()
+    when = "an earlier run of the flow" if made == now else made or "a trace that has ended"
+    where = f", at {loc}," if loc is not None else ""
+    return fail(
+        STATE,
+        what=f"a tensor made in {when}{where} is used in {now or 'other code'}",
+        hint="kept on self in forward_cache, or in a global: make it a field, one for each page: declare it in "
+        "create_cache, return it from forward_cache, read it as cache.<name>"
+        if made == "forward_cache"
+        else purity.HINTS["forward_indexer"],
+    )
+
+
 def lift(x: Any) -> vTensor:
     """Whatever a flow may write where torch takes a tensor, as a traced one; real tensors become constants."""
     if isinstance(x, vTensor):
+        if x.home is not current() or x.home is None:
+            raise foreign(x)
         return x
     if isinstance(x, PageDim):
-        return active().once("page_count", flow.PageCount(TensorType(i32)), "page_count")
+        pages = active().once("S", flow.PageCount(TensorType(i32)), "page_count")
+        active().integers.know(pages.value, Whole(torch.int64, 0, MOST_PAGES, python=True))
+        return pages
     if isinstance(x, NoIndices):
         return x._use()
     if hasattr(x, "__array__") and not isinstance(x, torch.Tensor):

@@ -4,210 +4,147 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import CodeType
-from typing import Any, NoReturn
+from typing import Any
 
-from vortex.errors import (
-    BAD_FIELD,
-    FIELD_SHAPE,
-    FIELD_TWICE,
-    FIELD_UNDECLARED,
-    FIELD_UNWRITTEN,
-    FLOW_RAISED,
-    NO_SELECTION,
-    OTHER_CACHE,
-    PARTIAL_PAGE,
-    Loc,
-    VortexError,
-    nearest,
+from vortex.errors import FIELD_SHAPE, UNREPEATABLE, Loc
+from vortex.flow import purity
+from vortex.flow.arguments import Cache, Page
+from vortex.flow.files import at_home
+from vortex.flow.flow import METHODS, Field, vFlow
+from vortex.flow.methods import (
+    at_the_flow,
+    code_of,
+    declared_fields,
+    instantiate,
+    key_loc,
+    method_loc,
+    return_loc,
+    selection_of,
+    summaries_of,
 )
-from vortex.flow import source
-from vortex.flow.flow import METHODS, Field, check_class, vFlow
 from vortex.flow.selection import Selection
+from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
-from vortex.flow.tracer import Tracer, fail, tracing
+from vortex.flow.tracer import Tracer, tracing
 from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow as ops
-from vortex.ir.types import Dim, S, TensorType, dtype, f32
+from vortex.ir.digest import structural
+from vortex.ir.printer import print_op
+from vortex.ir.types import S, TensorType, dtype, f32
 from vortex.ir.verify import verify
 from vortex.spec import Spec
-
-RESERVED = frozenset({"q", "k", "v", "latent", "k_new", "v_new", "latent_new", "plan", "pages", "out", "lse"})
-"""Names that the artifact's own tensors have."""
 
 
 def trace(flow: vFlow | type[vFlow], spec: Spec) -> Module:
     """The flow as a verified module with ``@cache`` and ``@index``.
 
+    The flow runs three times, the last time from its constructor on: one that keeps something between calls or draws
+    numbers that no seed fixes does not give the same program each time, and is refused.
+
     Raises:
         VortexError: VX1xxx at the flow's own line.
     """
-    made = instantiate(flow)
+    with at_home(flow), plain():
+        with seeded(1):
+            made = instantiate(flow)
+            fields = declared_fields(made, spec)
+            module = _traced(made, spec, fields)
+        with seeded(2):
+            _same(module, _traced(made, spec, fields), AGAIN)
+        with seeded(3):
+            other = instantiate(flow)
+            _same(module, _traced(other, spec, declared_fields(other, spec)), ANEW)
+    verify(module)
+    return module
+
+
+AGAIN = (
+    "keep nothing on self, in globals or in containers, and draw no random numbers in forward_cache and "
+    "forward_indexer; constants are set in __init__ or create_cache"
+)
+ANEW = (
+    "draw from a generator with a seed of its own: torch.randn(..., generator=torch.Generator().manual_seed(0)), or "
+    "numpy.random.default_rng(0)"
+)
+"""The ways out of VX1024: for what differs from call to call, and from object to object."""
+
+
+def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     cls = type(made)
-    attrs = {**spec.attrs(), "source": _source_digest(cls)}
-    module = Module("flow", cls.flow_name or cls.__name__, attrs)
-    fields = declared_fields(made, spec)
+    module = Module("flow", cls.flow_name or cls.__name__, {**spec.attrs(), "source": _source_digest(made)})
     stored = dtype(spec.dtype)
     for name, f in fields.items():
         module.declare(Decl("field", name, TensorType(f.dtype or stored, f.shape)))
     _trace_cache(made, spec, module, fields)
     _trace_index(made, spec, module, fields)
-    verify(module)
     return module
+
+
+def _same(first: Module, second: Module, hint: str) -> None:
+    """VX1024 at the first op that two runs of a flow do not share."""
+    if structural(first) == structural(second):
+        return
+    for name, f in first.functions.items():
+        for a, b in zip(f.ops, second.functions[name].ops, strict=False):
+            if _shown_op(first, a) != _shown_op(second, b):
+                raise UNREPEATABLE.at(a.loc or f.loc, what=f"this gives another {_what(a)}", hint=hint)
+    raise UNREPEATABLE.at(first.functions["index"].loc, what="the flow computes something else", hint=hint)
+
+
+def _shown_op(module: Module, o: Any) -> str:
+    data = module.decls[o.symbol].attrs["data"] if isinstance(o, ops.Resource) else ""
+    return f"{print_op(o, notes=False)} {data}"
+
+
+def _what(o: Any) -> str:
+    return "constant" if isinstance(o, ops.Resource | ops.Constant) else "computation"
 
 
 def trace_function(fn: Callable[..., Any], inputs: Mapping[str, TensorType], name: str = "test") -> Module:
     """Any function of traced tensors as a module with one function, ``@index``, that returns its value or values."""
     module = Module("flow", name)
     function = Function("func", "index", [Value(n, t) for n, t in inputs.items()])
-    with tracing(module, function) as tracer, _at_the_flow(tracer):
-        result = fn(*(vTensor(v) for v in function.args))
+    with plain(), tracing(module, function) as tracer:
+        with at_the_flow(tracer):
+            result = fn(*(vTensor(v) for v in function.args))
         listed = result if isinstance(result, tuple | list) else (result,)
-        values = tuple(_value(r) for r in listed)
+        values = tuple(_value(r, function) for r in listed)
     function.append(ops.Return(values))
     module.define(function)
     verify(module)
     return module
 
 
-def _value(result: Any) -> Value:
-    if isinstance(result, Selection):
-        assert result.value is not None
-        return result.value
-    return lift(result).value
+def _value(result: Any, function: Function) -> Value:
+    return _selected(result, function) if isinstance(result, Selection) else lift(result).value
 
 
-def instantiate(flow: vFlow | type[vFlow]) -> vFlow:
-    """A flow from its class; what its constructor raises is an error of the flow."""
-    if isinstance(flow, vFlow):
-        check_class(type(flow))
-        return flow
-    check_class(flow)
-    with _at_the_flow(None):
-        return flow()
-
-
-def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
-    """What create_cache declares, checked."""
-    with _at_the_flow(None):
-        fields = flow.create_cache(spec)
-    code = _code(flow.create_cache)
-    if not isinstance(fields, Mapping):
-        why = f"create_cache returned {_kind(fields)}, not a dict of fields"
-        raise BAD_FIELD.at(source.return_loc(code), why=why)
-    for name, f in fields.items():
-        loc = source.key_loc(code, name) if isinstance(name, str) else None
-        loc = loc or source.return_loc(code)
-        if not isinstance(f, Field):
-            raise BAD_FIELD.at(loc, why=f"field '{name}' is {_kind(f)}, not a vortex.Field")
-        if not (isinstance(name, str) and name.isidentifier() and name.isascii()):
-            raise BAD_FIELD.at(loc, why=f"a field cannot be named {name!r}")
-        if name in RESERVED:
-            raise BAD_FIELD.at(loc, why=f"the name '{name}' is taken; {', '.join(sorted(RESERVED))} are")
-    return dict(fields)
+def _selected(selection: Selection, function: Function) -> Value:
+    return function.add(ops.TopK(lift(selection.score).value), "pages", selection.loc)
 
 
 # the two functions -------------------------------------------------------------------------------
 
 
-class Page:
-    """What forward_cache is given: ``page.k`` and ``page.v`` of one full page, or under MLA ``page.latent``."""
-
-    def __init__(self, spec: Spec, parts: Sequence[Any]) -> None:
-        self._spec, self._parts = spec, dict(zip(spec.pools, parts, strict=True))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name in self._parts:
-            return self._parts[name]
-        if name in ("k", "v", "latent"):
-            raise fail(OTHER_CACHE, name=name, **_what_there_is(self._spec))
-        has = " and ".join(self._spec.pools)
-        uses = " and ".join(f"page.{p}" for p in self._spec.pools)
-        text = f"a page has {has}, no '{name}'"
-        raise fail(FLOW_RAISED, type="AttributeError", text=text, hint=f"summaries are made from {uses}")
-
-
-def _what_there_is(spec: Spec) -> dict[str, str]:
-    """For VX1022: what the cache of this shape holds, and what would do."""
-    shape = f"[{spec.page_size}, {spec.head_dim}]"
-    if spec.kv_lora_rank:
-        use = f"page.latent, {shape}: keys are whole rows, values their first {spec.kv_lora_rank} numbers"
-        return {"cache": f"MLA ({spec})", "hint": f"use {use}; or compile for a model with K and V: --heads 32/8"}
-    hint = f"use page.k and page.v, {shape}; or compile for MLA: --latent 512+64 --heads 20"
-    return {"cache": f"K and V ({spec})", "hint": hint}
-
-
-class Cache:
-    """What forward_indexer is given: the fields of all candidate pages, ``cache.<field>`` or ``cache["<field>"]``."""
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self._fields = dict(fields)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name in self._fields:
-            return self._fields[name]
-        if name in ("k", "v", "latent"):
-            raise fail(PARTIAL_PAGE, what=f"forward_indexer reads cache.{name}")
-        raise fail(FIELD_UNDECLARED, name=name, nearest=nearest(name, self._fields))
-
-    def __getitem__(self, name: str) -> Any:
-        return self.__getattr__(str(name))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._fields
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def keys(self) -> Any:
-        return self._fields.keys()
-
-    def items(self) -> Any:
-        return self._fields.items()
-
-
 def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
-    code = _code(flow.forward_cache)
-    for name in fields:
-        twice = source.key_loc(code, name, nth=1)
-        if twice is not None:
-            raise FIELD_TWICE.at(twice, name=name)
     # byte * scale is a number of fp32, and of no narrower type
     type = TensorType(f32 if spec.scaled else dtype(spec.dtype), (spec.page_size, spec.head_dim))
-    function = _function("cache", code, [Value(name, type) for name in spec.pools])
-    with tracing(module, function) as tracer, _at_the_flow(tracer):
-        returned = flow.forward_cache(Page(spec, [vTensor(a) for a in function.args]))
-        values = _checked_fields(returned, fields, code, tracer)
-    function.append(ops.Return(tuple(values.values()), names=tuple(values)), loc=source.return_loc(code))
+    function = _function("cache", flow, "forward_cache", [Value(name, type) for name in spec.pools])
+    with purity.running("forward_cache"), tracing(module, function) as tracer:
+        page = Page(spec, [vTensor(a) for a in function.args])
+        values: dict[str, Value] = {}
+        for name, x in summaries_of(flow, fields, page, tracer).items():
+            with at_the_flow(tracer, key_loc(flow, name)):
+                made = lift(x)
+            if made.dims != fields[name].shape:
+                declared = ops.show(fields[name].shape)
+                raise FIELD_SHAPE.at(key_loc(flow, name), name=name, declared=declared, got=ops.show(made.dims))
+            values[name] = made.value
+            _name_after(made.value, name, tracer)
+    function.append(ops.Return(tuple(values.values()), names=tuple(values)), loc=return_loc(flow, "forward_cache"))
     module.define(function)
-
-
-def _checked_fields(returned: Any, fields: dict[str, Field], code: CodeType, tracer: Tracer) -> dict[str, Value]:
-    """The returned summaries by name, in declared order, each of its declared shape."""
-    if not isinstance(returned, Mapping):
-        error = FIELD_UNWRITTEN.at(source.return_loc(code), name=next(iter(fields), ""))
-        raise error.note(f"forward_cache returned {_kind(returned)}, not a dict of fields")
-    for name in returned:
-        if name not in fields:
-            loc = source.key_loc(code, name) or source.return_loc(code)
-            raise FIELD_UNDECLARED.at(loc, name=name, nearest=nearest(str(name), fields))
-    values: dict[str, Value] = {}
-    for name, f in fields.items():
-        loc = source.key_loc(code, name) or source.return_loc(code)
-        if name not in returned:
-            raise FIELD_UNWRITTEN.at(loc, name=name)
-        x = lift(returned[name])
-        if x.dims != f.shape:
-            raise FIELD_SHAPE.at(loc, name=name, declared=_shown(f.shape), got=_shown(x.dims))
-        values[name] = x.value
-        _name_after(x.value, name, tracer)
-    return values
 
 
 def _name_after(value: Value, name: str, tracer: Tracer) -> None:
@@ -218,75 +155,36 @@ def _name_after(value: Value, name: str, tracer: Tracer) -> None:
 
 
 def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
-    code = _code(flow.forward_indexer)
     stored = dtype(spec.dtype)
     args = [Value("q", TensorType(stored, (spec.group, spec.head_dim)))]
     args += [Value(n, TensorType(f.dtype or stored, (S, *f.shape))) for n, f in fields.items()]
-    function = _function("index", code, args)
-    with tracing(module, function) as tracer, _at_the_flow(tracer):
+    function = _function("index", flow, "forward_indexer", args)
+    with purity.running("forward_indexer"), tracing(module, function) as tracer:
         q, *summaries = (vTensor(a) for a in function.args)
-        selected = flow.forward_indexer(q, Cache(dict(zip(fields, summaries, strict=True))))
-    if not isinstance(selected, Selection) or selected.value is None:
-        raise NO_SELECTION.at(source.return_loc(code), got=_kind(selected))
-    function.append(ops.Return((selected.value,)), loc=source.return_loc(code))
+        selection = selection_of(flow, q, Cache(dict(zip(fields, summaries, strict=True))), tracer)
+        with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
+            selected = _selected(selection, function)
+    function.append(ops.Return((selected,)), loc=return_loc(flow, "forward_indexer"))
     module.define(function)
 
 
-def _function(name: str, code: CodeType, args: list[Value]) -> Function:
-    return Function("func", name, args, loc=Loc(code.co_filename, code.co_firstlineno))
+def _function(name: str, flow: vFlow, method: str, args: list[Value]) -> Function:
+    code = code_of(getattr(flow, method))
+    loc = Loc(code.co_filename, code.co_firstlineno) if code is not None else method_loc(flow, method)
+    return Function("func", name, args, loc=loc)
 
 
-# errors ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _at_the_flow(tracer: Tracer | None) -> Iterator[None]:
-    """Whatever the flow's code raises leaves as a VortexError at the flow's line."""
-    try:
-        yield
-    except VortexError as e:
-        e.loc = e.loc or source.innermost(e.__traceback__)
-        raise
-    except Exception as e:
-        _raised(e, tracer)
-
-
-def _raised(e: Exception, tracer: Tracer | None) -> NoReturn:
-    loc = source.innermost(e.__traceback__)
-    if loc is None:
-        raise e  # no line of the flow's has part in it: an error of ours
-    refused = tracer.refused if tracer is not None else None
-    if refused is not None and refused.loc is not None and (refused.loc.file, refused.loc.line) == (loc.file, loc.line):
-        raise refused from e  # C code replaced our error by its own
-    hint = "the flow runs once on traced tensors; 'vortex ops' lists what it can call on them"
-    raise FLOW_RAISED.at(loc, type=type(e).__name__, text=_first_line(e), hint=hint) from e
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [""])[0]
-
-
-def _code(method: Any) -> CodeType:
-    code = inspect.unwrap(method).__code__
-    assert isinstance(code, CodeType)
-    return code
-
-
-def _kind(x: Any) -> str:
-    if isinstance(x, vTensor):
-        return f"a tensor {x.type}"
-    return "None" if x is None else f"a {type(x).__name__}"
-
-
-def _shown(shape: tuple[Dim, ...]) -> str:
-    return ops.show(shape)
-
-
-def _source_digest(cls: type[vFlow]) -> str:
-    methods = [getattr(cls, m) for m in METHODS]
+def _source_digest(flow: vFlow) -> str:
+    methods = [getattr(flow, m) for m in METHODS]
     try:
         # not of the class: that looks its module up, which a flow file has none of, and TVM patches the looking up
-        text = "".join(map(inspect.getsource, methods))
+        text = "".join(inspect.getsource(code) for m in methods if (code := code_of(m)) is not None)
     except (OSError, TypeError):
-        text = "".join(_code(m).co_code.hex() for m in methods)
+        text = "".join(_bytes(code) for m in methods if (code := code_of(m)) is not None)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bytes(code: CodeType) -> str:
+    """What a function without source does, as text."""
+    constants = [_bytes(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {constants} {code.co_names}"

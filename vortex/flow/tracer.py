@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vortex.errors import BAD_SHAPE, CONSTANT_TOO_BIG, ErrorKind, VortexError
-from vortex.flow import source
+from vortex.flow import purity, source
 from vortex.flow.dispatch import wrap
+from vortex.flow.integers import Integers, Whole
 from vortex.ir import types
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow
@@ -60,8 +62,26 @@ class Tracer:
         self.refused: VortexError | None = None
         """The last error raised; C code between it and the flow may replace it by a bare TypeError."""
         self.seen: dict[object, Value] = {}
+        self.integers = Integers()
         self.named: set[Value] = set()
         """Values that have a variable's name."""
+        self.method = purity.method()
+        """The method of the flow that is traced, for messages."""
+        self._born: list[weakref.ref[vTensor]] = []
+
+    def bear(self, tensor: weakref.ref[vTensor]) -> int:
+        """Count a traced tensor; its place in order."""
+        self._born.append(tensor)
+        return len(self._born)
+
+    @property
+    def births(self) -> int:
+        """How many traced tensors were made."""
+        return len(self._born)
+
+    def alive(self) -> Iterator[vTensor]:
+        """The traced tensors that the flow, or a call that is not over, still holds."""
+        return (t for t in (r() for r in self._born) if t is not None)
 
     def once(self, key: object, op: Op, name: str) -> vTensor:
         """A leaf, made on first use and shared after."""
@@ -73,13 +93,20 @@ class Tracer:
         """A captured tensor: declared once for each content."""
         dtype = DTYPES.get(data.dtype)
         if dtype is None:
-            wide = {torch.float64: torch.float32, torch.int16: torch.int32, torch.int8: torch.int32}
-            to = wide.get(data.dtype, torch.int32 if data.dtype == torch.uint8 else None)
-            if to is None:
+            if data.dtype == torch.float64:
+                return self.resource(data.float(), name)
+            if data.dtype not in (torch.int8, torch.int16, torch.uint8):
                 raise fail(BAD_SHAPE, op="captured tensor", why=f"no element type for {data.dtype}", expected="float32")
-            return self.resource(data.to(to), name)
-        data = data.detach().cpu().contiguous()
-        data = data.to(torch.int32) if dtype == types.i32 else data
+            dtype = types.i32
+        data = data.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        whole = None
+        if not data.dtype.is_floating_point and data.dtype != torch.bool:
+            ends = (int(data.min()), int(data.max())) if data.numel() else (0, 0)
+            whole = Whole(data.dtype, *ends)
+            if not whole.fits:
+                why = f"{data.dtype} between {ends[0]} and {ends[1]}; integers have 32 bits here"
+                raise fail(BAD_SHAPE, op="captured tensor", why=why, expected="numbers from -2^31 to 2^31 - 1")
+            data = data.to(torch.int32)
         type = TensorType(dtype, tuple(data.shape))
         size = data.numel() * dtype.bytes
         if size > CONSTANT_LIMIT:
@@ -88,11 +115,17 @@ class Tracer:
         text = base64.b64encode(raw).decode()
         for d in self.module.declared("resource"):
             if d.type == type and d.attrs["data"] == text:
-                return self.once(d.name, flow.Resource(d.name, type), d.name)
+                return self._captured(d.name, type, whole)
         if not name or name in self.module.decls:
             name = f"w{len(self.module.declared('resource'))}"
         self.module.declare(Decl("resource", name, type, {"data": text}))
-        return self.once(name, flow.Resource(name, type), name)
+        return self._captured(name, type, whole)
+
+    def _captured(self, name: str, type: TensorType, whole: Whole | None) -> vTensor:
+        made = self.once((name, whole), flow.Resource(name, type), name)
+        if whole is not None:
+            self.integers.know(made.value, whole)
+        return made
 
 
 @contextmanager
@@ -140,15 +173,45 @@ def emit(op: type[Op], *operands: vTensor | tuple[vTensor, ...], **attrs: Any) -
     except VortexError as e:
         why = str(e.fields["why"])
         raise refuse(why, next((text for c, text in EXPECTED.items() if issubclass(op, c)), "")) from None
+    _check_integers(made)
     return wrap(tracer.function.add(made, "", source.here()))
+
+
+def _check_integers(made: Op) -> None:
+    """Know the integer that an op makes; refuse one that int32 may not hold where torch would."""
+    known = active().integers
+    meet = isinstance(made, flow.Binary | flow.Where) and all(known.whole(v) for v in made.operands)
+    if meet and any(known.too_big(v) for v in made.operands):
+        raise refuse("a number beyond 32 bits meets integers", TO_FIT)
+    what = known.infer(made)
+    if what is None:
+        return
+    if not what.fits:
+        kind = "a Python integer" if what.python else str(what.dtype)
+        summed = isinstance(made, flow.Reduce | flow.Scan)
+        works = (
+            "dtype=torch.int32, which wraps; or x.clamp(low, high) or x % n first, which bound x" if summed else TO_FIT
+        )
+        raise refuse(f"{kind} between {what.low} and {what.high}; integers have 32 bits here", works)
+    known.know(made.value, what)
+
+
+TO_FIT = "x.int(), which wraps as torch's int32; x.clamp(low, high) or % n, which bound x; or x.float()"
 
 
 def constant(number: float) -> vTensor:
     """A Python number as torch reads it beside a tensor: bool, int32 or fp32."""
     dtype = types.bool_ if isinstance(number, bool) else types.i32 if isinstance(number, int) else types.f32
-    if dtype == types.i32 and not -(2**31) <= number < 2**31:
+    big = dtype == types.i32 and not -(2**31) <= number < 2**31
+    if big:
         dtype = types.f32
     key = (repr(number), dtype)
     name = f"c{int(number)}" if number == number and 0 <= number < 1000 and number == int(number) else "c"
     value = number if dtype == types.i32 else float(number)
-    return active().once(key, flow.Constant(value, type=TensorType(dtype)), name)
+    made = active().once(key, flow.Constant(value, type=TensorType(dtype)), name)
+    if big:
+        active().integers.big.add(made.value)
+    elif dtype != types.f32:
+        kind = torch.bool if dtype == types.bool_ else torch.int64
+        active().integers.know(made.value, Whole(kind, int(number), int(number), python=True))
+    return made

@@ -17,7 +17,11 @@ def widen(x: Any) -> Any:
 
 
 def narrow(x: Any, dtype: DType) -> Any:
-    """``x`` rounded to ``dtype`` (to nearest even; fp8 clamped to +-448 first), floats held as fp32."""
+    """``x`` rounded to ``dtype`` (to nearest even; fp8 clamped to +-448 first), floats held as fp32.
+
+    A float goes to an integer without its fraction; -2^31 stands for what int32 has no number for, as on the CPUs that
+    torch runs on.
+    """
     x = np.asarray(x)
     if dtype == f32:
         return widen(x)
@@ -31,8 +35,10 @@ def narrow(x: Any, dtype: DType) -> Any:
     if dtype == bool_:
         return x != 0
     assert dtype in (i32, i64)
-    with np.errstate(invalid="ignore"):
-        return x.astype(np.int32)
+    if x.dtype.kind == "f":
+        inside = (x >= -(2.0**31)) & (x < 2.0**31)
+        return np.where(inside, np.where(inside, x, 0).astype(np.int32), np.int32(-(2**31)))
+    return x.astype(np.int32)
 
 
 def _bf16(x: Any) -> Any:

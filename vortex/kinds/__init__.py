@@ -1,1 +1,1 @@
-"""What a kernel kind is, declared once: imports errors alone, and every stage may import it."""
+"""What a kernel kind is, declared once; every stage may import it."""

@@ -73,7 +73,9 @@ def _peel(v: Value, *, scalar: bool) -> Value | None:
         x = next((a for a, c in pairs if _per_row(c, scalar=scalar) and _positive(c)), None)
     elif type(o) is flow.Div:  # pow is one, too
         x = o.a if _per_row(o.b, scalar=scalar) and _positive(o.b) else None
-    if x is None or _type(x).shape != _type(v).shape or _type(x).page_axis is None:
+    if x is None or not _type(v).dtype.is_float:  # integers wrap
+        return None
+    if _type(x).shape != _type(v).shape or _type(x).page_axis is None:
         return None
     return x
 

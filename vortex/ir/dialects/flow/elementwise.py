@@ -20,7 +20,7 @@ from vortex.ir.dialects.flow.kinds import (
     tensor,
 )
 from vortex.ir.numerics import narrow, widen
-from vortex.ir.types import DType, TensorType, bool_, f32
+from vortex.ir.types import DType, TensorType, bool_, f32, i32
 
 
 @op("flow.neg")
@@ -69,6 +69,46 @@ class Log(Unary):
         return np.log(widen(x))
 
 
+@op("flow.log2")
+class Log2(Unary):
+    """Logarithm to base 2."""
+
+    def evaluate(self, x: Any) -> Any:
+        return np.log2(widen(x))
+
+
+@op("flow.log10")
+class Log10(Unary):
+    """Logarithm to base 10."""
+
+    def evaluate(self, x: Any) -> Any:
+        return np.log10(widen(x))
+
+
+@op("flow.log1p")
+class Log1p(Unary):
+    """log(1 + x), accurate near 0."""
+
+    def evaluate(self, x: Any) -> Any:
+        return np.log1p(widen(x))
+
+
+@op("flow.exp2")
+class Exp2(Unary):
+    """2 ** x"""
+
+    def evaluate(self, x: Any) -> Any:
+        return np.exp2(widen(x))
+
+
+@op("flow.expm1")
+class Expm1(Unary):
+    """exp(x) - 1, accurate near 0."""
+
+    def evaluate(self, x: Any) -> Any:
+        return np.expm1(widen(x))
+
+
 @op("flow.sqrt")
 class Sqrt(Unary):
     """Square root."""
@@ -99,6 +139,14 @@ class Cos(Unary):
 
     def evaluate(self, x: Any) -> Any:
         return np.cos(widen(x))
+
+
+@op("flow.tan")
+class Tan(Unary):
+    """Tangent, radians."""
+
+    def evaluate(self, x: Any) -> Any:
+        return np.tan(widen(x))
 
 
 @op("flow.tanh")
@@ -259,12 +307,51 @@ class Pow(Div):
 
 @op("flow.remainder")
 class Remainder(Binary):
-    """a - floor(a / b) * b: the sign of b, as in torch.remainder"""
+    """What is left of a / b rounded down: the sign of b, exact as in torch.remainder; integers modulo 0 give 0."""
 
-    repeats = 2
+    repeats = 21
 
     def evaluate(self, a: Any, b: Any) -> Any:
-        return np.mod(*alike(a, b))
+        a, b = alike(a, b)
+        if a.dtype != np.float32:
+            return np.mod(a, b)
+        r = np.fmod(a, b)
+        return np.where((r != 0) & ((b < 0) != (r < 0)), r + b, r)
+
+
+@op("flow.fmod")
+class Fmod(Binary):
+    """What is left of a / b rounded to zero: the sign of a, exact as in torch.fmod; integers modulo 0 give 0."""
+
+    repeats = 3
+
+    def evaluate(self, a: Any, b: Any) -> Any:
+        return np.fmod(*alike(a, b))
+
+
+@op("flow.floor_divide")
+class FloorDivide(Binary):
+    """a / b of integers rounded down; 0 where b is 0, and -2^31 / -1 wraps."""
+
+    repeats = 20
+
+    def dtype(self, a: DType, b: DType) -> DType:
+        self.require(not a.is_float and not b.is_float, f"needs integer operands, got {a} and {b}")
+        return i32
+
+    def evaluate(self, a: Any, b: Any) -> Any:
+        return np.floor_divide(*alike(a, b))
+
+
+@op("flow.hypot")
+class Hypot(Binary):
+    """sqrt(a * a + b * b) without overflow on the way; infinite if either is, whatever the other."""
+
+    def dtype(self, a: DType, b: DType) -> DType:
+        return f32
+
+    def evaluate(self, a: Any, b: Any) -> Any:
+        return np.hypot(widen(a), widen(b))
 
 
 @op("flow.maximum")

@@ -1,0 +1,106 @@
+"""What a flow's methods are given: the parts of a page, and the fields of all candidate pages."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from typing import Any, NoReturn
+
+from vortex.errors import FIELD_UNDECLARED, FLOW_RAISED, OTHER_CACHE, PARTIAL_PAGE, nearest
+from vortex.flow import purity
+from vortex.flow.tracer import fail
+from vortex.spec import Spec
+
+
+class Page:
+    """What forward_cache is given: ``page.k`` and ``page.v`` of one full page, or under MLA ``page.latent``."""
+
+    def __init__(self, spec: Spec, parts: Sequence[Any]) -> None:
+        self.__dict__["_spec"] = spec
+        self.__dict__["_parts"] = dict(zip(spec.pools, parts, strict=True))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in self._parts:
+            return self._parts[name]
+        if name in ("k", "v", "latent"):
+            raise fail(OTHER_CACHE, name=name, **_what_there_is(self._spec))
+        has = " and ".join(self._spec.pools)
+        uses = " and ".join(f"page.{p}" for p in self._spec.pools)
+        text = f"a page has {has}, no '{name}'"
+        raise fail(FLOW_RAISED, type="AttributeError", text=text, hint=f"summaries are made from {uses}")
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise purity.written_argument("page", name)
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+
+def _what_there_is(spec: Spec) -> dict[str, str]:
+    """For VX1022: what the cache of this shape holds, and what would do."""
+    shape = f"[{spec.page_size}, {spec.head_dim}]"
+    if spec.kv_lora_rank:
+        use = f"page.latent, {shape}: keys are whole rows, values their first {spec.kv_lora_rank} numbers"
+        return {"cache": f"MLA ({spec})", "hint": f"use {use}; or compile for a model with K and V: --heads 32/8"}
+    hint = f"use page.k and page.v, {shape}; or compile for MLA: --latent 512+64 --heads 20"
+    return {"cache": f"K and V ({spec})", "hint": hint}
+
+
+class Cache:
+    """What forward_indexer is given: the fields of all candidate pages, ``cache.<field>`` or ``cache["<field>"]``.
+
+    It is a mapping as well; a field called ``keys`` or ``items`` hides the mapping's method of that name.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        # attributes of an object come before the methods of its class
+        self.__dict__.update(fields)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise self._missing(name)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self.__dict__[name]
+        except (KeyError, TypeError):
+            raise self._missing(str(name)) from None
+
+    def _missing(self, name: str) -> Exception:
+        if name in ("k", "v", "latent"):
+            return fail(PARTIAL_PAGE, what=f"forward_indexer reads cache.{name}")
+        return fail(FIELD_UNDECLARED, name=name, nearest=nearest(name, self.__dict__))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise purity.written_argument("cache", name)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        raise purity.written_argument("cache", name)
+
+    def __delattr__(self, name: str) -> None:
+        raise purity.written_argument("cache", name)
+
+    def __delitem__(self, name: str) -> None:
+        raise purity.written_argument("cache", name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.__dict__
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __len__(self) -> int:
+        return len(self.__dict__)
+
+    def keys(self) -> KeysView[str]:
+        return self.__dict__.keys()
+
+    def values(self) -> ValuesView[Any]:
+        return self.__dict__.values()
+
+    def items(self) -> ItemsView[str, Any]:
+        return self.__dict__.items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.__dict__.get(name, default)

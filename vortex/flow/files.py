@@ -1,0 +1,162 @@
+"""Flow files, read and run as ``python FILE`` does, but under a name of their own: ``__main__`` guards stay shut."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import linecache
+import os
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vortex.errors import FLOW_RAISED, NO_SUCH_FILE, Loc, VortexError
+from vortex.flow import source
+
+_LOCK = threading.RLock()
+
+
+class FlowFile:
+    """A file of flows as a module, and the modules beside it that it imports.
+
+    Two files are two modules whatever their names are, and each has the siblings of its own folder: what it imported
+    from there is in ``sys.modules`` only while its code runs.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.whole = os.path.abspath(path)
+        self.folder = os.path.dirname(self.whole)
+        stem = Path(path).stem
+        tag = hashlib.sha256(self.whole.encode(errors="surrogateescape")).hexdigest()[:12]
+        self.package, self.root = _package(self.folder)
+        self.name = ".".join(filter(None, (self.package, f"_vortex_flow_{tag}_{stem}")))
+        self.module = types.ModuleType(self.name)
+        self.module.__file__ = self.whole
+        self.module.__package__ = self.package
+        self._siblings: dict[str, types.ModuleType] = {}
+        self._depth = 0
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """``sys.path`` and ``sys.modules`` as a program in this folder has them."""
+        with _LOCK:
+            if self._depth:
+                yield
+                return
+            self._depth += 1
+            beside = {entry.split(".")[0] for folder in {self.folder, self.root} for entry in os.listdir(folder)}
+            hidden = {n: m for n, m in list(sys.modules.items()) if n.split(".")[0] in beside and self._foreign(m)}
+            for name in hidden:
+                del sys.modules[name]
+            before = set(sys.modules)
+            sys.modules.update(self._siblings)
+            path, writes = list(sys.path), sys.dont_write_bytecode
+            sys.path[:0] = [self.folder] if self.root == self.folder else [self.folder, self.root]
+            sys.dont_write_bytecode = True  # an edit within the same second would find the old bytecode
+            importlib.invalidate_caches()
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                sys.path[:], sys.dont_write_bytecode = path, writes
+                for name in set(sys.modules) - before:
+                    if name != self.name and self._ours(sys.modules[name]):
+                        self._siblings[name] = sys.modules.pop(name)
+                sys.modules.update(hidden)
+
+    def _ours(self, module: Any) -> bool:
+        places = [getattr(module, "__file__", None), *list(getattr(module, "__path__", None) or ())[:1]]
+        roots = (self.folder + os.sep, self.root + os.sep)
+        return any(isinstance(p, str) and os.path.abspath(p).startswith(roots) for p in places) and not _installed(
+            places
+        )
+
+    def _foreign(self, module: Any) -> bool:
+        """Whether a loaded module has the name of one in this folder and is another: a program's own, not installed."""
+        file = getattr(module, "__file__", None)
+        return isinstance(file, str) and not self._ours(module) and not _installed([file])
+
+    def run(self) -> None:
+        """Execute the file; what it raises is an error at its line."""
+        try:
+            text = Path(self.path).read_bytes()
+        except (OSError, ValueError) as e:
+            raise NO_SUCH_FILE.at(path=self.path, why=getattr(e, "strerror", None) or "is no path") from None
+        linecache.checkcache(self.path)
+        argv = sys.argv
+        with self.entered():
+            sys.modules[self.name], sys.argv = self.module, [self.path]
+            try:
+                if self.package:
+                    importlib.import_module(self.package)
+                exec(compile(text, self.path, "exec", dont_inherit=True), self.module.__dict__)
+            except VortexError:
+                raise
+            except SyntaxError as e:
+                loc = Loc(e.filename or self.path, e.lineno or 1, e.offset or 1)
+                raise FLOW_RAISED.at(loc, type=type(e).__name__, text=e.msg, hint="the file must be Python") from None
+            except (Exception, SystemExit) as e:
+                loc2 = source.innermost(e.__traceback__) or Loc(self.path, 1)
+                hint = "raised while the file was loaded"
+                raise FLOW_RAISED.at(loc2, type=type(e).__name__, text=e, hint=hint) from e
+            finally:
+                sys.argv = argv
+
+
+def _package(folder: str) -> tuple[str, str]:
+    """The package that a folder is, dotted, and the folder from which it is imported."""
+    parts: list[str] = []
+    while os.path.isfile(os.path.join(folder, "__init__.py")) and os.path.basename(folder).isidentifier():
+        parts.insert(0, os.path.basename(folder))
+        folder = os.path.dirname(folder)
+    return ".".join(parts), folder
+
+
+_PREFIXES = tuple({os.path.abspath(p) + os.sep for p in (sys.prefix, sys.base_prefix, sys.exec_prefix)})
+_VORTEX = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def _installed(places: list[Any]) -> bool:
+    """Part of Python's installation, or of this package."""
+    return any(isinstance(p, str) and os.path.abspath(p).startswith((*_PREFIXES, _VORTEX)) for p in places)
+
+
+_FILES: dict[str, FlowFile] = {}
+"""Loaded files by the name of their module."""
+
+
+def loading(path: str) -> FlowFile | None:
+    """The file, where it is being run at the moment: it asks for its own flows."""
+    whole = os.path.abspath(path)
+    return next((f for f in _FILES.values() if f.whole == whole and f._depth and f.name in sys.modules), None)
+
+
+def load(path: str) -> FlowFile:
+    """Run a file anew, siblings included.
+
+    Raises:
+        VortexError: VX7002 when it cannot be read, or what the file itself raises.
+    """
+    made = FlowFile(path)
+    if not os.path.isdir(made.folder):
+        raise NO_SUCH_FILE.at(path=path, why="No such file or directory")
+    _FILES[made.name] = made
+    made.run()
+    return made
+
+
+@contextmanager
+def at_home(flow: Any) -> Iterator[None]:
+    """Run the methods of a flow, or of its class, where its file lies: imports in them find its siblings."""
+    cls = flow if isinstance(flow, type) else type(flow)
+    file = _FILES.get(getattr(cls, "__module__", ""))
+    if file is None:
+        yield
+        return
+    with file.entered():
+        yield

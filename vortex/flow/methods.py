@@ -1,0 +1,287 @@
+"""Calling a flow's methods: their signatures, what they return, and errors at the flow's own lines.
+
+Tracing and the eager oracle call them by the same functions, so that both accept the same flows.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from vortex.errors import (
+    BAD_FIELD,
+    BAD_FLOW_CLASS,
+    BAD_SIGNATURE,
+    FIELD_TWICE,
+    FIELD_UNDECLARED,
+    FIELD_UNWRITTEN,
+    FLOW_RAISED,
+    NO_SELECTION,
+    Loc,
+    VortexError,
+    nearest,
+)
+from vortex.flow import purity, source
+from vortex.flow.flow import HOW_TO_DECLARE, Field, check_class, vFlow
+from vortex.flow.selection import Selection
+from vortex.flow.tensor import vTensor
+from vortex.flow.tracer import Tracer
+from vortex.spec import Spec
+
+RESERVED = frozenset({"q", "k", "v", "latent", "k_new", "v_new", "latent_new", "plan", "pages", "out", "lse"})
+"""Names that the artifact's own tensors have."""
+EXPECTED = {
+    "create_cache": "create_cache(self, spec)",
+    "forward_cache": "forward_cache(self, page)",
+    "forward_indexer": "forward_indexer(self, q, cache)",
+}
+"""The methods of a flow as they are written."""
+
+
+def instantiate(flow: vFlow | type[vFlow]) -> vFlow:
+    """A flow from its class; what its constructor raises is an error of the flow."""
+    if isinstance(flow, vFlow):
+        check_class(type(flow))
+        return flow
+    check_class(flow, class_loc(flow))
+    lacking = _unbound(flow, ())
+    if lacking:
+        why = f"{flow.__name__}.__init__ cannot be called without arguments: {lacking}"
+        hint = f"give its arguments defaults, or give an object: {flow.__name__}(...)"
+        raise BAD_FLOW_CLASS.at(def_loc(flow.__init__) or class_loc(flow), why=why, hint=hint)
+    with at_the_flow(None, def_loc(flow.__init__) or class_loc(flow)):
+        return flow()
+
+
+def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
+    """What create_cache declares, checked."""
+    fields = called(flow, "create_cache", spec)
+    at_return = return_loc(flow, "create_cache")
+    code = code_of(flow.create_cache)
+    if not isinstance(fields, Mapping):
+        why = f"create_cache returned {kind(fields)}, not a dict of fields"
+        raise BAD_FIELD.at(at_return, why=why, hint='return {"name": vortex.Field(dim, ...)}')
+    for name, f in fields.items():
+        loc = source.key_loc(code, name) if code is not None and isinstance(name, str) else None
+        loc = loc or at_return
+        if not (isinstance(name, str) and name.isidentifier() and name.isascii()) or name.startswith("__"):
+            hint = "name it as a variable is named: ASCII letters, digits and underscores, not two at the front"
+            raise BAD_FIELD.at(loc, why=f"a field cannot be named {name!r}", hint=hint)
+        if not isinstance(f, Field):
+            raise BAD_FIELD.at(loc, why=f"field '{name}' is {kind(f)}, not a vortex.Field", hint=HOW_TO_DECLARE)
+        if name in RESERVED:
+            hint = f"choose another name; the artifact's own tensors are called {', '.join(sorted(RESERVED))}"
+            raise BAD_FIELD.at(loc, why=f"the name '{name}' is taken", hint=hint)
+    return dict(fields)
+
+
+def summaries_of(flow: vFlow, fields: Mapping[str, Field], page: Any, tracer: Tracer | None = None) -> dict[str, Any]:
+    """What forward_cache returns for a page, one tensor or number for each declared field, in declared order.
+
+    Raises:
+        VortexError: VX1007 to VX1009, or what the flow raises.
+    """
+    code, at_return = code_of(flow.forward_cache), return_loc(flow, "forward_cache")
+    for name in fields:
+        twice = source.key_loc(code, name, nth=1) if code is not None else None
+        if twice is not None:
+            raise FIELD_TWICE.at(twice, name=name)
+    returned = called(flow, "forward_cache", page, tracer=tracer)
+    if not isinstance(returned, Mapping):
+        what = f"forward_cache returned {kind(returned)}, not a dict of fields"
+        if not fields:
+            raise FLOW_RAISED.at(at_return, type="TypeError", text=what, hint="return {}: the flow declares no field")
+        raise FIELD_UNWRITTEN.at(at_return, name=next(iter(fields))).note(what)
+    for name in returned:
+        if name not in fields:
+            raise FIELD_UNDECLARED.at(key_loc(flow, name), name=name, nearest=nearest(str(name), fields))
+    for name in fields:
+        if name not in returned:
+            raise FIELD_UNWRITTEN.at(at_return, name=name)
+        x = returned[name]
+        if not isinstance(x, vTensor | torch.Tensor | np.ndarray | np.generic | bool | int | float):
+            text = f"forward_cache returns {kind(x)} for field '{name}'"
+            raise FLOW_RAISED.at(
+                key_loc(flow, name), type="TypeError", text=text, hint="return a tensor for each field"
+            )
+    return {name: returned[name] for name in fields}
+
+
+def selection_of(flow: vFlow, q: Any, cache: Any, tracer: Tracer | None = None) -> Selection:
+    """What forward_indexer returns; VX1011 unless it is a selection."""
+    selected = called(flow, "forward_indexer", q, cache, tracer=tracer)
+    if not isinstance(selected, Selection):
+        raise NO_SELECTION.at(return_loc(flow, "forward_indexer"), got=kind(selected))
+    return selected
+
+
+# calls -------------------------------------------------------------------------------------------
+
+
+def called(flow: vFlow, name: str, *args: Any, tracer: Tracer | None = None) -> Any:
+    """The result of a method of the flow; VX1025 when it does not take these arguments, or returns no result at once."""
+    method = getattr(flow, name)
+    loc = method_loc(flow, name)
+    if not callable(method):
+        raise BAD_SIGNATURE.at(loc, why=f"{name} is {kind(method)}, not a method", method=EXPECTED[name])
+    lacking = _unbound(method, args)
+    if lacking:
+        shown = EXPECTED[name].replace("self, ", "")
+        why = f"{name} is called as {shown}, but {lacking}"
+        raise BAD_SIGNATURE.at(loc, why=why, method=EXPECTED[name])
+    plain = _inner(method)
+    for is_one, what in (
+        (inspect.iscoroutinefunction, "a coroutine (async def)"),
+        (inspect.isgeneratorfunction, "a generator (it has yield)"),
+        (inspect.isasyncgenfunction, "an asynchronous generator"),
+    ):
+        if is_one(plain):
+            raise BAD_SIGNATURE.at(loc, why=f"{name} is {what}; it must return its result", method=EXPECTED[name])
+    with at_the_flow(tracer, loc), purity.running(name):
+        result = method(*args)
+    if inspect.iscoroutine(result):
+        result.close()
+        raise BAD_SIGNATURE.at(loc, why=f"{name} returns a coroutine", method=EXPECTED[name])
+    return result
+
+
+def _unbound(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """Why a function does not take ``args``, in words; nothing when it does or cannot be asked."""
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return ""
+    try:
+        signature.bind(*args)
+    except TypeError as e:
+        whole = _whole_signature(function, signature)
+        return f"it is written ({whole}): {e}"
+    return ""
+
+
+def _whole_signature(function: Callable[..., Any], bound: inspect.Signature) -> str:
+    """The parameters by name, ``self`` included."""
+    under = getattr(function, "__func__", function)
+    try:
+        parameters = inspect.signature(under).parameters.values() if not isinstance(under, type) else None
+    except (ValueError, TypeError):
+        parameters = None
+    shown = bound.parameters.values() if parameters is None else parameters
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in shown]
+    return ", ".join(map(str, bare))
+
+
+def _inner(function: Any) -> Any:
+    """The plain function under bound methods, partials, wrappers and compiled helpers."""
+    for _ in range(100):
+        for attribute in ("__wrapped__", "_torchdynamo_orig_callable", "__func__"):
+            under = getattr(function, attribute, None)
+            if callable(under):
+                break
+        else:
+            if isinstance(function, functools.partial | functools.partialmethod):
+                under = function.func
+            elif hasattr(function, "__code__") or isinstance(function, type):
+                return function
+            else:
+                under = getattr(type(function), "__call__", None)
+                if not hasattr(under, "__code__"):
+                    return function
+        function = under
+    return function
+
+
+def code_of(method: Any) -> CodeType | None:
+    """The code of a method as the flow's author wrote it; None where there is none in Python."""
+    code = getattr(_inner(method), "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+# places ------------------------------------------------------------------------------------------
+
+
+def def_loc(method: Any) -> Loc | None:
+    """The line on which a method of the flow is defined; None where it is not the flow's."""
+    code = code_of(method)
+    if code is None or not source.is_user_code(code.co_filename):
+        return None
+    return source.def_loc(code)
+
+
+def class_loc(cls: type) -> Loc | None:
+    """The first line of the first method that the class has in Python."""
+    return next((loc for m in vars(cls).values() if (loc := def_loc(m)) is not None), None)
+
+
+def method_loc(flow: vFlow, name: str) -> Loc | None:
+    """The line of a method's definition, else something of its class."""
+    return def_loc(getattr(flow, name, None)) or class_loc(type(flow))
+
+
+def return_loc(flow: vFlow, name: str) -> Loc | None:
+    """The last ``return`` of a method."""
+    code = code_of(getattr(flow, name))
+    return source.return_loc(code) if code is not None else class_loc(type(flow))
+
+
+def key_loc(flow: vFlow, name: object) -> Loc | None:
+    """Where forward_cache writes a field into the dict that it returns, else its ``return``."""
+    code = code_of(flow.forward_cache)
+    found = source.key_loc(code, name) if code is not None and isinstance(name, str) else None
+    return found or return_loc(flow, "forward_cache")
+
+
+# errors ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def at_the_flow(tracer: Tracer | None, loc: Loc | None = None) -> Iterator[None]:
+    """Whatever the flow's code raises leaves as a VortexError at the flow's line, or at ``loc`` where it has none.
+
+    What was refused while tracing stays refused, though the flow catches the error: eagerly it would not be raised.
+    """
+    try:
+        yield
+    except VortexError as e:
+        e.loc = e.loc or source.innermost(e.__traceback__)
+        raise
+    except (Exception, SystemExit) as e:
+        _raised(e, tracer, loc)
+    if tracer is not None and tracer.refused is not None:
+        raise tracer.refused
+
+
+def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> NoReturn:
+    loc = source.innermost(e.__traceback__) or fallback
+    if loc is None:
+        raise e  # no line of the flow's has part in it: an error of ours
+    refused = tracer.refused if tracer is not None else None
+    if refused is not None and refused.loc is not None and (refused.loc.file, refused.loc.line) == (loc.file, loc.line):
+        raise refused from e  # C code replaced our error by its own
+    hint = "the flow runs once on traced tensors; 'vortex ops' lists what it can call on them"
+    if "torch.jit" in type(e).__module__ or _in_script(e):
+        hint = "code compiled by torch.jit cannot be traced: call the plain Python function"
+    raise FLOW_RAISED.at(loc, type=type(e).__name__, text=first_line(e), hint=hint) from e
+
+
+def _in_script(e: BaseException) -> bool:
+    return "vTensor" in str(e) and ("Expected a value of type" in str(e) or "torchscript" in str(e).lower())
+
+
+def first_line(e: BaseException) -> str:
+    """What an exception says, in a line."""
+    return (str(e).strip().splitlines() or [""])[0]
+
+
+def kind(x: Any) -> str:
+    """A value in words."""
+    if isinstance(x, vTensor):
+        return f"a tensor {x.type}"
+    return "None" if x is None else f"{'an' if type(x).__name__[0] in 'aeiou' else 'a'} {type(x).__name__}"
