@@ -15,6 +15,7 @@ from tests.emulation import Emulated
 from tests.strategies import flows
 from vortex.ir.core import Module
 from vortex.ir.parser import parse_module
+from vortex.schedules.cuda_select import SelectKnobs
 
 BATCH = 6
 KNOBS = {"threads": 64, "in_flight": 2}
@@ -47,7 +48,7 @@ def compile_all(modules: dict[str, Module], chip_words: int) -> tuple[Compiled, 
     for name, m in modules.items():
         programs[name] = program_of(m, name)
         f = programs[name].functions["select"]
-        f.attrs["schedule"] = {**f.attrs.get("schedule", {}), **KNOBS, "chip_words": chip_words}
+        f.attrs["schedule"] = SelectKnobs(**KNOBS, chip_words=chip_words).attrs()
     built = Kernels.of(programs, ["select"])
     sources = {name: built.sources[name, "select"] for name in modules}
     library = Library(built.emulated)
