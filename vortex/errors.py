@@ -205,7 +205,7 @@ DUPLICATE_FLOW = kind(
 UNKNOWN_FLOW = kind(
     "VX1018", "unknown flow", "no flow named '{name}'{nearest}", "give a registered name, file.py, or file.py:name"
 )
-BAD_FLOW_CLASS = kind("VX1019", "class is no flow", "{why}", "derive from vortex.vFlow and write its three methods")
+BAD_FLOW_CLASS = kind("VX1019", "class is not a flow", "{why}", "derive from vortex.vFlow and write its three methods")
 BAD_BUDGET = kind("VX1020", "bad budget", "{why}", "Budget(pages>=0, ratio>=0, sink>=0, recent>=1)")
 BAD_SPEC = kind(
     "VX1021",
@@ -292,7 +292,7 @@ NO_INSPECTOR = kind(
 )
 
 # VX5xxx: artifacts -------------------------------------------------------------------------------
-NOT_ARTIFACT = kind("VX5001", "not an artifact", "'{path}' is no vortex artifact: {why}", "make one: vortex compile")
+NOT_ARTIFACT = kind("VX5001", "not an artifact", "'{path}' is not a vortex artifact: {why}", "make one: vortex compile")
 CORRUPT_ARTIFACT = kind(
     "VX5002", "artifact damaged", "'{path}': {why}", "compile it again; an artifact is trusted like any binary"
 )
@@ -373,7 +373,7 @@ UNKNOWN_NAME = kind("VX7003", "unknown name", "no {what} named '{name}'{nearest}
 NOT_DATABASE = kind(
     "VX8001",
     "not a tuning database",
-    "'{path}' is no tuning database: {why}",
+    "'{path}' is not a tuning database: {why}",
     "vortex db check {path} says more; a damaged one can be moved away, 'vortex db import' fills a new one",
 )
 READ_ONLY_DATABASE = kind(
@@ -385,7 +385,7 @@ READ_ONLY_DATABASE = kind(
 BAD_RECORDS = kind(
     "VX8003",
     "bad tuning records",
-    "{path}: {bad} of {all} lines are no records: {why}",
+    "{path}: {bad} of {all} lines are not records: {why}",
     "vortex db check {path} lists them; with --skip-bad the others are taken",
 )
 PIN_MISMATCH = kind(

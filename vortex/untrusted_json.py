@@ -11,7 +11,7 @@ An annotation is a dataclass or a named tuple (an object with exactly its fields
 default), ``int``, ``float``, ``str``, ``bool``, ``X | None``, a ``Literal``, ``tuple[X, ...]`` or ``tuple[X, Y]`` (a
 list), ``Mapping[K, V]`` or ``frozenset[X]`` (a list); ``object`` is any JSON. ``Annotated`` adds constraints:
 :class:`Range`, :class:`Length`, :class:`Pattern`, :class:`Choice`, :class:`Check`, :class:`Raw`. Nothing is converted:
-a ``bool`` is no ``int``, an ``int`` is a ``float``, NaN and infinities are no numbers, and a string is printable unless
+a ``bool`` is no ``int``, an ``int`` is a ``float``, NaN and infinities are not numbers, and a string is printable unless
 a :class:`Pattern` says more.
 
 What reads an annotation is made once; a value that is right costs no text of where it is.
@@ -137,7 +137,7 @@ def parse(text: str | bytes) -> object:
     """The JSON in ``text``, UTF-8 where it is bytes; no key twice, neither NaN nor infinities.
 
     Raises:
-        JsonError: it is no JSON, or nested too deeply.
+        JsonError: it is not JSON, or nested too deeply.
     """
     try:
         return _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
@@ -148,13 +148,13 @@ def parse(text: str | bytes) -> object:
 
 
 class NoJsonError(JsonError):
-    """A text that is no JSON."""
+    """A text that is not JSON."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why, None)
 
     def __str__(self) -> str:
-        return f"it is no JSON: {shown(self.needed)[1:-1][:120]}"
+        return f"it is not JSON: {shown(self.needed)[1:-1][:120]}"
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -165,7 +165,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise NoJsonError(f"{name} is no number")
+    raise NoJsonError(f"{name} is not a number")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -226,7 +226,7 @@ def reader_of(annotation: Any) -> Reader:
     elif origin in (dict, Mapping):
         found = _mapping(args, constraints)
     else:
-        raise TypeError(f"{annotation!r} is no annotation that JSON can be read by")
+        raise TypeError(f"{annotation!r} is not an annotation that JSON can be read by")
     return _checked(found, constraints)
 
 

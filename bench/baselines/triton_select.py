@@ -1,6 +1,6 @@
 """Scores of pages in Triton, centroid and Quest: a program takes one chunk of a request's pages and some KV heads.
 
-Scores are fp32 ``[B, Hkv, Pmax]``, -inf where a page is no candidate, so that ``torch.topk`` may follow; the exact
+Scores are fp32 ``[B, Hkv, Pmax]``, -inf where a page is not a candidate, so that ``torch.topk`` may follow; the exact
 selection of :mod:`triton_topk` reads the same array. With ``dot`` the products run on tensor cores: for Quest the bound
 max(q lo, q hi) is max(q, 0) hi + min(q, 0) lo, two products of stored bf16 values.
 """

@@ -67,7 +67,7 @@ def test_every_key_counts(tmp_path: Path) -> None:
         ('{"page_size": 0}', "page_size is 0; an integer from 1"),
         ('{"page_size": true}', "page_size is True; an integer"),
         ('{"flow": ""}', "flow is ''"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("/nowhere.json", "file '/nowhere.json'"),
     ],
 )

@@ -81,7 +81,7 @@ def check_step(flow: str, decoder: Decoder, budget: Budget, layout: Any, *, inte
     decoder.budget = budget
     scales = SCALES[integers] if spec.scaled else (1.0, 1.0)
     decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0], *scales)
-    # a mean over 6 heads, or an exponential, is no small integer any more
+    # a mean over 6 heads, or an exponential, is not a small integer any more
     exact = integers and flow != "gqa_block" and spec.group & (spec.group - 1) == 0
     requests = list(range(len(lengths)))
     for r in requests:

@@ -90,7 +90,7 @@ def check_step(flow: str, decoder: Decoder, layout: Any, *, integers: bool, budg
 def test_decodes(flow: str, spec: Spec, tmp_path: Path) -> None:
     torch.manual_seed(0)
     decoder = compiled(flow, spec, tmp_path)
-    power = spec.group & (spec.group - 1) == 0  # a mean over 20 heads is no small integer
+    power = spec.group & (spec.group - 1) == 0  # a mean over 20 heads is not a small integer
     for i, budget in enumerate(BUDGETS[:2]):
         check_step(flow, decoder, ("HND", "NHD")[i % 2], integers=i == 0 and power, budget=budget)
 

@@ -1,4 +1,4 @@
-"""``schedule`` chooses every knob of every kernel for every target; what is no knob or no legal number is an error."""
+"""``schedule`` chooses every knob of every kernel for every target; an unknown knob or an illegal number is an error."""
 
 from __future__ import annotations
 

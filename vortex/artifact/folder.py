@@ -120,12 +120,12 @@ def read_manifest(path: str | Path) -> Manifest:
     path = Path(path)
     try:
         if not path.is_dir():
-            raise NOT_ARTIFACT.at(path=path, why="it is no folder" if path.exists() else "it does not exist")
+            raise NOT_ARTIFACT.at(path=path, why="it is not a folder" if path.exists() else "it does not exist")
         file = path / MANIFEST
         if not file.exists():
             raise NOT_ARTIFACT.at(path=path, why="it has no manifest.json")
         if not stat.S_ISREG(file.stat().st_mode) or file.stat().st_size > _MANIFEST_LIMIT:
-            raise NOT_ARTIFACT.at(path=path, why="manifest.json is no file of reasonable size")
+            raise NOT_ARTIFACT.at(path=path, why="manifest.json is not a file of reasonable size")
         text = file.read_bytes()
     except OSError as error:
         raise NOT_ARTIFACT.at(path=path, why=f"it cannot be read: {error.strerror or error}") from None
@@ -139,7 +139,7 @@ def read_file(path: str | Path, manifest: Manifest, name: str) -> bytes:
         # no link, neither the file nor a folder on the way, leads out of the artifact
         inside = file.resolve().is_relative_to(Path(path).resolve())
         if not inside or not stat.S_ISREG(file.lstat().st_mode):
-            raise CORRUPT_ARTIFACT.at(path=path, why=f"{name} is no plain file")
+            raise CORRUPT_ARTIFACT.at(path=path, why=f"{name} is not a plain file")
         if file.stat().st_size != want.size:
             why = f"{name} has {file.stat().st_size} bytes, the manifest says {want.size}"
             raise CORRUPT_ARTIFACT.at(path=path, why=why)

@@ -106,7 +106,7 @@ class KernelEntry:
 
     @property
     def variant_of(self) -> str:
-        """The kernel that this one may be called instead of; its own name for one that is no variant."""
+        """The kernel that this one may be called instead of; its own name for one that is not a variant."""
         return str(self.schedule.get("variant_of", self.name))
 
     @property

@@ -81,7 +81,7 @@ def _show(args: argparse.Namespace) -> int:
     prefix = str(args.id)
     if len(prefix) < 4 or not set(prefix) <= set("0123456789abcdef"):
         raise BAD_OPTION.at(
-            option="ID", why=f"'{prefix}' is no record id", hint="at least 4 hex digits, see vortex db ls"
+            option="ID", why=f"'{prefix}' is not a record id", hint="at least 4 hex digits, see vortex db ls"
         )
     found = {r.id: r for _, r in _layers(args).records() if r.id.startswith(prefix)}
     if not found:
@@ -326,7 +326,7 @@ KIND = _option("kind", metavar="KIND", nargs="?", help="only records of this ker
 TARGET = _option("--target", metavar="NAME", help="only records of this target")
 JSON = _option("--json", action="store_true", help="print JSON")
 FILES = _option("files", metavar="FILE", nargs="+", type=Path, help="JSON Lines, as 'vortex db export' writes them")
-SKIP_BAD = _option("--skip-bad", action="store_true", help="leave out lines that are no records")
+SKIP_BAD = _option("--skip-bad", action="store_true", help="leave out lines that are not records")
 
 VERBS = {
     "ls": Verb(_ls, "list what there is, one line a record", (KIND, TARGET, JSON)),

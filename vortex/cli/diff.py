@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         found = _folders(a, b, args.no_locs)
     elif a.is_dir() or b.is_dir():
         folder, other = (a, b) if a.is_dir() else (b, a)
-        raise NO_SUCH_FILE.at(path=str(other), why=f"is no folder, and '{folder}' is one: compare like with like")
+        raise NO_SUCH_FILE.at(path=str(other), why=f"is not a folder, and '{folder}' is one: compare like with like")
     else:
         found = _texts(args.a, args.b, args.no_locs)
     print("".join(found), end="")

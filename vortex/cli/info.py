@@ -91,7 +91,7 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
         m = read_manifest(path)
     except VortexError as e:
         hint = nearest(path, LISTINGS)
-        raise e.note(f"'{path}' is no listing either{hint}") if hint else e from None
+        raise e.note(f"'{path}' is not a listing either{hint}") if hint else e from None
     if verify:
         verify_files(path, m)
     if as_json:

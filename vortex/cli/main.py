@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         if rest:
             known = [s for a in self._actions for s in a.option_strings]
             name = rest[0].split("=")[0]
-            what = "is no option" if name.startswith("-") else "is one argument too many"
+            what = "is not an option" if name.startswith("-") else "is one argument too many"
             what += f" of '{self.prog}'"
             raise BAD_OPTION.at(option=rest[0], why=f"{what}{nearest(name, known)}", hint=f"{self.prog} --help")
         return found, []

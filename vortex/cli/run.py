@@ -99,5 +99,7 @@ def traced_flow(artifact: str) -> Module:
 def _lengths(text: str) -> list[int]:
     parts = [p.strip() for p in text.split(",")]
     if not all(p.isdecimal() and int(p) for p in parts):
-        raise BAD_OPTION.at(option="--tokens", why=f"'{text}' is no list of positive numbers", hint="e.g. 5,200,1000")
+        raise BAD_OPTION.at(
+            option="--tokens", why=f"'{text}' is not a list of positive integers", hint="e.g. 5,200,1000"
+        )
     return [int(p) for p in parts]

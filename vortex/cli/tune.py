@@ -181,5 +181,5 @@ def _where(options: list[str]) -> dict[str, tuple[int, ...]]:
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if not found or not float(found[1]):
-        raise BAD_OPTION.at(option="--budget", why=f"'{text}' is no time", hint="e.g. 90s, 10m or 1h")
+        raise BAD_OPTION.at(option="--budget", why=f"'{text}' is not a time", hint="e.g. 90s, 10m or 1h")
     return float(found[1]) * UNITS[found[2]]

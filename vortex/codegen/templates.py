@@ -80,7 +80,7 @@ def _function(reference: Reference) -> Callable[..., Any]:
         return reference
     module, _, name = reference.partition(":")
     found = getattr(import_module(module), name)
-    assert callable(found), f"{reference} is no function"
+    assert callable(found), f"{reference} is not a function"
     return found
 
 

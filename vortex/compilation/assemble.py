@@ -67,7 +67,7 @@ def spec_of(module: Module) -> Spec:
 
 def _tensor(module: Module, name: str) -> TensorType:
     found = module.decls[name].type
-    assert isinstance(found, TensorType), f"@{name} is no tensor"
+    assert isinstance(found, TensorType), f"@{name} is not a tensor"
     return found
 
 

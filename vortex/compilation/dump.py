@@ -117,16 +117,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a dump folder.
 
     Raises:
-        VortexError: VX7002 when ``folder`` is no dump.
+        VortexError: VX7002 when ``folder`` is not a dump.
     """
     try:
         found = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
-        raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why="does not exist: the folder is no dump") from None
+        raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why="does not exist: the folder is not a dump") from None
     except (OSError, ValueError) as e:
         raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why=f"cannot be read: {e}") from None
     if not isinstance(found, dict) or found.get("dump") != VERSION or not isinstance(found.get("files"), dict):
-        raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why=f"is no manifest of a dump of version {VERSION}")
+        raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why=f"is not a manifest of a dump of version {VERSION}")
     return found
 
 

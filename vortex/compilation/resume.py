@@ -28,14 +28,14 @@ def read_text(file: str) -> str:
     except OSError as e:
         raise NO_SUCH_FILE.at(path=file, why=f"cannot be read: {e.strerror}") from None
     except UnicodeDecodeError:
-        raise NO_SUCH_FILE.at(path=file, why="is no text") from None
+        raise NO_SUCH_FILE.at(path=file, why="is not text") from None
 
 
 def dumped_targets(folder: Path) -> tuple[str, ...]:
     """The names of the targets whose TensorIR a dump folder holds.
 
     Raises:
-        VortexError: VX7002 when the folder is no dump or holds no TensorIR.
+        VortexError: VX7002 when the folder is not a dump or holds no TensorIR.
     """
     return tuple(map(str, _dumped(folder)[1]))
 
@@ -44,7 +44,7 @@ def read_tir(folder: Path, targets: tuple[Target, ...]) -> list[Lowered]:
     """The TensorIR of a dump folder, with the page IR it came from.
 
     Raises:
-        VortexError: VX7002 when the folder is no dump or lacks files, VX5003 when it lacks a target.
+        VortexError: VX7002 when the folder is not a dump or lacks files, VX5003 when it lacks a target.
     """
     programs, kernels, origin = _dumped(folder)
     flow = read_text(str(folder / origin)) if isinstance(origin, str) else ""

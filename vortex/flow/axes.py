@@ -38,7 +38,7 @@ def size(d: Any) -> Dim:
     if isinstance(d, vTensor):
         raise fail(SYMBOLIC_SIZE, what="a size computed from S")
     if not hasattr(d, "__index__"):
-        raise refuse(f"{d!r} is no size", "integers, and x.shape[i] for the page axis")
+        raise refuse(f"{d!r} is not a size", "integers, and x.shape[i] for the page axis")
     return operator.index(d)
 
 

@@ -86,7 +86,7 @@ class FlowFile:
         try:
             text = Path(self.path).read_bytes()
         except (OSError, ValueError) as e:
-            raise NO_SUCH_FILE.at(path=self.path, why=getattr(e, "strerror", None) or "is no path") from None
+            raise NO_SUCH_FILE.at(path=self.path, why=getattr(e, "strerror", None) or "is not a path") from None
         linecache.checkcache(self.path)
         argv = sys.argv
         with self.entered():

@@ -115,7 +115,7 @@ def register(name: str) -> Callable[[_F], _F]:
     """Class decorator: make the flow known as ``name``.
 
     Raises:
-        VortexError: VX1017 when another flow has the name, VX1019 when the class is no flow.
+        VortexError: VX1017 when another flow has the name, VX1019 when the class is not a flow.
     """
     loc = source.here()
     if not isinstance(name, str) or not (name.replace(".", "_").isidentifier() and name.isascii()):

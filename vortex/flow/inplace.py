@@ -94,7 +94,7 @@ def _root(value: Value) -> tuple[Value, bool]:
 
 
 def _shared(x: vTensor, root: Value, other: vTensor) -> bool:
-    """Whether ``other`` may share memory with ``x``: the same origin, and the later of the two is no copy."""
+    """Whether ``other`` may share memory with ``x``: the same origin, and the later of the two is not a copy."""
     if other is x or (other.copied if other.born > x.born else x.copied):
         return False
     return isinstance(other.value.type, TensorType) and _root(other.value)[0] is root

@@ -146,7 +146,7 @@ def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1
 def einsum(equation: Any, *operands: Any) -> vTensor:
     """Einstein sum of any number of operands; letters are axes, each once in an operand, no ellipsis."""
     if not isinstance(equation, str):
-        raise refuse("the first argument is no equation", "torch.einsum('gd,sd->sg', q, c)")
+        raise refuse("the first argument is not an equation", "torch.einsum('gd,sd->sg', q, c)")
     listed = operands[0] if len(operands) == 1 and isinstance(operands[0], tuple | list) else operands
     parts = [lift(x) for x in listed]
     left, arrow, out = equation.replace(" ", "").partition("->")

@@ -126,7 +126,7 @@ def selection_of(flow: vFlow, q: Any, cache: Any, tracer: Tracer | None = None) 
 
 
 def called(flow: vFlow, name: str, *args: Any, tracer: Tracer | None = None) -> Any:
-    """The result of a method of the flow; VX1025 when it does not take these arguments or is no plain function."""
+    """The result of a method of the flow; VX1025 when it does not take these arguments or is not a plain function."""
     method = getattr(flow, name)
     loc = method_loc(flow, name)
     if not callable(method):

@@ -24,7 +24,7 @@ def vector_norm(input: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False
     if isinstance(ord, str) or not isinstance(ord, int | float):
         raise refuse(f"ord={ord!r} is a matrix norm", "a number: 1, 2, math.inf, ...")
     if is_int(x):
-        raise refuse(f"the norm of {x.type} is no integer", "x.float()")
+        raise refuse(f"the norm of {x.type} is not an integer", "x.float()")
     if ord == 2:
         return fold(flow.ReduceSum, x * x, dim, keepdim).sqrt()
     if ord == 1:

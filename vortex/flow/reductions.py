@@ -66,7 +66,7 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: torch.dty
     """Mean over axes."""
     x = _typed(lift(input), dtype)
     if is_int(x):
-        raise refuse(f"the mean of {x.type} is no integer", "x.float().mean()")
+        raise refuse(f"the mean of {x.type} is not an integer", "x.float().mean()")
     return fold(flow.ReduceMean, x, dim, keepdim)
 
 

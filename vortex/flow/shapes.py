@@ -140,7 +140,7 @@ def t(input: Any) -> vTensor:
     """The transpose of a matrix; a vector as it is."""
     x = lift(input)
     if x.ndim > 2:
-        raise refuse(f"{x.type} is no matrix", "x.mT, or x.transpose(i, j)")
+        raise refuse(f"{x.type} is not a matrix", "x.mT, or x.transpose(i, j)")
     return permuted(x, list(reversed(range(x.ndim))))
 
 
@@ -160,7 +160,7 @@ def permute(self: Any, *dims: Any) -> vTensor:
     listed = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims
     perm = [axis(d, x.ndim) for d in listed]
     if sorted(perm) != list(range(x.ndim)):
-        raise refuse(f"{list(listed)} is no order of the axes of {x.type}", "every axis once")
+        raise refuse(f"{list(listed)} is not an order of the axes of {x.type}", "every axis once")
     return permuted(x, perm)
 
 

@@ -118,7 +118,7 @@ def resource(module: Module, name: str) -> Any:
     try:
         data = base64.b64decode(str(d.attrs.get("data", "")), validate=True)
     except (binascii.Error, ValueError):
-        raise _bad(name, "its data is no base64") from None
+        raise _bad(name, "its data is not base64") from None
     if len(data) != d.type.numel * d.type.dtype.bytes:
         raise _bad(name, f"its data has {len(data)} bytes, {d.type} has {d.type.numel * d.type.dtype.bytes}")
     return unpack(data, d.type.dtype).reshape(d.type.tile)

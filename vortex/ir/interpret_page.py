@@ -3,7 +3,7 @@
 What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass
 that uses it (:mod:`vortex.ir.staging`), a row's tile once a kernel, ``attend`` reads tokens inside the
 request only, and rows that score nothing read nothing. Values that a pass keeps for a later one are
-*scratch*, counted apart. Page tables, lengths and offsets are no buffers of the program and not counted.
+*scratch*, counted apart. Page tables, lengths and offsets are not buffers of the program and not counted.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def attr(value: Attr) -> str:
         return str(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(attr, value))}]"
-    assert isinstance(value, dict), f"{value!r} is no attribute"
+    assert isinstance(value, dict), f"{value!r} is not an attribute"
     return f"{{{', '.join(f'{k} = {attr(v)}' for k, v in value.items())}}}"
 
 

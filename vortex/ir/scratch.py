@@ -87,7 +87,7 @@ def verify_scratch(program: Module) -> None:
                 raise IR_STRUCTURE.at(why=f"buffer @{d.name}: layout 'step' is for role 'scratch' alone")
             continue
         if d.name not in known:
-            raise IR_STRUCTURE.at(why=f"buffer @{d.name} is no scratch of a kind: {', '.join(known)}")
+            raise IR_STRUCTURE.at(why=f"buffer @{d.name} is not scratch of any kernel kind: {', '.join(known)}")
         right_one = known[d.name]
         if (d.type, d.attrs) != (right_one.type, right_one.attrs):
             raise IR_STRUCTURE.at(why=f"buffer @{d.name} is {right_one.type} {right_one.attrs}, not {d.type} {d.attrs}")

@@ -102,7 +102,7 @@ def _verify_program(m: Module) -> None:
         kind = KINDS.get(str(f.attrs.get("kind")))
         if f.keyword != "kernel" or kind is None or f.attrs.get("domain") != kind.domain:
             known = {k.name: k.domain for k in KINDS.values()}
-            raise IR_STRUCTURE.at(f.loc, why=f"@{f.name} is no kernel of a known kind and its domain: {known}")
+            raise IR_STRUCTURE.at(f.loc, why=f"@{f.name} is not a kernel of a known kind and its domain: {known}")
         if f.args:
             _no(f"kernel @{f.name} has arguments; kernels load from buffers", f)
         for o in f.ops:

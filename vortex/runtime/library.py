@@ -55,7 +55,7 @@ def open_library(path: str | Path, target: str | None = None, digest: str | None
     ``auto``, it is the current CUDA device's if there is one that the artifact has, and the CPU's otherwise.
 
     Raises:
-        VortexError: VX5001, VX5002 for what is no sound artifact, VX5003 without this target, VX5004 on a
+        VortexError: VX5001, VX5002 for what is not a sound artifact, VX5003 without this target, VX5004 on a
             processor and VX6009 without a GPU that can run it, VX5005 when ``digest`` is given and another.
     """
     path = Path(path)

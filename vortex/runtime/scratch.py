@@ -230,7 +230,7 @@ def require_block(block: torch.Tensor, device: torch.device) -> torch.Tensor:
     if block.device != device:
         raise wrong("workspace", f"is on {block.device}; {device} is needed")
     if block.data_ptr() % ALIGNMENT:
-        raise wrong("workspace", f"begins at an address that is no multiple of {ALIGNMENT} bytes")
+        raise wrong("workspace", f"begins at an address that is not a multiple of {ALIGNMENT} bytes")
     return block
 
 

@@ -77,7 +77,7 @@ def check_pools(
 
 
 def check_scales(spec: Spec, **scales: float) -> dict[str, float]:
-    """The scales of a layer's pools as kernels take them; VX6002 for one that is no positive number, or not 1 where
+    """The scales of a layer's pools as kernels take them; VX6002 for one that is not a positive number, or not 1 where
     pools have none.
     """
     for name, scale in scales.items():

@@ -47,7 +47,7 @@ def require_aligned(what: str, tensor: torch.Tensor) -> None:
     """VX6002 unless every row of ``tensor``, all axes but the last, begins on such an address."""
     steps = [s * tensor.element_size() for s, n in zip(tensor.stride()[:-1], tensor.shape, strict=False) if n > 1]
     if tensor.data_ptr() % ALIGNMENT:
-        raise wrong(what, f"begins at an address that is no multiple of {ALIGNMENT} bytes, which a GPU needs")
+        raise wrong(what, f"begins at an address that is not a multiple of {ALIGNMENT} bytes, which a GPU needs")
     if any(step % ALIGNMENT for step in steps):
         raise wrong(what, f"has strides of {steps} bytes; a GPU needs multiples of {ALIGNMENT}")
 

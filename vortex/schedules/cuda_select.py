@@ -14,7 +14,7 @@ from vortex.targets.gpu import H200, MACHINES, Machine
 from vortex.targets.target import Target
 
 PAGE_TILE = 32
-"""Pages that a warp computes together; sums over pages are made per page tile, so it is no knob."""
+"""Pages that a warp computes together; sums over pages are made per page tile, so it is not a knob."""
 
 
 @dataclass(frozen=True, slots=True)

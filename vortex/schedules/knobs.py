@@ -93,7 +93,7 @@ def check_knob(where: str, known: Mapping[str, KnobInfo], name: str, value: Attr
     """``value`` as the number of knob ``name``.
 
     Raises:
-        VortexError: VX2010 for a name that is no knob, with the nearest one, and for a value that is no legal number.
+        VortexError: VX2010 for a name that is not a knob, with the nearest one, and for a value that is not a legal number.
     """
     if name not in known:
         close = nearest(name, known) or (f"; it has {', '.join(known)}" if known else "; it has none")
@@ -108,7 +108,7 @@ def read_knobs(cls: type[K], schedule: Mapping[str, Attr], where: str = "the sch
     """The knobs that a complete schedule holds.
 
     Raises:
-        VortexError: VX2010 when one is missing or is no legal number.
+        VortexError: VX2010 when one is missing or is not a legal number.
     """
     known = declared(cls)
     if missing := [name for name in known if name not in schedule]:

@@ -26,7 +26,7 @@ class Reading:
 
     records: list[Record]
     problems: list[str]
-    """A line for each line that is no record, or repeats the id of another."""
+    """A line for each line that is not a record, or repeats the id of another."""
     lines: int
 
 
@@ -78,7 +78,7 @@ def read_bytes(path: Path) -> bytes:
     """A whole file of reasonable size; VX7002."""
     try:
         if path.stat().st_size > LIMIT and not path.is_dir():
-            raise NO_SUCH_FILE.at(path=path, why=f"has more than {LIMIT >> 20} MiB: it is no tuning database")
+            raise NO_SUCH_FILE.at(path=path, why=f"has more than {LIMIT >> 20} MiB: it is not a tuning database")
         return path.read_bytes()
     except OSError as e:
         raise NO_SUCH_FILE.at(path=path, why=f"cannot be read: {e.strerror or e}") from None

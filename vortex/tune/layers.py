@@ -41,7 +41,7 @@ class Layer(Protocol):
 
 
 class Lines:
-    """Records of JSON Lines files, in memory; a line that is no record is skipped and logged."""
+    """Records of JSON Lines files, in memory; a line that is not a record is skipped and logged."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths

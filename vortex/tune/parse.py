@@ -22,7 +22,7 @@ Config = Annotated[Mapping[Knob, Annotated[int, Range(-(1 << 31), (1 << 31) - 1)
 
 
 class BadRecordError(ValueError):
-    """Why a text is no record."""
+    """Why a text is not a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def parse_line(line: str | bytes) -> Record:
     try:
         found = read(_Line, parse(line))
     except JsonError as e:
-        raise BadRecordError(f"is no record: {e}") from None
+        raise BadRecordError(f"is not a record: {e}") from None
     samples = [s.made() for s in found.samples]
     made = Record.make(found.key, found.target, found.env, found.measure, found.config, samples)
     if found.id != made.id:

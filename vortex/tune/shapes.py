@@ -60,7 +60,7 @@ def read_shapes(what: str) -> tuple[Shape, ...]:
     path = Path(what)
     if not path.is_file():
         if "=" not in what:
-            raise _bad(what, "is no preset and no file")
+            raise _bad(what, "is not a preset and no file")
         pairs = dict(part.partition("=")[::2] for part in what.split(","))
         return (_shape({k.strip(): int(v) if v.strip().isdecimal() else v for k, v in pairs.items()}, what),)
     try:

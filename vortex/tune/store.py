@@ -194,7 +194,7 @@ class Store:
         return int(self._db.execute("SELECT count(*) FROM records").fetchone()[0])
 
     def problems(self) -> list[str]:
-        """What is wrong with the file: SQLite's own check, and rows that are no records or lie at the wrong place."""
+        """What is wrong with the file: SQLite's own check, and rows that are not records or lie at the wrong place."""
         found = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check") if row[0] != "ok"]
         columns = "id, lookup, rows, columns, kept, kind, arch, noisy, us, n, body"
         for row in self._db.execute(f"SELECT {columns} FROM records ORDER BY id"):

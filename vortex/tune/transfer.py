@@ -45,7 +45,7 @@ def fetch(url: str, pin: str = "") -> bytes:
         VortexError: VX8005 when it cannot be had, VX8004 when it is not what ``pin`` says.
     """
     if pin and not re.fullmatch("[0-9a-f]{64}", pin):
-        raise TRANSFER_FAILED.at(url=url, why=f"'{pin[:80]}' is no SHA-256 in hex", hint="sha256sum FILE")
+        raise TRANSFER_FAILED.at(url=url, why=f"'{pin[:80]}' is not a SHA-256 in hex", hint="sha256sum FILE")
     local = _local(url)
     if local is not None:
         data = read_bytes(local)

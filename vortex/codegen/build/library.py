@@ -32,7 +32,7 @@ def build_target(target: Target, kernels: Mapping[str, KernelSource], out: Path)
     """Build the library ``out``.
 
     Raises:
-        VortexError: VX4003 or VX4007 without a compiler, VX4004 when a text is no TensorIR that builds, VX4005
+        VortexError: VX4003 or VX4007 without a compiler, VX4004 when a text is not TensorIR that builds, VX4005
             when a compiler fails.
     """
     target.require("lib")

@@ -114,7 +114,7 @@ class Attend(Op):
 
     def infer(self) -> Type:
         q = tensor(self, self.q)
-        self.require(isinstance(self.pages.type, SelectionType), f"%{self.pages.name} is no selection")
+        self.require(isinstance(self.pages.type, SelectionType), f"%{self.pages.name} is not a selection")
         ok = q.page_axis is None and len(q.shape) == 2 and len(self.type.shape) == 2 and self.type.dtype == f32
         self.require(ok and self.type.shape[0] == q.shape[0], f"[G, D] queries give f32[G, Dv], not {self.type}")
         return self.type

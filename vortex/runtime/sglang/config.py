@@ -31,7 +31,7 @@ class EngineConfig:
 
     @classmethod
     def read(cls, text: str | None = None) -> EngineConfig:
-        """From ``text``, by default the environment's; VX9003 for what is no configuration."""
+        """From ``text``, by default the environment's; VX9003 for what is not a configuration."""
         text = os.environ.get(VARIABLE, "") if text is None else text
         try:
             return read(Annotated[EngineConfig, Partial()], _object(text.strip()))
@@ -47,6 +47,6 @@ def _object(text: str) -> object:
         try:
             text = Path(text).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "is no text"
+            why = error.strerror if isinstance(error, OSError) else "is not text"
             raise ENGINE_CONFIG.at(why=f"file '{text}': {why}") from None
     return parse(text)

@@ -23,7 +23,7 @@ class Constant(Op):
     def infer(self) -> TensorType:
         self.require(self.type.shape == (), f"a constant is a scalar, not {self.type}; use flow.resource")
         fits = self.type.dtype.is_float or (float(self.number).is_integer() and -(2**31) <= self.number < 2**31)
-        self.require(fits, f"{self.number} is no {self.type.dtype}")
+        self.require(fits, f"{self.number} is not a number of type {self.type.dtype}")
         return self.type
 
     def evaluate(self) -> Any:

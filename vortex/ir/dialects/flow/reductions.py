@@ -203,7 +203,7 @@ class Dot(Op):
         la, comma, lb = left.partition(",")
         terms = all(len(set(t)) == len(t) and f"a{t}".isalpha() and t.isascii() for t in (la, lb, out))
         ok = bool(arrow) and bool(comma) and terms
-        self.require(ok, f"'{self.spec}' is no contraction of two operands such as 'gd,sd->sg'")
+        self.require(ok, f"'{self.spec}' is not a contraction of two operands such as 'gd,sd->sg'")
         return la, lb, out
 
     def crosses_pages(self) -> bool:

@@ -52,7 +52,7 @@ class Transpose(View):
 
     def infer(self) -> TensorType:
         t = tensor(self, self.x)
-        self.require(sorted(self.perm) == list(range(len(t.shape))), f"{list(self.perm)} is no order of {t}")
+        self.require(sorted(self.perm) == list(range(len(t.shape))), f"{list(self.perm)} is not an order of {t}")
         return TensorType(t.dtype, tuple(t.shape[p] for p in self.perm))
 
     def evaluate(self, x: Any) -> Any:
