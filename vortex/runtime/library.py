@@ -13,7 +13,7 @@ import tvm_ffi
 
 from vortex.artifact.folder import read_file, read_manifest, require_digest
 from vortex.artifact.manifest import Manifest, TargetEntry
-from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE, VortexError
+from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE, VortexError, writing
 from vortex.runtime.device import Device, architecture_of, architectures_here, device_of, targets_here
 from vortex.runtime.tensors import TORCH, as_kernel_sees
 from vortex.targets.cpu import missing_features
@@ -94,7 +94,8 @@ def _load(data: bytes) -> tvm_ffi.Module:
     """
     with tempfile.TemporaryDirectory(prefix="vortex-load-") as folder:
         file = Path(folder) / f"{secrets.token_hex(8)}.so"
-        file.write_bytes(data)
+        with writing(file):
+            file.write_bytes(data)
         return tvm_ffi.load_module(str(file))
 
 
