@@ -73,7 +73,7 @@ def test_a_full_folder_for_temporary_files(full: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_standard_output(tmp_path: Path) -> None:
-    for arguments in ("ops", "--help", "ops --help", "errors"):
+    for arguments in ("ops", "--help", "errors"):
         found = shell(f"{VORTEX} {arguments} > /dev/full", tmp_path)
         assert (found.returncode, "VX7004" in found.stderr) == (2, True), found.stderr
         assert "Traceback" not in found.stderr

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import stat
@@ -148,5 +147,5 @@ def verify_files(path: str | Path, manifest: Manifest) -> None:
 
 def require_digest(path: str | Path, manifest: Manifest, digest: str) -> None:
     """VX5005 when the artifact is another one than ``digest`` names; it covers files once they are verified."""
-    if os.fspath(digest).lower() != manifest.digest:
+    if not isinstance(digest, str) or digest.lower() != manifest.digest:
         raise DIGEST_MISMATCH.at(path=path, got=manifest.digest, want=digest)
