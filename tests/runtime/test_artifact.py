@@ -119,7 +119,7 @@ def test_a_bad_artifact_is_not_written(tmp_path: Path, bad: Manifest, files: dic
 
 def test_failure_leaves_the_old_one(tmp_path: Path) -> None:
     good = write_artifact(tmp_path / "a", manifest(), FILES)
-    assert code(write_artifact, tmp_path / "a", manifest(), {**FILES, "x": tmp_path / "missing"}) == "VX7002"
+    assert code(write_artifact, tmp_path / "a", manifest(), {**FILES, "x": tmp_path / "missing"}) == "VX7004"
     assert read_manifest(tmp_path / "a") == good
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 

@@ -82,7 +82,12 @@ class Store:
         else:
             db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and not self.read_only:
+        if version == 0 and self.read_only and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            # begun where the disk was full, or by a writer that is not done
+            db.close()
+            db = sqlite3.connect(":memory:")
+            db.executescript(_TABLE)
+        elif version == 0 and not self.read_only:
             db.execute("PRAGMA journal_mode=WAL")
             with _transaction(db):
                 # another process may have come first
