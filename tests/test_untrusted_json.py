@@ -149,7 +149,7 @@ def test_depth_is_no_crash() -> None:
     "text", ["", "{", "[" * 100_000, "1" * 5000, "NaN", "[Infinity]", '{"a":1,"a":2}', b"\xff", b"\0"]
 )
 def test_what_is_no_json(text: str | bytes) -> None:
-    with pytest.raises(JsonError, match="no JSON"):
+    with pytest.raises(JsonError, match="not JSON"):
         parse(text)
 
 

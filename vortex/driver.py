@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vortex.compilation.lowered import Lowered
 from vortex.compilation.recorder import OnStep, Record
-from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER
+from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER, writing
 from vortex.ir.core import Module
 from vortex.passes.manager import DEFAULT_PIPELINE, Choose, PassCall, parse_pipeline
 from vortex.schedules.check import check_program
@@ -146,7 +146,9 @@ def _finish(
     made.programs = {low.target.name: low.program for low in lowered}
     if to == "tir":
         return made
-    with tempfile.TemporaryDirectory(prefix="vortex-") as scratch:
+    with writing("a temporary folder"):
+        folder = tempfile.TemporaryDirectory(prefix="vortex-")
+    with folder as scratch:
         libraries, resources = {}, {}
         for low in lowered:
             name = low.target.name

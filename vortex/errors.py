@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import linecache
 import string
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +370,13 @@ KERNEL_REFUSED = kind(
 BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")
 NO_SUCH_FILE = kind("VX7002", "no such file", "'{path}' {why}")
 UNKNOWN_NAME = kind("VX7003", "unknown name", "no {what} named '{name}'{nearest}")
+CANNOT_WRITE = kind(
+    "VX7004",
+    "file cannot be written",
+    "'{path}' cannot be written: {why}",
+    "free space on that disk, or name another place (-o, --dump-dir, --db; XDG_CACHE_HOME for the cache, TMPDIR for "
+    "temporary files)",
+)
 
 # VX8xxx: tuning ----------------------------------------------------------------------------------
 NOT_DATABASE = kind(
@@ -440,3 +449,12 @@ COMPILE_FAILED = kind(
     "VX9005", "flow did not compile at start", "compiling flow '{flow}' failed:\n{why}", "the command was: {command}"
 )
 TOOLCHAIN_FAILED = kind("VX9006", "toolchain not installed", "{step} failed:\n{why}", "{hint}")
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """What the disk refuses inside is VX7004 for ``path``: it is full, read-only, or no folder is where one must be."""
+    try:
+        yield
+    except OSError as error:
+        raise CANNOT_WRITE.at(path=path, why=error.strerror or error) from None

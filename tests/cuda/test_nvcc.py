@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -135,3 +136,25 @@ def test_attend_does_not_spill(page: int, dim: int, group: int, arch: str, tmp_p
     made = kernel(page, dim, group)
     built = build_cuda({made.symbol: parse_tir(made.text, made.name)}, arch, tmp_path / "k.so")
     assert built.resources[made.symbol].spills == 0
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds is used; what it lacks is an error that names it, and leaves nothing behind."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    toolkit, source = find_toolkit(), 'extern "C" __global__ void k() {}\n'
+    kept = nvcc._compile(toolkit, source, "sm_90a")
+
+    def full(path: Path, *_: object, **__: object) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as m:
+        m.setattr(Path, "write_text", full)
+        assert nvcc._compile(toolkit, source, "sm_90a") == kept
+        with pytest.raises(VortexError, match=r"VX7004.*cache/vortex/nvcc.*No space left"):
+            nvcc._compile(toolkit, source + "\n", "sm_90a")
+    assert list(kept.parent.iterdir()) == [kept]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(VortexError, match=r"VX7004.*Not a directory"):
+        nvcc._compile(toolkit, source, "sm_90a")

@@ -5,7 +5,9 @@ No SGLang is needed here; the few classes of it that are looked at are stood in 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -277,3 +279,27 @@ def test_a_compiled_flow_is_found_again_and_another_shape_is_not(alone: Path, mo
     fields = compiled.read_manifest(path).fields
     # quest keeps two rows of 64 f32 a page and KV head
     assert bytes_per_token(fields, SHAPE, 4) == 2 * 64 * 4 * 2 * 4 // 16
+
+
+def test_a_cache_that_cannot_be_written(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds is used; what it lacks is an error that names it."""
+    (alone / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(alone / "file"))
+    said = code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")
+    assert said.startswith("VX7004")
+    assert f"{alone}/file/vortex/engine/quest-" in said
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(alone))
+    kept = compiled.entry("quest", compiled.identity_of("quest", SHAPE.spec, "cpu"))
+    kept.mkdir(parents=True)
+
+    def read_only(path: Path, *given: Any, **more: Any) -> Any:
+        if path.is_relative_to(alone):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, *given, **more)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", read_only)
+    assert compiled.artifact_for(EngineConfig(), SHAPE, "cpu") == kept
+    kept.rmdir()
+    assert "Read-only file system" in code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")

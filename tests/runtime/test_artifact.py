@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,9 +121,46 @@ def test_a_bad_artifact_is_not_written(tmp_path: Path, bad: Manifest, files: dic
 
 def test_failure_leaves_the_old_one(tmp_path: Path) -> None:
     good = write_artifact(tmp_path / "a", manifest(), FILES)
-    assert code(write_artifact, tmp_path / "a", manifest(), {**FILES, "x": tmp_path / "missing"}) == "VX7002"
+    assert code(write_artifact, tmp_path / "a", manifest(), {**FILES, "x": tmp_path / "missing"}) == "VX7004"
     assert read_manifest(tmp_path / "a") == good
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "stopped_by", [OSError(errno.ENOSPC, "full"), OSError(errno.EDQUOT, "quota"), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("call", ["mkdir", "write_bytes", "write_text", "rename"])
+def test_wherever_writing_stops_the_old_one_is_there(
+    tmp_path: Path, call: str, stopped_by: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first call, the second and so on, each of which leaves half of what it should make."""
+    good = write_artifact(tmp_path / "a", manifest(), FILES)
+    real = getattr(Path, call)
+    seen: list[str] = []
+    left = -1
+
+    def stopping(path: Path, *given: Any, **more: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == -1:
+            if call.startswith("write"):
+                real(path, given[0][:1], **more)
+            raise stopped_by
+        return real(path, *given, **more)
+
+    with monkeypatch.context() as m:
+        m.setattr(Path, call, stopping)
+        for n in range(20):
+            left = n
+            try:
+                write_artifact(tmp_path / "a", manifest(), FILES)
+                break
+            except (VortexError, KeyboardInterrupt) as error:
+                seen.append(error.code if isinstance(error, VortexError) else "interrupted")
+            assert read_manifest(tmp_path / "a") == good
+            assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert set(seen) == {"VX7004" if isinstance(stopped_by, OSError) else "interrupted"}
+    assert len(seen) < 20
 
 
 def test_foreign(tmp_path: Path) -> None:

@@ -111,3 +111,54 @@ def test_lazily_negated_views_are_refused(artifact: Path) -> None:
     decoder.decode(0, plain, out=torch.empty(1, 1, 16))
     with pytest.raises(VortexError, match="resolve_neg"):
         decoder.decode(0, lazy, out=torch.empty(1, 1, 16))
+
+
+def test_sizes_are_any_integers_and_nothing_else(artifact: Path) -> None:
+    decoder = load(artifact, budget=vortex.Budget(np.int64(3), np.float32(0.25), np.int8(1), np.int32(1)))  # type: ignore[arg-type]
+    chosen(decoder)
+    decoder.reserve(np.int64(2), np.int32(20), capacity=np.int64(5))  # type: ignore[arg-type]
+    assert decoder.workspace_bytes(np.int16(2), np.int32(20)) == decoder.workspace_bytes(2, 20)  # type: ignore[arg-type]
+    assert type(decoder.capacity(np.int64(20))) is int  # type: ignore[arg-type]
+    cache = PagedCache(4, 1, SPEC, decoder.fields)
+    cache.add("r")
+    assert cache.page_table(["r"], width=np.int64(3)).shape == (1, 3)  # type: ignore[arg-type]
+    wrong: list[Any] = [2.0, True, -1, "2", np.float32(2)]
+    for x in wrong:
+        for call in (
+            lambda x: decoder.reserve(x, 20),
+            lambda x: decoder.reserve(2, x),
+            lambda x: decoder.reserve(2, 20, capacity=x),
+            lambda x: decoder.workspace_bytes(x, 20),
+            lambda x: decoder.capacity(x),
+            lambda x: cache.page_table(["r"], width=x),
+        ):
+            with pytest.raises(VortexError, match="VX6002"):
+                call(x)
+    with pytest.raises(VortexError, match="VX6002"):
+        load(artifact, budget=3)  # type: ignore[arg-type]
+    with pytest.raises(VortexError, match="VX6002"):
+        decoder.budget = 3  # type: ignore[assignment]
+    with pytest.raises(VortexError, match="VX5005"):
+        load(artifact, require_digest=5)  # type: ignore[arg-type]
+
+
+def test_workspaces_made_in_inference_mode_or_lazily(artifact: Path) -> None:
+    decoder = load(artifact, budget=BUDGET, dense=True)
+    want = chosen(decoder)
+    with torch.inference_mode():
+        block = torch.empty(1 << 14, dtype=torch.uint8)
+    decoder.set_workspace(block)
+    assert chosen(decoder) == want
+    with torch.inference_mode():
+        assert chosen(decoder) == want
+    for lazy in (torch.empty(1 << 14, dtype=torch.complex64).conj(), torch._neg_view(torch.empty(1 << 14))):
+        with pytest.raises(VortexError, match="lazily"):
+            decoder.set_workspace(lazy)
+    assert chosen(decoder) == want
+
+
+def test_complex_tensors_are_refused(artifact: Path) -> None:
+    decoder = load(artifact, budget=BUDGET)
+    chosen(decoder)
+    with pytest.raises(VortexError, match="complex64"):
+        decoder.decode(0, torch.randn(1, 1, 16, dtype=torch.complex64).conj(), out=torch.empty(1, 1, 16))

@@ -160,3 +160,27 @@ def test_a_bad_row_is_a_miss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         assert [r.us for r in store.best(record().lookup, BUCKET)] == [2.0]
         assert len(caplog.records) == 1
         assert len(store.problems()) == 2
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """An error that says so; what was there is there, and a writer goes on once there is space."""
+    made = [record({"warps": n}, 5.0) for n in range(1, 400)]
+    with Store(tmp_path / "t.db") as store:
+        store.put(made[:20])
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite then says what it says of a full disk
+        with pytest.raises(VortexError, match=r"VX7004.*t\.db.*full"):
+            store.put(made)
+        assert (len(store), store.problems()) == (20, [])
+        store._db.execute("PRAGMA max_page_count = 1000000")
+        assert store.put(made) == len(made) - 20
+
+
+def test_a_disk_without_room_for_a_database(tmp_path: Path) -> None:
+    """A file of no bytes may stay; it is an empty database, to writers and to readers."""
+    (tmp_path / "t.db").touch()
+    with Store(tmp_path / "t.db", write=False) as store:
+        assert (len(store), list(store.records()), store.buckets("x")) == (0, [], [])
+    (tmp_path / "file").touch()
+    with pytest.raises(VortexError, match="VX7004"):
+        Store(tmp_path / "file" / "t.db")

@@ -10,10 +10,8 @@ An artifact is trusted like any binary: loading its library runs its code. Nothi
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import stat
@@ -30,7 +28,7 @@ from vortex.artifact.manifest import (
     TargetEntry,
     parse_manifest,
 )
-from vortex.errors import CORRUPT_ARTIFACT, DIGEST_MISMATCH, NO_SUCH_FILE, NOT_ARTIFACT
+from vortex.errors import CORRUPT_ARTIFACT, DIGEST_MISMATCH, NOT_ARTIFACT, writing
 
 __all__ = [
     "ConstantEntry",
@@ -58,23 +56,29 @@ def write_artifact(path: str | Path, manifest: Manifest, files: Mapping[str, byt
 
     Raises:
         VortexError: VX5001 when ``path`` is something else that must not be overwritten, VX5002 when
-            ``manifest`` and ``files`` do not fit together, VX7002 when the disk refuses.
+            ``manifest`` and ``files`` do not fit together, VX7004 when the disk refuses.
     """
     path = Path(path)
     if (path.exists() or path.is_symlink()) and not _replaceable(path):
         raise NOT_ARTIFACT.at(path=path, why="it exists and is not overwritten")
     scratch = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+    old = scratch.with_suffix(".old")
     try:
-        scratch.mkdir(parents=True)
-        entries = {name: _put(scratch, name, files[name], path) for name in sorted(files)}
-        manifest = replace(manifest, files=entries)
-        text = json.dumps(manifest.to_json(), indent=1, sort_keys=True) + "\n"
-        manifest = parse_manifest(text.encode(), str(path))  # what would not be read is not written
-        (scratch / MANIFEST).write_text(text, encoding="utf-8")
-        _swap(scratch, path)
-    except OSError as error:
-        raise NO_SUCH_FILE.at(path=path, why=f"cannot be written: {error.strerror or error}") from None
+        with writing(path):
+            scratch.mkdir(parents=True)
+            entries = {name: _put(scratch, name, files[name], path) for name in sorted(files)}
+            manifest = replace(manifest, files=entries)
+            text = json.dumps(manifest.to_json(), indent=1, sort_keys=True) + "\n"
+            manifest = parse_manifest(text.encode(), str(path))  # what would not be read is not written
+            (scratch / MANIFEST).write_text(text, encoding="utf-8")
+            if path.exists():
+                path.rename(old)
+            scratch.rename(path)
     finally:
+        # whatever stopped it, an interrupt between the two renames too
+        if not path.exists() and old.exists():
+            old.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(scratch, ignore_errors=True)
     return manifest
 
@@ -93,22 +97,6 @@ def _put(folder: Path, name: str, content: bytes | Path, path: Path) -> FileEntr
     if name.endswith(".so"):
         out.chmod(out.stat().st_mode | 0o111)
     return FileEntry(len(data), hashlib.sha256(data).hexdigest())
-
-
-def _swap(made: Path, path: Path) -> None:
-    """Put ``made`` where ``path`` is; the old folder comes back when that fails."""
-    if not path.exists():
-        made.rename(path)
-        return
-    old = made.with_suffix(".old")
-    path.rename(old)
-    try:
-        made.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -159,5 +147,5 @@ def verify_files(path: str | Path, manifest: Manifest) -> None:
 
 def require_digest(path: str | Path, manifest: Manifest, digest: str) -> None:
     """VX5005 when the artifact is another one than ``digest`` names; it covers files once they are verified."""
-    if os.fspath(digest).lower() != manifest.digest:
+    if not isinstance(digest, str) or digest.lower() != manifest.digest:
         raise DIGEST_MISMATCH.at(path=path, got=manifest.digest, want=digest)

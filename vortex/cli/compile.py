@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from vortex.cli.flow_options import SPEC, add_spec, spec_of
 from vortex.cli.opt import check_print_after
-from vortex.cli.show import emit_json, say
+from vortex.cli.show import emit_json, say, write_text
 from vortex.errors import BAD_OPTION
 from vortex.targets.target import STAGES, parse_targets
 
@@ -159,11 +159,8 @@ def _text(made: Compilation) -> str:
 def _write_text(text: str, out: Path | None) -> None:
     if out is None:
         print(text, end="")
-        return
-    try:
-        out.write_text(text)
-    except OSError as e:
-        raise BAD_OPTION.at(option="-o", why=f"'{out}': {e.strerror}", hint="name a file that can be written") from None
+    else:
+        write_text(text, out)
 
 
 def _report(made: Compilation, args: argparse.Namespace) -> None:

@@ -6,15 +6,23 @@ Nothing heavy is imported before a subcommand asks for it, so that ``vortex --he
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
-from vortex.errors import BAD_OPTION, UNKNOWN_NAME, VortexError, nearest
+from vortex.errors import BAD_OPTION, CANNOT_WRITE, UNKNOWN_NAME, VortexError, nearest
 
 OK, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 2, 70, 130
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more: never a mistake of ours."""
 
 COMMANDS = {
     "compile": "compile a flow into an artifact, or any part of the way",
@@ -93,23 +101,83 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _open_closed()
+    with _interrupts() as interrupted:
+        code, message = _guarded(args, interrupted)
+    if code != OK:
+        # what was printed before the mistake is shown before the message; here, for at exit it is too late to be quiet
+        _quietly(sys.stdout, "")
+    if message:
+        _quietly(sys.stderr, message + "\n")
+    return code
+
+
+def _guarded(args: list[str], interrupted: list[int]) -> tuple[int, str]:
+    """The exit code and what to say on stderr; nothing is raised."""
     try:
-        return _dispatch(args)
-    except VortexError as e:
-        print(_coloured(e.render()), file=sys.stderr)
-        return USER_ERROR
+        code = _dispatch(args)
+        sys.stdout.flush()
+        return code, ""
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED, "interrupted"
     except BrokenPipeError:
-        # the reader went away (head, less): not a mistake; keep the interpreter from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        _to_nowhere(sys.stdout)  # the reader went away (head, less): not a mistake
+        return OK, ""
     except Exception as e:
+        # a compiler in between may have made another error of the KeyboardInterrupt, or its tool died of the signal
+        if interrupted:
+            return INTERRUPTED, "interrupted"
+        if isinstance(e, OSError) and e.errno in FULL:
+            e = CANNOT_WRITE.at(path=e.filename or "a file or standard output", why=e.strerror)
+        if isinstance(e, VortexError):
+            return USER_ERROR, _coloured(e.render())
         from vortex.cli.crash import report
 
-        print(report(args, e), file=sys.stderr)
-        return INTERNAL_ERROR
+        return INTERNAL_ERROR, report(args, e)
+
+
+def _open_closed() -> None:
+    """Standard streams that the caller closed (``>&-``) lead nowhere; else the next file would be taken for them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it lives as long as the process
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collects the interrupts (Ctrl-C) that come inside; each is a KeyboardInterrupt too, as without this."""
+    came: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    # another's handler stays, and only the main thread may set one
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or current_thread() is not main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _quietly(stream: TextIO, text: str) -> None:
+    """Write ``text``; a stream that takes no more is led nowhere."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):
+        _to_nowhere(stream)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """Keep the interpreter from complaining, when it flushes at exit, of what cannot be written."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError):  # a stream without a file, as in tests and notebooks
+        return
 
 
 def _dispatch(args: list[str]) -> int:
@@ -134,9 +202,7 @@ def _dispatch(args: list[str]) -> int:
     except SystemExit as e:  # --help
         return int(e.code or OK)
     parsed.argv = rest
-    code = int(command.run(parsed))
-    sys.stdout.flush()
-    return code
+    return int(command.run(parsed))
 
 
 def _coloured(text: str) -> str:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
+from vortex.cli.show import write_text
 from vortex.cli.source import read_text
 from vortex.errors import BAD_OPTION, nearest
 
@@ -63,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{seconds * 1e3:9.2f} ms  {what}", file=sys.stderr)
     printed = print_module(made, locs=not args.no_locs)
     if args.out:
-        with open(args.out, "w", encoding="utf-8") as f:
-            f.write(printed)
+        write_text(printed, Path(args.out))
     else:
         print(printed, end="")
     return 0

@@ -7,12 +7,35 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
+
+from vortex.errors import writing
 
 
 def say(text: str) -> None:
     """A message, to stderr: stdout is for data."""
     print(text, file=sys.stderr, flush=True)
+
+
+def write_text(text: str, out: Path) -> None:
+    """Replace the file ``out`` whole, or leave it as it was; a device or pipe is written to.
+
+    Raises:
+        VortexError: VX7004 when the disk refuses.
+    """
+    with writing(out):
+        if out.exists() and not out.is_file():
+            out.write_text(text, encoding="utf-8")
+            return
+        # where a link leads to, not the link
+        whole = out.resolve()
+        scratch = whole.with_name(f".{whole.name}.part")
+        try:
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(whole)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def emit_json(value: object) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vortex.errors import BAD_OPTION, NO_SUCH_FILE, VortexError
+from vortex.errors import BAD_OPTION, NO_SUCH_FILE, VortexError, writing
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -49,8 +49,9 @@ class DumpDir:
                 names = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
                 why = f"'{path}' holds what no dump wrote or what was edited since: {names}"
                 raise BAD_OPTION.at(option="--dump-dir", why=why, hint="name a new folder, or move those files away")
-            for file in path.iterdir():
-                file.unlink()
+            with writing(path):
+                for file in path.iterdir():
+                    file.unlink()
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -89,7 +90,8 @@ class DumpDir:
     def write(self, name: str, text: str) -> Path:
         """One more file."""
         file = self.path / name
-        file.write_text(text)
+        with writing(file):
+            _replace(file, text)
         self.files[name] = text_hash(text)
         return file
 
@@ -105,7 +107,8 @@ class DumpDir:
         ]
         self.write("repro.sh", "\n".join([*script, *self.commands, ""]))
         manifest = {**self.about, "steps": self.steps, "files": self.files}
-        (self.path / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        with writing(self.path / MANIFEST):
+            _replace(self.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
     def holding(self, text: str) -> str | None:
         """The last file with that text."""
@@ -149,6 +152,16 @@ def free_folder(path: Path) -> Path:
         number += 1
         found = path.with_name(f"{path.name}-{number}")
     return found
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write ``file`` whole or, where the disk refuses, not at all: what was there stays."""
+    scratch = file.with_name(f".{file.name}.part")
+    try:
+        scratch.write_text(text)
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _text(file: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +56,8 @@ class Record:
         except BaseException as e:
             if self._dump:
                 message = f"error[{e.code}]: {e.message}" if isinstance(e, VortexError) else repr(e)
-                self._close("failed", error=message)
+                with suppress(VortexError):  # the disk may be what failed
+                    self._close("failed", error=message)
                 if isinstance(e, VortexError) and len(self._dump.steps) > 1:
                     e.note(f"what came before is in {self._dump.path}")
             raise

@@ -22,6 +22,7 @@ from vortex.runtime.tensors import (
     as_kernel_sees,
     require,
     require_aligned,
+    require_integer,
     require_narrow,
     whole,
     wrong,
@@ -55,7 +56,9 @@ class Decoder:
 
     Tensors given to :meth:`bind` and :meth:`plan` are kept, not copied: the caller may write new numbers into
     them. After the first step of a size nothing is allocated. One decoder serves one thread at a time, and its
-    steps follow one another: the scratch of a step is the next one's.
+    steps follow one another: the scratch of a step is the next one's, and nothing is locked. Threads that decode at
+    once need a decoder each; those may share an artifact and pools. A process that was forked may go on with a
+    decoder of the CPU, whose kernels then run in one thread; on a GPU it may not, as with torch.
 
     On a GPU kernels run in torch's current stream, and no call waits for the device. In a CUDA graph: first
     :meth:`reserve` the largest step, then capture any sizes; lengths, page tables and the budget may change between
@@ -113,8 +116,8 @@ class Decoder:
     @property
     def budget(self) -> Budget | None:
         """How many pages a row may attend to; may be set between steps and takes effect at the next plan, those in
-        captured graphs included. Setting it raises VX6006 where a captured selection has no room for it, VX6011
-        while a graph is captured.
+        captured graphs included. Setting it raises VX6002 for another type, VX6006 where a captured selection has no
+        room for it, VX6011 while a graph is captured.
         """
         return self._steps.budget
 
@@ -127,11 +130,12 @@ class Decoder:
         """The K that a selection over a page table of ``columns`` needs: pages kept of that many, at least 1."""
         if self.budget is None:
             raise NOT_READY.at(call="capacity", needs="a budget")
-        return capacity(self.budget, columns)
+        return capacity(self.budget, require_integer("columns", columns))
 
     def workspace_bytes(self, batch: int, columns: int, *, capacity: int | None = None) -> int:
         """Bytes of scratch for steps up to B = ``batch`` and Pmax = ``columns`` whose selections have up to
-        ``capacity`` pages (those of the budget, unless given); VX6003 before :meth:`bind` or without a budget.
+        ``capacity`` pages (those of the budget, unless given); VX6002 for what is no size, VX6003 before :meth:`bind`
+        or without a budget.
         """
         return self._steps.scratch("workspace_bytes").bytes(self._steps.size(batch, columns, capacity))
 
@@ -141,8 +145,8 @@ class Decoder:
         then allocate nothing and find their scratch at the same addresses, whatever their own sizes are.
 
         Raises:
-            VortexError: VX6002 when a workspace of the caller's is too small, VX6003 before :meth:`bind` or without
-                a budget, VX6010 when scratch would have to move under a CUDA graph.
+            VortexError: VX6002 for what is no size, or when a workspace of the caller's is too small, VX6003 before
+                :meth:`bind` or without a budget, VX6010 when scratch would have to move under a CUDA graph.
         """
         self._steps.scratch("reserve")
         self._steps.reserve(self._steps.size(batch, columns, capacity))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import tvm_ffi
 
 from vortex.artifact.folder import read_file, read_manifest, require_digest
 from vortex.artifact.manifest import Manifest, TargetEntry
-from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE, VortexError
+from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE, VortexError, writing
 from vortex.runtime.device import Device, architecture_of, architectures_here, device_of, targets_here
 from vortex.runtime.tensors import TORCH, as_kernel_sees
 from vortex.targets.cpu import missing_features
@@ -45,9 +46,25 @@ class Library:
         return self.manifest.targets[self.name]
 
     def set_num_threads(self, n: int) -> None:
-        """Threads of later kernels of this library; 0 for as many as torch uses. Nothing where it has none."""
+        """Threads of later kernels of this library; 0 for as many as torch uses. Nothing where it has none.
+
+        In a forked process it is 1 until it is set; more is safe only where neither torch nor a decoder had worked in
+        several threads before the fork.
+        """
         if (change := self.functions.get("vortex_set_num_threads")) is not None:
             change(n)
+
+
+_forked = False
+"""Whether this process is the forked child of one that may have used OpenMP, whose threads it lacks."""
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def open_library(path: str | Path, target: str | None = None, digest: str | None = None) -> Library:
@@ -82,7 +99,10 @@ def open_library(path: str | Path, target: str | None = None, digest: str | None
         except AttributeError:
             if symbol != "vortex_set_num_threads":
                 raise CORRUPT_ARTIFACT.at(path=path, why=f"{entry.library} has no function '{symbol}'") from None
-    return Library(manifest, target, functions, constants)
+    library = Library(manifest, target, functions, constants)
+    if _forked:
+        library.set_num_threads(1)  # host_threads.c does so for libraries that were loaded before
+    return library
 
 
 def _load(data: bytes) -> tvm_ffi.Module:
@@ -94,7 +114,8 @@ def _load(data: bytes) -> tvm_ffi.Module:
     """
     with tempfile.TemporaryDirectory(prefix="vortex-load-") as folder:
         file = Path(folder) / f"{secrets.token_hex(8)}.so"
-        file.write_bytes(data)
+        with writing(file):
+            file.write_bytes(data)
         return tvm_ffi.load_module(str(file))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from vortex.artifact.manifest import FieldEntry
 from vortex.errors import OUT_OF_PAGES, UNKNOWN_REQUEST, nearest
-from vortex.runtime.tensors import TORCH, whole, wrong
+from vortex.runtime.tensors import TORCH, require_integer, whole, wrong
 from vortex.spec import Spec
 
 
@@ -141,10 +141,11 @@ class PagedCache:
         """Physical pages: i32 ``[B, Pmax]``, rows padded with 0; ``width`` is Pmax, else the longest row's, at least 1.
 
         Raises:
-            VortexError: VX6002 when a row does not fit ``width``, VX6007 for an unknown request.
+            VortexError: VX6002 when ``width`` is no integer or a row does not fit it, VX6007 for an unknown request.
         """
         rows = [self._find(r).pages for r in requests]
         longest = max((len(r) for r in rows), default=0)
+        width = None if width is None else require_integer("width", width)
         if width is not None and width < longest:
             raise wrong("width", f"is {width}; a request has {longest} pages")
         table = np.zeros((len(rows), max(1, longest) if width is None else width), np.int32)

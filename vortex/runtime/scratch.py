@@ -229,6 +229,8 @@ def require_block(block: torch.Tensor, device: torch.device) -> torch.Tensor:
         raise wrong("workspace", f"is of {got}; a contiguous tensor of one axis is needed")
     if block.device != device:
         raise wrong("workspace", f"is on {block.device}; {device} is needed")
+    if block.is_conj() or block.is_neg():
+        raise wrong("workspace", "is a lazily conjugated or negated view; memory as it is, is needed")
     if block.data_ptr() % ALIGNMENT:
         raise wrong("workspace", f"begins at an address that is not a multiple of {ALIGNMENT} bytes")
     return block

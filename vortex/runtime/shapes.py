@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from numbers import Real
 
 import torch
 
@@ -81,7 +82,7 @@ def check_scales(spec: Spec, **scales: float) -> dict[str, float]:
     pools have none.
     """
     for name, scale in scales.items():
-        if not (isinstance(scale, float | int) and 0 < scale < 3e38):
+        if not (isinstance(scale, Real) and not isinstance(scale, bool) and 0 < scale < 3e38):
             raise wrong(name, f"is {scale!r}; a positive number is needed")
         if scale != 1 and not spec.scaled:
             raise wrong(name, f"is {scale}; K and V in {spec.kv_dtype} have no scale, so 1 is needed")

@@ -17,7 +17,7 @@ from vortex.kinds.kind import KINDS
 from vortex.runtime.calls import Call, Signature
 from vortex.runtime.library import Library
 from vortex.runtime.scratch import Layout, Scratch, Size, require_block
-from vortex.runtime.tensors import wrong
+from vortex.runtime.tensors import require_integer, wrong
 from vortex.runtime.variants import Variants
 
 KEPT = 64
@@ -52,7 +52,7 @@ class Steps:
         self.layers: dict[int, dict[str, object]] = {}  # layer -> its arguments by name
         self.heads = 0
         self.device: torch.device | None = None
-        self.budget = budget
+        self.budget = None if budget is None else require_budget(budget)
         self._constants: dict[str, object] = {}
         self._ready: dict[Signature, Step] = {}
         self._block: torch.Tensor | None = None
@@ -78,7 +78,8 @@ class Steps:
         self._ready.clear()
 
     def set_budget(self, budget: Budget) -> None:
-        """New numbers for the plans after this one; VX6006 and VX6011 as ``Decoder.budget`` says."""
+        """New numbers for the plans after this one; VX6002, VX6006 and VX6011 as ``Decoder.budget`` says."""
+        require_budget(budget)
         if self.capturing:
             raise NO_CAPTURE.at(what="the budget was set", why="its numbers come from the host")
         for columns, held in self._captured.items():
@@ -97,8 +98,10 @@ class Steps:
         self._block = block
 
     def size(self, batch: int, columns: int, room: int | None = None) -> Size:
-        """Of a step by the budget; ``room`` for pages beyond what it keeps."""
+        """Of a step by the budget; ``room`` for pages beyond what it keeps. VX6002 for what is no integer."""
         assert self.budget is not None
+        batch, columns = require_integer("batch", batch), require_integer("columns", columns, 1)
+        room = None if room is None else require_integer("capacity", room)
         return Size(batch, columns, max(capacity(self.budget, columns), min(columns, room or 0)))
 
     def scratch(self, call: str) -> Scratch:
@@ -176,6 +179,13 @@ class Steps:
             self._scratch.require_free(call, capturing=self.capturing)
         self._scratch = None
         self._ready.clear()
+
+
+def require_budget(budget: object) -> Budget:
+    """``budget`` when it is one; VX6002."""
+    if not isinstance(budget, Budget):
+        raise wrong("budget", f"is {budget!r}; a vortex.Budget is needed, as in Budget(pages=61)")
+    return budget
 
 
 def capacity(budget: Budget, columns: int) -> int:

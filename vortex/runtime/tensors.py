@@ -82,6 +82,14 @@ def whole(number: object) -> int | None:
         return None
 
 
+def require_integer(what: str, number: object, least: int = 0) -> int:
+    """``number`` as an int of Python's; VX6002 when it is no integer or less than ``least``."""
+    found = whole(number)
+    if found is None or not least <= found < 2**31:
+        raise wrong(what, f"is {number!r}; an integer of at least {least} is needed")
+    return found
+
+
 def wrong(what: str, why: str) -> VortexError:
     return BAD_ARGUMENT.at(what=what, why=why)
 

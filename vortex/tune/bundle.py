@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from vortex.errors import BAD_BUNDLE
+from vortex.errors import BAD_BUNDLE, writing
 from vortex.kinds.kind import KINDS
 from vortex.targets.target import TARGETS
 from vortex.tune.shapes import Shape
@@ -76,7 +76,8 @@ class Bundle:
             "shapes": [s.to_json() for s in self.shapes],
             "candidates": [c.to_json() for c in self.candidates],
         }
-        (self.path / "bundle.json").write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+        with writing(self.path):
+            (self.path / "bundle.json").write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
 @dataclass(frozen=True, slots=True)

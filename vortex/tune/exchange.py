@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vortex.errors import BAD_RECORDS, NO_SUCH_FILE, NOT_DATABASE
+from vortex.errors import BAD_RECORDS, NO_SUCH_FILE, NOT_DATABASE, writing
 from vortex.tune.parse import BadRecordError, parse_line
 from vortex.tune.record import Record, merge
 from vortex.tune.store import Store
@@ -94,8 +94,8 @@ def parsed(data: bytes, source: str, *, skip_bad: bool = False) -> list[Record]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replace ``path`` whole; VX7002 when the disk refuses."""
-    try:
+    """Replace ``path`` whole; VX7004 when the disk refuses."""
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -106,5 +106,3 @@ def write_file(path: Path, data: bytes) -> None:
         except BaseException:
             os.unlink(scratch)
             raise
-    except OSError as e:
-        raise NO_SUCH_FILE.at(path=path, why=f"cannot be written: {e.strerror or e}") from None

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from vortex.errors import NOT_DATABASE, READ_ONLY_DATABASE
+from vortex.errors import CANNOT_WRITE, NOT_DATABASE, READ_ONLY_DATABASE, VortexError
 from vortex.kinds.buckets import Bucket
 from vortex.tune.parse import BadRecordError, parse_line
 from vortex.tune.record import Record
@@ -55,7 +55,8 @@ class Store:
         """Open ``path``, made when it is not there and ``write``.
 
         Raises:
-            VortexError: VX8001 when it is something else or damaged, or not there to be read.
+            VortexError: VX8001 when it is something else or damaged, or not there to be read, VX7004 when the disk
+                refuses.
         """
         self.path = Path(path)
         self.read_only = "" if write else "it was opened to be read"
@@ -68,8 +69,10 @@ class Store:
             if not self.read_only:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = self._open()
-        except (sqlite3.Error, OSError) as e:
-            raise NOT_DATABASE.at(path=path, why=str(e)) from None
+        except OSError as e:
+            raise CANNOT_WRITE.at(path=path, why=e.strerror or e) from None
+        except sqlite3.Error as e:
+            raise _refused(self.path, e) from None
 
     def _open(self) -> sqlite3.Connection:
         if self.read_only:
@@ -79,7 +82,12 @@ class Store:
         else:
             db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and not self.read_only:
+        if version == 0 and self.read_only and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            # begun where the disk was full, or by a writer that is not done
+            db.close()
+            db = sqlite3.connect(":memory:")
+            db.executescript(_TABLE)
+        elif version == 0 and not self.read_only:
             db.execute("PRAGMA journal_mode=WAL")
             with _transaction(db):
                 # another process may have come first
@@ -109,7 +117,7 @@ class Store:
         """Merge ``records`` in, all or none; how many were new or brought new samples.
 
         Raises:
-            VortexError: VX8002 when the file can only be read, VX8001 when it is damaged.
+            VortexError: VX8002 when the file can only be read, VX8001 when it is damaged, VX7004 when the disk refuses.
         """
         if self.read_only:
             raise READ_ONLY_DATABASE.at(path=self.path, why=self.read_only)
@@ -133,7 +141,7 @@ class Store:
                     )  # fmt: skip
                     self._note_bucket(merged)
         except sqlite3.Error as e:
-            raise NOT_DATABASE.at(path=self.path, why=str(e)) from None
+            raise _refused(self.path, e) from None
         return changed
 
     def _note_bucket(self, r: Record) -> None:
@@ -148,9 +156,12 @@ class Store:
         """Forget records; how many there were. Raises as :meth:`put`."""
         if self.read_only:
             raise READ_ONLY_DATABASE.at(path=self.path, why=self.read_only)
-        with _transaction(self._db):
-            gone = sum(self._db.execute("DELETE FROM records WHERE id = ?", (i,)).rowcount for i in ids)
-            self._db.execute(f"DELETE FROM buckets WHERE NOT EXISTS ({_USABLE})")
+        try:
+            with _transaction(self._db):
+                gone = sum(self._db.execute("DELETE FROM records WHERE id = ?", (i,)).rowcount for i in ids)
+                self._db.execute(f"DELETE FROM buckets WHERE NOT EXISTS ({_USABLE})")
+        except sqlite3.Error as e:
+            raise _refused(self.path, e) from None
         return gone
 
     # --- reading --------------------------------------------------------------------------------------------
@@ -227,10 +238,21 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
+        db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        # SQLite itself rolls back where the disk is full
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise
-    db.execute("COMMIT")
+
+
+def _refused(path: Path, error: sqlite3.Error) -> VortexError:
+    """What SQLite says, as an error that tells a disk which refuses (VX7004) from a file that is no database."""
+    # the lower byte; what is above it says more, as in SQLITE_IOERR_WRITE
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return CANNOT_WRITE.at(path=path, why=error)
+    return NOT_DATABASE.at(path=path, why=error)
 
 
 def _why_read_only(path: Path) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vortex.driver import compile_flow
-from vortex.errors import BAD_OPTION, BUNDLE_BUSY, UNKNOWN_NAME, nearest
+from vortex.errors import BAD_OPTION, BUNDLE_BUSY, UNKNOWN_NAME, nearest, writing
 from vortex.ir.core import Function, Module
 from vortex.kinds.kind import KINDS
 from vortex.schedules.space import Config, Space, space_of
@@ -29,8 +29,10 @@ from vortex.tune.shapes import Shape
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Two that build one bundle would sweep away each other's candidates."""
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as held:
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    with lock as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

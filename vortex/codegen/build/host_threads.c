@@ -131,7 +131,17 @@ static _Thread_local Arena *my_arena;
 
 static void leave(void *arena) { __atomic_store_n(&((Arena *)arena)->in_use, 0, __ATOMIC_RELEASE); }
 
-__attribute__((constructor)) static void open_arenas(void) { pthread_key_create(&arena_key, leave); }
+/* A forked child has one thread. OpenMP would wait for those of its parent, so kernels run in the one until another
+ * number is set; and whoever held the lock is not there to give it back. */
+static void after_fork(void) {
+  __atomic_store_n(&chosen_threads, 1, __ATOMIC_RELAXED);
+  pthread_mutex_init(&arenas_lock, NULL);
+}
+
+__attribute__((constructor)) static void open_arenas(void) {
+  pthread_key_create(&arena_key, leave);
+  pthread_atfork(NULL, NULL, after_fork); /* glibc forgets it when this library is unloaded */
+}
 
 __attribute__((destructor)) static void close_arenas(void) {
   pthread_key_delete(arena_key); /* or a thread that ends later would call into the unloaded library */

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from vortex.codegen.build.link import find_c_compiler
 from vortex.codegen.build.resources import KernelResources, read_resources
 from vortex.codegen.build.toolkit import Toolkit, find_toolkit
-from vortex.errors import NO_COMPILER, TIR_INVALID, TOOL_FAILED
+from vortex.errors import NO_COMPILER, TIR_INVALID, TOOL_FAILED, writing
 from vortex.install.cache import cache_root
 from vortex.install.identity import Identity, digest
 
@@ -58,7 +58,7 @@ def build_cuda(prim_funcs: Mapping[str, PrimFunc], arch: str, out: Path) -> Cuda
 
     Raises:
         VortexError: VX4003 without TVM or a C++ compiler, VX4004 when TVM refuses a function, VX4005 when a
-            compiler fails, VX4007 without nvcc.
+            compiler fails, VX4007 without nvcc, VX7004 when the cache cannot be written and lacks a kernel.
     """
     toolkit = find_toolkit()
     sources = {name: emit_cuda(name, f, arch) for name, f in prim_funcs.items()}
@@ -137,8 +137,10 @@ def _compile(toolkit: Toolkit, source: str, arch: str) -> Path:
 @contextmanager
 def _scratch(kept: Path) -> Iterator[Path]:
     """A folder that becomes ``kept`` whole; another process may have made it first."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=kept.parent) as scratch:
+    with writing(kept.parent):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(prefix=".making-", dir=kept.parent)
+    with scratch_folder as scratch, writing(kept.parent):
         made = Path(scratch) / "entry"
         made.mkdir()
         yield made

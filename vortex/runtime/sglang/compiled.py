@@ -24,6 +24,7 @@ from vortex.errors import (
     NO_COMPILED_FLOW,
     NO_TARGET_IN_ARTIFACT,
     VortexError,
+    writing,
 )
 from vortex.install import toolchain
 from vortex.install.cache import cache_root
@@ -44,22 +45,36 @@ def artifact_for(config: EngineConfig, shape: ModelShape, target: str) -> Path:
 
     Raises:
         VortexError: VX9002 for an artifact of another shape, VX9004 without a compiler, VX9005 when it fails,
-            VX5001 to VX5003 for what is not an artifact or lacks the target, and what tracing the flow raises.
+            VX5001 to VX5003 for what is not an artifact or lacks the target, VX7004 when the cache cannot be written and
+            has no artifact for it, and what tracing the flow raises.
     """
     flow = config.flow or ("latent_topk" if shape.spec.kv_lora_rank else "quest")
     if flow.endswith(".vxa"):
         return _prebuilt(Path(flow), shape, target)
     identity = _identity_or_once(flow, shape.spec, target)
     path = entry(flow, identity)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:  # one rank compiles, the others wait for it
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            opened = path.with_suffix(".lock").open("w")
+    except VortexError:
+        if path.exists():  # a cache that somebody else filled and that can only be read
+            return path
+        raise
+    with opened as lock:  # one rank compiles, the others wait for it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return path
         if compiler() is None and (other := _of_other_tools(identity)):
             return other
         _compile(flow, shape, target, path)
-        identity.write(path.with_suffix(".json"))
+        try:
+            with writing(path.with_suffix(".json")):
+                identity.write(path.with_suffix(".json"))
+        except BaseException:
+            # half of it would be a miss for ever, where no compiler is at hand
+            path.with_suffix(".json").unlink(missing_ok=True)
+            raise
     return path
 
 

@@ -1,0 +1,129 @@
+"""A disk that is full or cannot be written, standard streams that are closed, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tvm")
+
+ROOT = Path(__file__).resolve().parents[2]
+VORTEX = f"{sys.executable} -m vortex"
+SMALL = ("--head-dim", "64", "--no-db")
+
+
+def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    words = ["bash", "-o", "pipefail", "-c", command]
+    return subprocess.run(words, capture_output=True, text=True, env=env, cwd=folder, check=False, timeout=300)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a disk cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "compile quest {small} --no-dump -o {disk}/q.vxa",
+        "compile quest {small} --to page --dump-dir {disk}/dumps",
+        "compile quest {small} --no-dump --to tir -o {disk}/q.tir",
+        "opt {dump}/00-trace.flow -o {disk}/q.flow",
+    ],
+)
+def test_a_full_disk(command: str, full: Path, compiled: Path, tmp_path: Path) -> None:
+    (full / "ballast").write_bytes(bytes(64 << 10 if "opt" in command else 48 << 10))
+    given = command.format(disk=full, small=" ".join(SMALL), dump=compiled / "dump")
+    found = shell(f"{VORTEX} {given}", tmp_path)
+    assert found.returncode == 2, found.stderr
+    assert f"error[VX7004]: '{full}" in found.stderr
+    assert "No space left on device" in found.stderr
+    left = content(full)
+    assert not [name for name in left if ".part" in name or ".tmp" in name or "q." in name]
+    assert all(data for data in left.values())
+
+
+def test_a_full_folder_for_temporary_files(full: Path, tmp_path: Path) -> None:
+    (full / "ballast").write_bytes(bytes(64 << 10))
+    found = shell(f"{VORTEX} compile quest {' '.join(SMALL)} --no-dump -o {tmp_path}/q.vxa", tmp_path, TMPDIR=str(full))
+    assert found.returncode == 0 or (found.returncode == 2 and "error[VX" in found.stderr), found.stderr
+    assert list(content(full)) == ["ballast"]
+
+
+def test_a_full_standard_output(tmp_path: Path) -> None:
+    for arguments in ("ops", "--help", "errors"):
+        found = shell(f"{VORTEX} {arguments} > /dev/full", tmp_path)
+        assert (found.returncode, "VX7004" in found.stderr) == (2, True), found.stderr
+        assert "Traceback" not in found.stderr
+        assert "Exception ignored" not in found.stderr
+
+
+@pytest.mark.parametrize("arguments", ["ops", "--help", "ops --help", "info {}/quest.vxa", "--version"])
+def test_nobody_reads_standard_output(arguments: str, compiled: Path, tmp_path: Path) -> None:
+    given = arguments.format(compiled)
+    for command in (f"{VORTEX} {given} | head -n 0", f"{VORTEX} {given} >&-", f"{VORTEX} {given} <&- >&- 2>&-"):
+        found = shell(command, tmp_path)
+        assert (found.returncode, found.stderr) == (0, ""), command
+
+
+def test_nobody_reads_the_message(tmp_path: Path) -> None:
+    for command in (
+        f"{VORTEX} nothing 2>&-",
+        f"{VORTEX} nothing 2>&1 >&- | head -n 0",
+        f"{VORTEX} nothing 2>/dev/full",
+    ):
+        assert shell(command, tmp_path).returncode == 2, command
+
+
+def test_a_cache_that_cannot_be_made(tmp_path: Path) -> None:
+    """A file is where its folder should be."""
+    (tmp_path / "cache").write_text("a file")
+    where = str(tmp_path / "cache")
+    found = shell(f"{VORTEX} compile quest --head-dim 64 -o q.vxa", tmp_path, XDG_CACHE_HOME=where)
+    assert found.returncode == 0, found.stderr
+    found = shell(f"{VORTEX} db ls", tmp_path, XDG_CACHE_HOME=where)
+    assert found.returncode in (0, 2)
+    assert "internal" not in found.stderr
+
+
+@pytest.mark.parametrize("after", [0.3, 1.0, 2.0, 3.0, 4.5, 6.0])
+def test_interrupted(after: float, compiled: Path, tmp_path: Path) -> None:
+    """One line and 130, wherever it comes; the artifact of before is there, and nothing else."""
+    scratch, out = tmp_path / "tmp", tmp_path / "out"
+    scratch.mkdir()
+    subprocess.run(["cp", "-r", str(compiled), str(out)], check=True)
+    before = content(out)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
+    words = [sys.executable, "-m", "vortex", "compile", "quest", *SMALL, "--no-dump", "-o", str(out / "quest.vxa")]
+    running = subprocess.Popen(words, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(after)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=120)
+    if running.returncode == 0:
+        pytest.skip("it was done before")
+    assert (running.returncode, said) == (130, "interrupted\n")
+    assert content(out) == before
+    assert not [p for p in scratch.iterdir() if re.match(r"vortex|\.link|tmp", p.name)]
+    assert not [p for p in tmp_path.rglob("vortex-crash*")]
