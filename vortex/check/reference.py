@@ -82,7 +82,9 @@ def _interpret(
             whole = slice(budget.sink * spec.page_size, (pages - budget.recent) * spec.page_size)
             parts = (k,) if v is None else (k, v)
             tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in parts]
-            scores = torch.from_numpy(score(module, group.numpy(), summarise(module, *tiles), budget.sink, len(tiles[0])))
+            scores = torch.from_numpy(
+                score(module, group.numpy(), summarise(module, *tiles), budget.sink, len(tiles[0]))
+            )
         kept = select_pages(scores, pages, budget)
         at = [torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in kept]
         tokens = torch.cat(at)
@@ -93,7 +95,7 @@ def _interpret(
     return Judged(chosen, seen, torch.cat(outs))
 
 
-def summarise(module: Module, *parts: Any) -> dict[str, Any]:
+def summarise(module: Module, *parts: Any, layer: int = 0) -> dict[str, Any]:
     """The fields of full pages from their ``parts`` ``[pages, page, D]``, K and V or latent rows, as they are stored:
     ``{name: [pages, *tile]}``.
     """
@@ -103,7 +105,7 @@ def summarise(module: Module, *parts: Any) -> dict[str, Any]:
     assert isinstance(end, Return)
     made: dict[str, list[Any]] = {name: [] for name in end.names}
     for of_page in zip(*parts, strict=True):
-        for name, x in zip(end.names, run_function(cache, list(of_page), module), strict=True):
+        for name, x in zip(end.names, run_function(cache, list(of_page), module, layer=layer), strict=True):
             made[name].append(widen(narrow(x, stored[name])))
     return {name: np.stack(x) for name, x in made.items()}
 

@@ -79,7 +79,9 @@ class Planted:
         for layer in layers:
             lean = self._noise(self.heads, self.spec.head_dim)
             self._lean[name, layer] = lean / lean.norm(dim=-1, keepdim=True)
-            chosen = torch.stack([torch.randperm(pages, generator=self.random)[:HEAVY_PAGES] for _ in range(self.heads)])
+            chosen = torch.stack(
+                [torch.randperm(pages, generator=self.random)[:HEAVY_PAGES] for _ in range(self.heads)]
+            )
             heavy = torch.zeros(self.heads, pages, dtype=torch.bool).scatter_(1, chosen, True)
             self._heavy[name, layer] = heavy
 
@@ -291,8 +293,8 @@ class Trial:
         return self._stored(k), None if self.spec.kv_lora_rank else self._stored(v)
 
     def keys_and_values(self, name: str, layer: int = LAYER) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of a request in a layer as the cache gives them back, fp32 ``[len, Hkv, D]``; under MLA latent rows and the
-        part of them that is value.
+        """K and V of a request in a layer as the cache gives them back, fp32 ``[len, Hkv, D]``; under MLA latent rows
+        and the part of them that is value.
         """
         table = list(self.cache.pages(name))
         length = int(self.cache.lengths([name])[0])

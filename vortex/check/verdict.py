@@ -20,6 +20,7 @@ from vortex.check.synthetic_batch import Times, Trial
 from vortex.flow.oracle import attend, select_pages
 from vortex.ir.core import Module
 from vortex.runtime.decoder import Decoder
+from vortex.runtime.tensors import TORCH
 
 LAYERS = 2
 TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 2e-2}
@@ -132,7 +133,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, summaries: boo
         off = float((out[h] - want).abs().max() / max(1.0, float(want.abs().max())))
         error = max(error, off if off == off else float("inf"))
         kept += float(trial.mass(q[h], k[:, h], pages)[:, mine].sum(-1).mean()) / heads
-    stale = unlike(trial, flow, fields, k, v) if summaries else 0
+    stale = unlike(trial, flow, layer, fields, k, v) if summaries else 0
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, kept)
 
 
@@ -176,7 +177,9 @@ def differing(mine: Sequence[int], right: Sequence[int], scores: Any, slack: Any
     return len(wrong), max(wrong, default=0.0)
 
 
-def unlike(trial: Trial, flow: Module, fields: Mapping[str, torch.Tensor], k: torch.Tensor, v: torch.Tensor) -> int:
+def unlike(
+    trial: Trial, flow: Module, layer: int, fields: Mapping[str, torch.Tensor], k: torch.Tensor, v: torch.Tensor
+) -> int:
     """Pages with another summary than the flow makes of them, over all heads."""
     spec = trial.spec
     full = len(k) // spec.page_size
@@ -186,7 +189,7 @@ def unlike(trial: Trial, flow: Module, fields: Mapping[str, torch.Tensor], k: to
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
         tiles = [x[: full * spec.page_size, h].reshape(full, spec.page_size, -1).numpy() for x in parts]
-        made = summarise(flow, *tiles)
+        made = summarise(flow, *tiles, layer=layer)
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
             mine, want = numbers(x[:full, h]), made[name]
@@ -210,6 +213,4 @@ def numbers(x: torch.Tensor) -> Any:
 
 def dtype_of(x: torch.Tensor) -> str:
     """The name of a float type in the IR."""
-    from vortex.runtime.tensors import TORCH
-
     return next(name for name, dtype in TORCH.items() if dtype == x.dtype)

@@ -1,7 +1,7 @@
 """Decode a small random batch with an artifact and check it against its own flow IR, interpreted.
 
-Every step of every layer is compared: which pages each row keeps (a page that only one side keeps must score as the last
-one kept, within rounding), the outputs, and the summaries of all full pages.
+Every step of every layer is compared: which pages each row keeps (a page that only one side keeps must score as the
+last one kept, within rounding), the outputs, and the summaries of all full pages.
 
 examples:
   vortex run quest.vxa
@@ -59,18 +59,15 @@ def run(args: argparse.Namespace) -> int:
     good = {name: verdict.good(decoder.spec.dtype) for name, verdict in found.items()}
     best = min(t.decode for t in times)
     if args.json:
-        rows = [{"request": name, "ok": good[name], **asdict(v)} for name, v in found.items()]
-        emit_json({"flow": flow.name, "target": decoder.library.name, "requests": rows, "decode_seconds": best})
+        judged = [{"request": name, "ok": good[name], **asdict(v)} for name, v in found.items()]
+        emit_json({"flow": flow.name, "target": decoder.library.name, "requests": judged, "decode_seconds": best})
     else:
         head = ("request", "tokens", "pages", "selected", "error", "differing", "gap", "summaries", "mass kept")
-        table(
-            head,
-            [
-                [name, *map(str, (v.length, v.pages, v.selected, f"{v.error:.1e}", v.differing, f"{v.gap:.1e}"))]
-                + [str(v.summaries), f"{v.kept:.1%}"]
-                for name, v in found.items()
-            ],
-        )
+        rows = []
+        for name, v in found.items():
+            counts = (v.length, v.pages, v.selected, f"{v.error:.1e}", v.differing, f"{v.gap:.1e}", v.summaries)
+            rows.append([name, *map(str, counts), f"{v.kept:.1%}"])
+        table(head, rows)
         for name in (name for name, ok in good.items() if not ok):
             say(f"{name} differs from its reference: {found[name].why()}")
     batch = f"{len(lengths)} requests, {decoder.kv_heads} KV heads, {LAYERS} layers"

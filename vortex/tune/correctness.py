@@ -57,7 +57,9 @@ class Judge:
     def _trial(self, library: Library) -> Trial:
         spec = library.manifest.spec
         pages = sum(-(-(n + 2) // spec.page_size) for n in TOKENS)
-        trial = Trial(Decoder(library, budget=self._budget), 1 if spec.kv_lora_rank else HEADS, pages, seed=1, varied=True)
+        trial = Trial(
+            Decoder(library, budget=self._budget), 1 if spec.kv_lora_rank else HEADS, pages, seed=1, varied=True
+        )
         for i, n in enumerate(TOKENS):
             trial.join(f"r{i}", n)
         trial.step()
