@@ -116,7 +116,12 @@ def mutants(text: str) -> Iterator[Mutant]:
             short = op.split(".")[1]
             if op.startswith("flow.") and short not in ("reshape", "transpose"):
                 for other in dict.fromkeys(given):
-                    if shapes.get(other) == shape:
+                    if shapes.get(other) != shape:
+                        continue
+                    if '"scratch"' in line:  # it is kept between passes
+                        same = line.replace(f"{op}({operands})", f"flow.maximum(%{other}, %{other})")
+                        yield made(f"%{name} ({short}) is its operand %{other}", same)
+                    else:
                         yield renamed(f"%{name} ({short}) is its operand %{other}", name, other)
             for other in SWAPPED.get(short, ()):
                 if not (other == "reduce_sum" and "keepdims" in line):

@@ -71,7 +71,6 @@ class Planted:
         self.spec, self.heads, self.random = spec, kv_heads, random
         self._lean: dict[tuple[str, int], torch.Tensor] = {}
         self._heavy: dict[tuple[str, int], torch.Tensor] = {}
-        self._pages: dict[tuple[str, int, int], tuple[torch.Tensor, ...]] = {}
 
     def begin(self, name: str, tokens: int, layers: range) -> None:
         """Draw what is true of a request of ``tokens`` tokens throughout."""
@@ -108,12 +107,21 @@ class Planted:
 
 
 class Varied(Planted):
-    """Pages that differ in everything a flow may look at; see the module."""
+    """Pages that differ in everything a flow may look at; see the module.
+
+    ``given`` has the K and V of each request and layer, in order.
+    """
+
+    def __init__(self, spec: Spec, kv_heads: int, random: torch.Generator) -> None:
+        super().__init__(spec, kv_heads, random)
+        self._pages: dict[tuple[str, int, int], tuple[torch.Tensor, ...]] = {}
+        self.given: dict[tuple[str, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def begin(self, name: str, tokens: int, layers: range) -> None:
         for layer in layers:
             lean = self._noise(LEANS, self.heads, self.spec.head_dim)
             self._lean[name, layer] = lean / lean.norm(dim=-1, keepdim=True)
+            self.given[name, layer] = []
         self._pages = {at: x for at, x in self._pages.items() if at[0] != name}
 
     def chunks(self, tokens: int) -> list[int]:
@@ -131,6 +139,7 @@ class Varied(Planted):
             large, norm, key_lean, value_lean = self._page(name, layer, (start + i) // self.spec.page_size)
             k[i] = large * (k[i] + key_lean)
             v[i] = norm * (v[i] + value_lean)
+        self.given[name, layer].append((k, v))
         return k, v
 
     def queries(self, name: str, layer: int, step: int) -> torch.Tensor:

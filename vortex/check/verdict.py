@@ -1,6 +1,7 @@
 """Whether an artifact computes its flow: its selections, outputs and summaries against the flow IR, interpreted.
 
-The three kernels are judged apart, each on what it was given. Summaries are compared with those of the K and V in the
+The kernels are judged apart, each on what it was given. K and V in the cache are compared with the tokens that were
+appended, bit for bit. Summaries are compared with those of the K and V in the
 cache; selections with the scores of the summaries in the cache; outputs with attention over the selected pages. So no
 tolerance of one hides a mistake of another. A page that only one side selected must score as the last one kept, within
 what rounding explains (design 3).
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 
 from vortex.check.reference import score, summarise
-from vortex.check.synthetic_batch import Times, Trial
-from vortex.flow.oracle import attend, select_pages
+from vortex.check.synthetic_batch import Times, Trial, Varied
+from vortex.flow.oracle import attend, round_to, select_pages
+from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.tensors import TORCH
@@ -52,17 +54,20 @@ class Verdict:
     """The largest distance of such a page's score from that of the last one kept; infinite where it has none."""
     summaries: int
     """Pages, over heads and layers, with a summary that is not what the flow makes of the page's K and V."""
+    tokens: int
+    """Tokens, over layers, whose K or V in the cache is not what was appended."""
     kept: float
     """Share of the dense attention mass on the selected pages, mean over heads."""
 
     def good(self, dtype: str) -> bool:
         """Whether artifact and flow agree, for outputs in ``dtype``."""
-        return self.error <= TOLERANCE[dtype] and not self.differing and not self.summaries
+        return self.error <= TOLERANCE[dtype] and not (self.differing or self.summaries or self.tokens)
 
     def why(self) -> str:
         """What was found, in a sentence."""
         gap = f", their scores off by up to {self.gap:.1e}" if self.differing else ""
-        return f"error {self.error:.1e}, {self.differing} other pages{gap}, {self.summaries} other summaries"
+        told = f"error {self.error:.1e}, {self.differing} other pages{gap}, {self.summaries} other summaries"
+        return f"{told}, {self.tokens} other tokens"
 
     def worst(self, other: Verdict) -> Verdict:
         """Of this and a later one."""
@@ -73,7 +78,8 @@ class Verdict:
             max(self.error, other.error),
             self.differing + other.differing,
             max(self.gap, other.gap),
-            max(self.summaries, other.summaries),
+            self.summaries + other.summaries,
+            self.tokens + other.tokens,
             min(self.kept, other.kept),
         )
 
@@ -97,13 +103,13 @@ def judge(
         times.append(trial.step())
         for name in trial.requests:
             for layer in trial.layers:
-                now = compare(trial, name, flow, layer, summaries=step == steps - 1)
+                now = compare(trial, name, flow, layer, cache=step == steps - 1)
                 found[name] = found[name].worst(now) if name in found else now
     return found, times
 
 
-def compare(trial: Trial, name: str, flow: Module, layer: int, *, summaries: bool) -> Verdict:
-    """The last step of a request in one layer; its summaries too, where asked for."""
+def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -> Verdict:
+    """The last step of a request in one layer; what the cache holds of it too, where asked for."""
     spec, budget = trial.spec, trial.budget
     row, heads = trial.requests.index(name), trial.cache.kv_heads
     k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
@@ -133,8 +139,9 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, summaries: boo
         off = float((out[h] - want).abs().max() / max(1.0, float(want.abs().max())))
         error = max(error, off if off == off else float("inf"))
         kept += float(trial.mass(q[h], k[:, h], pages)[:, mine].sum(-1).mean()) / heads
-    stale = unlike(trial, flow, layer, fields, k, v) if summaries else 0
-    return Verdict(len(k), pages, selected, error, wrong, gap, stale, kept)
+    stale = unlike(trial, flow, layer, fields, k, v) if cache else 0
+    lost = misplaced(trial, name, layer, k, v) if cache else 0
+    return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
 
 
 def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int) -> tuple[Any, Any]:
@@ -204,6 +211,20 @@ def unlike(
             wrong |= ~same.reshape(full, -1).all(-1)
         count += int(wrong.sum())
     return count
+
+
+def misplaced(trial: Trial, name: str, layer: int, k: torch.Tensor, v: torch.Tensor) -> int:
+    """Tokens whose K or V is not what was appended, rounded as it is stored; 0 where the data keeps no account."""
+    if not isinstance(trial.data, Varied):
+        return 0
+    wrong = torch.zeros(len(k), dtype=torch.bool)
+    given = [torch.cat(x) for x in zip(*trial.data.given[name, layer], strict=True)]
+    if trial.spec.kv_lora_rank:
+        given[1] = given[0][..., : trial.spec.v_dim]
+    for mine, appended, scale in zip((k, v), given, trial.scales.values(), strict=True):
+        want = stored(round_to(appended, trial.spec.dtype).float(), trial.spec, scale)
+        wrong |= ~(mine == want).flatten(1).all(1)
+    return int(wrong.sum())
 
 
 def numbers(x: torch.Tensor) -> Any:

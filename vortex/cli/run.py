@@ -1,7 +1,7 @@
 """Decode a small random batch with an artifact and check it against its own flow IR, interpreted.
 
 Every step of every layer is compared: which pages each row keeps (a page that only one side keeps must score as the
-last one kept, within rounding), the outputs, and the summaries of all full pages.
+last one kept, within rounding), the outputs, the tokens in the cache and the summaries of all full pages.
 
 examples:
   vortex run quest.vxa
@@ -62,10 +62,30 @@ def run(args: argparse.Namespace) -> int:
         judged = [{"request": name, "ok": good[name], **asdict(v)} for name, v in found.items()]
         emit_json({"flow": flow.name, "target": decoder.library.name, "requests": judged, "decode_seconds": best})
     else:
-        head = ("request", "tokens", "pages", "selected", "error", "differing", "gap", "summaries", "mass kept")
+        head = (
+            "request",
+            "tokens",
+            "pages",
+            "selected",
+            "error",
+            "differing",
+            "gap",
+            "summaries",
+            "tokens lost",
+            "mass kept",
+        )
         rows = []
         for name, v in found.items():
-            counts = (v.length, v.pages, v.selected, f"{v.error:.1e}", v.differing, f"{v.gap:.1e}", v.summaries)
+            counts = (
+                v.length,
+                v.pages,
+                v.selected,
+                f"{v.error:.1e}",
+                v.differing,
+                f"{v.gap:.1e}",
+                v.summaries,
+                v.tokens,
+            )
             rows.append([name, *map(str, counts), f"{v.kept:.1%}"])
         table(head, rows)
         for name in (name for name, ok in good.items() if not ok):

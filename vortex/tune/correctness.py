@@ -35,7 +35,7 @@ class Judge:
     def wrong(self, kind: str, library: Library) -> str:
         """What differs, in a sentence; empty when nothing does."""
         if KINDS[kind].writes_cache:
-            return self._compare(self._trial(library), summaries=True)
+            return self._compare(self._trial(library), cache=True)
         trial = self._of_base()
         decoder = Decoder(library, budget=self._budget)
         cache, names = trial.cache, trial.requests
@@ -65,9 +65,9 @@ class Judge:
         trial.step()
         return trial
 
-    def _compare(self, trial: Trial, summaries: bool = False) -> str:
+    def _compare(self, trial: Trial, cache: bool = False) -> str:
         for name in trial.requests:
-            found = compare(trial, name, self._module, LAYER, summaries=summaries)
+            found = compare(trial, name, self._module, LAYER, cache=cache)
             if not found.good(trial.spec.dtype):
                 return f"request of {found.length - 1} tokens: {found.why()}"
         return ""
