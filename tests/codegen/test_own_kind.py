@@ -168,9 +168,9 @@ def declare_tally() -> None:
             ops=("page.load", "page.store", "flow.reduce_*"),
             axes=("rows",),
             arguments=(
-                Argument("plan", "decoder", False, "i32", (4, "requests")),
-                Argument("tally", "call", True, "i32", ("requests",)),
-                Argument("tally_scratch", "decoder", True, "i32", (2, "rows")),
+                Argument("plan", "decoder", "reads", "i32", (4, "requests")),
+                Argument("tally", "call", "writes", "i32", ("requests",)),
+                Argument("tally_scratch", "decoder", "writes", "i32", (2, "rows")),
             ),
         )
     )
@@ -228,7 +228,7 @@ def test_it_compiles_runs_and_is_listed(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_it_runs_in_a_call_of_the_decoder_that_it_names(tmp_path: Path) -> None:
-    tally = Argument("tally", "decoder", True, "i32", ("requests",))
+    tally = Argument("tally", "decoder", "writes", "i32", ("requests",))
     KINDS["tally"] = replace(KINDS["tally"], call="plan", arguments=(KINDS["tally"].arguments[0], tally))
     made = compile_flow("quest", spec=SPEC, out=tmp_path / "quest.vxa")
     assert made.artifact is not None

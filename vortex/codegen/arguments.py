@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vortex.codegen.narrow import STORAGE, narrow, widen
@@ -9,7 +10,10 @@ from vortex.codegen.tir import F32, I32, Buffer, Expr, T, tirx
 from vortex.ir.core import Decl, Function, Module
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
+from vortex.kinds.kind import Argument
 
+SIZES = {"work_list": "N", "arrivals": "R", "partial_rows": "I", "partial_heads": "Hkv"}
+"""What kernels call the sizes that declarations of scratch name."""
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int32": 4, "int64": 8}
 
 
@@ -135,14 +139,23 @@ class Arguments:
                 self.field(d)
         self.constants_of(f)
 
-    def of_plan(self, *, work_list: bool) -> None:
-        """Declare what ``plan`` reads and writes; ``work_list`` tells whether it writes work lists for the others."""
+    def scratch(self, taken: Iterable[Argument], *, align: int = 0, **sizes: int) -> None:
+        """Declare the scratch that a template takes; ``sizes`` are those that the kernel is built for, ``align`` what
+        is taken for granted of the addresses of fp32 numbers, in bytes.
+        """
+        for a in taken:
+            shape = tuple(d if isinstance(d, int) else sizes.get(d, SIZES.get(d, d)) for d in a.shape)
+            if a.dtype == "i32":
+                self.tensor(a.name, shape, I32)
+            else:
+                self.tensor(a.name, shape, F32, align=align)
+
+    def of_plan(self, taken: Iterable[Argument] = ()) -> None:
+        """Declare what ``plan`` reads and writes; ``taken`` is the scratch for the work lists of the others."""
         self.tensor("lengths", ("B",), I32)
         self.tensor("budget", (5,), I32)
         self.tensor("plan", (4, "B"), I32)
-        if work_list:
-            self.tensor("work", (2, "N"), I32)
-            self.tensor("arrivals", ("R",), I32)
+        self.scratch(taken)
 
     def of_append(self, f: Function, *, loc: bool) -> None:
         """Declare what ``append`` reads and writes; ``loc`` tells whether it takes the slots of the new tokens."""
@@ -168,13 +181,11 @@ class Arguments:
         self.scales(*(d for d in buffers if d.name in touched))
         self._layer_of(f)
 
-    def of_select(self, f: Function, *, work_list: bool) -> None:
-        """Declare what ``select`` reads and writes; ``work_list`` tells whether it walks the list of ``plan``."""
+    def of_select(self, f: Function, taken: Iterable[Argument] = ()) -> None:
+        """Declare what ``select`` reads and writes; ``taken`` is the scratch of one that walks the list of ``plan``."""
         self._inputs_of_select(f)
         self.tensor("plan", (4, "B"), I32)
-        if work_list:
-            self.tensor("work", (2, "N"), I32)
-            self.tensor("arrivals", ("R",), I32)
+        self.scratch(taken)
         self.tensor("page_table", ("B", "Pmax"), I32)
         self._layer_of(f)
         self.tensor("workspace", ("rows", "words"), F32)

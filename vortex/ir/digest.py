@@ -6,6 +6,7 @@ import hashlib
 
 from vortex.ir.core import Decl, Function, Module
 from vortex.ir.printer import attr, print_op
+from vortex.ir.scratch import is_scratch
 
 VERSION = "vx1"
 
@@ -14,9 +15,9 @@ SHAPE = ("page_size", "head_dim", "group", "dtype", "kv_lora_rank", "kv_dtype")
 
 
 def structural(module: Module) -> str:
-    """Hash of the meaning: names, locations, notes and schedules do not enter. The cache and tuning key."""
+    """Hash of the meaning: names, locations, notes, schedules and scratch do not enter. The cache and tuning key."""
     parts = [module.stage, attr({k: v for k, v in module.attrs.items() if k != "target"})]
-    parts += [f"{d.keyword} {d.name} {d.type} {attr(d.attrs)}" for d in module.decls.values()]
+    parts += [f"{d.keyword} {d.name} {d.type} {attr(d.attrs)}" for d in module.decls.values() if not is_scratch(d)]
     parts += [_canonical(f) for f in module.functions.values()]
     return _hash(parts)
 
@@ -63,7 +64,7 @@ def _canonical(f: Function) -> str:
     try:
         for i, (v, _) in enumerate(kept):
             v.name = str(i)
-        attrs = {k: v for k, v in f.attrs.items() if k != "schedule"}
+        attrs = {k: v for k, v in f.attrs.items() if k not in ("schedule", "scratch")}
         args = ", ".join(str(a.type) for a in f.args)
         return "\n".join([f"{f.keyword} {f.name}({args}) {attr(attrs)}", *(print_op(o, notes=False) for o in f.ops)])
     finally:

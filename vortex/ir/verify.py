@@ -5,6 +5,7 @@ from __future__ import annotations
 from vortex.errors import IR_REDEFINED, IR_STRUCTURE, IR_TYPE, IR_UNDEFINED
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
+from vortex.ir.scratch import is_scratch, verify_scratch
 from vortex.ir.types import S, SelectionType, TensorType, Type, selection
 from vortex.kinds.kind import KINDS, KernelKind
 
@@ -109,6 +110,7 @@ def _verify_program(m: Module) -> None:
             if not kind.allows(o.name):
                 _no(f"a kernel of kind '{kind.name}' holds {', '.join(kind.ops)}, and not {o.name}", o)
             _verify_access(m, kind, o)
+    verify_scratch(m)
 
 
 def _verify_access(m: Module, kind: KernelKind, o: Op) -> None:
@@ -159,4 +161,6 @@ def _buffer(m: Module, o: Op, name: str) -> Decl:
     d = m.decls.get(name)
     if d is None or d.keyword != "buffer":
         raise IR_STRUCTURE.at(o.loc, why=f"{o.name} names @{name}, which is no declared buffer")
+    if is_scratch(d):
+        _no(f"{o.name} names @{name}; scratch is for templates, which no op names", o)
     return d

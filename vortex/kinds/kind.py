@@ -19,21 +19,29 @@ Giver = Literal["call", "layer", "flow", "decoder"]
 """Who has an argument: the caller of each call, the layer that was bound, the flow (its captured tensors), or the
 decoder, as scratch."""
 
+Access = Literal["reads", "writes", "updates"]
+"""What a kernel does to an argument; ``updates`` is to read, too, what kernels have written there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
     """An argument that kernels of a kind may take, by its name in the calling convention (docs/architecture.md).
 
-    ``written`` arguments are changed by the kernel. Whoever makes a tensor on the declaration's word alone (the decoder
+    Whoever makes a tensor on the declaration's word alone (the decoder
     its scratch, the tuner what the caller would give) makes it of this ``dtype`` and ``shape``: numbers, or sizes of a
     step by the names of ``Layout.sizes`` in :mod:`vortex.runtime.scratch`, such as ``requests`` and ``heads``.
     """
 
     name: str
     giver: Giver
-    written: bool = False
+    access: Access = "reads"
     dtype: Literal["i32", "f32"] = "f32"
     shape: tuple[int | str, ...] = ()
+
+    @property
+    def written(self) -> bool:
+        """Whether the kernel changes it."""
+        return self.access != "reads"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +83,11 @@ class KernelKind:
         return any(fnmatchcase(op, pattern) for pattern in self.ops)
 
     @property
+    def scratch(self) -> dict[str, Argument]:
+        """The arguments that the decoder gives its kernels, by name."""
+        return {a.name: a for a in self.arguments if a.giver == "decoder"}
+
+    @property
     def launched(self) -> tuple[str, ...]:
         """The kinds whose launches are timed to time this one."""
         return self.timed or (self.name,)
@@ -110,23 +123,26 @@ def arguments(kinds: Iterable[KernelKind] | None = None) -> frozenset[str]:
     return frozenset(a.name for k in every for a in k.arguments if "*" not in a.name)
 
 
-def _call(*names: str, written: bool = False) -> tuple[Argument, ...]:
-    return tuple(Argument(name, "call", written) for name in names)
+def _call(*names: str, access: Access = "reads") -> tuple[Argument, ...]:
+    return tuple(Argument(name, "call", access) for name in names)
 
 
-def _layer(*names: str, written: bool = False) -> tuple[Argument, ...]:
-    return tuple(Argument(name, "layer", written) for name in names)
+def _layer(*names: str, access: Access = "reads") -> tuple[Argument, ...]:
+    return tuple(Argument(name, "layer", access) for name in names)
 
 
-def _plan(*, written: bool = False) -> Argument:
-    return Argument("plan", "decoder", written, "i32", (4, "requests"))
+def _plan(access: Access) -> Argument:
+    return Argument("plan", "decoder", access, "i32", (4, "requests"))
 
 
-def _work(*, written: bool = False) -> Argument:
-    return Argument("work", "decoder", written, "i32", (2, "work_list"))
+def _work(access: Access) -> Argument:
+    return Argument("work", "decoder", access, "i32", (2, "work_list"))
 
 
-ARRIVALS = Argument("arrivals", "decoder", True, "i32", ("arrivals",))
+def _arrivals(access: Access) -> Argument:
+    return Argument("arrivals", "decoder", access, "i32", ("arrivals",))
+
+
 CONSTANTS = Argument("const.*", "flow")
 POOLS = ("k", "v", "latent")
 SCALES = _layer("k_scale", "v_scale")
@@ -142,10 +158,10 @@ declare(
         timed=("select", "attend"),
         arguments=(
             *_call("lengths"),
-            Argument("budget", "decoder", False, "i32", (5,)),
-            _plan(written=True),
-            _work(written=True),
-            ARRIVALS,
+            Argument("budget", "decoder", "reads", "i32", (5,)),
+            _plan("writes"),
+            _work("writes"),
+            _arrivals("writes"),
         ),
     )
 )
@@ -163,7 +179,7 @@ declare(
         call="append",
         arguments=(
             *_call("k_new", "v_new", "latent_new", "loc", "row_offsets", "lengths", "page_table"),
-            *_layer(*POOLS, "field.*", written=True),
+            *_layer(*POOLS, "field.*", access="writes"),
             *SCALES,
             *_layer("layer"),
             CONSTANTS,
@@ -186,13 +202,13 @@ declare(
         tuned=True,
         arguments=(
             *_call("q", "lengths", "page_table"),
-            *_call("pages", "counts", written=True),
+            *_call("pages", "counts", access="writes"),
             *_layer("field.*", "layer"),
             CONSTANTS,
-            _plan(),
-            _work(),
-            ARRIVALS,
-            Argument("workspace", "decoder", True, "f32", ("rows", "workspace_words")),
+            _plan("reads"),
+            _work("reads"),
+            _arrivals("updates"),
+            Argument("workspace", "decoder", "updates", "f32", ("rows", "workspace_words")),
         ),
     )
 )
@@ -211,13 +227,13 @@ declare(
         tuned=True,
         arguments=(
             *_call("q", "lengths", "page_table", "pages", "counts", "scale"),
-            *_call("out", "lse", written=True),
+            *_call("out", "lse", access="writes"),
             *_layer(*POOLS, "layer"),
             *SCALES,
             CONSTANTS,
-            _work(),
-            ARRIVALS,
-            Argument("partials", "decoder", True, "f32", ("partial_rows", "partial_heads", "partial_words")),
+            _work("reads"),
+            _arrivals("updates"),
+            Argument("partials", "decoder", "updates", "f32", ("partial_rows", "partial_heads", "partial_words")),
         ),
     )
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vortex.errors import PASS_OPTION, nearest
+from vortex.ir import scratch
 from vortex.ir.core import Attr, Function, Module
 from vortex.passes.manager import Choice, Pass, PassContext, register
 from vortex.schedules.check import WORDS, check_kernel, check_schedule, complete, without
@@ -15,7 +16,7 @@ from vortex.targets.gpu import UNMEASURED
 from vortex.targets.target import TARGETS, Target
 
 
-@register("schedule", stage="page", tag="exact", version=2)
+@register("schedule", stage="page", tag="exact", version=3)
 @dataclass(frozen=True, slots=True)
 class Schedule(Pass):
     """Choose every knob of each kernel for the target and write it, with its origin, into the IR.
@@ -35,6 +36,12 @@ class Schedule(Pass):
         kernel @select {kind = "select", domain = "rows"}
           ->
         kernel @select {.., schedule = {lanes = 16, unroll = 8, prefetch = 8, from = "heuristic"}}
+
+    Scratch that kernels of the target take for work that they share, such as work lists, is declared, and each kernel
+    says whether it reads, writes or updates it:
+
+        buffer @scratch.work : i32[] {layout = "step", role = "scratch", shape = [2, "work_list"]}
+        kernel @select {.., scratch = {work = "reads", arrivals = "updates"}}
     """
 
     knobs: str = ""
@@ -44,6 +51,7 @@ class Schedule(Pass):
         target = ctx.target or TARGETS["cpu"]
         program.attrs["target"] = target.name
         options = _options(self.knobs, program, target)
+        scratch.clear(program)
         for f in program.functions.values():
             mine = schedulable(program, f, target)
             before = check_schedule(f, mine)
@@ -55,6 +63,7 @@ class Schedule(Pass):
                 f.attrs["schedule"] = _looked_up(found, mine)
             elif f.name in options or given.keys() != declared(mine.knobs).keys():
                 f.attrs["schedule"] = _chosen(program, f, target, mine, before, given)
+            scratch.declare(program, f, mine.taken())
             check_kernel(program, f, target)
         return program
 

@@ -106,7 +106,7 @@ class Layout:
         any), in a block for ``most``.
         """
         sizes = self.sizes(size, self.kernels if kernels is None else kernels)
-        scratch = {a.name: a for k in KINDS.values() for a in k.arguments if a.giver == "decoder"}
+        scratch = {name: a for k in KINDS.values() for name, a in k.scratch.items()}
         made = {
             a.name: (TORCH[a.dtype], tuple(d if isinstance(d, int) else sizes[d] for d in a.shape))
             for a in scratch.values()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from vortex.errors import IR_ATTRIBUTE
 from vortex.ir.core import Attr, Function, Module
+from vortex.ir.scratch import accesses
 from vortex.kinds.buckets import LIMIT
 from vortex.schedules.knobs import KnobInfo, Knobs, check_knob, declared, read_knobs
 from vortex.schedules.template import Schedulable, schedulable
@@ -29,8 +30,8 @@ def check_program(program: Module, target: Target) -> None:
     """Whether every kernel of a scheduled program can be built as its schedule says.
 
     Raises:
-        VortexError: VX2005 when a schedule is malformed, VX2010 for knobs that are unknown, missing or no legal
-            numbers, VX4006 when no kernel of the knobs can be launched.
+        VortexError: VX2005 when a schedule is malformed or a kernel says other scratch than its template takes, VX2010
+            for knobs that are unknown, missing or no legal numbers, VX4006 when no kernel of the knobs can be launched.
     """
     for f in program.functions.values():
         check_kernel(program, f, target)
@@ -40,6 +41,9 @@ def check_kernel(program: Module, f: Function, target: Target) -> None:
     """The same for one kernel."""
     mine = schedulable(program, f, target)
     schedule = check_schedule(f, mine)
+    taken = accesses(mine.taken() if mine is not None else ())
+    if (said := f.attrs.get("scratch", {})) != taken:
+        raise _wrong(f, "scratch", f"{taken or 'none'}, which pass 'schedule' writes,", said)
     if mine is None:
         return
     complete(program, f, target, schedule, mine)

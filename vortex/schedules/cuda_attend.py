@@ -163,6 +163,7 @@ def shape_of(program: Module, f: Function) -> AttendShape:
 @declare
 class CudaAttend(Schedulable[AttendKnobs]):
     target, kind, variant, version, knobs = "cuda", "attend", "K and V", 1, AttendKnobs
+    scratch = ("work", "partials", "arrivals")
 
     def serves(self, f: Function) -> bool:
         return not reads_one_pool(f)

@@ -147,6 +147,7 @@ def shape_of(program: Module, f: Function) -> AttendShape:
 @declare
 class CudaLatent(Schedulable[LatentKnobs]):
     target, kind, variant, version, knobs = "cuda", "attend", "latent rows", 1, LatentKnobs
+    scratch = ("work", "partials", "arrivals")
 
     def serves(self, f: Function) -> bool:
         return reads_one_pool(f)

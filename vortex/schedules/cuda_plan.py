@@ -27,6 +27,7 @@ class PlanKnobs(Knobs):
 @declare
 class CudaPlan(Schedulable[PlanKnobs]):
     target, kind, version, knobs = "cuda", "plan", 1, PlanKnobs
+    scratch = ("work", "arrivals")
     looked_up = ("select_pages", "attend_pages", "attend_busy")
 
     def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> PlanKnobs:

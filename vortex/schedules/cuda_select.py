@@ -74,6 +74,7 @@ def matrices_of(program: Module, f: Function) -> list[Matrix]:
 @declare
 class CudaSelect(Schedulable[SelectKnobs]):
     target, kind, version, knobs = "cuda", "select", 1, SelectKnobs
+    scratch = ("work", "arrivals")
 
     def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> SelectKnobs:
         group = int(program.attrs.get("group", 1))

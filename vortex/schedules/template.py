@@ -12,6 +12,7 @@ from typing import ClassVar, Generic
 
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Attr, Function, Module
+from vortex.kinds.kind import KINDS, Argument
 from vortex.schedules.knobs import K, Knobs, declared
 from vortex.targets.target import TARGETS, Target
 
@@ -28,6 +29,10 @@ class Schedulable(Generic[K]):
     nothing any more."""
     looked_up: ClassVar[tuple[str, ...]] = ()
     """Knobs that the kernel looks up while it runs, where its schedule has a ``table`` of them."""
+    scratch: ClassVar[tuple[str, ...]] = ()
+    """Arguments that its kernels take beyond the buffers of the flow, for work that they share: scratch of the kind, in
+    the order in which they take it. The page program declares them (:mod:`vortex.ir.scratch`).
+    """
     knobs: type[K]
 
     def serves(self, f: Function) -> bool:
@@ -51,6 +56,11 @@ class Schedulable(Generic[K]):
         return {}
 
     # used by all
+
+    @classmethod
+    def taken(cls) -> tuple[Argument, ...]:
+        """What its kind says of the arguments that ``scratch`` names."""
+        return tuple(KINDS[cls.kind].scratch[name] for name in cls.scratch)
 
     @property
     def name(self) -> str:

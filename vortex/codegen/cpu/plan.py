@@ -12,7 +12,7 @@ from vortex.ir.dialects import page
 def emit_plan(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program, I64)
-    args.of_plan(work_list=False)
+    args.of_plan()
     size = next(o.page_size for o in f.ops if isinstance(o, page.Plan))
     with loop("r", args.size("B")) as r:
         plan_request(args, r, size, T.floordiv)

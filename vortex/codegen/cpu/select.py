@@ -56,7 +56,7 @@ LINE_BYTES = 64
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program, I64)
-    args.of_select(f, work_list=False)
+    args.of_select(f)
     heads = args.size("Hkv")
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))

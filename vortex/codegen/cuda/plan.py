@@ -25,7 +25,7 @@ from vortex.codegen.tir import I32, Expr, T, cast, equal, i32, let, local, loop,
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
 from vortex.kinds.buckets import FALLBACK_STEPS, Bucket
-from vortex.schedules.cuda_plan import PlanKnobs
+from vortex.schedules.cuda_plan import CudaPlan, PlanKnobs
 from vortex.schedules.knobs import read_knobs
 
 MOST_REQUESTS = 4096
@@ -55,7 +55,7 @@ def table_of(schedule: Mapping[str, Attr]) -> tuple[Entry, ...]:
 def emit_plan(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
-    args.of_plan(work_list=True)
+    args.of_plan(CudaPlan.taken())
     knobs = read_knobs(PlanKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()

@@ -11,7 +11,11 @@ layout       one tile for each                              found by
 ``paged``    physical page and KV head                      the request's page table
 ``token``    new token and KV head                          position in the step
 ``request``  request                                        request number
+``step``     number of a buffer that all kernels share      its indices, whose sizes ``shape`` names
 ============ ============================================== =====================================
+
+Buffers of role ``scratch`` have layout ``step``: what kernels of the target share beyond the buffers of the flow, such
+as work lists (:mod:`vortex.ir.scratch`). No op names them; each kernel says in ``scratch`` what it does to them.
 """
 
 from __future__ import annotations
@@ -20,8 +24,8 @@ from vortex.ir.core import Decl, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
 from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3
 
-LAYOUTS = ("batched", "ragged", "paged", "token", "request")
-ROLES = ("input", "pool", "field", "output", "workspace", "plan")
+LAYOUTS = ("batched", "ragged", "paged", "token", "request", "step")
+ROLES = ("input", "pool", "field", "output", "workspace", "plan", "scratch")
 
 
 def scaled(d: Decl) -> bool:

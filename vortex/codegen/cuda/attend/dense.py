@@ -47,7 +47,7 @@ from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import fp8_e4m3
-from vortex.schedules.cuda_attend import AttendKnobs, AttendShape, attend_of, partial_words, shape_of
+from vortex.schedules.cuda_attend import AttendKnobs, AttendShape, CudaAttend, attend_of, partial_words, shape_of
 from vortex.schedules.knobs import read_knobs
 
 HEADROOM = 14.0
@@ -65,9 +65,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     _require(program, o, shape)
     args = Arguments(program)
     args.of_attend(o, align=16)
-    args.tensor("work", (2, "N"), I32)
-    args.tensor("partials", ("I", "Hkv", partial_words(shape)), F32, align=16)
-    args.tensor("arrivals", ("R",), I32)
+    args.scratch(CudaAttend.taken(), align=16, partial_words=partial_words(shape))
     knobs = read_knobs(AttendKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()

@@ -50,7 +50,7 @@ from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, differ, equ
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Function, Module
 from vortex.schedules.cuda_attend import AttendShape, attend_of, partial_words
-from vortex.schedules.cuda_latent import KEY_PARTS, LatentKnobs, shape_of
+from vortex.schedules.cuda_latent import KEY_PARTS, CudaLatent, LatentKnobs, shape_of
 from vortex.schedules.knobs import read_knobs
 
 SPAN = 64
@@ -70,9 +70,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
         raise NOT_EMITTABLE.at(why=f"attend on a GPU takes bf16 or f16, not {dtype}", hint="compile with --dtype bf16")
     args = Arguments(program)
     args.of_attend(o, heads=1, align=16)
-    args.tensor("work", (2, "N"), I32)
-    args.tensor("partials", ("I", 1, partial_words(shape)), F32, align=16)
-    args.tensor("arrivals", ("R",), I32)
+    args.scratch(CudaLatent.taken(), align=16, partial_heads=1, partial_words=partial_words(shape))
     knobs = read_knobs(LatentKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()

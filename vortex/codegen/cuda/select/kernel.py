@@ -29,14 +29,14 @@ from vortex.codegen.sweep import Row
 from vortex.codegen.tir import T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
 from vortex.ir.core import Function, Module
-from vortex.schedules.cuda_select import SelectKnobs
+from vortex.schedules.cuda_select import CudaSelect, SelectKnobs
 from vortex.schedules.knobs import read_knobs
 
 
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
-    args.of_select(f, work_list=True)
+    args.of_select(f, CudaSelect.taken())
     layout = Layout.of(program, f)
     knobs = read_knobs(SelectKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
