@@ -52,7 +52,7 @@ SPECS = {
 }
 """The library's flows at sizes where each term is there: LServe needs sub-pages, the slim latent a part left out."""
 BUDGET = Budget(8)
-MOST = 12
+MOST = 8
 """Mutants of one flow that are compiled."""
 
 
@@ -245,7 +245,7 @@ def chosen(name: str) -> dict[str, Module]:
     """At most :data:`MOST` mutants, from all over the program, those of the selection before others."""
     found = real_mutants(name)
     ranked = sorted(found, key=lambda label: not label.startswith("select"))
-    every = [label for label in ranked if label.startswith("select")][: MOST - 4]
+    every = [label for label in ranked if label.startswith("select")][: MOST - 3]
     rest = [label for label in ranked if label not in every]
     step = max(1, len(rest) // (MOST - len(every)))
     return {label: found[label] for label in [*every, *rest[::step]][:MOST]}
@@ -256,7 +256,6 @@ QUICK = {
     "gqa_block": "select: %mul (mul) is its operand %logits",
     "masked_quest": "select: %where (where) is its operand %bound",
     "quest": "select: @hi for @lo",
-    "block_topk": "append: @v for @k",
 }
 
 
