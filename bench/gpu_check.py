@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_batches import Batch, Kernels, Pools
+from gpu_batches import Batch, Kernels, Pools, work_list
 
 LIMIT = {"bf16": 1e-2, "f16": 2e-3}
 """Largest relative error (of the norm) against float64."""
@@ -71,9 +71,8 @@ def captured(call: Any, about: dict[str, Any], pools: Pools) -> dict[str, Any]:
         held.tensors["page_table"][:, : fresh.tensors["page_table"].shape[1]] = fresh.tensors["page_table"]
         held.tensors["pages"].fill_(1 << 28)
         held.tensors["pages"][..., : fresh.tensors["pages"].shape[2]] = fresh.tensors["pages"]
-        if "work" in held.tensors:
-            slots = held.tensors["work"].shape[1] - 2 - len(lengths)
-            held.tensors["work"].copy_(held.work(slots))
+        slots = held.tensors["work"].shape[1] - 2 - len(lengths)
+        held.tensors["work"].copy_(work_list(held.tensors["counts"], slots))
         for name in ("out", "lse", "partials"):
             held.tensors[name].fill_(float("nan"))
         graph.replay()

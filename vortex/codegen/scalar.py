@@ -46,20 +46,21 @@ def whole(x: Expr) -> Expr:
 def _long(x: Expr) -> Expr:
     if isinstance(x, tirx.IntImm):
         return T.uint64(int(x.value) % 2**32)
-    return cast("uint64", T.reinterpret(U32, x))
+    return cast("uint64", T.bitwise_and(cast("int64", x), T.int64(2**32 - 1)))
 
 
 def _wrapped(compute: Fold) -> Fold:
     """``compute`` on integers modulo 2^32, in 64 bits that never overflow.
 
-    TVM and LLVM take for granted that 32 bits do not, signed or not. The reinterpretation at the end also keeps TVM
-    from carrying bounds of the 64 bits over to the result.
+    TVM and LLVM take for granted that 32 bits do not, signed or not. The sign comes back by exclusive or and minus, not
+    by ``reinterpret``: TVM 0.27 cannot compile that of an operand that it has simplified to 0.
     """
 
     def run(a: Expr, b: Expr) -> Expr:
         if kind(a) == F32:
             return compute(a, b)
-        return T.reinterpret(I32, cast(U32, compute(_long(a), _long(b))))
+        low = cast("int64", T.bitwise_and(compute(_long(a), _long(b)), T.uint64(2**32 - 1)))
+        return cast(I32, T.bitwise_xor(low, T.int64(2**31)) - T.int64(2**31))
 
     return run
 
