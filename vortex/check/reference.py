@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -82,7 +82,9 @@ def _interpret(
             whole = slice(budget.sink * spec.page_size, (pages - budget.recent) * spec.page_size)
             parts = (k,) if v is None else (k, v)
             tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in parts]
-            scores = torch.from_numpy(_scores(module, budget.sink, group.numpy(), *tiles))
+            scores = torch.from_numpy(
+                score(module, group.numpy(), summarise(module, *tiles), budget.sink, len(tiles[0]))
+            )
         kept = select_pages(scores, pages, budget)
         at = [torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in kept]
         tokens = torch.cat(at)
@@ -93,16 +95,28 @@ def _interpret(
     return Judged(chosen, seen, torch.cat(outs))
 
 
-def _scores(module: Module, first: int, q: Any, *parts: Any) -> Any:
-    """The score of every candidate page, from its ``parts``: K and V, or latent rows."""
-    cache, index = module.functions["cache"], module.functions["index"]
+def summarise(module: Module, *parts: Any, layer: int = 0) -> dict[str, Any]:
+    """The fields of full pages from their ``parts`` ``[pages, page, D]``, K and V or latent rows, as they are stored:
+    ``{name: [pages, *tile]}``.
+    """
+    cache = module.functions["cache"]
     stored = {d.name: d.type.dtype for d in module.declared("field") if isinstance(d.type, TensorType)}
     end = cache.ops[-1]
     assert isinstance(end, Return)
     made: dict[str, list[Any]] = {name: [] for name in end.names}
     for of_page in zip(*parts, strict=True):
-        for name, x in zip(end.names, run_function(cache, list(of_page), module), strict=True):
+        for name, x in zip(end.names, run_function(cache, list(of_page), module, layer=layer), strict=True):
             made[name].append(widen(narrow(x, stored[name])))
-    fields = [np.stack(made[a.name]) for a in index.args[1:]]
-    [selection] = run_function(index, [q, *fields], module, first=first, pages=len(parts[0]))
+    return {name: np.stack(x) for name, x in made.items()}
+
+
+def score(
+    module: Module, q: Any, fields: Mapping[str, Any], first: int, pages: int = 0, layer: int = 0
+) -> np.ndarray[Any, Any]:
+    """The scores ``[pages]``, fp32, of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields;
+    ``pages`` is their number, needed only where the flow has no fields.
+    """
+    index = module.functions["index"]
+    given = [fields[a.name] for a in index.args[1:]]
+    [selection] = run_function(index, [q, *given], module, first=first, pages=pages, layer=layer)
     return np.asarray(selection.score, np.float32)

@@ -1,7 +1,9 @@
 """A ragged batch of made-up requests on an artifact, and what its steps should have given.
 
-Keys hold planted heavy pages: on a few pages of every (request, KV head) row the keys lean towards a direction that
-the row's queries lean towards as well, so that most of the dense attention mass lies there.
+Data is of one of two kinds. *Planted*: on a few pages of every (request, KV head) row the keys lean towards a direction
+that the row's queries lean towards as well, so that most of the dense attention mass lies there. *Varied*: every page
+and head has a magnitude of its keys, a norm of its values and leans of its own, and queries are small in one step and
+large in another, so that every term of a flow decides about some page.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from vortex.check.reference import Reference, differing
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.paged_cache import PagedCache
 from vortex.runtime.tensors import TORCH
+from vortex.spec import Spec
 
 LAYER = 0
 HEAVY_PAGES = 8
@@ -25,6 +28,12 @@ LEAN_KEY, LEAN_QUERY = 8.0, 11.0
 """How far heavy keys and all queries lean: a logit of ``88 / sqrt(128)`` beside noise of about 1."""
 SCALES = {"k_scale": 0.375, "v_scale": 0.3}
 """Of K and V in fp8: nothing is clamped."""
+LEANS = 3
+"""Directions that varied pages and queries lean to, each by an amount of its own, of either sign."""
+QUERY_SIZES = (1.0, 0.1, 3.0, 0.02)
+"""Of varied queries, by step: where scores are small, the terms decide that do not grow with them."""
+MOST_SINGLE = 64
+"""Tokens that a varied request is given one by one."""
 CHUNK = 4096
 """Tokens of a prefill step."""
 
@@ -55,20 +64,131 @@ class Check:
     reference_seconds: float
 
 
-class Trial:
-    """Requests that join, decode and leave; one layer, ``kv_heads`` heads, where the decoder's library runs."""
+class Planted:
+    """Heavy pages that most of the attention mass lies on."""
 
-    def __init__(self, decoder: Decoder, kv_heads: int, num_pages: int, seed: int = 0) -> None:
-        self.decoder, self.spec = decoder, decoder.spec
+    def __init__(self, spec: Spec, kv_heads: int, random: torch.Generator) -> None:
+        self.spec, self.heads, self.random = spec, kv_heads, random
+        self._lean: dict[tuple[str, int], torch.Tensor] = {}
+        self._heavy: dict[tuple[str, int], torch.Tensor] = {}
+
+    def begin(self, name: str, tokens: int, layers: range) -> None:
+        """Draw what is true of a request of ``tokens`` tokens throughout."""
+        pages = -(-tokens // self.spec.page_size)
+        for layer in layers:
+            lean = self._noise(self.heads, self.spec.head_dim)
+            self._lean[name, layer] = lean / lean.norm(dim=-1, keepdim=True)
+            chosen = torch.stack(
+                [torch.randperm(pages, generator=self.random)[:HEAVY_PAGES] for _ in range(self.heads)]
+            )
+            heavy = torch.zeros(self.heads, pages, dtype=torch.bool).scatter_(1, chosen, True)
+            self._heavy[name, layer] = heavy
+
+    def chunks(self, tokens: int) -> list[int]:
+        """Tokens of each prefill step."""
+        return [min(CHUNK, tokens - start) for start in range(0, tokens, CHUNK)]
+
+    def tokens(self, name: str, layer: int, start: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V ``[size, Hkv, D]`` of the tokens from ``start`` on."""
+        k = self._noise(size, self.heads, self.spec.head_dim)
+        heavy = self._heavy[name, layer]
+        at = torch.arange(start, start + size) // self.spec.page_size
+        inside = at < heavy.shape[1]
+        k[inside] += LEAN_KEY * heavy[:, at[inside]].T[:, :, None] * self._lean[name, layer]
+        return k, self._noise(*k.shape)
+
+    def queries(self, name: str, layer: int, step: int) -> torch.Tensor:
+        """Q ``[Hkv, G, D]`` of one step."""
+        noise = self._noise(self.heads, self.spec.group, self.spec.head_dim)
+        return noise + LEAN_QUERY * self._lean[name, layer][:, None]
+
+    def _noise(self, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=self.random)
+
+
+class Varied(Planted):
+    """Pages that differ in everything a flow may look at; see the module.
+
+    ``given`` has the K and V of each request and layer, in order.
+    """
+
+    def __init__(self, spec: Spec, kv_heads: int, random: torch.Generator) -> None:
+        super().__init__(spec, kv_heads, random)
+        self._pages: dict[tuple[str, int, int], tuple[torch.Tensor, ...]] = {}
+        self.given: dict[tuple[str, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def begin(self, name: str, tokens: int, layers: range) -> None:
+        for layer in layers:
+            lean = self._noise(LEANS, self.heads, self.spec.head_dim)
+            self._lean[name, layer] = lean / lean.norm(dim=-1, keepdim=True)
+            self.given[name, layer] = []
+        self._pages = {at: x for at, x in self._pages.items() if at[0] != name}
+
+    def chunks(self, tokens: int) -> list[int]:
+        """Uneven ones, then single tokens: pages fill in the midst of a step and at the end of one."""
+        single = min(tokens // 2, self.spec.page_size + 1, MOST_SINGLE)
+        rest = tokens - single
+        first = -(-2 * rest // 3)
+        split = [part for size in (first, rest - first) for part in Planted.chunks(self, size)]
+        return [*split, *[1] * single]
+
+    def tokens(self, name: str, layer: int, start: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        k = self._noise(size, self.heads, self.spec.head_dim)
+        v = self._noise(size, self.heads, self.spec.head_dim)
+        for i in range(size):
+            large, norm, key_lean, value_lean = self._page(name, layer, (start + i) // self.spec.page_size)
+            k[i] = large * (k[i] + key_lean)
+            v[i] = norm * (v[i] + value_lean)
+        self.given[name, layer].append((k, v))
+        return k, v
+
+    def queries(self, name: str, layer: int, step: int) -> torch.Tensor:
+        """Each head leans its own way, each step has a size of its own."""
+        heads, group, dim = self.heads, self.spec.group, self.spec.head_dim
+        leans = torch.einsum("lhg,lhd->hgd", 4 * self._noise(LEANS, heads, group), self._lean[name, layer])
+        size = torch.exp(0.5 * self._noise(heads, group, 1)) * QUERY_SIZES[step % len(QUERY_SIZES)]
+        return size * (self._noise(heads, group, dim) + leans)
+
+    def _page(self, name: str, layer: int, page: int) -> tuple[torch.Tensor, ...]:
+        """Of each head: the magnitude of keys, the norm of values, and what is added to either, ``[Hkv, 1 or D]``."""
+        at = (name, layer, page)
+        if at not in self._pages:
+            lean, heads = self._lean[name, layer], self.heads
+            of_keys, of_values = (
+                torch.einsum("lh,lhd->hd", much * self._noise(LEANS, heads), lean) for much in (3.0, 1.0)
+            )
+            large, norm = (torch.exp(much * self._noise(heads, 1)) for much in (0.4, 0.7))
+            self._pages[at] = large, norm, of_keys, of_values
+        return self._pages[at]
+
+
+class Trial:
+    """Requests that join, decode and leave: ``layers`` layers of ``kv_heads`` heads, where the decoder's library runs.
+
+    What no token was written to holds NaN. ``q``, ``out`` and ``selected`` (pages and counts) are those of the last
+    step, by layer.
+    """
+
+    def __init__(
+        self, decoder: Decoder, kv_heads: int, num_pages: int, seed: int = 0, *, layers: int = 1, varied: bool = False
+    ) -> None:
+        self.decoder, self.spec, self.layers = decoder, decoder.spec, range(layers)
         self.device = torch.empty(0, device=decoder.library.device.kind).device
-        self.cache = PagedCache(num_pages, kv_heads, decoder.spec, decoder.fields, device=self.device)
+        self.cache = PagedCache(num_pages, kv_heads, decoder.spec, decoder.fields, layers=layers, device=self.device)
         self.random = torch.Generator().manual_seed(seed)
-        self._lean: dict[str, torch.Tensor] = {}
-        self._heavy: dict[str, torch.Tensor] = {}
+        self.data: Planted | Varied = (Varied if varied else Planted)(self.spec, kv_heads, self.random)
+        self._steps = 0
         self._batch: list[str] = []
         self.scales = SCALES if self.spec.scaled else dict.fromkeys(SCALES, 1.0)
-        decoder.bind(LAYER, self.cache.k[LAYER], self.cache.v[LAYER], self.cache.fields[LAYER], **self.scales)
-        self.q = self.out = torch.empty(0)
+        for layer in self.layers:
+            k, v, fields = self.cache.k[layer], self.cache.v[layer], self.cache.fields[layer]
+            for pool in (k, v, *fields.values()):
+                if pool is not None and pool.is_floating_point():
+                    pool.fill_(float("nan"))
+            decoder.bind(layer, k, v, fields, **self.scales)
+        self.q = [torch.empty(0) for _ in self.layers]
+        self.out = [torch.empty(0) for _ in self.layers]
+        self.selected = [(torch.empty(0), torch.empty(0)) for _ in self.layers]
 
     @property
     def requests(self) -> list[str]:
@@ -77,21 +197,16 @@ class Trial:
 
     def join(self, name: str, tokens: int) -> None:
         """Prefill a request of ``tokens`` tokens."""
-        heads, dim, page = self.cache.kv_heads, self.spec.head_dim, self.spec.page_size
-        lean = torch.randn(heads, dim, generator=self.random)
-        self._lean[name] = lean / lean.norm(dim=-1, keepdim=True)
-        pages = -(-tokens // page)
-        chosen = torch.stack([torch.randperm(pages, generator=self.random)[:HEAVY_PAGES] for _ in range(heads)])
-        self._heavy[name] = torch.zeros(heads, pages + 1, dtype=torch.bool).scatter_(1, chosen, True)
+        self.data.begin(name, tokens, self.layers)
         self.cache.add(name)
-        for start in range(0, tokens, CHUNK):
-            size = min(CHUNK, tokens - start)
-            k = self._noise(size, heads, dim)
-            at = torch.arange(start, start + size) // page
-            k += LEAN_KEY * self._heavy[name][:, at].T[:, :, None] * self._lean[name]
+        start = 0
+        for size in self.data.chunks(tokens):
             loc, offsets = self.cache.extend_batch([name], [size])
             self._plan([name])
-            self.decoder.append(LAYER, *self._new(k), loc, offsets)
+            for layer in self.layers:
+                k, v = self.data.tokens(name, layer, start, size)
+                self.decoder.append(layer, *self._new(k, v), loc, offsets)
+            start += size
         self._batch.append(name)
 
     def leave(self, name: str) -> None:
@@ -101,47 +216,59 @@ class Trial:
 
     def step(self) -> Times:
         """Decode one token of every request."""
-        heads, group, dim = self.cache.kv_heads, self.spec.group, self.spec.head_dim
-        batch = len(self._batch)
-        lean = torch.stack([self._lean[r] for r in self._batch])[:, :, None]
-        self.q = self._stored((self._noise(batch, heads, group, dim) + LEAN_QUERY * lean).reshape(batch, -1, dim))
-        self.out = self.q.new_empty(*self.q.shape[:2], self.spec.v_dim)
-        k, v = self._new(self._noise(batch, heads, dim))
-        loc, offsets = self.cache.extend_batch(self._batch, [1] * batch)
-        start = self._now()
-        self._plan(self._batch)
-        self.decoder.append(LAYER, k, v, loc, offsets)
-        middle = self._now()
-        self.decoder.decode(LAYER, self.q, out=self.out, scale=self.scale)
-        end = self._now()
-        return Times(end - start, end - middle)
+        names, seconds = self._batch, Times(0.0, 0.0)
+        starts = self.cache.lengths(names).tolist()
+        loc, offsets = self.cache.extend_batch(names, [1] * len(names))
+        for layer in self.layers:
+            queries = [self.data.queries(name, layer, self._steps) for name in names]
+            q = self._stored(torch.stack(queries).reshape(len(names), -1, self.spec.head_dim))
+            new = [self.data.tokens(name, layer, n, 1) for name, n in zip(names, starts, strict=True)]
+            k, v = self._new(*(torch.cat(x) for x in zip(*new, strict=True)))
+            out = torch.full_like(q[..., : self.spec.v_dim], float("nan"))
+            start = self._now()
+            if layer == LAYER:
+                self._plan(names)
+            self.decoder.append(layer, k, v, loc, offsets)
+            middle = self._now()
+            self.decoder.decode(layer, q, out=out, scale=self.scale)
+            end = self._now()
+            seconds = Times(seconds.step + end - start, seconds.decode + end - middle)
+            self.q[layer], self.out[layer] = q, out
+            self.selected[layer] = self.selection()
+        self._steps += 1
+        return seconds
+
+    def selection(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of the pages and counts that the decoder's last call selected, on the CPU."""
+        assert self.decoder.pages is not None
+        assert self.decoder.counts is not None
+        return self.decoder.pages.cpu().clone(), self.decoder.counts.cpu().clone()
 
     def dense(self, name: str) -> Callable[[], torch.Tensor]:
         """Dense attention of one request by torch, its K and V made contiguous beforehand."""
-        k, v = (x.transpose(0, 1)[None].to(self.q.dtype).contiguous() for x in self.keys_and_values(name))
-        q = self.q[self._batch.index(name)][None, :, None]
+        k, v = (x.transpose(0, 1)[None].to(self.q[LAYER].dtype).contiguous() for x in self.keys_and_values(name))
+        q = self.q[LAYER][self._batch.index(name)][None, :, None]
         attention = torch.nn.functional.scaled_dot_product_attention
         return lambda: attention(q, k, v, enable_gqa=True)
 
     def check(self, name: str, reference: Reference) -> Check:
-        """Compare a request's last step with its reference, and its selection with a random one."""
-        assert self.decoder.pages is not None
-        assert self.decoder.counts is not None
+        """Compare a request's last step in the first layer with its reference, and its selection with a random one."""
         row, heads = self._batch.index(name), self.cache.kv_heads
         k, v = (x.cpu() for x in self.keys_and_values(name))
-        asked = self.q[row].float().cpu()
+        asked = self.q[LAYER][row].float().cpu()
         start = time.perf_counter()
-        right = reference(asked, k, None if self.spec.kv_lora_rank else v, self._budget)
+        right = reference(asked, k, None if self.spec.kv_lora_rank else v, self.budget)
         seconds = time.perf_counter() - start
-        error = float((self.out[row].float().cpu() - right.out).abs().max())
+        error = float((self.out[LAYER][row].float().cpu() - right.out).abs().max())
         q = asked.view(heads, self.spec.group, -1)
         pages = -(-len(k) // self.spec.page_size)
         wrong, kept, random, selected = 0, 0.0, 0.0, 0
+        chosen, counts = self.selected[LAYER]
         for h in range(heads):
-            count = int(self.decoder.counts[row, h])
-            mine = self.decoder.pages[row, h, :count].tolist()
-            wrong += differing(mine, right, h, self._budget)
-            mass = self._mass(q[h], k[:, h], pages)
+            count = int(counts[row, h])
+            mine = chosen[row, h, :count].tolist()
+            wrong += differing(mine, right, h, self.budget)
+            mass = self.mass(q[h], k[:, h], pages)
             kept += float(mass[:, mine].sum(-1).mean()) / heads
             random += float(mass[:, self._random_pages(pages, count)].sum(-1).mean()) / heads
             selected = max(selected, count)
@@ -153,7 +280,8 @@ class Trial:
         return float(self.spec.head_dim**-0.5)
 
     @property
-    def _budget(self) -> Budget:
+    def budget(self) -> Budget:
+        """The decoder's."""
         assert self.decoder.budget is not None
         return self.decoder.budget
 
@@ -169,20 +297,17 @@ class Trial:
     def _stored(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self.device, TORCH[self.spec.dtype])
 
-    def _noise(self, *shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=self.random)
+    def _new(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens to append as they are stored; under MLA latent rows alone."""
+        return self._stored(k), None if self.spec.kv_lora_rank else self._stored(v)
 
-    def _new(self, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tokens to append: these keys and made-up values; under MLA latent rows alone."""
-        return self._stored(k), None if self.spec.kv_lora_rank else self._stored(self._noise(*k.shape))
-
-    def keys_and_values(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of a request as the cache gives them back, fp32 ``[len, Hkv, D]``; under MLA latent rows and the
-        part of them that is value.
+    def keys_and_values(self, name: str, layer: int = LAYER) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of a request in a layer as the cache gives them back, fp32 ``[len, Hkv, D]``; under MLA latent rows
+        and the part of them that is value.
         """
         table = list(self.cache.pages(name))
         length = int(self.cache.lengths([name])[0])
-        k_pool, v_pool = self.cache.k[LAYER], self.cache.v[LAYER]
+        k_pool, v_pool = self.cache.k[layer], self.cache.v[layer]
         if v_pool is None:
             v_pool = k_pool[..., : self.spec.v_dim]
         k, v = (
@@ -191,7 +316,7 @@ class Trial:
         )
         return k, v
 
-    def _mass(self, q: torch.Tensor, k: torch.Tensor, pages: int) -> torch.Tensor:
+    def mass(self, q: torch.Tensor, k: torch.Tensor, pages: int) -> torch.Tensor:
         """Share of the dense attention mass on each page, ``[G, pages]``."""
         weights = torch.softmax(q @ k.T * self.scale, -1)
         padded = torch.nn.functional.pad(weights, (0, pages * self.spec.page_size - k.shape[0]))
@@ -199,7 +324,7 @@ class Trial:
 
     def _random_pages(self, pages: int, count: int) -> list[int]:
         """As many pages as were selected: the reserved ones and random others."""
-        b = self._budget
+        b = self.budget
         reserved = {*range(min(b.sink, pages)), *range(max(0, pages - b.recent), pages)}
         others = [p for p in torch.randperm(pages, generator=self.random).tolist() if p not in reserved]
         return [*reserved, *others][:count]

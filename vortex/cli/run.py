@@ -1,5 +1,8 @@
 """Decode a small random batch with an artifact and check it against its own flow IR, interpreted.
 
+Every step of every layer is compared: which pages each row keeps (a page that only one side keeps must score as the
+last one kept, within rounding), the outputs, the tokens in the cache and the summaries of all full pages.
+
 examples:
   vortex run quest.vxa
   vortex run quest.vxa --tokens 40,1000 --kv-heads 2 --pages 8
@@ -20,8 +23,6 @@ from vortex.errors import BAD_OPTION, NOT_ARTIFACT
 if TYPE_CHECKING:
     from vortex.ir.core import Module
 
-TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 2e-2}
-"""How far an output may lie from the reference, by its storage type."""
 CHECK_FAILED = 1
 
 
@@ -48,38 +49,48 @@ def run(args: argparse.Namespace) -> int:
             raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why="must be at least 1", hint="give more")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vortex.budget import Budget
-    from vortex.check.reference import interpreted
-    from vortex.check.synthetic_batch import Trial
+    from vortex.check.verdict import LAYERS, judge
     from vortex.runtime.decoder import load
 
-    module = traced_flow(args.artifact)
+    flow = traced_flow(args.artifact)
     budget, digest = Budget(args.pages), args.require_digest
     decoder = load(args.artifact, target=args.target, budget=budget, require_digest=digest, debug=True)
-    spec = decoder.spec
-    kv_heads = args.kv_heads or (1 if spec.kv_lora_rank else 2)
-    trial = Trial(decoder, kv_heads, sum(-(-(n + args.steps) // spec.page_size) for n in lengths), args.seed)
-    for i, n in enumerate(lengths):
-        trial.join(f"r{i}", n)
-    times = [trial.step() for _ in range(args.steps)]
-    reference = interpreted(module, spec)
-    checks = {name: trial.check(name, reference) for name in trial.requests}
-    good = {name: c.error <= TOLERANCE[spec.dtype] and not c.differing for name, c in checks.items()}
+    found, times = judge(decoder, flow, lengths, kv_heads=args.kv_heads or 0, steps=args.steps, seed=args.seed)
+    good = {name: verdict.good(decoder.spec.dtype) for name, verdict in found.items()}
     best = min(t.decode for t in times)
     if args.json:
-        rows = [{"request": name, "ok": good[name], **asdict(c)} for name, c in checks.items()]
-        emit_json({"flow": module.name, "target": decoder.library.name, "requests": rows, "decode_seconds": best})
+        judged = [{"request": name, "ok": good[name], **asdict(v)} for name, v in found.items()]
+        emit_json({"flow": flow.name, "target": decoder.library.name, "requests": judged, "decode_seconds": best})
     else:
-        head = ("request", "tokens", "pages", "selected", "error", "differing", "mass kept")
-        table(
-            head,
-            [
-                [n, *map(str, (c.length, c.pages, c.selected, f"{c.error:.1e}", c.differing, f"{c.kept:.1%}"))]
-                for n, c in checks.items()
-            ],
+        head = (
+            "request",
+            "tokens",
+            "pages",
+            "selected",
+            "error",
+            "differing",
+            "gap",
+            "summaries",
+            "tokens lost",
+            "mass kept",
         )
+        rows = []
+        for name, v in found.items():
+            counts = (
+                v.length,
+                v.pages,
+                v.selected,
+                f"{v.error:.1e}",
+                v.differing,
+                f"{v.gap:.1e}",
+                v.summaries,
+                v.tokens,
+            )
+            rows.append([name, *map(str, counts), f"{v.kept:.1%}"])
+        table(head, rows)
         for name in (name for name, ok in good.items() if not ok):
-            say(f"{name} differs from its reference: error {checks[name].error:.1e}, {checks[name].differing} pages")
-    batch = f"{len(lengths)} requests, {kv_heads} KV heads"
+            say(f"{name} differs from its reference: {found[name].why()}")
+    batch = f"{len(lengths)} requests, {decoder.kv_heads} KV heads, {LAYERS} layers"
     say(f"select + attend on {decoder.library.name}: {1e3 * best:.3f} ms for {batch}")
     return 0 if all(good.values()) else CHECK_FAILED
 

@@ -1,0 +1,237 @@
+"""Whether an artifact computes its flow: its selections, outputs and summaries against the flow IR, interpreted.
+
+The kernels are judged apart, each on what it was given. K and V in the cache are compared with the tokens that were
+appended, bit for bit. Summaries are compared with those of the K and V in the
+cache; selections with the scores of the summaries in the cache; outputs with attention over the selected pages. So no
+tolerance of one hides a mistake of another. A page that only one side selected must score as the last one kept, within
+what rounding explains (design 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vortex.check.reference import score, summarise
+from vortex.check.synthetic_batch import Times, Trial, Varied
+from vortex.flow.oracle import attend, round_to, select_pages
+from vortex.flow.oracle import kept as stored
+from vortex.ir.core import Module
+from vortex.runtime.decoder import Decoder
+from vortex.runtime.tensors import TORCH
+
+LAYERS = 2
+TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 2e-2}
+"""How far an output may lie from the reference, relative to the largest of its request (at least 1), by its type."""
+STEP = {"f32": 2.0**-16, "f16": 2.0**-10, "bf16": 2.0**-7, "fp8_e4m3": 2.0**-3}
+"""One unit in the last place of a stored number, relative to it; for fp32 what the order of a sum may change."""
+NOISE, SAMPLES, SPREAD = 2.0**-17, 3, 4.0
+"""How much the inputs of a score are changed to see what rounding may do to it, how often, and the factor on that."""
+OWN = 2.0**-18
+"""What the rounding of a score itself may change, relative to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One request against its flow, over layers and steps: the worst of each."""
+
+    length: int
+    pages: int
+    selected: int
+    error: float
+    """Largest difference of an output from attention over the selected pages, relative to the largest output there
+    (at least 1); infinite where it is no number.
+    """
+    differing: int
+    """Pages that only one of kernel and flow selected and whose score is not that of the last one kept; all heads,
+    layers and steps together.
+    """
+    gap: float
+    """The largest distance of such a page's score from that of the last one kept; infinite where it has none."""
+    summaries: int
+    """Pages, over heads and layers, with a summary that is not what the flow makes of the page's K and V."""
+    tokens: int
+    """Tokens, over layers, whose K or V in the cache is not what was appended."""
+    kept: float
+    """Share of the dense attention mass on the selected pages, mean over heads."""
+
+    def good(self, dtype: str) -> bool:
+        """Whether artifact and flow agree, for outputs in ``dtype``."""
+        return self.error <= TOLERANCE[dtype] and not (self.differing or self.summaries or self.tokens)
+
+    def why(self) -> str:
+        """What was found, in a sentence."""
+        gap = f", their scores off by up to {self.gap:.1e}" if self.differing else ""
+        told = f"error {self.error:.1e}, {self.differing} other pages{gap}, {self.summaries} other summaries"
+        return f"{told}, {self.tokens} other tokens"
+
+    def worst(self, other: Verdict) -> Verdict:
+        """Of this and a later one."""
+        return Verdict(
+            other.length,
+            other.pages,
+            max(self.selected, other.selected),
+            max(self.error, other.error),
+            self.differing + other.differing,
+            max(self.gap, other.gap),
+            self.summaries + other.summaries,
+            self.tokens + other.tokens,
+            min(self.kept, other.kept),
+        )
+
+
+def judge(
+    decoder: Decoder, flow: Module, lengths: Sequence[int], *, kv_heads: int = 0, steps: int = 4, seed: int = 0
+) -> tuple[dict[str, Verdict], list[Times]]:
+    """Decode ``steps`` steps of requests of ``lengths`` tokens, on pages that others have used before, and compare
+    each step of each layer with ``flow`` (flow IR). Under MLA one KV head, else 2, unless given.
+    """
+    spec = decoder.spec
+    kv_heads = kv_heads or (1 if spec.kv_lora_rank else 2)
+    pages = sum(-(-(n + steps) // spec.page_size) for n in lengths)
+    trial = Trial(decoder, kv_heads, pages, seed, layers=LAYERS, varied=True)
+    trial.join("gone", max(lengths))
+    trial.leave("gone")
+    for i, n in enumerate(lengths):
+        trial.join(f"r{i}", n)
+    times, found = [], dict[str, Verdict]()
+    for step in range(steps):
+        times.append(trial.step())
+        for name in trial.requests:
+            for layer in trial.layers:
+                now = compare(trial, name, flow, layer, cache=step == steps - 1)
+                found[name] = found[name].worst(now) if name in found else now
+    return found, times
+
+
+def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -> Verdict:
+    """The last step of a request in one layer; what the cache holds of it too, where asked for."""
+    spec, budget = trial.spec, trial.budget
+    row, heads = trial.requests.index(name), trial.cache.kv_heads
+    k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
+    pages = -(-len(k) // spec.page_size)
+    q = trial.q[layer][row].float().cpu().view(heads, spec.group, -1)
+    out = trial.out[layer][row].float().cpu().view(heads, spec.group, -1)
+    table = list(trial.cache.pages(name))
+    fields = {f: x[table].cpu() for f, x in trial.cache.fields[layer].items()}
+    chosen, counts = trial.selected[layer]
+    error, wrong, gap, kept, selected = 0.0, 0, 0.0, 0.0, 0
+    for h in range(heads):
+        mine = chosen[row, h, : int(counts[row, h])].tolist()
+        selected = max(selected, len(mine))
+        scores = slack = None
+        if pages > budget.total(pages):
+            scored = slice(budget.sink, pages - budget.recent)
+            of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
+            scores, slack = rounded(flow, q[h].numpy(), of_head, scored, layer)
+        right = select_pages(torch.empty(0) if scores is None else torch.from_numpy(scores), pages, budget)
+        odd, far = differing(mine, right, scores, slack, budget.sink)
+        wrong, gap = wrong + odd, max(gap, far)
+        if not mine or not set(mine) <= set(range(pages)):
+            error = float("inf")
+            continue
+        tokens = (torch.arange(len(k)) // spec.page_size)[:, None].eq(torch.tensor(mine)).any(-1)
+        want = attend(q[h], k[tokens, h], v[tokens, h], trial.scale)[0]
+        off = float((out[h] - want).abs().max() / max(1.0, float(want.abs().max())))
+        error = max(error, off if off == off else float("inf"))
+        kept += float(trial.mass(q[h], k[:, h], pages)[:, mine].sum(-1).mean()) / heads
+    stale = unlike(trial, flow, layer, fields, k, v) if cache else 0
+    lost = misplaced(trial, name, layer, k, v) if cache else 0
+    return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
+
+
+def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int) -> tuple[Any, Any]:
+    """The scores of a row's candidates, and by how much rounding may change each: measured on inputs changed a bit."""
+
+    def scores(q: Any, fields: Mapping[str, Any]) -> Any:
+        return score(flow, q, fields, scored.start, scored.stop - scored.start, layer)
+
+    def changed(x: Any) -> Any:
+        if x.dtype.kind != "f":
+            return x
+        return (x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32)
+
+    random = np.random.default_rng(0)
+    right = scores(q, fields)
+    slack = OWN * np.abs(right)
+    with np.errstate(invalid="ignore"):
+        for _ in range(SAMPLES):
+            other = scores(changed(q), {f: changed(x) for f, x in fields.items()})
+            slack = np.fmax(slack, SPREAD * np.abs(other - right))
+    return right, np.where(np.isfinite(slack), slack, 0.0)
+
+
+def differing(mine: Sequence[int], right: Sequence[int], scores: Any, slack: Any, first: int) -> tuple[int, float]:
+    """How many pages only one of ``mine`` and ``right`` holds, but for those as good as the last one kept, and how far
+    the scores of these lie from it. ``mine`` must be ascending.
+    """
+    if list(mine) != sorted(set(mine)):
+        return max(1, len(mine)), float("inf")
+    odd = sorted(set(mine) ^ set(right))
+    if not odd:
+        return 0, 0.0
+    scored = range(first, first + (0 if scores is None else len(scores)))
+    ranked = [p - first for p in right if p in scored]
+    if len(mine) != len(right) or not ranked or not set(odd) <= set(scored):
+        return len(odd), float("inf")
+    last = min(ranked, key=lambda p: (scores[p] == scores[p], scores[p]))  # a NaN is worse than any number
+    far = [(abs(float(scores[p - first]) - float(scores[last])), float(slack[p - first] + slack[last])) for p in odd]
+    wrong = [distance if distance == distance else float("inf") for distance, near in far if not distance <= near]
+    return len(wrong), max(wrong, default=0.0)
+
+
+def unlike(
+    trial: Trial, flow: Module, layer: int, fields: Mapping[str, torch.Tensor], k: torch.Tensor, v: torch.Tensor
+) -> int:
+    """Pages with another summary than the flow makes of them, over all heads."""
+    spec = trial.spec
+    full = len(k) // spec.page_size
+    count = 0
+    if not full or not fields:
+        return count
+    for h in range(k.shape[1]):
+        parts = (k,) if spec.kv_lora_rank else (k, v)
+        tiles = [x[: full * spec.page_size, h].reshape(full, spec.page_size, -1).numpy() for x in parts]
+        made = summarise(flow, *tiles, layer=layer)
+        wrong = np.zeros(full, bool)
+        for name, x in fields.items():
+            mine, want = numbers(x[:full, h]), made[name]
+            if want.dtype.kind != "f":
+                same = mine == want
+            else:
+                far = STEP[dtype_of(x)] * np.abs(want)
+                if want.size and np.isfinite(want).any():
+                    far = far + OWN * np.abs(want[np.isfinite(want)]).max()
+                with np.errstate(invalid="ignore"):
+                    same = (np.abs(mine - want) <= far) | (mine == want) | (np.isnan(mine) & np.isnan(want))
+            wrong |= ~same.reshape(full, -1).all(-1)
+        count += int(wrong.sum())
+    return count
+
+
+def misplaced(trial: Trial, name: str, layer: int, k: torch.Tensor, v: torch.Tensor) -> int:
+    """Tokens whose K or V is not what was appended, rounded as it is stored; 0 where the data keeps no account."""
+    if not isinstance(trial.data, Varied):
+        return 0
+    wrong = torch.zeros(len(k), dtype=torch.bool)
+    given = [torch.cat(x) for x in zip(*trial.data.given[name, layer], strict=True)]
+    if trial.spec.kv_lora_rank:
+        given[1] = given[0][..., : trial.spec.v_dim]
+    for mine, appended, scale in zip((k, v), given, trial.scales.values(), strict=True):
+        want = stored(round_to(appended, trial.spec.dtype).float(), trial.spec, scale)
+        wrong |= ~(mine == want).flatten(1).all(1)
+    return int(wrong.sum())
+
+
+def numbers(x: torch.Tensor) -> Any:
+    """A field as the interpreter holds it: floats in fp32."""
+    return (x.float() if x.is_floating_point() else x).contiguous().numpy()
+
+
+def dtype_of(x: torch.Tensor) -> str:
+    """The name of a float type in the IR."""
+    return next(name for name, dtype in TORCH.items() if dtype == x.dtype)
