@@ -11,8 +11,8 @@ An annotation is a dataclass or a named tuple (an object with exactly its fields
 default), ``int``, ``float``, ``str``, ``bool``, ``X | None``, a ``Literal``, ``tuple[X, ...]`` or ``tuple[X, Y]`` (a
 list), ``Mapping[K, V]`` or ``frozenset[X]`` (a list); ``object`` is any JSON. ``Annotated`` adds constraints:
 :class:`Range`, :class:`Length`, :class:`Pattern`, :class:`Choice`, :class:`Check`, :class:`Raw`. Nothing is converted:
-a ``bool`` is no ``int``, an ``int`` is a ``float``, NaN and infinities are not numbers, and a string is printable unless
-a :class:`Pattern` says more.
+a ``bool`` is no ``int``, an ``int`` is a ``float``, NaN and infinities are not numbers, and a string is printable
+unless a :class:`Pattern` says more.
 
 What reads an annotation is made once; a value that is right costs no text of where it is.
 """

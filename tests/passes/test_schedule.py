@@ -1,4 +1,4 @@
-"""``schedule`` chooses every knob of every kernel for every target; an unknown knob or an illegal number is an error."""
+"""``schedule`` chooses every knob of every kernel for every target; unknown knobs and illegal numbers are errors."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def check_knob(where: str, known: Mapping[str, KnobInfo], name: str, value: Attr
     """``value`` as the number of knob ``name``.
 
     Raises:
-        VortexError: VX2010 for a name that is not a knob, with the nearest one, and for a value that is not a legal number.
+        VortexError: VX2010 for an unknown name, with the nearest knob, and for a value that is not legal.
     """
     if name not in known:
         close = nearest(name, known) or (f"; it has {', '.join(known)}" if known else "; it has none")

@@ -45,8 +45,8 @@ def artifact_for(config: EngineConfig, shape: ModelShape, target: str) -> Path:
 
     Raises:
         VortexError: VX9002 for an artifact of another shape, VX9004 without a compiler, VX9005 when it fails,
-            VX5001 to VX5003 for what is not an artifact or lacks the target, VX7004 when the cache cannot be written and
-            has no artifact for it, and what tracing the flow raises.
+            VX5001 to VX5003 for what is not an artifact or lacks the target, VX7004 when the cache cannot be written
+            and has no artifact for it, and what tracing the flow raises.
     """
     flow = config.flow or ("latent_topk" if shape.spec.kv_lora_rank else "quest")
     if flow.endswith(".vxa"):
