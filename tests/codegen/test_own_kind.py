@@ -261,7 +261,7 @@ def test_what_its_declaration_does_not_allow_is_refused() -> None:
     program = program_for("cpu")
     f = program.functions["tally"]
     f.attrs["domain"] = "rows"
-    with pytest.raises(VortexError, match="no kernel of a known kind and its domain"):
+    with pytest.raises(VortexError, match="not a kernel of a known kind and its domain"):
         verify(program)
     f.attrs["domain"] = "planned_requests"
     f.append(page.Plan("plan", 16))
