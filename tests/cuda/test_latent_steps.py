@@ -19,7 +19,7 @@ from vortex.spec import Spec
 
 SHAPES = {
     "h16": ("latent_topk", Spec.of_latent("64+64", 16, page_size=8)),
-    "h20": ("latent_slim", Spec.of_latent("160+32", 20, page_size=16)),
+    "h20": ("latent_slim", Spec.of_latent("128+64", 20, page_size=16)),
 }
 FULL = {
     "h20_wide": ("latent_topk", Spec.of_latent("512+64", 20, page_size=64)),
