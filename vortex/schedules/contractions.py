@@ -246,14 +246,14 @@ class Matrix:
         return 1 if self.side_by_side else -(-self.count // COLUMNS)
 
     @property
-    def sets(self) -> int:
+    def fragments_b(self) -> int:
         """Fragments B for the same columns."""
         return 1 if self.exact or self.side_by_side else PIECES
 
     @property
-    def sums(self) -> int:
+    def accumulators(self) -> int:
         """Accumulators for the same columns: what the first pieces give is kept apart."""
-        return min(self.sets, 2)
+        return min(self.fragments_b, 2)
 
     @property
     def words(self) -> int:
@@ -270,7 +270,7 @@ class Matrix:
         return self.extent // self.chunk
 
     @property
-    def step(self) -> int:
+    def unit_chunks(self) -> int:
         """Chunks that are loaded together."""
         most = max(1, UNIT_WORDS // (2 * self.words))
         return max(n for n in range(1, min(most, self.chunks) + 1) if self.chunks % n == 0)
@@ -287,7 +287,7 @@ class Matrix:
     def fragments(self) -> list[tuple[int, int, int]]:
         """Fragments B by (index along row_tiles, tile of columns, piece)."""
         tiles = math.prod(d for _, d in self.row_tiles)
-        return [(t, n, s) for t in range(tiles) for n in range(self.column_tiles) for s in range(self.sets)]
+        return [(t, n, s) for t in range(tiles) for n in range(self.column_tiles) for s in range(self.fragments_b)]
 
     def fragment_of(self, at: dict[int, int]) -> int:
         """The index along row_tiles of a place along ``tiles``."""

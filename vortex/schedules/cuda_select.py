@@ -78,7 +78,7 @@ class CudaSelect(Schedulable[SelectKnobs]):
 
     def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> SelectKnobs:
         group = int(program.attrs.get("group", 1))
-        many = any(m.column_tiles * m.sums > 2 or m.chunks > 8 for m in matrices_of(program, f))
+        many = any(m.column_tiles * m.accumulators > 2 or m.chunks > 8 for m in matrices_of(program, f))
         words = int(f.attrs.get("page_words", 0))
         chosen = default(words, MACHINES[target.name], roomy=group <= 8, crowded=group > 32 or many)
         return SelectKnobs(**{**chosen.attrs(), **given})

@@ -58,14 +58,13 @@ class _Row:
         self.page, self.v_dim = v.tile[0], out.tile[1]
         knobs = read_knobs(CpuKnobs, f.attrs.get("schedule", {}))
         self.shape = Shape(knobs.lanes, knobs.unroll)
+        self.q = local("q_row", self.group * self.dim)
+        self.acc = local("acc", self.group * self.v_dim)
+        self.top = local("top", self.group)
+        self.total = local("total", self.group)
+        self.weights = local("weights", self.group * self.page)
 
     def emit(self) -> None:
-        group, v_dim = self.group, self.v_dim
-        self.q = local("q_row", group * self.dim)
-        self.acc = local("acc", group * v_dim)
-        self.top = local("top", group)
-        self.total = local("total", group)
-        self.weights = local("weights", group * self.page)
         self._start()
         count = let("count", self.args.buffers["counts"][self.r, self.h])
         length = let("length", self.args.buffers["lengths"][self.r])

@@ -22,8 +22,8 @@ words of a lane are its part of fragment A for one product over 16 elements, so 
     K index of   2 member     2 member        ..
     the product   + 0, 1       + 8, 9
 
-``step`` chunks of a half are one *unit*: what is loaded together into one set of registers. The accumulators of a
-product, with a tile of 8 columns on N:
+``unit_chunks`` chunks of a half are one *unit*: what is loaded together into one set of registers. The accumulators
+of a product, with a tile of 8 columns on N:
 
                      column 2 member    2 member + 1
     page group              d0               d1             page 16 half + group
@@ -69,7 +69,7 @@ def storage_of(m: Matrix) -> str:
 
 @dataclass(frozen=True)
 class _Unit:
-    """What is loaded at once: ``step`` chunks of 16 pages, at one place of the summary's tile."""
+    """What is loaded at once: ``unit_chunks`` chunks of 16 pages, at one place of the summary's tile."""
 
     matrix: Matrix
     at: tuple[int, ...]
@@ -114,9 +114,9 @@ class Contractions:
             for half in range(PAGE_TILE // ROWS)
             for m in matrices
             for at in _places(m)
-            for c in range(0, m.chunks, m.step)
+            for c in range(0, m.chunks, m.unit_chunks)
         )
-        fit = max(1, ahead // max(2 * m.step * m.words for m in matrices))
+        fit = max(1, ahead // max(2 * m.unit_chunks * m.words for m in matrices))
         depth = max(d for d in range(1, min(fit, len(units)) + 1) if len(units) % d == 0)
         return cls(units, depth, {m.op: arena.take(len(m.fragments()) * m.fragment_words) for m in matrices})
 
@@ -149,10 +149,10 @@ class Pipeline:
         """Declare the registers: they outlive the page tiles."""
         group = let("page_of_lane", quotient(cta.lane, i32(4)))
         member = let("quarter_of_lane", remainder(cta.lane, i32(4)))
-        vectors = max(2 * m.step for m in work.matrices)
+        vectors = max(2 * m.unit_chunks for m in work.matrices)
         words = max(m.words for m in work.matrices)
         held = [[local(f"held{d}_{v}", max(2, words), U32) for v in range(vectors)] for d in range(work.depth)]
-        sums = local("sums", 4 * max(m.column_tiles * m.sums for m in work.matrices))
+        sums = local("sums", 4 * max(m.column_tiles * m.accumulators for m in work.matrices))
         return cls(work, arena, cta, views, group, member, held, sums, local("b", 4, U32))
 
     # once per row
@@ -232,11 +232,11 @@ class Pipeline:
                     advance()
                 with when(more):
                     self._fetch(units[later - len(units)], held, record[0])
-            if unit.chunk + unit.matrix.step == unit.matrix.chunks:
+            if unit.chunk + unit.matrix.unit_chunks == unit.matrix.chunks:
                 self._finish(unit, page_tile, keep)
 
     def _fetch(self, unit: _Unit, held: list[Buffer], record: Expr) -> None:
-        """Load one unit: ``step`` vectors of the low page, then as many of the high one."""
+        """Load one unit: ``unit_chunks`` vectors of the low page, then as many of the high one."""
         m = unit.matrix
         t = type_of(m.load.load.value)
         place: dict[int, Expr] = {k: i32(x) for k, x in unit.place.items()}
@@ -245,27 +245,31 @@ class Pipeline:
             of_page = let("record", shuffle(record, self.group + (unit.half * ROWS + half * 8)))
             at = row_of(m.load, place) * along + self.member * m.words + unit.chunk * (m.chunk // 2)
             source = let("source", wide(of_page) * whole + wide(at))
-            for c in range(m.step):
+            for c in range(m.unit_chunks):
                 with vector(m.words) as w:
-                    put(held[half * m.step + c], self.views[m.load.load.buffer][source + c * (m.chunk // 2) + w], w)
+                    put(
+                        held[half * m.unit_chunks + c],
+                        self.views[m.load.load.buffer][source + c * (m.chunk // 2) + w],
+                        w,
+                    )
 
     def _multiply(self, unit: _Unit, held: list[Buffer]) -> None:
         """Multiply one unit with all columns, on top of the sums of the units before it."""
         m = unit.matrix
         if unit.chunk == 0:
-            for n in range(4 * m.column_tiles * m.sums):
+            for n in range(4 * m.column_tiles * m.accumulators):
                 put(self.sums, f32(0), n)
-        first = m.fragment_of(unit.place) * m.column_tiles * m.sets
-        for c in range(m.step):
+        first = m.fragment_of(unit.place) * m.column_tiles * m.fragments_b
+        for c in range(m.unit_chunks):
             for n in range(m.column_tiles):
-                for s in range(m.sets):
-                    which = first + n * m.sets + s
+                for s in range(m.fragments_b):
+                    which = first + n * m.fragments_b + s
                     base = self.work.fragments_at[m.op] + which * m.fragment_words + (unit.chunk + c) * WARP * m.words
                     with vector(m.words) as w:
                         put(self.b, self.arena.u32[self.cta.lane * m.words + base + T.Cast(I32, w)], w)
-                    at = 4 * (n * m.sums + min(s, m.sums - 1))
+                    at = 4 * (n * m.accumulators + min(s, m.accumulators - 1))
                     sums = [self.sums[at + e] for e in range(4)]
-                    low, high = held[c], held[m.step + c]
+                    low, high = held[c], held[m.unit_chunks + c]
                     for j in range(m.words // 2):
                         a = [low[2 * j], high[2 * j], low[2 * j + 1], high[2 * j + 1]]
                         mma(storage_of(m), sums, a, [self.b[2 * j], self.b[2 * j + 1]])
@@ -300,8 +304,8 @@ class Pipeline:
             head = let("head_sum", self.sums[e])
             rest = let("rest_sum", shuffle_xor(head, 1) + shuffle_xor(head, 2))
             return _joined(head, rest), i32(odd), equal(self.member, i32(0))
-        at = 4 * n * m.sums + e
-        x = self.sums[at] if m.sums == 1 else _joined(self.sums[at], self.sums[at + 4])
+        at = 4 * n * m.accumulators + e
+        x = self.sums[at] if m.accumulators == 1 else _joined(self.sums[at], self.sums[at + 4])
         column = let("column", self.member * 2 + (n * COLUMNS + odd))
         return x, column, column < m.count if m.column_tiles * COLUMNS > m.count else None
 
