@@ -84,7 +84,8 @@ class Parser(argparse.ArgumentParser):
         """As argparse's, but nothing is left over: an unknown option is an error with a "did you mean"."""
         found, rest = super().parse_known_args(args, namespace)
         if rest:
-            known = [s for a in self._actions for s in a.option_strings]
+            # the hint names --help anyway; as a guess at what was meant it would mislead
+            known = [s for a in self._actions for s in a.option_strings if s not in ("-h", "--help")]
             name = rest[0].split("=")[0]
             what = "is not an option" if name.startswith("-") else "is one argument too many"
             what += f" of '{self.prog}'"
