@@ -68,7 +68,10 @@ def test_select_in_a_sixth_of_the_space(row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r["kernel"] != "select"], ids=named)
 def test_others_in_a_quarter_of_theirs(row: dict[str, Any]) -> None:
-    assert all(found(row, len(row["times"]) // 4, seed) <= 1.05 for seed in range(5))
+    worst = sorted(found(row, len(row["times"]) // 4, seed) for seed in range(5))
+    # two rounds of proposals miss by 4.1 % with one seed of one bucket; no second seed may miss by more than 4 %
+    assert worst[-2] <= 1.04
+    assert worst[-1] <= 1.05
 
 
 @pytest.mark.parametrize("row", SELECT, ids=named)
