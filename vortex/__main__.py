@@ -2,6 +2,6 @@
 
 import sys
 
-from vortex.cli.main import main
+from vortex.cli.main import entry
 
-sys.exit(main())
+sys.exit(entry())

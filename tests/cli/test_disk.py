@@ -127,3 +127,11 @@ def test_interrupted(after: float, compiled: Path, tmp_path: Path) -> None:
     assert content(out) == before
     assert not [p for p in scratch.iterdir() if re.match(r"vortex|\.link|tmp", p.name)]
     assert not [p for p in tmp_path.rglob("vortex-crash*")]
+
+
+def test_interrupted_when_it_is_done(tmp_path: Path) -> None:
+    """The exit code is what the work came to, however late the interrupt."""
+    code = "import os, signal, sys; from vortex.cli.main import entry; sys.argv = ['vortex', 'kinds']; code = entry(); "
+    code += "os.kill(os.getpid(), signal.SIGINT); sys.exit(code)"
+    found = shell(f'{sys.executable} -c "{code}"', tmp_path)
+    assert (found.returncode, found.stderr) == (0, "")

@@ -99,11 +99,16 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit code."""
+def entry() -> int:
+    """The process's own command line; the exit code. An interrupt that comes after the work is done changes nothing."""
+    return main(after=signal.SIG_IGN)
+
+
+def main(argv: Sequence[str] | None = None, *, after: signal.Handlers | None = None) -> int:
+    """Run one command line; the exit code. ``after`` handles an interrupt that comes later; else who did before."""
     args = list(sys.argv[1:] if argv is None else argv)
     _open_closed()
-    with _interrupts() as interrupted:
+    with _interrupts(after) as interrupted:
         code, message = _guarded(args, interrupted)
     if code != OK:
         # what was printed before the mistake is shown before the message; here, for at exit it is too late to be quiet
@@ -145,7 +150,7 @@ def _open_closed() -> None:
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def _interrupts(after: signal.Handlers | None) -> Iterator[list[int]]:
     """Collects the interrupts (Ctrl-C) that come inside; each is a KeyboardInterrupt too, as without this."""
     came: list[int] = []
 
@@ -161,7 +166,8 @@ def _interrupts() -> Iterator[list[int]]:
     try:
         yield came
     finally:
-        signal.signal(signal.SIGINT, before)
+        # at exit Python gives SIGINT its default action again, which kills a process that has said it is done
+        signal.signal(signal.SIGINT, before if after is None else after)
 
 
 def _quietly(stream: TextIO, text: str) -> None:
