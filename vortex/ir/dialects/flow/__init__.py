@@ -55,9 +55,11 @@ from vortex.ir.dialects.flow.elementwise import (
     Xor,
 )
 from vortex.ir.dialects.flow.kinds import (
+    MOST_PAGES,
     Binary,
     Compare,
     Logical,
+    Part,
     Reduce,
     Selection,
     Unary,
@@ -69,7 +71,7 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return, TopK
+from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return
 from vortex.ir.dialects.flow.reductions import (
     Conv,
     Dot,
@@ -81,9 +83,12 @@ from vortex.ir.dialects.flow.reductions import (
     Scan,
     Softmax,
 )
+from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union
 from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
 
 __all__ = [
+    "MOST_PAGES",
+    "MOST_PARTS",
     "Abs",
     "Add",
     "And",
@@ -127,6 +132,7 @@ __all__ = [
     "Or",
     "PageCount",
     "PageIndex",
+    "Part",
     "Pow",
     "Reduce",
     "ReduceMax",
@@ -151,9 +157,11 @@ __all__ = [
     "Tan",
     "Tanh",
     "TopK",
+    "TopP",
     "Transpose",
     "Trunc",
     "Unary",
+    "Union",
     "View",
     "Where",
     "Xor",
