@@ -27,6 +27,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 COMMANDS = {
     "compile": "compile a flow into an artifact, or any part of the way",
+    "check": "is a flow right at all shapes, what does it cost, what is slow and why",
     "opt": "run passes over an IR file",
     "tune": "measure which configuration of each kernel is fastest, here or elsewhere",
     "db": "the database of tuning results: look, share, merge",
