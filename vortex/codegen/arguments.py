@@ -85,7 +85,7 @@ class Arguments:
         assert isinstance(d.type, TensorType)
         steps = (f"{d.name}_page_step", f"{d.name}_head_step", f"{d.name}_token_step", 1)
         sizes = ("P", "Hkv") if self.sizes_are == I64 else ("pool_pages", "pool_heads")
-        shape = (*sizes, *d.type.tile)
+        shape: tuple[str | int, ...] = (*sizes, *d.type.tile)
         return self.tensor(d.name, shape, STORAGE[d.type.dtype.name], steps, align=align, sizes_are=I64)
 
     def scales(self, *pools: Decl) -> None:
