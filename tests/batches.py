@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vortex.budget import Budget, Cap
+from vortex.budget import Budget
 from vortex.ir.core import Module
-from vortex.ir.dialects.flow import Selection
+from vortex.ir.dialects.flow import cap_of
 from vortex.ir.interpret import run_function
 from vortex.ir.interpret_page import Batch, plan_row
 from vortex.ir.numerics import narrow
@@ -86,12 +86,6 @@ def batch(
         loc=np.array(loc, np.int64),
         row_offsets=np.concatenate([[0], np.cumsum(new)]).astype(np.int32),
     )
-
-
-def cap_of(flow: Module) -> Cap:
-    """What bounds the pages that a flow selects."""
-    end = flow.functions["index"].ops[-1].operands[0].owner
-    return end.cap if isinstance(end, Selection) else Cap()
 
 
 def copy(b: Batch) -> Batch:

@@ -9,11 +9,10 @@ from typing import Any
 
 from vortex.artifact.kernel_texts import pack
 from vortex.artifact.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, TargetEntry
-from vortex.budget import Cap
 from vortex.compilation.lowered import Lowered
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
-from vortex.ir.dialects.page import Plan
+from vortex.ir.dialects.page import cap_of
 from vortex.ir.types import TensorType
 from vortex.spec import REQUIRED, Spec
 from vortex.targets.cpu import detect_mcpu, machine, required_features
@@ -53,7 +52,7 @@ def assemble(
         fields=tuple(fields),
         constants=tuple(constants),
         targets={low.target.name: _target(low, resources.get(low.target.name, {})) for low in lowered},
-        cap=next((o.cap for f in program.functions.values() for o in f.ops if isinstance(o, Plan)), Cap()),
+        cap=cap_of(program),
         toolchain={name: v for name, v in about["versions"].items() if v},
         provenance={"argv": list(about["argv"])},
     )

@@ -21,7 +21,7 @@ from vortex.flow.methods import declared_fields, instantiate, key_loc, selection
 from vortex.flow.selection import Part, Selection
 from vortex.flow.surroundings import plain
 from vortex.flow.trace import trace
-from vortex.ir.dialects.flow import Selection as SelectionOp
+from vortex.ir.dialects.flow import cap_of
 from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
@@ -105,9 +105,7 @@ def cap(flow: vFlow | type[vFlow], spec: Spec) -> Cap:
     """What bounds the pages that the flow selects."""
     caps = _ACCEPTED.setdefault(flow, {})
     if spec not in caps:
-        end = trace(flow, spec).functions["index"].ops[-1].operands[0].owner
-        assert isinstance(end, SelectionOp)
-        caps[spec] = end.cap
+        caps[spec] = cap_of(trace(flow, spec))
     return caps[spec]
 
 

@@ -17,7 +17,7 @@ from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import current, fail
 from vortex.ir.core import Function, Value
 from vortex.ir.dialects import flow
-from vortex.ir.ranking import MASS_BITS, SHARE_BITS, numerator
+from vortex.ir.ranking import MASS_BITS, SHARE_BITS, Ranked, Selected, United, numerator
 from vortex.ir.types import S, bool_
 
 
@@ -89,6 +89,14 @@ class Selection:
         """What bounds how many pages are selected."""
         always = len(self.parts) > 1 or any(part.p or part.count is not None for part in self.parts)
         return Cap(sum(not part.pages for part in self.parts), sum(part.pages for part in self.parts), always)
+
+    def ranked(self) -> Selected:
+        """The choice of an eager step as an interpreter gives it."""
+        made = tuple(
+            Ranked(part.score.detach().float().numpy(), part.pages, part.count, numerator(part.p) if part.p else 0)
+            for part in self.parts
+        )
+        return made[0] if len(made) == 1 else United(made)
 
     def op(self, function: Function) -> Value:
         """The traced choice, in flow IR."""

@@ -90,7 +90,7 @@ def kernel(name: str, kind: str) -> Function:
 
 def _plan(program: Module, index: Function) -> Function:
     f = kernel("plan", "plan")
-    cap = _end(index).cap
+    cap = flow.selected(index).cap
     f.append(page.Plan("plan", int(program.attrs["page_size"]), cap.budgets, cap.pages, cap.always))
     return f
 
@@ -167,19 +167,9 @@ def _outline_cache(program: Module, cache: Function) -> None:
         program.define(f)
 
 
-def _end(index: Function) -> flow.Selection:
-    """The selection that the index function returns."""
-    end = index.ops[-1]
-    assert isinstance(end, flow.Return)
-    o = end.values[0].owner if end.values else None
-    if not isinstance(o, flow.Selection):
-        raise IR_STRUCTURE.at(end.loc or index.loc, why="func @index does not return a selection first")
-    return o
-
-
 def _outline_index(program: Module, index: Function) -> None:
     outliner = _Outliner(program, {a: a.name for a in index.args})
-    selected = _end(index)
+    selected = flow.selected(index)
     for o in index.ops:
         if o is selected:
             f = kernel("select_topk", "select")

@@ -21,7 +21,7 @@ as work lists (:mod:`vortex.ir.scratch`). No op names them; each kernel says in 
 from __future__ import annotations
 
 from vortex.budget import Cap
-from vortex.ir.core import Decl, Op, Value, op
+from vortex.ir.core import Decl, Module, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
 from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3
 
@@ -143,3 +143,8 @@ class Plan(Op):
     def cap(self) -> Cap:
         """What bounds the pages that are selected: ``budgets``, ``pages`` and ``always``."""
         return Cap(self.budgets, self.pages, self.always)
+
+
+def cap_of(program: Module) -> Cap:
+    """What bounds the pages that a program selects."""
+    return next((o.cap for f in program.functions.values() for o in f.ops if isinstance(o, Plan)), Cap())

@@ -83,7 +83,7 @@ from vortex.ir.dialects.flow.reductions import (
     Scan,
     Softmax,
 )
-from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union
+from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union, cap_of, selected
 from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
 
 __all__ = [
@@ -168,7 +168,9 @@ __all__ = [
     "alike",
     "arithmetic",
     "broadcast",
+    "cap_of",
     "one_page_axis",
+    "selected",
     "show",
     "tensor",
 ]

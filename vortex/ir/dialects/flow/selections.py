@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from vortex.ir.core import Value, op
+from vortex.budget import Cap
+from vortex.errors import IR_STRUCTURE
+from vortex.ir.core import Function, Module, Value, op
 from vortex.ir.dialects.flow.kinds import Part, Selection, tensor
+from vortex.ir.dialects.flow.leaves import Return
 from vortex.ir.ranking import United, numerator
 from vortex.ir.types import SelectionType, TensorType, i32, selection
 
@@ -91,3 +94,17 @@ class Union(Selection):
 
     def evaluate(self, *operands: Any) -> Any:
         return United(operands)
+
+
+def selected(index: Function) -> Selection:
+    """The selection that an index function returns; VX2008 where it returns none."""
+    end = index.ops[-1]
+    o = end.values[0].owner if isinstance(end, Return) and end.values else None
+    if not isinstance(o, Selection):
+        raise IR_STRUCTURE.at(end.loc or index.loc, why=f"func @{index.name} does not return a selection first")
+    return o
+
+
+def cap_of(flow: Module) -> Cap:
+    """What bounds the pages that a flow module selects."""
+    return selected(flow.functions["index"]).cap
