@@ -71,6 +71,7 @@ from vortex.ir.dialects.flow.kinds import (
 )
 from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return, TopK
 from vortex.ir.dialects.flow.reductions import (
+    ArgSort,
     Conv,
     Dot,
     ReduceMax,
@@ -81,12 +82,13 @@ from vortex.ir.dialects.flow.reductions import (
     Scan,
     Softmax,
 )
-from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
+from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Shift, Slice, Transpose
 
 __all__ = [
     "Abs",
     "Add",
     "And",
+    "ArgSort",
     "Binary",
     "Broadcast",
     "Cast",
@@ -106,6 +108,7 @@ __all__ = [
     "Floor",
     "FloorDivide",
     "Fmod",
+    "Gather",
     "Ge",
     "Gt",
     "Hypot",
@@ -142,6 +145,7 @@ __all__ = [
     "Rsqrt",
     "Scan",
     "Selection",
+    "Shift",
     "Sigmoid",
     "Sin",
     "Slice",
