@@ -19,6 +19,7 @@ ARGS = {
     "s": TensorType(f32, (S,)),
     "b": TensorType(bool_, (S, 8)),
     "w": TensorType(f32, (2, 8, 3)),
+    "i": TensorType(i32, (1, 3)),
 }
 
 
@@ -42,6 +43,9 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Where: lambda v: flow.Where(v["b"], v["c"], v["d"]),
     flow.Softmax: lambda v: flow.Softmax(v["c"], 0),
     flow.Scan: lambda v: flow.Scan(v["c"], 0, "max"),
+    flow.ArgSort: lambda v: flow.ArgSort(v["c"], 1, True),
+    flow.Gather: lambda v: flow.Gather(v["c"], v["i"], 1),
+    flow.Shift: lambda v: flow.Shift(v["c"], -2, "fill", 1.5),
     flow.Conv: lambda v: flow.Conv(v["c"], v["w"]),
     flow.Dot: lambda v: flow.Dot(v["q"], v["c"], "gd,sd->sg"),
     flow.Reshape: lambda v: flow.Reshape(v["c"], (S, 2, 4)),

@@ -73,6 +73,7 @@ from vortex.ir.dialects.flow.kinds import (
 )
 from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return
 from vortex.ir.dialects.flow.reductions import (
+    ArgSort,
     Conv,
     Dot,
     ReduceMax,
@@ -84,7 +85,7 @@ from vortex.ir.dialects.flow.reductions import (
     Softmax,
 )
 from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union, cap_of, selected
-from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
+from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Shift, Slice, Transpose
 
 __all__ = [
     "MOST_PAGES",
@@ -92,6 +93,7 @@ __all__ = [
     "Abs",
     "Add",
     "And",
+    "ArgSort",
     "Binary",
     "Broadcast",
     "Cast",
@@ -111,6 +113,7 @@ __all__ = [
     "Floor",
     "FloorDivide",
     "Fmod",
+    "Gather",
     "Ge",
     "Gt",
     "Hypot",
@@ -148,6 +151,7 @@ __all__ = [
     "Rsqrt",
     "Scan",
     "Selection",
+    "Shift",
     "Sigmoid",
     "Sin",
     "Slice",
