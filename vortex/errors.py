@@ -260,6 +260,23 @@ ALIASED = kind(
     "'{sign}' writes in place into {what}",
     "for a new tensor write x = x {operator} y, or x = x.clone() first",
 )
+BAD_OPERATOR = kind("VX1040", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")
+OPERATOR_CALL = kind("VX1041", "operator of vortex_torch called wrongly", "{op}: {why}", "{expected}")
+OTHER_BASE = kind(
+    "VX1042", "flow of another kind of cache", "{flow} derives from {base}, but the model shape is {spec}", "{hint}"
+)
+NO_TERMINAL = kind(
+    "VX1043",
+    "nothing writes o",
+    "forward_indexer returns, and no operator has written o",
+    "end it with topK, approxTopK or Union: self.output_func(score, o, ctx=ctx)",
+)
+OTHER_PACKAGE = kind(
+    "VX1044",
+    "part of vortex_torch that flows do not need",
+    "{text}",
+    "vortex reads flows: vortex_torch.flow, .indexer, .cache and .abs; docs/compat.md lists their names",
+)
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
