@@ -6,10 +6,8 @@ through compiled CPU kernels at three shapes, where it is compared with its own 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from vortex.budget import Budget
 from vortex.check.reference import eager
@@ -19,9 +17,10 @@ from vortex.check.step_bytes import StepBytes, count_step
 from vortex.check.synthetic_batch import Trial
 from vortex.check.verdict import judge
 from vortex.driver import compile_flow
-from vortex.errors import OTHER_CACHE, Loc, VortexError, writing
+from vortex.errors import OTHER_CACHE, Loc, VortexError
 from vortex.flow.flow import vFlow
 from vortex.flow.trace import trace
+from vortex.install.scratch import scratch_folder
 from vortex.ir.core import Module
 from vortex.ir.types import TensorType
 from vortex.runtime.decoder import load
@@ -242,11 +241,9 @@ def _slow(r: Remark) -> Finding:
 
 def _compare(flow: type[vFlow] | vFlow, spec: Spec) -> Compared:
     """Compiled CPU kernels beside the flow IR, step by step, and the last step beside the flow's eager code."""
-    with writing("a temporary folder"):
-        folder = tempfile.TemporaryDirectory(prefix="vortex-check-")
-    with folder as scratch:
+    with scratch_folder() as scratch:
         module = trace(flow, spec)
-        out = Path(scratch) / "check.vxa"
+        out = scratch / "check.vxa"
         compile_flow(module, targets=[TARGETS["cpu"]], out=out)
         decoder = load(out, target="cpu", budget=Budget(PAGES_KEPT), debug=True)
         verdicts, _ = judge(decoder, module, LENGTHS, steps=STEPS)
