@@ -261,19 +261,19 @@ ALIASED = kind(
     "'{sign}' writes in place into {what}",
     "for a new tensor write x = x {operator} y, or x = x.clone() first",
 )
-BAD_OPERATOR = kind("VX1040", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")
-OPERATOR_CALL = kind("VX1041", "operator of vortex_torch called wrongly", "{op}: {why}", "{expected}")
+BAD_OPERATOR = kind("VX1080", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")
+OPERATOR_CALL = kind("VX1081", "operator of vortex_torch called wrongly", "{op}: {why}", "{expected}")
 OTHER_BASE = kind(
-    "VX1042", "flow of another kind of cache", "{flow} derives from {base}, but the model shape is {spec}", "{hint}"
+    "VX1082", "flow of another kind of cache", "{flow} derives from {base}, but the model shape is {spec}", "{hint}"
 )
 NO_TERMINAL = kind(
-    "VX1043",
+    "VX1083",
     "nothing writes o",
     "forward_indexer returns, and no operator has written o",
     "end it with topK, approxTopK or Union: self.output_func(score, o, ctx=ctx)",
 )
 OTHER_PACKAGE = kind(
-    "VX1044",
+    "VX1084",
     "part of vortex_torch that flows do not need",
     "{text}",
     "vortex reads flows: vortex_torch.flow, .indexer, .cache and .abs; docs/compat.md lists their names",

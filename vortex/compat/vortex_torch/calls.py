@@ -57,7 +57,7 @@ def running(call: Call) -> Iterator[Call]:
 
 
 def current(op: str) -> Call:
-    """The call that operator ``op`` belongs to; VX1041 outside of one."""
+    """The call that operator ``op`` belongs to; VX1081 outside of one."""
     call = _running.get()
     if call is None:
         raise refuse(op, "it is called outside forward_cache and forward_indexer", "operators run in those two alone")
@@ -65,7 +65,7 @@ def current(op: str) -> Call:
 
 
 def refuse(op: str, why: str, expected: str) -> VortexError:
-    """VX1041 at the flow's line: an operator that is called wrongly."""
+    """VX1081 at the flow's line: an operator that is called wrongly."""
     return fail(OPERATOR_CALL, op=op, why=why, expected=expected)
 
 

@@ -38,7 +38,7 @@ class Package(Dialect):
     reserved: tuple[str, ...] = ("k", "v")
 
     def sizes(self, flow: Any, spec: Spec) -> tuple[int, ...]:
-        """What create_cache is given; VX1042 for a flow of the other kind of cache."""
+        """What create_cache is given; VX1082 for a flow of the other kind of cache."""
         if spec.kv_lora_rank:
             hint = "compile it without --latent, or derive the flow from vFlowMLA and read cache['latent']"
             raise _other_base(flow, "vFlow, of K and V", spec, hint)

@@ -37,7 +37,7 @@ class vOp:
 
 
 def bad(op: str, why: str, hint: str) -> Exception:
-    """VX1040 at the line that makes the operator."""
+    """VX1080 at the line that makes the operator."""
     return fail(BAD_OPERATOR, op=op, why=why, hint=hint)
 
 
