@@ -59,8 +59,8 @@ def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bo
 
 
 def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
-    found = [x.narrow(dim, k - 1, 1) for x in torch.sort(input, dim=dim, stable=True)]
-    return torch.return_types.kthvalue([x if keepdim else x.squeeze(dim) for x in found])
+    values, indices = (x.narrow(dim, k - 1, 1) for x in torch.sort(input, dim=dim, stable=True))
+    return torch.return_types.kthvalue((values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim)))
 
 
 STABLE: dict[Any, Callable[..., Any]] = {
