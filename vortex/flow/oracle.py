@@ -58,7 +58,8 @@ def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bo
 
 def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     found = [x.narrow(dim, k - 1, 1) for x in torch.sort(input, dim=dim, stable=True)]
-    return torch.return_types.kthvalue([x if keepdim else x.squeeze(dim) for x in found])
+    found = found if keepdim else [x.squeeze(dim) for x in found]
+    return torch.return_types.kthvalue((found[0], found[1]))
 
 
 STABLE: dict[Any, Callable[..., Any]] = {
