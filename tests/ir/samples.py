@@ -58,7 +58,9 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Layer: lambda v: flow.Layer(TensorType(i32)),
     flow.PageIndex: lambda v: flow.PageIndex(TensorType(i32, (S,))),
     flow.PageCount: lambda v: flow.PageCount(TensorType(i32)),
-    flow.TopK: lambda v: flow.TopK(v["s"]),
+    flow.TopK: lambda v: flow.TopK(v["s"], 3),
+    flow.TopP: lambda v: flow.TopP(v["s"], 0.9),
+    flow.Union: lambda v: flow.Union((v["flow.topk"], v["flow.topp"])),
 }
 
 
@@ -71,7 +73,10 @@ def every_flow_op() -> Module:
     values = {a.name: a for a in f.args}
     for name, kind in OPS.items():
         if name.startswith("flow.") and kind is not flow.Return:
-            f.append(flow_op(kind, values))
+            made = flow_op(kind, values)
+            f.append(made)
+            if isinstance(made, flow.Part):
+                values[name] = made.value
     f.append(flow.Return((values["s"],)))
     return m
 
@@ -97,7 +102,7 @@ def every_page_op() -> Module:
         attrs = {"kind": kind, "domain": KINDS[kind].domain, "schedule": {"lanes": 8, "from": "model"}}
         return m.define(Function("kernel", kind, attrs=attrs))
 
-    kernel("plan").append(page.Plan("plan", 16))
+    kernel("plan").append(page.Plan("plan", 16, 2, 8, True))
     kernel("append").append(page.Scatter("k_new", "k"))
     f = kernel("attend")
     q = f.add(page.Load("q", TensorType(bf16, (4, 8))), "q")

@@ -386,6 +386,3 @@ def require_emittable(o: Op) -> None:
     """VX4006 for ops that an earlier pass should have rewritten."""
     if o.rewritten_by:
         raise NOT_EMITTABLE.at(o.loc, why=f"{o.name} reached code generation", hint=f"run {o.rewritten_by} first")
-    if isinstance(o, flow.Selection) and o.always_scores:
-        why = f"{o.name} scores every row; 'plan' lets rows whose pages all fit go unscored"
-        raise NOT_EMITTABLE.at(o.loc, why=why, hint="end the flow in vortex.topk")

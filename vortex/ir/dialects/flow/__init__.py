@@ -55,9 +55,11 @@ from vortex.ir.dialects.flow.elementwise import (
     Xor,
 )
 from vortex.ir.dialects.flow.kinds import (
+    MOST_PAGES,
     Binary,
     Compare,
     Logical,
+    Part,
     Reduce,
     Selection,
     Unary,
@@ -69,7 +71,7 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return, TopK
+from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return
 from vortex.ir.dialects.flow.reductions import (
     ArgSort,
     Conv,
@@ -82,9 +84,12 @@ from vortex.ir.dialects.flow.reductions import (
     Scan,
     Softmax,
 )
+from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union, cap_of, selected
 from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Shift, Slice, Transpose
 
 __all__ = [
+    "MOST_PAGES",
+    "MOST_PARTS",
     "Abs",
     "Add",
     "And",
@@ -130,6 +135,7 @@ __all__ = [
     "Or",
     "PageCount",
     "PageIndex",
+    "Part",
     "Pow",
     "Reduce",
     "ReduceMax",
@@ -155,16 +161,20 @@ __all__ = [
     "Tan",
     "Tanh",
     "TopK",
+    "TopP",
     "Transpose",
     "Trunc",
     "Unary",
+    "Union",
     "View",
     "Where",
     "Xor",
     "alike",
     "arithmetic",
     "broadcast",
+    "cap_of",
     "one_page_axis",
+    "selected",
     "show",
     "tensor",
 ]
