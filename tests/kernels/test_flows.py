@@ -8,6 +8,7 @@ and the k-th are closer than rounding.
 from __future__ import annotations
 
 import math
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,19 @@ SMALL = {
     name: Spec(page_size=page, head_dim=dim, group=group, dtype=dtype)
     for name, (page, dim, group, dtype) in zip(
         FLOWS,
-        [
-            (16, 128, 4, "bf16"),
-            (8, 64, 1, "bf16"),
-            (32, 80, 3, "f16"),
-            (16, 96, 5, "bf16"),
-            (64, 64, 8, "bf16"),
-            (16, 128, 2, "f32"),
-            (128, 64, 12, "bf16"),
-            (16, 256, 6, "bf16"),
-        ],
-        strict=True,
+        cycle(
+            [
+                (16, 128, 4, "bf16"),
+                (8, 64, 1, "bf16"),
+                (32, 80, 3, "f16"),
+                (16, 96, 5, "bf16"),
+                (64, 64, 8, "bf16"),
+                (16, 128, 2, "f32"),
+                (128, 64, 12, "bf16"),
+                (16, 256, 6, "bf16"),
+            ]
+        ),
+        strict=False,
     )
 }
 GROUPS, DIMS, PAGES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 20), (64, 80, 96, 128, 256), (8, 16, 32, 64, 128)
