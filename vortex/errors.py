@@ -261,6 +261,8 @@ ALIASED = kind(
     "for a new tensor write x = x {operator} y, or x = x.clone() first",
 )
 
+BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
@@ -388,6 +390,8 @@ KERNEL_REFUSED = kind(
     "{kernel}: {why}",
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
+
+WRONG_PARAMETERS = kind("VX6020", "parameters do not fit the flow", "{where}: {why}", "{hint}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------
 BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")

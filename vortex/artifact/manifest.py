@@ -19,7 +19,7 @@ from vortex.spec import Spec
 from vortex.untrusted_json import Check, Choice, JsonError, Length, Partial, Pattern, Range, parse, read, shown
 
 FORMAT = "vortex-artifact"
-VERSION = 1
+VERSION = 2
 
 
 def _inside(path: str) -> bool:
@@ -83,6 +83,27 @@ class ConstantEntry:
     file: File
     dtype: Dtype
     shape: Annotated[tuple[Words, ...], Length(0, 8)]
+
+
+LEADING = {"model": (), "layer": ("layers",), "head": ("layers", "KV heads")}
+"""The axes in front of a set of a parameter, by what there is one for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterEntry:
+    """Numbers that are given at load: a set of this ``shape`` for the model, for each layer, or for each layer and KV
+    head.
+    """
+
+    name: Name
+    shape: Annotated[tuple[Side, ...], Length(0, 8)]
+    dtype: Dtype
+    per: Annotated[str, Choice(LEADING)]
+
+
+def expected(entry: ParameterEntry) -> str:
+    """The tensor that a file of weights must hold, in words."""
+    return f"{entry.dtype}[{', '.join([*LEADING[entry.per], *map(str, entry.shape)])}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +181,7 @@ class Manifest:
     fields: tuple[FieldEntry, ...]
     constants: tuple[ConstantEntry, ...]
     targets: Mapping[Name, TargetEntry]
+    parameters: tuple[ParameterEntry, ...] = ()
     toolchain: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[File, FileEntry] = field(default_factory=dict)
@@ -208,7 +230,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 def _cross_check(made: Manifest) -> None:
     """Names mean something and files are listed."""
     known = set(arguments())
-    for prefix, entries in (("field", made.fields), ("const", made.constants)):
+    for prefix, entries in (("field", made.fields), ("const", made.constants), ("param", made.parameters)):
         for entry in entries:
             arg = f"{prefix}.{entry.name}"
             if arg in known:

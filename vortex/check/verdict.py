@@ -127,7 +127,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
         if pages > budget.total(pages):
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
-            scores, slack = rounded(flow, q[h].numpy(), of_head, scored, layer)
+            scores, slack = rounded(flow, q[h].numpy(), of_head, scored, at(trial, layer, h))
         right = select_pages(torch.empty(0) if scores is None else torch.from_numpy(scores), pages, budget)
         odd, far = differing(mine, right, scores, slack, budget.sink)
         wrong, gap = wrong + odd, max(gap, far)
@@ -144,11 +144,18 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
 
 
-def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int) -> tuple[Any, Any]:
+def at(trial: Trial, layer: int, head: int) -> dict[str, Any]:
+    """Where a row of the trial is, as the interpreter takes it."""
+    return {"layer": layer, "head": trial.decoder.head_offset + head, "parameters": trial.parameters}
+
+
+def rounded(
+    flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, place: Mapping[str, Any]
+) -> tuple[Any, Any]:
     """The scores of a row's candidates, and by how much rounding may change each: measured on inputs changed a bit."""
 
     def scores(q: Any, fields: Mapping[str, Any]) -> Any:
-        return score(flow, q, fields, scored.start, scored.stop - scored.start, layer)
+        return score(flow, q, fields, scored.start, scored.stop - scored.start, **place)
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -196,7 +203,7 @@ def unlike(
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
         tiles = [x[: full * spec.page_size, h].reshape(full, spec.page_size, -1).numpy() for x in parts]
-        made = summarise(flow, *tiles, layer=layer)
+        made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
             mine, want = numbers(x[:full, h]), made[name]

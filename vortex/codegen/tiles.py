@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vortex.codegen.scalar import convert, fold_of, number_type
-from vortex.codegen.tir import F32, I32, Expr, T, flat, i32, lanes, local, loop, nest, put, unflat
+from vortex.codegen.tir import F32, I32, Expr, T, flat, i32, lanes, let, local, loop, nest, put, unflat
 from vortex.codegen.values import Index, Values, type_of
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op, Value
@@ -303,6 +303,25 @@ class Tiles:
 
         nest([outs], one)
 
+    def _pick(self, o: flow.Pick, into: Into) -> None:
+        t = type_of(o.x)
+        axis, size = [i for i, d in enumerate(t.shape) if isinstance(d, int)].index(o.axis), t.shape[o.axis]
+        assert isinstance(size, int)
+        kind = number_type(t.dtype)
+        if not size:
+            self.each(type_of(o.value).tile, lambda i: into(self, i, convert(i32(0), kind)))
+            return
+        asked = let("asked", convert(self.values.read(o.index, []), I32))
+        at = let("at", T.Select(asked < i32(0), asked + i32(size), asked))
+        inside = let("inside", T.And(at >= i32(0), at < i32(size)))
+        near = let("near", T.max(i32(0), T.min(at, i32(size - 1))))
+
+        def one(i: Index) -> None:
+            x = convert(self.values.read(o.x, self.full(o.x, [*i[:axis], near, *i[axis:]])), kind)
+            into(self, i, T.Select(inside, x, convert(i32(0), kind)))
+
+        self.each(type_of(o.value).tile, one)
+
     def _concat(self, o: flow.Concat, into: Into) -> None:
         t = type_of(o.value)
         axis = [i for i, d in enumerate(t.shape) if isinstance(d, int)].index(o.axis)
@@ -324,7 +343,7 @@ Into = Callable[[Tiles, Index, Expr], None]
 
 NESTS: dict[type[Op], Callable[[Tiles, Any, Into], None]] = {
     flow.Reduce: Tiles._reduce, flow.Dot: Tiles._dot, flow.Scan: Tiles._scan, flow.Conv: Tiles._conv,
-    flow.Concat: Tiles._concat,
+    flow.Concat: Tiles._concat, flow.Pick: Tiles._pick,
 }  # fmt: skip
 """The loops of each op whose role is ``nest``."""
 

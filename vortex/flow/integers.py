@@ -92,6 +92,8 @@ class Integers:
             return replace(given[0], dtype=torch.int32, python=False) if given[0] is not None else INT32
         if isinstance(made, flow.Where):
             given = given[1:]
+        if isinstance(made, flow.Pick):
+            given = given[:1]
         known = [w for w in given if w is not None]
         if len(known) != len(given) or not known:
             return None
@@ -139,6 +141,8 @@ def _bounds(made: Op, known: Sequence[Whole]) -> Bounds | None:
     rule = next((r for kind, r in RULES.items() if isinstance(made, kind)), None)
     if rule is not None:
         return rule(*((w.low, w.high) for w in known))
+    if isinstance(made, flow.Pick):
+        return min(known[0].low, 0), max(known[0].high, 0)
     if isinstance(made, flow.View):
         return known[0].low, known[0].high
     if isinstance(made, flow.Where | flow.Concat):

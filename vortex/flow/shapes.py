@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow.axes import axes, axis, number, size, sizes
 from vortex.flow.optable import traces
@@ -208,7 +206,7 @@ def picked(x: vTensor, i: int, index: Any) -> vTensor:
     return reshaped(part, [*part.dims[:i], *part.dims[i + 1 :]])
 
 
-@traces("Tensor.__getitem__", to="flow.slice, flow.reshape")
+@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.pick")
 def getitem(self: Any, key: Any) -> vTensor:
     """Slices, integers, None and Ellipsis on axes other than the pages."""
     x = lift(self)
@@ -241,12 +239,7 @@ def looked_up(x: vTensor, i: int, index: vTensor) -> vTensor:
     d = x.dims[i]
     if isinstance(d, Sym):
         raise fail(SYMBOLIC_SIZE, what="a single page")
-    places = lift(torch.arange(d).reshape([d] + [1] * (x.ndim - i - 1)))
-    here = emit(flow.Eq, places, emit(flow.Where, index < 0, index + d, index))
-    none = lift(False) if x.type.dtype == bool_ else lift(0.0 if x.type.dtype.is_float else 0)
-    kept = emit(flow.Where, here, x, none)
-    found = emit(flow.ReduceSum, kept, axes=(i,))
-    return found if x.type.dtype != bool_ else found > 0
+    return emit(flow.Pick, x, index, axis=i)
 
 
 def _is_number(k: Any) -> bool:

@@ -69,7 +69,7 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return, TopK
+from vortex.ir.dialects.flow.leaves import Constant, Head, Layer, PageCount, PageIndex, Param, Resource, Return, TopK
 from vortex.ir.dialects.flow.reductions import (
     Conv,
     Dot,
@@ -81,7 +81,7 @@ from vortex.ir.dialects.flow.reductions import (
     Scan,
     Softmax,
 )
-from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
+from vortex.ir.dialects.flow.shape import Broadcast, Concat, Pick, Reshape, Slice, Transpose
 
 __all__ = [
     "Abs",
@@ -108,6 +108,7 @@ __all__ = [
     "Fmod",
     "Ge",
     "Gt",
+    "Head",
     "Hypot",
     "IsNan",
     "Layer",
@@ -127,6 +128,8 @@ __all__ = [
     "Or",
     "PageCount",
     "PageIndex",
+    "Param",
+    "Pick",
     "Pow",
     "Reduce",
     "ReduceMax",

@@ -16,7 +16,7 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.types import Dim, S, Sym, TensorType, f32
+from vortex.ir.types import Dim, S, Sym, TensorType, f32, i32
 
 
 @op("flow.reshape")
@@ -100,6 +100,30 @@ class Slice(View):
 
     def evaluate(self, x: Any) -> Any:
         return np.take(x, [self.start + i * self.step for i in range(self.size)], axis=self.axis)
+
+
+@op("flow.pick")
+class Pick(Op):
+    """The element of ``axis`` that an integer names, counted from the end where it is negative; 0 beyond the axis."""
+
+    x: Value
+    index: Value
+    axis: int
+    role = "nest"
+
+    def infer(self) -> TensorType:
+        t, index = tensor(self, self.x), tensor(self, self.index)
+        self.require(index == TensorType(i32), f"the index must be i32[], not {index}")
+        self.require(0 <= self.axis < len(t.shape), f"axis {self.axis} of {t}")
+        self.require(isinstance(t.shape[self.axis], int), "the page axis cannot be indexed")
+        return TensorType(t.dtype, (*t.shape[: self.axis], *t.shape[self.axis + 1 :]))
+
+    def evaluate(self, x: Any, index: Any) -> Any:
+        size, i = x.shape[self.axis], int(index)
+        i += size if i < 0 else 0
+        if 0 <= i < size:
+            return np.take(x, i, axis=self.axis)
+        return np.zeros(x.shape[: self.axis] + x.shape[self.axis + 1 :], x.dtype)
 
 
 @op("flow.concat")
