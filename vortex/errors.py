@@ -6,6 +6,7 @@ location and notes collected on the way up. ``vortex errors`` prints this file.
 
 from __future__ import annotations
 
+import errno
 import linecache
 import string
 import warnings
@@ -15,7 +16,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
 
@@ -478,10 +479,19 @@ COMPILE_FAILED = kind(
 TOOLCHAIN_FAILED = kind("VX9006", "toolchain not installed", "{step} failed:\n{why}", "{hint}")
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more: never a mistake of ours."""
+
+
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """What the disk refuses inside is VX7004 for ``path``: it is full, read-only, or no folder is where one must be."""
+def writing(path: str | Path, only: Collection[int] = ()) -> Iterator[None]:
+    """What the disk refuses inside is VX7004 for ``path``: it is full, read-only, or no folder is where one must be.
+
+    ``only`` are the numbers of errors that this is said of, where more is done inside than to write to ``path``.
+    """
     try:
         yield
     except OSError as error:
+        if only and error.errno not in only:
+            raise
         raise CANNOT_WRITE.at(path=path, why=error.strerror or error) from None

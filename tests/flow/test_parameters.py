@@ -34,11 +34,7 @@ PLACES = [(0, 0), (2, 3), (1, 2)]
 
 def entries(module: Module) -> list[ParameterEntry]:
     """The parameters of a module as an artifact lists them."""
-    return [
-        ParameterEntry(d.name, d.type.tile, str(d.type.dtype), d.attrs["per"])
-        for d in module.declared("param")
-        if isinstance(d.type, TensorType)
-    ]
+    return [ParameterEntry.of(d) for d in module.declared("param")]
 
 
 @pytest.mark.parametrize("name", ["everywhere", "learned_query", "mlp_scorer"])

@@ -12,7 +12,8 @@ from typing import Annotated
 
 from vortex.budget import I32_MAX
 from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT
-from vortex.ir.types import DTYPES
+from vortex.ir.core import Decl
+from vortex.ir.types import DTYPES, TensorType
 from vortex.kinds.buckets import Bound, Bucket
 from vortex.kinds.kind import KINDS, arguments
 from vortex.spec import Spec
@@ -99,6 +100,12 @@ class ParameterEntry:
     shape: Annotated[tuple[Side, ...], Length(0, 8)]
     dtype: Dtype
     per: Annotated[str, Choice(LEADING)]
+
+    @classmethod
+    def of(cls, d: Decl) -> ParameterEntry:
+        """What a module declares as ``param``."""
+        assert isinstance(d.type, TensorType)
+        return cls(d.name, d.type.tile, str(d.type.dtype), str(d.attrs["per"]))
 
 
 def expected(entry: ParameterEntry) -> str:

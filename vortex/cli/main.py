@@ -6,7 +6,6 @@ Nothing heavy is imported before a subcommand asks for it, so that ``vortex --he
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import signal
@@ -18,15 +17,13 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-from vortex.errors import BAD_OPTION, CANNOT_WRITE, UNKNOWN_NAME, VortexError, VortexWarning, nearest
+from vortex.errors import BAD_OPTION, CANNOT_WRITE, DISK_FULL, UNKNOWN_NAME, VortexError, VortexWarning, nearest
 
 OK, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 2, 70, 130
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What a disk says that takes no more: never a mistake of ours."""
-
 COMMANDS = {
     "compile": "compile a flow into an artifact, or any part of the way",
+    "check": "is a flow right at all shapes, what does it cost, what is slow and why",
     "opt": "run passes over an IR file",
     "tune": "measure which configuration of each kernel is fastest, here or elsewhere",
     "db": "the database of tuning results: look, share, merge",
@@ -93,6 +90,11 @@ class Parser(argparse.ArgumentParser):
             raise BAD_OPTION.at(option=rest[0], why=f"{what}{nearest(name, known)}", hint=f"{self.prog} --help")
         return found, []
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse's, but a stream that takes no more is an error here as everywhere, and not passed over."""
+        if message:
+            (sys.stderr if file is None else file).write(message)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             hint = nearest(value, action.choices) or f"; there are {', '.join(action.choices)}"
@@ -135,7 +137,7 @@ def _guarded(args: list[str], interrupted: list[int]) -> tuple[int, str]:
         # a compiler in between may have made another error of the KeyboardInterrupt, or its tool died of the signal
         if interrupted:
             return INTERRUPTED, "interrupted"
-        if isinstance(e, OSError) and e.errno in FULL:
+        if isinstance(e, OSError) and e.errno in DISK_FULL:
             e = CANNOT_WRITE.at(path=e.filename or "a file or standard output", why=e.strerror)
         if isinstance(e, VortexError):
             return USER_ERROR, _coloured(e.render())

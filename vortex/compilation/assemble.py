@@ -44,18 +44,13 @@ def assemble(
         for d in program.declared("buffer")
         if d.attrs.get("role") == "field" and (t := _tensor(program, d.name))
     ]
-    parameters = [
-        ParameterEntry(d.name, t.tile, str(t.dtype), str(d.attrs["per"]))
-        for d in program.declared("param")
-        if (t := _tensor(program, d.name))
-    ]
     manifest = Manifest(
         flow=program.name,
         source=str(program.attrs.get("source", "")),
         spec=spec_of(program),
         fields=tuple(fields),
         constants=tuple(constants),
-        parameters=tuple(parameters),
+        parameters=tuple(ParameterEntry.of(d) for d in program.declared("param")),
         targets={low.target.name: _target(low, resources.get(low.target.name, {})) for low in lowered},
         toolchain={name: v for name, v in about["versions"].items() if v},
         provenance={"argv": list(about["argv"])},

@@ -10,7 +10,7 @@ import torch
 from vortex.artifact.manifest import LEADING, ParameterEntry, expected
 from vortex.errors import WRONG_PARAMETERS, VortexError, nearest
 from vortex.runtime.safetensors import read_safetensors
-from vortex.runtime.tensors import TORCH, as_kernel_sees, require_narrow, short
+from vortex.runtime.tensors import TORCH, as_kernel_sees, short
 
 Given = str | Path | Mapping[str, torch.Tensor]
 """A file of safetensors, or the tensors themselves."""
@@ -74,7 +74,7 @@ class Parameters:
         """The arguments of a layer's kernels: for each KV head its own set where there is one.
 
         Raises:
-            VortexError: VX6020 for a layer or heads beyond those that were given; VX6002 for what a GPU cannot address.
+            VortexError: VX6020 for a layer or heads beyond those that were given.
         """
         return {f"param.{e.name}": self._set(e, layer, head_offset, heads, device) for e in self.entries}
 
@@ -90,8 +90,7 @@ class Parameters:
             mine = {"model": lambda: x, "layer": lambda: x[layer]}.get(
                 e.per, lambda: x[layer, head_offset : head_offset + heads]
             )()
-            made = self._made[key] = as_kernel_sees(mine.to(device).contiguous())
-            require_narrow(f"parameter '{e.name}'", made)
+            self._made[key] = as_kernel_sees(mine.to(device).contiguous())
         return self._made[key]
 
     def _model(self) -> str:
