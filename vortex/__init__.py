@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vortex.flow.leaves import page_index as page_index
     from vortex.flow.parameter import Parameter as Parameter
     from vortex.flow.selection import topk as topk
+    from vortex.flow.selection import topp as topp
+    from vortex.flow.selection import union as union
     from vortex.spec import Spec as Spec
 
 __version__ = "0.1.0"
@@ -40,6 +42,8 @@ _PUBLIC = {
     "page_index": "vortex.flow.leaves",
     "register": "vortex.flow.flow",
     "topk": "vortex.flow.selection",
+    "topp": "vortex.flow.selection",
+    "union": "vortex.flow.selection",
     "vFlow": "vortex.flow.flow",
 }
 

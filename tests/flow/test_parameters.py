@@ -138,7 +138,7 @@ class Bad(vortex.vFlow):
         ("pass", "pass", "vortex.Parameter('w', 3).here()", "VX1040", 16, "not declared"),
         ("w = vortex.Parameter('w', 3)", "pass", "self.w += 1", "VX1026", 16, "captures"),
         ("w = vortex.Parameter('w', (3, 3))", "pass", "q @ self.w", "VX1005", 16, ""),
-        ("pass", "pass", "torch.zeros(3)[vortex.head() + cache.c.sum(-1).int()]", "VX1001", 16, "indexing"),
+        ("pass", "pass", "torch.zeros(3)[vortex.head() + cache.c.sum(-1).int()]", "VX1005", 16, "of an axis of 3"),
     ],
 )
 def test_mistakes(tmp_path: Path, attribute: str, declare: str, use: str, code: str, line: int, says: str) -> None:
