@@ -146,7 +146,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
             left = budget.total(pages) - budget.sink - budget.recent
-            parts = rounded(flow, q[h].numpy(), of_head, scored, layer, left)
+            parts = rounded(flow, q[h].numpy(), of_head, scored, left, at(trial, layer, h))
         odd, far = differing(mine, parts, pages, budget, cap)
         wrong, gap = wrong + odd, max(gap, far)
         if not mine or not set(mine) <= set(range(pages)):
@@ -162,13 +162,20 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
 
 
-def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int, left: int) -> list[Bounds]:
+def at(trial: Trial, layer: int, head: int) -> dict[str, Any]:
+    """Where a row of the trial is, as the interpreter takes it."""
+    return {"layer": layer, "head": trial.decoder.head_offset + head, "parameters": trial.parameters}
+
+
+def rounded(
+    flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, left: int, place: Mapping[str, Any]
+) -> list[Bounds]:
     """What each part of a row's selection may hold, where the budget leaves ``left`` pages to it: by how much rounding
     may change each score is measured on inputs changed a bit.
     """
 
     def chosen(q: Any, fields: Mapping[str, Any]) -> tuple[Ranked, ...]:
-        return selected(flow, q, fields, scored.start, scored.stop - scored.start, layer).parts
+        return selected(flow, q, fields, scored.start, scored.stop - scored.start, **place).parts
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -204,7 +211,7 @@ def unlike(
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
         tiles = [x[: full * spec.page_size, h].reshape(full, spec.page_size, -1).numpy() for x in parts]
-        made = summarise(flow, *tiles, layer=layer)
+        made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
             mine, want = numbers(x[:full, h]), made[name]
