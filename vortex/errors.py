@@ -281,6 +281,13 @@ NEGATIVE_MASS = kind(
     "give what is never negative, such as scores.softmax(0) or scores.exp()",
     "warning",
 )
+NO_EFFECT = kind(
+    "VX1074",
+    "a map without effect",
+    "{what} keeps the order of pages, so topk chooses the same pages without it",
+    "leave it out; where how much better a page is should count, end in topp",
+    "warning",
+)
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
