@@ -215,8 +215,8 @@ SYMBOLIC_SIZE = kind(
     "VX1014",
     "page count used as a number",
     "{what} needs the number of pages, which is not known while tracing",
-    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); F.conv1d along the pages shifts "
-    "them and mixes neighbours",
+    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); x.roll(n, dim) and "
+    "F.pad(x, (n, 0))[..., :-n] shift pages, F.conv1d, F.avg_pool1d and F.max_pool1d mix neighbours",
 )
 CONSTANT_TOO_BIG = kind(
     "VX1015",
@@ -288,6 +288,25 @@ NO_EFFECT = kind(
     "leave it out; where how much better a page is should count, end in topp",
     "warning",
 )
+BAD_OPERATOR = kind("VX1080", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")
+OPERATOR_CALL = kind("VX1081", "operator of vortex_torch called wrongly", "{op}: {why}", "{expected}")
+OTHER_BASE = kind(
+    "VX1082", "flow of another kind of cache", "{flow} derives from {base}, but the model shape is {spec}", "{hint}"
+)
+NO_TERMINAL = kind(
+    "VX1083",
+    "nothing writes o",
+    "forward_indexer returns, and no operator has written o",
+    "end it with topK, approxTopK or Union: self.output_func(score, o, ctx=ctx)",
+)
+OTHER_PACKAGE = kind(
+    "VX1084",
+    "part of vortex_torch that flows do not need",
+    "{text}",
+    "vortex reads flows: vortex_torch.flow, .indexer, .cache and .abs; docs/compat.md lists their names",
+)
+
+BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
@@ -416,6 +435,8 @@ KERNEL_REFUSED = kind(
     "{kernel}: {why}",
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
+
+WRONG_PARAMETERS = kind("VX6020", "parameters do not fit the flow", "{where}: {why}", "{hint}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------
 BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")

@@ -99,7 +99,7 @@ class _Facts:
     said: ClassVar[dict[str, set[type[Op]]]] = {
         "commutes": {flow.Add, flow.Mul, flow.Eq, flow.Ne, flow.And, flow.Or, flow.Xor},
         "increasing": {flow.Exp, flow.Sigmoid, flow.Tanh},
-        "rereads": {flow.Dot, flow.Conv, flow.Scan},
+        "rereads": {flow.Dot, flow.Conv, flow.Scan, flow.ArgSort, flow.Gather, flow.Shift},
     }
 
 

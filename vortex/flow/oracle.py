@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +17,7 @@ from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
-from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of
+from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of, weights_of
 from vortex.flow.selection import Part, Selection
 from vortex.flow.surroundings import plain
 from vortex.flow.trace import trace
@@ -39,7 +39,34 @@ class Fp32Arithmetic(TorchFunctionMode):
     """Narrow floats are storage: a cast rounds, what is computed from the result is fp32 again."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        stable = STABLE.get(func)
+        if stable is not None and isinstance(args[0], Tensor) and args[0].ndim:
+            return _widened(stable(*args, **(kwargs or {})))
         return _widened(func(*args, **(kwargs or {})))
+
+
+def _sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    return torch.sort(input, dim=dim, descending=descending, stable=True)
+
+
+def _argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    return torch.argsort(input, dim=dim, descending=descending, stable=True)
+
+
+def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    values, indices = torch.sort(input, dim=dim, descending=largest, stable=True)
+    return torch.return_types.topk((values.narrow(dim, 0, k), indices.narrow(dim, 0, k)))
+
+
+def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    values, indices = (x.narrow(dim, k - 1, 1) for x in torch.sort(input, dim=dim, stable=True))
+    return torch.return_types.kthvalue((values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim)))
+
+
+STABLE: dict[Any, Callable[..., Any]] = {
+    getattr(scope, f.__name__[1:]): f for scope in (torch, Tensor) for f in (_sort, _argsort, _topk, _kthvalue)
+}
+"""What torch computes where it leaves open which of equal elements comes first: the one with the lower index does."""
 
 
 def _widened(x: Any) -> Any:
@@ -70,10 +97,17 @@ def kept(x: Tensor, spec: Spec, scale: float = 1.0) -> Tensor:
 
 
 def summaries(
-    flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor | None = None, layer: int = 0
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    k_pages: Tensor,
+    v_pages: Tensor | None = None,
+    layer: int = 0,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
 
+    ``head`` is the KV head of the model, ``parameters`` are all sets of the flow's parameters, as files have them.
     The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
     """
     parts = [x.detach().float().clone() for x in (k_pages, v_pages) if x is not None]
@@ -82,7 +116,7 @@ def summaries(
         fields = declared_fields(made, spec)
         rows: dict[str, list[Tensor]] = {name: [] for name in fields}
         for p in range(k_pages.shape[0]):
-            with eager(Place(layer)), Fp32Arithmetic():
+            with eager(Place(layer, head=head, parameters=parameters or {})), Fp32Arithmetic():
                 written = summaries_of(made, fields, Page(spec, [x[p] for x in parts]))
             for name, f in fields.items():
                 x = torch.as_tensor(written[name])
@@ -122,13 +156,17 @@ def score(
     layer: int = 0,
     first_page: int = 0,
     pages: int | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]`` and their fields; of a union,
     those of its first part.
 
-    ``pages`` is their number, needed only where a flow has no fields.
+    ``pages`` is their number, needed only where a flow has no fields; ``head`` and ``parameters`` as in
+    :func:`summaries`.
     """
-    result: Tensor = selection(flow, spec, q, fields, layer, first_page, pages).score.detach().float()
+    made = selection(flow, spec, q, fields, layer, first_page, pages, head, parameters)
+    result: Tensor = made.score.detach().float()
     return result
 
 
@@ -140,15 +178,17 @@ def selection(
     layer: int = 0,
     first_page: int = 0,
     pages: int | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> Selection:
     """What the flow selects of candidates ``first_page ..``; the arguments are those of :func:`score`."""
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
         made = _accepted(flow, spec)
-        declared_fields(made, spec)  # a flow may keep what it works out here
+        weights_of(made, declared_fields(made, spec))  # a flow may keep what it works out here
         # copies: what a flow writes by x += y is its own
         given = Cache({n: f.detach().float().clone() for n, f in fields.items()})
-        with eager(Place(layer, first_page, pages)), Fp32Arithmetic():
+        with eager(Place(layer, first_page, pages, head, parameters or {})), Fp32Arithmetic():
             return selection_of(made, q.detach().float().clone(), given)
 
 
@@ -204,12 +244,15 @@ def step(
     fields: Sequence[dict[str, Tensor]] | None = None,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    head_offset: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> StepResult:
     """One decode step of one request: ``q`` ``[Hq, D]``, ``k`` and ``v`` ``[len, Hkv, D]``, the new token included.
 
     Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]`` and ``v`` is None.
     ``fields``, one dict a KV head over the full pages, spares making the summaries again. ``k`` and ``v`` may be the
-    tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them.
+    tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them. The KV heads are
+    ``head_offset`` and following of the model.
     """
     if spec.scaled and v is not None:
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
@@ -226,8 +269,11 @@ def step(
         selected = None
         if of.scored(budget, n):
             ours = k[:, h], None if v is None else v[:, h]
-            seen = _candidates(flow, spec, *ours, first, last, fields[h] if fields is not None else None, layer)
-            selected = selection(flow, spec, group, seen, layer, first, last - first)
+            if fields is None:
+                seen = _candidates(flow, spec, *ours, first, last, layer, head_offset + h, parameters)
+            else:
+                seen = {name: f[first:last] for name, f in fields[h].items()}
+            selected = selection(flow, spec, group, seen, layer, first, last - first, head_offset + h, parameters)
         chosen = list(range(n)) if selected is None else select_pages(selected, n, budget)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
@@ -246,14 +292,13 @@ def _candidates(
     v: Tensor | None,
     first: int,
     last: int,
-    fields: dict[str, Tensor] | None,
     layer: int,
+    head: int,
+    parameters: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """The fields of candidate pages ``[first, last)``, made here unless they are given."""
-    if fields is not None:
-        return {name: f[first:last] for name, f in fields.items()}
+    """The fields of candidate pages ``[first, last)``."""
     tokens = slice(first * spec.page_size, last * spec.page_size)
     shape = (last - first, spec.page_size, k.shape[-1])
     pages = [None if x is None else x[tokens].reshape(shape) for x in (k, v)]
     assert pages[0] is not None
-    return summaries(flow, spec, pages[0], pages[1], layer)
+    return summaries(flow, spec, pages[0], pages[1], layer, head, parameters)

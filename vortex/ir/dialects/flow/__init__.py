@@ -71,8 +71,9 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return
+from vortex.ir.dialects.flow.leaves import Constant, Head, Layer, PageCount, PageIndex, Param, Resource, Return
 from vortex.ir.dialects.flow.reductions import (
+    ArgSort,
     Conv,
     Dot,
     ReduceMax,
@@ -84,7 +85,7 @@ from vortex.ir.dialects.flow.reductions import (
     Softmax,
 )
 from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union, cap_of, selected
-from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
+from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Shift, Slice, Transpose
 
 __all__ = [
     "MOST_PAGES",
@@ -92,6 +93,7 @@ __all__ = [
     "Abs",
     "Add",
     "And",
+    "ArgSort",
     "Binary",
     "Broadcast",
     "Cast",
@@ -111,8 +113,10 @@ __all__ = [
     "Floor",
     "FloorDivide",
     "Fmod",
+    "Gather",
     "Ge",
     "Gt",
+    "Head",
     "Hypot",
     "IsNan",
     "Layer",
@@ -132,6 +136,7 @@ __all__ = [
     "Or",
     "PageCount",
     "PageIndex",
+    "Param",
     "Part",
     "Pow",
     "Reduce",
@@ -148,6 +153,7 @@ __all__ = [
     "Rsqrt",
     "Scan",
     "Selection",
+    "Shift",
     "Sigmoid",
     "Sin",
     "Slice",
