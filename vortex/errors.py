@@ -281,6 +281,13 @@ NEGATIVE_MASS = kind(
     "give what is never negative, such as scores.softmax(0) or scores.exp()",
     "warning",
 )
+NO_EFFECT = kind(
+    "VX1074",
+    "a map without effect",
+    "{what} keeps the order of pages, so topk chooses the same pages without it",
+    "leave it out; where how much better a page is should count, end in topp",
+    "warning",
+)
 BAD_OPERATOR = kind("VX1080", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")
 OPERATOR_CALL = kind("VX1081", "operator of vortex_torch called wrongly", "{op}: {why}", "{expected}")
 OTHER_BASE = kind(

@@ -36,11 +36,15 @@ def selection_of(f: Function) -> flow.Selection | None:
     return next((o for o in reversed(f.ops) if isinstance(o, flow.Selection)), None)
 
 
+def parts_of(f: Function) -> list[flow.Part]:
+    """What the selection of a kernel is made of; a part that it names twice has its pages twice, and is chosen once."""
+    selection = selection_of(f)
+    return [] if selection is None else list(dict.fromkeys(selection.parts))
+
+
 def key_slot(f: Function, o: flow.Part) -> int:
     """The words per page where the keys of a part of the selection are."""
-    selection = selection_of(f)
-    assert selection is not None
-    return int(f.attrs["keys"]) + selection.parts.index(o)
+    return int(f.attrs["keys"]) + parts_of(f).index(o)
 
 
 def key_of(o: flow.Part, score: Expr) -> Expr:
