@@ -12,6 +12,7 @@ from typing import Annotated
 
 from vortex.budget import I32_MAX
 from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT
+from vortex.ir.dialects.flow import STATES
 from vortex.ir.types import DTYPES
 from vortex.kinds.buckets import Bound, Bucket
 from vortex.kinds.kind import KINDS, arguments
@@ -19,7 +20,7 @@ from vortex.spec import Spec
 from vortex.untrusted_json import Check, Choice, JsonError, Length, Partial, Pattern, Range, parse, read, shown
 
 FORMAT = "vortex-artifact"
-VERSION = 1
+VERSION = 2
 
 
 def _inside(path: str) -> bool:
@@ -73,6 +74,24 @@ class FieldEntry:
     name: Name
     tile: Annotated[tuple[Side, ...], Length(0, 8)]
     dtype: Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """State that each request keeps from step to step, per KV head: ``tile`` elements of storage type ``dtype``, for
+    each of its pages (``per`` is "page") or once ("request"); ``init`` until they are first written.
+    """
+
+    name: Name
+    tile: Annotated[tuple[Side, ...], Length(0, 8)]
+    dtype: Dtype
+    per: Annotated[str, Choice(STATES)]
+    init: Short = "0.0"
+    """As text, for JSON has no infinity."""
+
+    def bytes(self, kv_heads: int, columns: int) -> int:
+        """Of one slot, in one layer, for requests of up to ``columns`` pages."""
+        return kv_heads * (columns if self.per == "page" else 1) * prod(self.tile) * DTYPES[self.dtype].bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +179,7 @@ class Manifest:
     fields: tuple[FieldEntry, ...]
     constants: tuple[ConstantEntry, ...]
     targets: Mapping[Name, TargetEntry]
+    states: tuple[StateEntry, ...] = ()
     toolchain: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[File, FileEntry] = field(default_factory=dict)
@@ -208,7 +228,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 def _cross_check(made: Manifest) -> None:
     """Names mean something and files are listed."""
     known = set(arguments())
-    for prefix, entries in (("field", made.fields), ("const", made.constants)):
+    for prefix, entries in (("field", made.fields), ("state", made.states), ("const", made.constants)):
         for entry in entries:
             arg = f"{prefix}.{entry.name}"
             if arg in known:

@@ -15,7 +15,7 @@ from vortex.flow.flow import vFlow
 from vortex.flow.oracle import attend, select_pages, step
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import Return
-from vortex.ir.interpret import run_function
+from vortex.ir.interpret import began, run_function
 from vortex.ir.numerics import narrow, widen
 from vortex.ir.types import TensorType
 from vortex.spec import Spec
@@ -114,9 +114,11 @@ def score(
     module: Module, q: Any, fields: Mapping[str, Any], first: int, pages: int = 0, layer: int = 0
 ) -> np.ndarray[Any, Any]:
     """The scores ``[pages]``, fp32, of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields;
-    ``pages`` is their number, needed only where the flow has no fields.
+    ``pages`` is their number, needed only where the flow has no fields. State is as it begins.
     """
     index = module.functions["index"]
-    given = [fields[a.name] for a in index.args[1:]]
-    [selection] = run_function(index, [q, *given], module, first=first, pages=pages, layer=layer)
+    pages = next((len(x) for x in fields.values()), pages)
+    known = {**fields, **{d.name: began(d, pages) for d in module.declared("field") if "state" in d.attrs}}
+    given = [known[a.name] for a in index.args[1:]]
+    selection, *_ = run_function(index, [q, *given], module, first=first, pages=pages, layer=layer)
     return np.asarray(selection.score, np.float32)

@@ -69,7 +69,17 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return, TopK
+from vortex.ir.dialects.flow.leaves import (
+    SELECTED,
+    STATES,
+    Constant,
+    Layer,
+    PageCount,
+    PageIndex,
+    Resource,
+    Return,
+    TopK,
+)
 from vortex.ir.dialects.flow.reductions import (
     Conv,
     Dot,
@@ -84,6 +94,8 @@ from vortex.ir.dialects.flow.reductions import (
 from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
 
 __all__ = [
+    "SELECTED",
+    "STATES",
     "Abs",
     "Add",
     "And",
