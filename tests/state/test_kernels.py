@@ -56,3 +56,6 @@ def test_kernels_keep_what_the_flow_keeps(name: str, pipeline: str, tmp_path: Pa
     made = compile_flow(source, spec=spec, passes=passes, out=tmp_path / "flow.vxa")
     assert made.artifact is not None
     live(traffic, Compiled(traffic, load(made.artifact, budget=traffic.budget, debug=True)))
+    # every row that has a candidate scores it: from none on, 1, 2, .. and more than 32
+    traffic = Traffic(FLOWS[name], Budget(0, sink=1, recent=1), seed=6)
+    live(traffic, Compiled(traffic, load(made.artifact, budget=traffic.budget, debug=True)), long=32)

@@ -286,6 +286,10 @@ class Trial:
         """Of the softmax; no model stands behind a trial, so under MLA too that of the row's length."""
         return float(self.spec.head_dim**-0.5)
 
+    def per_page(self, state: str) -> bool:
+        """Whether a state field has a tensor for each page."""
+        return any(s.name == state and s.per == "page" for s in self.decoder.states)
+
     @property
     def budget(self) -> Budget:
         """The decoder's."""

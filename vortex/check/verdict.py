@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vortex.check.reference import score, summarise
+from vortex.check.reference import State, indexed, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
 from vortex.flow.oracle import attend, round_to, select_pages
 from vortex.flow.oracle import kept as stored
@@ -33,6 +33,8 @@ NOISE, SAMPLES, SPREAD = 2.0**-17, 3, 4.0
 """How much the inputs of a score are changed to see what rounding may do to it, how often, and the factor on that."""
 OWN = 2.0**-18
 """What the rounding of a score itself may change, relative to it."""
+DRIFT = 64.0
+"""The same of state, which sums up what steps change, in multiples of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ class Verdict:
     gap: float
     """The largest distance of such a page's score from that of the last one kept; infinite where it has none."""
     summaries: int
-    """Pages, over heads and layers, with a summary that is not what the flow makes of the page's K and V."""
+    """Pages, over heads and layers, with a summary that is not what the flow makes of the page's K and V, and those
+    (and heads) with state that is not what the flow made of it step by step.
+    """
     tokens: int
     """Tokens, over layers, whose K or V in the cache is not what was appended."""
     kept: float
@@ -99,17 +103,20 @@ def judge(
     for i, n in enumerate(lengths):
         trial.join(f"r{i}", n)
     times, found = [], dict[str, Verdict]()
+    states = {(name, layer): State(flow, kv_heads) for name in trial.requests for layer in trial.layers}
     for step in range(steps):
         times.append(trial.step())
         for name in trial.requests:
             for layer in trial.layers:
-                now = compare(trial, name, flow, layer, cache=step == steps - 1)
+                now = compare(trial, name, flow, layer, cache=step == steps - 1, state=states[name, layer])
                 found[name] = found[name].worst(now) if name in found else now
     return found, times
 
 
-def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -> Verdict:
-    """The last step of a request in one layer; what the cache holds of it too, where asked for."""
+def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, state: State | None = None) -> Verdict:
+    """The last step of a request in one layer; what the cache holds of it too, where asked for. ``state`` is what the
+    request kept before that step, and becomes what it keeps then; without it the step is the first that scores.
+    """
     spec, budget = trial.spec, trial.budget
     row, heads = trial.requests.index(name), trial.cache.kv_heads
     k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
@@ -119,6 +126,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     table = list(trial.cache.pages(name))
     fields = {f: x[table].cpu() for f, x in trial.cache.fields[layer].items()}
     chosen, counts = trial.selected[layer]
+    state = State(flow, heads) if state is None else state
     error, wrong, gap, kept, selected = 0.0, 0, 0.0, 0.0, 0
     for h in range(heads):
         mine = chosen[row, h, : int(counts[row, h])].tolist()
@@ -127,7 +135,9 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
         if pages > budget.total(pages):
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
-            scores, slack = rounded(flow, q[h].numpy(), of_head, scored, layer)
+            held = state.read(h, scored)
+            scores, slack, new = rounded(flow, q[h].numpy(), of_head, held, scored, layer)
+            state.write(h, new, scored)
         right = select_pages(torch.empty(0) if scores is None else torch.from_numpy(scores), pages, budget)
         odd, far = differing(mine, right, scores, slack, budget.sink)
         wrong, gap = wrong + odd, max(gap, far)
@@ -139,16 +149,20 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
         off = float((out[h] - want).abs().max() / max(1.0, float(want.abs().max())))
         error = max(error, off if off == off else float("inf"))
         kept += float(trial.mass(q[h], k[:, h], pages)[:, mine].sum(-1).mean()) / heads
-    stale = unlike(trial, flow, layer, fields, k, v) if cache else 0
+    stale = unlike(trial, flow, layer, fields, k, v) + unkept(trial, name, layer, state) if cache else 0
     lost = misplaced(trial, name, layer, k, v) if cache else 0
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
 
 
-def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int) -> tuple[Any, Any]:
-    """The scores of a row's candidates, and by how much rounding may change each: measured on inputs changed a bit."""
+def rounded(
+    flow: Module, q: Any, fields: Mapping[str, Any], state: Mapping[str, Any], scored: slice, layer: int
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The scores of a row's candidates, by how much rounding may change each, measured on inputs changed a bit, and
+    what state becomes.
+    """
 
-    def scores(q: Any, fields: Mapping[str, Any]) -> Any:
-        return score(flow, q, fields, scored.start, scored.stop - scored.start, layer)
+    def run(q: Any, fields: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return indexed(flow, q, fields, scored.start, scored.stop - scored.start, layer, state)
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -156,13 +170,13 @@ def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, laye
         return (x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32)
 
     random = np.random.default_rng(0)
-    right = scores(q, fields)
+    right, new = run(q, fields, state)
     slack = OWN * np.abs(right)
     with np.errstate(invalid="ignore"):
         for _ in range(SAMPLES):
-            other = scores(changed(q), {f: changed(x) for f, x in fields.items()})
+            other, _ = run(changed(q), *({f: changed(x) for f, x in given.items()} for given in (fields, state)))
             slack = np.fmax(slack, SPREAD * np.abs(other - right))
-    return right, np.where(np.isfinite(slack), slack, 0.0)
+    return right, np.where(np.isfinite(slack), slack, 0.0), new
 
 
 def differing(mine: Sequence[int], right: Sequence[int], scores: Any, slack: Any, first: int) -> tuple[int, float]:
@@ -210,6 +224,23 @@ def unlike(
                     same = (np.abs(mine - want) <= far) | (mine == want) | (np.isnan(mine) & np.isnan(want))
             wrong |= ~same.reshape(full, -1).all(-1)
         count += int(wrong.sum())
+    return count
+
+
+def unkept(trial: Trial, name: str, layer: int, state: State) -> int:
+    """Pages whose state, and heads whose request's state, is another than the flow makes of it."""
+    slot = int(trial.cache.slots([name])[0])
+    count = 0
+    for h, mine in enumerate(state.kept):
+        for field, want in mine.items():
+            x = trial.cache.state[layer][field][slot, h]
+            pages = len(want) if trial.per_page(field) else 1
+            got = numbers(x[:pages] if trial.per_page(field) else x)
+            largest = np.abs(want[np.isfinite(want)]).max(initial=0.0)
+            far = 4 * STEP[dtype_of(x)] * np.abs(want) + DRIFT * OWN * largest
+            with np.errstate(invalid="ignore"):
+                same = (np.abs(got - want) <= far) | (got == want) | (np.isnan(got) & np.isnan(want))
+            count += int((~same.reshape(pages, -1).all(-1)).sum()) if pages else 0
     return count
 
 
