@@ -156,9 +156,9 @@ class Traffic:
                 fields = {k: torch.stack([f[k][h] for f in r.fields[first:last]]) for k in r.fields[0]}
                 heads = slice(h * self.spec.group, (h + 1) * self.spec.group)
                 q, held = torch.from_numpy(b.q[i, heads]), r.state.read(h, first, last)
-                scores, after = oracle.scored(self.flow, self.spec, q, fields, held, 0, first, last - first)
+                selected, after = oracle.chosen_with(self.flow, self.spec, q, fields, held, 0, first, last - first)
                 r.state.write(h, after, first, last)
-                found[i, h] = oracle.select_pages(scores, n, self.budget), scores
+                found[i, h] = oracle.select_pages(selected, n, self.budget), selected.score.float()
         return found
 
     def _summarise(self, r: Request) -> None:

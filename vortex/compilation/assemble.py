@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from vortex.artifact.kernel_texts import pack
-from vortex.artifact.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, StateEntry, TargetEntry
+from vortex.artifact.manifest import (
+    ConstantEntry,
+    FieldEntry,
+    KernelEntry,
+    Manifest,
+    ParameterEntry,
+    StateEntry,
+    TargetEntry,
+)
 from vortex.compilation.lowered import Lowered
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
@@ -57,7 +65,9 @@ def assemble(
         fields=tuple(fields),
         states=tuple(states),
         constants=tuple(constants),
+        parameters=tuple(ParameterEntry.of(d) for d in program.declared("param")),
         targets={low.target.name: _target(low, resources.get(low.target.name, {})) for low in lowered},
+        cap=page.cap_of(program),
         toolchain={name: v for name, v in about["versions"].items() if v},
         provenance={"argv": list(about["argv"])},
     )

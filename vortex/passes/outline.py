@@ -50,7 +50,7 @@ class Outline(Pass):
             raise IR_STRUCTURE.at(why=f"outline needs the module's 'dtype' (and 'kv_dtype') of {', '.join(DTYPES)}")
         program = Module("page", module.name, dict(module.attrs))
         _declare_buffers(program, module)
-        program.define(_plan(program))
+        program.define(_plan(program, module.functions["index"]))
         _outline_cache(program, module.functions["cache"])
         _outline_index(program, module.functions["index"])
         program.define(_attend(program))
@@ -83,6 +83,10 @@ def _declare_buffers(program: Module, module: Module) -> None:
         if "state" in d.attrs:
             attrs = {"layout": page.STATE_LAYOUTS[d.attrs["state"]], "role": "state", "init": d.attrs["init"]}
         program.declare(Decl("buffer", d.name, d.type, attrs))
+    for d in module.declared("param"):
+        if d.name in program.decls:
+            raise IR_STRUCTURE.at(why=f"a parameter may not be called '{d.name}': a buffer or field has that name")
+        program.declare(Decl("param", d.name, d.type, dict(d.attrs)))
     for d in module.declared("resource"):
         program.declare(Decl("resource", d.name, d.type, dict(d.attrs)))
 
@@ -92,9 +96,10 @@ def kernel(name: str, kind: str) -> Function:
     return Function("kernel", name, attrs={"kind": kind, "domain": KINDS[kind].domain})
 
 
-def _plan(program: Module) -> Function:
+def _plan(program: Module, index: Function) -> Function:
     f = kernel("plan", "plan")
-    f.append(page.Plan("plan", int(program.attrs["page_size"])))
+    cap = flow.selected(index).cap
+    f.append(page.Plan("plan", int(program.attrs["page_size"]), cap.budgets, cap.pages, cap.always))
     return f
 
 
@@ -180,11 +185,14 @@ def _outline_index(program: Module, index: Function) -> None:
     end = index.ops[-1]
     assert isinstance(end, flow.Return)
     new = dict(zip(end.names[1:], end.values[1:], strict=True))
+    selected = flow.selected(index)
     for o in index.ops:
-        if isinstance(o, flow.Selection):
+        if o is selected:
             f = kernel("select_topk", "select")
             f.append(page.Store(outliner.copy(f, o, {}), "pages"))
             program.define(f)
+        elif isinstance(o, flow.Selection):
+            continue  # a part of it, which is copied with it
         elif o.result is not None and o.role not in ("leaf", "view"):
             _outline_op(program, outliner, o)
     # all that state becomes is known before any of it is written: one may be what another was
