@@ -207,7 +207,7 @@ NO_SELECTION = kind(
 FIELD_SHAPE = kind(
     "VX1012",
     "field has another shape",
-    "field '{name}' is declared {declared} but forward_cache returns {got}",
+    "field '{name}' is declared {declared} but {method} returns {got}",
     "make the two agree",
 )
 FLOW_RAISED = kind("VX1013", "the flow raised an error", "{type}: {text}", "{hint}")
@@ -255,6 +255,24 @@ UNREPEATABLE = kind(
     "{hint}",
 )
 BAD_SIGNATURE = kind("VX1025", "method cannot be called", "{why}", "write it as def {method}: ...")
+STATE_UNWRITTEN = kind(
+    "VX1060",
+    "state declared and never written",
+    "state '{name}' is declared in create_cache but forward_indexer does not return it",
+    "return it beside the selection: return vortex.topk(score), {{'{name}': new}}; or drop it from create_cache",
+)
+STATE_UNDECLARED = kind(
+    "VX1061",
+    "returned beside the selection, but not state",
+    "forward_indexer returns '{name}', which {why}",
+    "{hint}",
+)
+STATE_OF_PAGE = kind(
+    "VX1062",
+    "state returned from forward_cache",
+    "forward_cache returns '{name}', which is state across steps and not a summary of a page",
+    "return it from forward_indexer, beside the selection: return vortex.topk(score), {{'{name}': new}}",
+)
 ALIASED = kind(
     "VX1026",
     "augmented assignment to shared memory",

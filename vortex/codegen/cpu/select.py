@@ -126,7 +126,7 @@ class _Kernel:
         """Compute what is ready once for the row before sweep ``level``."""
         for o in row_ops(self.f, self.staging, level):
             if isinstance(o, page.Store):
-                self.reader.workspace.store(o, self.tiles)
+                self.reader.store(o, self.tiles)
             elif o in self.accumulators:
                 self._finish(o)
             else:
@@ -167,7 +167,7 @@ class _Kernel:
     def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:
         """Do one op for the page that the tiles are on."""
         if isinstance(o, page.Store):
-            self.reader.workspace.store(o, tiles)
+            self.reader.store(o, tiles)
         elif isinstance(o, flow.Part):
             self._write_key(o, tiles)
         elif carry is None:
