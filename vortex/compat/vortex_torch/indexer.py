@@ -13,7 +13,7 @@ from vortex.compat.vortex_torch import calls, operators
 from vortex.compat.vortex_torch.calls import ContextBase, Output, tensor
 from vortex.compat.vortex_torch.operators import bad, inner_dim, number, same_object, vOp
 from vortex.errors import BAD_OPERATOR
-from vortex.flow.selection import Selection, topk
+from vortex.flow.selection import Selection, topk, union
 from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import fail
 
@@ -332,24 +332,23 @@ class TopK(vOp):
 
     def __call__(self, x: Any, ctx: Any = None) -> Any:
         _here(self.op)
-        part = Part(_scores(self.op, x), self.k)
+        # as block tables and as lengths: only Union can use either
+        part = topk(_scores(self.op, x), pages=self.k)
         return part, part
-
-
-class Part:
-    """What TopK gives, twice, as block tables and as lengths: only Union can use it."""
-
-    def __init__(self, score: Any, k: int) -> None:
-        self.score, self.k = score, k
 
 
 class Union(vOp):
     """Writes ``o``: the pages of two TopK."""
 
     def __call__(self, a: Any, b: Any, o: Any, ctx: Any = None) -> Any:
-        _here(self.op)
-        hint = "combine the scores, for example by Maximum, and end in topK"
-        raise fail(BAD_OPERATOR, op=self.op, why="the union of two selections is not supported yet", hint=hint)
+        call = _here(self.op)
+        if not isinstance(o, Output):
+            raise calls.refuse(self.op, f"its output is a {type(o).__name__}", "write op(a, b, o, ctx=ctx)")
+        for part in (a, b):
+            if not (isinstance(part, tuple) and len(part) == 2 and isinstance(part[0], Selection)):
+                raise calls.refuse(self.op, f"an operand is a {type(part).__name__}", "two results of TopK(k)(score)")
+        _end(call, self.op, union(a[0], b[0]))
+        return o
 
 
 def get_ctx(*_: Any) -> Context:
