@@ -131,14 +131,14 @@ def selected(
     layer: int = 0,
     head: int = 0,
     parameters: Mapping[str, Any] | None = None,
+    budget: int = 2**31 - 1,
 ) -> Selected:
     """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields; ``pages`` is their
-    number, needed only where the flow has no fields.
+    number, needed only where the flow has no fields. ``budget`` is the row's own, where rows have one.
     """
     index = module.functions["index"]
     given = [fields[a.name] for a in index.args[1:]]
-    [selection] = run_function(
-        index, [q, *given], module, first=first, pages=pages, layer=layer, head=head, parameters=parameters
-    )
+    where: dict[str, Any] = {"layer": layer, "head": head, "parameters": parameters, "budget": budget}
+    [selection] = run_function(index, [q, *given], module, first=first, pages=pages, **where)
     assert isinstance(selection, Selected)
     return selection

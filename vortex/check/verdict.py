@@ -131,7 +131,9 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
             left = budget.total(pages) - budget.sink - budget.recent
-            parts = rounded(flow, q[h].numpy(), of_head, scored, left, at(trial, layer, h))
+            own = budget.row(layer, trial.decoder.head_offset + h)
+            place = {**at(trial, layer, h), "budget": own}
+            parts = rounded(flow, q[h].numpy(), of_head, scored, left, place)
         odd, far = differing(mine, parts, pages, budget, cap)
         wrong, gap = wrong + odd, max(gap, far)
         if not mine or not set(mine) <= set(range(pages)):

@@ -71,7 +71,17 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Head, Layer, PageCount, PageIndex, Param, Resource, Return
+from vortex.ir.dialects.flow.leaves import (
+    Constant,
+    Head,
+    Layer,
+    PageCount,
+    PageIndex,
+    Param,
+    Resource,
+    Return,
+    RowBudget,
+)
 from vortex.ir.dialects.flow.reductions import (
     ArgSort,
     Conv,
@@ -150,6 +160,7 @@ __all__ = [
     "Resource",
     "Return",
     "Round",
+    "RowBudget",
     "Rsqrt",
     "Scan",
     "Selection",
