@@ -274,6 +274,8 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
     hint = "the flow runs once on traced tensors; 'vortex ops' lists what it can call on them"
     if "torch.jit" in type(e).__module__ or _in_script(e):
         hint = "code compiled by torch.jit cannot be traced: call the plain Python function"
+    elif str(e).startswith("vmap("):
+        hint = "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
     raise FLOW_RAISED.at(loc, type=type(e).__name__, text=first_line(e), hint=hint) from e
 
 
