@@ -31,10 +31,11 @@ def _in(package: str, names: Mapping[str, Any], *modules: str) -> dict[str, Mapp
 
 
 _BOTH = ("context", "elementwise", "elementwise_binary", "mask", "matmul", "reduce", "reshape")
-_INDEXER_ONLY = ("kron", "output_func", "save_load", "scan", "select", "transpose")
+_INDEXER_ONLY = ("multiply", "kron", "output_func", "save_load", "scan", "select", "transpose")
 
 CONTENTS: Mapping[str, Mapping[str, Any]] = {
     "": {"__version__": "0", "is_hopper": lambda: False, "is_hopper_or_newer": lambda: False},
+    **dict.fromkeys(("context_base", "op", "tensor"), _ABS),  # the oldest generation has them at the top
     **_in("abs", _ABS, "context_base", "op", "tensor"),
     **_in("flow", _FLOW, "flow", "flow_mla", "loader"),
     "flow.registry": _REGISTRY,
