@@ -299,6 +299,8 @@ OTHER_PACKAGE = kind(
     "vortex reads flows: vortex_torch.flow, .indexer, .cache and .abs; docs/compat.md lists their names",
 )
 
+BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
@@ -426,6 +428,8 @@ KERNEL_REFUSED = kind(
     "{kernel}: {why}",
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
+
+WRONG_PARAMETERS = kind("VX6020", "parameters do not fit the flow", "{where}: {why}", "{hint}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------
 BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")

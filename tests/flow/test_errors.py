@@ -128,6 +128,7 @@ IN_INDEX = [
         "F.pad(q.T @ q * cache.a.sum(-1)[:, None, None], (0, 0, 0, 0, 1, 1), mode='circular')",
         "first one or two",
     ),
+    ("VX1013", "x = torch.vmap(torch.sum)(cache.a)", "torch.vmap(torch.sum)(cache.a)", "broadcast over the page axis"),
     ("VX1001", "x = torch.rand_like(score)", "torch.rand_like(score)", "rand_like"),
     ("VX1002", "if score.sum() > 0:\n    pass", "score.sum() > 0", "traced bool[]", "torch.where"),
     ("VX1002", "while score.amax(0):\n    pass", "while score.amax(0):", "torch.where"),
@@ -413,3 +414,16 @@ def test_an_instance_without_methods() -> None:
 def test_layer_outside_a_step() -> None:
     with pytest.raises(VortexError, match="VX1013"):
         vortex.layer()
+
+
+def test_a_flow_of_exec_without_its_text() -> None:
+    """Line and column are those of the text, which nobody kept."""
+    scope: dict[str, type] = {"vortex": vortex}  # type: ignore[dict-item]
+    lines = ["class Asks(vortex.vFlow):", "    def create_cache(self, spec):", "        return {'a': vortex.Field()}"]
+    lines += ["    def forward_cache(self, page):", "        return {'a': page.k.mean()}"]
+    lines += ["    def forward_indexer(self, q, cache):", "        if cache.a.sum() > 0: pass"]
+    exec("\n".join(lines), scope)
+    with pytest.raises(VortexError) as caught:
+        trace(scope["Asks"](), vortex.Spec())
+    assert caught.value.loc is not None
+    assert (caught.value.loc.line, caught.value.loc.col, caught.value.loc.end) == (7, 12, 29)

@@ -59,11 +59,11 @@ def differing(mine: list[int], right: Judged, head: int, budget: Budget) -> int:
     return choices.differing(mine, parts, n, budget, cap)[0]
 
 
-def eager(flow: type[vFlow], spec: Spec) -> Reference:
-    """The flow's own code, run by torch: the oracle."""
+def eager(flow: type[vFlow], spec: Spec, parameters: Mapping[str, torch.Tensor] | None = None) -> Reference:
+    """The flow's own code, run by torch: the oracle. ``parameters`` are all sets of its parameters."""
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, budget: Budget) -> Judged:
-        made = step(flow, spec, q, k, v, budget)
+        made = step(flow, spec, q, k, v, budget, parameters=parameters)
         selected = [None if x is None else x.ranked() for x in made.selected]
         return Judged(made.pages, selected, made.out)
 
@@ -104,7 +104,9 @@ def _interpret(
     return Judged(chosen, seen, torch.cat(outs))
 
 
-def summarise(module: Module, *parts: Any, layer: int = 0) -> dict[str, Any]:
+def summarise(
+    module: Module, *parts: Any, layer: int = 0, head: int = 0, parameters: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The fields of full pages from their ``parts`` ``[pages, page, D]``, K and V or latent rows, as they are stored:
     ``{name: [pages, *tile]}``.
     """
@@ -114,17 +116,29 @@ def summarise(module: Module, *parts: Any, layer: int = 0) -> dict[str, Any]:
     assert isinstance(end, Return)
     made: dict[str, list[Any]] = {name: [] for name in end.names}
     for of_page in zip(*parts, strict=True):
-        for name, x in zip(end.names, run_function(cache, list(of_page), module, layer=layer), strict=True):
+        values = run_function(cache, list(of_page), module, layer=layer, head=head, parameters=parameters)
+        for name, x in zip(end.names, values, strict=True):
             made[name].append(widen(narrow(x, stored[name])))
     return {name: np.stack(x) for name, x in made.items()}
 
 
-def selected(module: Module, q: Any, fields: Mapping[str, Any], first: int, pages: int = 0, layer: int = 0) -> Selected:
+def selected(
+    module: Module,
+    q: Any,
+    fields: Mapping[str, Any],
+    first: int,
+    pages: int = 0,
+    layer: int = 0,
+    head: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+) -> Selected:
     """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields; ``pages`` is their
     number, needed only where the flow has no fields.
     """
     index = module.functions["index"]
     given = [fields[a.name] for a in index.args[1:]]
-    [selection] = run_function(index, [q, *given], module, first=first, pages=pages, layer=layer)
+    [selection] = run_function(
+        index, [q, *given], module, first=first, pages=pages, layer=layer, head=head, parameters=parameters
+    )
     assert isinstance(selection, Selected)
     return selection

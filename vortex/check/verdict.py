@@ -10,12 +10,14 @@ what rounding explains (design 3).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 
+from vortex.budget import Budget
 from vortex.check.choices import Bounds, differing
 from vortex.check.reference import selected, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
@@ -91,7 +93,8 @@ def judge(
     decoder: Decoder, flow: Module, lengths: Sequence[int], *, kv_heads: int = 0, steps: int = 4, seed: int = 0
 ) -> tuple[dict[str, Verdict], list[Times]]:
     """Decode ``steps`` steps of requests of ``lengths`` tokens, on pages that others have used before, and compare
-    each step of each layer with ``flow`` (flow IR). Under MLA one KV head, else 2, unless given.
+    each step of each layer with ``flow`` (flow IR), under another budget in each. Under MLA one KV head, else 2, unless
+    given.
     """
     spec = decoder.spec
     kv_heads = kv_heads or (1 if spec.kv_lora_rank else 2)
@@ -101,14 +104,26 @@ def judge(
     trial.leave("gone")
     for i, n in enumerate(lengths):
         trial.join(f"r{i}", n)
-    times, found = [], dict[str, Verdict]()
+    times, found, asked = [], dict[str, Verdict](), trial.budget
     for step in range(steps):
+        decoder.budget = budgets(asked)[step % 4]
         times.append(trial.step())
         for name in trial.requests:
             for layer in trial.layers:
                 now = compare(trial, name, flow, layer, cache=step == steps - 1)
                 found[name] = found[name].worst(now) if name in found else now
+    decoder.budget = asked
     return found, times
+
+
+def budgets(asked: Budget) -> list[Budget]:
+    """The budget asked for and others near it, so that each of its numbers decides about some page."""
+    return [
+        asked,
+        replace(asked, ratio=max(Fraction(asked.ratio), Fraction(2, 5))),
+        replace(asked, pages=asked.pages + 1, sink=asked.sink + 2),
+        replace(asked, sink=0, recent=asked.recent + 2),
+    ]
 
 
 def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -> Verdict:
@@ -131,7 +146,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
             left = budget.total(pages) - budget.sink - budget.recent
-            parts = rounded(flow, q[h].numpy(), of_head, scored, layer, left)
+            parts = rounded(flow, q[h].numpy(), of_head, scored, left, at(trial, layer, h))
         odd, far = differing(mine, parts, pages, budget, cap)
         wrong, gap = wrong + odd, max(gap, far)
         if not mine or not set(mine) <= set(range(pages)):
@@ -147,13 +162,20 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
 
 
-def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int, left: int) -> list[Bounds]:
+def at(trial: Trial, layer: int, head: int) -> dict[str, Any]:
+    """Where a row of the trial is, as the interpreter takes it."""
+    return {"layer": layer, "head": trial.decoder.head_offset + head, "parameters": trial.parameters}
+
+
+def rounded(
+    flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, left: int, place: Mapping[str, Any]
+) -> list[Bounds]:
     """What each part of a row's selection may hold, where the budget leaves ``left`` pages to it: by how much rounding
     may change each score is measured on inputs changed a bit.
     """
 
     def chosen(q: Any, fields: Mapping[str, Any]) -> tuple[Ranked, ...]:
-        return selected(flow, q, fields, scored.start, scored.stop - scored.start, layer).parts
+        return selected(flow, q, fields, scored.start, scored.stop - scored.start, **place).parts
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -189,7 +211,7 @@ def unlike(
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
         tiles = [x[: full * spec.page_size, h].reshape(full, spec.page_size, -1).numpy() for x in parts]
-        made = summarise(flow, *tiles, layer=layer)
+        made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
             mine, want = numbers(x[:full, h]), made[name]

@@ -86,6 +86,14 @@ class vFlow:
             raise purity.kept_on_self(name)
         super().__setattr__(name, value)
 
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name.startswith("__") or not purity.is_forward():
+            return value
+        from vortex.flow.parameter import resolved
+
+        return resolved(value)
+
     def __delattr__(self, name: str) -> None:
         if purity.is_forward():
             raise purity.kept_on_self(name)

@@ -31,6 +31,7 @@ from vortex.errors import (
 )
 from vortex.flow import purity, source
 from vortex.flow.flow import HOW_TO_DECLARE, Field, check_class, vFlow
+from vortex.flow.parameter import Parameter, declared_parameters
 from vortex.flow.selection import Selection
 from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import Tracer
@@ -75,6 +76,12 @@ def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
             hint = f"choose another name; the artifact's own tensors are called {', '.join(sorted(RESERVED))}"
             raise BAD_FIELD.at(loc, why=f"the name '{name}' is taken", hint=hint)
     return dict(fields)
+
+
+def weights_of(flow: vFlow, fields: Mapping[str, Field]) -> dict[str, Parameter]:
+    """The parameters that a flow declares, by name, once create_cache has run; VX1040."""
+    own = dict.fromkeys(RESERVED, "the artifact's own tensors are called so")
+    return declared_parameters(flow, {**own, **dict.fromkeys(fields, "a field is called so")})
 
 
 def summaries_of(flow: vFlow, fields: Mapping[str, Field], page: Any, tracer: Tracer | None = None) -> dict[str, Any]:
@@ -267,6 +274,8 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
     hint = "the flow runs once on traced tensors; 'vortex ops' lists what it can call on them"
     if "torch.jit" in type(e).__module__ or _in_script(e):
         hint = "code compiled by torch.jit cannot be traced: call the plain Python function"
+    elif str(e).startswith("vmap("):
+        hint = "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
     raise FLOW_RAISED.at(loc, type=type(e).__name__, text=first_line(e), hint=hint) from e
 
 

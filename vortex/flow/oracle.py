@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +17,7 @@ from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
-from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of
+from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of, weights_of
 from vortex.flow.selection import Part, Selection
 from vortex.flow.surroundings import plain
 from vortex.flow.trace import trace
@@ -97,10 +97,17 @@ def kept(x: Tensor, spec: Spec, scale: float = 1.0) -> Tensor:
 
 
 def summaries(
-    flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor | None = None, layer: int = 0
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    k_pages: Tensor,
+    v_pages: Tensor | None = None,
+    layer: int = 0,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
 
+    ``head`` is the KV head of the model, ``parameters`` are all sets of the flow's parameters, as files have them.
     The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
     """
     parts = [x.detach().float().clone() for x in (k_pages, v_pages) if x is not None]
@@ -109,7 +116,7 @@ def summaries(
         fields = declared_fields(made, spec)
         rows: dict[str, list[Tensor]] = {name: [] for name in fields}
         for p in range(k_pages.shape[0]):
-            with eager(Place(layer)), Fp32Arithmetic():
+            with eager(Place(layer, head=head, parameters=parameters or {})), Fp32Arithmetic():
                 written = summaries_of(made, fields, Page(spec, [x[p] for x in parts]))
             for name, f in fields.items():
                 x = torch.as_tensor(written[name])
@@ -149,13 +156,17 @@ def score(
     layer: int = 0,
     first_page: int = 0,
     pages: int | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]`` and their fields; of a union,
     those of its first part.
 
-    ``pages`` is their number, needed only where a flow has no fields.
+    ``pages`` is their number, needed only where a flow has no fields; ``head`` and ``parameters`` as in
+    :func:`summaries`.
     """
-    result: Tensor = selection(flow, spec, q, fields, layer, first_page, pages).score.detach().float()
+    made = selection(flow, spec, q, fields, layer, first_page, pages, head, parameters)
+    result: Tensor = made.score.detach().float()
     return result
 
 
@@ -167,15 +178,17 @@ def selection(
     layer: int = 0,
     first_page: int = 0,
     pages: int | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> Selection:
     """What the flow selects of candidates ``first_page ..``; the arguments are those of :func:`score`."""
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
         made = _accepted(flow, spec)
-        declared_fields(made, spec)  # a flow may keep what it works out here
+        weights_of(made, declared_fields(made, spec))  # a flow may keep what it works out here
         # copies: what a flow writes by x += y is its own
         given = Cache({n: f.detach().float().clone() for n, f in fields.items()})
-        with eager(Place(layer, first_page, pages)), Fp32Arithmetic():
+        with eager(Place(layer, first_page, pages, head, parameters or {})), Fp32Arithmetic():
             return selection_of(made, q.detach().float().clone(), given)
 
 
@@ -231,12 +244,15 @@ def step(
     fields: Sequence[dict[str, Tensor]] | None = None,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    head_offset: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> StepResult:
     """One decode step of one request: ``q`` ``[Hq, D]``, ``k`` and ``v`` ``[len, Hkv, D]``, the new token included.
 
     Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]`` and ``v`` is None.
     ``fields``, one dict a KV head over the full pages, spares making the summaries again. ``k`` and ``v`` may be the
-    tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them.
+    tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them. The KV heads are
+    ``head_offset`` and following of the model.
     """
     if spec.scaled and v is not None:
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
@@ -253,8 +269,11 @@ def step(
         selected = None
         if of.scored(budget, n):
             ours = k[:, h], None if v is None else v[:, h]
-            seen = _candidates(flow, spec, *ours, first, last, fields[h] if fields is not None else None, layer)
-            selected = selection(flow, spec, group, seen, layer, first, last - first)
+            if fields is None:
+                seen = _candidates(flow, spec, *ours, first, last, layer, head_offset + h, parameters)
+            else:
+                seen = {name: f[first:last] for name, f in fields[h].items()}
+            selected = selection(flow, spec, group, seen, layer, first, last - first, head_offset + h, parameters)
         chosen = list(range(n)) if selected is None else select_pages(selected, n, budget)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
@@ -273,14 +292,13 @@ def _candidates(
     v: Tensor | None,
     first: int,
     last: int,
-    fields: dict[str, Tensor] | None,
     layer: int,
+    head: int,
+    parameters: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """The fields of candidate pages ``[first, last)``, made here unless they are given."""
-    if fields is not None:
-        return {name: f[first:last] for name, f in fields.items()}
+    """The fields of candidate pages ``[first, last)``."""
     tokens = slice(first * spec.page_size, last * spec.page_size)
     shape = (last - first, spec.page_size, k.shape[-1])
     pages = [None if x is None else x[tokens].reshape(shape) for x in (k, v)]
     assert pages[0] is not None
-    return summaries(flow, spec, pages[0], pages[1], layer)
+    return summaries(flow, spec, pages[0], pages[1], layer, head, parameters)

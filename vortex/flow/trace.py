@@ -23,7 +23,9 @@ from vortex.flow.methods import (
     return_loc,
     selection_of,
     summaries_of,
+    weights_of,
 )
+from vortex.flow.parameter import declaration
 from vortex.flow.selection import Selection
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
@@ -79,6 +81,8 @@ def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     stored = dtype(spec.dtype)
     for name, f in fields.items():
         module.declare(Decl("field", name, TensorType(f.dtype or stored, f.shape)))
+    for p in weights_of(made, fields).values():
+        module.declare(declaration(p, spec))
     _trace_cache(made, spec, module, fields)
     _trace_index(made, spec, module, fields)
     return module

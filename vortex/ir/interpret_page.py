@@ -1,9 +1,9 @@
 """The meaning and the cost of page programs: kernels run on a numpy batch, every byte counted.
 
-What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass
-that uses it (:mod:`vortex.ir.staging`), a row's tile once a kernel, ``attend`` reads tokens inside the
-request only, and rows that score nothing read nothing. Values that a pass keeps for a later one are
-*scratch*, counted apart. Page tables, lengths and offsets are not buffers of the program and not counted.
+What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass that uses it
+(:mod:`vortex.ir.staging`), a row's tile and its set of a parameter once a kernel, ``attend`` reads tokens inside the
+request only, and rows that score nothing read nothing. Values that a pass keeps for a later one are *scratch*, counted
+apart. Page tables, lengths and offsets are not buffers of the program and not counted.
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ class Batch:
     scale: float
     scales: dict[str, float] = field(default_factory=dict)
     layer: int = 0
+    head_offset: int = 0
+    """The KV heads of the model before the first of these."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """All sets of each parameter, ``[layers, *shape]`` or ``[layers, heads of the model, *shape]``."""
     tokens: dict[str, Any] = field(default_factory=dict)
     """``k_new`` and ``v_new`` or ``latent_new``, [T, Hkv, D]; empty where the engine has stored them."""
     loc: Any = ()
@@ -149,6 +153,15 @@ class Launch:
     def write(self, name: str, tiles: int) -> None:
         self.traffic[name].written += tiles * self.tile_bytes(name)
 
+    def row(self, head: int, pages: int = 0, first: int = 0) -> Row:
+        """What ops read of their surroundings in the row of a KV head with ``pages`` candidates."""
+        b = self.batch
+        return Row(self.program, pages, b.layer, first, head=b.head_offset + head, parameters=b.parameters)
+
+    def parameters(self) -> set[str]:
+        """The parameters that the kernel reads."""
+        return {o.symbol for o in self.f.ops if isinstance(o, flow.Param)}
+
     def used(self) -> set[Op]:
         """The loads whose values something uses."""
         return {v.owner for o in self.f.ops for v in o.operands if isinstance(v.owner, page.Load)}
@@ -203,7 +216,7 @@ def _append(k: Launch) -> None:
     loads = {o.buffer for o in k.used() if isinstance(o, page.Load)}
     for physical, h in _filled(k):
         env: dict[Value, Any] = {}
-        row = Row(k.program, layer=k.batch.layer)
+        row = k.row(h)
         for o in body:
             if isinstance(o, page.Load):
                 env[o.value] = k.batch.paged[o.buffer][physical, h]
@@ -214,7 +227,7 @@ def _append(k: Launch) -> None:
                 k.write(o.buffer, 1)
             else:
                 row.run([o], env)
-        for name in loads:
+        for name in loads | k.parameters():
             k.read(name, 1)
 
 
@@ -257,7 +270,7 @@ def _select(k: Launch) -> None:
         k.read("plan", 1)
         n, kept, first, scored = (int(x) for x in b.plan[:, r])
         if scored:
-            _score(k, (r, h), Row(k.program, scored, b.layer, first), plan, passes, n, kept)
+            _score(k, (r, h), k.row(h, scored, first), plan, passes, n, kept)
         else:
             for o in k.f.ops:
                 if isinstance(o, page.Store) and isinstance(o.x.owner, flow.Selection):
@@ -285,6 +298,8 @@ def _score(
             row.run([o], env)
     for name, _ in read:
         k.read(name, 1 if k.decl(name).attrs["layout"] == "batched" else row.pages)
+    for name in k.parameters():
+        k.read(name, 1)
     words = sum(v.type.numel for v in plan.kept if isinstance(v.type, TensorType))
     k.counts.scratch[k.f.name] += words * WORD * row.pages
 
@@ -345,7 +360,7 @@ def _attend(k: Launch) -> None:
                 b.out[r, heads] = k.stored(o.buffer, env[o.x])
                 k.write(o.buffer, 1)
             else:
-                Row(k.program, layer=b.layer).run([o], env)
+                k.row(h).run([o], env)
 
 
 def _tokens(k: Launch, name: str, r: int, h: int) -> Any:

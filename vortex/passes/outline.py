@@ -79,6 +79,10 @@ def _declare_buffers(program: Module, module: Module) -> None:
         if d.name in program.decls:
             raise IR_STRUCTURE.at(why=f"a field may not be called '{d.name}': the kernels have a buffer of that name")
         program.declare(Decl("buffer", d.name, d.type, {"layout": "paged", "role": "field"}))
+    for d in module.declared("param"):
+        if d.name in program.decls:
+            raise IR_STRUCTURE.at(why=f"a parameter may not be called '{d.name}': a buffer or field has that name")
+        program.declare(Decl("param", d.name, d.type, dict(d.attrs)))
     for d in module.declared("resource"):
         program.declare(Decl("resource", d.name, d.type, dict(d.attrs)))
 

@@ -107,8 +107,9 @@ class _Kernel:
         knobs = read_knobs(CpuSelectKnobs, f.attrs.get("schedule", {}))
         reader = RowReader(args, row, Workspace(args, int(f.attrs.get("page_words", 0)), row.index))
         scratch = Scratch(args.buffers["workspace"], row.index, args.size("Pmax"))
-        leaves = {"layer": args.scalars.get("layer"), "page_count": row.scored, "first_page": row.first}
-        tiles = Tiles(Values(reader.load, scratch, args.constants, leaves), Shape(knobs.lanes, knobs.unroll))
+        leaves = {**args.place(row.head), "page_count": row.scored, "first_page": row.first}
+        values = Values(reader.load, scratch, args.constants, leaves, parameters=args.parameters)
+        tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
         return cls(args, f, row, knobs, stage(f), reader, tiles, {})
 
     # the sweeps

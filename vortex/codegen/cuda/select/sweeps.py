@@ -106,8 +106,8 @@ class Sweeps:
         of_row = RowMemory(memory, row.index, on_chip)
         workspace = Workspace(args, layout.page_words, wide(row.index))
         reader = GpuReader(args, row, workspace, arena, reserved.inputs)
-        leaves = {"layer": args.scalars.get("layer"), "page_count": row.scored, "first_page": row.first}
-        values = StoredValues(reader.load, constants=args.constants, leaves=leaves)
+        leaves = {**args.place(row.head), "page_count": row.scored, "first_page": row.first}
+        values = StoredValues(reader.load, constants=args.constants, leaves=leaves, parameters=args.parameters)
         loads = [o for o in layout.f.ops if isinstance(o, page.Load) and is_paged(layout.program, o)]
         views = {o.buffer: flat_view(args.buffers[f"field.{o.buffer}"], U32, 16) for o in loads}
         folds = PageFolds(values, of_row, cta)

@@ -71,7 +71,7 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return
+from vortex.ir.dialects.flow.leaves import Constant, Head, Layer, PageCount, PageIndex, Param, Resource, Return
 from vortex.ir.dialects.flow.reductions import (
     ArgSort,
     Conv,
@@ -116,6 +116,7 @@ __all__ = [
     "Gather",
     "Ge",
     "Gt",
+    "Head",
     "Hypot",
     "IsNan",
     "Layer",
@@ -135,6 +136,7 @@ __all__ = [
     "Or",
     "PageCount",
     "PageIndex",
+    "Param",
     "Part",
     "Pow",
     "Reduce",
