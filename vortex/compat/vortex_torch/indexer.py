@@ -11,6 +11,8 @@ import torch
 
 from vortex.compat.vortex_torch import calls, operators
 from vortex.compat.vortex_torch.calls import ContextBase, Output, tensor
+from vortex.compat.vortex_torch.learned import LearnedQuery as LearnedQuery
+from vortex.compat.vortex_torch.learned import Parameter as Parameter
 from vortex.compat.vortex_torch.operators import bad, inner_dim, number, same_object, vOp
 from vortex.errors import BAD_OPERATOR
 from vortex.flow.selection import Selection, topk, union
@@ -136,7 +138,15 @@ class L2Norm(_Reduction, operators.L2Norm):
 
 
 class GeMM(_Two, operators.GeMM):
-    """y x^T."""
+    """y x^T, where y may be a :class:`Parameter`."""
+
+    def __call__(self, x: Any, y: Any, *rest: Any, **more: Any) -> Any:
+        if isinstance(y, Parameter):
+            if calls.is_per_page(tensor(self.op, x)):
+                why = f"x is {calls.shape_of(x)}, one for each page, and y is a Parameter"
+                raise calls.refuse(self.op, why, "a Parameter takes what comes from the query alone, [1, Nx, K]")
+            y = y.here()
+        return super().__call__(x, y, *rest, **more)
 
 
 class GeMV(_Two, operators.GeMM):
