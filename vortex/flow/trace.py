@@ -27,7 +27,7 @@ from vortex.flow.methods import (
     weights_of,
 )
 from vortex.flow.parameter import declaration
-from vortex.flow.selection import Selection
+from vortex.flow.selection import Selection, by_row
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import Tracer, tracing
@@ -178,6 +178,8 @@ def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
         q, *held = (vTensor(a) for a in function.args)
         selection, new = indexed(flow, fields, q, Cache(dict(zip(fields, held, strict=True))), tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
+            if spec.budget_table:
+                selection = by_row(selection)
             selected = selection.op(function)
         state: dict[str, Value] = {}
         for name, x in new.items():

@@ -82,6 +82,7 @@ from vortex.ir.dialects.flow.leaves import (
     Param,
     Resource,
     Return,
+    RowBudget,
 )
 from vortex.ir.dialects.flow.reductions import (
     ArgSort,
@@ -163,6 +164,7 @@ __all__ = [
     "Resource",
     "Return",
     "Round",
+    "RowBudget",
     "Rsqrt",
     "Scan",
     "Selection",
