@@ -22,6 +22,7 @@ from vortex.flow import oracle
 from vortex.flow.flow import find_flow, library_names
 from vortex.flow.trace import trace, trace_function
 from vortex.ir.dialects import flow
+from vortex.ir.interpret import began
 from vortex.ir.numerics import narrow
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
@@ -61,6 +62,7 @@ def traced_scores(cls: type[vortex.vFlow], spec: vortex.Spec, q: Tensor, k: Tens
         for n, x in zip(end.names, run(module, {"k": k[p], "v": v[p]}, 0, "cache"), strict=True):
             rows[n].append(narrow(x, module.decls[n].type.dtype))
     fields = {n: torch.as_tensor(np.stack(x)) for n, x in rows.items()}
+    fields |= {d.name: torch.as_tensor(began(d, len(k))) for d in module.declared("field") if "state" in d.attrs}
     return run(module, {"q": q, **fields}, len(k), layer=layer)[0]
 
 
