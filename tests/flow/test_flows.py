@@ -35,6 +35,8 @@ SHAPES = [
 ]
 LATENT = ["latent_quest", "latent_slim", "latent_topk"]
 """Of MLA: test_latent.py has them."""
+LEARNED = ["learned_query", "mlp_scorer"]
+"""Of parameters: test_parameters.py has them."""
 LIBRARY = [
     *("block_topk", "centered", "double_sparsity", "gqa_block", "lserve", "lserve_centroid"),
     *("masked_quest", "quest", "venergy_gated"),
@@ -63,7 +65,7 @@ def traced_scores(cls: type[vortex.vFlow], spec: vortex.Spec, q: Tensor, k: Tens
 
 
 def test_the_library_is_complete() -> None:
-    assert library_names() == sorted(LIBRARY + LATENT)
+    assert library_names() == sorted(LIBRARY + LATENT + LEARNED)
 
 
 @pytest.mark.parametrize("spec", SHAPES, ids=lambda s: f"{s.page_size}-{s.head_dim}-{s.dtype}")
