@@ -24,8 +24,10 @@ from vortex.ir.core import Module
 from vortex.ir.interpret import run_function
 from vortex.ir.types import S, TensorType, f32
 
-EXTREMES = [0.0, -0.0, 1e-45, 1e-38, -1e-38, 1e-8, 0.3, -0.3, 0.5, -0.5, 1.0, -1.0, 1.5, 2.5, -2.5, 7.0, -7.25, 20.5, 88.7,
-            -88.7, 104.0, -104.0, 1e4, -1e4, 2.0**24 + 1, 1e10, 3e38, -3e38, math.inf, -math.inf, math.nan]  # fmt: skip
+EXTREMES = [
+    *(0.0, -0.0, 1e-45, 1e-38, -1e-38, 1e-8, 0.3, -0.3, 0.5, -0.5, 1.0, -1.0, 1.5, 2.5, -2.5, 7.0, -7.25, 20.5),
+    *(88.7, -88.7, 104.0, -104.0, 1e4, -1e4, 2.0**24 + 1, 1e10, 3e38, -3e38, math.inf, -math.inf, math.nan),
+]
 FIRST = torch.tensor(EXTREMES).repeat_interleave(len(EXTREMES))
 SECOND = torch.tensor(EXTREMES).repeat(len(EXTREMES))
 X, Y = torch.stack([FIRST, SECOND], 1), torch.stack([SECOND, FIRST], 1)
@@ -52,7 +54,7 @@ KNOWN: dict[str, tuple[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     "addcmul": ("torch fuses the product with the sum", _modest),
     "lerp": ("torch fuses the product with the sum", _modest),
     "fmod": (
-        "torch gives the remainder for a number alone and NaN in a vector where the quotient overflows; we the remainder",
+        "torch gives NaN in vectors where the quotient overflows, the remainder elsewhere; we the remainder",
         lambda x, y: ~((x / y).abs() > 1e6),
     ),
     "remainder": ("as fmod", lambda x, y: ~((x / y).abs() > 1e6)),
@@ -98,7 +100,7 @@ def _agree(text: str, have: torch.Tensor, want: torch.Tensor, where: torch.Tenso
     assert have.dtype.is_floating_point == want.dtype.is_floating_point, (
         f"{text}: {have.dtype} is {want.dtype} in torch"
     )
-    same = torch.isclose(have.double(), want.double(), rtol=2e-5, atol=1e-37, equal_nan=True)
+    same = torch.isclose(have.double(), want.double(), rtol=2e-5, atol=1e-36, equal_nan=True)
     if where is not None and where.shape == same.shape:
         same |= ~where
     elif where is not None and where.shape[:1] == same.shape[:1]:
@@ -171,13 +173,17 @@ def test_kernels_of_extreme_numbers_are_torchs(every: int) -> None:
             seen.add((handler, call))
             modules[f"f{len(modules)}"] = module
             wanted[f"f{len(modules) - 1}"] = f"{name}({call})", want
-    compiled = compile_all(modules)
+    compiled, wrong = compile_all(modules), []
     for key, (text, want) in wanted.items():
         known = KNOWN.get(text.partition("(")[0].rpartition(".")[2])
         for have in compiled.run(key, {"x": np.stack([X.numpy()] * 2), "y": np.stack([Y.numpy()] * 2)}, len(X)):
             found = torch.from_numpy(have.copy())
             found = found if want.dtype.is_floating_point or not found.dtype.is_floating_point else found.int()
-            _agree(f"compiled {text}", found, want, known[1](X, Y) if known is not None else None)
+            try:
+                _agree(text, found, want, known[1](X, Y) if known is not None else None)
+            except AssertionError as error:
+                wrong.append(str(error).partition("\n")[0])
+    assert not wrong
 
 
 # chains ------------------------------------------------------------------------------------------
@@ -189,9 +195,11 @@ EXACT = ["(-{a})", "{a}.abs()", "{a}.floor()", "{a}.trunc()", "{a}.sign()", "{a}
          "{a}.bfloat16().float()", "{a}.half().float()", "{a}.roll(3, 0)", "F.pad({a}, (0, 0, 2, 0), value=-1.0)[:-2]",
          "{a}.cummax(-1).values", "{a}.topk(1, -1).values", "({a} * 2)", "torch.bucketize({a}, EDGES).float()",
          "{a}.gather(1, {a}.argmin(-1, keepdim=True))", "{a}.int().float()", "({a} > 0).float()"]  # fmt: skip
-PAIRS = ["torch.maximum({a}, {b})", "torch.minimum({a}, {b})", "torch.fmax({a}, {b})",
-         "torch.where({a} < {b}, {a}, {b})", "({a} + {b})", "({a} - {b})", "({a} * {b})", "({a} == {b}).float()", "torch.cat([{a}, {b}], -1)[..., :2]",
-         "torch.where({a}.isnan(), {b}, {a})"]  # fmt: skip
+PAIRS = [
+    *("torch.maximum({a}, {b})", "torch.minimum({a}, {b})", "torch.fmax({a}, {b})", "({a} == {b}).float()"),
+    *("torch.where({a} < {b}, {a}, {b})", "torch.where({a}.isnan(), {b}, {a})"),
+    *("({a} + {b})", "({a} - {b})", "({a} * {b})", "torch.cat([{a}, {b}], -1)[..., :2]"),
+]
 EDGES = torch.tensor([-1.0, 0.0, 0.5, 7.0])
 
 
