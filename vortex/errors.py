@@ -238,6 +238,8 @@ ALIASED = kind(
     "for a new tensor write x = x {operator} y, or x = x.clone() first",
 )
 
+CODE_RANGE = kind("VX1040", "what a field of codes cannot hold", "{why}", "{hint}")
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
@@ -364,6 +366,13 @@ KERNEL_REFUSED = kind(
     "kernel could not be launched",
     "{kernel}: {why}",
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
+)
+
+OUT_OF_MEMORY = kind(
+    "VX6040",
+    "no memory for a cache",
+    "{device} has no memory for {tiles} pages, heads and layers together: {what}",
+    "fewer pages, or narrower fields: 'vortex info' tells the bytes of each",
 )
 
 # VX7xxx: command line ----------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from vortex.flow.flow import vFlow
 from vortex.flow.oracle import attend, select_pages, step
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import Return
-from vortex.ir.interpret import run_function
-from vortex.ir.numerics import narrow, widen
+from vortex.ir.interpret import held_as, run_function
+from vortex.ir.numerics import narrow
 from vortex.ir.types import TensorType
 from vortex.spec import Spec
 
@@ -100,14 +100,17 @@ def summarise(module: Module, *parts: Any, layer: int = 0) -> dict[str, Any]:
     ``{name: [pages, *tile]}``.
     """
     cache = module.functions["cache"]
-    stored = {d.name: d.type.dtype for d in module.declared("field") if isinstance(d.type, TensorType)}
+    declared = module.declared("field")
+    stored = {d.name: d.type.dtype for d in declared if isinstance(d.type, TensorType)}
     end = cache.ops[-1]
     assert isinstance(end, Return)
     made: dict[str, list[Any]] = {name: [] for name in end.names}
     for of_page in zip(*parts, strict=True):
         for name, x in zip(end.names, run_function(cache, list(of_page), module, layer=layer), strict=True):
-            made[name].append(widen(narrow(x, stored[name])))
-    return {name: np.stack(x) for name, x in made.items()}
+            made[name].append(np.asarray(narrow(x, stored[name]), held_as(stored[name])))
+    tiles = {d.name: d.type.tile for d in declared if isinstance(d.type, TensorType)}
+    empty = {n: np.zeros((0, *tile), held_as(stored[n])) for n, tile in tiles.items()}
+    return {name: np.stack(x) if x else empty[name] for name, x in made.items()}
 
 
 def score(

@@ -185,6 +185,8 @@ class Trial:
             for pool in (k, v, *fields.values()):
                 if pool is not None and pool.is_floating_point():
                     pool.fill_(float("nan"))
+                elif pool is not None:
+                    pool.view(torch.uint8).fill_(0xA5)
             decoder.bind(layer, k, v, fields, **self.scales)
         self.q = [torch.empty(0) for _ in self.layers]
         self.out = [torch.empty(0) for _ in self.layers]

@@ -18,11 +18,12 @@ import torch
 
 from vortex.check.reference import score, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
+from vortex.flow import narrow
 from vortex.flow.oracle import attend, round_to, select_pages
 from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
+from vortex.ir.types import DType, TensorType
 from vortex.runtime.decoder import Decoder
-from vortex.runtime.tensors import TORCH
 
 LAYERS = 2
 TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 2e-2}
@@ -117,7 +118,8 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     q = trial.q[layer][row].float().cpu().view(heads, spec.group, -1)
     out = trial.out[layer][row].float().cpu().view(heads, spec.group, -1)
     table = list(trial.cache.pages(name))
-    fields = {f: x[table].cpu() for f, x in trial.cache.fields[layer].items()}
+    types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
+    fields = {f: numbers(x[table].cpu(), types[f]) for f, x in trial.cache.fields[layer].items()}
     chosen, counts = trial.selected[layer]
     error, wrong, gap, kept, selected = 0.0, 0, 0.0, 0.0, 0
     for h in range(heads):
@@ -126,7 +128,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
         scores = slack = None
         if pages > budget.total(pages):
             scored = slice(budget.sink, pages - budget.recent)
-            of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
+            of_head = {f: np.ascontiguousarray(x[scored, h]) for f, x in fields.items()}
             scores, slack = rounded(flow, q[h].numpy(), of_head, scored, layer)
         right = select_pages(torch.empty(0) if scores is None else torch.from_numpy(scores), pages, budget)
         odd, far = differing(mine, right, scores, slack, budget.sink)
@@ -184,11 +186,10 @@ def differing(mine: Sequence[int], right: Sequence[int], scores: Any, slack: Any
     return len(wrong), max(wrong, default=0.0)
 
 
-def unlike(
-    trial: Trial, flow: Module, layer: int, fields: Mapping[str, torch.Tensor], k: torch.Tensor, v: torch.Tensor
-) -> int:
-    """Pages with another summary than the flow makes of them, over all heads."""
+def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k: torch.Tensor, v: torch.Tensor) -> int:
+    """Pages with another summary than the flow makes of them, over all heads; a code with a scale may be the next."""
     spec = trial.spec
+    types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
     full = len(k) // spec.page_size
     count = 0
     if not full or not fields:
@@ -199,11 +200,11 @@ def unlike(
         made = summarise(flow, *tiles, layer=layer)
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
-            mine, want = numbers(x[:full, h]), made[name]
+            mine, want = x[:full, h], made[name]
             if want.dtype.kind != "f":
-                same = mine == want
+                same = np.abs(mine - want) <= (f"{name}_scale" in fields)
             else:
-                far = STEP[dtype_of(x)] * np.abs(want)
+                far = STEP[types[name].name] * np.abs(want)
                 if want.size and np.isfinite(want).any():
                     far = far + OWN * np.abs(want[np.isfinite(want)]).max()
                 with np.errstate(invalid="ignore"):
@@ -227,11 +228,6 @@ def misplaced(trial: Trial, name: str, layer: int, k: torch.Tensor, v: torch.Ten
     return int(wrong.sum())
 
 
-def numbers(x: torch.Tensor) -> Any:
-    """A field as the interpreter holds it: floats in fp32."""
-    return (x.float() if x.is_floating_point() else x).contiguous().numpy()
-
-
-def dtype_of(x: torch.Tensor) -> str:
-    """The name of a float type in the IR."""
-    return next(name for name, dtype in TORCH.items() if dtype == x.dtype)
+def numbers(x: torch.Tensor, dtype: DType) -> Any:
+    """A field as the interpreter holds it: floats in fp32, codes and bits in int32."""
+    return narrow.numbers(x, dtype).contiguous().numpy()

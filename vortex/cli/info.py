@@ -103,7 +103,7 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     narrow = f", K and V in {s.kv_dtype} with scales" if s.scaled else ""
     print(f"shape     page size {s.page_size}, {s}, {s.dtype}{narrow}")
     for f in m.fields:
-        print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head")
+        print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head, {f.tile_bytes} bytes")
     for c in m.constants:
         print(f"constant  {c.name}: {c.dtype}{list(c.shape)}")
     print(f"made by   {', '.join(f'{k} {v}' for k, v in m.toolchain.items())}")

@@ -169,8 +169,7 @@ class RowReader:
             physical = here.physical
         else:
             physical = self.look_up(position)
-        where = (cast("int64", physical), self.row.head, *without_page(index, t.shape))
-        return self.args.buffers[f"field.{d.name}"][where]
+        return self.args.from_field(o, (cast("int64", physical), self.row.head), without_page(index, t.shape))
 
     def look_up(self, position: Expr) -> Expr:
         """The physical page of a candidate; in 64 bits, because pools have more than 2^31 elements."""

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from vortex.budget import Budget
 from vortex.errors import FIELD_SHAPE
+from vortex.flow import narrow
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
@@ -20,7 +21,7 @@ from vortex.flow.leaves import Place, eager
 from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of
 from vortex.flow.surroundings import plain
 from vortex.flow.trace import trace
-from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
+from vortex.ir.types import DTYPES, DType, TensorType, bf16, dtype, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
 Tensor = torch.Tensor
@@ -49,9 +50,11 @@ def _widened(x: Any) -> Any:
     return x
 
 
-def round_to(x: Tensor, dtype: DType | str) -> Tensor:
-    """``x`` as it is stored: to nearest even, fp8 clamped to +-448 first."""
-    name = str(dtype)
+def round_to(x: Tensor, to: DType | str) -> Tensor:
+    """``x`` as it is stored: to nearest even, fp8 clamped to +-448 first, codes to their range and packed."""
+    name = str(to)
+    if not DTYPES[name].is_float:
+        return narrow.packed(narrow.codes(x, DTYPES[name]), DTYPES[name])
     x = x.float()
     return (x.clamp(-FP8_MAX, FP8_MAX) if name == "fp8_e4m3" else x).to(TORCH[name])
 
@@ -70,7 +73,8 @@ def kept(x: Tensor, spec: Spec, scale: float = 1.0) -> Tensor:
 def summaries(
     flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor | None = None, layer: int = 0
 ) -> dict[str, Tensor]:
-    """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
+    """The fields of full pages ``[P, page, D]`` of one KV head as they lie in memory: ``{name: [P, *shape]}`` in their
+    storage dtype, codes packed along the last axis and their scales as ``<name>_scale``.
 
     The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
     """
@@ -78,7 +82,8 @@ def summaries(
     with at_home(flow), plain():
         made = _accepted(flow, spec)
         fields = declared_fields(made, spec)
-        rows: dict[str, list[Tensor]] = {name: [] for name in fields}
+        types = {k: t for name, f in fields.items() for k, t in narrow.kept(name, f, dtype(spec.dtype)).items()}
+        rows: dict[str, list[Tensor]] = {name: [] for name in types}
         for p in range(k_pages.shape[0]):
             with eager(Place(layer)), Fp32Arithmetic():
                 written = summaries_of(made, fields, Page(spec, [x[p] for x in parts]))
@@ -86,8 +91,10 @@ def summaries(
                 x = torch.as_tensor(written[name])
                 if tuple(x.shape) != f.shape:
                     raise FIELD_SHAPE.at(key_loc(made, name), name=name, declared=list(f.shape), got=list(x.shape))
-                rows[name].append(x.detach().clone())
-        return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
+                with Fp32Arithmetic():
+                    for kept, part in narrow.written(name, f, x.detach().clone()).items():
+                        rows[kept].append(part)
+        return {name: _stored(rows[name], t) for name, t in types.items()}
 
 
 _ACCEPTED: WeakKeyDictionary[object, set[Spec]] = WeakKeyDictionary()
@@ -102,9 +109,9 @@ def _accepted(flow: vFlow | type[vFlow], spec: Spec) -> vFlow:
     return instantiate(flow)
 
 
-def _stored(rows: list[Tensor], f: Field, spec: Spec) -> Tensor:
-    whole = torch.stack([r.float() for r in rows]) if rows else torch.zeros((0, *f.shape))
-    return round_to(whole, f.dtype or spec.dtype)
+def _stored(rows: list[Tensor], t: TensorType) -> Tensor:
+    whole = torch.stack([r.float() for r in rows]) if rows else torch.zeros((0, *t.tile))
+    return round_to(whole, t.dtype)
 
 
 def score(
@@ -123,13 +130,20 @@ def score(
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
         made = _accepted(flow, spec)
-        declared_fields(made, spec)  # a flow may keep what it works out here
+        declared = declared_fields(made, spec)  # a flow may keep what it works out here
         # copies: what a flow writes by x += y is its own
-        given = Cache({n: f.detach().float().clone() for n, f in fields.items()})
+        given = Cache({n: _read(n, f, fields, spec) for n, f in declared.items() if n in fields})
         with eager(Place(layer, first_page, pages)), Fp32Arithmetic():
             selected = selection_of(made, q.detach().float().clone(), given)
         result: Tensor = selected.score.detach().float()
         return result
+
+
+def _read(name: str, f: Field, fields: dict[str, Tensor], spec: Spec) -> Tensor:
+    """A declared field as a flow reads it, in memory of its own."""
+    types = narrow.kept(name, f, dtype(spec.dtype))
+    made: Tensor = narrow.read(name, f, {k: narrow.numbers(fields[k].detach(), t.dtype) for k, t in types.items()})
+    return made.clone()
 
 
 def select_pages(scores: Tensor, n: int, budget: Budget) -> list[int]:

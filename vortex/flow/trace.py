@@ -9,7 +9,7 @@ from types import CodeType
 from typing import Any
 
 from vortex.errors import FIELD_SHAPE, STATE, UNREPEATABLE, Loc, VortexError
-from vortex.flow import purity, source
+from vortex.flow import narrow, purity, source
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import METHODS, Field, vFlow
@@ -78,7 +78,8 @@ def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     module = Module("flow", cls.flow_name or cls.__name__, {**spec.attrs(), "source": _source_digest(made)})
     stored = dtype(spec.dtype)
     for name, f in fields.items():
-        module.declare(Decl("field", name, TensorType(f.dtype or stored, f.shape)))
+        for kept, tile in narrow.kept(name, f, stored).items():
+            module.declare(Decl("field", kept, tile))
     _trace_cache(made, spec, module, fields)
     _trace_index(made, spec, module, fields)
     return module
@@ -156,8 +157,17 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
             if made.dims != fields[name].shape:
                 declared = ops.show(fields[name].shape)
                 raise FIELD_SHAPE.at(key_loc(flow, name), name=name, declared=declared, got=ops.show(made.dims))
-            values[name] = made.value
-            _name_after(made.value, name, tracer)
+            try:
+                narrow.require_codes(name, f := fields[name], made)
+            except VortexError as e:
+                e.loc = key_loc(flow, name)
+                raise
+            before = len(function.ops)
+            parts = narrow.written(name, f, made)
+            narrow.explain(tracer, function.ops[before:], name, key_loc(flow, name))
+            for kept, part in parts.items():
+                values[kept] = part.value
+                _name_after(part.value, kept, tracer)
     function.append(ops.Return(tuple(values.values()), names=tuple(values)), loc=return_loc(flow, "forward_cache"))
     module.define(function)
 
@@ -172,11 +182,16 @@ def _name_after(value: Value, name: str, tracer: Tracer) -> None:
 def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
     stored = dtype(spec.dtype)
     args = [Value("q", TensorType(stored, (spec.group, spec.head_dim)))]
-    args += [Value(n, TensorType(f.dtype or stored, (S, *f.shape))) for n, f in fields.items()]
+    kept = {k: t for n, f in fields.items() for k, t in narrow.kept(n, f, stored).items()}
+    args += [Value(k, TensorType(t.dtype, (S, *t.shape))) for k, t in kept.items()]
     function = _function("index", flow, "forward_indexer", args)
     with purity.running("forward_indexer"), tracing(module, function) as tracer:
         q, *summaries = (vTensor(a) for a in function.args)
-        selection = selection_of(flow, q, Cache(dict(zip(fields, summaries, strict=True))), tracer)
+        given = dict(zip(kept, summaries, strict=True))
+        cache = Cache({n: narrow.read(n, f, given) for n, f in fields.items()})
+        for o in function.ops:
+            narrow.explain(tracer, [o], o.operands[0].name, fields[o.operands[0].name].loc)
+        selection = selection_of(flow, q, cache, tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
             selected = _selected(selection, function)
     function.append(ops.Return((selected,)), loc=return_loc(flow, "forward_indexer"))

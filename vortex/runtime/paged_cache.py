@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vortex.artifact.manifest import FieldEntry
-from vortex.errors import OUT_OF_PAGES, UNKNOWN_REQUEST, nearest
+from vortex.errors import OUT_OF_MEMORY, OUT_OF_PAGES, UNKNOWN_REQUEST, nearest
 from vortex.runtime.tensors import TORCH, require_integer, whole, wrong
 from vortex.spec import Spec
 
@@ -27,8 +27,12 @@ class PagedCache:
 
     ``k[layer]`` and ``v[layer]`` are ``[P, Hkv, page, D]``; their memory is that (``HND``) or
     ``[P, page, Hkv, D]`` (``NHD``). Under MLA ``k[layer]`` has the latent rows, and ``v[layer]`` is None.
-    ``fields[layer][name]`` is ``[P, Hkv, *tile]`` in its storage type.
+    ``fields[layer][name]`` is ``[P, Hkv, *tile]`` in its storage type; int4 and uint1 are uint8 with the last axis in
+    bytes (:attr:`FieldEntry.packed`).
     Pools start with whatever is in memory; pages are reused as they are.
+
+    Raises:
+        VortexError: VX6002 for an argument that fits none, VX6040 when the device has no memory for it.
     """
 
     def __init__(
@@ -58,11 +62,18 @@ class PagedCache:
             return made if layout == "HND" else made.transpose(1, 2)
 
         def summary(entry: FieldEntry) -> torch.Tensor:
-            return torch.empty(num_pages, kv_heads, *entry.tile, dtype=TORCH[entry.dtype], device=self.device)
+            return torch.empty(num_pages, kv_heads, *entry.packed, dtype=TORCH[entry.dtype], device=self.device)
 
-        self.k = [pool() for _ in range(layers)]
-        self.v = [None if spec.kv_lora_rank else pool() for _ in range(layers)]
-        self.fields = [{f.name: summary(f) for f in fields} for _ in range(layers)]
+        try:
+            self.k = [pool() for _ in range(layers)]
+            self.v = [None if spec.kv_lora_rank else pool() for _ in range(layers)]
+            self.fields = [{f.name: summary(f) for f in fields} for _ in range(layers)]
+        except RuntimeError as e:
+            each = num_pages * kv_heads * layers
+            rows = len(spec.pools) * spec.page_size * spec.head_dim * TORCH[spec.kv_dtype].itemsize
+            sizes = {" and ".join(spec.pools): rows, **{f"field '{f.name}'": f.tile_bytes for f in fields}}
+            what = ", ".join(f"{name} {n * each} bytes" for name, n in sizes.items())
+            raise OUT_OF_MEMORY.at(what=what, tiles=each, device=self.device) from e
         self._requests: dict[Hashable, _Request] = {}
         self._free = list(range(num_pages - 1, -1, -1))  # the last one is handed out next
         self._free_slots: list[int] = []

@@ -7,6 +7,7 @@ Tensors have at most one page axis, ``S``. Elementwise ops broadcast as numpy do
 
 from __future__ import annotations
 
+from vortex.ir.dialects.flow.bits import DifferingBits, PackBits
 from vortex.ir.dialects.flow.elementwise import (
     Abs,
     Add,
@@ -96,6 +97,7 @@ __all__ = [
     "Constant",
     "Conv",
     "Cos",
+    "DifferingBits",
     "Div",
     "Dot",
     "Eq",
@@ -125,6 +127,7 @@ __all__ = [
     "Neg",
     "Not",
     "Or",
+    "PackBits",
     "PageCount",
     "PageIndex",
     "Pow",
