@@ -6,15 +6,17 @@ location and notes collected on the way up. ``vortex errors`` prints this file.
 
 from __future__ import annotations
 
+import errno
 import linecache
 import string
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
 
@@ -39,6 +41,8 @@ class ErrorKind:
     title: str
     message: str
     help: str
+    severity: Literal["error", "warning"] = "error"
+    """A warning is said, see :func:`warn`, and nothing stops."""
 
     def at(self, loc: Loc | None = None, *, source: str | None = None, **fields: object) -> VortexError:
         """The error itself; ``source`` is the text ``loc`` points into when it is in no file."""
@@ -70,7 +74,7 @@ class VortexError(Exception):
 
     def render(self) -> str:
         """The whole text: header, snippet with caret, notes and help."""
-        lines = [f"error[{self.code}]: {self.message}"]
+        lines = [f"{self.kind.severity}[{self.code}]: {self.message}"]
         if self.loc is not None:
             lines += _snippet(self.loc, self.source)
         lines += [f"   = note: {n}" for n in self.notes]
@@ -80,6 +84,24 @@ class VortexError(Exception):
 
     def __str__(self) -> str:
         return self.render()
+
+
+class VortexWarning(UserWarning):
+    """What is allowed and most likely not meant; ``mistake`` has code, place and way out as an error has."""
+
+    def __init__(self, mistake: VortexError) -> None:
+        super().__init__(mistake.render())
+        self.mistake = mistake
+
+
+_warned: dict[Any, Any] = {}
+"""Python's registry of what was said already."""
+
+
+def warn(mistake: VortexError) -> None:
+    """Say it through :mod:`warnings`: once for each text and line, unless the caller's filters say otherwise."""
+    file, line = (mistake.loc.file, mistake.loc.line) if mistake.loc is not None else ("vortex", 1)
+    warnings.warn_explicit(VortexWarning(mistake), VortexWarning, file, line, registry=_warned)
 
 
 def _fill(template: str, fields: dict[str, object]) -> str:
@@ -111,10 +133,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 CATALOGUE: dict[str, ErrorKind] = {}
 
 
-def kind(code: str, title: str, message: str, help: str = "") -> ErrorKind:
+def kind(
+    code: str, title: str, message: str, help: str = "", severity: Literal["error", "warning"] = "error"
+) -> ErrorKind:
     """Declare one mistake; codes are unique for ever, a retired one is not used again."""
     assert code not in CATALOGUE, f"{code} is declared twice"
-    CATALOGUE[code] = ErrorKind(code, title, message, help)
+    CATALOGUE[code] = ErrorKind(code, title, message, help, severity)
     return CATALOGUE[code]
 
 
@@ -147,7 +171,7 @@ BAD_SHAPE = kind("VX1005", "shapes do not fit", "{op}: {why}", "{expected}")
 BAD_SCORE = kind(
     "VX1006",
     "score is not one number per page",
-    "topk needs one number per page, shape [S]; this score is {got}",
+    "{call} needs one number per page, shape [S]; this one is {got}",
     "reduce the other axes first, e.g. score.amax(-1) or score.mean(-1)",
 )
 FIELD_UNWRITTEN = kind(
@@ -191,8 +215,8 @@ SYMBOLIC_SIZE = kind(
     "VX1014",
     "page count used as a number",
     "{what} needs the number of pages, which is not known while tracing",
-    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); F.conv1d along the pages shifts "
-    "them and mixes neighbours",
+    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); x.roll(n, dim) and "
+    "F.pad(x, (n, 0))[..., :-n] shift pages, F.conv1d, F.avg_pool1d and F.max_pool1d mix neighbours",
 )
 CONSTANT_TOO_BIG = kind(
     "VX1015",
@@ -237,8 +261,47 @@ ALIASED = kind(
     "'{sign}' writes in place into {what}",
     "for a new tensor write x = x {operator} y, or x = x.clone() first",
 )
+BAD_SELECTION = kind("VX1070", "wrong selection", "{why}", "{hint}")
+NO_CAP = kind(
+    "VX1071",
+    "policy without a cap",
+    "pages is a traced number, and how many pages a row may keep must be known before the step",
+    "give the number as count=: the budget, or pages=n, bounds it",
+)
+SELECTIONS = kind(
+    "VX1072",
+    "several selections returned",
+    "forward_indexer returned {got}, and a flow ends in one selection",
+    "all pages of several are vortex.union(a, b)",
+)
+NEGATIVE_MASS = kind(
+    "VX1073",
+    "negative masses",
+    "{what}: topp counts those as 0",
+    "give what is never negative, such as scores.softmax(0) or scores.exp()",
+    "warning",
+)
+BAD_OPERATOR = kind("VX1080", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")
+OPERATOR_CALL = kind("VX1081", "operator of vortex_torch called wrongly", "{op}: {why}", "{expected}")
+OTHER_BASE = kind(
+    "VX1082", "flow of another kind of cache", "{flow} derives from {base}, but the model shape is {spec}", "{hint}"
+)
+NO_TERMINAL = kind(
+    "VX1083",
+    "nothing writes o",
+    "forward_indexer returns, and no operator has written o",
+    "end it with topK, approxTopK or Union: self.output_func(score, o, ctx=ctx)",
+)
+OTHER_PACKAGE = kind(
+    "VX1084",
+    "part of vortex_torch that flows do not need",
+    "{text}",
+    "vortex reads flows: vortex_torch.flow, .indexer, .cache and .abs; docs/compat.md lists their names",
+)
 
-CODE_RANGE = kind("VX1040", "what a field of codes cannot hold", "{why}", "{hint}")
+BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
+
+CODE_RANGE = kind("VX1060", "what a field of codes cannot hold", "{why}", "{hint}")
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
@@ -374,6 +437,7 @@ OUT_OF_MEMORY = kind(
     "{device} has no memory for {tiles} pages, heads and layers together: {what}",
     "fewer pages, or narrower fields: 'vortex info' tells the bytes of each",
 )
+WRONG_PARAMETERS = kind("VX6020", "parameters do not fit the flow", "{where}: {why}", "{hint}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------
 BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")
@@ -460,10 +524,19 @@ COMPILE_FAILED = kind(
 TOOLCHAIN_FAILED = kind("VX9006", "toolchain not installed", "{step} failed:\n{why}", "{hint}")
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more: never a mistake of ours."""
+
+
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """What the disk refuses inside is VX7004 for ``path``: it is full, read-only, or no folder is where one must be."""
+def writing(path: str | Path, only: Collection[int] = ()) -> Iterator[None]:
+    """What the disk refuses inside is VX7004 for ``path``: it is full, read-only, or no folder is where one must be.
+
+    ``only`` are the numbers of errors that this is said of, where more is done inside than to write to ``path``.
+    """
     try:
         yield
     except OSError as error:
+        if only and error.errno not in only:
+            raise
         raise CANNOT_WRITE.at(path=path, why=error.strerror or error) from None

@@ -31,10 +31,12 @@ def lacks(kind: type[Op]) -> list[str]:
         "view": issubclass(kind, flow.View),
         "leaf": kind in LEAVES,
         "nest": bool(kind.rewritten_by) or any(issubclass(kind, base) for base in NESTS),
-        "selection": issubclass(kind, flow.Selection) and kind.scored is not flow.Selection.scored,
+        "selection": kind.parts is not flow.Selection.parts if issubclass(kind, flow.Selection) else False,
     }
     if not emitted[role]:
         missing.append("an emitter")
+    if issubclass(kind, flow.Part) and kind.scored is flow.Part.scored:
+        missing.append("a score")
     if issubclass(kind, flow.Reduce) and not kind.folds:
         missing.append("how it folds")
     return missing
@@ -53,7 +55,8 @@ def test_every_op_is_complete() -> None:
         (flow.Unary, {"evaluate": lambda self, x: x}, ["an emitter"]),
         (flow.Unary, {"evaluate": lambda self, x: x, "emitter": "flow.exp"}, []),
         (flow.Reduce, {}, ["how it folds"]),
-        (flow.Selection, {"__annotations__": {"x": "Value"}}, ["an emitter"]),
+        (flow.Selection, {"__annotations__": {"x": "Value"}}, ["a type", "an evaluator", "an emitter"]),
+        (flow.Part, {"__annotations__": {"x": "Value"}}, ["a score"]),
     ],
 )
 def test_what_is_lacking_is_named(
@@ -80,7 +83,7 @@ def test_facts_agree_with_what_is_emitted() -> None:
     for kind in OPS.values():
         if issubclass(kind, flow.Logical | flow.Not):
             assert count(kind, bool_) == kind.repeats, kind.name
-        elif issubclass(kind, flow.FloorDivide):
+        elif issubclass(kind, flow.FloorDivide | flow.DifferingBits):
             assert count(kind, i32) == kind.repeats, kind.name
         elif issubclass(kind, flow.Unary | flow.Binary):
             assert max(count(kind, f32), count(kind, i32)) == kind.repeats, kind.name
@@ -94,9 +97,9 @@ class _Facts:
     """What the classes say, so that a change of a fact is seen here and not only in a kernel's text."""
 
     said: ClassVar[dict[str, set[type[Op]]]] = {
-        "commutes": {flow.Add, flow.Mul, flow.Eq, flow.Ne, flow.And, flow.Or, flow.Xor},
+        "commutes": {flow.Add, flow.Mul, flow.Eq, flow.Ne, flow.And, flow.Or, flow.Xor, flow.DifferingBits},
         "increasing": {flow.Exp, flow.Sigmoid, flow.Tanh},
-        "rereads": {flow.Dot, flow.Conv, flow.Scan},
+        "rereads": {flow.Dot, flow.Conv, flow.Scan, flow.ArgSort, flow.Gather, flow.Shift},
     }
 
 

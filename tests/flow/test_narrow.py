@@ -22,7 +22,7 @@ SPEC = Spec(page_size=16, head_dim=32, group=2)
 MOST = {"int8": 127, "int4": 7}
 
 
-@pytest.mark.parametrize("pages", [0, 1, 2, 33])
+@pytest.mark.parametrize("pages", [1, 2, 33])
 @pytest.mark.parametrize("name", FLOWS)
 def test_traced_flows_agree_with_themselves(name: str, pages: int) -> None:
     cls = FLOWS[name]
@@ -91,11 +91,11 @@ MEAN = 'return {"a": page.k.mean(0)}'
         ('8, dtype="int4", scale=1', MEAN, ["VX1016", "does not name axes of [8]"]),
         ('8, dtype="int8", scale=0', MEAN, ["VX1016", "its own scale"]),
         ('8, dtype="int8", scale="x"', MEAN, ["VX1016", "does not name axes"]),
-        ('8, dtype="int4"', MEAN, ["VX1040", "codes without a scale", "scale=()"]),
-        ('8, dtype="int4"', 'return {"a": page.k.amax(0).int()}', ["VX1040", "from -7 to 7", "x.clamp(-7, 7)"]),
-        ('8, dtype="int4"', 'return {"a": page.k.amax(0).int().clamp(-8, 7)}', ["VX1040", "between -8 and 7"]),
-        ('8, dtype="int8"', 'return {"a": page.k.amax(0).int() % 200}', ["VX1040", "-127 to 127", "between 0 and 199"]),
-        ('8, dtype="uint1"', MEAN, ["VX1040", "keeps bits", "x > 0"]),
+        ('8, dtype="int4"', MEAN, ["VX1060", "codes without a scale", "scale=()"]),
+        ('8, dtype="int4"', 'return {"a": page.k.amax(0).int()}', ["VX1060", "from -7 to 7", "x.clamp(-7, 7)"]),
+        ('8, dtype="int4"', 'return {"a": page.k.amax(0).int().clamp(-8, 7)}', ["VX1060", "between -8 and 7"]),
+        ('8, dtype="int8"', 'return {"a": page.k.amax(0).int() % 200}', ["VX1060", "-127 to 127", "between 0 and 199"]),
+        ('8, dtype="uint1"', MEAN, ["VX1060", "keeps bits", "x > 0"]),
     ],
 )
 def test_what_a_field_cannot_hold(write: Write, field: str, cache: str, says: list[str]) -> None:  # noqa: F811

@@ -47,7 +47,7 @@ def test_every_op_gives_its_type(pages: int, dtype: object) -> None:
     mine = next(a for a in f.args if isinstance(a.type, TensorType) and a.type.dtype == dtype)
     for kind in OPS.values():
         for other in f.args:
-            values = {"c": mine, "d": other, "b": f.args[2]}
+            values = {"c": mine, "d": other, "b": f.args[2], "i": f.args[1]}
             if issubclass(kind, flow.Unary | flow.Binary | flow.Reduce):
                 f.append(flow_op(kind, values))
     for other in f.args:
@@ -69,7 +69,7 @@ def test_every_op_runs() -> None:
             assert isinstance(a.type, TensorType)
             shape = [d if isinstance(d, int) else pages for d in a.type.shape]
             args.append(rng.integers(-2, 3, shape).astype(held_as(a.type.dtype)))
-        run_function(f, args, m, layer=3)
+        run_function(f, args, m, layer=3, head=1, parameters={"weight": rng.random((4, 2, 2, 2), np.float32)})
 
 
 def test_integers_and_floats_meet_in_fp32() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from tests.flow.test_flows import data
 from tests.narrow_flows import FLOWS
-from vortex.check.reference import score, summarise
+from vortex.check.reference import selected, summarise
 from vortex.flow.trace import trace
 from vortex.ir.core import Module, Value
 from vortex.ir.dialects import flow
@@ -82,5 +82,5 @@ def test_scores_change_by_rounding_alone(name: str) -> None:
     m = trace(FLOWS[name], SPEC)
     moved = run_pipeline(m, AFTER, PassContext())
     fields = summarise(m, k.float().numpy(), v.float().numpy())
-    want, have = (score(x, q.float().numpy(), fields, 1) for x in (m, moved))
+    want, have = (selected(x, q.float().numpy(), fields, 1).score for x in (m, moved))
     np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-4)

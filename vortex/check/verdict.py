@@ -10,18 +10,23 @@ what rounding explains (design 3).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 
-from vortex.check.reference import score, summarise
+from vortex.budget import Budget
+from vortex.check.choices import Bounds, differing
+from vortex.check.reference import selected, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
 from vortex.flow import narrow
-from vortex.flow.oracle import attend, round_to, select_pages
+from vortex.flow.oracle import attend, round_to
 from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
+from vortex.ir.dialects.flow import cap_of
+from vortex.ir.ranking import Ranked, masses
 from vortex.ir.types import DType, TensorType
 from vortex.runtime.decoder import Decoder
 
@@ -89,7 +94,8 @@ def judge(
     decoder: Decoder, flow: Module, lengths: Sequence[int], *, kv_heads: int = 0, steps: int = 4, seed: int = 0
 ) -> tuple[dict[str, Verdict], list[Times]]:
     """Decode ``steps`` steps of requests of ``lengths`` tokens, on pages that others have used before, and compare
-    each step of each layer with ``flow`` (flow IR). Under MLA one KV head, else 2, unless given.
+    each step of each layer with ``flow`` (flow IR), under another budget in each. Under MLA one KV head, else 2, unless
+    given.
     """
     spec = decoder.spec
     kv_heads = kv_heads or (1 if spec.kv_lora_rank else 2)
@@ -99,19 +105,31 @@ def judge(
     trial.leave("gone")
     for i, n in enumerate(lengths):
         trial.join(f"r{i}", n)
-    times, found = [], dict[str, Verdict]()
+    times, found, asked = [], dict[str, Verdict](), trial.budget
     for step in range(steps):
+        decoder.budget = budgets(asked)[step % 4]
         times.append(trial.step())
         for name in trial.requests:
             for layer in trial.layers:
                 now = compare(trial, name, flow, layer, cache=step == steps - 1)
                 found[name] = found[name].worst(now) if name in found else now
+    decoder.budget = asked
     return found, times
+
+
+def budgets(asked: Budget) -> list[Budget]:
+    """The budget asked for and others near it, so that each of its numbers decides about some page."""
+    return [
+        asked,
+        replace(asked, ratio=max(Fraction(asked.ratio), Fraction(2, 5))),
+        replace(asked, pages=asked.pages + 1, sink=asked.sink + 2),
+        replace(asked, sink=0, recent=asked.recent + 2),
+    ]
 
 
 def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -> Verdict:
     """The last step of a request in one layer; what the cache holds of it too, where asked for."""
-    spec, budget = trial.spec, trial.budget
+    spec, budget, cap = trial.spec, trial.budget, cap_of(flow)
     row, heads = trial.requests.index(name), trial.cache.kv_heads
     k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
     pages = -(-len(k) // spec.page_size)
@@ -125,13 +143,13 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     for h in range(heads):
         mine = chosen[row, h, : int(counts[row, h])].tolist()
         selected = max(selected, len(mine))
-        scores = slack = None
-        if pages > budget.total(pages):
+        parts: list[Bounds] = []
+        if cap.scored(budget, pages):
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: np.ascontiguousarray(x[scored, h]) for f, x in fields.items()}
-            scores, slack = rounded(flow, q[h].numpy(), of_head, scored, layer)
-        right = select_pages(torch.empty(0) if scores is None else torch.from_numpy(scores), pages, budget)
-        odd, far = differing(mine, right, scores, slack, budget.sink)
+            left = budget.total(pages) - budget.sink - budget.recent
+            parts = rounded(flow, q[h].numpy(), of_head, scored, left, at(trial, layer, h))
+        odd, far = differing(mine, parts, pages, budget, cap)
         wrong, gap = wrong + odd, max(gap, far)
         if not mine or not set(mine) <= set(range(pages)):
             error = float("inf")
@@ -146,11 +164,20 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
 
 
-def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int) -> tuple[Any, Any]:
-    """The scores of a row's candidates, and by how much rounding may change each: measured on inputs changed a bit."""
+def at(trial: Trial, layer: int, head: int) -> dict[str, Any]:
+    """Where a row of the trial is, as the interpreter takes it."""
+    return {"layer": layer, "head": trial.decoder.head_offset + head, "parameters": trial.parameters}
 
-    def scores(q: Any, fields: Mapping[str, Any]) -> Any:
-        return score(flow, q, fields, scored.start, scored.stop - scored.start, layer)
+
+def rounded(
+    flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, left: int, place: Mapping[str, Any]
+) -> list[Bounds]:
+    """What each part of a row's selection may hold, where the budget leaves ``left`` pages to it: by how much rounding
+    may change each score is measured on inputs changed a bit.
+    """
+
+    def chosen(q: Any, fields: Mapping[str, Any]) -> tuple[Ranked, ...]:
+        return selected(flow, q, fields, scored.start, scored.stop - scored.start, **place).parts
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -158,32 +185,20 @@ def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, laye
         return (x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32)
 
     random = np.random.default_rng(0)
-    right = scores(q, fields)
-    slack = OWN * np.abs(right)
-    with np.errstate(invalid="ignore"):
-        for _ in range(SAMPLES):
-            other = scores(changed(q), {f: changed(x) for f, x in fields.items()})
-            slack = np.fmax(slack, SPREAD * np.abs(other - right))
-    return right, np.where(np.isfinite(slack), slack, 0.0)
-
-
-def differing(mine: Sequence[int], right: Sequence[int], scores: Any, slack: Any, first: int) -> tuple[int, float]:
-    """How many pages only one of ``mine`` and ``right`` holds, but for those as good as the last one kept, and how far
-    the scores of these lie from it. ``mine`` must be ascending.
-    """
-    if list(mine) != sorted(set(mine)):
-        return max(1, len(mine)), float("inf")
-    odd = sorted(set(mine) ^ set(right))
-    if not odd:
-        return 0, 0.0
-    scored = range(first, first + (0 if scores is None else len(scores)))
-    ranked = [p - first for p in right if p in scored]
-    if len(mine) != len(right) or not ranked or not set(odd) <= set(scored):
-        return len(odd), float("inf")
-    last = min(ranked, key=lambda p: (scores[p] == scores[p], scores[p]))  # a NaN is worse than any number
-    far = [(abs(float(scores[p - first]) - float(scores[last])), float(slack[p - first] + slack[last])) for p in odd]
-    wrong = [distance if distance == distance else float("inf") for distance, near in far if not distance <= near]
-    return len(wrong), max(wrong, default=0.0)
+    right = chosen(q, fields)
+    samples = [chosen(changed(q), {f: changed(x) for f, x in fields.items()}) for _ in range(SAMPLES)]
+    found = []
+    for part, *others in zip(right, *samples, strict=True):
+        score = np.asarray(part.score, np.float32)
+        with np.errstate(invalid="ignore"):
+            slack = OWN * np.abs(score)
+            for other in others:
+                slack = np.fmax(slack, SPREAD * np.abs(other.score - score))
+        slack = np.where(np.isfinite(slack), slack, 0.0)
+        mass = float(masses(score).sum(dtype=np.float64))
+        share = float(slack.sum()) / mass if 0 < mass < float("inf") else 0.0
+        found.append(Bounds.of(part, slack, left, mass=share, others=others))
+    return found
 
 
 def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k: torch.Tensor, v: torch.Tensor) -> int:
@@ -197,7 +212,7 @@ def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k:
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
         tiles = [x[: full * spec.page_size, h].reshape(full, spec.page_size, -1).numpy() for x in parts]
-        made = summarise(flow, *tiles, layer=layer)
+        made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
             mine, want = x[:full, h], made[name]

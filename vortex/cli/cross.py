@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from vortex.artifact.manifest import KernelEntry
-from vortex.budget import Budget
+from vortex.budget import Budget, Cap
 from vortex.cli.show import say, table
 from vortex.errors import VortexError
+from vortex.install.scratch import scratch_folder
 from vortex.kinds.kind import KINDS
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
@@ -32,15 +31,15 @@ def cross_compile(flow: str, spec: Spec, target: str, *, kv_heads: int, budget: 
         return
     say(f"compiling {flow} for {target} ...")
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="vortex-demo-") as scratch:
-        made = compile_flow(flow, spec=spec, targets=[TARGETS[target]], out=Path(scratch) / "demo.vxa")
+    with scratch_folder("vortex-demo-") as scratch:
+        made = compile_flow(flow, spec=spec, targets=[TARGETS[target]], out=scratch / "demo.vxa")
     say(f"compiled in {time.perf_counter() - start:.1f} s")
     assert made.manifest is not None
     machine, kernels = MACHINES[target], made.manifest.targets[target].kernels
     pages = [-(-n // spec.page_size) for n in lengths]
     rows = []
     for k in kernels:
-        size = kv_heads * predicted_bytes(k, pages, spec, budget)
+        size = kv_heads * predicted_bytes(k, pages, spec, budget, made.manifest.cap)
         shared = sum(int(str(k.resources[n])) for n in ("static_shared", "dynamic_shared"))
         cells = [k.resources.get(n, "-") for n in ("registers", "spills", "ctas", "limiter")]
         rows.append(
@@ -52,11 +51,11 @@ def cross_compile(flow: str, spec: Spec, target: str, *, kv_heads: int, budget: 
     table(head, rows, f"{flow} for {target} ({about}), which need not be here: a step of the last batch, predicted")
 
 
-def predicted_bytes(kernel: KernelEntry, pages: Sequence[int], spec: Spec, budget: Budget) -> int:
+def predicted_bytes(kernel: KernelEntry, pages: Sequence[int], spec: Spec, budget: Budget, cap: Cap) -> int:
     """What a kernel reads of pages and summaries in a decode step, for one KV head of requests of so many pages."""
     each = int(str(kernel.schedule.get("bytes_per_page", 0)))
-    kept = [min(n, budget.total(n)) for n in pages]
-    scored = [n - budget.sink - budget.recent if n > k else 0 for n, k in zip(pages, kept, strict=True)]
+    kept = [min(n, cap.total(budget, n)) for n in pages]
+    scored = [cap.scored(budget, n) for n in pages]
     # a page of a request fills once in page_size steps
     count = {"none": 0, "filled": len(pages) / spec.page_size, "scored": sum(scored), "kept": sum(kept)}
     return int(each * count[KINDS[kernel.kind].pages])

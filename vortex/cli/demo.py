@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.cross import cross_compile
 from vortex.cli.show import progress, say, table
+from vortex.install.scratch import scratch_folder
 from vortex.targets.gpu import MACHINES
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from vortex.budget import Budget
     from vortex.check.reference import eager
     from vortex.check.synthetic_batch import Trial
+    from vortex.check.weights import random_parameters
     from vortex.driver import compile_flow
     from vortex.flow.flow import find_flow
     from vortex.runtime.decoder import load
@@ -61,16 +62,18 @@ def run(args: argparse.Namespace) -> int:
     spec = Spec.of_heads("32/8", head_dim=128, page_size=16, dtype="bf16")
     say(f"compiling {args.flow} for cpu ...")
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="vortex-demo-") as scratch:
-        out = Path(scratch) / "demo.vxa"
+    with scratch_folder("vortex-demo-") as scratch:
+        out = scratch / "demo.vxa"
         made = compile_flow(
             args.flow, spec=spec, out=out, dump=args.dump_dir or "auto", argv=["vortex", "demo", *args.argv]
         )
         say(f"compiled in {time.perf_counter() - start:.1f} s, of which our own code {made.own_seconds:.2f} s")
-        decoder = load(out, target="cpu", budget=Budget(pages=BUDGET))
+        assert made.manifest is not None
+        weights = random_parameters(made.manifest.parameters, 1, KV_HEADS)
+        decoder = load(out, target="cpu", budget=Budget(pages=BUDGET), parameters=weights)
         most = sum(-(-(n + args.steps) // spec.page_size) for n in LENGTHS.values())
         trial = Trial(decoder, KV_HEADS, most)
-        times, checks, dense = decode(trial, args.steps, eager(find_flow(args.flow), spec))
+        times, checks, dense = decode(trial, args.steps, eager(find_flow(args.flow), spec, weights))
     _print(args.flow, made, times, checks, dense)
     if args.gpu != "none":
         lengths = [checks[name].length for name in trial.requests]

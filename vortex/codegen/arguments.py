@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vortex.codegen.narrow import STORAGE, narrow, unpacked, widen
-from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, i32, tirx
+from vortex.codegen.tir import F32, I32, I64, U32, Buffer, Expr, T, cast, i32, tirx
 from vortex.ir.core import Decl, Function, Module
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
@@ -30,10 +30,9 @@ class Arguments:
 
     program: Module
     sizes_are: str = I32
-    """The type of sizes and strides that a kernel reads from the caller's tensors. On a CPU it is int64, so that every
-    product of an index and a stride is. On a GPU it is int32, which saves registers: the products of pools, summaries,
-    queries and workspace are made in 64 bits, and the runtime refuses tensors whose sizes or strides, or whose
-    products that are made in 32, need more (``require_narrow`` of vortex/runtime/tensors.py).
+    """The type of sizes that a kernel reads from the caller's tensors. On a CPU it is int64, so that every product of
+    an index and a size is. On a GPU it is int32, which saves registers, and templates widen before they multiply.
+    Strides of pools are int64 everywhere.
     """
     names: list[str] = field(default_factory=list)
     buffers: dict[str, Buffer] = field(default_factory=dict)
@@ -41,9 +40,9 @@ class Arguments:
     sizes: dict[str, Expr] = field(default_factory=dict)
     """Sizes known only at run time: B, Hq, Hkv, P (pages of the pool), Pmax (columns of the table), K, T."""
 
-    def size(self, name: str) -> Expr:
+    def size(self, name: str, dtype: str = "") -> Expr:
         if name not in self.sizes:
-            self.sizes[name] = tirx.Var(name, self.sizes_are)
+            self.sizes[name] = tirx.Var(name, dtype or self.sizes_are)
         return self.sizes[name]
 
     def tensor(
@@ -54,13 +53,16 @@ class Arguments:
         strides: tuple[str | int, ...] = (),
         *,
         align: int = 0,
+        sizes_are: str = "",
     ) -> Buffer:
         """Declare a tensor argument; sizes and strides given by name are read from the caller's tensor.
 
         ``align`` is what the kernel takes for granted of its address, in bytes; one element unless given.
+        ``sizes_are`` is the type of these sizes and strides, where it is another than that of the kernel's.
         """
+        kept = sizes_are or self.sizes_are
         dims, steps = (
-            [self.size(d) if isinstance(d, str) else tirx.const(d, self.sizes_are) for d in given]
+            [self.size(d, kept) if isinstance(d, str) else tirx.const(d, kept) for d in given]
             for given in (shape, strides)
         )
         # TVM takes 64-byte alignment for granted otherwise; a caller's view may start at any element
@@ -75,10 +77,16 @@ class Arguments:
         return self.scalars[name]
 
     def pool(self, d: Decl, *, align: int = 0) -> Buffer:
-        """K or V, ``[P, Hkv, page, D]`` with any strides but the last: NHD and HND are views of one shape."""
+        """K or V, ``[P, Hkv, page, D]`` with any strides but the last: NHD and HND are views of one shape.
+
+        Its strides are int64 on a GPU too. TVM wants one type for a buffer's sizes and strides, so a pool's sizes have
+        names of their own where the kernel's other sizes are int32.
+        """
         assert isinstance(d.type, TensorType)
         steps = (f"{d.name}_page_step", f"{d.name}_head_step", f"{d.name}_token_step", 1)
-        return self.tensor(d.name, ("P", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name], steps, align=align)
+        sizes = ("P", "Hkv") if self.sizes_are == I64 else ("pool_pages", "pool_heads")
+        shape: tuple[str | int, ...] = (*sizes, *d.type.tile)
+        return self.tensor(d.name, shape, STORAGE[d.type.dtype.name], steps, align=align, sizes_are=I64)
 
     def scales(self, *pools: Decl) -> None:
         """Declare what the numbers of these pools are multiples of, where they have a scale."""
@@ -139,10 +147,27 @@ class Arguments:
             if d.name in used:
                 self.constant(d)
 
-    def _layer_of(self, f: Function) -> None:
-        """Declare the number of the layer where ``f`` asks for it."""
+    def parameters_of(self, f: Function) -> None:
+        """Declare the parameters that ``f`` reads: the set of the layer, or one for each KV head."""
+        used = {o.symbol for o in f.ops if isinstance(o, flow.Param)}
+        for d in self.program.declared("param"):
+            if d.name in used:
+                assert isinstance(d.type, TensorType)
+                heads = ("Hkv",) if d.attrs["per"] == "head" else ()
+                self.tensor(f"param.{d.name}", (*heads, *d.type.tile), STORAGE[d.type.dtype.name])
+
+    def _place_of(self, f: Function) -> None:
+        """Declare the number of the layer, and the heads before those of the step, where ``f`` asks for them."""
         if any(isinstance(o, flow.Layer) for o in f.ops):
             self.scalar("layer", I32)
+        if any(isinstance(o, flow.Head) for o in f.ops):
+            self.scalar("head_offset", I32)
+
+    def place(self, head: Expr) -> dict[str, Expr]:
+        """What the leaves ``layer`` and ``head`` read in a row of KV head ``head`` of the step."""
+        offset = self.scalars.get("head_offset")
+        found = {"layer": self.scalars.get("layer"), "kv_head": cast(I64, head)}
+        return found if offset is None else {**found, "head": offset + cast(I32, head)}
 
     def _inputs_of_select(self, f: Function) -> None:
         """Declare the queries, summaries and captured tensors that ``f`` loads."""
@@ -153,6 +178,7 @@ class Arguments:
             elif d.name in loaded and d.attrs["role"] == "field":
                 self.field(d)
         self.constants_of(f)
+        self.parameters_of(f)
 
     def scratch(self, taken: Iterable[Argument], *, align: int = 0, **sizes: int) -> None:
         """Declare the scratch that a template takes; ``sizes`` are those that the kernel is built for, ``align`` what
@@ -184,6 +210,7 @@ class Arguments:
             if d.name in stored:
                 self.field(d)
         self.constants_of(f)
+        self.parameters_of(f)
         for o in f.ops:
             if isinstance(o, page.Scatter):
                 t = self.type_of(o.source)
@@ -194,7 +221,7 @@ class Arguments:
         self.tensor("lengths", ("B",), I32)
         self.tensor("page_table", ("B", "Pmax"), I32)
         self.scales(*(d for d in buffers if d.name in touched))
-        self._layer_of(f)
+        self._place_of(f)
 
     def of_select(self, f: Function, taken: Iterable[Argument] = ()) -> None:
         """Declare what ``select`` reads and writes; ``taken`` is the scratch of one that walks the list of ``plan``."""
@@ -202,7 +229,7 @@ class Arguments:
         self.tensor("plan", (4, "B"), I32)
         self.scratch(taken)
         self.tensor("page_table", ("B", "Pmax"), I32)
-        self._layer_of(f)
+        self._place_of(f)
         self.tensor("workspace", ("rows", "words"), F32)
         self.tensor("pages", ("B", "Hkv", "K"), I32)
         self.tensor("counts", ("B", "Hkv"), I32)
@@ -230,6 +257,11 @@ class Arguments:
     def type_of(self, name: str) -> TensorType:
         """The type of a declared buffer."""
         return tensor_type(self.program, name)
+
+    @property
+    def parameters(self) -> dict[str, Buffer]:
+        """The declared parameters by their own names."""
+        return {n.removeprefix("param."): b for n, b in self.buffers.items() if n.startswith("param.")}
 
     @property
     def constants(self) -> dict[str, Buffer]:

@@ -23,7 +23,9 @@ from vortex.flow.methods import (
     return_loc,
     selection_of,
     summaries_of,
+    weights_of,
 )
+from vortex.flow.parameter import declaration
 from vortex.flow.selection import Selection
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
@@ -80,6 +82,8 @@ def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     for name, f in fields.items():
         for kept, tile in narrow.kept(name, f, stored).items():
             module.declare(Decl("field", kept, tile))
+    for p in weights_of(made, fields).values():
+        module.declare(declaration(p, spec))
     _trace_cache(made, spec, module, fields)
     _trace_index(made, spec, module, fields)
     return module
@@ -131,11 +135,7 @@ def trace_function(fn: Callable[..., Any], inputs: Mapping[str, TensorType], nam
 
 
 def _value(result: Any, function: Function) -> Value:
-    return _selected(result, function) if isinstance(result, Selection) else lift(result).value
-
-
-def _selected(selection: Selection, function: Function) -> Value:
-    return function.add(ops.TopK(lift(selection.score).value), "pages", selection.loc)
+    return result.op(function) if isinstance(result, Selection) else lift(result).value
 
 
 # the two functions -------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
             narrow.explain(tracer, [o], o.operands[0].name, fields[o.operands[0].name].loc)
         selection = selection_of(flow, q, cache, tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
-            selected = _selected(selection, function)
+            selected = selection.op(function)
     function.append(ops.Return((selected,)), loc=return_loc(flow, "forward_indexer"))
     module.define(function)
 
