@@ -91,11 +91,11 @@ MEAN = 'return {"a": page.k.mean(0)}'
         ('8, dtype="int4", scale=1', MEAN, ["VX1016", "does not name axes of [8]"]),
         ('8, dtype="int8", scale=0', MEAN, ["VX1016", "its own scale"]),
         ('8, dtype="int8", scale="x"', MEAN, ["VX1016", "does not name axes"]),
-        ('8, dtype="int4"', MEAN, ["VX1060", "codes without a scale", "scale=()"]),
-        ('8, dtype="int4"', 'return {"a": page.k.amax(0).int()}', ["VX1060", "from -7 to 7", "x.clamp(-7, 7)"]),
-        ('8, dtype="int4"', 'return {"a": page.k.amax(0).int().clamp(-8, 7)}', ["VX1060", "between -8 and 7"]),
-        ('8, dtype="int8"', 'return {"a": page.k.amax(0).int() % 200}', ["VX1060", "-127 to 127", "between 0 and 199"]),
-        ('8, dtype="uint1"', MEAN, ["VX1060", "keeps bits", "x > 0"]),
+        ('8, dtype="int4"', MEAN, ["VX1050", "codes without a scale", "scale=()"]),
+        ('8, dtype="int4"', 'return {"a": page.k.amax(0).int()}', ["VX1050", "from -7 to 7", "x.clamp(-7, 7)"]),
+        ('8, dtype="int4"', 'return {"a": page.k.amax(0).int().clamp(-8, 7)}', ["VX1050", "between -8 and 7"]),
+        ('8, dtype="int8"', 'return {"a": page.k.amax(0).int() % 200}', ["VX1050", "-127 to 127", "between 0 and 199"]),
+        ('8, dtype="uint1"', MEAN, ["VX1050", "keeps bits", "x > 0"]),
     ],
 )
 def test_what_a_field_cannot_hold(write: Write, field: str, cache: str, says: list[str]) -> None:  # noqa: F811

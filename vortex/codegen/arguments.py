@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from vortex.codegen.narrow import STORAGE, narrow, unpacked, widen
@@ -132,6 +132,20 @@ class Arguments:
         per = i32(t.dtype.per_byte)
         return unpacked(buffer[(*at, *rest, T.floordiv(last, per))], T.floormod(last, per), t.dtype)
 
+    def state(self, d: Decl) -> Buffer:
+        """The state called ``d.name`` of all slots."""
+        assert isinstance(d.type, TensorType)
+        entries = ("Entries",) if d.attrs["layout"] == "entry" else ()
+        return self.tensor(f"state.{d.name}", ("Slots", "Hkv", *entries, *d.type.tile), STORAGE[d.type.dtype.name])
+
+    def _states(self, touched: Set[str], *names: str) -> None:
+        """Declare the state among these buffers, and what finds a request's; nothing where there is none."""
+        mine = [d for d in self.program.declared("buffer") if d.name in touched and d.attrs["role"] == "state"]
+        for d in mine:
+            self.state(d)
+        for name in names if mine else ():
+            self.tensor(name, ("B",), I32)
+
     def constant(self, d: Decl) -> Buffer:
         assert isinstance(d.type, TensorType)
         return self.tensor(f"const.{d.name}", d.type.tile, STORAGE[d.type.dtype.name])
@@ -177,6 +191,7 @@ class Arguments:
                 self.queries(d)
             elif d.name in loaded and d.attrs["role"] == "field":
                 self.field(d)
+        self._states(loaded | {o.buffer for o in f.ops if isinstance(o, page.Store)}, "slots")
         self.constants_of(f)
         self.parameters_of(f)
 
@@ -209,6 +224,7 @@ class Arguments:
         for d in buffers:
             if d.name in stored:
                 self.field(d)
+        self._states({o.buffer for o in f.ops if isinstance(o, page.Reset)}, "slots", "fresh")
         self.constants_of(f)
         self.parameters_of(f)
         for o in f.ops:

@@ -19,6 +19,7 @@ from vortex.errors import (
 )
 from vortex.flow import files, purity, source
 from vortex.flow.dialect import NATIVE, Dialect
+from vortex.ir.dialects.flow import STATES
 from vortex.ir.types import DTYPES, MOST_CODE, DType
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ STORABLE = ("bf16", "f16", "f32", "fp8_e4m3", "int8", "int4", "uint1")
 
 
 class Field:
-    """A summary kept for every page: its shape for one page and, if not that of K, its element type.
+    """A summary kept for every page, or state kept from step to step: its shape and its element type, K's unless given.
+
+    Without ``state`` it is a summary: ``shape`` is that of one page, and forward_cache writes it. With ``state="page"``
+    each request has such a tensor for each of its pages, with ``state="request"`` one; forward_indexer reads it and
+    returns it updated, and it is ``init`` until then.
 
     ``int8`` and ``int4`` keep codes, from -127 to 127 and from -7 to 7. With ``scale``, the axes (an integer or
     several) along which scales differ, forward_cache returns numbers, the field keeps ``x / scale`` to nearest even
@@ -42,18 +47,23 @@ class Field:
     int4 packs two codes a byte along the last axis and uint1 eight bits, the first in the lowest bits.
 
     Raises:
-        VortexError: VX1016 when a size, the element type or an axis is none, or the last axis does not fill bytes.
+        VortexError: VX1016 when a size, the element type, an axis, ``state`` or ``init`` is none, or the last axis does
+            not fill bytes.
     """
 
-    def __init__(self, *shape: int, dtype: Any = None, scale: Any = None, state: str | None = None) -> None:
+    def __init__(
+        self, *shape: int, dtype: Any = None, scale: Any = None, state: str | None = None, init: Any = None
+    ) -> None:
         loc = source.here()
-        if state is not None:
-            why = f"state={state!r} is not supported yet; a field is a pure function of its page"
-            raise BAD_FIELD.at(loc, why=why, hint="leave it out, and compute the field from the page alone")
+        self.state = _state(state, loc)
+        self.init = _init(init, self.state, loc)
         self.shape = tuple(_size(d, loc) for d in shape)
         self.dtype, self.loc = _storage(dtype, loc), loc
         self.scale = None if scale is None else _scaled(self, scale)
         """The axes along which scales differ, ascending; None where there are none."""
+        if self.state and self.dtype is not None and not self.dtype.is_float:
+            hint = "dtype= of state is one of bf16, f16, f32, fp8_e4m3; K's own without it"
+            raise BAD_FIELD.at(loc, why=f"state cannot be kept as {self.dtype}", hint=hint)
         per = self.dtype.per_byte if self.dtype is not None else 1
         if per > 1 and (not self.shape or self.shape[-1] % per):
             last = self.shape[-1] if self.shape else "none"
@@ -63,7 +73,8 @@ class Field:
 
     def __repr__(self) -> str:
         scale = "" if self.scale is None else f", scale={self.scale}"
-        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype}{scale})"
+        state = f", state={self.state!r}, init={self.init}" if self.state else ""
+        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype}{scale}{state})"
 
 
 def _scaled(f: Field, scale: Any) -> tuple[int, ...]:
@@ -82,6 +93,34 @@ def _scaled(f: Field, scale: Any) -> tuple[int, ...]:
         hint = "leave out the axis whose numbers share a scale; or store bf16"
         raise BAD_FIELD.at(f.loc, why=f"scale={scale!r} gives every number of {list(f.shape)} its own scale", hint=hint)
     return found
+
+
+def _state(state: Any, loc: Loc | None) -> str:
+    """What the field is state of; nothing for a summary."""
+    if state is None:
+        return ""
+    if not isinstance(state, str) or state not in STATES:
+        hint = 'state="page" for a tensor for each page of a request, state="request" for one; a summary without it'
+        raise BAD_FIELD.at(loc, why=f"there is no state={state!r}", hint=hint)
+    return state
+
+
+def _init(init: Any, state: str, loc: Loc | None) -> float:
+    """What state is before it is first written, 0 unless given."""
+    if init is None:
+        return 0.0
+    if not state:
+        hint = (
+            'a summary is written by forward_cache; state="page" or state="request" makes it state, which has an init'
+        )
+        raise BAD_FIELD.at(loc, why=f"init={init!r} without state", hint=hint)
+    try:
+        number = float(init) if not isinstance(init, str | bytes) else float("nan")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = float("nan")
+    if number != number:
+        raise BAD_FIELD.at(loc, why=f"state cannot begin as {init!r}", hint="init= is one number, for all elements")
+    return number
 
 
 def _size(d: Any, loc: Loc | None) -> int:
@@ -145,8 +184,11 @@ class vFlow:
         """
         raise NotImplementedError
 
-    def forward_indexer(self, q: Any, cache: Any) -> Selection:
+    def forward_indexer(self, q: Any, cache: Any) -> Selection | tuple[Selection, dict[str, Any]]:
         """Which pages to attend to, from ``q`` ``[group, head_dim]`` and ``cache.<field>`` ``[S, *shape]``.
+
+        A flow with state returns beside them what each state field becomes, ``(selection, {name: new value})``:
+        ``[S, *shape]`` for state of pages, ``[*shape]`` for state of the request.
 
         Under MLA ``q`` is absorbed, ``[heads, kv_lora_rank + qk_rope_head_dim]``.
         """

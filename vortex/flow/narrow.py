@@ -56,7 +56,7 @@ def written(name: str, f: Field, x: Any) -> dict[str, Any]:
 
 
 def require_codes(name: str, f: Field, x: vTensor) -> None:
-    """VX1060 unless a field without a scale is given integers that its codes are known to hold, or bools for bits."""
+    """VX1050 unless a field without a scale is given integers that its codes are known to hold, or bools for bits."""
     if f.dtype is None or f.dtype.is_float or f.scale is not None:
         return
     known = active().integers.of(x.value)

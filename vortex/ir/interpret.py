@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from vortex.errors import IR_STRUCTURE, VortexError
-from vortex.ir.core import Function, Module, Op, Value
-from vortex.ir.numerics import unpack
+from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.numerics import narrow, unpack
 from vortex.ir.ranking import Selected
 from vortex.ir.types import DType, TensorType, bool_
 
@@ -102,6 +102,13 @@ def run_function(
     end = f.ops[-1]
     Row(module, pages, layer, first, page_index, head, parameters or {}).run(f.ops[:-1], env)
     return [env[v] for v in end.operands]
+
+
+def began(d: Decl, pages: int) -> Any:
+    """A state field that nobody has written yet, of ``pages`` pages where it belongs to them."""
+    assert isinstance(d.type, TensorType)
+    shape = (pages, *d.type.tile) if d.attrs["state"] == "page" else d.type.tile
+    return narrow(np.full(shape, d.attrs["init"], np.float32), d.type.dtype)
 
 
 def _held(x: Any, v: Value) -> Any:

@@ -37,6 +37,8 @@ class Step:
     """Those of them that are others where all pages are attended to."""
     pages: torch.Tensor
     counts: torch.Tensor
+    not_fresh: torch.Tensor
+    """Zeros ``[B]``: no request begins in its slot but with its own first token."""
     kernels: tuple[KernelEntry, ...]
     """Those that serve this size, in launch order."""
     calls: dict[tuple[str, int], list[Call]] = field(default_factory=dict)
@@ -144,7 +146,8 @@ class Steps:
         dense = {name[6:]: views.pop(name) for name in list(views) if name.startswith("dense.")}
         if len(self._ready) >= KEPT:
             self._ready.clear()
-        made = self._ready[kind] = Step(size, views, dense, views.pop("pages"), views.pop("counts"), kernels)
+        none = torch.zeros(size.batch if self.library.manifest.states else 0, dtype=torch.int32, device=self.device)
+        made = self._ready[kind] = Step(size, views, dense, views.pop("pages"), views.pop("counts"), none, kernels)
         return made
 
     def run(self, step: Step, call: str, layer: int, given: Mapping[str, object], *, dense: bool = False) -> None:
