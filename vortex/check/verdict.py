@@ -27,7 +27,7 @@ from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import cap_of
 from vortex.ir.ranking import Ranked, masses
-from vortex.ir.types import DTYPES, DType, TensorType
+from vortex.ir.types import DTYPES, DType, TensorType, uint1
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.tensors import SHORT
 
@@ -230,7 +230,9 @@ def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k:
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
             mine, want = x[:full, h], made[name]
-            if want.dtype.kind != "f":
+            if types[name] == uint1:
+                same = (mine == want) | near_zero(flow, name, want, tiles, at(trial, layer, h))
+            elif want.dtype.kind != "f":
                 same = np.abs(mine - want) <= (f"{name}_scale" in fields)
             else:
                 far = STEP[types[name].name] * np.abs(want)
@@ -241,6 +243,15 @@ def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k:
             wrong |= ~same.reshape(full, -1).all(-1)
         count += int(wrong.sum())
     return count
+
+
+def near_zero(flow: Module, name: str, bits: Any, tiles: Sequence[Any], where: Mapping[str, Any]) -> Any:
+    """Which bits of a field rounding may turn: those that pages changed a bit have otherwise."""
+    random, found = np.random.default_rng(0), np.zeros(bits.shape, bool)
+    for _ in range(SAMPLES):
+        changed = [(x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32) for x in tiles]
+        found |= summarise(flow, *changed, **where)[name] != bits
+    return found
 
 
 def unkept(trial: Trial, name: str, layer: int, state: State) -> int:
