@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 from vortex.budget import integer
@@ -26,6 +26,9 @@ class Spec:
     number is kept as x / scale in one byte, clamped to +-448 and rounded to nearest even, and read as byte * scale,
     where K and V of each layer have a scale.
 
+    ``block_size`` is the tokens of what is summarised and selected, where that is a part of a page. A flow knows its
+    blocks alone, and calls them pages (:attr:`in_blocks`); so do budgets and selections.
+
     With a ``kv_lora_rank`` the cache is that of multi-head latent attention (MLA): one latent row of ``head_dim``
     numbers a token, compressed KV and then rotary key, for all ``group`` heads; the whole row is the key of absorbed
     queries, its first ``kv_lora_rank`` numbers are the value.
@@ -41,6 +44,8 @@ class Spec:
     kv_lora_rank: Count = 0
     kv_dtype: str = ""
     """As ``dtype`` unless given."""
+    block_size: Count = 0
+    """As ``page_size`` unless given."""
 
     def __post_init__(self) -> None:
         for name in ("page_size", "head_dim", "group"):
@@ -48,6 +53,11 @@ class Spec:
             if number is None or number < 1:
                 raise BAD_SPEC.at(why=f"{name} is {getattr(self, name)!r}, a positive integer is needed")
             object.__setattr__(self, name, number)
+        block = integer(self.block_size)
+        if block is None or not 0 <= block <= self.page_size or (block and self.page_size % block):
+            why = f"block_size is {self.block_size!r}; a divisor of the page size, {self.page_size}, is needed"
+            raise BAD_SPEC.at(why=why)
+        object.__setattr__(self, "block_size", block or self.page_size)
         rank = integer(self.kv_lora_rank)
         if rank is None or not 0 <= rank <= self.head_dim:
             raise BAD_SPEC.at(
@@ -95,8 +105,18 @@ class Spec:
     @classmethod
     def of_attrs(cls, attrs: Mapping[str, object]) -> Spec:
         """From module attributes; KeyError when one that has to be there is not."""
-        optional = {n: attrs[n] for n in ("kv_lora_rank", "kv_dtype") if n in attrs}
+        optional = {n: attrs[n] for n in ("kv_lora_rank", "kv_dtype", "block_size") if n in attrs}
         return cls(**{n: attrs[n] for n in REQUIRED}, **optional)  # type: ignore[arg-type]
+
+    @property
+    def page_blocks(self) -> int:
+        """Blocks of a page."""
+        return self.page_size // self.block_size
+
+    @property
+    def in_blocks(self) -> Spec:
+        """The same with blocks for pages: what a flow is given."""
+        return replace(self, page_size=self.block_size)
 
     @property
     def scaled(self) -> bool:
@@ -130,4 +150,6 @@ class Spec:
             del made["kv_lora_rank"]
         if self.kv_dtype == self.dtype:
             del made["kv_dtype"]
+        if self.block_size == self.page_size:
+            del made["block_size"]
         return made

@@ -73,9 +73,13 @@ def check_step(flow: str, decoder: Decoder, budget: Budget, layout: Any, *, inte
     """Prefill a ragged batch in two chunks, decode once, compare everything with the oracle."""
     spec, cls = decoder.spec, find_flow(flow)
     dtype = DTYPE[spec.dtype]
-    lengths = lengths_for(spec.page_size)
+    lengths = lengths_for(spec.block_size)
     total = sum(-(-n // spec.page_size) for n in lengths)
-    cache = PagedCache(total + 3, HKV, spec, decoder.fields, layout=layout)
+    cache = PagedCache(total + 3, HKV, spec, decoder.fields, layout="HND" if layout == "heads" else layout)
+    if layout == "heads":  # [Hkv, P, page, D] in memory
+        cache.k, cache.v = (
+            [x.transpose(0, 1).contiguous().transpose(0, 1) for x in xs if x is not None] for xs in (cache.k, cache.v)
+        )
     for pool in (cache.k[0], *(v for v in cache.v if v is not None), *cache.fields[0].values()):
         pool.fill_(float("nan"))
     decoder.budget = budget
@@ -104,14 +108,14 @@ def check_step(flow: str, decoder: Decoder, budget: Budget, layout: Any, *, inte
     assert decoder.pages is not None
     assert decoder.counts is not None
     for r, n in enumerate(lengths):
-        stored = [_stored(cache, r, h, n // spec.page_size) for h in range(HKV)]
+        stored = [_stored(cache, r, h, n // spec.block_size) for h in range(HKV)]
         _check_summaries(cls, spec, keys[r], values[r], stored)
         want = oracle.step(cls, spec, q[r], keys[r], values[r], budget, fields=stored)
         for h in range(HKV):
             got = decoder.pages[r, h, : int(decoder.counts[r, h])].tolist()
             _check_selection(got, want.pages[h], want.scores[h], budget, exact=exact)
             heads = slice(h * spec.group, (h + 1) * spec.group)
-            tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, n)) for p in got])
+            tokens = torch.cat([torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, n)) for p in got])
             ref, ref_lse = oracle.attend(q[r, heads], keys[r][tokens, h], values[r][tokens, h], spec.head_dim**-0.5)
             torch.testing.assert_close(out[r, heads].float(), ref, rtol=1.6e-2, atol=1e-2)
             torch.testing.assert_close(lse[r, heads], ref_lse, rtol=1e-4, atol=1e-3)
@@ -129,15 +133,16 @@ def _check_pools(
 
 def _stored(cache: PagedCache, request: int, head: int, full: int) -> dict[str, torch.Tensor]:
     """The request's summaries as the append kernel left them."""
-    table = torch.tensor(cache.pages(request)[:full], dtype=torch.long)
-    return {name: pool[table, head] for name, pool in cache.fields[0].items()}
+    table, spec = torch.tensor(cache.pages(request), dtype=torch.long), cache.spec
+    found = {name: pool[table, head] for name, pool in cache.fields[0].items()}
+    return {name: (x if spec.page_blocks == 1 else x.flatten(0, 1))[:full] for name, x in found.items()}
 
 
 def _check_summaries(
     flow: Any, spec: Spec, k: torch.Tensor, v: torch.Tensor, stored: list[dict[str, torch.Tensor]]
 ) -> None:
-    full = len(k) // spec.page_size * spec.page_size
-    shape = (full // spec.page_size, spec.page_size, spec.head_dim)
+    full = len(k) // spec.block_size * spec.block_size
+    shape = (full // spec.block_size, spec.block_size, spec.head_dim)
     for h, fields in enumerate(stored):
         want = oracle.summaries(flow, spec, k[:full, h].reshape(shape), v[:full, h].reshape(shape))
         for name, got in fields.items():
@@ -172,6 +177,24 @@ def test_shipped_flow(flow: str, tmp_path: Path) -> None:
     decoder = compiled(flow, SMALL[flow], tmp_path)
     for i, budget in enumerate(BUDGETS):
         check_step(flow, decoder, budget, ("HND", "NHD")[i % 2], integers=i == 0)
+
+
+BLOCKS = {
+    "quest": Spec(page_size=64, block_size=16, head_dim=64, group=4),
+    "lserve": Spec(page_size=128, block_size=32, head_dim=64, group=2),
+    "venergy_gated": Spec(page_size=24, block_size=8, head_dim=96, group=3, dtype="f16", kv_dtype="fp8_e4m3"),
+    "masked_quest": Spec(page_size=32, block_size=16, head_dim=80, group=5),
+}
+
+
+@pytest.mark.parametrize("flow", [*list(BLOCKS)[:3], pytest.param("masked_quest", marks=pytest.mark.full)])
+def test_blocks_of_pages(flow: str, tmp_path: Path) -> None:
+    """Every layout of the pool: heads, tokens or pages of heads outermost in a page's memory."""
+    torch.manual_seed(3)
+    decoder = compiled(flow, BLOCKS[flow], tmp_path)
+    assert decoder.fields[0].tile[0] == decoder.spec.page_blocks
+    for i, budget in enumerate(BUDGETS):
+        check_step(flow, decoder, budget, ("HND", "NHD", "heads")[i], integers=i == 0)
 
 
 @pytest.mark.parametrize("flow", FP8)

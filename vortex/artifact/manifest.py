@@ -68,7 +68,9 @@ Schedule = Annotated[Mapping[str, object], Check(_serves, "a schedule")]
 
 @dataclass(frozen=True, slots=True)
 class FieldEntry:
-    """A summary that the cache keeps per page and KV head: ``tile`` elements of storage type ``dtype``."""
+    """A summary that the cache keeps per page and KV head: ``tile`` elements of storage type ``dtype``, those of its
+    blocks one after another where a page has several.
+    """
 
     name: Name
     tile: Annotated[tuple[Side, ...], Length(0, 8)]

@@ -25,6 +25,7 @@ from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.tensors import TORCH
+from vortex.spec import Spec
 
 LAYERS = 2
 TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 2e-2}
@@ -128,11 +129,11 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     spec, budget = trial.spec, trial.budget
     row, heads = trial.requests.index(name), trial.cache.kv_heads
     k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
-    pages = -(-len(k) // spec.page_size)
+    pages = -(-len(k) // spec.block_size)
     q = trial.q[layer][row].float().cpu().view(heads, spec.group, -1)
     out = trial.out[layer][row].float().cpu().view(heads, spec.group, -1)
     table = list(trial.cache.pages(name))
-    fields = {f: x[table].cpu() for f, x in trial.cache.fields[layer].items()}
+    fields = {f: by_block(x[table].cpu(), spec) for f, x in trial.cache.fields[layer].items()}
     chosen, counts = trial.selected[layer]
     error, wrong, gap, kept, selected = 0.0, 0, 0.0, 0.0, 0
     for h in range(heads):
@@ -149,7 +150,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
         if not mine or not set(mine) <= set(range(pages)):
             error = float("inf")
             continue
-        tokens = (torch.arange(len(k)) // spec.page_size)[:, None].eq(torch.tensor(mine)).any(-1)
+        tokens = (torch.arange(len(k)) // spec.block_size)[:, None].eq(torch.tensor(mine)).any(-1)
         want = attend(q[h], k[tokens, h], v[tokens, h], trial.scale)[0]
         off = float((out[h] - want).abs().max() / max(1.0, float(want.abs().max())))
         error = max(error, off if off == off else float("inf"))
@@ -157,6 +158,11 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     stale = unlike(trial, flow, layer, fields, k, v) if cache else 0
     lost = misplaced(trial, name, layer, k, v) if cache else 0
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
+
+
+def by_block(x: torch.Tensor, spec: Spec) -> torch.Tensor:
+    """A field of pages as one of blocks, ``[blocks, Hkv, *tile]``."""
+    return x if spec.page_blocks == 1 else x.transpose(1, 2).flatten(0, 1)
 
 
 def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int) -> tuple[Any, Any]:
@@ -204,13 +210,13 @@ def unlike(
 ) -> int:
     """Pages with another summary than the flow makes of them, over all heads."""
     spec = trial.spec
-    full = len(k) // spec.page_size
+    full = len(k) // spec.block_size
     count = 0
     if not full or not fields:
         return count
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
-        tiles = [x[: full * spec.page_size, h].reshape(full, spec.page_size, -1).numpy() for x in parts]
+        tiles = [x[: full * spec.block_size, h].reshape(full, spec.block_size, -1).numpy() for x in parts]
         made = summarise(flow, *tiles, layer=layer)
         wrong = np.zeros(full, bool)
         for name, x in fields.items():

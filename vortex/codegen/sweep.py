@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vortex.codegen.arguments import Arguments
+from vortex.codegen.arguments import Arguments, Place
 from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.tiles import Tiles
 from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, put
@@ -130,7 +130,7 @@ class Workspace:
 
     def _word(self, d: Decl, index: Index, t: TensorType) -> Expr:
         inner = flat(without_page(index, t.shape), t.tile)
-        columns = self.args.size("Pmax")
+        columns = self.args.columns
         if d.attrs["layout"] == "ragged":
             return columns * d.attrs["offset"] + page_position(index, t) * t.numel + inner
         return columns * self.page_words + d.attrs["offset"] + inner
@@ -142,8 +142,8 @@ class Here:
 
     position: Expr
     """Its place among the candidates."""
-    physical: Expr | None
-    """The physical page, where it was looked up."""
+    place: Place | None
+    """Where it lies, where it was looked up."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,11 @@ class RowReader:
         if d.attrs["layout"] == "batched":
             return self.args.buffers[d.name][self.row.request, self.row.head * t.tile[0] + index[0], index[1]]
         position = page_position(index, t)
-        if here is not None and here.physical is not None and position is here.position:
-            physical = here.physical
-        else:
-            physical = self.look_up(position)
-        where = (cast("int64", physical), self.row.head, *without_page(index, t.shape))
+        known = here is not None and here.place is not None and position is here.position
+        at = here.place if here is not None and here.place is not None and known else self.look_up(position)
+        where = (*self.args.of_field(at, self.row.head), *without_page(index, t.shape))
         return self.args.buffers[f"field.{d.name}"][where]
 
-    def look_up(self, position: Expr) -> Expr:
-        """The physical page of a candidate; in 64 bits, because pools have more than 2^31 elements."""
-        return cast("int64", self.args.buffers["page_table"][self.row.request, self.row.first + position])
+    def look_up(self, position: Expr, name: str = "") -> Place:
+        """Where a candidate lies, bound to variables with a ``name`` for its page."""
+        return self.args.look_up(self.row.request, self.row.first + position, name)

@@ -12,6 +12,7 @@ from vortex.artifact.manifest import ConstantEntry, FieldEntry, KernelEntry, Man
 from vortex.compilation.lowered import Lowered
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
+from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
 from vortex.spec import REQUIRED, Spec
 from vortex.targets.cpu import detect_mcpu, machine, required_features
@@ -39,8 +40,9 @@ def assemble(
         t = _tensor(program, d.name)
         files[f"constants/{d.name}.bin"] = base64.b64decode(d.attrs["data"])
         constants.append(ConstantEntry(d.name, f"constants/{d.name}.bin", str(t.dtype), t.tile))
+    blocks = page.page_blocks(program)
     fields = [
-        FieldEntry(d.name, t.tile, str(t.dtype))
+        FieldEntry(d.name, t.tile if blocks == 1 else (blocks, *t.tile), str(t.dtype))
         for d in program.declared("buffer")
         if d.attrs.get("role") == "field" and (t := _tensor(program, d.name))
     ]

@@ -62,7 +62,7 @@ def instantiate(flow: vFlow | type[vFlow]) -> vFlow:
 
 def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
     """What create_cache declares, checked."""
-    fields = called(flow, "create_cache", spec)
+    fields = called(flow, "create_cache", spec.in_blocks)
     at_return = return_loc(flow, "create_cache")
     code = code_of(flow.create_cache)
     if not isinstance(fields, Mapping):
@@ -269,9 +269,7 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
     if "torch.jit" in type(e).__module__ or _in_script(e):
         hint = "code compiled by torch.jit cannot be traced: call the plain Python function"
     elif str(e).startswith("vmap("):
-        hint = (
-            "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
-        )
+        hint = "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
     raise FLOW_RAISED.at(loc, type=type(e).__name__, text=first_line(e), hint=hint) from e
 
 

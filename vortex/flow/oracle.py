@@ -187,7 +187,7 @@ def step(
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
     length, heads, dim = k.shape
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
-    n = -(-length // spec.page_size)
+    n = -(-length // spec.block_size)
     first, last = budget.sink, n - budget.recent
     pages: list[list[int]] = []
     scores: list[Tensor | None] = []
@@ -200,7 +200,7 @@ def step(
             seen = _candidates(flow, spec, *ours, first, last, fields[h] if fields is not None else None, layer)
             scored = score(flow, spec, group, seen, layer, first, last - first)
         chosen = list(range(n)) if scored is None else select_pages(scored, n, budget)
-        tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
+        tokens = torch.cat([torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         out, lse = attend(group, k[tokens, h], values, scale)
         pages.append(chosen)
@@ -223,8 +223,8 @@ def _candidates(
     """The fields of candidate pages ``[first, last)``, made here unless they are given."""
     if fields is not None:
         return {name: f[first:last] for name, f in fields.items()}
-    tokens = slice(first * spec.page_size, last * spec.page_size)
-    shape = (last - first, spec.page_size, k.shape[-1])
+    tokens = slice(first * spec.block_size, last * spec.block_size)
+    shape = (last - first, spec.block_size, k.shape[-1])
     pages = [None if x is None else x[tokens].reshape(shape) for x in (k, v)]
     assert pages[0] is not None
     return summaries(flow, spec, pages[0], pages[1], layer)

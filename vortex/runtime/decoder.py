@@ -129,7 +129,7 @@ class Decoder:
         """The K that a selection over a page table of ``columns`` needs: pages kept of that many, at least 1."""
         if self.budget is None:
             raise NOT_READY.at(call="capacity", needs="a budget")
-        return capacity(self.budget, require_integer("columns", columns))
+        return capacity(self.budget, require_integer("columns", columns) * self.spec.page_blocks)
 
     def workspace_bytes(self, batch: int, columns: int, *, capacity: int | None = None) -> int:
         """Bytes of scratch for steps up to B = ``batch`` and Pmax = ``columns`` whose selections have up to

@@ -98,9 +98,13 @@ class Steps:
         self._block = block
 
     def size(self, batch: int, columns: int, room: int | None = None) -> Size:
-        """Of a step by the budget; ``room`` for pages beyond what it keeps. VX6002 for what is no integer."""
+        """Of a step by the budget, for ``columns`` of the page table; ``room`` for pages beyond what it keeps.
+
+        VX6002 for what is no integer.
+        """
         assert self.budget is not None
         batch, columns = require_integer("batch", batch), require_integer("columns", columns, 1)
+        columns *= self.library.manifest.spec.page_blocks
         room = None if room is None else require_integer("capacity", room)
         return Size(batch, columns, max(capacity(self.budget, columns), min(columns, room or 0)))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from vortex.codegen.arguments import Arguments
+from vortex.codegen.arguments import Arguments, Place
 from vortex.codegen.narrow import narrow
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
-from vortex.codegen.tir import I64, Buffer, Expr, T, cast, let, loop, parallel, put, when
+from vortex.codegen.tir import I64, Buffer, Expr, T, let, loop, parallel, put, when
 from vortex.codegen.values import Index, Values, type_of
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
@@ -34,7 +34,7 @@ def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
         with when(slot >= 0):
             for o in scattered:
                 source, pool = args.buffers[o.source], args.buffers[o.buffer]
-                size, dim = args.type_of(o.buffer).tile
+                size, dim = int(args.program.attrs["page_size"]), args.type_of(o.buffer).tile[1]
                 to = let("to_page", T.floordiv(slot, T.int64(size)))
                 at = let("to_token", T.floormod(slot, T.int64(size)))
 
@@ -53,7 +53,7 @@ def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
 
 
 def _emit_summaries(args: Arguments, f: Function) -> None:
-    size = int(args.program.attrs["page_size"])
+    size = args.block_size
     heads = args.size("Hkv")
     knobs = read_knobs(CpuKnobs, f.attrs.get("schedule", {}))
     with parallel("row", args.size("B") * heads) as row:
@@ -64,10 +64,11 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
         # a padded request has length 0, whatever tokens are counted as its own
         before = let("full_before", T.max(T.int32(0), T.floordiv(now - new, T.int32(size))))
         with loop("p", T.floordiv(now, T.int32(size)), start=before) as p:
-            physical = let("page", cast(I64, args.buffers["page_table"][r, p]))
+            at = args.look_up(r, p, "page")
 
-            def load(o: page.Load, index: Index, physical: Expr = physical, h: Expr = h) -> Expr:
-                return args.from_pool(o.buffer, args.buffers[o.buffer][(physical, h, *index)])
+            def load(o: page.Load, index: Index, at: Place = at, h: Expr = h) -> Expr:
+                token, *dims = index
+                return args.from_pool(o.buffer, args.buffers[o.buffer][(at.page, h, args.token(at, token), *dims)])
 
             constants = args.constants
             values = Values(load, None, constants, {"layer": args.scalars.get("layer")})
@@ -75,14 +76,14 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
             for o in f.ops:
                 require_emittable(o)
                 if isinstance(o, page.Store):
-                    _emit_store(args, tiles, o, physical, h)
+                    _emit_store(args, tiles, o, at, h)
                 elif o.result is not None and o.notes.get("in") == "tile":
                     values.open_tile(o.value)
                     tiles.compute(o)
 
 
-def _emit_store(args: Arguments, tiles: Tiles, o: page.Store, physical: Expr, h: Expr) -> None:
+def _emit_store(args: Arguments, tiles: Tiles, o: page.Store, at: Place, h: Expr) -> None:
     dtype = args.type_of(o.buffer).dtype
     target = args.buffers[f"field.{o.buffer}"]
     assert isinstance(type_of(o.x), TensorType)
-    tiles.copy(o.x, lambda i, x: put(target, narrow(x, dtype), physical, h, *i))
+    tiles.copy(o.x, lambda i, x: put(target, narrow(x, dtype), *args.of_field(at, h), *i))

@@ -101,7 +101,7 @@ class _Kernel:
             require_emittable(o)
         knobs = read_knobs(CpuSelectKnobs, f.attrs.get("schedule", {}))
         reader = RowReader(args, row, Workspace(args, int(f.attrs.get("page_words", 0)), row.index))
-        scratch = Scratch(args.buffers["workspace"], row.index, args.size("Pmax"))
+        scratch = Scratch(args.buffers["workspace"], row.index, args.columns)
         leaves = {"layer": args.scalars.get("layer"), "page_count": row.scored, "first_page": row.first}
         tiles = Tiles(Values(reader.load, scratch, args.constants, leaves), Shape(knobs.lanes, knobs.unroll))
         return cls(args, f, row, knobs, stage(f), reader, tiles, {})
@@ -132,7 +132,7 @@ class _Kernel:
         carries = {o: self._accumulator(o) for o in ops if o.carries()}
         reads = any(isinstance(o, page.Load) and is_paged(self.args.program, o) for o in self.f.ops)
         with loop("s", self.row.scored) as s:
-            here = Here(s, let("page", self.reader.look_up(s)) if reads else None)
+            here = Here(s, self.reader.look_up(s, "page") if reads else None)
             values = replace(self.tiles.values, read_load=lambda o, i: self.reader.load(o, i, here))
             tiles = replace(self.tiles, values=values, position=s)
             for stream in self._streams(level):
@@ -152,10 +152,10 @@ class _Kernel:
         if not ahead:
             return
         t = type_of(o.value)
-        physical = let("later", self.reader.look_up(T.min(s + ahead, self.row.scored - 1)))
+        later = self.reader.look_up(T.min(s + ahead, self.row.scored - 1), "later")
         for first in range(0, t.numel, LINE_BYTES // t.dtype.bytes):
             index = unflat(T.int32(first), t.tile)
-            prefetch(self.args.buffers[f"field.{o.buffer}"], physical, self.row.head, *index)
+            prefetch(self.args.buffers[f"field.{o.buffer}"], *self.args.of_field(later, self.row.head), *index)
 
     def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:
         """Do one op for the page that the tiles are on."""
@@ -227,7 +227,7 @@ class _Kernel:
         put(self.args.buffers["workspace"], key, self.row.index, self._key_at(tiles.position))
 
     def _key_at(self, position: Expr) -> Expr:
-        return self.args.size("Pmax") * int(self.f.attrs["keys"]) + position
+        return self.args.columns * int(self.f.attrs["keys"]) + position
 
     def pick(self, kept: Expr, pages: Expr) -> None:
         """Write the best ``kept`` candidates and the reserved of the ``pages`` pages, ascending."""

@@ -20,7 +20,7 @@ as work lists (:mod:`vortex.ir.scratch`). No op names them; each kernel says in 
 
 from __future__ import annotations
 
-from vortex.ir.core import Decl, Op, Value, op
+from vortex.ir.core import Decl, Module, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
 from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3
 
@@ -34,6 +34,18 @@ def scaled(d: Decl) -> bool:
     Summaries in fp8 have no scale.
     """
     return d.attrs.get("role") == "pool" and isinstance(d.type, TensorType) and d.type.dtype == fp8_e4m3
+
+
+def block_size(m: Module) -> int:
+    """Tokens of what is summarised and selected: a page, or the part of one that the module says."""
+    return int(m.attrs["block_size"] if "block_size" in m.attrs else m.attrs["page_size"])
+
+
+def page_blocks(m: Module) -> int:
+    """Blocks of a page. Where there are several, a *physical block* is ``physical page * blocks + block``, and a paged
+    buffer has an axis of blocks before its tile: of a pool that and the tokens of a block are the tokens of the page.
+    """
+    return int(m.attrs["page_size"]) // block_size(m)
 
 
 def tile_of(d: Decl) -> Type:
