@@ -11,10 +11,11 @@ import numpy as np
 from vortex.budget import Budget
 from vortex.ir.core import Module
 from vortex.ir.dialects import page
+from vortex.ir.dialects.flow import cap_of
 from vortex.ir.interpret import run_function
 from vortex.ir.interpret_page import Batch, plan_row
 from vortex.ir.numerics import narrow
-from vortex.ir.ranking import Ranked
+from vortex.ir.ranking import Selected
 from vortex.ir.types import DTYPES, TensorType
 
 
@@ -76,12 +77,14 @@ def batch(
         blocks = () if block == size else (size // block,)
         paged[d.name] = np.full((len(physical), heads, *blocks, *d.type.tile), np.nan, np.float32)
     return Batch(
+        head_offset=1,
+        parameters=parameters(flow, layers=1, heads=heads + 1, integers=integers, seed=seed),
         q=numbers(len(lengths), heads * group, dim),
         paged=paged,
         lengths=np.array(lengths, np.int32),
         page_table=table,
         budget=budget.numbers(),
-        capacity=max([min(budget.total(n), n) for n in (-(-n // block) for n in lengths)] + [1]),
+        capacity=max([min(cap_of(flow).total(budget, n), n) for n in (-(-n // block) for n in lengths)] + [1]),
         scale=0.125,
         scales=scales,
         tokens={n: np.array(x, np.float32).reshape(-1, heads, dim) for n, x in fresh.items()},
@@ -90,9 +93,27 @@ def batch(
     )
 
 
+def parameters(flow: Module, *, layers: int, heads: int, integers: bool, seed: int) -> dict[str, Any]:
+    """Numbers for the parameters of ``flow``, which hold them exactly."""
+    rng = np.random.default_rng(seed + 1)
+    leading = {"model": (), "layer": (layers,), "head": (layers, heads)}
+    made = {}
+    for d in flow.declared("param"):
+        assert isinstance(d.type, TensorType)
+        shape = (*leading[d.attrs["per"]], *d.type.tile)
+        x = rng.integers(-2, 3, shape) if integers else rng.normal(size=shape)
+        made[d.name] = narrow(x.astype(np.float32), d.type.dtype)
+    return made
+
+
 def copy(b: Batch) -> Batch:
     """The same inputs in memory of their own."""
     return dataclasses.replace(b, paged={n: x.copy() for n, x in b.paged.items()}, workspace={})
+
+
+def place(b: Batch, h: int) -> dict[str, Any]:
+    """Where head ``h`` of the batch is, as the flow interpreter takes it."""
+    return {"layer": b.layer, "head": b.head_offset + h, "parameters": b.parameters}
 
 
 def summarise(flow: Module, b: Batch) -> None:
@@ -106,7 +127,7 @@ def summarise(flow: Module, b: Batch) -> None:
             for h in range(b.heads):
                 tokens = slice(at * size, (at + 1) * size)
                 tiles = [b.paged[n][physical, h, tokens] * b.scale_of(n) for n in ("latent", "k", "v") if n in b.paged]
-                made = run_function(cache, tiles, flow)
+                made = run_function(cache, tiles, flow, **place(b, h))
                 for name, x in zip(names, made, strict=True):
                     kind = flow.decls[name].type
                     assert isinstance(kind, TensorType)
@@ -117,7 +138,7 @@ def summarise(flow: Module, b: Batch) -> None:
 def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     """The pages of a row, by the flow interpreter on a filled cache."""
     index = flow.functions["index"]
-    n, kept, first, scored = plan_row(int(b.lengths[r]), page.block_size(flow), b.budget)
+    n, kept, first, scored = plan_row(int(b.lengths[r]), page.block_size(flow), b.budget, cap_of(flow))
     if not scored:
         return list(range(n))
     group = b.q.shape[1] // b.heads
@@ -125,7 +146,7 @@ def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     physical = b.page_table[r, blocks // each]
     where = (physical, h) if each == 1 else (physical, h, blocks % each)
     fields = [b.paged[a.name][where] for a in index.args[1:]]
-    (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, layer=b.layer, first=first)
-    assert isinstance(best, Ranked)
+    (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, first=first, **place(b, h))
+    assert isinstance(best, Selected)
     chosen = {first + int(i) for i in best.best(kept - (n - scored))}
     return [p for p in range(n) if p in chosen or not first <= p < first + scored]

@@ -171,7 +171,7 @@ BAD_SHAPE = kind("VX1005", "shapes do not fit", "{op}: {why}", "{expected}")
 BAD_SCORE = kind(
     "VX1006",
     "score is not one number per page",
-    "topk needs one number per page, shape [S]; this score is {got}",
+    "{call} needs one number per page, shape [S]; this one is {got}",
     "reduce the other axes first, e.g. score.amax(-1) or score.mean(-1)",
 )
 FIELD_UNWRITTEN = kind(
@@ -215,8 +215,8 @@ SYMBOLIC_SIZE = kind(
     "VX1014",
     "page count used as a number",
     "{what} needs the number of pages, which is not known while tracing",
-    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); F.conv1d along the pages shifts "
-    "them and mixes neighbours",
+    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); x.roll(n, dim) and "
+    "F.pad(x, (n, 0))[..., :-n] shift pages, F.conv1d, F.avg_pool1d and F.max_pool1d mix neighbours",
 )
 CONSTANT_TOO_BIG = kind(
     "VX1015",
@@ -261,6 +261,45 @@ ALIASED = kind(
     "'{sign}' writes in place into {what}",
     "for a new tensor write x = x {operator} y, or x = x.clone() first",
 )
+BAD_SELECTION = kind("VX1070", "wrong selection", "{why}", "{hint}")
+NO_CAP = kind(
+    "VX1071",
+    "policy without a cap",
+    "pages is a traced number, and how many pages a row may keep must be known before the step",
+    "give the number as count=: the budget, or pages=n, bounds it",
+)
+SELECTIONS = kind(
+    "VX1072",
+    "several selections returned",
+    "forward_indexer returned {got}, and a flow ends in one selection",
+    "all pages of several are vortex.union(a, b)",
+)
+NEGATIVE_MASS = kind(
+    "VX1073",
+    "negative masses",
+    "{what}: topp counts those as 0",
+    "give what is never negative, such as scores.softmax(0) or scores.exp()",
+    "warning",
+)
+BAD_OPERATOR = kind("VX1080", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")
+OPERATOR_CALL = kind("VX1081", "operator of vortex_torch called wrongly", "{op}: {why}", "{expected}")
+OTHER_BASE = kind(
+    "VX1082", "flow of another kind of cache", "{flow} derives from {base}, but the model shape is {spec}", "{hint}"
+)
+NO_TERMINAL = kind(
+    "VX1083",
+    "nothing writes o",
+    "forward_indexer returns, and no operator has written o",
+    "end it with topK, approxTopK or Union: self.output_func(score, o, ctx=ctx)",
+)
+OTHER_PACKAGE = kind(
+    "VX1084",
+    "part of vortex_torch that flows do not need",
+    "{text}",
+    "vortex reads flows: vortex_torch.flow, .indexer, .cache and .abs; docs/compat.md lists their names",
+)
+
+BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
@@ -389,6 +428,8 @@ KERNEL_REFUSED = kind(
     "{kernel}: {why}",
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
+
+WRONG_PARAMETERS = kind("VX6020", "parameters do not fit the flow", "{where}: {why}", "{hint}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------
 BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")

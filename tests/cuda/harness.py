@@ -122,6 +122,7 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
         "pages": torch.full((requests, heads, b.capacity), -7, dtype=torch.int32),
         "counts": torch.full((requests, heads), -7, dtype=torch.int32),
         "layer": b.layer,
+        "head_offset": b.head_offset,
         "k_scale": float(b.scale_of("k")),
         "v_scale": float(b.scale_of("v")),
         "loc": torch.tensor(np.asarray(b.loc).tolist(), dtype=torch.int64),
@@ -134,6 +135,11 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
             assert isinstance(d.type, TensorType)
             prefix = "" if d.attrs["role"] == "pool" else "field."
             given[prefix + d.name] = stored(b.paged[d.name], d.type.dtype.name)
+    for d in program.declared("param"):
+        assert isinstance(d.type, TensorType)
+        x = b.parameters[d.name]
+        sets = {"model": (), "layer": (b.layer,), "head": (b.layer, slice(b.head_offset, b.head_offset + heads))}
+        given[f"param.{d.name}"] = stored(x[sets[d.attrs["per"]]], d.type.dtype.name)
     for d in program.declared("resource"):
         held = torch.from_numpy(np.array(resource(program, d.name)))
         given[f"const.{d.name}"] = held.int() if held.dtype == torch.bool else held

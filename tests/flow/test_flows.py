@@ -33,9 +33,14 @@ SHAPES = [
     vortex.Spec(page_size=32, head_dim=24, group=1, dtype="f32"),
     vortex.Spec(page_size=8, head_dim=12, group=3, dtype="f16"),
 ]
-LATENT = ["latent_slim", "latent_topk"]
+LATENT = ["latent_quest", "latent_slim", "latent_topk"]
 """Of MLA: test_latent.py has them."""
-LIBRARY = ["block_topk", "centered", "gqa_block", "lserve", "lserve_centroid", "masked_quest", "quest", "venergy_gated"]
+LEARNED = ["learned_query", "mlp_scorer"]
+"""Of parameters: test_parameters.py has them."""
+LIBRARY = [
+    *("block_topk", "centered", "double_sparsity", "gqa_block", "lserve", "lserve_centroid"),
+    *("masked_quest", "query_channels", "quest", "venergy_gated"),
+]
 
 
 def data(spec: vortex.Spec, pages: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +65,7 @@ def traced_scores(cls: type[vortex.vFlow], spec: vortex.Spec, q: Tensor, k: Tens
 
 
 def test_the_library_is_complete() -> None:
-    assert library_names() == sorted(LIBRARY + LATENT)
+    assert library_names() == sorted(LIBRARY + LATENT + LEARNED)
 
 
 @pytest.mark.parametrize("spec", SHAPES, ids=lambda s: f"{s.page_size}-{s.head_dim}-{s.dtype}")
@@ -79,6 +84,11 @@ def _quest(q: Tensor, k: Tensor, v: Tensor, first: int = 0) -> Tensor:
     return bound[..., first:].sum(-1).amax(-1)
 
 
+def _largest(q: Tensor, n: int) -> Tensor:
+    """1 at the n numbers farthest from 0."""
+    return (q.abs() >= q.abs().sort(descending=True).values[n - 1]).float()
+
+
 FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "block_topk": lambda q, k, v: k.mean(1) @ q.mean(0),
     "gqa_block": lambda q, k, v: torch.softmax(0.09 * (k.mean(1) @ q.T), 0).amax(1),
@@ -87,6 +97,8 @@ FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "lserve": lambda q, k, v: _quest(q, k[:, :16], v).maximum(_quest(q, k[:, 16:], v)),
     "lserve_centroid": lambda q, k, v: (k.unflatten(1, (2, 16)).mean(2) @ q.mean(0)).amax(1),
     "centered": lambda q, k, v: (k.mean(1) @ q.T).mean(1) - (k.mean(1) @ q.T).mean(),
+    "double_sparsity": lambda q, k, v: (k[..., :24] @ q.mT[:24]).amax((1, 2)),
+    "query_channels": lambda q, k, v: _largest(q.mean(0), 3) * q.mean(0) @ k.mean(1).T,
     "venergy_gated": lambda q, k, v: (k.mean(1) @ q.mean(0)) * v.square().sum(-1).sqrt().mean(1),
 }
 

@@ -19,6 +19,7 @@ ARGS = {
     "s": TensorType(f32, (S,)),
     "b": TensorType(bool_, (S, 8)),
     "w": TensorType(f32, (2, 8, 3)),
+    "i": TensorType(i32, (1, 3)),
 }
 
 
@@ -42,19 +43,26 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Where: lambda v: flow.Where(v["b"], v["c"], v["d"]),
     flow.Softmax: lambda v: flow.Softmax(v["c"], 0),
     flow.Scan: lambda v: flow.Scan(v["c"], 0, "max"),
+    flow.ArgSort: lambda v: flow.ArgSort(v["c"], 1, True),
+    flow.Gather: lambda v: flow.Gather(v["c"], v["i"], 1),
+    flow.Shift: lambda v: flow.Shift(v["c"], -2, "fill", 1.5),
     flow.Conv: lambda v: flow.Conv(v["c"], v["w"]),
     flow.Dot: lambda v: flow.Dot(v["q"], v["c"], "gd,sd->sg"),
     flow.Reshape: lambda v: flow.Reshape(v["c"], (S, 2, 4)),
     flow.Transpose: lambda v: flow.Transpose(v["c"], (1, 0)),
     flow.Broadcast: lambda v: flow.Broadcast(v["c"], (3, S, 8)),
     flow.Slice: lambda v: flow.Slice(v["c"], 1, 7, 3, -2),
+    flow.Param: lambda v: flow.Param("weight", "head", TensorType(f32, (2, 2))),
+    flow.Head: lambda v: flow.Head(TensorType(i32)),
     flow.Concat: lambda v: flow.Concat((v["c"], v["d"]), 1),
     flow.Constant: lambda v: flow.Constant(float("-inf"), TensorType(f32)),
     flow.Resource: lambda v: flow.Resource("table", TensorType(f32, (2,))),
     flow.Layer: lambda v: flow.Layer(TensorType(i32)),
     flow.PageIndex: lambda v: flow.PageIndex(TensorType(i32, (S,))),
     flow.PageCount: lambda v: flow.PageCount(TensorType(i32)),
-    flow.TopK: lambda v: flow.TopK(v["s"]),
+    flow.TopK: lambda v: flow.TopK(v["s"], 3),
+    flow.TopP: lambda v: flow.TopP(v["s"], 0.9),
+    flow.Union: lambda v: flow.Union((v["flow.topk"], v["flow.topp"])),
 }
 
 
@@ -63,11 +71,15 @@ def every_flow_op() -> Module:
     data = base64.b64encode(np.array([1, 2], "<f4").tobytes()).decode()
     m = Module("flow", "every", {"page_size": 16, "ratio": 0.5, "tags": ("a", True, S, f32), "more": {"x": -1}})
     m.declare(Decl("resource", "table", TensorType(f32, (2,)), {"data": data}))
+    m.declare(Decl("param", "weight", TensorType(f32, (2, 2)), {"per": "head"}))
     f = m.define(Function("func", "index", [Value(n, t) for n, t in ARGS.items()]))
     values = {a.name: a for a in f.args}
     for name, kind in OPS.items():
         if name.startswith("flow.") and kind is not flow.Return:
-            f.append(flow_op(kind, values))
+            made = flow_op(kind, values)
+            f.append(made)
+            if isinstance(made, flow.Part):
+                values[name] = made.value
     f.append(flow.Return((values["s"],)))
     return m
 
@@ -93,7 +105,7 @@ def every_page_op() -> Module:
         attrs = {"kind": kind, "domain": KINDS[kind].domain, "schedule": {"lanes": 8, "from": "model"}}
         return m.define(Function("kernel", kind, attrs=attrs))
 
-    kernel("plan").append(page.Plan("plan", 16))
+    kernel("plan").append(page.Plan("plan", 16, 2, 8, True))
     kernel("append").append(page.Scatter("k_new", "k"))
     f = kernel("attend")
     q = f.add(page.Load("q", TensorType(bf16, (4, 8))), "q")

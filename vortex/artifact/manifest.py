@@ -10,16 +10,17 @@ from math import prod
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from vortex.budget import I32_MAX
+from vortex.budget import I32_MAX, Cap
 from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT
-from vortex.ir.types import DTYPES
+from vortex.ir.core import Decl
+from vortex.ir.types import DTYPES, TensorType
 from vortex.kinds.buckets import Bound, Bucket
 from vortex.kinds.kind import KINDS, arguments
 from vortex.spec import Spec
 from vortex.untrusted_json import Check, Choice, JsonError, Length, Partial, Pattern, Range, parse, read, shown
 
 FORMAT = "vortex-artifact"
-VERSION = 1
+VERSION = 2
 
 
 def _inside(path: str) -> bool:
@@ -85,6 +86,33 @@ class ConstantEntry:
     file: File
     dtype: Dtype
     shape: Annotated[tuple[Words, ...], Length(0, 8)]
+
+
+LEADING = {"model": (), "layer": ("layers",), "head": ("layers", "KV heads")}
+"""The axes in front of a set of a parameter, by what there is one for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterEntry:
+    """Numbers that are given at load: a set of this ``shape`` for the model, for each layer, or for each layer and KV
+    head.
+    """
+
+    name: Name
+    shape: Annotated[tuple[Side, ...], Length(0, 8)]
+    dtype: Dtype
+    per: Annotated[str, Choice(LEADING)]
+
+    @classmethod
+    def of(cls, d: Decl) -> ParameterEntry:
+        """What a module declares as ``param``."""
+        assert isinstance(d.type, TensorType)
+        return cls(d.name, d.type.tile, str(d.type.dtype), str(d.attrs["per"]))
+
+
+def expected(entry: ParameterEntry) -> str:
+    """The tensor that a file of weights must hold, in words."""
+    return f"{entry.dtype}[{', '.join([*LEADING[entry.per], *map(str, entry.shape)])}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +190,9 @@ class Manifest:
     fields: tuple[FieldEntry, ...]
     constants: tuple[ConstantEntry, ...]
     targets: Mapping[Name, TargetEntry]
+    parameters: tuple[ParameterEntry, ...] = ()
+    cap: Cap = field(default_factory=Cap)
+    """What bounds the pages of a selection."""
     toolchain: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[File, FileEntry] = field(default_factory=dict)
@@ -210,7 +241,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 def _cross_check(made: Manifest) -> None:
     """Names mean something and files are listed."""
     known = set(arguments())
-    for prefix, entries in (("field", made.fields), ("const", made.constants)):
+    for prefix, entries in (("field", made.fields), ("const", made.constants), ("param", made.parameters)):
         for entry in entries:
             arg = f"{prefix}.{entry.name}"
             if arg in known:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
 from vortex.check.reference import eager
 from vortex.check.remarks import Contraction, Remark, contractions, remarks
 from vortex.check.shapes import DENSE, LATENT, pairwise, shown, spec_of
 from vortex.check.step_bytes import StepBytes, count_step
 from vortex.check.synthetic_batch import Trial
-from vortex.check.verdict import judge
+from vortex.check.verdict import LAYERS, judge
+from vortex.check.weights import random_parameters
 from vortex.driver import compile_flow
 from vortex.errors import OTHER_CACHE, Loc, VortexError
 from vortex.flow.flow import vFlow
@@ -245,15 +247,17 @@ def _compare(flow: type[vFlow] | vFlow, spec: Spec) -> Compared:
         module = trace(flow, spec)
         out = scratch / "check.vxa"
         compile_flow(module, targets=[TARGETS["cpu"]], out=out)
-        decoder = load(out, target="cpu", budget=Budget(PAGES_KEPT), debug=True)
-        verdicts, _ = judge(decoder, module, LENGTHS, steps=STEPS)
         heads = 1 if spec.kv_lora_rank else 2
+        entries = [ParameterEntry.of(d) for d in module.declared("param")]
+        weights = random_parameters(entries, LAYERS, heads)
+        decoder = load(out, target="cpu", budget=Budget(PAGES_KEPT), debug=True, parameters=weights)
+        verdicts, _ = judge(decoder, module, LENGTHS, steps=STEPS)
         pages = sum(-(-(n + STEPS) // spec.page_size) for n in LENGTHS)
         trial = Trial(decoder, heads, pages, seed=1)
         for n in LENGTHS:
             trial.join(f"r{n}", n)
         trial.step()
-        oracle = eager(flow if isinstance(flow, type) else type(flow), spec)
+        oracle = eager(flow if isinstance(flow, type) else type(flow), spec, weights)
         checks = [trial.check(name, oracle) for name in trial.requests]
     error = max(v.error for v in verdicts.values())
     differing = sum(v.differing for v in verdicts.values()) + sum(c.differing for c in checks)

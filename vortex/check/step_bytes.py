@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
+from vortex.check.weights import random_parameters
 from vortex.ir.core import Module
+from vortex.ir.dialects.page import cap_of
 from vortex.ir.interpret_page import Batch, Counts, run_program
 from vortex.ir.numerics import narrow
 from vortex.ir.types import TensorType
@@ -71,13 +74,16 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
         if d.attrs["layout"] == "paged":
             assert isinstance(d.type, TensorType)
             paged[d.name] = np.asarray(narrow(numbers(pages, 1, *d.type.tile), d.type.dtype), np.float32)
+    entries = [ParameterEntry.of(d) for d in program.declared("param")]
+    weights = {name: x.float().numpy() for name, x in random_parameters(entries, 1, 1).items()}
     return Batch(
         q=numbers(1, spec.group, spec.head_dim),
         paged=paged,
+        parameters=weights,
         lengths=np.array([length], np.int32),
         page_table=np.arange(pages, dtype=np.int32)[None],
         budget=budget.numbers(),
-        capacity=max(1, min(budget.total(pages), pages)),
+        capacity=max(1, min(cap_of(program).total(budget, pages), pages)),
         scale=float(spec.head_dim**-0.5),
         tokens={f"{name}_new": numbers(1, 1, spec.head_dim) for name in spec.pools},
         loc=np.array([length - 1], np.int64),

@@ -179,6 +179,8 @@ class Trial:
         self.data: Planted | Varied = (Varied if varied else Planted)(self.spec, kv_heads, self.random)
         self._steps = 0
         self._batch: list[str] = []
+        # as the interpreter holds them
+        self.parameters = {n: x.detach().cpu().float().numpy() for n, x in decoder.parameters.tensors.items()}
         self.scales = SCALES if self.spec.scaled else dict.fromkeys(SCALES, 1.0)
         for layer in self.layers:
             k, v, fields = self.cache.k[layer], self.cache.v[layer], self.cache.fields[layer]

@@ -18,11 +18,14 @@ import numpy as np
 import torch
 
 from vortex.budget import Budget
-from vortex.check.reference import score, summarise
+from vortex.check.choices import Bounds, differing
+from vortex.check.reference import selected, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
-from vortex.flow.oracle import attend, round_to, select_pages
+from vortex.flow.oracle import attend, round_to
 from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
+from vortex.ir.dialects.flow import cap_of
+from vortex.ir.ranking import Ranked, masses
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.tensors import TORCH
 from vortex.spec import Spec
@@ -126,7 +129,7 @@ def budgets(asked: Budget) -> list[Budget]:
 
 def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -> Verdict:
     """The last step of a request in one layer; what the cache holds of it too, where asked for."""
-    spec, budget = trial.spec, trial.budget
+    spec, budget, cap = trial.spec, trial.budget, cap_of(flow)
     row, heads = trial.requests.index(name), trial.cache.kv_heads
     k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
     pages = -(-len(k) // spec.block_size)
@@ -139,13 +142,13 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     for h in range(heads):
         mine = chosen[row, h, : int(counts[row, h])].tolist()
         selected = max(selected, len(mine))
-        scores = slack = None
-        if pages > budget.total(pages):
+        parts: list[Bounds] = []
+        if cap.scored(budget, pages):
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
-            scores, slack = rounded(flow, q[h].numpy(), of_head, scored, layer)
-        right = select_pages(torch.empty(0) if scores is None else torch.from_numpy(scores), pages, budget)
-        odd, far = differing(mine, right, scores, slack, budget.sink)
+            left = budget.total(pages) - budget.sink - budget.recent
+            parts = rounded(flow, q[h].numpy(), of_head, scored, left, at(trial, layer, h))
+        odd, far = differing(mine, parts, pages, budget, cap)
         wrong, gap = wrong + odd, max(gap, far)
         if not mine or not set(mine) <= set(range(pages)):
             error = float("inf")
@@ -165,11 +168,20 @@ def by_block(x: torch.Tensor, spec: Spec) -> torch.Tensor:
     return x if spec.page_blocks == 1 else x.transpose(1, 2).flatten(0, 1)
 
 
-def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int) -> tuple[Any, Any]:
-    """The scores of a row's candidates, and by how much rounding may change each: measured on inputs changed a bit."""
+def at(trial: Trial, layer: int, head: int) -> dict[str, Any]:
+    """Where a row of the trial is, as the interpreter takes it."""
+    return {"layer": layer, "head": trial.decoder.head_offset + head, "parameters": trial.parameters}
 
-    def scores(q: Any, fields: Mapping[str, Any]) -> Any:
-        return score(flow, q, fields, scored.start, scored.stop - scored.start, layer)
+
+def rounded(
+    flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, left: int, place: Mapping[str, Any]
+) -> list[Bounds]:
+    """What each part of a row's selection may hold, where the budget leaves ``left`` pages to it: by how much rounding
+    may change each score is measured on inputs changed a bit.
+    """
+
+    def chosen(q: Any, fields: Mapping[str, Any]) -> tuple[Ranked, ...]:
+        return selected(flow, q, fields, scored.start, scored.stop - scored.start, **place).parts
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -177,32 +189,20 @@ def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, laye
         return (x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32)
 
     random = np.random.default_rng(0)
-    right = scores(q, fields)
-    slack = OWN * np.abs(right)
-    with np.errstate(invalid="ignore"):
-        for _ in range(SAMPLES):
-            other = scores(changed(q), {f: changed(x) for f, x in fields.items()})
-            slack = np.fmax(slack, SPREAD * np.abs(other - right))
-    return right, np.where(np.isfinite(slack), slack, 0.0)
-
-
-def differing(mine: Sequence[int], right: Sequence[int], scores: Any, slack: Any, first: int) -> tuple[int, float]:
-    """How many pages only one of ``mine`` and ``right`` holds, but for those as good as the last one kept, and how far
-    the scores of these lie from it. ``mine`` must be ascending.
-    """
-    if list(mine) != sorted(set(mine)):
-        return max(1, len(mine)), float("inf")
-    odd = sorted(set(mine) ^ set(right))
-    if not odd:
-        return 0, 0.0
-    scored = range(first, first + (0 if scores is None else len(scores)))
-    ranked = [p - first for p in right if p in scored]
-    if len(mine) != len(right) or not ranked or not set(odd) <= set(scored):
-        return len(odd), float("inf")
-    last = min(ranked, key=lambda p: (scores[p] == scores[p], scores[p]))  # a NaN is worse than any number
-    far = [(abs(float(scores[p - first]) - float(scores[last])), float(slack[p - first] + slack[last])) for p in odd]
-    wrong = [distance if distance == distance else float("inf") for distance, near in far if not distance <= near]
-    return len(wrong), max(wrong, default=0.0)
+    right = chosen(q, fields)
+    samples = [chosen(changed(q), {f: changed(x) for f, x in fields.items()}) for _ in range(SAMPLES)]
+    found = []
+    for part, *others in zip(right, *samples, strict=True):
+        score = np.asarray(part.score, np.float32)
+        with np.errstate(invalid="ignore"):
+            slack = OWN * np.abs(score)
+            for other in others:
+                slack = np.fmax(slack, SPREAD * np.abs(other.score - score))
+        slack = np.where(np.isfinite(slack), slack, 0.0)
+        mass = float(masses(score).sum(dtype=np.float64))
+        share = float(slack.sum()) / mass if 0 < mass < float("inf") else 0.0
+        found.append(Bounds.of(part, slack, left, mass=share, others=others))
+    return found
 
 
 def unlike(
@@ -217,7 +217,7 @@ def unlike(
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
         tiles = [x[: full * spec.block_size, h].reshape(full, spec.block_size, -1).numpy() for x in parts]
-        made = summarise(flow, *tiles, layer=layer)
+        made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
             mine, want = numbers(x[:full, h]), made[name]

@@ -86,6 +86,7 @@ def _machine(as_json: bool) -> int:
 
 def _artifact(path: str, verify: bool, as_json: bool) -> int:
     from vortex.artifact.folder import read_manifest, verify_files
+    from vortex.artifact.manifest import expected
 
     try:
         m = read_manifest(path)
@@ -106,6 +107,8 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
         print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head")
     for c in m.constants:
         print(f"constant  {c.name}: {c.dtype}{list(c.shape)}")
+    for p in m.parameters:
+        print(f"parameter {p.name}: {expected(p)} in the file of weights")
     print(f"made by   {', '.join(f'{k} {v}' for k, v in m.toolchain.items())}")
     rows = []
     for name, target in m.targets.items():

@@ -186,10 +186,27 @@ class Arguments:
             if d.name in used:
                 self.constant(d)
 
-    def _layer_of(self, f: Function) -> None:
-        """Declare the number of the layer where ``f`` asks for it."""
+    def parameters_of(self, f: Function) -> None:
+        """Declare the parameters that ``f`` reads: the set of the layer, or one for each KV head."""
+        used = {o.symbol for o in f.ops if isinstance(o, flow.Param)}
+        for d in self.program.declared("param"):
+            if d.name in used:
+                assert isinstance(d.type, TensorType)
+                heads = ("Hkv",) if d.attrs["per"] == "head" else ()
+                self.tensor(f"param.{d.name}", (*heads, *d.type.tile), STORAGE[d.type.dtype.name])
+
+    def _place_of(self, f: Function) -> None:
+        """Declare the number of the layer, and the heads before those of the step, where ``f`` asks for them."""
         if any(isinstance(o, flow.Layer) for o in f.ops):
             self.scalar("layer", I32)
+        if any(isinstance(o, flow.Head) for o in f.ops):
+            self.scalar("head_offset", I32)
+
+    def place(self, head: Expr) -> dict[str, Expr]:
+        """What the leaves ``layer`` and ``head`` read in a row of KV head ``head`` of the step."""
+        offset = self.scalars.get("head_offset")
+        found = {"layer": self.scalars.get("layer"), "kv_head": cast(I64, head)}
+        return found if offset is None else {**found, "head": offset + cast(I32, head)}
 
     def _inputs_of_select(self, f: Function) -> None:
         """Declare the queries, summaries and captured tensors that ``f`` loads."""
@@ -200,6 +217,7 @@ class Arguments:
             elif d.name in loaded and d.attrs["role"] == "field":
                 self.field(d)
         self.constants_of(f)
+        self.parameters_of(f)
 
     def scratch(self, taken: Iterable[Argument], *, align: int = 0, **sizes: int) -> None:
         """Declare the scratch that a template takes; ``sizes`` are those that the kernel is built for, ``align`` what
@@ -231,6 +249,7 @@ class Arguments:
             if d.name in stored:
                 self.field(d)
         self.constants_of(f)
+        self.parameters_of(f)
         for o in f.ops:
             if isinstance(o, page.Scatter):
                 t = self.type_of(o.source)
@@ -241,7 +260,7 @@ class Arguments:
         self.tensor("lengths", ("B",), I32)
         self.tensor("page_table", ("B", "Pmax"), I32)
         self.scales(*(d for d in buffers if d.name in touched))
-        self._layer_of(f)
+        self._place_of(f)
 
     def of_select(self, f: Function, taken: Iterable[Argument] = ()) -> None:
         """Declare what ``select`` reads and writes; ``taken`` is the scratch of one that walks the list of ``plan``."""
@@ -249,7 +268,7 @@ class Arguments:
         self.tensor("plan", (4, "B"), I32)
         self.scratch(taken)
         self.tensor("page_table", ("B", "Pmax"), I32)
-        self._layer_of(f)
+        self._place_of(f)
         self.tensor("workspace", ("rows", "words"), F32)
         self.tensor("pages", ("B", "Hkv", "K"), I32)
         self.tensor("counts", ("B", "Hkv"), I32)
@@ -277,6 +296,11 @@ class Arguments:
     def type_of(self, name: str) -> TensorType:
         """The type of a declared buffer."""
         return tensor_type(self.program, name)
+
+    @property
+    def parameters(self) -> dict[str, Buffer]:
+        """The declared parameters by their own names."""
+        return {n.removeprefix("param."): b for n, b in self.buffers.items() if n.startswith("param.")}
 
     @property
     def constants(self) -> dict[str, Buffer]:

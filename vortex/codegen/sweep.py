@@ -13,12 +13,16 @@ before the sweep of its level, and an op over pages runs in the sweep of its loo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from vortex.budget import Cap
 from vortex.codegen.arguments import Arguments, Place
 from vortex.codegen.scalar import convert, number_type
+from vortex.codegen.share import counted
+from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, put
+from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put
 from vortex.codegen.values import Index, page_position, type_of, without_page
 from vortex.ir.core import Decl, Function, Module, Op
 from vortex.ir.dialects import flow, page
@@ -28,8 +32,39 @@ from vortex.ir.types import i32 as i32_type
 
 
 def selection_of(f: Function) -> flow.Selection | None:
-    """The choice of pages, in kernels that make it."""
-    return next((o for o in f.ops if isinstance(o, flow.Selection)), None)
+    """The choice of pages, in kernels that make it; its parts come before it."""
+    return next((o for o in reversed(f.ops) if isinstance(o, flow.Selection)), None)
+
+
+def key_slot(f: Function, o: flow.Part) -> int:
+    """The words per page where the keys of a part of the selection are."""
+    selection = selection_of(f)
+    assert selection is not None
+    return int(f.attrs["keys"]) + selection.parts.index(o)
+
+
+def key_of(o: flow.Part, score: Expr) -> Expr:
+    """The key of a page, from its score."""
+    return sortable(counted(score) if o.share else score)
+
+
+def left_to(o: flow.Part, cap: Cap, most: Expr, scored: Expr) -> Expr:
+    """The pages that a part may take, where all parts together may take ``most``: its own number, or an equal share of
+    what those with a number leave.
+    """
+    if o.most:
+        return T.min(i32(o.most), scored)
+    rest = most - T.min(i32(cap.pages), scored) if cap.pages else most
+    return T.truncdiv(rest, i32(cap.budgets)) if cap.budgets > 1 else rest
+
+
+def wanted(o: flow.Part, most: Expr, count: Expr | None, reaching: Callable[[], Expr]) -> Expr:
+    """How many pages a part takes, of up to ``most``: as many as reach its share, or its ``count``, if that is less."""
+    if o.share:
+        most = T.min(most, reaching())
+    if count is not None:
+        most = T.max(i32(0), T.min(most, count))
+    return let("wanted", most) if o.always_scores else most
 
 
 def is_paged(program: Module, o: page.Load) -> bool:
@@ -66,7 +101,7 @@ def page_ops(f: Function, staging: Staging, level: int) -> list[Op]:
         if staging.loop.get(o) != level:
             return False
         spans = any(over_pages(v) for v in o.operands)
-        if o.result is None or isinstance(o, flow.Selection):
+        if o.result is None or isinstance(o, flow.Part):
             return spans
         return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vortex.artifact.kernel_texts import pack
-from vortex.artifact.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, TargetEntry
+from vortex.artifact.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, ParameterEntry, TargetEntry
 from vortex.compilation.lowered import Lowered
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
-from vortex.ir.dialects import page
+from vortex.ir.dialects.page import cap_of, page_blocks
 from vortex.ir.types import TensorType
 from vortex.spec import REQUIRED, Spec
 from vortex.targets.cpu import detect_mcpu, machine, required_features
@@ -40,7 +40,7 @@ def assemble(
         t = _tensor(program, d.name)
         files[f"constants/{d.name}.bin"] = base64.b64decode(d.attrs["data"])
         constants.append(ConstantEntry(d.name, f"constants/{d.name}.bin", str(t.dtype), t.tile))
-    blocks = page.page_blocks(program)
+    blocks = page_blocks(program)
     fields = [
         FieldEntry(d.name, t.tile if blocks == 1 else (blocks, *t.tile), str(t.dtype))
         for d in program.declared("buffer")
@@ -52,7 +52,9 @@ def assemble(
         spec=spec_of(program),
         fields=tuple(fields),
         constants=tuple(constants),
+        parameters=tuple(ParameterEntry.of(d) for d in program.declared("param")),
         targets={low.target.name: _target(low, resources.get(low.target.name, {})) for low in lowered},
+        cap=cap_of(program),
         toolchain={name: v for name, v in about["versions"].items() if v},
         provenance={"argv": list(about["argv"])},
     )

@@ -18,6 +18,7 @@ from vortex.errors import (
     nearest,
 )
 from vortex.flow import files, purity, source
+from vortex.flow.dialect import NATIVE, Dialect
 from vortex.ir.types import DTYPES, DType
 
 if TYPE_CHECKING:
@@ -77,11 +78,21 @@ class vFlow:
     """A sparse-attention algorithm, for one request and one KV head: no batch, no page tables."""
 
     flow_name: str = ""
+    dialect: Dialect = NATIVE
+    """How its methods are written."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if purity.is_forward():
             raise purity.kept_on_self(name)
         super().__setattr__(name, value)
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name.startswith("__") or not purity.is_forward():
+            return value
+        from vortex.flow.parameter import resolved
+
+        return resolved(value)
 
     def __delattr__(self, name: str) -> None:
         if purity.is_forward():
@@ -133,6 +144,18 @@ def register(name: str) -> Callable[[_F], _F]:
     return declare
 
 
+def register_in_file(name: str, cls: type[vFlow], loc: Loc | None, flow_name: str) -> None:
+    """Make a flow known as ``name`` of the file of ``loc`` alone: ``FILE.py:name`` finds it, ``name`` does not."""
+    cls.flow_name = flow_name
+    _REGISTRY[f"{name}@{_place(loc).rpartition(':')[0]}"] = cls, loc
+
+
+def flows_of(file: str) -> dict[str, type[vFlow]]:
+    """The flows that a file has registered so far, by their names in it."""
+    found = {n: cls for n, (cls, loc) in _REGISTRY.items() if loc is not None and _same_file(loc.file, file)}
+    return {n.partition("@")[0]: cls for n, cls in found.items()}
+
+
 def _same_class(a: type, b: type) -> bool:
     """Whether a class is defined again, as a notebook's cell does when it runs again."""
     return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
@@ -161,7 +184,7 @@ def library_names() -> list[str]:
 
 def flow_names() -> list[str]:
     """Every flow that can be found by name alone."""
-    return sorted({*library_names(), *_REGISTRY})
+    return sorted({*library_names(), *(n for n in _REGISTRY if "@" not in n)})
 
 
 def find_flow(text: str) -> type[vFlow]:
@@ -202,7 +225,7 @@ def _load(file: str) -> dict[str, type[vFlow]]:
 
         with plain():
             files.load(file)
-    return {n: cls for n, (cls, loc) in _REGISTRY.items() if loc is not None and _same_file(loc.file, file)}
+    return flows_of(file)
 
 
 def _same_file(a: str, b: str) -> bool:

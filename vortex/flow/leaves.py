@@ -1,11 +1,11 @@
-"""What a flow may ask about where it runs: the layer, and which pages it sees. Traced, or from the eager step."""
+"""What a flow may ask about where it runs: layer, KV head, which pages it sees. Traced, or from the eager step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,12 +19,15 @@ from vortex.ir.types import S, TensorType, i32
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an eager step runs: the layer, and the candidates ``[first_page, first_page + pages)``."""
+    """Where an eager step runs: layer, KV head of the model, candidates ``[first_page, first_page + pages)``."""
 
     layer: int = 0
     first_page: int = 0
     pages: int | None = None
     """None where a summary is made: a page does not know its request."""
+    head: int = 0
+    parameters: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """All sets of each parameter, as files have them."""
 
 
 _place: ContextVar[Place | None] = ContextVar("place", default=None)
@@ -38,6 +41,11 @@ def eager(place: Place) -> Iterator[None]:
         yield
     finally:
         _place.reset(token)
+
+
+def place() -> Place | None:
+    """Where the eager step runs that is under way; None outside."""
+    return _place.get()
 
 
 def _here(what: str) -> Place:
@@ -63,7 +71,7 @@ def _no_pages(what: str) -> VortexError:
 def _leaf(name: str, op: Op) -> Any:
     tracer = current()
     assert tracer is not None
-    if name != "layer" and tracer.function.name == "cache":
+    if name not in ("layer", "head") and tracer.function.name == "cache":
         raise _no_pages(name)
     made = tracer.once(name, op, name)
     made.copied = True  # each call gives a tensor of its own
@@ -75,6 +83,13 @@ def layer() -> Any:
     if current() is not None:
         return _leaf("layer", flow.Layer(TensorType(i32)))
     return torch.tensor(_here("layer").layer, dtype=torch.int32)
+
+
+def head() -> Any:
+    """The KV head of the row, counted over the whole model, an int32 scalar; 0 under MLA, on every rank."""
+    if current() is not None:
+        return _leaf("head", flow.Head(TensorType(i32)))
+    return torch.tensor(_here("head").head, dtype=torch.int32)
 
 
 def page_index() -> Any:

@@ -24,12 +24,14 @@ from vortex.errors import (
     FIELD_UNWRITTEN,
     FLOW_RAISED,
     NO_SELECTION,
+    SELECTIONS,
     Loc,
     VortexError,
     nearest,
 )
 from vortex.flow import purity, source
 from vortex.flow.flow import HOW_TO_DECLARE, Field, check_class, vFlow
+from vortex.flow.parameter import Parameter, declared_parameters
 from vortex.flow.selection import Selection
 from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import Tracer
@@ -37,12 +39,6 @@ from vortex.spec import Spec
 
 RESERVED = frozenset({"q", "k", "v", "latent", "k_new", "v_new", "latent_new", "plan", "pages", "out", "lse"})
 """Names that the artifact's own tensors have."""
-EXPECTED = {
-    "create_cache": "create_cache(self, spec)",
-    "forward_cache": "forward_cache(self, page)",
-    "forward_indexer": "forward_indexer(self, q, cache)",
-}
-"""The methods of a flow as they are written."""
 
 
 def instantiate(flow: vFlow | type[vFlow]) -> vFlow:
@@ -82,6 +78,12 @@ def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
     return dict(fields)
 
 
+def weights_of(flow: vFlow, fields: Mapping[str, Field]) -> dict[str, Parameter]:
+    """The parameters that a flow declares, by name, once create_cache has run; VX1040."""
+    own = dict.fromkeys(RESERVED, "the artifact's own tensors are called so")
+    return declared_parameters(flow, {**own, **dict.fromkeys(fields, "a field is called so")})
+
+
 def summaries_of(flow: vFlow, fields: Mapping[str, Field], page: Any, tracer: Tracer | None = None) -> dict[str, Any]:
     """What forward_cache returns for a page, one tensor or number for each declared field, in declared order.
 
@@ -117,6 +119,8 @@ def summaries_of(flow: vFlow, fields: Mapping[str, Field], page: Any, tracer: Tr
 def selection_of(flow: vFlow, q: Any, cache: Any, tracer: Tracer | None = None) -> Selection:
     """What forward_indexer returns; VX1011 unless it is a selection."""
     selected = called(flow, "forward_indexer", q, cache, tracer=tracer)
+    if isinstance(selected, tuple | list) and sum(isinstance(x, Selection) for x in selected) > 1:
+        raise SELECTIONS.at(return_loc(flow, "forward_indexer"), got=f"{len(selected)} selections")
     if not isinstance(selected, Selection):
         raise NO_SELECTION.at(return_loc(flow, "forward_indexer"), got=kind(selected))
     return selected
@@ -127,15 +131,17 @@ def selection_of(flow: vFlow, q: Any, cache: Any, tracer: Tracer | None = None) 
 
 def called(flow: vFlow, name: str, *args: Any, tracer: Tracer | None = None) -> Any:
     """The result of a method of the flow; VX1025 when it does not take these arguments or is not a plain function."""
-    method = getattr(flow, name)
-    loc = method_loc(flow, name)
+    method, dialect = getattr(flow, name), flow.dialect
+    loc, expected = method_loc(flow, name), dialect.expected[name]
     if not callable(method):
-        raise BAD_SIGNATURE.at(loc, why=f"{name} is {kind(method)}, not a method", method=EXPECTED[name])
+        raise BAD_SIGNATURE.at(loc, why=f"{name} is {kind(method)}, not a method", method=expected)
+    with at_the_flow(tracer, loc):
+        args = dialect.arguments(flow, name, args)
     lacking = _unbound(method, args)
     if lacking:
-        shown = EXPECTED[name].replace("self, ", "")
+        shown = expected.replace("self, ", "")
         why = f"{name} is called as {shown}, but {lacking}"
-        raise BAD_SIGNATURE.at(loc, why=why, method=EXPECTED[name])
+        raise BAD_SIGNATURE.at(loc, why=why, method=expected)
     plain = _inner(method)
     for is_one, what in (
         (inspect.iscoroutinefunction, "a coroutine (async def)"),
@@ -143,12 +149,12 @@ def called(flow: vFlow, name: str, *args: Any, tracer: Tracer | None = None) -> 
         (inspect.isasyncgenfunction, "an asynchronous generator"),
     ):
         if is_one(plain):
-            raise BAD_SIGNATURE.at(loc, why=f"{name} is {what}; it must return its result", method=EXPECTED[name])
+            raise BAD_SIGNATURE.at(loc, why=f"{name} is {what}; it must return its result", method=expected)
     with at_the_flow(tracer, loc), purity.running(name):
-        result = method(*args)
+        result = dialect.call(flow, name, method, args)
     if inspect.iscoroutine(result):
         result.close()
-        raise BAD_SIGNATURE.at(loc, why=f"{name} returns a coroutine", method=EXPECTED[name])
+        raise BAD_SIGNATURE.at(loc, why=f"{name} returns a coroutine", method=expected)
     return result
 
 

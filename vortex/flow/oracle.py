@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,15 +11,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.overrides import TorchFunctionMode
 
-from vortex.budget import Budget
+from vortex.budget import Budget, Cap
 from vortex.errors import FIELD_SHAPE
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
-from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of
+from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of, weights_of
+from vortex.flow.selection import Part, Selection
 from vortex.flow.surroundings import plain
 from vortex.flow.trace import trace
+from vortex.ir.dialects.flow import cap_of
 from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
@@ -37,7 +39,34 @@ class Fp32Arithmetic(TorchFunctionMode):
     """Narrow floats are storage: a cast rounds, what is computed from the result is fp32 again."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        stable = STABLE.get(func)
+        if stable is not None and isinstance(args[0], Tensor) and args[0].ndim:
+            return _widened(stable(*args, **(kwargs or {})))
         return _widened(func(*args, **(kwargs or {})))
+
+
+def _sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    return torch.sort(input, dim=dim, descending=descending, stable=True)
+
+
+def _argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    return torch.argsort(input, dim=dim, descending=descending, stable=True)
+
+
+def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    values, indices = torch.sort(input, dim=dim, descending=largest, stable=True)
+    return torch.return_types.topk((values.narrow(dim, 0, k), indices.narrow(dim, 0, k)))
+
+
+def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    values, indices = (x.narrow(dim, k - 1, 1) for x in torch.sort(input, dim=dim, stable=True))
+    return torch.return_types.kthvalue((values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim)))
+
+
+STABLE: dict[Any, Callable[..., Any]] = {
+    getattr(scope, f.__name__[1:]): f for scope in (torch, Tensor) for f in (_sort, _argsort, _topk, _kthvalue)
+}
+"""What torch computes where it leaves open which of equal elements comes first: the one with the lower index does."""
 
 
 def _widened(x: Any) -> Any:
@@ -68,10 +97,17 @@ def kept(x: Tensor, spec: Spec, scale: float = 1.0) -> Tensor:
 
 
 def summaries(
-    flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor | None = None, layer: int = 0
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    k_pages: Tensor,
+    v_pages: Tensor | None = None,
+    layer: int = 0,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
 
+    ``head`` is the KV head of the model, ``parameters`` are all sets of the flow's parameters, as files have them.
     The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
     """
     parts = [x.detach().float().clone() for x in (k_pages, v_pages) if x is not None]
@@ -80,7 +116,7 @@ def summaries(
         fields = declared_fields(made, spec)
         rows: dict[str, list[Tensor]] = {name: [] for name in fields}
         for p in range(k_pages.shape[0]):
-            with eager(Place(layer)), Fp32Arithmetic():
+            with eager(Place(layer, head=head, parameters=parameters or {})), Fp32Arithmetic():
                 written = summaries_of(made, fields, Page(spec, [x[p] for x in parts]))
             for name, f in fields.items():
                 x = torch.as_tensor(written[name])
@@ -90,16 +126,21 @@ def summaries(
         return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
 
 
-_ACCEPTED: WeakKeyDictionary[object, set[Spec]] = WeakKeyDictionary()
+_ACCEPTED: WeakKeyDictionary[object, dict[Spec, Cap]] = WeakKeyDictionary()
 
 
 def _accepted(flow: vFlow | type[vFlow], spec: Spec) -> vFlow:
     """A flow that can be traced as well: the oracle runs what compiles, and refuses by the same errors."""
-    specs = _ACCEPTED.setdefault(flow, set())
-    if spec not in specs:
-        trace(flow, spec)
-        specs.add(spec)
+    cap(flow, spec)
     return instantiate(flow)
+
+
+def cap(flow: vFlow | type[vFlow], spec: Spec) -> Cap:
+    """What bounds the pages that the flow selects."""
+    caps = _ACCEPTED.setdefault(flow, {})
+    if spec not in caps:
+        caps[spec] = cap_of(trace(flow, spec))
+    return caps[spec]
 
 
 def _stored(rows: list[Tensor], f: Field, spec: Spec) -> Tensor:
@@ -115,36 +156,58 @@ def score(
     layer: int = 0,
     first_page: int = 0,
     pages: int | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]`` and their fields.
+    """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]`` and their fields; of a union,
+    those of its first part.
 
-    ``pages`` is their number, needed only where a flow has no fields.
+    ``pages`` is their number, needed only where a flow has no fields; ``head`` and ``parameters`` as in
+    :func:`summaries`.
     """
+    made = selection(flow, spec, q, fields, layer, first_page, pages, head, parameters)
+    result: Tensor = made.score.detach().float()
+    return result
+
+
+def selection(
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    q: Tensor,
+    fields: dict[str, Tensor],
+    layer: int = 0,
+    first_page: int = 0,
+    pages: int | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> Selection:
+    """What the flow selects of candidates ``first_page ..``; the arguments are those of :func:`score`."""
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
         made = _accepted(flow, spec)
-        declared_fields(made, spec)  # a flow may keep what it works out here
+        weights_of(made, declared_fields(made, spec))  # a flow may keep what it works out here
         # copies: what a flow writes by x += y is its own
         given = Cache({n: f.detach().float().clone() for n, f in fields.items()})
-        with eager(Place(layer, first_page, pages)), Fp32Arithmetic():
-            selected = selection_of(made, q.detach().float().clone(), given)
-        result: Tensor = selected.score.detach().float()
-        return result
+        with eager(Place(layer, first_page, pages, head, parameters or {})), Fp32Arithmetic():
+            return selection_of(made, q.detach().float().clone(), given)
 
 
-def select_pages(scores: Tensor, n: int, budget: Budget) -> list[int]:
-    """The pages kept of ``n``, ascending; ``scores`` are those of candidates ``[sink, n - recent)``.
+def select_pages(selected: Selection | Tensor, n: int, budget: Budget) -> list[int]:
+    """The pages kept of ``n``, ascending; what is selected, or the scores for a plain top-k, is of the candidates
+    ``[sink, n - recent)``.
 
     Order: +inf, finite, -inf, NaN; -0 equals +0; ties and NaNs go to the lower page.
     """
-    kept = budget.total(n)
-    if n <= kept:
+    if isinstance(selected, Tensor):
+        selected = Selection((Part(selected),))
+    if not selected.cap.scored(budget, n):
         return list(range(n))
     candidates = range(budget.sink, n - budget.recent)
-    listed: list[float] = scores.tolist()
-    assert len(listed) == len(candidates), f"{len(listed)} scores for {len(candidates)} candidates"
-    order = sorted(range(len(listed)), key=lambda i: (1, 0.0, i) if math.isnan(listed[i]) else (0, -listed[i], i))
-    best = [candidates[i] for i in order[: kept - budget.sink - budget.recent]]
+    left = budget.total(n) - budget.sink - budget.recent
+    best: set[int] = set()
+    for part in selected.parts:
+        assert len(part.score) == len(candidates), f"{len(part.score)} scores for {len(candidates)} candidates"
+        best |= {candidates[i] for i in part.best(left)}
     return [*range(budget.sink), *sorted(best), *range(n - budget.recent, n)]
 
 
@@ -156,12 +219,17 @@ def attend(q: Tensor, k_tokens: Tensor, v_tokens: Tensor, scale: float) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One request's step; ``scores`` holds None where all pages were kept and nothing was scored."""
+    """One request's step; ``selected`` holds None where all pages were kept and nothing was scored."""
 
     pages: list[list[int]]
-    scores: list[Tensor | None]
+    selected: list[Selection | None]
     out: Tensor
     lse: Tensor
+
+    @property
+    def scores(self) -> list[Tensor | None]:
+        """Of the candidates; of a union, those of its first part."""
+        return [None if s is None else s.score.detach().float() for s in self.selected]
 
 
 def step(
@@ -176,12 +244,15 @@ def step(
     fields: Sequence[dict[str, Tensor]] | None = None,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    head_offset: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> StepResult:
     """One decode step of one request: ``q`` ``[Hq, D]``, ``k`` and ``v`` ``[len, Hkv, D]``, the new token included.
 
     Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]`` and ``v`` is None.
     ``fields``, one dict a KV head over the full pages, spares making the summaries again. ``k`` and ``v`` may be the
-    tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them.
+    tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them. The KV heads are
+    ``head_offset`` and following of the model.
     """
     if spec.scaled and v is not None:
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
@@ -190,24 +261,28 @@ def step(
     n = -(-length // spec.block_size)
     first, last = budget.sink, n - budget.recent
     pages: list[list[int]] = []
-    scores: list[Tensor | None] = []
+    chosen_by: list[Selection | None] = []
+    of = cap(flow, spec)
     outs, lses = [], []
     for h in range(heads):
         group = q[h * spec.group : (h + 1) * spec.group]
-        scored = None
-        if n > budget.total(n):
+        selected = None
+        if of.scored(budget, n):
             ours = k[:, h], None if v is None else v[:, h]
-            seen = _candidates(flow, spec, *ours, first, last, fields[h] if fields is not None else None, layer)
-            scored = score(flow, spec, group, seen, layer, first, last - first)
-        chosen = list(range(n)) if scored is None else select_pages(scored, n, budget)
+            if fields is None:
+                seen = _candidates(flow, spec, *ours, first, last, layer, head_offset + h, parameters)
+            else:
+                seen = {name: f[first:last] for name, f in fields[h].items()}
+            selected = selection(flow, spec, group, seen, layer, first, last - first, head_offset + h, parameters)
+        chosen = list(range(n)) if selected is None else select_pages(selected, n, budget)
         tokens = torch.cat([torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         out, lse = attend(group, k[tokens, h], values, scale)
         pages.append(chosen)
-        scores.append(scored)
+        chosen_by.append(selected)
         outs.append(out)
         lses.append(lse)
-    return StepResult(pages, scores, torch.cat(outs), torch.cat(lses))
+    return StepResult(pages, chosen_by, torch.cat(outs), torch.cat(lses))
 
 
 def _candidates(
@@ -217,14 +292,13 @@ def _candidates(
     v: Tensor | None,
     first: int,
     last: int,
-    fields: dict[str, Tensor] | None,
     layer: int,
+    head: int,
+    parameters: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """The fields of candidate pages ``[first, last)``, made here unless they are given."""
-    if fields is not None:
-        return {name: f[first:last] for name, f in fields.items()}
+    """The fields of candidate pages ``[first, last)``."""
     tokens = slice(first * spec.block_size, last * spec.block_size)
     shape = (last - first, spec.block_size, k.shape[-1])
     pages = [None if x is None else x[tokens].reshape(shape) for x in (k, v)]
     assert pages[0] is not None
-    return summaries(flow, spec, pages[0], pages[1], layer)
+    return summaries(flow, spec, pages[0], pages[1], layer, head, parameters)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import torch
 
 from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow.axes import axes, axis, number, size, sizes
 from vortex.flow.optable import traces
+from vortex.flow.padded import Padded
 from vortex.flow.tensor import PageDim, lift, vTensor
 from vortex.flow.tracer import emit, fail, refuse
 from vortex.ir.dialects import flow
@@ -208,24 +207,36 @@ def picked(x: vTensor, i: int, index: Any) -> vTensor:
     return reshaped(part, [*part.dims[:i], *part.dims[i + 1 :]])
 
 
-@traces("Tensor.__getitem__", to="flow.slice, flow.reshape")
+@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.gather")
 def getitem(self: Any, key: Any) -> vTensor:
-    """Slices, integers, None and Ellipsis on axes other than the pages."""
-    x = lift(self)
+    """Slices, integers, lists, masks, None and Ellipsis on axes other than the pages."""
+    from vortex.flow import gathers  # which cut and reshape by the functions above
+
+    padded = self if isinstance(self, Padded) else None
+    x = padded.x if padded is not None else lift(self)
     keys = list(key) if isinstance(key, tuple) else [key]
-    used = sum(1 for k in keys if k is not None and k is not Ellipsis)
+    used = sum(gathers.axes_of(k) for k in keys)
     if used > x.ndim or sum(k is Ellipsis for k in keys) > 1:
         raise refuse(f"{used} indices for {x.type}", "one index for each axis, at most one ...")
     if not any(k is Ellipsis for k in keys):
         keys.append(Ellipsis)
+    pages = _key_of_pages(x, keys, gathers.axes_of)
+    if padded is not None or (pages is not None and _cuts(keys[pages])):
+        cut = keys[pages] if pages is not None else None
+        if not isinstance(cut, slice):
+            raise fail(SYMBOLIC_SIZE, what="a single page")
+        others = getitem(x, tuple(slice(None) if j == pages else k for j, k in enumerate(keys)))
+        return Padded(others, *(padded.how if padded is not None else (0, 0))).cut(cut)
+    if any(gathers.is_list(k) for k in keys):
+        return gathers.indexed(x, keys)
     i = 0
     for k in keys:
         if k is None:
             x, i = unsqueeze(x, i), i + 1
         elif k is Ellipsis:
-            i += x.ndim - i - sum(1 for later in keys[keys.index(Ellipsis) + 1 :] if later is not None)
+            i = x.ndim - sum(1 for later in keys[keys.index(Ellipsis) + 1 :] if later is not None)
         elif isinstance(k, slice):
-            x, i = _slice(x, i, k), i + 1
+            x, i = sliced_by(x, i, k), i + 1
         elif _is_number(k):
             x = picked(x, i, k)
         elif isinstance(k, vTensor) and not k.ndim and not k.type.dtype.is_float and k.type.dtype != bool_:
@@ -236,30 +247,43 @@ def getitem(self: Any, key: Any) -> vTensor:
     return x
 
 
+def _key_of_pages(x: vTensor, keys: list[Any], axes_of: Callable[[Any], int]) -> int | None:
+    """Which of the keys is for the page axis; None where the tensor has none, or ... stands for it."""
+    i = 0
+    for j, k in enumerate(keys):
+        i = x.ndim - sum(axes_of(later) for later in keys[j + 1 :]) if k is Ellipsis else i + axes_of(k)
+        if axes_of(k) and i - 1 == x.type.page_axis:
+            return j
+    return None
+
+
+def _cuts(k: Any) -> bool:
+    """Whether a slice of the page axis leaves some out."""
+    if not isinstance(k, slice):
+        return False
+    return not (k.start in (None, 0) and k.step in (None, 1) and (k.stop is None or isinstance(k.stop, PageDim)))
+
+
 def looked_up(x: vTensor, i: int, index: vTensor) -> vTensor:
     """The element of an axis that a traced integer names, as in ``table[vortex.layer()]``; 0 beyond the axis."""
     d = x.dims[i]
     if isinstance(d, Sym):
         raise fail(SYMBOLIC_SIZE, what="a single page")
-    places = lift(torch.arange(d).reshape([d] + [1] * (x.ndim - i - 1)))
-    here = emit(flow.Eq, places, emit(flow.Where, index < 0, index + d, index))
-    none = lift(False) if x.type.dtype == bool_ else lift(0.0 if x.type.dtype.is_float else 0)
-    kept = emit(flow.Where, here, x, none)
-    found = emit(flow.ReduceSum, kept, axes=(i,))
-    return found if x.type.dtype != bool_ else found > 0
+    at = emit(flow.Where, index < 0, index + d, index)
+    found = emit(flow.Gather, x, reshaped(at, [1] * x.ndim), axis=i)
+    zero = lift(False) if x.type.dtype == bool_ else lift(0.0 if x.type.dtype.is_float else 0)
+    return emit(flow.Where, (at >= 0) & (at < d), reshaped(found, [*x.dims[:i], *x.dims[i + 1 :]]), zero)
 
 
 def _is_number(k: Any) -> bool:
     return hasattr(k, "__index__") and not isinstance(k, vTensor | bool) and not getattr(k, "ndim", 0)
 
 
-def _slice(x: vTensor, i: int, k: slice) -> vTensor:
+def sliced_by(x: vTensor, i: int, k: slice) -> vTensor:
+    """``x[k]`` along axis ``i``."""
     d = x.dims[i]
     if isinstance(d, Sym):
-        whole = k.start in (None, 0) and k.step in (None, 1) and (k.stop is None or isinstance(k.stop, PageDim))
-        if whole:
-            return x
-        raise fail(SYMBOLIC_SIZE, what="a part of the page axis")
+        return x  # whatever leaves pages out was dealt with before
     limits = [None if b is None else number(b, "a slice bound") for b in (k.start, k.stop, k.step)]
     if limits[2] is not None and limits[2] < 1:
         raise refuse(f"step {limits[2]}", "a positive step; x.flip(dim) reverses")
@@ -277,9 +301,14 @@ def select(input: Any, dim: Any, index: Any) -> vTensor:
 @traces("narrow", to="flow.slice")
 def narrow(input: Any, dim: Any, start: Any, length: Any) -> vTensor:
     """``length`` elements of an axis from ``start``."""
+    if isinstance(input, Padded):
+        return input.narrowed(dim, start, length)
     x = lift(input)
-    i, first, count = axis(dim, x.ndim), number(start, "start"), number(length, "length")
+    i, first = axis(dim, x.ndim), number(start, "start")
     d = x.dims[i]
+    if isinstance(d, Sym) and isinstance(length, PageDim) and not first:
+        return x
+    count = number(length, "length")
     return sliced(x, i, first + d if first < 0 and isinstance(d, int) else first, count)
 
 

@@ -120,6 +120,21 @@ def _stores(code: CodeType) -> tuple[list[int], list[tuple[str, ...]]]:
     return [s.offset for s in steps], names
 
 
+def drops_result(frame: FrameType) -> bool:
+    """Whether the running call is a statement of its own, whose result goes nowhere."""
+    offsets, dropped = _drops(frame.f_code)
+    at = bisect_right(offsets, frame.f_lasti) - 1
+    return at >= 0 and dropped[at]
+
+
+@lru_cache(maxsize=512)
+def _drops(code: CodeType) -> tuple[list[int], list[bool]]:
+    """For every instruction, whether what it leaves is dropped directly after it."""
+    steps = list(dis.get_instructions(code))
+    dropped = [s.opname == "POP_TOP" for s in steps[1:]] + [False]
+    return [s.offset for s in steps], dropped
+
+
 def variable_of(x: object) -> str:
     """What the flow calls an object that it captures: a variable in sight, or an attribute of self; else nothing."""
     frame = user_frame()

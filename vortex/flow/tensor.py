@@ -175,7 +175,7 @@ class vTensor:
             return self.dims[0]
         if not self.dims:  # torch has no length of it either, and its own code asks
             raise CONCRETIZE.at(source.here(), what="len()")
-        raise fail(SYMBOLIC_SIZE, what="len()")
+        raise SYMBOLIC_SIZE.at(source.here(), what="len()")  # torch's own code asks, and can do without
 
     def __iter__(self) -> Iterator[vTensor]:
         if self.dims and isinstance(self.dims[0], int):
@@ -248,14 +248,15 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
         setattr(PageDim, f"__{_side}{_name}__", vTensor.__dict__[f"__{_side}{_name}__"])
 
 
-class NoIndices:
-    """The indices beside a maximum: not computed, so that only their use is an error."""
+class Withheld:
+    """Something that is no tensor here, though torch has one: only its use is an error."""
 
-    def __init__(self, call: str) -> None:
-        self._call = call
+    def refusal(self) -> Exception:
+        """The error of using it."""
+        raise NotImplementedError
 
     def _use(self, *_: object, **__: object) -> Any:
-        raise fail(UNKNOWN_TORCH_OP, name=f"the indices of {self._call}", nearest="; its values can")
+        raise self.refusal()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -263,11 +264,24 @@ class NoIndices:
         return self._use()
 
     @classmethod
-    def __torch_function__(cls, *_: object, **__: object) -> Any:
-        raise fail(UNKNOWN_TORCH_OP, name="the indices of a maximum", nearest="; its values can")
+    def __torch_function__(
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return call_function(function, args, kwargs or {})
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __getitem__ = __bool__ = _use
-    __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __int__ = __float__ = __index__ = _use
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __getitem__ = _use
+    __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __int__ = __float__ = __index__ = __bool__ = _use
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __neg__ = __abs__ = __mod__ = __floordiv__ = _use
+
+
+class NoIndices(Withheld):
+    """The indices beside a maximum over pages: not computed."""
+
+    def __init__(self, call: str) -> None:
+        self._call = call
+
+    def refusal(self) -> Exception:
+        return fail(UNKNOWN_TORCH_OP, name=f"the indices of {self._call}", nearest="; its values can")
 
 
 def foreign(x: vTensor) -> Exception:
@@ -297,8 +311,8 @@ def lift(x: Any) -> vTensor:
         pages = active().once("S", flow.PageCount(TensorType(i32)), "page_count")
         active().integers.know(pages.value, Whole(torch.int64, 0, MOST_PAGES, python=True))
         return pages
-    if isinstance(x, NoIndices):
-        return x._use()
+    if isinstance(x, Withheld):
+        raise x.refusal()
     if hasattr(x, "__array__") and not isinstance(x, torch.Tensor):
         x = torch.as_tensor(x)
     if isinstance(x, torch.Tensor):

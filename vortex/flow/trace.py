@@ -23,7 +23,9 @@ from vortex.flow.methods import (
     return_loc,
     selection_of,
     summaries_of,
+    weights_of,
 )
+from vortex.flow.parameter import declaration
 from vortex.flow.selection import Selection
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
@@ -79,6 +81,8 @@ def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     stored = dtype(spec.dtype)
     for name, f in fields.items():
         module.declare(Decl("field", name, TensorType(f.dtype or stored, f.shape)))
+    for p in weights_of(made, fields).values():
+        module.declare(declaration(p, spec))
     _trace_cache(made, spec, module, fields)
     _trace_index(made, spec, module, fields)
     return module
@@ -130,11 +134,7 @@ def trace_function(fn: Callable[..., Any], inputs: Mapping[str, TensorType], nam
 
 
 def _value(result: Any, function: Function) -> Value:
-    return _selected(result, function) if isinstance(result, Selection) else lift(result).value
-
-
-def _selected(selection: Selection, function: Function) -> Value:
-    return function.add(ops.TopK(lift(selection.score).value), "pages", selection.loc)
+    return result.op(function) if isinstance(result, Selection) else lift(result).value
 
 
 # the two functions -------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
         q, *summaries = (vTensor(a) for a in function.args)
         selection = selection_of(flow, q, Cache(dict(zip(fields, summaries, strict=True))), tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
-            selected = _selected(selection, function)
+            selected = selection.op(function)
     function.append(ops.Return((selected,)), loc=return_loc(flow, "forward_indexer"))
     module.define(function)
 

@@ -1,9 +1,9 @@
 """The meaning and the cost of page programs: kernels run on a numpy batch, every byte counted.
 
-What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass
-that uses it (:mod:`vortex.ir.staging`), a row's tile once a kernel, ``attend`` reads tokens inside the
-request only, and rows that score nothing read nothing. Values that a pass keeps for a later one are
-*scratch*, counted apart. Page tables, lengths and offsets are not buffers of the program and not counted.
+What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass that uses it
+(:mod:`vortex.ir.staging`), a row's tile and its set of a parameter once a kernel, ``attend`` reads tokens inside the
+request only, and rows that score nothing read nothing. Values that a pass keeps for a later one are *scratch*, counted
+apart. Page tables, lengths and offsets are not buffers of the program and not counted.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from vortex.budget import Cap
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.interpret import Row, held_as
 from vortex.ir.numerics import narrow
-from vortex.ir.ranking import Ranked
+from vortex.ir.ranking import Selected
 from vortex.ir.staging import Staging, loads_by_loop, stage
 from vortex.ir.types import TensorType
 
@@ -82,6 +83,10 @@ class Batch:
     scale: float
     scales: dict[str, float] = field(default_factory=dict)
     layer: int = 0
+    head_offset: int = 0
+    """The KV heads of the model before the first of these."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """All sets of each parameter, ``[layers, *shape]`` or ``[layers, heads of the model, *shape]``."""
     tokens: dict[str, Any] = field(default_factory=dict)
     """``k_new`` and ``v_new`` or ``latent_new``, [T, Hkv, D]; empty where the engine has stored them."""
     loc: Any = ()
@@ -162,6 +167,15 @@ class Launch:
             x = x.reshape(*x.shape[:2], each, -1, x.shape[-1])
         return x[blocks // each, h, blocks % each]
 
+    def row(self, head: int, pages: int = 0, first: int = 0) -> Row:
+        """What ops read of their surroundings in the row of a KV head with ``pages`` candidates."""
+        b = self.batch
+        return Row(self.program, pages, b.layer, first, head=b.head_offset + head, parameters=b.parameters)
+
+    def parameters(self) -> set[str]:
+        """The parameters that the kernel reads."""
+        return {o.symbol for o in self.f.ops if isinstance(o, flow.Param)}
+
     def used(self) -> set[Op]:
         """The loads whose values something uses."""
         return {v.owner for o in self.f.ops for v in o.operands if isinstance(v.owner, page.Load)}
@@ -177,19 +191,32 @@ class Launch:
 # plan -------------------------------------------------------------------------------------------------
 
 
+TOP_K = Cap()
+"""Of a selection of one part, by rank, as many as the budget says."""
+
+
 def _plan(k: Launch) -> None:
     b = k.batch
     op = next(o for o in k.f.ops if isinstance(o, page.Plan))
-    b.plan = np.array([plan_row(int(n), op.page_size, b.budget) for n in b.lengths], np.int32).reshape(-1, 4).T
+    b.plan = np.array([plan_row(int(n), op.page_size, b.budget, op.cap) for n in b.lengths], np.int32).reshape(-1, 4).T
     k.write(op.buffer, b.requests)
 
 
-def plan_row(length: int, page_size: int, budget: tuple[int, int, int, int, int]) -> tuple[int, int, int, int]:
-    """Pages; pages kept; first candidate; candidates scored, 0 where all pages are kept."""
+def plan_row(
+    length: int, page_size: int, budget: tuple[int, int, int, int, int], cap: Cap = TOP_K
+) -> tuple[int, int, int, int]:
+    """Pages; pages kept; first candidate; candidates scored, 0 where all pages are kept.
+
+    Pages kept are as many as the parts of the selection may take together, which in a union may be more than there are.
+    """
     pages, sink, recent, numerator, denominator = budget
     n = -(-length // page_size)
-    total = max(pages + sink + recent, numerator * n // denominator)
-    return (n, n, sink, 0) if n <= total else (n, total, sink, n - sink - recent)
+    reserved = sink + recent
+    left = max(pages, numerator * n // denominator - reserved)
+    candidates = n - reserved
+    if candidates <= (0 if cap.always else cap.budgets * left + cap.pages):
+        return n, n, sink, 0
+    return n, reserved + cap.budgets * min(left, candidates) + min(cap.pages, candidates), sink, candidates
 
 
 # append -----------------------------------------------------------------------------------------------
@@ -203,7 +230,7 @@ def _append(k: Launch) -> None:
     loads = {o.buffer for o in k.used() if isinstance(o, page.Load)}
     for block, h in _filled(k):
         env: dict[Value, Any] = {}
-        row = Row(k.program, layer=k.batch.layer)
+        row = k.row(h)
         for o in body:
             if isinstance(o, page.Load):
                 env[o.value] = k.tiles(o.buffer, block, h)
@@ -214,7 +241,7 @@ def _append(k: Launch) -> None:
                 k.write(o.buffer, 1)
             else:
                 row.run([o], env)
-        for name in loads:
+        for name in loads | k.parameters():
             k.read(name, 1)
 
 
@@ -257,7 +284,7 @@ def _select(k: Launch) -> None:
         k.read("plan", 1)
         n, kept, first, scored = (int(x) for x in b.plan[:, r])
         if scored:
-            _score(k, (r, h), Row(k.program, scored, b.layer, first), plan, passes, n, kept)
+            _score(k, (r, h), k.row(h, scored, first), plan, passes, n, kept)
         else:
             for o in k.f.ops:
                 if isinstance(o, page.Store) and isinstance(o.x.owner, flow.Selection):
@@ -275,7 +302,7 @@ def _score(
             read |= {(o.buffer, p) for p in passes.get(o, ())}
         elif isinstance(o, page.Store):
             x = env[o.x]
-            if isinstance(x, Ranked):
+            if isinstance(x, Selected):
                 best = row.first + x.best(kept - (n - row.pages))
                 _keep(k, *at, np.concatenate([np.arange(row.first), best, np.arange(row.first + row.pages, n)]))
             else:
@@ -285,6 +312,8 @@ def _score(
             row.run([o], env)
     for name, _ in read:
         k.read(name, 1 if k.decl(name).attrs["layout"] == "batched" else row.pages)
+    for name in k.parameters():
+        k.read(name, 1)
     words = sum(v.type.numel for v in plan.kept if isinstance(v.type, TensorType))
     k.counts.scratch[k.f.name] += words * WORD * row.pages
 
@@ -345,7 +374,7 @@ def _attend(k: Launch) -> None:
                 b.out[r, heads] = k.stored(o.buffer, env[o.x])
                 k.write(o.buffer, 1)
             else:
-                Row(k.program, layer=b.layer).run([o], env)
+                k.row(h).run([o], env)
 
 
 def _tokens(k: Launch, name: str, r: int, h: int) -> Any:

@@ -46,7 +46,8 @@ def stage(f: Function) -> Staging:
         ready = max((level[v] for v in o.operands), default=0)
         spans_pages = any(over_pages(v) for v in o.operands)
         if isinstance(o, flow.Selection):
-            loop[o] = ready
+            # what says how many pages are taken may come later than the scores
+            loop[o] = level[o.scored] if isinstance(o, flow.Part) else ready
         elif spans_pages and o.crosses_pages() and o.result is not None:
             folds = not over_pages(o.result)
             loop[o] = ready if folds else ready + 1

@@ -18,6 +18,13 @@ def verify(module: Module) -> None:
     """
     for f in module.functions.values():
         _verify_function(f)
+    for d in module.declared("param"):
+        if (
+            not isinstance(d.type, TensorType)
+            or d.type.page_axis is not None
+            or d.attrs.get("per") not in flow.Param.PER
+        ):
+            _no(f"param @{d.name} needs a shape without pages, and per = {' or '.join(flow.Param.PER)}")
     if module.stage == "flow":
         _verify_flow(module)
     else:
@@ -79,6 +86,10 @@ def _verify_fields(m: Module, f: Function) -> None:
 
 
 def _verify_resource(m: Module, o: Op) -> None:
+    if isinstance(o, flow.Param):
+        d = m.decls.get(o.symbol)
+        if d is None or d.keyword != "param" or d.type != o.type or d.attrs.get("per") != o.per:
+            _no(f"no param @{o.symbol} of type {o.type} per {o.per}", o)
     if isinstance(o, flow.Resource):
         d = m.decls.get(o.symbol)
         if d is None or d.keyword != "resource" or d.type != o.type:

@@ -144,6 +144,8 @@ def _arrivals(access: Access) -> Argument:
 
 
 CONSTANTS = Argument("const.*", "flow")
+PLACE = _layer("layer", "head_offset", "param.*")
+"""Where a kernel works, and what the flow has learned for that place."""
 POOLS = ("k", "v", "latent")
 SCALES = _layer("k_scale", "v_scale")
 
@@ -181,7 +183,7 @@ declare(
             *_call("k_new", "v_new", "latent_new", "loc", "row_offsets", "lengths", "page_table"),
             *_layer(*POOLS, "field.*", access="writes"),
             *SCALES,
-            *_layer("layer"),
+            *PLACE,
             CONSTANTS,
         ),
     )
@@ -203,7 +205,8 @@ declare(
         arguments=(
             *_call("q", "lengths", "page_table"),
             *_call("pages", "counts", access="writes"),
-            *_layer("field.*", "layer"),
+            *_layer("field.*"),
+            *PLACE,
             CONSTANTS,
             _plan("reads"),
             _work("reads"),

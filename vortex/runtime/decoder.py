@@ -14,8 +14,9 @@ from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
 from vortex.runtime.calls import Signature, signature
 from vortex.runtime.checks import check_selection, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
+from vortex.runtime.parameters import Given, Parameters
 from vortex.runtime.shapes import check_given, check_pools, check_queries, check_scales, compiled_for, parts
-from vortex.runtime.steps import Step, Steps, capacity
+from vortex.runtime.steps import Step, Steps
 from vortex.runtime.tensors import (
     ALIGNMENT,
     TORCH,
@@ -36,14 +37,19 @@ def load(
     debug: bool = False,
     dense: bool = False,
     require_digest: str | None = None,
+    parameters: Given | Parameters | None = None,
+    head_offset: int = 0,
 ) -> Decoder:
     """A decoder on the library of ``target`` in the artifact at ``path``; loading runs its code. The target is
     ``cpu``, ``sm_90a``, ...; left out or ``auto``, the current CUDA device's if the artifact has it, else ``cpu``.
+    ``parameters`` are the weights of a flow that has some: a file of safetensors, or tensors by name.
 
     Raises:
-        VortexError: VX5001 to VX5005 and VX6009, as :func:`vortex.runtime.library.open_library` says.
+        VortexError: VX5001 to VX5005 and VX6009, as :func:`vortex.runtime.library.open_library` says; VX6020 for
+            parameters of another flow or model, and VX7002 for a file that cannot be read.
     """
-    return Decoder(open_library(path, target, require_digest), budget=budget, debug=debug, dense=dense)
+    library = open_library(path, target, require_digest)
+    return Decoder(library, budget=budget, debug=debug, dense=dense, parameters=parameters, head_offset=head_offset)
 
 
 class Decoder:
@@ -62,17 +68,30 @@ class Decoder:
     On a GPU kernels run in torch's current stream, and no call waits for the device. In a CUDA graph: first
     :meth:`reserve` the largest step, then capture any sizes; lengths, page tables and the budget may change between
     replays. ``debug`` looks at numbers, which waits for the device and cannot be captured; ``dense`` prepares
-    :meth:`attend_all` in each plan.
+    :meth:`attend_all` in each plan. ``parameters`` has the weights of the flow (VX6020 when they do not fit it);
+    :class:`~vortex.runtime.parameters.Parameters` may be shared by decoders. ``head_offset`` is how many KV heads of
+    the model come before those of the pools, under tensor parallelism: ``vortex.head()`` counts from there.
 
     Attributes:
         pages, counts: what the last :meth:`decode` selected, unless it was given tensors of the caller's.
     """
 
     def __init__(
-        self, library: Library, *, budget: Budget | None = None, debug: bool = False, dense: bool = False
+        self,
+        library: Library,
+        *,
+        budget: Budget | None = None,
+        debug: bool = False,
+        dense: bool = False,
+        parameters: Given | Parameters | None = None,
+        head_offset: int = 0,
     ) -> None:
         self.library, self.debug = library, debug
         self.spec = library.manifest.spec
+        self.head_offset = require_integer("head_offset", head_offset)
+        if not isinstance(parameters, Parameters):
+            parameters = Parameters(library.manifest.flow, library.manifest.parameters, parameters)
+        self.parameters = parameters
         self.pages: torch.Tensor | None = None
         self.counts: torch.Tensor | None = None
         self._dtype = TORCH[self.spec.dtype]
@@ -126,10 +145,10 @@ class Decoder:
         self._step = None
 
     def capacity(self, columns: int) -> int:
-        """The K that a selection over a page table of ``columns`` needs: pages kept of that many, at least 1."""
+        """The K that a selection over a page table of ``columns`` needs: the most pages kept of them, at least 1."""
         if self.budget is None:
             raise NOT_READY.at(call="capacity", needs="a budget")
-        return capacity(self.budget, require_integer("columns", columns) * self.spec.page_blocks)
+        return self._steps.capacity(self.budget, require_integer("columns", columns) * self.spec.page_blocks)
 
     def workspace_bytes(self, batch: int, columns: int, *, capacity: int | None = None) -> int:
         """Bytes of scratch for steps up to B = ``batch`` and Pmax = ``columns`` whose selections have up to
@@ -182,7 +201,8 @@ class Decoder:
 
         Raises:
             VortexError: VX6001 for a page size, head dim or type that the artifact was not compiled for, VX6002 for
-                anything else, VX6009 on a GPU that the library is not for.
+                anything else, VX6009 on a GPU that the library is not for, VX6020 for a layer or heads that the
+                parameters do not have.
         """
         number = whole(layer)
         if number is None or not 0 <= number < 2**31:
@@ -194,6 +214,7 @@ class Decoder:
         if others and heads != self.kv_heads:
             raise wrong(f"layer {layer}", f"has {heads} KV heads; layer {others[0]} has {self.kv_heads}")
         made: dict[str, object] = {**{n: as_kernel_sees(pool) for n, pool in pools.items()}, "layer": layer}
+        made |= {"head_offset": self.head_offset, **self.parameters.of(layer, self.head_offset, heads, device)}
         made |= check_scales(self.spec, k_scale=k_scale, v_scale=v_scale)
         if fields is not None:
             if odd := fields.keys() ^ {f.name for f in self.fields}:

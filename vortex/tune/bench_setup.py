@@ -10,9 +10,11 @@ import torch
 
 from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
+from vortex.check.weights import random_parameters
 from vortex.kinds.kind import KINDS, KernelKind
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import Kernel, Library
+from vortex.runtime.parameters import Parameters
 from vortex.runtime.scratch import Layout, Size
 from vortex.runtime.tensors import TORCH
 from vortex.tune.shapes import Shape
@@ -99,6 +101,9 @@ class Stage:
         last = self.table[:, (shape.tokens - 1) // page].long() * page + (shape.tokens - 1) % page
         self.loc = last
         self.offsets = torch.arange(shape.batch + 1, dtype=torch.int32, device=self.device)
+        entries = base.manifest.parameters
+        made_up = random_parameters(entries, self.layers, self.heads, seed)
+        self.weights = Parameters(base.manifest.flow, entries, made_up)
         self.scrub = torch.empty(FLUSH // 4, device=self.device) if self.cuda else None
         # what the default configuration makes of it is what others are compared with; it appends first, so that
         # the memory is the same whether or not a candidate of append has run
@@ -113,7 +118,7 @@ class Stage:
 
     def decoder(self, library: Library) -> Decoder:
         """A decoder on ``library`` over this memory, its step planned."""
-        made = Decoder(library, budget=self.budget)
+        made = Decoder(library, budget=self.budget, parameters=self.weights)
         for layer, (k, v, fields) in enumerate(self.memory):
             made.bind(layer, k, v, fields)
         made.reserve(self.shape.batch, self.columns)

@@ -12,6 +12,7 @@ from vortex.artifact.folder import read_file, read_manifest
 from vortex.budget import Budget
 from vortex.check.synthetic_batch import LAYER, Trial
 from vortex.check.verdict import compare
+from vortex.check.weights import random_parameters
 from vortex.ir.core import Module
 from vortex.ir.parser import parse_module
 from vortex.kinds.kind import KINDS
@@ -37,7 +38,7 @@ class Judge:
         if KINDS[kind].writes_cache:
             return self._compare(self._trial(library), cache=True)
         trial = self._of_base()
-        decoder = Decoder(library, budget=self._budget)
+        decoder = Decoder(library, budget=self._budget, parameters=trial.decoder.parameters)
         cache, names = trial.cache, trial.requests
         decoder.bind(LAYER, cache.k[LAYER], cache.v[LAYER], cache.fields[LAYER], **trial.scales)
         decoder.plan(cache.lengths(names), cache.page_table(names))
@@ -57,9 +58,9 @@ class Judge:
     def _trial(self, library: Library) -> Trial:
         spec = library.manifest.spec
         pages = sum(-(-(n + 2) // spec.page_size) for n in TOKENS)
-        trial = Trial(
-            Decoder(library, budget=self._budget), 1 if spec.kv_lora_rank else HEADS, pages, seed=1, varied=True
-        )
+        heads = 1 if spec.kv_lora_rank else HEADS
+        weights = random_parameters(library.manifest.parameters, 1, heads)
+        trial = Trial(Decoder(library, budget=self._budget, parameters=weights), heads, pages, seed=1, varied=True)
         for i, n in enumerate(TOKENS):
             trial.join(f"r{i}", n)
         trial.step()

@@ -71,7 +71,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
                 return args.from_pool(o.buffer, args.buffers[o.buffer][(at.page, h, args.token(at, token), *dims)])
 
             constants = args.constants
-            values = Values(load, None, constants, {"layer": args.scalars.get("layer")})
+            values = Values(load, None, constants, args.place(h), parameters=args.parameters)
             tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
             for o in f.ops:
                 require_emittable(o)

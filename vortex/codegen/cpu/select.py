@@ -11,23 +11,28 @@ from dataclasses import dataclass, replace
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.budgets import FIRST, KEPT, PAGES, SCORED
-from vortex.codegen.cpu.topk import emit_keep_all, emit_topk
+from vortex.codegen.cpu.share import emit_reaching
+from vortex.codegen.cpu.topk import Choice, emit_keep_all, emit_topk
 from vortex.codegen.scalar import convert, fold_of, number_type
-from vortex.codegen.sort_key import sortable
 from vortex.codegen.sweep import (
     Here,
     Row,
     RowReader,
     Workspace,
     is_paged,
+    key_of,
+    key_slot,
+    left_to,
     mean_count,
     page_ops,
     row_ops,
     selection_of,
+    wanted,
 )
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import (
     F32,
+    I32,
     I64,
     Buffer,
     Expr,
@@ -71,7 +76,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
             with then():
                 kernel.sweep()
                 if selection is not None:
-                    kernel.pick(let("kept", plan[KEPT, r] - (pages - scored)), pages)
+                    kernel.pick(selection, let("kept", plan[KEPT, r] - (pages - scored)), pages)
             with other():
                 if selection is not None:
                     emit_keep_all(args.buffers["pages"], args.buffers["counts"], r, h, pages, args.size("K"))
@@ -102,8 +107,9 @@ class _Kernel:
         knobs = read_knobs(CpuSelectKnobs, f.attrs.get("schedule", {}))
         reader = RowReader(args, row, Workspace(args, int(f.attrs.get("page_words", 0)), row.index))
         scratch = Scratch(args.buffers["workspace"], row.index, args.columns)
-        leaves = {"layer": args.scalars.get("layer"), "page_count": row.scored, "first_page": row.first}
-        tiles = Tiles(Values(reader.load, scratch, args.constants, leaves), Shape(knobs.lanes, knobs.unroll))
+        leaves = {**args.place(row.head), "page_count": row.scored, "first_page": row.first}
+        values = Values(reader.load, scratch, args.constants, leaves, parameters=args.parameters)
+        tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
         return cls(args, f, row, knobs, stage(f), reader, tiles, {})
 
     # the sweeps
@@ -161,7 +167,7 @@ class _Kernel:
         """Do one op for the page that the tiles are on."""
         if isinstance(o, page.Store):
             self.reader.workspace.store(o, tiles)
-        elif isinstance(o, flow.Selection):
+        elif isinstance(o, flow.Part):
             self._write_key(o, tiles)
         elif carry is None:
             if o.notes.get("in") == "tile":
@@ -220,23 +226,33 @@ class _Kernel:
 
     # selection
 
-    def _write_key(self, o: flow.Selection, tiles: Tiles) -> None:
+    def _write_key(self, o: flow.Part, tiles: Tiles) -> None:
         """Keep the key of the page that the tiles are on."""
         score = convert(tiles.values.read(o.scored, [tiles.position]), F32)
-        key = T.reinterpret(F32, sortable(score))
-        put(self.args.buffers["workspace"], key, self.row.index, self._key_at(tiles.position))
+        key = T.reinterpret(F32, key_of(o, score))
+        put(self.args.buffers["workspace"], key, self.row.index, self._key_at(o, tiles.position))
 
-    def _key_at(self, position: Expr) -> Expr:
-        return self.args.columns * int(self.f.attrs["keys"]) + position
+    def _key_at(self, o: flow.Part, position: Expr) -> Expr:
+        return self.args.columns * key_slot(self.f, o) + position
 
-    def pick(self, kept: Expr, pages: Expr) -> None:
-        """Write the best ``kept`` candidates and the reserved of the ``pages`` pages, ascending."""
+    def pick(self, selection: flow.Selection, most: Expr, pages: Expr) -> None:
+        """Write the selected candidates, at most ``most``, and the reserved of the ``pages`` pages, ascending."""
         a, row = self.args, self.row
 
-        def key(position: Expr) -> Expr:
-            return T.reinterpret("uint32", a.buffers["workspace"][row.index, self._key_at(position)])
+        def choice(o: flow.Part) -> Choice:
+            def key(position: Expr) -> Expr:
+                return T.reinterpret("uint32", a.buffers["workspace"][row.index, self._key_at(o, position)])
 
-        def clear(position: Expr) -> None:
-            put(a.buffers["workspace"], T.float32(0), row.index, self._key_at(position))  # the bits of key 0
+            def clear(position: Expr) -> None:
+                put(a.buffers["workspace"], T.float32(0), row.index, self._key_at(o, position))  # the bits of key 0
 
-        emit_topk(key, clear, a.buffers["pages"], a.buffers["counts"], row, kept, pages, a.size("K"))
+            count = None if o.counted is None else let("count", convert(self.tiles.values.read(o.counted, []), I32))
+            left = left_to(o, selection.cap, most, row.scored)
+            # behind the last keys is padding, behind the others lie those of the next part
+            last = o is selection.parts[-1]
+            return Choice(
+                key, clear if last else None, wanted(o, left, count, lambda: emit_reaching(key, row.scored, o.share))
+            )
+
+        choices = [choice(o) for o in selection.parts]
+        emit_topk(choices, a.buffers["pages"], a.buffers["counts"], row, pages, a.size("K"))

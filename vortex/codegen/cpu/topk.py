@@ -6,7 +6,8 @@ a row cost less than sorting it, and the sweep finds the pages in ascending orde
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from vortex.codegen.sweep import Row
 from vortex.codegen.tir import I32, Buffer, Expr, T, equal, let, local, loop, put, when
@@ -23,35 +24,22 @@ def emit_keep_all(pages: Buffer, counts: Buffer, r: Expr, h: Expr, n: Expr, capa
     put(counts, T.min(n, capacity), r, h)
 
 
-def emit_topk(
-    key: Callable[[Expr], Expr],
-    clear: Callable[[Expr], None],
-    pages: Buffer,
-    counts: Buffer,
-    row: Row,
-    kept: Expr,
-    n: Expr,
-    capacity: Expr,
-) -> None:
-    """Write the ``kept`` candidates with the largest keys and all reserved of the ``n`` pages, ascending, and their
-    count.
+@dataclass(frozen=True)
+class Choice:
+    """The ``kept`` candidates of a row with the largest keys."""
 
-    ``key`` gives the key of a candidate, ``clear`` makes the key of a place beyond the candidates 0.
-    """
+    key: Callable[[Expr], Expr]
+    """Gives the key of a candidate."""
+    clear: Callable[[Expr], None] | None
+    """Makes the key of a place beyond the candidates 0; None where what lies there is needed."""
+    kept: Expr
+
+
+def emit_topk(choices: Sequence[Choice], pages: Buffer, counts: Buffer, row: Row, n: Expr, capacity: Expr) -> None:
+    """Write the candidates of all ``choices`` and all reserved of the ``n`` pages, ascending, and their count."""
     r, h, first, scored = row.request, row.head, row.first, row.scored
     chunks = let("chunks", T.floordiv(scored + (LANES - 1), T.int32(LANES)))
-    with loop("pad", LANES) as pad:
-        clear(scored + pad)
-    threshold = local("threshold", 1, "uint32")
-    put(threshold, T.uint32(0), 0)
-    with loop("bit", 32) as bit:
-        trial = let("trial", T.bitwise_or(threshold[0], T.shift_left(T.uint32(1), T.Cast("uint32", 31 - bit))))
-        reached = _count(key, chunks, lambda k: k >= trial)
-        with when(reached >= kept):
-            put(threshold, trial, 0)
-    above = _count(key, chunks, lambda k: k > threshold[0])
-    room = local("room", 1, I32)
-    put(room, kept - above, 0)
+    bounds = [_bound(choice, scored, chunks) for choice in choices]
     end = local("end", 1, I32)
     put(end, T.int32(0), 0)
 
@@ -63,15 +51,46 @@ def emit_topk(
     with loop("p", first) as p:
         take(p)
     with loop("s", scored) as s:
-        mine = let("mine", key(s))
-        tied = let("tied", T.And(equal(mine, threshold[0]), room[0] > 0))
-        with when(T.Or(mine > threshold[0], tied)):
+        taken: Expr = None
+        ties = []
+        for choice, (threshold, room) in zip(choices, bounds, strict=True):
+            mine = let("mine", choice.key(s))
+            tied = let("tied", T.And(equal(mine, threshold[0]), room[0] > 0))
+            passes = T.Or(mine > threshold[0], tied)
+            taken = passes if taken is None else T.Or(taken, passes)
+            ties.append((tied, room))
+        with when(taken):
             take(first + s)
-            with when(tied):
-                put(room, room[0] - 1, 0)
+            for tied, room in ties:
+                with when(tied):
+                    put(room, room[0] - 1, 0)
     with loop("p", n, start=first + scored) as p:
         take(p)
     put(counts, end[0], r, h)
+
+
+def _bound(choice: Choice, scored: Expr, chunks: Expr) -> tuple[Buffer, Buffer]:
+    """The last key that is taken, and how many of those that have it are."""
+    key = choice.key
+    if choice.clear is None:
+
+        def key(position: Expr) -> Expr:
+            return T.Select(position < scored, choice.key(position), T.uint32(0))
+
+    else:
+        with loop("pad", LANES) as pad:
+            choice.clear(scored + pad)
+    threshold = local("threshold", 1, "uint32")
+    put(threshold, T.uint32(0), 0)
+    with loop("bit", 32) as bit:
+        trial = let("trial", T.bitwise_or(threshold[0], T.shift_left(T.uint32(1), T.Cast("uint32", 31 - bit))))
+        reached = _count(key, chunks, lambda k: k >= trial)
+        with when(reached >= choice.kept):
+            put(threshold, trial, 0)
+    above = _count(key, chunks, lambda k: k > threshold[0])
+    room = local("room", 1, I32)
+    put(room, choice.kept - above, 0)
+    return threshold, room
 
 
 def _count(key: Callable[[Expr], Expr], chunks: Expr, test: Callable[[Expr], Expr]) -> Expr:

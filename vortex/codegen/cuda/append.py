@@ -191,7 +191,8 @@ class _Stripe:
         cta_sync()
         values = StoredValues(self._load)
         values.constants = self.args.constants
-        values.leaves = {"layer": self.args.scalars.get("layer")}
+        values.leaves = self.args.place(h)
+        values.parameters = self.args.parameters
         block = Block(values, BlockTiles(values, PLAIN, cta=self.cta))
         for o in self.f.ops:
             if isinstance(o, page.Store):

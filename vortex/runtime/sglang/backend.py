@@ -16,6 +16,7 @@ from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 
 from vortex.errors import ENGINE_REFUSED
 from vortex.runtime.library import open_library
+from vortex.runtime.parameters import Parameters
 from vortex.runtime.sglang import stats
 from vortex.runtime.sglang.compiled import artifact_for
 from vortex.runtime.sglang.config import EngineConfig
@@ -46,6 +47,9 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size, latent)
         target = target_of(runner.device)
         self._library = open_library(artifact_for(config, shape, target), target)
+        manifest = self._library.manifest
+        weights = Parameters(manifest.flow, manifest.parameters, config.parameters or None)
+        self._weights, self._first_head = weights, shape.first_head
         name = config.prefill_backend or ("torch_native" if runner.device == "cpu" else "triton")
         if name == "vortex" or name not in ATTENTION_BACKENDS:
             known = ", ".join(sorted(n for n in ATTENTION_BACKENDS if n != "vortex"))
@@ -74,7 +78,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
 
     def _new_step(self, rows: int) -> Step:
         slots = self.req_to_token_pool.req_to_token
-        return Step(self._library, self._config.budget, self._layers, slots, rows)
+        return Step(self._library, self._config.budget, self._layers, slots, rows, self._weights, self._first_head)
 
     # --- what a pass begins with ----------------------------------------------------------------------------
 

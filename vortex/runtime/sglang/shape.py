@@ -17,10 +17,13 @@ CUDA_TARGETS = {(9, 0): "sm_90a", (10, 0): "sm_100a"}
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """``spec`` and the KV heads of one tensor-parallel rank; latent rows (MLA) are as one KV head."""
+    """``spec`` and the KV heads of one tensor-parallel rank, the first of which is ``first_head`` of the model; latent
+    rows (MLA) are as one KV head.
+    """
 
     spec: Spec
     kv_heads: int
+    first_head: int = 0
 
 
 def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False) -> ModelShape:
@@ -36,7 +39,8 @@ def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool 
         raise ENGINE_REFUSED.at(what=f"a model in {dtype}", why=why, hint="use --dtype bfloat16")
     from sglang.srt.runtime_context import get_parallel
 
-    ranks = get_parallel().attn_tp_size
+    parallel = get_parallel()
+    ranks = parallel.attn_tp_size
     if latent:
         if ranks > 1:
             why = "all heads read the same pages, and a rank knows the queries of its own heads alone"
@@ -46,7 +50,8 @@ def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool 
     kv_heads = model.get_num_kv_heads(ranks)
     group = model.num_attention_heads // ranks // kv_heads
     spec = Spec(page_size=page_size, head_dim=model.head_dim, group=group, dtype=dtype)
-    return ModelShape(spec, kv_heads)
+    # where there are more ranks than heads, several ranks hold one
+    return ModelShape(spec, kv_heads, parallel.attn_tp_rank * model.get_num_kv_heads(1) // ranks)
 
 
 def target_of(device: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from vortex.budget import Budget
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import Library
+from vortex.runtime.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,22 @@ class Step:
     """
 
     def __init__(
-        self, library: Library, budget: Budget, layers: Mapping[int, Layer], req_to_token: torch.Tensor, rows: int
+        self,
+        library: Library,
+        budget: Budget,
+        layers: Mapping[int, Layer],
+        req_to_token: torch.Tensor,
+        rows: int,
+        weights: Parameters | None = None,
+        first_head: int = 0,
     ) -> None:
         self._page = page = library.manifest.spec.page_size
         self._first_slots = req_to_token[:, ::page]  # slot of each page's first token, by request
         self._columns = self._first_slots.shape[1]
         self._layers = layers
-        self._decode = Decoder(library, budget=budget, dense=any(layer.dense for layer in layers.values()))
-        self._fill = Decoder(library, budget=budget)
+        dense = any(layer.dense for layer in layers.values())
+        self._decode = Decoder(library, budget=budget, dense=dense, parameters=weights, head_offset=first_head)
+        self._fill = Decoder(library, budget=budget, parameters=weights, head_offset=first_head)
         for number, layer in layers.items():
             self._decode.bind(number, layer.k, layer.v, layer.fields)
             self._fill.bind(number, layer.k, layer.v, layer.fields)

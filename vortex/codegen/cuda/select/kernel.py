@@ -57,7 +57,8 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
     arena = Arena()
     memory = Memory.reserve(layout, args, arena, knobs)
     reserved = Reserved.take(layout, arena, cta, knobs)
-    topk = TopK.reserve(cta, arena, knobs.keys) if layout.selection is not None else None
+    chosen = layout.selection
+    topk = TopK.reserve(cta, arena, knobs.keys, chosen) if chosen is not None else None
     arrived = arena.take(1)
     arena.open()
     item, h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
@@ -89,8 +90,9 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
                 # the last item of the row does the rest; arena[arrived] is how many came before it
                 with when(T.Or(equal(parts, i32(1)), equal(arena.i32[arrived], parts - 1))):
                     sweeps.rest()
-                    if topk is not None:
-                        topk.write(sweeps.keys, row, best, pages, selection)
+                    if topk is not None and chosen is not None:
+                        choices = [sweeps.choice(o, topk, best) for o in chosen.parts]
+                        topk.write(choices, row, pages, selection)
             with other():
                 overlap_wait(knobs.overlap)
                 if topk is None:

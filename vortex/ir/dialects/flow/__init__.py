@@ -55,9 +55,11 @@ from vortex.ir.dialects.flow.elementwise import (
     Xor,
 )
 from vortex.ir.dialects.flow.kinds import (
+    MOST_PAGES,
     Binary,
     Compare,
     Logical,
+    Part,
     Reduce,
     Selection,
     Unary,
@@ -69,8 +71,9 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return, TopK
+from vortex.ir.dialects.flow.leaves import Constant, Head, Layer, PageCount, PageIndex, Param, Resource, Return
 from vortex.ir.dialects.flow.reductions import (
+    ArgSort,
     Conv,
     Dot,
     ReduceMax,
@@ -81,12 +84,16 @@ from vortex.ir.dialects.flow.reductions import (
     Scan,
     Softmax,
 )
-from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
+from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union, cap_of, selected
+from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Shift, Slice, Transpose
 
 __all__ = [
+    "MOST_PAGES",
+    "MOST_PARTS",
     "Abs",
     "Add",
     "And",
+    "ArgSort",
     "Binary",
     "Broadcast",
     "Cast",
@@ -106,8 +113,10 @@ __all__ = [
     "Floor",
     "FloorDivide",
     "Fmod",
+    "Gather",
     "Ge",
     "Gt",
+    "Head",
     "Hypot",
     "IsNan",
     "Layer",
@@ -127,6 +136,8 @@ __all__ = [
     "Or",
     "PageCount",
     "PageIndex",
+    "Param",
+    "Part",
     "Pow",
     "Reduce",
     "ReduceMax",
@@ -142,6 +153,7 @@ __all__ = [
     "Rsqrt",
     "Scan",
     "Selection",
+    "Shift",
     "Sigmoid",
     "Sin",
     "Slice",
@@ -151,16 +163,20 @@ __all__ = [
     "Tan",
     "Tanh",
     "TopK",
+    "TopP",
     "Transpose",
     "Trunc",
     "Unary",
+    "Union",
     "View",
     "Where",
     "Xor",
     "alike",
     "arithmetic",
     "broadcast",
+    "cap_of",
     "one_page_axis",
+    "selected",
     "show",
     "tensor",
 ]

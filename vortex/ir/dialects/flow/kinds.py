@@ -7,9 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vortex.budget import Cap
 from vortex.ir.core import Op, Value
 from vortex.ir.ranking import Ranked
 from vortex.ir.types import Dim, DType, S, SelectionType, Sym, TensorType, bool_, f32, i32, selection
+
+MOST_PAGES = 2**25
+"""More than a part of a selection can take, so that sums over parts are 32-bit numbers."""
 
 
 def tensor(o: Op, v: Value) -> TensorType:
@@ -63,24 +67,67 @@ class Selection(Op):
     """Ends the index function: the pages that a row attends to. What a kind of selection adds is an op of its own."""
 
     role = "selection"
-    always_scores: ClassVar[bool] = False
-    """Rows are scored even where the budget has room for all their pages."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What it is made of: each an order of the candidates, and how many of them are taken."""
+        raise NotImplementedError(self.name)
+
+    @property
+    def cap(self) -> Cap:
+        """What bounds how many pages are selected."""
+        parts = self.parts
+        always = len(parts) > 1 or any(part.always_scores for part in parts)
+        return Cap(sum(not part.most for part in parts), sum(part.most for part in parts), always)
+
+
+@dataclass(eq=False, repr=False)
+class Part(Selection):
+    """The best candidates by one score, ``most`` of them or, where that is 0, as many as the budget leaves."""
+
     only_ranks: ClassVar[bool] = False
     """Nothing but the order of the scores matters, so that an increasing map of them changes nothing."""
 
     def infer(self) -> SelectionType:
         t = tensor(self, self.scored)
         self.require(t.shape == (S,), f"the score must be one number per page, [S], not {show(t.shape)}")
+        self.require(0 <= self.most < MOST_PAGES, f"pages is {self.most}, not below {MOST_PAGES}")
         return selection
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self,)
 
     @property
     def scored(self) -> Value:
         """The operand with one number for each candidate page, by which pages are ordered."""
         raise NotImplementedError(self.name)
 
+    @property
+    def most(self) -> int:
+        """The most pages that are taken; 0 where the budget says."""
+        return 0
+
+    @property
+    def counted(self) -> Value | None:
+        """The operand that says how many of the candidates are taken, where one does."""
+        return None
+
+    @property
+    def share(self) -> int:
+        """The share of all candidates' mass that is reached, in 2^-24; 0 where masses do not matter."""
+        return 0
+
+    @property
+    def always_scores(self) -> bool:
+        """Rows are scored even where the budget has room for all their pages."""
+        return self.counted is not None or self.share > 0
+
     def evaluate(self, *operands: Any) -> Any:
         """The scores with the order that :func:`vortex.ir.ranking.ranking` gives them."""
-        return Ranked(operands[self.operands.index(self.scored)])
+        known = dict(zip(self.operands, operands, strict=True))
+        count = None if self.counted is None else int(known[self.counted])
+        return Ranked(known[self.scored], self.most, count, self.share)
 
 
 @dataclass(eq=False, repr=False)

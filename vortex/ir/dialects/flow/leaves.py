@@ -1,13 +1,12 @@
-"""Values from outside: constants, captured tensors, the layer, the pages; and how a function ends."""
+"""Values from outside: constants, captured tensors, parameters, layer and head, the pages; and how a function ends."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vortex.ir.core import Op, Value, op
-from vortex.ir.dialects.flow.kinds import Selection
 from vortex.ir.numerics import narrow
 from vortex.ir.types import S, TensorType, i32
 
@@ -46,6 +45,26 @@ class Resource(Op):
         return row.resource(self.symbol)
 
 
+@op("flow.param")
+class Param(Op):
+    """The numbers of ``param @name`` for the layer that decodes and, where it has a set for each head, the KV head."""
+
+    symbol: str
+    per: str
+    type: TensorType
+    role = "leaf"
+    PER: ClassVar[tuple[str, ...]] = ("model", "layer", "head")
+    """One set of numbers for all, one for each layer, or one for each layer and KV head."""
+
+    def infer(self) -> TensorType:
+        self.require(self.per in self.PER, f"per is '{self.per}', none of {', '.join(self.PER)}")
+        self.require(self.type.page_axis is None, "a parameter has no page axis")
+        return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return row.parameter(self.symbol)
+
+
 @op("flow.layer")
 class Layer(Op):
     """The number of the layer that decodes."""
@@ -59,6 +78,21 @@ class Layer(Op):
 
     def evaluate_in(self, row: Any, *operands: Any) -> Any:
         return np.asarray(row.layer, np.int32)
+
+
+@op("flow.head")
+class Head(Op):
+    """The KV head of the row, counted over the whole model."""
+
+    type: TensorType
+    role = "leaf"
+
+    def infer(self) -> TensorType:
+        self.require(self.type == TensorType(i32), "the head is i32[]")
+        return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return np.asarray(row.head, np.int32)
 
 
 @op("flow.page_index")
@@ -89,18 +123,6 @@ class PageCount(Op):
 
     def evaluate_in(self, row: Any, *operands: Any) -> Any:
         return np.asarray(row.pages, np.int32)
-
-
-@op("flow.topk")
-class TopK(Selection):
-    """The best pages by score, as many as the budget leaves: +inf > finite > -inf > NaN, ties to the lower page."""
-
-    score: Value
-    only_ranks = True
-
-    @property
-    def scored(self) -> Value:
-        return self.score
 
 
 @op("flow.return")
