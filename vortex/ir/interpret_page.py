@@ -159,13 +159,23 @@ class Launch:
         return self.batch.page_table[r, logical // each] * each + logical % each
 
     def tiles(self, name: str, blocks: Any, h: int) -> Any:
-        """The tiles of physical blocks in a paged buffer, for one block a view of its memory."""
+        """The tiles of physical blocks in a paged buffer."""
+        x, at = self._where(name, blocks, h)
+        return x[at]
+
+    def put(self, name: str, block: int, h: int, x: Any) -> None:
+        """Write the tile of a physical block."""
+        memory, at = self._where(name, block, h)
+        memory[at] = x
+
+    def _where(self, name: str, blocks: Any, h: int) -> tuple[Any, tuple[Any, ...]]:
+        """The memory of a paged buffer, and the index of the tiles of blocks in it."""
         x, each = self.batch.paged[name], page.page_blocks(self.program)
         if each == 1:
-            return x[blocks, h]
+            return x, (blocks, h)
         if self.decl(name).attrs["role"] == "pool":
             x = x.reshape(*x.shape[:2], each, -1, x.shape[-1])
-        return x[blocks // each, h, blocks % each]
+        return x, (blocks // each, h, blocks % each)
 
     def row(self, head: int, pages: int = 0, first: int = 0) -> Row:
         """What ops read of their surroundings in the row of a KV head with ``pages`` candidates."""
@@ -237,7 +247,7 @@ def _append(k: Launch) -> None:
                 if page.scaled(k.decl(o.buffer)):
                     env[o.value] = env[o.value] * k.batch.scale_of(o.buffer)
             elif isinstance(o, page.Store):
-                k.tiles(o.buffer, block, h)[...] = k.stored(o.buffer, env[o.x])
+                k.put(o.buffer, block, h, k.stored(o.buffer, env[o.x]))
                 k.write(o.buffer, 1)
             else:
                 row.run([o], env)
