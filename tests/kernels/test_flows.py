@@ -18,6 +18,7 @@ import torch
 from vortex.budget import Budget
 from vortex.check.weights import random_parameters
 from vortex.driver import compile_flow
+from vortex.errors import VortexError
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow, library_names
 from vortex.runtime.decoder import Decoder, load
@@ -234,3 +235,32 @@ def test_matrix(flow: str, spec: Spec, tmp_path: Path) -> None:
     for layout in ("HND", "NHD"):
         for integers in (True, False):
             check_step(flow, decoder, BUDGETS[0], layout, integers=integers)
+
+
+def test_blocks_of_pages_are_what_is_counted(tmp_path: Path) -> None:
+    """Capacity, selections and lists of all pages are in blocks; tables and reservations in pages."""
+    spec = Spec(page_size=8, block_size=4, head_dim=16, group=2, dtype="f32")
+    made = compile_flow("quest", spec=spec, out=tmp_path / "quest.vxa").artifact
+    assert made is not None
+    decoder = load(made, budget=Budget(3, sink=1, recent=1), dense=True, debug=True)
+    cache = PagedCache(12, 1, spec, decoder.fields)
+    assert cache.fields[0]["lo"].shape == (12, 1, 2, 16)
+    with pytest.raises(VortexError, match=r"VX6002.*lo"):
+        decoder.bind(0, cache.k[0], cache.v[0], {n: x.flatten(1, 2) for n, x in cache.fields[0].items()})
+    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0])
+    assert [decoder.capacity(n) for n in (1, 2, 3)] == [2, 4, 5]
+    cache.add("r")
+    loc, offsets = cache.extend("r", 29), torch.tensor([0, 29], dtype=torch.int32)
+    k, v = torch.randn(2, 29, 1, 16)
+    decoder.plan(cache.lengths(["r"]), cache.page_table(["r"]))
+    decoder.append(0, k, v, loc, offsets)
+    q = torch.randn(1, 2, 16)
+    out, whole = torch.empty_like(q), torch.empty_like(q)
+    decoder.decode(0, q, out=out)
+    decoder.attend_all(0, q, out=whole)
+    assert decoder.pages is not None
+    assert decoder.counts is not None
+    assert int(decoder.counts[0, 0]) == 5
+    assert decoder.pages[0, 0, [0, 4]].tolist() == [0, 7], "the first of 8 blocks, and the last, which has one token"
+    right = torch.softmax(q[0] @ k[:, 0].T / 4, -1) @ v[:, 0]
+    torch.testing.assert_close(whole[0], right)

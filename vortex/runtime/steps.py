@@ -120,7 +120,9 @@ class Steps:
             raise NOT_READY.at(call=call, needs="a budget (load(..., budget=) or decoder.budget)")
         if self._scratch is None:
             sms = self._machine.multiprocessors(self.device)
-            layout = Layout.of(self.library.target.kernels, self.heads, sms, dense=self.dense)
+            blocks = self.library.manifest.spec.page_blocks
+            kernels = self.library.target.kernels
+            layout = Layout.of(kernels, self.heads, sms, dense=self.dense, page_blocks=blocks)
             block = None if self._block is None else require_block(self._block, self.device)
             self._scratch = Scratch(layout, self.device, block)
         return self._scratch

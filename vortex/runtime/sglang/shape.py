@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vortex.errors import ENGINE_REFUSED
+from vortex.errors import ENGINE_CONFIG, ENGINE_REFUSED
 from vortex.runtime.tensors import short
 from vortex.spec import Spec
 
@@ -26,10 +26,16 @@ class ModelShape:
     first_head: int = 0
 
 
-def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False) -> ModelShape:
-    """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA).
-    VX9002 for KV of another type than the model's, and for latent rows on several ranks.
+def model_shape(
+    model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False, block_size: int = 0
+) -> ModelShape:
+    """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA),
+    ``block_size`` where less than a page is selected. VX9002 for KV of another type than the model's, and for latent
+    rows on several ranks; VX9003 for blocks that do not divide the page.
     """
+    if block_size and page_size % block_size:
+        why = f"'block_size' is {block_size}, and the engine's pages of {page_size} tokens are no multiple of it"
+        raise ENGINE_CONFIG.at(why=why)
     dtype = short(model.dtype)
     if kv_dtype != model.dtype:
         why = "the scales of K and V that SGLang keeps by layer are not handed to the kernels"
@@ -46,10 +52,11 @@ def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool 
             why = "all heads read the same pages, and a rank knows the queries of its own heads alone"
             raise ENGINE_REFUSED.at(what=f"an MLA model on {ranks} tensor-parallel ranks", why=why, hint="use --tp 1")
         row = f"{model.kv_lora_rank}+{model.qk_rope_head_dim}"
-        return ModelShape(Spec.of_latent(row, model.num_attention_heads, page_size=page_size, dtype=dtype), 1)
+        sizes = {"page_size": page_size, "block_size": block_size}
+        return ModelShape(Spec.of_latent(row, model.num_attention_heads, dtype=dtype, **sizes), 1)
     kv_heads = model.get_num_kv_heads(ranks)
     group = model.num_attention_heads // ranks // kv_heads
-    spec = Spec(page_size=page_size, head_dim=model.head_dim, group=group, dtype=dtype)
+    spec = Spec(page_size=page_size, block_size=block_size, head_dim=model.head_dim, group=group, dtype=dtype)
     # where there are more ranks than heads, several ranks hold one
     return ModelShape(spec, kv_heads, parallel.attn_tp_rank * model.get_num_kv_heads(1) // ranks)
 
