@@ -207,7 +207,7 @@ NO_SELECTION = kind(
 FIELD_SHAPE = kind(
     "VX1012",
     "field has another shape",
-    "field '{name}' is declared {declared} but forward_cache returns {got}",
+    "field '{name}' is declared {declared} but {method} returns {got}",
     "make the two agree",
 )
 FLOW_RAISED = kind("VX1013", "the flow raised an error", "{type}: {text}", "{hint}")
@@ -232,7 +232,12 @@ UNKNOWN_FLOW = kind(
     "VX1018", "unknown flow", "no flow named '{name}'{nearest}", "give a registered name, file.py, or file.py:name"
 )
 BAD_FLOW_CLASS = kind("VX1019", "class is not a flow", "{why}", "derive from vortex.vFlow and write its three methods")
-BAD_BUDGET = kind("VX1020", "bad budget", "{why}", "Budget(pages>=0, ratio>=0, sink>=0, recent>=1)")
+BAD_BUDGET = kind(
+    "VX1020",
+    "bad budget",
+    "{why}",
+    "Budget(pages>=0, ratio>=0, sink>=0, recent>=1), or table=[pages of each layer, or a list by head]",
+)
 BAD_SPEC = kind(
     "VX1021",
     "bad model shape",
@@ -255,6 +260,24 @@ UNREPEATABLE = kind(
     "{hint}",
 )
 BAD_SIGNATURE = kind("VX1025", "method cannot be called", "{why}", "write it as def {method}: ...")
+STATE_UNWRITTEN = kind(
+    "VX1060",
+    "state declared and never written",
+    "state '{name}' is declared in create_cache but forward_indexer does not return it",
+    "return it beside the selection: return vortex.topk(score), {{'{name}': new}}; or drop it from create_cache",
+)
+STATE_UNDECLARED = kind(
+    "VX1061",
+    "returned beside the selection, but not state",
+    "forward_indexer returns '{name}', which {why}",
+    "{hint}",
+)
+STATE_OF_PAGE = kind(
+    "VX1062",
+    "state returned from forward_cache",
+    "forward_cache returns '{name}', which is state across steps and not a summary of a page",
+    "return it from forward_indexer, beside the selection: return vortex.topk(score), {{'{name}': new}}",
+)
 ALIASED = kind(
     "VX1026",
     "augmented assignment to shared memory",
@@ -279,6 +302,13 @@ NEGATIVE_MASS = kind(
     "negative masses",
     "{what}: topp counts those as 0",
     "give what is never negative, such as scores.softmax(0) or scores.exp()",
+    "warning",
+)
+NO_EFFECT = kind(
+    "VX1074",
+    "a map without effect",
+    "{what} keeps the order of pages, so topk chooses the same pages without it",
+    "leave it out; where how much better a page is should count, end in topp",
     "warning",
 )
 BAD_OPERATOR = kind("VX1080", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")

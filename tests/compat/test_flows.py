@@ -178,6 +178,15 @@ def test_a_file_copied_out_of_the_package_is_read() -> None:
         torch.testing.assert_close(eager, scores, rtol=1e-4, atol=1e-4)
 
 
+def test_a_union_keeps_the_best_of_both() -> None:
+    cls = find_flow(f"{RULES}:both_views")
+    q, k, v = data(SPEC, 20, seed=6)
+    tokens = [x.reshape(-1, 1, SPEC.head_dim) for x in (k, v)]
+    done = oracle.step(cls, SPEC, q, *tokens, vortex.Budget(1, sink=1, recent=2))
+    best = [(1 + dot(q, x[1:18]).argsort(descending=True)[:n]).tolist() for x, n in ((k, 3), (v, 2))]
+    assert done.pages == [sorted({0, 18, 19, *best[0], *best[1]})]
+
+
 def test_the_example_of_the_docs_is_read(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "compat.md").read_text()
     (tmp_path / "theirs.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)))

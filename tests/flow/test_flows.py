@@ -39,7 +39,7 @@ LEARNED = ["learned_query", "mlp_scorer"]
 """Of parameters: test_parameters.py has them."""
 LIBRARY = [
     *("block_topk", "centered", "double_sparsity", "gqa_block", "lserve", "lserve_centroid"),
-    *("masked_quest", "query_channels", "quest", "venergy_gated"),
+    *("masked_quest", "quest", "venergy_gated"),
 ]
 
 
@@ -84,11 +84,6 @@ def _quest(q: Tensor, k: Tensor, v: Tensor, first: int = 0) -> Tensor:
     return bound[..., first:].sum(-1).amax(-1)
 
 
-def _largest(q: Tensor, n: int) -> Tensor:
-    """1 at the n numbers farthest from 0."""
-    return (q.abs() >= q.abs().sort(descending=True).values[n - 1]).float()
-
-
 FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "block_topk": lambda q, k, v: k.mean(1) @ q.mean(0),
     "gqa_block": lambda q, k, v: torch.softmax(0.09 * (k.mean(1) @ q.T), 0).amax(1),
@@ -98,7 +93,6 @@ FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "lserve_centroid": lambda q, k, v: (k.unflatten(1, (2, 16)).mean(2) @ q.mean(0)).amax(1),
     "centered": lambda q, k, v: (k.mean(1) @ q.T).mean(1) - (k.mean(1) @ q.T).mean(),
     "double_sparsity": lambda q, k, v: (k[..., :24] @ q.mT[:24]).amax((1, 2)),
-    "query_channels": lambda q, k, v: _largest(q.mean(0), 3) * q.mean(0) @ k.mean(1).T,
     "venergy_gated": lambda q, k, v: (k.mean(1) @ q.mean(0)) * v.square().sum(-1).sqrt().mean(1),
 }
 

@@ -53,6 +53,7 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Broadcast: lambda v: flow.Broadcast(v["c"], (3, S, 8)),
     flow.Slice: lambda v: flow.Slice(v["c"], 1, 7, 3, -2),
     flow.Param: lambda v: flow.Param("weight", "head", TensorType(f32, (2, 2))),
+    flow.RowBudget: lambda v: flow.RowBudget(TensorType(i32)),
     flow.Head: lambda v: flow.Head(TensorType(i32)),
     flow.Concat: lambda v: flow.Concat((v["c"], v["d"]), 1),
     flow.Constant: lambda v: flow.Constant(float("-inf"), TensorType(f32)),

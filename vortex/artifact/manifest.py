@@ -13,6 +13,7 @@ from typing import Annotated
 from vortex.budget import I32_MAX, Cap
 from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT
 from vortex.ir.core import Decl
+from vortex.ir.dialects.flow import STATES
 from vortex.ir.types import DTYPES, TensorType
 from vortex.kinds.buckets import Bound, Bucket
 from vortex.kinds.kind import KINDS, arguments
@@ -76,6 +77,25 @@ class FieldEntry:
     name: Name
     tile: Annotated[tuple[Side, ...], Length(0, 8)]
     dtype: Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """State that each request keeps from step to step, per KV head: ``tile`` elements of storage type ``dtype``, for
+    each of its pages (``per`` is "page"; those of its blocks where a page has several) or once ("request"); ``init``
+    until they are first written.
+    """
+
+    name: Name
+    tile: Annotated[tuple[Side, ...], Length(0, 8)]
+    dtype: Dtype
+    per: Annotated[str, Choice(STATES)]
+    init: Short = "0.0"
+    """As text, for JSON has no infinity."""
+
+    def bytes(self, kv_heads: int, columns: int) -> int:
+        """Of one slot, in one layer, for requests of up to ``columns`` pages."""
+        return kv_heads * (columns if self.per == "page" else 1) * prod(self.tile) * DTYPES[self.dtype].bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +210,7 @@ class Manifest:
     fields: tuple[FieldEntry, ...]
     constants: tuple[ConstantEntry, ...]
     targets: Mapping[Name, TargetEntry]
+    states: tuple[StateEntry, ...] = ()
     parameters: tuple[ParameterEntry, ...] = ()
     cap: Cap = field(default_factory=Cap)
     """What bounds the pages of a selection."""
@@ -241,7 +262,8 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 def _cross_check(made: Manifest) -> None:
     """Names mean something and files are listed."""
     known = set(arguments())
-    for prefix, entries in (("field", made.fields), ("const", made.constants), ("param", made.parameters)):
+    kept = (("field", made.fields), ("state", made.states))
+    for prefix, entries in (*kept, ("const", made.constants), ("param", made.parameters)):
         for entry in entries:
             arg = f"{prefix}.{entry.name}"
             if arg in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 from vortex.codegen.narrow import STORAGE, narrow, widen
@@ -171,6 +171,29 @@ class Arguments:
         blocks = () if self.page_blocks == 1 else (self.page_blocks,)
         return self.tensor(f"field.{d.name}", ("P", "Hkv", *blocks, *d.type.tile), STORAGE[d.type.dtype.name])
 
+    def state(self, d: Decl) -> Buffer:
+        """The state called ``d.name`` of all slots."""
+        assert isinstance(d.type, TensorType)
+        entries: tuple[str | int, ...] = ("Entries",) if d.attrs["layout"] == "entry" else ()
+        if entries and self.page_blocks > 1:
+            entries = (*entries, self.page_blocks)
+        return self.tensor(f"state.{d.name}", ("Slots", "Hkv", *entries, *d.type.tile), STORAGE[d.type.dtype.name])
+
+    def entry(self, logical: Expr) -> tuple[Expr, ...]:
+        """The index of a logical page's (or block's) tile in state of pages."""
+        if self.page_blocks == 1:
+            return (logical,)
+        one = tirx.const(self.page_blocks, logical.ty)
+        return T.truncdiv(logical, one), T.truncmod(logical, one)
+
+    def _states(self, touched: Set[str], *names: str) -> None:
+        """Declare the state among these buffers, and what finds a request's; nothing where there is none."""
+        mine = [d for d in self.program.declared("buffer") if d.name in touched and d.attrs["role"] == "state"]
+        for d in mine:
+            self.state(d)
+        for name in names if mine else ():
+            self.tensor(name, ("B",), I32)
+
     def constant(self, d: Decl) -> Buffer:
         assert isinstance(d.type, TensorType)
         return self.tensor(f"const.{d.name}", d.type.tile, STORAGE[d.type.dtype.name])
@@ -201,11 +224,15 @@ class Arguments:
             self.scalar("layer", I32)
         if any(isinstance(o, flow.Head) for o in f.ops):
             self.scalar("head_offset", I32)
+        if any(isinstance(o, flow.RowBudget) for o in f.ops):
+            self.tensor("row_budget", ("Hkv",), I32)
 
     def place(self, head: Expr) -> dict[str, Expr]:
         """What the leaves ``layer`` and ``head`` read in a row of KV head ``head`` of the step."""
         offset = self.scalars.get("head_offset")
         found = {"layer": self.scalars.get("layer"), "kv_head": cast(I64, head)}
+        if "row_budget" in self.buffers:
+            found["row_budget"] = self.buffers["row_budget"][head]
         return found if offset is None else {**found, "head": offset + cast(I32, head)}
 
     def _inputs_of_select(self, f: Function) -> None:
@@ -216,6 +243,7 @@ class Arguments:
                 self.queries(d)
             elif d.name in loaded and d.attrs["role"] == "field":
                 self.field(d)
+        self._states(loaded | {o.buffer for o in f.ops if isinstance(o, page.Store)}, "slots")
         self.constants_of(f)
         self.parameters_of(f)
 
@@ -248,6 +276,7 @@ class Arguments:
         for d in buffers:
             if d.name in stored:
                 self.field(d)
+        self._states({o.buffer for o in f.ops if isinstance(o, page.Reset)}, "slots", "fresh")
         self.constants_of(f)
         self.parameters_of(f)
         for o in f.ops:

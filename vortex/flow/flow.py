@@ -19,6 +19,7 @@ from vortex.errors import (
 )
 from vortex.flow import files, purity, source
 from vortex.flow.dialect import NATIVE, Dialect
+from vortex.ir.dialects.flow import STATES
 from vortex.ir.types import DTYPES, DType
 
 if TYPE_CHECKING:
@@ -31,22 +32,54 @@ STORABLE = ("bf16", "f16", "f32", "fp8_e4m3")
 
 
 class Field:
-    """A summary kept for every page: its shape for one page and, if not that of K, its element type.
+    """A summary kept for every page, or state kept from step to step: its shape and its element type, K's unless given.
+
+    Without ``state`` it is a summary: ``shape`` is that of one page, and forward_cache writes it. With ``state="page"``
+    each request has such a tensor for each of its pages, with ``state="request"`` one; forward_indexer reads it and
+    returns it updated, and it is ``init`` until then.
 
     Raises:
-        VortexError: VX1016 when a size or the element type is none.
+        VortexError: VX1016 when a size, the element type, ``state`` or ``init`` is none.
     """
 
-    def __init__(self, *shape: int, dtype: Any = None, state: str | None = None) -> None:
+    def __init__(self, *shape: int, dtype: Any = None, state: str | None = None, init: Any = None) -> None:
         loc = source.here()
-        if state is not None:
-            why = f"state={state!r} is not supported yet; a field is a pure function of its page"
-            raise BAD_FIELD.at(loc, why=why, hint="leave it out, and compute the field from the page alone")
+        self.state = _state(state, loc)
+        self.init = _init(init, self.state, loc)
         self.shape = tuple(_size(d, loc) for d in shape)
         self.dtype, self.loc = _storage(dtype, loc), loc
 
     def __repr__(self) -> str:
-        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype})"
+        state = f", state={self.state!r}, init={self.init}" if self.state else ""
+        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype}{state})"
+
+
+def _state(state: Any, loc: Loc | None) -> str:
+    """What the field is state of; nothing for a summary."""
+    if state is None:
+        return ""
+    if not isinstance(state, str) or state not in STATES:
+        hint = 'state="page" for a tensor for each page of a request, state="request" for one; a summary without it'
+        raise BAD_FIELD.at(loc, why=f"there is no state={state!r}", hint=hint)
+    return state
+
+
+def _init(init: Any, state: str, loc: Loc | None) -> float:
+    """What state is before it is first written, 0 unless given."""
+    if init is None:
+        return 0.0
+    if not state:
+        hint = (
+            'a summary is written by forward_cache; state="page" or state="request" makes it state, which has an init'
+        )
+        raise BAD_FIELD.at(loc, why=f"init={init!r} without state", hint=hint)
+    try:
+        number = float(init) if not isinstance(init, str | bytes) else float("nan")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = float("nan")
+    if number != number:
+        raise BAD_FIELD.at(loc, why=f"state cannot begin as {init!r}", hint="init= is one number, for all elements")
+    return number
 
 
 def _size(d: Any, loc: Loc | None) -> int:
@@ -110,8 +143,11 @@ class vFlow:
         """
         raise NotImplementedError
 
-    def forward_indexer(self, q: Any, cache: Any) -> Selection:
+    def forward_indexer(self, q: Any, cache: Any) -> Selection | tuple[Selection, dict[str, Any]]:
         """Which pages to attend to, from ``q`` ``[group, head_dim]`` and ``cache.<field>`` ``[S, *shape]``.
+
+        A flow with state returns beside them what each state field becomes, ``(selection, {name: new value})``:
+        ``[S, *shape]`` for state of pages, ``[*shape]`` for state of the request.
 
         Under MLA ``q`` is absorbed, ``[heads, kv_lora_rank + qk_rope_head_dim]``.
         """

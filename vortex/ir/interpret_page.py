@@ -87,6 +87,8 @@ class Batch:
     """The KV heads of the model before the first of these."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """All sets of each parameter, ``[layers, *shape]`` or ``[layers, heads of the model, *shape]``."""
+    row_budget: Any = None
+    """Pages for rows of each KV head, ``[Hkv]``, where the budget has a number for each."""
     tokens: dict[str, Any] = field(default_factory=dict)
     """``k_new`` and ``v_new`` or ``latent_new``, [T, Hkv, D]; empty where the engine has stored them."""
     loc: Any = ()
@@ -98,6 +100,14 @@ class Batch:
     lse: Any = None
     workspace: dict[tuple[str, int, int], Any] = field(default_factory=dict)
     """Tiles of workspace buffers by name, request and head."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """State by name: ``[slots, Hkv, pages, *tile]`` of pages, ``[slots, Hkv, *tile]`` of requests; kernels write to it
+    in place."""
+    slots: Any = ()
+    """Of each request; negative for one without state. Needed where the program has state."""
+    fresh: Any = ()
+    """Whether the request's first append to its slot is this step's, though its first tokens are not; no unless given.
+    """
     others: dict[str, Any] = field(default_factory=dict)
     """What kernels of other kinds than the four of a step are given and give, by name."""
 
@@ -180,7 +190,8 @@ class Launch:
     def row(self, head: int, pages: int = 0, first: int = 0) -> Row:
         """What ops read of their surroundings in the row of a KV head with ``pages`` candidates."""
         b = self.batch
-        return Row(self.program, pages, b.layer, first, head=b.head_offset + head, parameters=b.parameters)
+        mine = 2**31 - 1 if b.row_budget is None else int(b.row_budget[head])
+        return Row(self.program, pages, b.layer, first, head=b.head_offset + head, parameters=b.parameters, budget=mine)
 
     def parameters(self) -> set[str]:
         """The parameters that the kernel reads."""
@@ -236,7 +247,9 @@ def _append(k: Launch) -> None:
     for o in k.f.ops:
         if isinstance(o, page.Scatter):
             _scatter(k, o)
-    body = [o for o in k.f.ops if not isinstance(o, page.Scatter)]
+        elif isinstance(o, page.Reset):
+            _reset(k, o)
+    body = [o for o in k.f.ops if not isinstance(o, page.Scatter | page.Reset)]
     loads = {o.buffer for o in k.used() if isinstance(o, page.Load)}
     for block, h in _filled(k):
         env: dict[Value, Any] = {}
@@ -265,6 +278,24 @@ def _filled(k: Launch) -> Iterator[tuple[int, int]]:
         for p in range((now - new) // size, now // size):
             for h in range(b.heads):
                 yield int(k.look_up(r, p)), h
+
+
+def _reset(k: Launch, o: page.Reset) -> None:
+    b, d = k.batch, k.decl(o.buffer)
+    size = page.block_size(k.program)
+    init = k.stored(o.buffer, np.float32(d.attrs["init"]))
+    for r in range(b.requests):
+        slot, now = int(b.slots[r]), int(b.lengths[r])
+        before = now - (0 if b.row_offsets is None else int(b.row_offsets[r + 1] - b.row_offsets[r]))
+        known = 0 if len(b.fresh) and b.fresh[r] else max(0, before)
+        if slot < 0 or not now:
+            continue
+        if d.attrs["layout"] == "entry":
+            b.state[o.buffer][slot, :, known // size : now // size] = init
+            k.write(o.buffer, b.heads * max(0, now // size - known // size))
+        elif known == 0:
+            b.state[o.buffer][slot] = init
+            k.write(o.buffer, b.heads)
 
 
 def _scatter(k: Launch, o: page.Scatter) -> None:
@@ -315,13 +346,16 @@ def _score(
             if isinstance(x, Selected):
                 best = row.first + x.best(kept - (n - row.pages))
                 _keep(k, *at, np.concatenate([np.arange(row.first), best, np.arange(row.first + row.pages, n)]))
+            elif k.decl(o.buffer).attrs["role"] == "state":
+                _keep_state(k, o, at, row, x)
             else:
                 k.batch.workspace[(o.buffer, *at)] = k.stored(o.buffer, x)
                 k.write(o.buffer, row.pages if k.decl(o.buffer).attrs["layout"] == "ragged" else 1)
         else:
             row.run([o], env)
     for name, _ in read:
-        k.read(name, 1 if k.decl(name).attrs["layout"] == "batched" else row.pages)
+        if k.decl(name).attrs["role"] != "state" or k.batch.slots[at[0]] >= 0:
+            k.read(name, row.pages if k.decl(name).attrs["layout"] in page.CANDIDATES else 1)
     for name in k.parameters():
         k.read(name, 1)
     words = sum(v.type.numel for v in plan.kept if isinstance(v.type, TensorType))
@@ -336,8 +370,34 @@ def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
     if layout == "paged":
         blocks = k.look_up(r, np.arange(row.first, row.first + row.pages))
         return np.ascontiguousarray(k.tiles(o.buffer, blocks, h))
+    if role == "state":
+        return _state(k, o, at, row)
     assert o.buffer == "q", f"no input @{o.buffer} for rows"
     return _queries(k.batch, r, h)
+
+
+def _state(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
+    """A copy of what the row's slot has; ``init`` where it has no slot."""
+    (r, h), d = at, k.decl(o.buffer)
+    slot = int(k.batch.slots[r])
+    shape = tuple(x if isinstance(x, int) else row.pages for x in o.type.shape)
+    if slot < 0:
+        return np.broadcast_to(k.stored(o.buffer, np.float32(d.attrs["init"])), shape).copy()
+    kept = k.batch.state[o.buffer][slot, h]
+    return np.array(kept[row.first : row.first + row.pages] if d.attrs["layout"] == "entry" else kept, order="C")
+
+
+def _keep_state(k: Launch, o: page.Store, at: tuple[int, int], row: Row, x: Any) -> None:
+    (r, h), d = at, k.decl(o.buffer)
+    slot = int(k.batch.slots[r])
+    if slot < 0:
+        return
+    if d.attrs["layout"] == "entry":
+        k.batch.state[o.buffer][slot, h, row.first : row.first + row.pages] = k.stored(o.buffer, x)
+        k.write(o.buffer, row.pages)
+    else:
+        k.batch.state[o.buffer][slot, h] = k.stored(o.buffer, x)
+        k.write(o.buffer, 1)
 
 
 def _queries(b: Batch, r: int, h: int) -> Any:

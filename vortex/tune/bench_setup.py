@@ -85,6 +85,11 @@ class Stage:
         self.memory = [(k, v, fields)]
         for _ in range(1, self.layers):  # numbers are dear to make and cheap to copy; only addresses need to differ
             self.memory.append((k.clone(), None if v is None else v.clone(), {n: x.clone() for n, x in fields.items()}))
+        each = {"page": (self.heads, self.columns), "request": (self.heads,)}
+        state = {s.name: noise(shape.batch, *each[s.per], *s.tile, dtype=TORCH[s.dtype]) for s in base.manifest.states}
+        self.state = [{n: x.clone() for n, x in state.items()} for _ in range(self.layers)]
+        self._first_state = state
+        self.slots = torch.arange(shape.batch, dtype=torch.int32, device=self.device)
         ids = torch.randint(self.pool_pages, (shape.batch, self.columns), device=self.device, generator=chance)
         # two requests that appended to one page would not give the same every time
         ids[:, -1] = torch.arange(shape.batch, device=self.device) % self.pool_pages
@@ -122,9 +127,9 @@ class Stage:
         """A decoder on ``library`` over this memory, its step planned."""
         made = Decoder(library, budget=self.budget, parameters=self.weights)
         for layer, (k, v, fields) in enumerate(self.memory):
-            made.bind(layer, k, v, fields)
+            made.bind(layer, k, v, fields, state=self.state[layer])
         made.reserve(self.shape.batch, self.columns)
-        made.plan(self.lengths, self.table)
+        made.plan(self.lengths, self.table, self.slots)
         return made
 
     def _given(self) -> dict[str, object]:
@@ -157,7 +162,7 @@ class Stage:
         """
 
         def plan(layer: int) -> None:
-            decoder.plan(self.lengths, self.table)
+            decoder.plan(self.lengths, self.table, self.slots)
 
         def select(layer: int) -> None:
             decoder.select(layer, self.q, pages=self.pages, counts=self.counts)
@@ -190,6 +195,8 @@ class Stage:
         self.out.fill_(float("nan"))
         self.pages.fill_(-1)
         self.counts.fill_(-1)
+        for name, x in self._first_state.items():
+            self.state[0][name].copy_(x)  # a step that changes state begins where the default's did
         call(0)
         self.synchronize()
         if "pages" in outputs:

@@ -1,58 +1,19 @@
 """Scoring rules of the catalogue, written for vortex_torch: one operator object for each call."""
 
 import torch
-from vortex_torch.abs import ContextBase
-from vortex_torch.cache import (
-    Abs as CAbs,
+from typing import Dict
+
+from vortex_torch.flow import vFlow, register
+from vortex_torch.indexer import (
+    GeMM, GeMV, Mean, Max, Min, Sum, Multiply, Add, Maximum, Minimum, Relu, Sigmoid, Abs,
+    Softmax, Conv1d, WhereGreater, Load, topK, TopK, Union,
 )
 from vortex_torch.cache import (
+    Mean as CMean, Max as CMax, Min as CMin, L2Norm as CL2Norm, Abs as CAbs, Log as CLog, Fill as CFill,
+    MeanInterleave as CMeanInterleave, MaxInterleave as CMaxInterleave, MinInterleave as CMinInterleave,
     Add as CAdd,
 )
-from vortex_torch.cache import (
-    L2Norm as CL2Norm,
-)
-from vortex_torch.cache import (
-    Log as CLog,
-)
-from vortex_torch.cache import (
-    Max as CMax,
-)
-from vortex_torch.cache import (
-    MaxInterleave as CMaxInterleave,
-)
-from vortex_torch.cache import (
-    Mean as CMean,
-)
-from vortex_torch.cache import (
-    MeanInterleave as CMeanInterleave,
-)
-from vortex_torch.cache import (
-    Min as CMin,
-)
-from vortex_torch.cache import (
-    MinInterleave as CMinInterleave,
-)
-from vortex_torch.flow import register, vFlow
-from vortex_torch.indexer import (
-    Abs,
-    Add,
-    Conv1d,
-    GeMM,
-    GeMV,
-    Load,
-    Max,
-    Maximum,
-    Mean,
-    Min,
-    Minimum,
-    Multiply,
-    Relu,
-    Sigmoid,
-    Softmax,
-    Sum,
-    WhereGreater,
-    topK,
-)
+from vortex_torch.abs import ContextBase
 
 
 class Centroid(vFlow):
@@ -357,3 +318,25 @@ class Smoothed(Centroid):
 
     def score(self, q, cache, ctx):
         return self.smooth(super().score(q, cache, ctx), ctx=ctx)
+
+
+@register("both_views")
+class BothViews(Centroid):
+    """The best blocks by their keys and the best by their values."""
+
+    def __init__(self):
+        super().__init__()
+        self.by_keys, self.by_values, self.output_func = TopK(k=3), TopK(2), Union()
+        self.v_mean, self.v_dot = CMean(dim=1), GeMM()
+
+    def create_cache(self, block_size, head_dim):
+        return {"centroids": (1, head_dim), "values": (1, head_dim)}
+
+    def forward_cache(self, cache, loc, ctx):
+        super().forward_cache(cache, loc, ctx)
+        self.v_mean(cache["v"], cache["values"], loc=loc, ctx=ctx)
+
+    def forward_indexer(self, q, o, cache, ctx):
+        tables, lengths = self.by_keys(self.score(q, cache, ctx), ctx=ctx)
+        values = self.v_dot(self.q_mean(q, ctx=ctx), cache["values"], ctx=ctx)
+        self.output_func((tables, lengths), self.by_values(values, ctx=ctx), o, ctx=ctx)

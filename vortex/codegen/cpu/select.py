@@ -25,6 +25,7 @@ from vortex.codegen.sweep import (
     left_to,
     mean_count,
     page_ops,
+    parts_of,
     row_ops,
     selection_of,
     wanted,
@@ -125,7 +126,7 @@ class _Kernel:
         """Compute what is ready once for the row before sweep ``level``."""
         for o in row_ops(self.f, self.staging, level):
             if isinstance(o, page.Store):
-                self.reader.workspace.store(o, self.tiles)
+                self.reader.store(o, self.tiles)
             elif o in self.accumulators:
                 self._finish(o)
             else:
@@ -166,7 +167,7 @@ class _Kernel:
     def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:
         """Do one op for the page that the tiles are on."""
         if isinstance(o, page.Store):
-            self.reader.workspace.store(o, tiles)
+            self.reader.store(o, tiles)
         elif isinstance(o, flow.Part):
             self._write_key(o, tiles)
         elif carry is None:
@@ -237,7 +238,7 @@ class _Kernel:
 
     def pick(self, selection: flow.Selection, most: Expr, pages: Expr) -> None:
         """Write the selected candidates, at most ``most``, and the reserved of the ``pages`` pages, ascending."""
-        a, row = self.args, self.row
+        a, row, parts = self.args, self.row, parts_of(self.f)
 
         def choice(o: flow.Part) -> Choice:
             def key(position: Expr) -> Expr:
@@ -249,10 +250,10 @@ class _Kernel:
             count = None if o.counted is None else let("count", convert(self.tiles.values.read(o.counted, []), I32))
             left = left_to(o, selection.cap, most, row.scored)
             # behind the last keys is padding, behind the others lie those of the next part
-            last = o is selection.parts[-1]
+            last = o is parts[-1]
             return Choice(
                 key, clear if last else None, wanted(o, left, count, lambda: emit_reaching(key, row.scored, o.share))
             )
 
-        choices = [choice(o) for o in selection.parts]
+        choices = [choice(o) for o in parts]
         emit_topk(choices, a.buffers["pages"], a.buffers["counts"], row, pages, a.size("K"))

@@ -79,6 +79,11 @@ def has_pages(x: Any) -> bool:
     return not isinstance(x, vTensor) or x.type.page_axis == 0
 
 
+def is_per_page(x: Any) -> bool:
+    """Whether the leading axis of ``x`` is known to be the pages."""
+    return isinstance(x, vTensor) and x.type.page_axis == 0
+
+
 def tensor(op: str, x: Any) -> Any:
     """An operand of ``op``: a tensor of three axes; of a field in ``forward_cache``, what was written to it."""
     if isinstance(x, Slot):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from vortex.compat.vortex_torch import calls
+from vortex.compat.vortex_torch import calls, learned
 from vortex.compat.vortex_torch.cache import Context as CacheContext
 from vortex.compat.vortex_torch.calls import Call, Declared, Fields, Location, Output, Slot
 from vortex.compat.vortex_torch.indexer import Context as IndexerContext
@@ -106,6 +106,7 @@ class Package(Dialect):
             shapes[name] = self._shape(name, shape, loc)
             names[name] = _ir_name(name, names.values())
             fields[names[name]] = Field(*shapes[name])
+        learned.declare(flow, fields)
         flow.__dict__["_declared"] = Declared(spec, shapes, names)
         return fields
 

@@ -85,7 +85,8 @@ def _prebuilt(path: Path, shape: ModelShape, target: str, *, blocks: bool) -> Pa
         raise NO_TARGET_IN_ARTIFACT.at(path=path, target=target, have=", ".join(manifest.targets) or "none")
     have = asdict(manifest.spec)
     for name, want in asdict(shape.spec).items():
-        if have[name] != want and (blocks or name != "block_size"):
+        mine = have[name] if name == "budget_table" or not blocks else 0
+        if have[name] != want and not (name in ("budget_table", "block_size") and mine):
             why = f"'{path}' was compiled for {name} {have[name]}"
             hint = shlex.join(command(manifest.flow, shape, target, path))
             raise ENGINE_REFUSED.at(what=f"{name} {want} with this artifact", why=why, hint=hint)
@@ -100,6 +101,7 @@ def command(flow: str, shape: ModelShape, target: str, out: Path | str) -> list[
     else:
         model = ["--heads", f"{spec.group * shape.kv_heads}/{shape.kv_heads}", "--head-dim", str(spec.head_dim)]
     page = ["--page-size", str(spec.page_size), "--dtype", spec.dtype]
+    page += ["--budget-table"] if spec.budget_table else []
     if spec.page_blocks > 1:
         page += ["--block-size", str(spec.block_size)]
     return ["vortex", "compile", flow, "--target", target, *model, *page, "-o", str(out)]

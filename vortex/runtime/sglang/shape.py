@@ -27,11 +27,18 @@ class ModelShape:
 
 
 def model_shape(
-    model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False, block_size: int = 0
+    model: Any,
+    kv_dtype: torch.dtype,
+    page_size: int,
+    latent: bool = False,
+    budget_table: bool = False,
+    block_size: int = 0,
 ) -> ModelShape:
     """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA),
-    ``block_size`` where less than a page is selected. VX9002 for KV of another type than the model's, and for latent
-    rows on several ranks; VX9003 for blocks that do not divide the page.
+    ``budget_table`` where the budget is a table, ``block_size`` where less than a page is selected.
+
+    VX9002 for KV of another type than the model's, and for latent rows on several ranks; VX9003 for blocks that do not
+    divide the page.
     """
     if block_size and page_size % block_size:
         why = f"'block_size' is {block_size}, and the engine's pages of {page_size} tokens are no multiple of it"
@@ -52,11 +59,13 @@ def model_shape(
             why = "all heads read the same pages, and a rank knows the queries of its own heads alone"
             raise ENGINE_REFUSED.at(what=f"an MLA model on {ranks} tensor-parallel ranks", why=why, hint="use --tp 1")
         row = f"{model.kv_lora_rank}+{model.qk_rope_head_dim}"
-        sizes = {"page_size": page_size, "block_size": block_size}
-        return ModelShape(Spec.of_latent(row, model.num_attention_heads, dtype=dtype, **sizes), 1)
+        more: dict[str, Any] = {"page_size": page_size, "dtype": dtype, "budget_table": budget_table}
+        more["block_size"] = block_size
+        return ModelShape(Spec.of_latent(row, model.num_attention_heads, **more), 1)
     kv_heads = model.get_num_kv_heads(ranks)
     group = model.num_attention_heads // ranks // kv_heads
-    spec = Spec(page_size=page_size, block_size=block_size, head_dim=model.head_dim, group=group, dtype=dtype)
+    sizes = {"page_size": page_size, "block_size": block_size, "head_dim": model.head_dim}
+    spec = Spec(**sizes, group=group, dtype=dtype, budget_table=budget_table)
     # where there are more ranks than heads, several ranks hold one
     return ModelShape(spec, kv_heads, parallel.attn_tp_rank * model.get_num_kv_heads(1) // ranks)
 

@@ -71,7 +71,19 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Head, Layer, PageCount, PageIndex, Param, Resource, Return
+from vortex.ir.dialects.flow.leaves import (
+    SELECTED,
+    STATES,
+    Constant,
+    Head,
+    Layer,
+    PageCount,
+    PageIndex,
+    Param,
+    Resource,
+    Return,
+    RowBudget,
+)
 from vortex.ir.dialects.flow.reductions import (
     ArgSort,
     Conv,
@@ -90,6 +102,8 @@ from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Sh
 __all__ = [
     "MOST_PAGES",
     "MOST_PARTS",
+    "SELECTED",
+    "STATES",
     "Abs",
     "Add",
     "And",
@@ -150,6 +164,7 @@ __all__ = [
     "Resource",
     "Return",
     "Round",
+    "RowBudget",
     "Rsqrt",
     "Scan",
     "Selection",

@@ -95,6 +95,21 @@ class Head(Op):
         return np.asarray(row.head, np.int32)
 
 
+@op("flow.row_budget")
+class RowBudget(Op):
+    """The pages that the budget leaves to rows of this layer and KV head, where each has a number of its own."""
+
+    type: TensorType
+    role = "leaf"
+
+    def infer(self) -> TensorType:
+        self.require(self.type == TensorType(i32), "the budget of a row is i32[]")
+        return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return np.asarray(row.budget, np.int32)
+
+
 @op("flow.page_index")
 class PageIndex(Op):
     """Each candidate's logical page index in its request."""
@@ -125,9 +140,17 @@ class PageCount(Op):
         return np.asarray(row.pages, np.int32)
 
 
+STATES = ("page", "request")
+"""What state can belong to, beside the request's slot: one of the request's pages, or nothing more."""
+SELECTED = "pages"
+"""What the selection is called where @index returns state beside it; no field has that name."""
+
+
 @op("flow.return")
 class Return(Op):
-    """What the function gives back; ``names`` are the fields written by @cache."""
+    """What the function gives back; ``names`` are the fields written by @cache, or ``pages`` and the state fields
+    written by @index.
+    """
 
     values: tuple[Value, ...]
     names: tuple[str, ...] = ()
