@@ -219,7 +219,7 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
     """Bytes and remarks, at the report's own shape."""
     report.kernels = count_step(program, report.spec, report.tokens, budget)
     sizes: Mapping[str, int] = {
-        d.name: d.type.numel * d.type.dtype.bytes
+        d.name: d.type.tile_bytes
         for d in program.declared("buffer")
         if isinstance(d.type, TensorType) and d.attrs["layout"] == "paged"
     }

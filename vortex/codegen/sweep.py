@@ -261,8 +261,7 @@ class RowReader:
         position = page_position(index, t)
         known = here is not None and here.place is not None and position is here.position
         at = here.place if here is not None and here.place is not None and known else self.look_up(position)
-        where = (*self.args.of_field(at, self.row.head), *without_page(index, t.shape))
-        return self.args.buffers[f"field.{d.name}"][where]
+        return self.args.from_field(o, self.args.of_field(at, self.row.head), without_page(index, t.shape))
 
     def store(self, o: page.Store, tiles: Tiles) -> None:
         """Write the value that ``o`` stores, of the page that the tiles are on: to the workspace, or to state."""
