@@ -172,7 +172,7 @@ class Decoder:
         """The K that a selection over a page table of ``columns`` needs: the most pages kept of them, at least 1."""
         if self.budget is None:
             raise NOT_READY.at(call="capacity", needs="a budget")
-        return self._steps.capacity(self.budget, require_integer("columns", columns))
+        return self._steps.capacity(self.budget, require_integer("columns", columns) * self.spec.page_blocks)
 
     def workspace_bytes(self, batch: int, columns: int, *, capacity: int | None = None) -> int:
         """Bytes of scratch for steps up to B = ``batch`` and Pmax = ``columns`` whose selections have up to

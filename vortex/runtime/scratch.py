@@ -51,7 +51,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a step: rows and columns of the page table, pages that a selection holds."""
+    """Of a step: rows and columns of the page table (blocks in them, where pages have several), pages that a selection
+    holds.
+    """
 
     batch: int = 0
     columns: int = 0
@@ -74,11 +76,15 @@ class Layout:
     heads: int
     multiprocessors: int
     dense: bool
+    page_blocks: int = 1
+    """Blocks of a page: what :class:`Size` calls columns are so many times those of the page table."""
 
     @classmethod
-    def of(cls, kernels: Sequence[KernelEntry], heads: int, multiprocessors: int, *, dense: bool) -> Layout:
+    def of(
+        cls, kernels: Sequence[KernelEntry], heads: int, multiprocessors: int, *, dense: bool, page_blocks: int = 1
+    ) -> Layout:
         """A layout for any step that runs some of ``kernels``."""
-        return cls(tuple(kernels), heads, multiprocessors, dense)
+        return cls(tuple(kernels), heads, multiprocessors, dense, page_blocks)
 
     def slots(self, kernels: Sequence[KernelEntry]) -> int:
         """Items that are cut beyond one a request: ``ROUNDS`` times as many CTAs of the kernels that pace (attend) are
@@ -203,8 +209,9 @@ class Scratch:
         if capturing or self.fixed:
             when = "a CUDA graph is being captured" if capturing else "a captured CUDA graph uses it"
             n = most or self.most
+            columns = n.columns // self.layout.page_blocks
             raise SCRATCH_FIXED.at(
-                what=what, have=self.most, when=when, batch=n.batch, columns=n.columns, capacity=n.capacity
+                what=what, have=self.most, when=when, batch=n.batch, columns=columns, capacity=n.capacity
             )
 
     def write_budget(self, budget: Sequence[int]) -> None:

@@ -134,9 +134,13 @@ class Steps:
         self._block = block
 
     def size(self, batch: int, columns: int, room: int | None = None) -> Size:
-        """Of a step by the budget; ``room`` for pages beyond what it keeps. VX6002 for what is no integer."""
+        """Of a step by the budget, for ``columns`` of the page table; ``room`` for pages beyond what it keeps.
+
+        VX6002 for what is no integer.
+        """
         assert self.budget is not None
         batch, columns = require_integer("batch", batch), require_integer("columns", columns, 1)
+        columns *= self.library.manifest.spec.page_blocks
         room = None if room is None else require_integer("capacity", room)
         return Size(batch, columns, max(self.capacity(self.budget, columns), min(columns, room or 0)))
 
@@ -148,7 +152,9 @@ class Steps:
             raise NOT_READY.at(call=call, needs="a budget (load(..., budget=) or decoder.budget)")
         if self._scratch is None:
             sms = self._machine.multiprocessors(self.device)
-            layout = Layout.of(self.library.target.kernels, self.heads, sms, dense=self.dense)
+            blocks = self.library.manifest.spec.page_blocks
+            kernels = self.library.target.kernels
+            layout = Layout.of(kernels, self.heads, sms, dense=self.dense, page_blocks=blocks)
             block = None if self._block is None else require_block(self._block, self.device)
             self._scratch = Scratch(layout, self.device, block)
         return self._scratch

@@ -46,7 +46,9 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         self.req_to_token_pool = runner.req_to_token_pool
         latent = runner.use_mla_backend
         by_row = bool(config.budget.table)
-        shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size, latent, by_row)
+        shape = model_shape(
+            runner.model_config, runner.kv_cache_dtype, runner.page_size, latent, by_row, config.block_size
+        )
         target = target_of(runner.device)
         self._library = open_library(artifact_for(config, shape, target), target)
         manifest = self._library.manifest

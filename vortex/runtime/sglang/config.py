@@ -19,15 +19,17 @@ class EngineConfig:
     """``flow`` is a shipped flow's name, ``file.py``, ``file.py:name`` or an artifact ``x.vxa``; ``""`` for quest, or
     latent_topk where the model's attention is latent (MLA).
 
-    ``page_size`` counts where the engine was given none; ``prefill_backend`` is the dense attention backend of
-    SGLang's that prefills, ``""`` for triton, or torch_native on a CPU. ``parameters`` is the file of the flow's
-    weights, where it has some.
+    ``page_size`` counts where the engine was given none; ``block_size`` is the tokens of what is selected where that is
+    a part of the engine's page, 0 for the page or for what an artifact was compiled for. ``prefill_backend`` is the
+    dense attention backend of SGLang's that prefills, ``""`` for triton, or torch_native on a CPU. ``parameters`` is
+    the file of the flow's weights, where it has some.
     """
 
     flow: Annotated[str, Length(1, 4096)] = ""
     budget: Annotated[Budget, Partial()] = field(default_factory=lambda: Budget(61))
     dense_layers: frozenset[Annotated[int, Range(0, 1 << 16)]] = frozenset()
     page_size: Annotated[int, Range(1, 1 << 16)] = 16
+    block_size: Annotated[int, Range(0, 1 << 16)] = 0
     prefill_backend: str = ""
     parameters: Annotated[str, Length(0, 4096)] = ""
 

@@ -55,7 +55,8 @@ def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) 
         return None
     refuse_settings(kvc.server_args)
     config = EngineConfig.read()
-    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, kvc.use_mla_backend)
+    latent, block = kvc.use_mla_backend, config.block_size
+    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, latent, block_size=block)
     manifest = read_manifest(artifact_for(config, shape, target_of(kvc.device)))
     dense = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in config.dense_layers)
     if taken := _state_of(manifest.flow, manifest.states, kvc, shape, num_layers - dense):
