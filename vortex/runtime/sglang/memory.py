@@ -39,7 +39,9 @@ def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) 
         return None
     refuse_settings(kvc.server_args)
     config = EngineConfig.read()
-    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, kvc.use_mla_backend)
+    by_row = bool(config.budget.table)
+    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, kvc.use_mla_backend, by_row)
     fields = read_manifest(artifact_for(config, shape, target_of(kvc.device))).fields
-    dense = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in config.dense_layers)
-    return cell_size + bytes_per_token(fields, shape, num_layers - dense)
+    without = config.dense_layers | config.pages_of.keys()
+    bare = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in without)
+    return cell_size + bytes_per_token(fields, shape, num_layers - bare)
