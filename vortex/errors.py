@@ -207,7 +207,7 @@ NO_SELECTION = kind(
 FIELD_SHAPE = kind(
     "VX1012",
     "field has another shape",
-    "field '{name}' is declared {declared} but forward_cache returns {got}",
+    "field '{name}' is declared {declared} but {method} returns {got}",
     "make the two agree",
 )
 FLOW_RAISED = kind("VX1013", "the flow raised an error", "{type}: {text}", "{hint}")
@@ -260,6 +260,24 @@ UNREPEATABLE = kind(
     "{hint}",
 )
 BAD_SIGNATURE = kind("VX1025", "method cannot be called", "{why}", "write it as def {method}: ...")
+STATE_UNWRITTEN = kind(
+    "VX1060",
+    "state declared and never written",
+    "state '{name}' is declared in create_cache but forward_indexer does not return it",
+    "return it beside the selection: return vortex.topk(score), {{'{name}': new}}; or drop it from create_cache",
+)
+STATE_UNDECLARED = kind(
+    "VX1061",
+    "returned beside the selection, but not state",
+    "forward_indexer returns '{name}', which {why}",
+    "{hint}",
+)
+STATE_OF_PAGE = kind(
+    "VX1062",
+    "state returned from forward_cache",
+    "forward_cache returns '{name}', which is state across steps and not a summary of a page",
+    "return it from forward_indexer, beside the selection: return vortex.topk(score), {{'{name}': new}}",
+)
 ALIASED = kind(
     "VX1026",
     "augmented assignment to shared memory",
@@ -286,6 +304,13 @@ NEGATIVE_MASS = kind(
     "give what is never negative, such as scores.softmax(0) or scores.exp()",
     "warning",
 )
+NO_EFFECT = kind(
+    "VX1074",
+    "a map without effect",
+    "{what} keeps the order of pages, so topk chooses the same pages without it",
+    "leave it out; where how much better a page is should count, end in topp",
+    "warning",
+)
 BAD_OPERATOR = kind("VX1080", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")
 OPERATOR_CALL = kind("VX1081", "operator of vortex_torch called wrongly", "{op}: {why}", "{expected}")
 OTHER_BASE = kind(
@@ -305,6 +330,8 @@ OTHER_PACKAGE = kind(
 )
 
 BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
+
+CODE_RANGE = kind("VX1050", "what a field of codes cannot hold", "{why}", "{hint}")
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
@@ -434,6 +461,12 @@ KERNEL_REFUSED = kind(
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
 
+OUT_OF_MEMORY = kind(
+    "VX6040",
+    "no memory for a cache",
+    "{device} has no memory for {tiles} pages, heads and layers together: {what}",
+    "fewer pages, or narrower fields: 'vortex info' tells the bytes of each",
+)
 WRONG_PARAMETERS = kind("VX6020", "parameters do not fit the flow", "{where}: {why}", "{hint}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------

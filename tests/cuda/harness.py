@@ -13,6 +13,8 @@ from tests.emulation import Emulated
 from vortex.codegen.build.nvcc import emit_cuda
 from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir, variants_of
 from vortex.errors import VortexError
+from vortex.flow.narrow import numbers
+from vortex.flow.oracle import round_to
 from vortex.ir.core import Attr, Module
 from vortex.ir.interpret import resource
 from vortex.ir.interpret_page import Batch
@@ -91,13 +93,17 @@ def fails(check: Callable[..., None], *arguments: object) -> bool:
 
 
 def stored(x: Any, dtype: str) -> torch.Tensor:
-    """fp32 values that fit ``dtype``, in it; fp8 as its bits."""
+    """fp32 values that fit ``dtype``, in it; fp8 as its bits, codes packed."""
+    if not DTYPES[dtype].is_float:
+        return round_to(torch.from_numpy(np.ascontiguousarray(x)), dtype)
     made = torch.from_numpy(np.ascontiguousarray(x)).to(TORCH[dtype])
     return made.view(torch.uint8) if dtype == "fp8_e4m3" else made
 
 
 def loaded(x: torch.Tensor, dtype: str) -> Any:
-    """Back to fp32."""
+    """Back to fp32, codes to int32."""
+    if not DTYPES[dtype].is_float:
+        return numbers(x, DTYPES[dtype]).numpy()
     return (x.view(torch.float8_e4m3fn) if dtype == "fp8_e4m3" else x).float().numpy()
 
 
@@ -125,6 +131,8 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
         "v_scale": float(b.scale_of("v")),
         "loc": torch.tensor(np.asarray(b.loc).tolist(), dtype=torch.int64),
         "row_offsets": torch.from_numpy(b.row_offsets),
+        "slots": torch.tensor(list(b.slots), dtype=torch.int32),
+        "fresh": torch.tensor([int(x) for x in b.fresh] or [0] * requests, dtype=torch.int32),
     }
     for name, x in b.tokens.items():
         given[name] = stored(x, dtype)
@@ -133,6 +141,9 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
             assert isinstance(d.type, TensorType)
             prefix = "" if d.attrs["role"] == "pool" else "field."
             given[prefix + d.name] = stored(b.paged[d.name], d.type.dtype.name)
+        if d.name in b.state:
+            assert isinstance(d.type, TensorType)
+            given[f"state.{d.name}"] = stored(b.state[d.name], d.type.dtype.name)
     for d in program.declared("param"):
         assert isinstance(d.type, TensorType)
         x = b.parameters[d.name]

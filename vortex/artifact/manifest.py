@@ -13,6 +13,7 @@ from typing import Annotated
 from vortex.budget import I32_MAX, Cap
 from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT
 from vortex.ir.core import Decl
+from vortex.ir.dialects.flow import STATES
 from vortex.ir.types import DTYPES, TensorType
 from vortex.kinds.buckets import Bound, Bucket
 from vortex.kinds.kind import KINDS, arguments
@@ -69,11 +70,42 @@ Schedule = Annotated[Mapping[str, object], Check(_serves, "a schedule")]
 
 @dataclass(frozen=True, slots=True)
 class FieldEntry:
-    """A summary that the cache keeps per page and KV head: ``tile`` elements of storage type ``dtype``."""
+    """A summary that the cache keeps per page and KV head: ``tile`` elements of storage type ``dtype``.
+
+    Elements of less than a byte are packed along the last axis, the first in the lowest bits.
+    """
 
     name: Name
     tile: Annotated[tuple[Side, ...], Length(0, 8)]
     dtype: Dtype
+
+    @property
+    def packed(self) -> tuple[int, ...]:
+        """The shape of a tile in memory: the last axis in bytes where elements share bytes."""
+        return TensorType(DTYPES[self.dtype], self.tile).packed
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes per page and KV head."""
+        return TensorType(DTYPES[self.dtype], self.tile).tile_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """State that each request keeps from step to step, per KV head: ``tile`` elements of storage type ``dtype``, for
+    each of its pages (``per`` is "page") or once ("request"); ``init`` until they are first written.
+    """
+
+    name: Name
+    tile: Annotated[tuple[Side, ...], Length(0, 8)]
+    dtype: Dtype
+    per: Annotated[str, Choice(STATES)]
+    init: Short = "0.0"
+    """As text, for JSON has no infinity."""
+
+    def bytes(self, kv_heads: int, columns: int) -> int:
+        """Of one slot, in one layer, for requests of up to ``columns`` pages."""
+        return kv_heads * (columns if self.per == "page" else 1) * prod(self.tile) * DTYPES[self.dtype].bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +220,7 @@ class Manifest:
     fields: tuple[FieldEntry, ...]
     constants: tuple[ConstantEntry, ...]
     targets: Mapping[Name, TargetEntry]
+    states: tuple[StateEntry, ...] = ()
     parameters: tuple[ParameterEntry, ...] = ()
     cap: Cap = field(default_factory=Cap)
     """What bounds the pages of a selection."""
@@ -239,12 +272,16 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 def _cross_check(made: Manifest) -> None:
     """Names mean something and files are listed."""
     known = set(arguments())
-    for prefix, entries in (("field", made.fields), ("const", made.constants), ("param", made.parameters)):
+    kept = (("field", made.fields), ("state", made.states))
+    for prefix, entries in (*kept, ("const", made.constants), ("param", made.parameters)):
         for entry in entries:
             arg = f"{prefix}.{entry.name}"
             if arg in known:
                 raise _wrong(f"a {prefix}", "a name of its own", entry.name)
             known.add(arg)
+    for f in made.fields:
+        if (per := DTYPES[f.dtype].per_byte) > 1 and (not f.tile or f.tile[-1] % per):
+            raise _wrong(f"fields: {f.name}", f"a last axis that packs {per} of {f.dtype} a byte", list(f.tile))
     for c in made.constants:
         size = made.files[c.file].size if c.file in made.files else -1
         if size != prod(c.shape) * DTYPES[c.dtype].bytes:

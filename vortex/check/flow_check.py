@@ -85,6 +85,8 @@ class Report:
     kv_heads: int = 0
     page_bytes: int = 0
     """Bytes of a page's summaries, one KV head."""
+    state_bytes: int = 0
+    """Bytes of a request's state in one layer, one KV head."""
     pool_bytes: int = 0
     """Bytes of a page's K and V, one KV head."""
 
@@ -121,6 +123,7 @@ class Report:
                 "launches": len([k for k in self.kernels if k.kernel != "plan"]),
                 "summary_bytes_a_page": self.page_bytes,
                 "kv_bytes_a_page": self.pool_bytes,
+                "state_bytes_a_request": self.state_bytes,
                 "step_bytes": round(self.step_bytes),
                 "microseconds_at_least": round(self.microseconds(), 2) if self.kernels else None,
                 "kernels": [{**asdict(k), "read": round(k.read), "written": round(k.written)} for k in self.kernels],
@@ -216,12 +219,18 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
     """Bytes and remarks, at the report's own shape."""
     report.kernels = count_step(program, report.spec, report.tokens, budget)
     sizes: Mapping[str, int] = {
-        d.name: d.type.numel * d.type.dtype.bytes
+        d.name: d.type.tile_bytes
         for d in program.declared("buffer")
         if isinstance(d.type, TensorType) and d.attrs["layout"] == "paged"
     }
     report.pool_bytes = sum(size for name, size in sizes.items() if name in report.spec.pools)
     report.page_bytes = sum(sizes.values()) - report.pool_bytes
+    pages = -(-report.tokens // report.spec.page_size)
+    report.state_bytes = sum(
+        d.type.tile_bytes * (pages if d.attrs["layout"] == "entry" else 1)
+        for d in program.declared("buffer")
+        if isinstance(d.type, TensorType) and d.attrs["role"] == "state"
+    )
     report.contractions = contractions(program)
     dense = report.pool_bytes * (report.tokens // report.spec.page_size)
     for r in remarks(program, report.kernels, dense):

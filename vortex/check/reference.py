@@ -15,9 +15,9 @@ from vortex.check import choices
 from vortex.check.choices import Bounds
 from vortex.flow.flow import vFlow
 from vortex.flow.oracle import attend, step
-from vortex.ir.core import Module
+from vortex.ir.core import Decl, Module
 from vortex.ir.dialects.flow import Return, cap_of
-from vortex.ir.interpret import run_function
+from vortex.ir.interpret import began, held_as, run_function
 from vortex.ir.numerics import narrow, widen
 from vortex.ir.ranking import Selected
 from vortex.ir.types import TensorType
@@ -111,15 +111,18 @@ def summarise(
     ``{name: [pages, *tile]}``.
     """
     cache = module.functions["cache"]
-    stored = {d.name: d.type.dtype for d in module.declared("field") if isinstance(d.type, TensorType)}
+    declared = module.declared("field")
+    stored = {d.name: d.type.dtype for d in declared if isinstance(d.type, TensorType)}
     end = cache.ops[-1]
     assert isinstance(end, Return)
     made: dict[str, list[Any]] = {name: [] for name in end.names}
     for of_page in zip(*parts, strict=True):
         values = run_function(cache, list(of_page), module, layer=layer, head=head, parameters=parameters)
         for name, x in zip(end.names, values, strict=True):
-            made[name].append(widen(narrow(x, stored[name])))
-    return {name: np.stack(x) for name, x in made.items()}
+            made[name].append(np.asarray(narrow(x, stored[name]), held_as(stored[name])))
+    tiles = {d.name: d.type.tile for d in declared if isinstance(d.type, TensorType)}
+    empty = {n: np.zeros((0, *tile), held_as(stored[n])) for n, tile in tiles.items()}
+    return {name: np.stack(x) if x else empty[name] for name, x in made.items()}
 
 
 def selected(
@@ -131,14 +134,68 @@ def selected(
     layer: int = 0,
     head: int = 0,
     parameters: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
     budget: int = 2**31 - 1,
 ) -> Selected:
     """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields; ``pages`` is their
-    number, needed only where the flow has no fields. ``budget`` is the row's own, where rows have one.
+    number, needed only where the flow has no fields. ``state`` is as it begins unless given; ``budget`` is the row's
+    own, where rows have one.
     """
+    return indexed(module, q, fields, first, pages, layer, head, parameters, state, budget)[0]
+
+
+def indexed(
+    module: Module,
+    q: Any,
+    fields: Mapping[str, Any],
+    first: int,
+    pages: int = 0,
+    layer: int = 0,
+    head: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+    budget: int = 2**31 - 1,
+) -> tuple[Selected, dict[str, Any]]:
+    """:func:`selected`, and what each state field becomes."""
     index = module.functions["index"]
-    given = [fields[a.name] for a in index.args[1:]]
+    pages = next((len(x) for x in fields.values()), pages)
+    known = {**fields, **(state or {d.name: began(d, pages) for d in states_of(module)})}
+    given = [known[a.name] for a in index.args[1:]]
     where: dict[str, Any] = {"layer": layer, "head": head, "parameters": parameters, "budget": budget}
-    [selection] = run_function(index, [q, *given], module, first=first, pages=pages, **where)
+    selection, *new = run_function(index, [q, *given], module, first=first, pages=pages, **where)
     assert isinstance(selection, Selected)
-    return selection
+    end = index.ops[-1]
+    assert isinstance(end, Return)
+    return selection, dict(zip(end.names[1:], new, strict=True))
+
+
+def states_of(module: Module) -> list[Decl]:
+    """The state that a flow declares."""
+    return [d for d in module.declared("field") if "state" in d.attrs]
+
+
+class State:
+    """The state of one request in one layer, for each of its KV heads, as flow IR makes it step by step."""
+
+    def __init__(self, module: Module, heads: int) -> None:
+        self._decls = states_of(module)
+        self.kept = [{d.name: began(d, 0) for d in self._decls} for _ in range(heads)]
+        """By head and name, ``[pages, *tile]`` or ``[*tile]``; later pages are as they begin."""
+
+    def read(self, head: int, pages: slice) -> dict[str, Any]:
+        """What @index sees of it over these candidates."""
+        mine = self.kept[head]
+        for d in self._decls:
+            if d.attrs["state"] == "page" and len(mine[d.name]) < pages.stop:
+                mine[d.name] = np.concatenate([mine[d.name], began(d, pages.stop - len(mine[d.name]))])
+        return {d.name: mine[d.name][pages if d.attrs["state"] == "page" else ...] for d in self._decls}
+
+    def write(self, head: int, new: Mapping[str, Any], pages: slice) -> None:
+        """Keep what @index made of it, as it is stored."""
+        for d in self._decls:
+            assert isinstance(d.type, TensorType)
+            x = widen(narrow(new[d.name], d.type.dtype))
+            if d.attrs["state"] == "page":
+                self.kept[head][d.name][pages] = x
+            else:
+                self.kept[head][d.name] = x

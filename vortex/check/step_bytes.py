@@ -70,10 +70,15 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
         return random.standard_normal(shape, np.float32)
 
     paged: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for d in program.declared("buffer"):
         if d.attrs["layout"] == "paged":
             assert isinstance(d.type, TensorType)
             paged[d.name] = np.asarray(narrow(numbers(pages, 1, *d.type.tile), d.type.dtype), np.float32)
+        if d.attrs["role"] == "state":
+            assert isinstance(d.type, TensorType)
+            lead = (1, 1, pages) if d.attrs["layout"] == "entry" else (1, 1)
+            state[d.name] = np.asarray(narrow(numbers(*lead, *d.type.tile), d.type.dtype), np.float32)
     entries = [ParameterEntry.of(d) for d in program.declared("param")]
     weights = {name: x.float().numpy() for name, x in random_parameters(entries, 1, 1).items()}
     return Batch(
@@ -88,4 +93,6 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
         tokens={f"{name}_new": numbers(1, 1, spec.head_dim) for name in spec.pools},
         loc=np.array([length - 1], np.int64),
         row_offsets=np.array([0, 1], np.int32),
+        state=state,
+        slots=np.zeros(1, np.int32),
     )

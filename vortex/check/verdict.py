@@ -19,15 +19,17 @@ import torch
 
 from vortex.budget import Budget
 from vortex.check.choices import Bounds, differing
-from vortex.check.reference import selected, summarise
+from vortex.check.reference import State, indexed, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
+from vortex.flow import narrow
 from vortex.flow.oracle import attend, round_to
 from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import cap_of
 from vortex.ir.ranking import Ranked, masses
+from vortex.ir.types import DTYPES, DType, TensorType, uint1
 from vortex.runtime.decoder import Decoder
-from vortex.runtime.tensors import TORCH
+from vortex.runtime.tensors import SHORT
 
 LAYERS = 2
 TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 2e-2}
@@ -38,6 +40,8 @@ NOISE, SAMPLES, SPREAD = 2.0**-17, 3, 4.0
 """How much the inputs of a score are changed to see what rounding may do to it, how often, and the factor on that."""
 OWN = 2.0**-18
 """What the rounding of a score itself may change, relative to it."""
+DRIFT = 64.0
+"""The same of state, which sums up what steps change, in multiples of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,9 @@ class Verdict:
     gap: float
     """The largest distance of such a page's score from that of the last one kept; infinite where it has none."""
     summaries: int
-    """Pages, over heads and layers, with a summary that is not what the flow makes of the page's K and V."""
+    """Pages, over heads and layers, with a summary that is not what the flow makes of the page's K and V, and those
+    (and heads) with state that is not what the flow made of it step by step.
+    """
     tokens: int
     """Tokens, over layers, whose K or V in the cache is not what was appended."""
     kept: float
@@ -105,12 +111,13 @@ def judge(
     for i, n in enumerate(lengths):
         trial.join(f"r{i}", n)
     times, found, asked = [], dict[str, Verdict](), trial.budget
+    states = {(name, layer): State(flow, kv_heads) for name in trial.requests for layer in trial.layers}
     for step in range(steps):
         decoder.budget = budgets(asked)[step % 4]
         times.append(trial.step())
         for name in trial.requests:
             for layer in trial.layers:
-                now = compare(trial, name, flow, layer, cache=step == steps - 1)
+                now = compare(trial, name, flow, layer, cache=step == steps - 1, state=states[name, layer])
                 found[name] = found[name].worst(now) if name in found else now
     decoder.budget = asked
     return found, times
@@ -126,8 +133,10 @@ def budgets(asked: Budget) -> list[Budget]:
     ]
 
 
-def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -> Verdict:
-    """The last step of a request in one layer; what the cache holds of it too, where asked for."""
+def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, state: State | None = None) -> Verdict:
+    """The last step of a request in one layer; what the cache holds of it too, where asked for. ``state`` is what the
+    request kept before that step, and becomes what it keeps then; without it the step is the first that scores.
+    """
     spec, budget, cap = trial.spec, trial.budget, cap_of(flow)
     row, heads = trial.requests.index(name), trial.cache.kv_heads
     k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
@@ -135,8 +144,10 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     q = trial.q[layer][row].float().cpu().view(heads, spec.group, -1)
     out = trial.out[layer][row].float().cpu().view(heads, spec.group, -1)
     table = list(trial.cache.pages(name))
-    fields = {f: x[table].cpu() for f, x in trial.cache.fields[layer].items()}
+    types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
+    fields = {f: numbers(x[table].cpu(), types[f]) for f, x in trial.cache.fields[layer].items()}
     chosen, counts = trial.selected[layer]
+    state = State(flow, heads) if state is None else state
     error, wrong, gap, kept, selected = 0.0, 0, 0.0, 0.0, 0
     for h in range(heads):
         mine = chosen[row, h, : int(counts[row, h])].tolist()
@@ -144,11 +155,12 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
         parts: list[Bounds] = []
         if cap.scored(budget, pages):
             scored = slice(budget.sink, pages - budget.recent)
-            of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
+            of_head = {f: np.ascontiguousarray(x[scored, h]) for f, x in fields.items()}
             left = budget.total(pages) - budget.sink - budget.recent
             own = budget.row(layer, trial.decoder.head_offset + h)
-            place = {**at(trial, layer, h), "budget": own}
-            parts = rounded(flow, q[h].numpy(), of_head, scored, left, place)
+            place = {**at(trial, layer, h), "state": state.read(h, scored), "budget": own}
+            parts, new = rounded(flow, q[h].numpy(), of_head, scored, left, place)
+            state.write(h, new, scored)
         odd, far = differing(mine, parts, pages, budget, cap)
         wrong, gap = wrong + odd, max(gap, far)
         if not mine or not set(mine) <= set(range(pages)):
@@ -159,7 +171,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
         off = float((out[h] - want).abs().max() / max(1.0, float(want.abs().max())))
         error = max(error, off if off == off else float("inf"))
         kept += float(trial.mass(q[h], k[:, h], pages)[:, mine].sum(-1).mean()) / heads
-    stale = unlike(trial, flow, layer, fields, k, v) if cache else 0
+    stale = unlike(trial, flow, layer, fields, k, v) + unkept(trial, name, layer, state) if cache else 0
     lost = misplaced(trial, name, layer, k, v) if cache else 0
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
 
@@ -171,13 +183,15 @@ def at(trial: Trial, layer: int, head: int) -> dict[str, Any]:
 
 def rounded(
     flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, left: int, place: Mapping[str, Any]
-) -> list[Bounds]:
+) -> tuple[list[Bounds], dict[str, Any]]:
     """What each part of a row's selection may hold, where the budget leaves ``left`` pages to it: by how much rounding
-    may change each score is measured on inputs changed a bit.
+    may change each score is measured on inputs changed a bit. And what state becomes.
     """
 
-    def chosen(q: Any, fields: Mapping[str, Any]) -> tuple[Ranked, ...]:
-        return selected(flow, q, fields, scored.start, scored.stop - scored.start, **place).parts
+    def chosen(q: Any, fields: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[tuple[Ranked, ...], Any]:
+        here = {**place, "state": state}
+        found, new = indexed(flow, q, fields, scored.start, scored.stop - scored.start, **here)
+        return found.parts, new
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -185,8 +199,9 @@ def rounded(
         return (x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32)
 
     random = np.random.default_rng(0)
-    right = chosen(q, fields)
-    samples = [chosen(changed(q), {f: changed(x) for f, x in fields.items()}) for _ in range(SAMPLES)]
+    given = fields, place["state"]
+    right, new = chosen(q, *given)
+    samples = [chosen(changed(q), *({f: changed(x) for f, x in g.items()} for g in given))[0] for _ in range(SAMPLES)]
     found = []
     for part, *others in zip(right, *samples, strict=True):
         score = np.asarray(part.score, np.float32)
@@ -198,14 +213,13 @@ def rounded(
         mass = float(masses(score).sum(dtype=np.float64))
         share = float(slack.sum()) / mass if 0 < mass < float("inf") else 0.0
         found.append(Bounds.of(part, slack, left, mass=share, others=others))
-    return found
+    return found, new
 
 
-def unlike(
-    trial: Trial, flow: Module, layer: int, fields: Mapping[str, torch.Tensor], k: torch.Tensor, v: torch.Tensor
-) -> int:
-    """Pages with another summary than the flow makes of them, over all heads."""
+def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k: torch.Tensor, v: torch.Tensor) -> int:
+    """Pages with another summary than the flow makes of them, over all heads; a code with a scale may be the next."""
     spec = trial.spec
+    types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
     full = len(k) // spec.page_size
     count = 0
     if not full or not fields:
@@ -216,17 +230,46 @@ def unlike(
         made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
-            mine, want = numbers(x[:full, h]), made[name]
-            if want.dtype.kind != "f":
-                same = mine == want
+            mine, want = x[:full, h], made[name]
+            if types[name] == uint1:
+                same = (mine == want) | near_zero(flow, name, want, tiles, at(trial, layer, h))
+            elif want.dtype.kind != "f":
+                same = np.abs(mine - want) <= (f"{name}_scale" in fields)
             else:
-                far = STEP[dtype_of(x)] * np.abs(want)
+                far = STEP[types[name].name] * np.abs(want)
                 if want.size and np.isfinite(want).any():
                     far = far + OWN * np.abs(want[np.isfinite(want)]).max()
                 with np.errstate(invalid="ignore"):
                     same = (np.abs(mine - want) <= far) | (mine == want) | (np.isnan(mine) & np.isnan(want))
             wrong |= ~same.reshape(full, -1).all(-1)
         count += int(wrong.sum())
+    return count
+
+
+def near_zero(flow: Module, name: str, bits: Any, tiles: Sequence[Any], where: Mapping[str, Any]) -> Any:
+    """Which bits of a field rounding may turn: those that pages changed a bit have otherwise."""
+    random, found = np.random.default_rng(0), np.zeros(bits.shape, bool)
+    for _ in range(SAMPLES):
+        changed = [(x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32) for x in tiles]
+        found |= summarise(flow, *changed, **where)[name] != bits
+    return found
+
+
+def unkept(trial: Trial, name: str, layer: int, state: State) -> int:
+    """Pages whose state, and heads whose request's state, is another than the flow makes of it."""
+    slot = int(trial.cache.slots([name])[0])
+    count = 0
+    for h, mine in enumerate(state.kept):
+        for field, want in mine.items():
+            x = trial.cache.state[layer][field][slot, h]
+            pages = len(want) if trial.per_page(field) else 1
+            dtype = DTYPES[SHORT[x.dtype]]
+            got = numbers(x[:pages] if trial.per_page(field) else x, dtype)
+            largest = np.abs(want[np.isfinite(want)]).max(initial=0.0)
+            far = 4 * STEP[dtype.name] * np.abs(want) + DRIFT * OWN * largest
+            with np.errstate(invalid="ignore"):
+                same = (np.abs(got - want) <= far) | (got == want) | (np.isnan(got) & np.isnan(want))
+            count += int((~same.reshape(pages, -1).all(-1)).sum()) if pages else 0
     return count
 
 
@@ -244,11 +287,6 @@ def misplaced(trial: Trial, name: str, layer: int, k: torch.Tensor, v: torch.Ten
     return int(wrong.sum())
 
 
-def numbers(x: torch.Tensor) -> Any:
-    """A field as the interpreter holds it: floats in fp32."""
-    return (x.float() if x.is_floating_point() else x).contiguous().numpy()
-
-
-def dtype_of(x: torch.Tensor) -> str:
-    """The name of a float type in the IR."""
-    return next(name for name, dtype in TORCH.items() if dtype == x.dtype)
+def numbers(x: torch.Tensor, dtype: DType) -> Any:
+    """A field as the interpreter holds it: floats in fp32, codes and bits in int32."""
+    return narrow.numbers(x, dtype).contiguous().numpy()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vortex.artifact.kernel_texts import Text
     from vortex.artifact.manifest import KernelEntry
 
+_TOKENS = 32768
+"""Of the request whose state is stated."""
 LISTINGS = ("ops", "passes", "kinds", "errors", "targets")
 
 
@@ -104,7 +106,15 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     narrow = f", K and V in {s.kv_dtype} with scales" if s.scaled else ""
     print(f"shape     page size {s.page_size}, {s}, {s.dtype}{narrow}")
     for f in m.fields:
-        print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head")
+        print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head, {f.tile_bytes} bytes")
+    for x in m.states:
+        each = "page of a request" if x.per == "page" else "request"
+        about = f"{x.bytes(1, 1)} bytes per KV head, layer and {each}"
+        print(f"state     {x.name}: {x.dtype}{list(x.tile)} per {each}, from {x.init} on; {about}")
+    if m.states:
+        columns = -(-_TOKENS // s.page_size)
+        slot = sum(x.bytes(1, columns) for x in m.states)
+        print(f"          {slot} bytes per KV head and layer for each request of up to {_TOKENS} tokens")
     for c in m.constants:
         print(f"constant  {c.name}: {c.dtype}{list(c.shape)}")
     for p in m.parameters:

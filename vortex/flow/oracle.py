@@ -12,17 +12,17 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from vortex.budget import Budget, Cap
-from vortex.errors import FIELD_SHAPE
+from vortex.flow import narrow
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
-from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of, weights_of
+from vortex.flow.methods import declared_fields, indexed, instantiate, require_shape, summaries_of, weights_of
 from vortex.flow.selection import Part, Selection
 from vortex.flow.surroundings import plain
 from vortex.flow.trace import trace
 from vortex.ir.dialects.flow import cap_of
-from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
+from vortex.ir.types import DTYPES, DType, TensorType, bf16, dtype, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
 Tensor = torch.Tensor
@@ -78,9 +78,11 @@ def _widened(x: Any) -> Any:
     return x
 
 
-def round_to(x: Tensor, dtype: DType | str) -> Tensor:
-    """``x`` as it is stored: to nearest even, fp8 clamped to +-448 first."""
-    name = str(dtype)
+def round_to(x: Tensor, to: DType | str) -> Tensor:
+    """``x`` as it is stored: to nearest even, fp8 clamped to +-448 first, codes to their range and packed."""
+    name = str(to)
+    if not DTYPES[name].is_float:
+        return narrow.packed(narrow.codes(x, DTYPES[name]), DTYPES[name])
     x = x.float()
     return (x.clamp(-FP8_MAX, FP8_MAX) if name == "fp8_e4m3" else x).to(TORCH[name])
 
@@ -105,7 +107,8 @@ def summaries(
     head: int = 0,
     parameters: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
+    """The fields of full pages ``[P, page, D]`` of one KV head as they lie in memory: ``{name: [P, *shape]}`` in their
+    storage dtype, codes packed along the last axis and their scales as ``<name>_scale``.
 
     ``head`` is the KV head of the model, ``parameters`` are all sets of the flow's parameters, as files have them.
     The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
@@ -113,17 +116,19 @@ def summaries(
     parts = [x.detach().float().clone() for x in (k_pages, v_pages) if x is not None]
     with at_home(flow), plain():
         made = _accepted(flow, spec)
-        fields = declared_fields(made, spec)
-        rows: dict[str, list[Tensor]] = {name: [] for name in fields}
+        fields = {name: f for name, f in declared_fields(made, spec).items() if not f.state}
+        types = {k: t for name, f in fields.items() for k, t in narrow.kept(name, f, dtype(spec.dtype)).items()}
+        rows: dict[str, list[Tensor]] = {name: [] for name in types}
         for p in range(k_pages.shape[0]):
             with eager(Place(layer, head=head, parameters=parameters or {})), Fp32Arithmetic():
                 written = summaries_of(made, fields, Page(spec, [x[p] for x in parts]))
             for name, f in fields.items():
                 x = torch.as_tensor(written[name])
-                if tuple(x.shape) != f.shape:
-                    raise FIELD_SHAPE.at(key_loc(made, name), name=name, declared=list(f.shape), got=list(x.shape))
-                rows[name].append(x.detach().clone())
-        return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
+                require_shape(made, name, f.shape, tuple(x.shape))
+                with Fp32Arithmetic():
+                    for kept, part in narrow.written(name, f, x.detach().clone()).items():
+                        rows[kept].append(part)
+        return {name: _stored(rows[name], t) for name, t in types.items()}
 
 
 _ACCEPTED: WeakKeyDictionary[object, dict[Spec, Cap]] = WeakKeyDictionary()
@@ -143,9 +148,9 @@ def cap(flow: vFlow | type[vFlow], spec: Spec) -> Cap:
     return caps[spec]
 
 
-def _stored(rows: list[Tensor], f: Field, spec: Spec) -> Tensor:
-    whole = torch.stack([r.float() for r in rows]) if rows else torch.zeros((0, *f.shape))
-    return round_to(whole, f.dtype or spec.dtype)
+def _stored(rows: list[Tensor], t: TensorType) -> Tensor:
+    whole = torch.stack([r.float() for r in rows]) if rows else torch.zeros((0, *t.tile))
+    return round_to(whole, t.dtype)
 
 
 def score(
@@ -163,7 +168,7 @@ def score(
     those of its first part.
 
     ``pages`` is their number, needed only where a flow has no fields; ``head`` and ``parameters`` as in
-    :func:`summaries`.
+    :func:`summaries`. State is as it begins.
     """
     made = selection(flow, spec, q, fields, layer, first_page, pages, head, parameters)
     result: Tensor = made.score.detach().float()
@@ -182,14 +187,86 @@ def selection(
     parameters: Mapping[str, Tensor] | None = None,
 ) -> Selection:
     """What the flow selects of candidates ``first_page ..``; the arguments are those of :func:`score`."""
+    return chosen_with(flow, spec, q, fields, None, layer, first_page, pages, head, parameters)[0]
+
+
+def chosen_with(
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    q: Tensor,
+    fields: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    layer: int = 0,
+    first_page: int = 0,
+    pages: int | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> tuple[Selection, dict[str, Tensor]]:
+    """:func:`selection`, and what each state field becomes: ``[S, *shape]`` for state of pages, ``[*shape]`` for state
+    of the request, in fp32. ``state`` is what they are now, ``init`` everywhere unless given.
+    """
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
         made = _accepted(flow, spec)
-        weights_of(made, declared_fields(made, spec))  # a flow may keep what it works out here
+        declared = declared_fields(made, spec)  # a flow may keep what it works out here
+        weights_of(made, declared)
+        if state is None:
+            state = {n: began(f, spec, pages) for n, f in declared.items() if f.state}
         # copies: what a flow writes by x += y is its own
-        given = Cache({n: f.detach().float().clone() for n, f in fields.items()})
+        given = {**fields, **state}
+        cache = Cache({n: _read(n, f, given, spec) for n, f in declared.items() if n in given})
         with eager(Place(layer, first_page, pages, head, parameters or {})), Fp32Arithmetic():
-            return selection_of(made, q.detach().float().clone(), given)
+            selected, new = indexed(made, declared, q.detach().float().clone(), cache)
+        after = {}
+        for name, x in new.items():
+            after[name] = torch.as_tensor(x).detach().float()
+            require_shape(made, name, tuple(state[name].shape), tuple(after[name].shape), "forward_indexer")
+        return selected, after
+
+
+def began(f: Field, spec: Spec, pages: int) -> Tensor:
+    """A state field that nobody has written yet, of ``pages`` pages: in its storage type."""
+    shape = (pages, *f.shape) if f.state == "page" else f.shape
+    return round_to(torch.full(shape, f.init), f.dtype or spec.dtype)
+
+
+class RequestState:
+    """The state of one request in one layer, for each of its KV heads, from the request's first step on.
+
+    ``kept[head][name]`` is ``[pages, *shape]`` or, for state of the request, ``[*shape]``, in its storage type. Pages
+    that were no candidates yet hold ``init``; a request that begins anew has a new object.
+    """
+
+    def __init__(self, flow: vFlow | type[vFlow], spec: Spec, heads: int) -> None:
+        self._spec = spec
+        with at_home(flow), plain():
+            declared = declared_fields(_accepted(flow, spec), spec)
+        self._fields = {name: f for name, f in declared.items() if f.state}
+        self.kept = [{name: began(f, spec, 0) for name, f in self._fields.items()} for _ in range(heads)]
+
+    def read(self, head: int, first: int, last: int) -> dict[str, Tensor]:
+        """What forward_indexer sees of it over candidates ``[first, last)``."""
+        mine = self.kept[head]
+        for name, f in self._fields.items():
+            if f.state == "page" and len(mine[name]) < last:
+                mine[name] = torch.cat([mine[name], began(f, self._spec, last - len(mine[name]))])
+        return {name: mine[name][first:last] if f.state == "page" else mine[name] for name, f in self._fields.items()}
+
+    def write(self, head: int, new: Mapping[str, Tensor], first: int, last: int) -> None:
+        """Keep what forward_indexer made of it; pages outside ``[first, last)`` keep what they have."""
+        for name, f in self._fields.items():
+            x = round_to(new[name], f.dtype or self._spec.dtype)
+            if f.state == "page":
+                self.kept[head][name][first:last] = x
+            else:
+                self.kept[head][name] = x.clone()
+
+
+def _read(name: str, f: Field, fields: dict[str, Tensor], spec: Spec) -> Tensor:
+    """A declared field as a flow reads it, in memory of its own."""
+    types = narrow.kept(name, f, dtype(spec.dtype))
+    made: Tensor = narrow.read(name, f, {k: narrow.numbers(fields[k].detach(), t.dtype) for k, t in types.items()})
+    return made.clone()
 
 
 def select_pages(selected: Selection | Tensor, n: int, budget: Budget) -> list[int]:
@@ -246,13 +323,15 @@ def step(
     v_scale: float = 1.0,
     head_offset: int = 0,
     parameters: Mapping[str, Tensor] | None = None,
+    state: RequestState | None = None,
 ) -> StepResult:
     """One decode step of one request: ``q`` ``[Hq, D]``, ``k`` and ``v`` ``[len, Hkv, D]``, the new token included.
 
     Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]`` and ``v`` is None.
     ``fields``, one dict a KV head over the full pages, spares making the summaries again. ``k`` and ``v`` may be the
     tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them. The KV heads are
-    ``head_offset`` and following of the model, whose rows each have their number of a budget's table.
+    ``head_offset`` and following of the model, whose rows each have their number of a budget's table. ``state`` is what
+    the request kept so far, and is changed; without it this is the first step that scores.
     """
     if spec.scaled and v is not None:
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
@@ -260,6 +339,7 @@ def step(
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
     n = -(-length // spec.page_size)
     first, last = budget.sink, n - budget.recent
+    state = RequestState(flow, spec, heads) if state is None else state
     pages: list[list[int]] = []
     chosen_by: list[Selection | None] = []
     of = cap(flow, spec)
@@ -274,7 +354,9 @@ def step(
                 seen = _candidates(flow, spec, *ours, first, last, layer, head_offset + h, parameters)
             else:
                 seen = {name: f[first:last] for name, f in fields[h].items()}
-            selected = selection(flow, spec, group, seen, layer, first, last - first, head_offset + h, parameters)
+            held, place = state.read(h, first, last), (layer, first, last - first, head_offset + h)
+            selected, new = chosen_with(flow, spec, group, seen, held, *place, parameters)
+            state.write(h, new, first, last)
         chosen = list(range(n)) if selected is None else select_pages(selected, n, mine)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]

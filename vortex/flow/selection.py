@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from vortex.budget import Cap, integer
-from vortex.errors import BAD_SCORE, BAD_SELECTION, NEGATIVE_MASS, NO_CAP, Loc, warn
+from vortex.errors import BAD_SCORE, BAD_SELECTION, NEGATIVE_MASS, NO_CAP, NO_EFFECT, Loc, warn
 from vortex.flow import source
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import active, current, emit, fail
 from vortex.ir.core import Function, Value
 from vortex.ir.dialects import flow
+from vortex.ir.increasing import peel
 from vortex.ir.ranking import MASS_BITS, SHARE_BITS, Ranked, Selected, United, numerator
 from vortex.ir.types import S, TensorType, bool_, i32
 
@@ -127,6 +128,8 @@ def topk(score: Any, *, pages: Any = None, count: Any = None, tolerance: float =
             BAD_SELECTION, why=f"tolerance is {_shown(tolerance)}", hint="give a share of the best, such as 0.05"
         )
     made = Part(_score(score, "topk"), _pages(pages), None if count is None else _count(count), loc=source.here())
+    if current() is not None:
+        _warn_of_no_effect(lift(score).value)
     return Selection((made,), made.loc)
 
 
@@ -222,6 +225,15 @@ def _warn_of_signs(part: Part) -> None:
             warn(NEGATIVE_MASS.at(part.loc, what="some of these masses are negative"))
     elif _of_both_signs(lift(part.score).value):
         warn(NEGATIVE_MASS.at(part.loc, what="these masses may be negative"))
+
+
+def _warn_of_no_effect(score: Value) -> None:
+    """Say that the last map that makes a score keeps the order of pages; a cast is not what anybody would leave out."""
+    while isinstance(score.owner, flow.Cast):
+        score = score.owner.x
+    if score.owner is not None and peel(score, scalar=False) is not None:
+        what = score.owner.name.removeprefix("flow.")
+        warn(NO_EFFECT.at(score.owner.loc or source.here(), what=what))
 
 
 def _of_both_signs(v: Value) -> bool:

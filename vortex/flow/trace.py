@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any
 
-from vortex.errors import FIELD_SHAPE, STATE, UNREPEATABLE, Loc, VortexError
-from vortex.flow import purity, source
+from vortex.errors import STATE, UNREPEATABLE, Loc, VortexError
+from vortex.flow import narrow, purity, source
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import METHODS, Field, vFlow
@@ -17,11 +17,12 @@ from vortex.flow.methods import (
     at_the_flow,
     code_of,
     declared_fields,
+    indexed,
     instantiate,
     key_loc,
     method_loc,
+    require_shape,
     return_loc,
-    selection_of,
     summaries_of,
     weights_of,
 )
@@ -34,7 +35,7 @@ from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow as ops
 from vortex.ir.digest import structural
 from vortex.ir.printer import print_op
-from vortex.ir.types import S, TensorType, dtype, f32
+from vortex.ir.types import Dim, S, TensorType, dtype, f32
 from vortex.ir.verify import verify
 from vortex.spec import Spec
 
@@ -80,7 +81,9 @@ def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     module = Module("flow", cls.flow_name or cls.__name__, {**spec.attrs(), "source": _source_digest(made)})
     stored = dtype(spec.dtype)
     for name, f in fields.items():
-        module.declare(Decl("field", name, TensorType(f.dtype or stored, f.shape)))
+        state = {"state": f.state, "init": f.init} if f.state else {}
+        for kept, tile in narrow.kept(name, f, stored).items():
+            module.declare(Decl("field", kept, tile, dict(state)))
     for p in weights_of(made, fields).values():
         module.declare(declaration(p, spec))
     _trace_cache(made, spec, module, fields)
@@ -153,11 +156,18 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
             except VortexError as e:
                 e.loc = key_loc(flow, name)
                 raise
-            if made.dims != fields[name].shape:
-                declared = ops.show(fields[name].shape)
-                raise FIELD_SHAPE.at(key_loc(flow, name), name=name, declared=declared, got=ops.show(made.dims))
-            values[name] = made.value
-            _name_after(made.value, name, tracer)
+            require_shape(flow, name, fields[name].shape, made.dims)
+            try:
+                narrow.require_codes(name, f := fields[name], made)
+            except VortexError as e:
+                e.loc = key_loc(flow, name)
+                raise
+            before = len(function.ops)
+            parts = narrow.written(name, f, made)
+            narrow.explain(tracer, function.ops[before:], name, key_loc(flow, name))
+            for kept, part in parts.items():
+                values[kept] = part.value
+                _name_after(part.value, kept, tracer)
     function.append(ops.Return(tuple(values.values()), names=tuple(values)), loc=return_loc(flow, "forward_cache"))
     module.define(function)
 
@@ -172,17 +182,38 @@ def _name_after(value: Value, name: str, tracer: Tracer) -> None:
 def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
     stored = dtype(spec.dtype)
     args = [Value("q", TensorType(stored, (spec.group, spec.head_dim)))]
-    args += [Value(n, TensorType(f.dtype or stored, (S, *f.shape))) for n, f in fields.items()]
+    for n, f in fields.items():
+        tiles = narrow.kept(n, f, stored)
+        args += [
+            Value(k, TensorType(t.dtype, t.shape if f.state == "request" else (S, *t.shape))) for k, t in tiles.items()
+        ]
     function = _function("index", flow, "forward_indexer", args)
     with purity.running("forward_indexer"), tracing(module, function) as tracer:
-        q, *summaries = (vTensor(a) for a in function.args)
-        selection = selection_of(flow, q, Cache(dict(zip(fields, summaries, strict=True))), tracer)
+        q, *held = (vTensor(a) for a in function.args)
+        given = {x.value.name: x for x in held}
+        cache = Cache({n: narrow.read(n, f, given) for n, f in fields.items()})
+        for o in function.ops:
+            narrow.explain(tracer, [o], o.operands[0].name, fields[o.operands[0].name].loc)
+        selection, new = indexed(flow, fields, q, cache, tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
             if spec.budget_table:
                 selection = by_row(selection)
             selected = selection.op(function)
-    function.append(ops.Return((selected,)), loc=return_loc(flow, "forward_indexer"))
+        state: dict[str, Value] = {}
+        for name, x in new.items():
+            with at_the_flow(tracer, key_loc(flow, name, "forward_indexer")):
+                made = lift(x)
+            require_shape(flow, name, _seen(fields[name]), made.dims, "forward_indexer")
+            state[name] = made.value
+    names = (ops.SELECTED, *state) if state else ()
+    end = ops.Return((selected, *state.values()), names=names)
+    function.append(end, loc=return_loc(flow, "forward_indexer"))
     module.define(function)
+
+
+def _seen(f: Field) -> tuple[Dim, ...]:
+    """The shape that forward_indexer sees a field in, and returns it in where it is state."""
+    return f.shape if f.state == "request" else (S, *f.shape)
 
 
 def _function(name: str, flow: vFlow, method: str, args: list[Value]) -> Function:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from vortex.errors import IR_STRUCTURE, VortexError
-from vortex.ir.core import Function, Module, Op, Value
-from vortex.ir.numerics import unpack
+from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.numerics import narrow, unpack
 from vortex.ir.ranking import Selected
 from vortex.ir.types import DType, TensorType, bool_
 
@@ -109,6 +109,13 @@ def run_function(
     return [env[v] for v in end.operands]
 
 
+def began(d: Decl, pages: int) -> Any:
+    """A state field that nobody has written yet, of ``pages`` pages where it belongs to them."""
+    assert isinstance(d.type, TensorType)
+    shape = (pages, *d.type.tile) if d.attrs["state"] == "page" else d.type.tile
+    return narrow(np.full(shape, d.attrs["init"], np.float32), d.type.dtype)
+
+
 def _held(x: Any, v: Value) -> Any:
     if not isinstance(v.type, TensorType) or np.ndim(x) != len(v.type.shape):
         raise IR_STRUCTURE.at(why=f"{v!r} cannot be given as {np.ndim(x)}-dimensional array")
@@ -140,8 +147,8 @@ def resource(module: Module, name: str) -> Any:
         data = base64.b64decode(str(d.attrs.get("data", "")), validate=True)
     except (binascii.Error, ValueError):
         raise _bad(name, "its data is not base64") from None
-    if len(data) != d.type.numel * d.type.dtype.bytes:
-        raise _bad(name, f"its data has {len(data)} bytes, {d.type} has {d.type.numel * d.type.dtype.bytes}")
+    if d.type.dtype.per_byte > 1 or len(data) != d.type.tile_bytes:
+        raise _bad(name, f"its data has {len(data)} bytes, {d.type} has {d.type.tile_bytes}")
     return unpack(data, d.type.dtype).reshape(d.type.tile)
 
 

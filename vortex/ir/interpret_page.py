@@ -20,7 +20,7 @@ from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.interpret import Row, held_as
-from vortex.ir.numerics import narrow
+from vortex.ir.numerics import narrow, words_of_bits
 from vortex.ir.ranking import Selected
 from vortex.ir.staging import Staging, loads_by_loop, stage
 from vortex.ir.types import TensorType
@@ -100,6 +100,14 @@ class Batch:
     lse: Any = None
     workspace: dict[tuple[str, int, int], Any] = field(default_factory=dict)
     """Tiles of workspace buffers by name, request and head."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """State by name: ``[slots, Hkv, pages, *tile]`` of pages, ``[slots, Hkv, *tile]`` of requests; kernels write to it
+    in place."""
+    slots: Any = ()
+    """Of each request; negative for one without state. Needed where the program has state."""
+    fresh: Any = ()
+    """Whether the request's first append to its slot is this step's, though its first tokens are not; no unless given.
+    """
     others: dict[str, Any] = field(default_factory=dict)
     """What kernels of other kinds than the four of a step are given and give, by name."""
 
@@ -147,7 +155,7 @@ class Launch:
     def tile_bytes(self, name: str) -> int:
         t = self.decl(name).type
         assert isinstance(t, TensorType)
-        return t.numel * t.dtype.bytes
+        return t.tile_bytes
 
     def read(self, name: str, tiles: int) -> None:
         self.traffic[name].read += tiles * self.tile_bytes(name)
@@ -215,7 +223,9 @@ def _append(k: Launch) -> None:
     for o in k.f.ops:
         if isinstance(o, page.Scatter):
             _scatter(k, o)
-    body = [o for o in k.f.ops if not isinstance(o, page.Scatter)]
+        elif isinstance(o, page.Reset):
+            _reset(k, o)
+    body = [o for o in k.f.ops if not isinstance(o, page.Scatter | page.Reset)]
     loads = {o.buffer for o in k.used() if isinstance(o, page.Load)}
     for physical, h in _filled(k):
         env: dict[Value, Any] = {}
@@ -244,6 +254,24 @@ def _filled(k: Launch) -> Iterator[tuple[int, int]]:
         for p in range((now - new) // size, now // size):
             for h in range(b.heads):
                 yield int(b.page_table[r, p]), h
+
+
+def _reset(k: Launch, o: page.Reset) -> None:
+    b, d = k.batch, k.decl(o.buffer)
+    size = int(k.program.attrs["page_size"])
+    init = k.stored(o.buffer, np.float32(d.attrs["init"]))
+    for r in range(b.requests):
+        slot, now = int(b.slots[r]), int(b.lengths[r])
+        before = now - (0 if b.row_offsets is None else int(b.row_offsets[r + 1] - b.row_offsets[r]))
+        known = 0 if len(b.fresh) and b.fresh[r] else max(0, before)
+        if slot < 0 or not now:
+            continue
+        if d.attrs["layout"] == "entry":
+            b.state[o.buffer][slot, :, known // size : now // size] = init
+            k.write(o.buffer, b.heads * max(0, now // size - known // size))
+        elif known == 0:
+            b.state[o.buffer][slot] = init
+            k.write(o.buffer, b.heads)
 
 
 def _scatter(k: Launch, o: page.Scatter) -> None:
@@ -294,13 +322,16 @@ def _score(
             if isinstance(x, Selected):
                 best = row.first + x.best(kept - (n - row.pages))
                 _keep(k, *at, np.concatenate([np.arange(row.first), best, np.arange(row.first + row.pages, n)]))
+            elif k.decl(o.buffer).attrs["role"] == "state":
+                _keep_state(k, o, at, row, x)
             else:
                 k.batch.workspace[(o.buffer, *at)] = k.stored(o.buffer, x)
                 k.write(o.buffer, row.pages if k.decl(o.buffer).attrs["layout"] == "ragged" else 1)
         else:
             row.run([o], env)
     for name, _ in read:
-        k.read(name, 1 if k.decl(name).attrs["layout"] == "batched" else row.pages)
+        if k.decl(name).attrs["role"] != "state" or k.batch.slots[at[0]] >= 0:
+            k.read(name, row.pages if k.decl(name).attrs["layout"] in page.CANDIDATES else 1)
     for name in k.parameters():
         k.read(name, 1)
     words = sum(v.type.numel for v in plan.kept if isinstance(v.type, TensorType))
@@ -314,9 +345,36 @@ def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
         return k.batch.workspace[(o.buffer, r, h)]
     if layout == "paged":
         physical = k.batch.page_table[r, row.first : row.first + row.pages]
-        return np.ascontiguousarray(k.batch.paged[o.buffer][physical, h])
+        found = np.ascontiguousarray(k.batch.paged[o.buffer][physical, h])
+        return words_of_bits(found) if isinstance(o, page.LoadWords) else found
+    if role == "state":
+        return _state(k, o, at, row)
     assert o.buffer == "q", f"no input @{o.buffer} for rows"
     return _queries(k.batch, r, h)
+
+
+def _state(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
+    """A copy of what the row's slot has; ``init`` where it has no slot."""
+    (r, h), d = at, k.decl(o.buffer)
+    slot = int(k.batch.slots[r])
+    shape = tuple(x if isinstance(x, int) else row.pages for x in o.type.shape)
+    if slot < 0:
+        return np.broadcast_to(k.stored(o.buffer, np.float32(d.attrs["init"])), shape).copy()
+    kept = k.batch.state[o.buffer][slot, h]
+    return np.array(kept[row.first : row.first + row.pages] if d.attrs["layout"] == "entry" else kept, order="C")
+
+
+def _keep_state(k: Launch, o: page.Store, at: tuple[int, int], row: Row, x: Any) -> None:
+    (r, h), d = at, k.decl(o.buffer)
+    slot = int(k.batch.slots[r])
+    if slot < 0:
+        return
+    if d.attrs["layout"] == "entry":
+        k.batch.state[o.buffer][slot, h, row.first : row.first + row.pages] = k.stored(o.buffer, x)
+        k.write(o.buffer, row.pages)
+    else:
+        k.batch.state[o.buffer][slot, h] = k.stored(o.buffer, x)
+        k.write(o.buffer, 1)
 
 
 def _queries(b: Batch, r: int, h: int) -> Any:

@@ -7,6 +7,9 @@ uses it is one level later.
     %dots = flow.dot(%q, %c)               level 0, pass 0
     %mean = flow.reduce_mean(%dots)        pass 0, known from level 1 on
     %diff = flow.sub(%dots, %mean)         level 1: %dots is *kept* from pass 0 to pass 1
+
+State is written in the pass that looks at it last, after everything else; where an op looks at neighbouring pages, one
+pass later. State of the row is written when all passes have ended, by which time no CTA of the row reads it.
 """
 
 from __future__ import annotations
@@ -58,7 +61,42 @@ def stage(f: Function) -> Staging:
             level.setdefault(o.result, loop[o])
         if spans_pages or (o.result is not None and over_pages(o.result) and o.role != "leaf"):
             loops = max(loops, loop[o] + 1)
+    for o, last in _updates(f, loop).items():
+        if over_pages(o.x):
+            loop[o] = max(loop[o], last)
+            loops = max(loops, loop[o] + 1)
+        else:
+            loops = max(loops, 1)
+    for o in _updates(f, loop):
+        loop[o] = loop[o] if over_pages(o.x) else loops
     return Staging(level, loop, loops, _kept(f, level, loop))
+
+
+def updated(f: Function) -> set[str]:
+    """Buffers that a kernel reads and writes: state."""
+    return {o.buffer for o in f.ops if isinstance(o, page.Store)} & {
+        o.buffer for o in f.ops if isinstance(o, page.Load)
+    }
+
+
+def _updates(f: Function, loop: dict[Op, int]) -> dict[page.Store, int]:
+    """Writes of state that the kernel reads as well, with the first pass in which nothing needs what was there."""
+    changed = updated(f)
+    last = dict.fromkeys(changed, 0)
+    for o in f.ops:
+        for v in o.operands:
+            origin = origin_of(v).owner
+            if isinstance(origin, page.Load) and origin.buffer in changed:
+                neighbours = o.crosses_pages() and o.result is not None and over_pages(o.result)
+                last[origin.buffer] = max(last[origin.buffer], loop[o] + neighbours)
+    return {o: last[o.buffer] for o in f.ops if isinstance(o, page.Store) and o.buffer in changed}
+
+
+def origin_of(v: Value) -> Value:
+    """What ``v`` is a view of."""
+    while isinstance(v.owner, flow.View):
+        v = v.owner.x
+    return v
 
 
 def _kept(f: Function, level: dict[Value, int], loop: dict[Op, int]) -> dict[Value, int]:
@@ -85,9 +123,7 @@ def loads_by_loop(f: Function, staging: Staging) -> dict[Op, set[int]]:
     found: dict[Op, set[int]] = {}
     for o in f.ops:
         for v in o.operands:
-            origin = v.owner
-            while isinstance(origin, flow.View):
-                origin = origin.x.owner
+            origin = origin_of(v).owner
             if isinstance(origin, page.Load) and not isinstance(o, flow.View):
                 found.setdefault(origin, set()).add(staging.loop[o] if over_pages(origin.value) else 0)
     return found

@@ -100,7 +100,7 @@ class KernelKind:
     @property
     def writes_cache(self) -> bool:
         """Whether its kernels change the memory of a layer, which outlasts the step."""
-        return any(a.written and a.giver == "layer" for a in self.arguments)
+        return any(a.access == "writes" and a.giver == "layer" for a in self.arguments)
 
 
 KINDS: dict[str, KernelKind] = {}
@@ -174,14 +174,14 @@ declare(
         about="new tokens into the pools, and the summaries of the pages that they fill",
         order=20,
         domain="new_pages",
-        ops=("page.load", "page.store", "page.scatter", "flow.*"),
+        ops=("page.load", "page.store", "page.scatter", "page.reset", "flow.*"),
         fusion="always",
         axes=("rows",),
         pages="filled",
         call="append",
         arguments=(
-            *_call("k_new", "v_new", "latent_new", "loc", "row_offsets", "lengths", "page_table"),
-            *_layer(*POOLS, "field.*", access="writes"),
+            *_call("k_new", "v_new", "latent_new", "loc", "row_offsets", "lengths", "page_table", "slots", "fresh"),
+            *_layer(*POOLS, "field.*", "state.*", access="writes"),
             *SCALES,
             *PLACE,
             CONSTANTS,
@@ -196,16 +196,17 @@ declare(
         order=30,
         domain="rows",
         candidates=True,
-        ops=("page.load", "page.store", "flow.*"),
+        ops=("page.load", "page.load_words", "page.store", "flow.*"),
         fusion="bounded",
         workspace=True,
         pages="scored",
         call="select",
         tuned=True,
         arguments=(
-            *_call("q", "lengths", "page_table"),
+            *_call("q", "lengths", "page_table", "slots"),
             *_call("pages", "counts", access="writes"),
             *_layer("field.*"),
+            *_layer("state.*", access="updates"),
             *PLACE,
             CONSTANTS,
             _plan("reads"),

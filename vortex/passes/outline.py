@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vortex.errors import IR_STRUCTURE
-from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.core import Attr, Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import over_pages
 from vortex.ir.types import DTYPES, S, TensorType, bool_, f32, i32, selection
@@ -19,7 +19,8 @@ class Outline(Pass):
     """Turn a flow module into a page program in which every op is a kernel of its own.
 
     Each op over pages or per row becomes a ``select`` kernel that reads and writes memory, each field an
-    ``append`` kernel; ``fuse`` joins them. Views and leaves are repeated where they are used.
+    ``append`` kernel; ``fuse`` joins them. Views and leaves are repeated where they are used. What state becomes is
+    written after everything that reads what it was.
 
         func @index(%q, %c) {
           %d = flow.dot(%q, %c)
@@ -78,7 +79,10 @@ def _declare_buffers(program: Module, module: Module) -> None:
     for d in module.declared("field"):
         if d.name in program.decls:
             raise IR_STRUCTURE.at(why=f"a field may not be called '{d.name}': the kernels have a buffer of that name")
-        program.declare(Decl("buffer", d.name, d.type, {"layout": "paged", "role": "field"}))
+        attrs: dict[str, Attr] = {"layout": "paged", "role": "field"}
+        if "state" in d.attrs:
+            attrs = {"layout": page.STATE_LAYOUTS[d.attrs["state"]], "role": "state", "init": d.attrs["init"]}
+        program.declare(Decl("buffer", d.name, d.type, attrs))
     for d in module.declared("param"):
         if d.name in program.decls:
             raise IR_STRUCTURE.at(why=f"a parameter may not be called '{d.name}': a buffer or field has that name")
@@ -146,7 +150,10 @@ class _Outliner:
             tile = page.tile_of(d)
             assert isinstance(tile, TensorType)
             return f.add(page.Load(d.name, tile), d.name, loc)
-        loaded = f.add(page.Load(d.name, TensorType(d.type.dtype, (S, *d.type.tile))), d.name, loc)
+        whole = TensorType(d.type.dtype, (S, *d.type.tile))
+        if isinstance(v.owner, flow.PackBits) and (words := page.words_of(whole)) is not None:
+            return f.add(page.LoadWords(d.name, words), v.name, loc)
+        loaded = f.add(page.Load(d.name, whole), d.name, loc)
         if axis == 0:
             return loaded
         back = (*range(1, axis + 1), 0, *range(axis + 1, len(v.type.shape)))
@@ -169,20 +176,49 @@ def _outline_cache(program: Module, cache: Function) -> None:
         made: dict[Value, Value] = {}
         f.append(page.Store(outliner.fetch(f, v, made), name))
         program.define(f)
+    for d in program.declared("buffer"):
+        if d.attrs["role"] == "state":
+            f = kernel(f"append_{d.name}", "append")
+            f.append(page.Reset(d.name))
+            program.define(f)
 
 
 def _outline_index(program: Module, index: Function) -> None:
     outliner = _Outliner(program, {a: a.name for a in index.args})
+    end = index.ops[-1]
+    assert isinstance(end, flow.Return)
+    new = dict(zip(end.names[1:], end.values[1:], strict=True))
     selected = flow.selected(index)
     for o in index.ops:
         if o is selected:
             f = kernel("select_topk", "select")
             f.append(page.Store(outliner.copy(f, o, {}), "pages"))
             program.define(f)
+        elif isinstance(o, flow.PackBits) and _in_words(program, outliner, o):
+            outliner.homes[o.value] = outliner.homes[o.x]
         elif isinstance(o, flow.Selection):
             continue  # a part of it, which is copied with it
         elif o.result is not None and o.role not in ("leaf", "view"):
             _outline_op(program, outliner, o)
+    # all that state becomes is known before any of it is written: one may be what another was
+    for v in new.values():
+        if v not in outliner.homes or program.decls[outliner.homes[v]].attrs["role"] != "workspace":
+            copied = flow.Cast(v, f32)
+            copied.value.name = f"{v.name}_kept"
+            copied.loc = end.loc
+            _outline_op(program, outliner, copied)
+            outliner.homes[v] = outliner.homes[copied.value]
+    for name, v in new.items():
+        f = kernel(f"select_to_{name}", "select")
+        f.append(page.Store(outliner.fetch(f, v, {}), name), loc=end.loc)
+        program.define(f)
+
+
+def _in_words(program: Module, outliner: _Outliner, o: flow.PackBits) -> bool:
+    """Whether the bits that are packed lie in memory as words already."""
+    name = outliner.homes.get(o.x)
+    d = program.decls[name] if name is not None else None
+    return d is not None and d.attrs["role"] == "field" and page.words_of(d.type) is not None
 
 
 def _outline_op(program: Module, outliner: _Outliner, o: Op) -> None:

@@ -39,7 +39,7 @@ class Kept:
         batch, most = len(slots), (len(self.state) - 2) // 2
         age, requests = self.state[0], self.state[1]
         seen, tokens = self.state[2 : 2 + batch], self.state[2 + most : 2 + most + batch]
-        grown = lengths == tokens + (lengths > 0)  # a padded row stays one
+        grown = (lengths == tokens + (lengths > 0)) | (slots < 0)  # a padded row stays one
         same = ((seen == slots) & grown).all() & (requests == batch) & (age > 0) & (age < every)
         age.copy_(torch.where(same, age + 1, 1))
         requests.fill_(batch)

@@ -38,6 +38,8 @@ class Step:
     """Those of them that are others where all pages are attended to."""
     pages: torch.Tensor
     counts: torch.Tensor
+    not_fresh: torch.Tensor
+    """Zeros ``[B]``: no request begins in its slot but with its own first token."""
     kernels: tuple[KernelEntry, ...]
     """Those that serve this size, in launch order."""
     kept: Mapping[int, Kept]
@@ -195,8 +197,9 @@ class Steps:
             self._ready.clear()
         kept = {layer: Kept.of(views, layer) for layer in self.keep}
         mapped = {name[7:]: views.pop(name) for name in list(views) if name.startswith("mapped.")}
+        none = torch.zeros(size.batch if self.library.manifest.states else 0, dtype=torch.int32, device=self.device)
         pages, counts = views.pop("pages"), views.pop("counts")
-        made = self._ready[kind] = Step(size, views, dense, pages, counts, kernels, kept, mapped)
+        made = self._ready[kind] = Step(size, views, dense, pages, counts, none, kernels, kept, mapped)
         return made
 
     def run(self, step: Step, call: str, layer: int, given: Mapping[str, object], *, dense: bool = False) -> None:

@@ -72,17 +72,25 @@ class Stage:
             step = max(1, size[0] // 32)
             for first in range(0, size[0], step):
                 part = made[first : first + step]
-                part.copy_(torch.randn(part.shape, device=self.device, generator=chance).to(dtype))
+                if dtype.is_floating_point:
+                    part.copy_(torch.randn(part.shape, device=self.device, generator=chance).to(dtype))
+                else:  # codes and bits: any byte is some
+                    part.view(torch.uint8).random_(256, generator=chance)
             return made
 
         k = noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
         v = None if mla else noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
         fields = {
-            f.name: noise(self.pool_pages, self.heads, *f.tile, dtype=TORCH[f.dtype]) for f in base.manifest.fields
+            f.name: noise(self.pool_pages, self.heads, *f.packed, dtype=TORCH[f.dtype]) for f in base.manifest.fields
         }
         self.memory = [(k, v, fields)]
         for _ in range(1, self.layers):  # numbers are dear to make and cheap to copy; only addresses need to differ
             self.memory.append((k.clone(), None if v is None else v.clone(), {n: x.clone() for n, x in fields.items()}))
+        each = {"page": (self.heads, self.columns), "request": (self.heads,)}
+        state = {s.name: noise(shape.batch, *each[s.per], *s.tile, dtype=TORCH[s.dtype]) for s in base.manifest.states}
+        self.state = [{n: x.clone() for n, x in state.items()} for _ in range(self.layers)]
+        self._first_state = state
+        self.slots = torch.arange(shape.batch, dtype=torch.int32, device=self.device)
         ids = torch.randint(self.pool_pages, (shape.batch, self.columns), device=self.device, generator=chance)
         # two requests that appended to one page would not give the same every time
         ids[:, -1] = torch.arange(shape.batch, device=self.device) % self.pool_pages
@@ -120,9 +128,9 @@ class Stage:
         """A decoder on ``library`` over this memory, its step planned."""
         made = Decoder(library, budget=self.budget, parameters=self.weights)
         for layer, (k, v, fields) in enumerate(self.memory):
-            made.bind(layer, k, v, fields)
+            made.bind(layer, k, v, fields, state=self.state[layer])
         made.reserve(self.shape.batch, self.columns)
-        made.plan(self.lengths, self.table)
+        made.plan(self.lengths, self.table, self.slots)
         return made
 
     def _given(self) -> dict[str, object]:
@@ -155,7 +163,7 @@ class Stage:
         """
 
         def plan(layer: int) -> None:
-            decoder.plan(self.lengths, self.table)
+            decoder.plan(self.lengths, self.table, self.slots)
 
         def select(layer: int) -> None:
             decoder.select(layer, self.q, pages=self.pages, counts=self.counts)
@@ -188,6 +196,8 @@ class Stage:
         self.out.fill_(float("nan"))
         self.pages.fill_(-1)
         self.counts.fill_(-1)
+        for name, x in self._first_state.items():
+            self.state[0][name].copy_(x)  # a step that changes state begins where the default's did
         call(0)
         self.synchronize()
         if "pages" in outputs:

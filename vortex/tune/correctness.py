@@ -35,12 +35,13 @@ class Judge:
 
     def wrong(self, kind: str, library: Library) -> str:
         """What differs, in a sentence; empty when nothing does."""
-        if KINDS[kind].writes_cache:
+        # a step that changes state cannot be done twice
+        if KINDS[kind].writes_cache or self.base.manifest.states:
             return self._compare(self._trial(library), cache=True)
         trial = self._of_base()
         decoder = Decoder(library, budget=self._budget, parameters=trial.decoder.parameters)
         cache, names = trial.cache, trial.requests
-        decoder.bind(LAYER, cache.k[LAYER], cache.v[LAYER], cache.fields[LAYER], **trial.scales)
+        decoder.bind(LAYER, cache.k[LAYER], cache.v[LAYER], cache.fields[LAYER], *trial.scales.values())
         decoder.plan(cache.lengths(names), cache.page_table(names))
         trial.out[LAYER].fill_(float("nan"))
         decoder.decode(LAYER, trial.q[LAYER], out=trial.out[LAYER], scale=trial.scale)

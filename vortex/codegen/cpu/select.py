@@ -7,6 +7,7 @@ result of a row depends on nothing but the row.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from vortex.codegen.arguments import Arguments
@@ -25,6 +26,7 @@ from vortex.codegen.sweep import (
     left_to,
     mean_count,
     page_ops,
+    parts_of,
     row_ops,
     selection_of,
     wanted,
@@ -125,7 +127,7 @@ class _Kernel:
         """Compute what is ready once for the row before sweep ``level``."""
         for o in row_ops(self.f, self.staging, level):
             if isinstance(o, page.Store):
-                self.reader.workspace.store(o, self.tiles)
+                self.reader.store(o, self.tiles)
             elif o in self.accumulators:
                 self._finish(o)
             else:
@@ -157,16 +159,16 @@ class _Kernel:
         ahead = self.knobs.prefetch
         if not ahead:
             return
-        t = type_of(o.value)
+        t = self.args.type_of(o.buffer)
         physical = let("later", self.reader.look_up(T.min(s + ahead, self.row.scored - 1)))
-        for first in range(0, t.numel, LINE_BYTES // t.dtype.bytes):
-            index = unflat(T.int32(first), t.tile)
+        for first in range(0, math.prod(t.packed), LINE_BYTES // t.dtype.bytes):
+            index = unflat(T.int32(first), t.packed)
             prefetch(self.args.buffers[f"field.{o.buffer}"], physical, self.row.head, *index)
 
     def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:
         """Do one op for the page that the tiles are on."""
         if isinstance(o, page.Store):
-            self.reader.workspace.store(o, tiles)
+            self.reader.store(o, tiles)
         elif isinstance(o, flow.Part):
             self._write_key(o, tiles)
         elif carry is None:
@@ -237,7 +239,7 @@ class _Kernel:
 
     def pick(self, selection: flow.Selection, most: Expr, pages: Expr) -> None:
         """Write the selected candidates, at most ``most``, and the reserved of the ``pages`` pages, ascending."""
-        a, row = self.args, self.row
+        a, row, parts = self.args, self.row, parts_of(self.f)
 
         def choice(o: flow.Part) -> Choice:
             def key(position: Expr) -> Expr:
@@ -249,10 +251,10 @@ class _Kernel:
             count = None if o.counted is None else let("count", convert(self.tiles.values.read(o.counted, []), I32))
             left = left_to(o, selection.cap, most, row.scored)
             # behind the last keys is padding, behind the others lie those of the next part
-            last = o is selection.parts[-1]
+            last = o is parts[-1]
             return Choice(
                 key, clear if last else None, wanted(o, left, count, lambda: emit_reaching(key, row.scored, o.share))
             )
 
-        choices = [choice(o) for o in selection.parts]
+        choices = [choice(o) for o in parts]
         emit_topk(choices, a.buffers["pages"], a.buffers["counts"], row, pages, a.size("K"))

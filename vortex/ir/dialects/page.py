@@ -10,9 +10,15 @@ layout       one tile for each                              found by
 ``ragged``   candidate page of a row                        row number, position among candidates
 ``paged``    physical page and KV head                      the request's page table
 ``token``    new token and KV head                          position in the step
+``slot``     request slot and KV head                       the request's slot
+``entry``    request slot, KV head and logical page         the request's slot, the page itself
 ``request``  request                                        request number
 ``step``     number of a buffer that all kernels share      its indices, whose sizes ``shape`` names
 ============ ============================================== =====================================
+
+Buffers of role ``state`` outlast the step, and belong to requests: ``select`` reads them and writes what they become,
+``append`` writes their ``init`` when the slot or the page is another one. A negative slot is a row without state: it
+reads ``init`` and writes nothing.
 
 Buffers of role ``scratch`` have layout ``step``: what kernels of the target share beyond the buffers of the flow, such
 as work lists (:mod:`vortex.ir.scratch`). No op names them; each kernel says in ``scratch`` what it does to them.
@@ -23,10 +29,14 @@ from __future__ import annotations
 from vortex.budget import Cap
 from vortex.ir.core import Decl, Module, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
-from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3
+from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3, i32, uint1
 
-LAYOUTS = ("batched", "ragged", "paged", "token", "request", "step")
-ROLES = ("input", "pool", "field", "output", "workspace", "plan", "scratch")
+LAYOUTS = ("batched", "ragged", "paged", "token", "slot", "entry", "request", "step")
+ROLES = ("input", "pool", "field", "state", "output", "workspace", "plan", "scratch")
+CANDIDATES = ("paged", "ragged", "entry")
+"""Layouts of which a kernel that runs once for a row has the tiles of all candidates."""
+STATE_LAYOUTS = {"page": "entry", "request": "slot"}
+"""How buffers of role ``state`` are laid out, by what the state belongs to beside the slot; each has an ``init``."""
 
 
 def scaled(d: Decl) -> bool:
@@ -40,6 +50,13 @@ def scaled(d: Decl) -> bool:
 def tile_of(d: Decl) -> Type:
     """What a tile of the buffer is once it is loaded: fp32 where it is scaled."""
     return d.type.with_dtype(f32) if scaled(d) and isinstance(d.type, TensorType) else d.type
+
+
+def words_of(t: Type) -> TensorType | None:
+    """The type of bits (uint1) as words of 32; None for what is not read in whole words."""
+    if not isinstance(t, TensorType) or t.dtype != uint1 or not t.tile or t.tile[-1] % 32:
+        return None
+    return TensorType(i32, (*t.shape[:-1], t.tile[-1] // 32))
 
 
 @op("page.load")
@@ -56,6 +73,11 @@ class Load(Op):
 
     def infer(self) -> TensorType:
         return one_page_axis(self, self.type.dtype, self.type.shape)
+
+
+@op("page.load_words")
+class LoadWords(Load):
+    """As ``page.load`` of a summary of bits (uint1), 32 of them a word: i32[.., n / 32], bit i % 32 of word i // 32."""
 
 
 @op("page.load_selection")
@@ -79,6 +101,20 @@ class Store(Op):
 
     def infer(self) -> None:
         self.require(isinstance(self.x.type, TensorType | SelectionType), "nothing to store")
+
+
+@op("page.reset")
+class Reset(Op):
+    """Writes ``init`` to state where something else begins: to the slot's tile at its request's first append, to the
+    tiles of the pages that fill, and at a first append to those of all pages that are full, which others may have
+    filled.
+    """
+
+    buffer: str
+    role = "effect"
+
+    def infer(self) -> None:
+        return None
 
 
 @op("page.scatter")

@@ -2,7 +2,8 @@
 
 Prefill is delegated to a dense backend of SGLang's; whatever pages it fills are summarised after it. Summaries are
 indexed by physical page and made from the page's own keys when it fills, so that radix hits, evictions, retractions
-and pages handed to another request need no bookkeeping.
+and pages handed to another request need no bookkeeping. State is indexed by the request's row of ``req_to_token`` and
+begins anew with each prompt, so that a request that was retracted has lost it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from vortex.runtime.sglang import stats
 from vortex.runtime.sglang.compiled import artifact_for
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.latent import read_latent_by
-from vortex.runtime.sglang.memory import new_fields
+from vortex.runtime.sglang.memory import new_fields, new_state, state_bytes
 from vortex.runtime.sglang.refusals import refuse_model, refuse_settings
 from vortex.runtime.sglang.shape import model_shape, target_of
 from vortex.runtime.sglang.step import Layer, Step
@@ -61,14 +62,17 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         self.needs_cpu_seq_lens = self._prefill.needs_cpu_seq_lens
         self._config = config
         self._layers = {}
+        table = self.req_to_token_pool.req_to_token
+        slots, columns = int(table.shape[0]), -(-int(table.shape[1]) // shape.spec.page_size)
         for number in range(pool.start_layer, pool.start_layer + pool.layer_num):
             k = _as_pages(pool.get_key_buffer(number), shape.spec.page_size)
             v = None if latent else _as_pages(pool.get_value_buffer(number), shape.spec.page_size)
             entries = self._library.manifest.fields
             source = config.pages_of.get(number)
             bare = number in config.dense_layers or source is not None
-            made = None if bare else new_fields(entries, k.shape[0], k.shape[1], k.device)
-            self._layers[number] = Layer(k, v, made, source)
+            fields = None if bare else new_fields(entries, k.shape[0], k.shape[1], k.device)
+            state = None if bare else new_state(self._library.manifest.states, slots, k.shape[1], columns, k.device)
+            self._layers[number] = Layer(k, v, fields, state, source)
         if odd := config.dense_layers - self._layers.keys():
             why = f"the model has layers {min(self._layers)} to {max(self._layers)}"
             raise ENGINE_REFUSED.at(what=f"dense layer {min(odd)}", why=why, hint="change 'dense_layers'")
@@ -80,6 +84,10 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         self._eager = self._captured = self._step = self._new_step(1)
         self._expected = self._decode_rows = 0  # of the next pass and of this one, if it has prompts too
         self._stats = stats.Stats.wanted(self._library, config, self._layers)
+        if states := self._library.manifest.states:
+            scored = len(self._layers) - len(config.dense_layers)
+            taken = state_bytes(states, shape.kv_heads, slots, columns, scored) / 2**20
+            logger.info("vortex: %d slots of state of up to %d pages take %.1f MiB", slots, columns, taken)
         logger.info(
             "vortex: flow %s on %s, %s; prefill by %s", self._library.manifest.flow, target, config.budget, name
         )
@@ -109,7 +117,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             self._note(forward_batch.seq_lens)
             return
         self._prefill.init_forward_metadata(forward_batch)
-        step.plan_fill(forward_batch.extend_seq_lens)
+        step.plan_fill(forward_batch.extend_seq_lens, self._decode_rows)
         for decoding in (self._eager, self._captured):
             decoding.forget()
         if rows := self._decode_rows:
@@ -120,11 +128,11 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
     def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
         """Before a decode graph is captured or replayed: the snapshot, which is the last look at shared memory."""
         step = self._step = self._captured
-        step.begin(forward_batch.req_pool_indices, forward_batch.seq_lens)
+        live = 0 if in_capture else forward_batch.batch_size - (getattr(forward_batch, "num_padding", 0) or 0)
+        step.begin(forward_batch.req_pool_indices, forward_batch.seq_lens, live)
         if in_capture:
             step.plan_decode()  # allocates what this batch size needs; the recorded one below does not
         else:
-            live = forward_batch.batch_size - (getattr(forward_batch, "num_padding", 0) or 0)
             self._note(forward_batch.seq_lens[:live])
 
     def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:

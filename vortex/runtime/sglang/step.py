@@ -16,12 +16,14 @@ from vortex.runtime.parameters import Parameters
 @dataclass(frozen=True, slots=True)
 class Layer:
     """The memory of one layer: ``k`` and ``v`` are SGLang's pools seen as pages ``[P, Hkv, page, D]``, or ``k`` its
-    pool of latent rows and ``v`` None; a layer without ``fields`` keeps every page, or those of another.
+    pool of latent rows and ``v`` None; a layer without ``fields`` keeps every page, or those of another. ``state`` has
+    what requests keep, by the rows of ``req_to_token``.
     """
 
     k: torch.Tensor
     v: torch.Tensor | None
     fields: Mapping[str, torch.Tensor] | None
+    state: Mapping[str, torch.Tensor] | None = None
     pages_of: int | None = None
     """The layer to whose pages it attends, where it selects none."""
 
@@ -41,6 +43,7 @@ class Step:
     Attributes:
         lengths: i32 ``[B]``, tokens with those of this pass.
         table: i32 ``[B, Pmax]``, physical pages.
+        slots: i32 ``[B]``, rows of ``req_to_token``, where requests keep their state; -1 for padded rows.
     """
 
     def __init__(
@@ -68,8 +71,8 @@ class Step:
         )
         self._fill = Decoder(library, budget=budget, parameters=weights, head_offset=first_head)
         for number, layer in layers.items():
-            self._decode.bind(number, layer.k, layer.v, layer.fields)
-            self._fill.bind(number, layer.k, layer.v, layer.fields)
+            self._decode.bind(number, layer.k, layer.v, layer.fields, state=layer.state)
+            self._fill.bind(number, layer.k, layer.v, layer.fields, state=layer.state)
         self._grow(rows)
 
     def _grow(self, rows: int) -> None:
@@ -77,18 +80,21 @@ class Step:
         self._rows = rows
         self._lengths = torch.ones(rows, dtype=torch.int32, device=device)
         self._table = torch.zeros(rows, self._columns, dtype=torch.int32, device=device)
-        self._slots = torch.zeros(rows, dtype=torch.int32, device=device)
+        self._slots = torch.full((rows,), -1, dtype=torch.int32, device=device)
         self._one_each = torch.arange(rows + 1, dtype=torch.int32, device=device)
 
-    def begin(self, requests: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Copy what SGLang knows of a batch: rows of ``req_to_token`` i64 ``[B]`` and ``lengths`` ``[B]``."""
+    def begin(self, requests: torch.Tensor, lengths: torch.Tensor, live: int | None = None) -> None:
+        """Copy what SGLang knows of a batch: rows of ``req_to_token`` i64 ``[B]`` and ``lengths`` ``[B]``. The rows
+        from ``live`` on are padded: they look like requests of one token, whose state is nobody's.
+        """
         batch = len(lengths)
         if batch > self._rows:
             self._grow(batch)
-        self.lengths, self.table = self._lengths[:batch], self._table[:batch]
+        self.lengths, self.table, self.slots = self._lengths[:batch], self._table[:batch], self._slots[:batch]
         self.lengths.copy_(lengths)
-        self.slots = self._slots[:batch]
-        self.slots.copy_(requests)
+        if self._decode.states or self._decode.keep:
+            self.slots.copy_(requests)
+            self.slots[batch if live is None else live :] = -1
         torch.index_select(self._first_slots, 0, requests, out=self.table)
         self.table.floor_divide_(self._page)
 
@@ -108,12 +114,19 @@ class Step:
         if self._decode.keep:
             self._decode.forget()
 
-    def plan_fill(self, new_tokens: torch.Tensor) -> None:
-        """Plan summaries of the pages that ``new_tokens`` ``[B]`` more tokens of each request fill."""
+    def plan_fill(self, new_tokens: torch.Tensor, decoding: int = 0) -> None:
+        """Plan summaries of the pages that ``new_tokens`` ``[B]`` more tokens of each request fill; the last
+        ``decoding`` requests are not in their prompts any more.
+
+        The state of the others begins anew with each chunk of a prompt, so that it is not that of whoever had the slot,
+        whatever prefix was found in the cache: nothing is scored before a prompt has ended.
+        """
         offsets = torch.zeros(len(new_tokens) + 1, dtype=torch.int32, device=self._table.device)
         offsets[1:] = new_tokens.cumsum(0)
         self._fill_offsets = offsets
-        self._fill.plan(self.lengths, self.table)
+        fresh = torch.ones(len(new_tokens), dtype=torch.int32, device=self._table.device)
+        fresh[len(new_tokens) - decoding :] = 0
+        self._fill.plan(self.lengths, self.table, self.slots, fresh)
 
     def fill(self, layer: int, loc: torch.Tensor) -> None:
         """Summarise the pages that this pass filled, after SGLang stored K and V at ``loc`` i64 ``[T]``."""

@@ -7,6 +7,7 @@ Tensors have at most one page axis, ``S``. Elementwise ops broadcast as numpy do
 
 from __future__ import annotations
 
+from vortex.ir.dialects.flow.bits import DifferingBits, PackBits
 from vortex.ir.dialects.flow.elementwise import (
     Abs,
     Add,
@@ -72,6 +73,8 @@ from vortex.ir.dialects.flow.kinds import (
     tensor,
 )
 from vortex.ir.dialects.flow.leaves import (
+    SELECTED,
+    STATES,
     Constant,
     Head,
     Layer,
@@ -100,6 +103,8 @@ from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Sh
 __all__ = [
     "MOST_PAGES",
     "MOST_PARTS",
+    "SELECTED",
+    "STATES",
     "Abs",
     "Add",
     "And",
@@ -113,6 +118,7 @@ __all__ = [
     "Constant",
     "Conv",
     "Cos",
+    "DifferingBits",
     "Div",
     "Dot",
     "Eq",
@@ -144,6 +150,7 @@ __all__ = [
     "Neg",
     "Not",
     "Or",
+    "PackBits",
     "PageCount",
     "PageIndex",
     "Param",

@@ -140,9 +140,17 @@ class PageCount(Op):
         return np.asarray(row.pages, np.int32)
 
 
+STATES = ("page", "request")
+"""What state can belong to, beside the request's slot: one of the request's pages, or nothing more."""
+SELECTED = "pages"
+"""What the selection is called where @index returns state beside it; no field has that name."""
+
+
 @op("flow.return")
 class Return(Op):
-    """What the function gives back; ``names`` are the fields written by @cache."""
+    """What the function gives back; ``names`` are the fields written by @cache, or ``pages`` and the state fields
+    written by @index.
+    """
 
     values: tuple[Value, ...]
     names: tuple[str, ...] = ()
