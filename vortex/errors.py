@@ -331,6 +331,8 @@ OTHER_PACKAGE = kind(
 
 BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
 
+CODE_RANGE = kind("VX1050", "what a field of codes cannot hold", "{why}", "{hint}")
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
@@ -459,6 +461,12 @@ KERNEL_REFUSED = kind(
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
 
+OUT_OF_MEMORY = kind(
+    "VX6040",
+    "no memory for a cache",
+    "{device} has no memory for {tiles} pages, heads and layers together: {what}",
+    "fewer pages, or narrower fields: 'vortex info' tells the bytes of each",
+)
 WRONG_PARAMETERS = kind("VX6020", "parameters do not fit the flow", "{where}: {why}", "{hint}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------

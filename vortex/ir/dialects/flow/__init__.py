@@ -7,6 +7,7 @@ Tensors have at most one page axis, ``S``. Elementwise ops broadcast as numpy do
 
 from __future__ import annotations
 
+from vortex.ir.dialects.flow.bits import DifferingBits, PackBits
 from vortex.ir.dialects.flow.elementwise import (
     Abs,
     Add,
@@ -117,6 +118,7 @@ __all__ = [
     "Constant",
     "Conv",
     "Cos",
+    "DifferingBits",
     "Div",
     "Dot",
     "Eq",
@@ -148,6 +150,7 @@ __all__ = [
     "Neg",
     "Not",
     "Or",
+    "PackBits",
     "PageCount",
     "PageIndex",
     "Param",
