@@ -289,6 +289,16 @@ class Cosine(vortex.vFlow):
         return vortex.topk(cache.mean @ q.mean(0) * cache.inverse)
 
 
+@vortex.register("query_channels")
+class QueryChannels(MeanKeys):
+    """The mean key at an eighth of the channels, chosen by each step's query, as SparQ does (arXiv 2312.04985)."""
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        q = q.mean(0)
+        chosen = q.abs().topk(q.shape[0] // 8).indices
+        return vortex.topk(cache.mean[:, chosen] @ q[chosen])
+
+
 @vortex.register("channel_study")
 class ChannelStudy(MeanKeys):
     """Mean keys with the second group of sixteen channels left out: which channels matter?"""

@@ -114,7 +114,8 @@ def copy(b: Batch) -> Batch:
 
 def place(b: Batch, h: int) -> dict[str, Any]:
     """Where head ``h`` of the batch is, as the flow interpreter takes it."""
-    return {"layer": b.layer, "head": b.head_offset + h, "parameters": b.parameters}
+    own = 2**31 - 1 if b.row_budget is None else int(b.row_budget[h])
+    return {"layer": b.layer, "head": b.head_offset + h, "parameters": b.parameters, "budget": own}
 
 
 def summarise(flow: Module, b: Batch) -> None:

@@ -232,7 +232,12 @@ UNKNOWN_FLOW = kind(
     "VX1018", "unknown flow", "no flow named '{name}'{nearest}", "give a registered name, file.py, or file.py:name"
 )
 BAD_FLOW_CLASS = kind("VX1019", "class is not a flow", "{why}", "derive from vortex.vFlow and write its three methods")
-BAD_BUDGET = kind("VX1020", "bad budget", "{why}", "Budget(pages>=0, ratio>=0, sink>=0, recent>=1)")
+BAD_BUDGET = kind(
+    "VX1020",
+    "bad budget",
+    "{why}",
+    "Budget(pages>=0, ratio>=0, sink>=0, recent>=1), or table=[pages of each layer, or a list by head]",
+)
 BAD_SPEC = kind(
     "VX1021",
     "bad model shape",

@@ -148,6 +148,25 @@ CASES: dict[str, tuple[str, str, str, str]] = {
         "3 * 5",
     ),
     "reshape_leading": (changed("GeMM(), topK()", "GeMM(), topK(); Reshape(1, 2, 3)"), "VX1080", "Reshape(1", "-1"),
+    "save_of_the_query": (
+        changed("score = self.gemm", 'Save()(q, cache["c"], ctx=ctx)\n        score = self.gemm'),
+        "VX1081",
+        "Save()",
+        "declared (1, 16)",
+    ),
+    "save_into_a_value": (
+        changed("score = self.gemm", "Save()(q, q, ctx=ctx)\n        score = self.gemm"),
+        "VX1081",
+        "Save()",
+        "no field of the cache",
+    ),
+    "union_of_scores": (
+        changed("self.out(score,", "Union()(score, score,"),
+        "VX1081",
+        "Union()",
+        "not what TopK gives",
+    ),
+    "k": (changed("topK()", "TopK(0)"), "VX1080", "TopK(0)", "positive integer"),
     "tolerance": (changed("topK()", "approxTopK(2.0)"), "VX1080", "approxTopK(2.0)", "0 to 1"),
     "outside": (changed("super().__init__()", "super().__init__(); Abs()(1)"), "VX1081", "Abs()(1)", "outside"),
     "no_tensor": (

@@ -126,6 +126,7 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
         "counts": torch.full((requests, heads), -7, dtype=torch.int32),
         "layer": b.layer,
         "head_offset": b.head_offset,
+        "row_budget": torch.tensor([2**31 - 1] * heads if b.row_budget is None else b.row_budget, dtype=torch.int32),
         "k_scale": float(b.scale_of("k")),
         "v_scale": float(b.scale_of("v")),
         "loc": torch.tensor(np.asarray(b.loc).tolist(), dtype=torch.int64),

@@ -63,6 +63,23 @@ def test_pages_and_summaries_are_the_interpreters(name: str, slots: int) -> None
     check(name, kernels(name), seed=slots, slots=slots)
 
 
+def test_rows_have_budgets_of_their_own() -> None:
+    flow = trace(find_flow("block_topk"), Spec(page_size=8, head_dim=32, group=2, budget_table=True))
+    program = lower(flow, plan={"threads": 64, "select_pages": 32}, select={"threads": 64, "chip_words": 2048})
+    built = Kernels.of({"block_topk": program}, KINDS)
+    for seed, slots in ((1, 1), (2, 8)):
+        b = batch(flow, LENGTHS, budget=Budget(table=[[3, 0, 9]]), heads=3, seed=seed)
+        b.row_budget = np.array([3, 0, 9])
+        want = copy(b)
+        run_program(program, want)
+        given = tensors(built, "block_topk", b, slots=slots)
+        built.run("block_topk", given, KINDS, seed=seed)
+        for r, h in b.rows():
+            have = given["pages"][r, h, : given["counts"][r, h]].tolist()
+            assert have == want.pages[r, h, : want.counts[r, h]].tolist() == oracle_selection(flow, want, r, h)
+            assert len(have) == min(-(-LENGTHS[r] // 8), 3 + int(b.row_budget[h]))
+
+
 def test_the_set_of_another_head_is_noticed() -> None:
     built = kernels("everywhere")
     for kind in ("append", "select"):

@@ -68,6 +68,7 @@ KV: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     ),
     "head_centroid_grid": lambda q, k, v: (_parts(k, 8).mean(2) @ q.T).amax((1, 2)),
     "cosine": lambda q, k, v: torch.nn.functional.normalize(k.mean(1), dim=1) @ q.mean(0),
+    "query_channels": lambda q, k, v: k.mean(1) @ (m := q.mean(0)).where(m.abs() >= m.abs().sort().values[-4], 0.0),
     "channel_study": lambda q, k, v: k.mean(1)[:, :16] @ q.mean(0)[:16],
 }
 MLA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -22,6 +22,7 @@ from vortex.flow import oracle
 from vortex.flow.flow import find_flow, library_names
 from vortex.flow.trace import trace, trace_function
 from vortex.ir.dialects import flow
+from vortex.ir.interpret import began
 from vortex.ir.numerics import narrow
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
@@ -39,7 +40,7 @@ LEARNED = ["learned_query", "mlp_scorer"]
 """Of parameters: test_parameters.py has them."""
 LIBRARY = [
     *("block_topk", "centered", "double_sparsity", "gqa_block", "lserve", "lserve_centroid"),
-    *("hash_bits", "mass", "mass_lowrank", "masked_quest", "query_channels", "quest", "venergy_gated"),
+    *("hash_bits", "mass", "mass_lowrank", "masked_quest", "quest", "venergy_gated"),
 ]
 
 
@@ -61,6 +62,7 @@ def traced_scores(cls: type[vortex.vFlow], spec: vortex.Spec, q: Tensor, k: Tens
         for n, x in zip(end.names, run(module, {"k": k[p], "v": v[p]}, 0, "cache"), strict=True):
             rows[n].append(narrow(x, module.decls[n].type.dtype))
     fields = {n: torch.as_tensor(np.stack(x)) for n, x in rows.items()}
+    fields |= {d.name: torch.as_tensor(began(d, len(k))) for d in module.declared("field") if "state" in d.attrs}
     return run(module, {"q": q, **fields}, len(k), layer=layer)[0]
 
 
@@ -82,11 +84,6 @@ def test_library_flows_traced_equal_eager(name: str, spec: vortex.Spec) -> None:
 def _quest(q: Tensor, k: Tensor, v: Tensor, first: int = 0) -> Tensor:
     bound = torch.maximum(q[None] * k.amin(-2)[..., None, :], q[None] * k.amax(-2)[..., None, :])
     return bound[..., first:].sum(-1).amax(-1)
-
-
-def _largest(q: Tensor, n: int) -> Tensor:
-    """1 at the n numbers farthest from 0."""
-    return (q.abs() >= q.abs().sort(descending=True).values[n - 1]).float()
 
 
 def _mass(q: Tensor, k: Tensor, most: int, dim: int) -> Tensor:
@@ -116,7 +113,6 @@ FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "lserve_centroid": lambda q, k, v: (k.unflatten(1, (2, 16)).mean(2) @ q.mean(0)).amax(1),
     "centered": lambda q, k, v: (k.mean(1) @ q.T).mean(1) - (k.mean(1) @ q.T).mean(),
     "double_sparsity": lambda q, k, v: (k[..., :24] @ q.mT[:24]).amax((1, 2)),
-    "query_channels": lambda q, k, v: _largest(q.mean(0), 3) * q.mean(0) @ k.mean(1).T,
     "mass": lambda q, k, v: _mass(q, k, 7, 24),
     "mass_lowrank": _mass_lowrank,
     "hash_bits": _hash_bits,

@@ -56,6 +56,7 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Broadcast: lambda v: flow.Broadcast(v["c"], (3, S, 8)),
     flow.Slice: lambda v: flow.Slice(v["c"], 1, 7, 3, -2),
     flow.Param: lambda v: flow.Param("weight", "head", TensorType(f32, (2, 2))),
+    flow.RowBudget: lambda v: flow.RowBudget(TensorType(i32)),
     flow.Head: lambda v: flow.Head(TensorType(i32)),
     flow.Concat: lambda v: flow.Concat((v["c"], v["d"]), 1),
     flow.Constant: lambda v: flow.Constant(float("-inf"), TensorType(f32)),
@@ -109,7 +110,10 @@ def every_page_op() -> Module:
         return m.define(Function("kernel", kind, attrs=attrs))
 
     kernel("plan").append(page.Plan("plan", 16, 2, 8, True))
-    kernel("append").append(page.Scatter("k_new", "k"))
+    append = kernel("append")
+    append.append(page.Scatter("k_new", "k"))
+    m.declare(Decl("buffer", "ema", TensorType(f32, (1,)), {"layout": "entry", "role": "state", "init": 0.0}))
+    append.append(page.Reset("ema"))
     buffer("bits", TensorType(uint1, (2, 64)), "paged", "field")
     buffer("words", TensorType(i32, (2, 2)), "ragged", "workspace")
     f = kernel("select")

@@ -188,3 +188,22 @@ def test_a_flow_without_parameters_refuses_some(tmp_path: Path) -> None:
     made = compile_flow("quest", spec=vortex.Spec(page_size=8, head_dim=64, group=2), out=tmp_path / "q.vxa", to="lib")
     assert made.artifact is not None
     assert "flow 'quest'" in refusal(made.artifact, {"w": torch.zeros(1)}).render()
+
+
+def test_a_value_may_be_called_as_a_word_of_python(tmp_path: Path) -> None:
+    """The text of a kernel is read as Python, and the result of flow.and is called so unless a variable names it."""
+
+    class Words(vortex.vFlow):
+        def create_cache(self, spec: Spec) -> dict[str, vortex.Field]:
+            return {"c": vortex.Field(spec.head_dim)}
+
+        def forward_cache(self, page: Any) -> dict[str, Any]:
+            return {"c": page.k.amax(0) * ((page.v.sum() > 0) & (page.k.sum() > 0))}
+
+        def forward_indexer(self, q: Any, cache: Any) -> Any:
+            return vortex.topk((cache.c @ q.T).amax(-1) * ((q.sum() > 0) & (q.amax() > 0)))
+
+    made = compile_flow(Words, spec=SPEC, out=tmp_path / "words.vxa")
+    assert made.artifact is not None
+    found, _ = judge(load(made.artifact, budget=Budget(3)), traced_flow(str(made.artifact)), [100], steps=1)
+    assert all(v.good("bf16") for v in found.values()), found

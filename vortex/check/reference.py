@@ -135,11 +135,13 @@ def selected(
     head: int = 0,
     parameters: Mapping[str, Any] | None = None,
     state: Mapping[str, Any] | None = None,
+    budget: int = 2**31 - 1,
 ) -> Selected:
     """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields; ``pages`` is their
-    number, needed only where the flow has no fields. ``state`` is as it begins unless given.
+    number, needed only where the flow has no fields. ``state`` is as it begins unless given; ``budget`` is the row's
+    own, where rows have one.
     """
-    return indexed(module, q, fields, first, pages, layer, head, parameters, state)[0]
+    return indexed(module, q, fields, first, pages, layer, head, parameters, state, budget)[0]
 
 
 def indexed(
@@ -152,15 +154,15 @@ def indexed(
     head: int = 0,
     parameters: Mapping[str, Any] | None = None,
     state: Mapping[str, Any] | None = None,
+    budget: int = 2**31 - 1,
 ) -> tuple[Selected, dict[str, Any]]:
     """:func:`selected`, and what each state field becomes."""
     index = module.functions["index"]
     pages = next((len(x) for x in fields.values()), pages)
     known = {**fields, **(state or {d.name: began(d, pages) for d in states_of(module)})}
     given = [known[a.name] for a in index.args[1:]]
-    selection, *new = run_function(
-        index, [q, *given], module, first=first, pages=pages, layer=layer, head=head, parameters=parameters
-    )
+    where: dict[str, Any] = {"layer": layer, "head": head, "parameters": parameters, "budget": budget}
+    selection, *new = run_function(index, [q, *given], module, first=first, pages=pages, **where)
     assert isinstance(selection, Selected)
     end = index.ops[-1]
     assert isinstance(end, Return)

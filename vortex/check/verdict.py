@@ -157,7 +157,8 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, s
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: np.ascontiguousarray(x[scored, h]) for f, x in fields.items()}
             left = budget.total(pages) - budget.sink - budget.recent
-            place = {**at(trial, layer, h), "state": state.read(h, scored)}
+            own = budget.row(layer, trial.decoder.head_offset + h)
+            place = {**at(trial, layer, h), "state": state.read(h, scored), "budget": own}
             parts, new = rounded(flow, q[h].numpy(), of_head, scored, left, place)
             state.write(h, new, scored)
         odd, far = differing(mine, parts, pages, budget, cap)

@@ -176,11 +176,15 @@ class Arguments:
             self.scalar("layer", I32)
         if any(isinstance(o, flow.Head) for o in f.ops):
             self.scalar("head_offset", I32)
+        if any(isinstance(o, flow.RowBudget) for o in f.ops):
+            self.tensor("row_budget", ("Hkv",), I32)
 
     def place(self, head: Expr) -> dict[str, Expr]:
         """What the leaves ``layer`` and ``head`` read in a row of KV head ``head`` of the step."""
         offset = self.scalars.get("head_offset")
         found = {"layer": self.scalars.get("layer"), "kv_head": cast(I64, head)}
+        if "row_budget" in self.buffers:
+            found["row_budget"] = self.buffers["row_budget"][head]
         return found if offset is None else {**found, "head": offset + cast(I32, head)}
 
     def _inputs_of_select(self, f: Function) -> None:

@@ -144,6 +144,7 @@ LEAVES: dict[type[Op], Callable[[Values, Any, Index], Expr]] = {
     flow.Constant: _constant,
     flow.Resource: lambda values, o, index: widen(values.constants[o.symbol][tuple(index)], o.type.dtype),
     flow.Param: _parameter,
+    flow.RowBudget: lambda values, o, index: values.leaves["row_budget"],
     flow.Head: lambda values, o, index: values.leaves["head"],
     flow.Layer: lambda values, o, index: values.leaves["layer"],
     flow.PageCount: lambda values, o, index: values.leaves["page_count"],

@@ -330,8 +330,8 @@ def step(
     Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]`` and ``v`` is None.
     ``fields``, one dict a KV head over the full pages, spares making the summaries again. ``k`` and ``v`` may be the
     tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them. The KV heads are
-    ``head_offset`` and following of the model. ``state`` is what the request kept so far, and is changed; without it
-    this is the first step that scores.
+    ``head_offset`` and following of the model, whose rows each have their number of a budget's table. ``state`` is what
+    the request kept so far, and is changed; without it this is the first step that scores.
     """
     if spec.scaled and v is not None:
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
@@ -347,7 +347,8 @@ def step(
     for h in range(heads):
         group = q[h * spec.group : (h + 1) * spec.group]
         selected = None
-        if of.scored(budget, n):
+        mine = budget.of(layer, head_offset + h)
+        if of.scored(mine, n):
             ours = k[:, h], None if v is None else v[:, h]
             if fields is None:
                 seen = _candidates(flow, spec, *ours, first, last, layer, head_offset + h, parameters)
@@ -356,7 +357,7 @@ def step(
             held, place = state.read(h, first, last), (layer, first, last - first, head_offset + h)
             selected, new = chosen_with(flow, spec, group, seen, held, *place, parameters)
             state.write(h, new, first, last)
-        chosen = list(range(n)) if selected is None else select_pages(selected, n, budget)
+        chosen = list(range(n)) if selected is None else select_pages(selected, n, mine)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         out, lse = attend(group, k[tokens, h], values, scale)

@@ -14,12 +14,12 @@ from vortex.budget import Cap, integer
 from vortex.errors import BAD_SCORE, BAD_SELECTION, NEGATIVE_MASS, NO_CAP, NO_EFFECT, Loc, warn
 from vortex.flow import source
 from vortex.flow.tensor import lift, vTensor
-from vortex.flow.tracer import current, fail
+from vortex.flow.tracer import active, current, emit, fail
 from vortex.ir.core import Function, Value
 from vortex.ir.dialects import flow
 from vortex.ir.increasing import peel
 from vortex.ir.ranking import MASS_BITS, SHARE_BITS, Ranked, Selected, United, numerator
-from vortex.ir.types import S, bool_
+from vortex.ir.types import S, TensorType, bool_, i32
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,3 +250,23 @@ def _shown(x: Any) -> str:
     if isinstance(x, vTensor):
         return f"a traced {x.type}"
     return f"a tensor {list(x.shape)}" if isinstance(x, torch.Tensor) else repr(x)
+
+
+def by_row(selection: Selection) -> Selection:
+    """The same where rows have budgets of their own, which a kernel looks up by layer and head.
+
+    Raises:
+        VortexError: VX1070 for a part that neither counts its pages nor has a bound of its own.
+    """
+    own: Any = None
+    made = []
+    for part in selection.parts:
+        if part.p and not part.pages:
+            why = "rows have budgets of their own (budget_table), and topp takes pages until it has its share"
+            hint = "bound it by itself: topp(mass, p, pages=64)"
+            raise BAD_SELECTION.at(part.loc, why=why, hint=hint)
+        if not part.pages:
+            own = active().once("row_budget", flow.RowBudget(TensorType(i32)), "row_budget") if own is None else own
+            part = replace(part, count=own if part.count is None else emit(flow.Minimum, lift(part.count), own))
+        made.append(part)
+    return replace(selection, parts=tuple(made))

@@ -27,7 +27,7 @@ from vortex.flow.methods import (
     weights_of,
 )
 from vortex.flow.parameter import declaration
-from vortex.flow.selection import Selection
+from vortex.flow.selection import Selection, by_row
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import Tracer, tracing
@@ -196,6 +196,8 @@ def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
             narrow.explain(tracer, [o], o.operands[0].name, fields[o.operands[0].name].loc)
         selection, new = indexed(flow, fields, q, cache, tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
+            if spec.budget_table:
+                selection = by_row(selection)
             selected = selection.op(function)
         state: dict[str, Value] = {}
         for name, x in new.items():

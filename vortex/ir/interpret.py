@@ -36,6 +36,9 @@ class Row:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """The numbers of each ``param``, all sets of them: ``[layers, *shape]``, ``[layers, heads, *shape]``."""
 
+    budget: int = 2**31 - 1
+    """Pages that the budget leaves to rows of this layer and head, where it has a number for each."""
+
     def evaluate(self, o: Op, operands: Sequence[Any]) -> Any:
         """The result of one op."""
         with np.errstate(all="ignore"):
@@ -79,12 +82,14 @@ def run_function(
     page_index: Sequence[int] | None = None,
     head: int = 0,
     parameters: Mapping[str, Any] | None = None,
+    budget: int = 2**31 - 1,
 ) -> list[Any]:
     """What ``f`` returns for one row.
 
     Float arguments are fp32 arrays that hold values of their storage type already. The page count is that
     of the arguments over pages, else ``pages``; candidates are pages ``first`` and following unless
-    ``page_index`` lists them. ``parameters`` has all sets of each parameter, as :class:`Row` says.
+    ``page_index`` lists them. ``parameters`` has all sets of each parameter, and
+    ``budget`` the pages of the row, as :class:`Row` says.
 
     Raises:
         VortexError: VX2008 when an argument does not fit its type.
@@ -100,7 +105,7 @@ def run_function(
         if not fits(x, a, pages):
             raise IR_STRUCTURE.at(f.loc, why=f"{a!r} of @{f.name} does not hold {list(x.shape)} of {pages} pages")
     end = f.ops[-1]
-    Row(module, pages, layer, first, page_index, head, parameters or {}).run(f.ops[:-1], env)
+    Row(module, pages, layer, first, page_index, head, parameters or {}, budget).run(f.ops[:-1], env)
     return [env[v] for v in end.operands]
 
 

@@ -87,6 +87,8 @@ class Batch:
     """The KV heads of the model before the first of these."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """All sets of each parameter, ``[layers, *shape]`` or ``[layers, heads of the model, *shape]``."""
+    row_budget: Any = None
+    """Pages for rows of each KV head, ``[Hkv]``, where the budget has a number for each."""
     tokens: dict[str, Any] = field(default_factory=dict)
     """``k_new`` and ``v_new`` or ``latent_new``, [T, Hkv, D]; empty where the engine has stored them."""
     loc: Any = ()
@@ -164,7 +166,8 @@ class Launch:
     def row(self, head: int, pages: int = 0, first: int = 0) -> Row:
         """What ops read of their surroundings in the row of a KV head with ``pages`` candidates."""
         b = self.batch
-        return Row(self.program, pages, b.layer, first, head=b.head_offset + head, parameters=b.parameters)
+        mine = 2**31 - 1 if b.row_budget is None else int(b.row_budget[head])
+        return Row(self.program, pages, b.layer, first, head=b.head_offset + head, parameters=b.parameters, budget=mine)
 
     def parameters(self) -> set[str]:
         """The parameters that the kernel reads."""

@@ -144,7 +144,7 @@ def _arrivals(access: Access) -> Argument:
 
 
 CONSTANTS = Argument("const.*", "flow")
-PLACE = _layer("layer", "head_offset", "param.*")
+PLACE = _layer("layer", "head_offset", "row_budget", "param.*")
 """Where a kernel works, and what the flow has learned for that place."""
 POOLS = ("k", "v", "latent")
 SCALES = _layer("k_scale", "v_scale")

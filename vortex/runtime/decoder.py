@@ -105,7 +105,7 @@ class Decoder:
         self._dtype = TORCH[self.spec.dtype]
         self._aligned = library.name != "cpu"  # kernels that move 16 bytes at a time
         self._scale = self.spec.head_dim**-0.5
-        self._steps = Steps(library, budget, dense=dense)
+        self._steps = Steps(library, budget, dense=dense, head_offset=self.head_offset)
         self._step: Step | None = None  # the planned one, and the tensors it was planned with
         self._lengths = self._page_table = torch.empty(0)
         self._pool_pages = 0  # of the smallest layer
@@ -157,8 +157,9 @@ class Decoder:
     @property
     def budget(self) -> Budget | None:
         """How many pages a row may attend to; may be set between steps and takes effect at the next plan, those in
-        captured graphs included. Setting it raises VX6002 for another type, VX6006 where a captured selection has no
-        room for it, VX6011 while a graph is captured.
+        captured graphs included. One with a table needs an artifact of ``--budget-table``. Setting it raises VX6002 for
+        another type, VX6001 and VX1020 for a table that the artifact or a bound layer does not go with, VX6006 where a
+        captured selection has no room for it, VX6011 while a graph is captured.
         """
         return self._steps.budget
 

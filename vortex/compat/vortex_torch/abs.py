@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 from vortex.compat.vortex_torch.calls import ContextBase as ContextBase
+from vortex.compat.vortex_torch.learned import Parameter as Parameter
 from vortex.compat.vortex_torch.operators import vOp as vOp
 from vortex.flow.tensor import vTensor as vTensor
 

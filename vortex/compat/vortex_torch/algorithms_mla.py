@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from vortex.compat.vortex_torch import cache as on_cache
 from vortex.compat.vortex_torch import indexer as on_index
 from vortex.compat.vortex_torch.flows import vFlowMLA
@@ -153,3 +155,29 @@ class QuestMLA(vFlowMLA):
         high = self.gemm_max(above, cache["cmax"], ctx=ctx)
         low = self.gemm_min(self.neg(whole, above, ctx=ctx), cache["cmin"], ctx=ctx)
         self.output_func(self.add_score(high, low, ctx=ctx), o, ctx=ctx)
+
+
+class LearnedBlockSparseMLA(vFlowMLA):
+    """A learned matrix of all heads' queries with the mean row; the sum of the queries until it is given another."""
+
+    _H, _D = 20, 576
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W = on_index.Parameter(torch.eye(self._D).repeat(1, self._H))
+        self.rq, self.rv = on_index.Reshape(-1, 1, self._H * self._D), on_index.Reshape(-1, 1, self._D)
+        self.gV, self.gemm = on_index.GeMM(), on_index.GeMM()
+        self.output_func = on_index.topK()
+        self.reduction = on_cache.Mean(dim=1)
+
+    def create_cache(  # type: ignore[override]
+        self, block_size: int, kv_lora_rank: int, qk_rope_head_dim: int
+    ) -> Any:
+        return {"centroids": (1, kv_lora_rank + qk_rope_head_dim)}
+
+    def forward_cache(self, cache: Any, loc: Any, ctx: Any) -> Any:  # type: ignore[override]
+        self.reduction(cache["latent"], cache["centroids"], loc=loc, ctx=ctx)
+
+    def forward_indexer(self, q: Any, o: Any, cache: Any, ctx: Any) -> Any:  # type: ignore[override]
+        mixed = self.gV(self.rq(q, ctx=ctx), self.W, ctx=ctx)
+        self.output_func(self.gemm(self.rv(mixed, ctx=ctx), cache["centroids"], ctx=ctx), o, ctx=ctx)

@@ -11,11 +11,11 @@ import torch
 
 from vortex.compat.vortex_torch import calls, operators
 from vortex.compat.vortex_torch.calls import ContextBase, Output, tensor
+from vortex.compat.vortex_torch.learned import LearnedQuery as LearnedQuery
+from vortex.compat.vortex_torch.learned import Parameter as Parameter
 from vortex.compat.vortex_torch.operators import bad, inner_dim, number, same_object, vOp
-from vortex.errors import BAD_OPERATOR
-from vortex.flow.selection import Selection, topk
+from vortex.flow.selection import Selection, topk, union
 from vortex.flow.tensor import vTensor
-from vortex.flow.tracer import fail
 
 
 class Context(ContextBase):
@@ -136,7 +136,15 @@ class L2Norm(_Reduction, operators.L2Norm):
 
 
 class GeMM(_Two, operators.GeMM):
-    """y x^T."""
+    """y x^T, where y may be a :class:`Parameter`."""
+
+    def __call__(self, x: Any, y: Any, *rest: Any, **more: Any) -> Any:
+        if isinstance(y, Parameter):
+            if calls.is_per_page(tensor(self.op, x)):
+                why = f"x is {calls.shape_of(x)}, one for each page, and y is a Parameter"
+                raise calls.refuse(self.op, why, "a Parameter takes what comes from the query alone, [1, Nx, K]")
+            y = y.here()
+        return super().__call__(x, y, *rest, **more)
 
 
 class GeMV(_Two, operators.GeMM):
@@ -277,23 +285,34 @@ class Load(vOp):
 
 
 class Save(vOp):
-    """Keeps a value for the next step."""
+    """Keeps a value in a field for the next step of the request; what reads the field after that reads the value."""
 
     def __call__(self, x: Any, y: Any, ctx: Any = None) -> Any:
-        _here(self.op)
-        hint = "score from the block's fields and the query of this step"
-        raise fail(BAD_OPERATOR, op=self.op, why="fields that outlive a step are not supported yet", hint=hint)
+        call = _here(self.op)
+        x = tensor(self.op, x)
+        name = next((n for n, f in call.seen.items() if f is y), None)
+        if name is None:
+            why = "its second operand is no field of the cache"
+            raise calls.refuse(self.op, why, 'write save(x, cache["name"], ctx=ctx)')
+        shape = call.declared.shapes[name]
+        if tuple(x.shape[1:]) != shape or not calls.has_pages(x):
+            why = f"it is given {calls.shape_of(x)}, and field '{name}' is declared {shape}"
+            raise calls.refuse(self.op, why, "a value [S, r, c], one made from the cache")
+        call.saved[name] = x
+        call.seen[name] = vTensor(x.value) if isinstance(x, vTensor) else x.clone()
+        return y
 
 
 class topK(vOp):
     """Writes ``o``: the pages with the best scores, as many as the budget leaves."""
 
+    tolerate_ratio = 0.0
+
     def __call__(self, x: Any, o: Any, ctx: Any = None) -> Any:
-        call = _here(self.op)
-        if not isinstance(o, Output):
-            raise calls.refuse(self.op, f"its output is a {type(o).__name__}", "write op(score, o, ctx=ctx)")
-        _end(call, self.op, topk(_scores(self.op, x)))
-        return o
+        _here(self.op)
+        # a share of 1 would be no choice at all
+        chosen = topk(_scores(self.op, x), tolerance=min(self.tolerate_ratio, 0.99))
+        return _end(self.op, o, chosen, "op(score, o, ctx=ctx)")
 
 
 def _scores(op: str, x: Any) -> Any:
@@ -305,10 +324,15 @@ def _scores(op: str, x: Any) -> Any:
     return x.reshape(x.shape[0])
 
 
-def _end(call: calls.Call, op: str, selection: Selection) -> None:
+def _end(op: str, o: Any, selection: Selection, how: str) -> Any:
+    """Take what a terminal operator has chosen."""
+    call = calls.current(op)
+    if not isinstance(o, Output):
+        raise calls.refuse(op, f"its output is a {type(o).__name__}", f"write {how}")
     if call.selection is not None:
         raise calls.refuse(op, "o is written already", "one topK, approxTopK or Union ends forward_indexer")
     call.selection = selection
+    return o
 
 
 class approxTopK(topK):
@@ -332,15 +356,15 @@ class TopK(vOp):
 
     def __call__(self, x: Any, ctx: Any = None) -> Any:
         _here(self.op)
-        part = Part(_scores(self.op, x), self.k)
+        part = Part(topk(_scores(self.op, x), pages=self.k))
         return part, part
 
 
 class Part:
     """What TopK gives, twice, as block tables and as lengths: only Union can use it."""
 
-    def __init__(self, score: Any, k: int) -> None:
-        self.score, self.k = score, k
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
 
 
 class Union(vOp):
@@ -348,8 +372,14 @@ class Union(vOp):
 
     def __call__(self, a: Any, b: Any, o: Any, ctx: Any = None) -> Any:
         _here(self.op)
-        hint = "combine the scores, for example by Maximum, and end in topK"
-        raise fail(BAD_OPERATOR, op=self.op, why="the union of two selections is not supported yet", hint=hint)
+        parts = []
+        for x in (a, b):
+            part = x[0] if isinstance(x, tuple | list) and x else x
+            if not isinstance(part, Part):
+                why = f"an operand is a {type(part).__name__}, not what TopK gives"
+                raise calls.refuse(self.op, why, "write op(topk_a(s, ctx=ctx), topk_b(t, ctx=ctx), o, ctx=ctx)")
+            parts.append(part.selection)
+        return _end(self.op, o, union(*parts), "op(a, b, o, ctx=ctx)")
 
 
 def get_ctx(*_: Any) -> Context:

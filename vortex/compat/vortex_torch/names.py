@@ -20,8 +20,8 @@ def _public(module: types.ModuleType, *names: str) -> dict[str, Any]:
 
 _FLOW = {n: getattr(flows, n) for n in ("vFlow", "vFlowMLA", "register", "build_vflow")}
 _REGISTRY = {"register": flows.register, "_REGISTRY": flows.Registered()}
-_ABS = _public(abstract, "ContextBase", "vOp", "vTensor")
-_INDEXER = {n: x for n, x in _public(indexer).items() if n != "Part"}
+_ABS = _public(abstract, "ContextBase", "vOp", "vTensor", "Parameter")
+_INDEXER = {n: x for n, x in _public(indexer, "LearnedQuery", "Parameter").items() if n != "Part"}
 _CACHE = _public(cache)
 
 
@@ -31,16 +31,28 @@ def _in(package: str, names: Mapping[str, Any], *modules: str) -> dict[str, Mapp
 
 
 _BOTH = ("context", "elementwise", "elementwise_binary", "mask", "matmul", "reduce", "reshape")
-_INDEXER_ONLY = ("kron", "output_func", "save_load", "scan", "select", "transpose")
+_INDEXER_ONLY = (
+    "multiply",
+    "learned_query",
+    "parameter",
+    "kron",
+    "output_func",
+    "save_load",
+    "scan",
+    "select",
+    "transpose",
+)
 
 CONTENTS: Mapping[str, Mapping[str, Any]] = {
     "": {"__version__": "0", "is_hopper": lambda: False, "is_hopper_or_newer": lambda: False},
-    **_in("abs", _ABS, "context_base", "op", "tensor"),
+    **dict.fromkeys(("context_base", "op", "tensor"), _ABS),  # the oldest generation has them at the top
+    **_in("abs", _ABS, "context_base", "op", "parameter", "tensor"),
     **_in("flow", _FLOW, "flow", "flow_mla", "loader"),
     "flow.registry": _REGISTRY,
     "flow.algorithms": _public(algorithms),
     "flow.external_algorithms": _public(algorithms),
     "flow.algorithms_mla": _public(algorithms_mla),
+    "flow.algorithms_learned_mla": _public(algorithms_mla),
     **_in("indexer", _INDEXER, *_BOTH, *_INDEXER_ONLY),
     **_in("cache", _CACHE, *_BOTH, "fill", "reduce_interleave"),
 }

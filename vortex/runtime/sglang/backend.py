@@ -45,7 +45,8 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         pool = self.token_to_kv_pool = runner.token_to_kv_pool  # SGLang finds both by these names
         self.req_to_token_pool = runner.req_to_token_pool
         latent = runner.use_mla_backend
-        shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size, latent)
+        by_row = bool(config.budget.table)
+        shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size, latent, by_row)
         target = target_of(runner.device)
         self._library = open_library(artifact_for(config, shape, target), target)
         manifest = self._library.manifest

@@ -26,8 +26,11 @@ class ModelShape:
     first_head: int = 0
 
 
-def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False) -> ModelShape:
-    """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA).
+def model_shape(
+    model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False, budget_table: bool = False
+) -> ModelShape:
+    """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA), and
+    ``budget_table`` where the budget is a table.
     VX9002 for KV of another type than the model's, and for latent rows on several ranks.
     """
     dtype = short(model.dtype)
@@ -46,10 +49,12 @@ def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool 
             why = "all heads read the same pages, and a rank knows the queries of its own heads alone"
             raise ENGINE_REFUSED.at(what=f"an MLA model on {ranks} tensor-parallel ranks", why=why, hint="use --tp 1")
         row = f"{model.kv_lora_rank}+{model.qk_rope_head_dim}"
-        return ModelShape(Spec.of_latent(row, model.num_attention_heads, page_size=page_size, dtype=dtype), 1)
+        more: dict[str, Any] = {"page_size": page_size, "dtype": dtype, "budget_table": budget_table}
+        return ModelShape(Spec.of_latent(row, model.num_attention_heads, **more), 1)
     kv_heads = model.get_num_kv_heads(ranks)
     group = model.num_attention_heads // ranks // kv_heads
-    spec = Spec(page_size=page_size, head_dim=model.head_dim, group=group, dtype=dtype)
+    head_dim = model.head_dim
+    spec = Spec(page_size=page_size, head_dim=head_dim, group=group, dtype=dtype, budget_table=budget_table)
     # where there are more ranks than heads, several ranks hold one
     return ModelShape(spec, kv_heads, parallel.attn_tp_rank * model.get_num_kv_heads(1) // ranks)
 

@@ -83,6 +83,7 @@ from vortex.ir.dialects.flow.leaves import (
     Param,
     Resource,
     Return,
+    RowBudget,
 )
 from vortex.ir.dialects.flow.reductions import (
     ArgSort,
@@ -166,6 +167,7 @@ __all__ = [
     "Resource",
     "Return",
     "Round",
+    "RowBudget",
     "Rsqrt",
     "Scan",
     "Selection",

@@ -95,6 +95,21 @@ class Head(Op):
         return np.asarray(row.head, np.int32)
 
 
+@op("flow.row_budget")
+class RowBudget(Op):
+    """The pages that the budget leaves to rows of this layer and KV head, where each has a number of its own."""
+
+    type: TensorType
+    role = "leaf"
+
+    def infer(self) -> TensorType:
+        self.require(self.type == TensorType(i32), "the budget of a row is i32[]")
+        return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return np.asarray(row.budget, np.int32)
+
+
 @op("flow.page_index")
 class PageIndex(Op):
     """Each candidate's logical page index in its request."""
