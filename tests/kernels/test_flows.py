@@ -218,7 +218,9 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("flow", [*list(BLOCKS)[:4], *(pytest.param(n, marks=pytest.mark.full) for n in list(BLOCKS)[4:])])
+@pytest.mark.parametrize(
+    "flow", [*list(BLOCKS)[:4], *(pytest.param(n, marks=pytest.mark.full) for n in list(BLOCKS)[4:])]
+)
 def test_blocks_of_pages(flow: str, tmp_path: Path) -> None:
     """Every layout of the pool: heads, tokens or pages of heads outermost in a page's memory."""
     torch.manual_seed(3)
