@@ -16,7 +16,7 @@ from vortex.compat.vortex_torch.indexer import Context as IndexerContext
 from vortex.errors import BAD_FIELD, BAD_FLOW_CLASS, NO_TERMINAL, OPERATOR_CALL, OTHER_BASE, Loc
 from vortex.flow import flow as native
 from vortex.flow import purity, source
-from vortex.flow.arguments import Cache, Page
+from vortex.flow.arguments import Page
 from vortex.flow.dialect import Dialect
 from vortex.flow.flow import Field
 from vortex.flow.methods import RESERVED, class_loc, code_of, kind, method_loc, return_loc
@@ -132,6 +132,7 @@ class Package(Dialect):
         values = [Value(n, tile) for n in spec.pools]
         values.append(Value("q", TensorType(f32, (spec.group, spec.head_dim))))
         values += [Value(declared.names[n], TensorType(f32, (S, *s))) for n, s in declared.shapes.items()]
+        values += [Value(f"all_{n}", TensorType(f32, (S, *tile.shape))) for n in spec.pools]
         function = Function("func", "index", values)
         module = Module("flow", "trial")
         for p in flow.__dict__["_parameters"].values():
@@ -139,7 +140,8 @@ class Package(Dialect):
         with tracing(module, function), contextlib.suppress(Exception):
             held = {a.name: vTensor(a) for a in function.args}
             made = [held[n] for n in spec.pools]
-            given = Cache({n: held[n] for n in declared.names.values()})
+            given = _Trial({n: held[n] for n in declared.names.values()})
+            given.rows = {n: held[f"all_{n}"] for n in spec.pools}
             calls_made: list[Call] = []
             for method, args in (("forward_cache", (Page(spec, made),)), ("forward_indexer", (held["q"], given))):
                 with purity.running(method):
@@ -189,6 +191,18 @@ class LatentPackage(Package):
 
 def _other_base(flow: Any, base: str, spec: Spec, hint: str) -> Exception:
     return OTHER_BASE.at(class_loc(type(flow)), flow=type(flow).__name__, base=base, spec=spec, hint=hint)
+
+
+class _Trial(dict[str, Any]):
+    """A cache for a trace on trial: fields by name, the rows of pages as attributes."""
+
+    rows: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.rows[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 def _read(declared: Declared, name: str, given: Any) -> Any:
