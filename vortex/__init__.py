@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vortex.flow.leaves import page_count as page_count
     from vortex.flow.leaves import page_index as page_index
     from vortex.flow.selection import topk as topk
+    from vortex.flow.shortlist import shortlist as shortlist
     from vortex.spec import Spec as Spec
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ _PUBLIC = {
     "page_count": "vortex.flow.leaves",
     "page_index": "vortex.flow.leaves",
     "register": "vortex.flow.flow",
+    "shortlist": "vortex.flow.shortlist",
     "topk": "vortex.flow.selection",
     "vFlow": "vortex.flow.flow",
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from vortex.ir.core import OPS, Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.types import S, TensorType, bf16, bool_, f32, i32, selection
+from vortex.ir.types import S, Sym, TensorType, bf16, bool_, f32, i32, selection
 from vortex.kinds.kind import KINDS
 
 ARGS = {
@@ -55,6 +55,8 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.PageIndex: lambda v: flow.PageIndex(TensorType(i32, (S,))),
     flow.PageCount: lambda v: flow.PageCount(TensorType(i32)),
     flow.TopK: lambda v: flow.TopK(v["s"]),
+    flow.Shortlist: lambda v: flow.Shortlist(v["s"], TensorType(i32, (Sym("S1", 3),))),
+    flow.Gather: lambda v: flow.Gather(v["c"], v["flow.shortlist"]),
 }
 
 
@@ -68,6 +70,7 @@ def every_flow_op() -> Module:
     for name, kind in OPS.items():
         if name.startswith("flow.") and kind is not flow.Return:
             f.append(flow_op(kind, values))
+            values.setdefault(name, f.ops[-1].value)
     f.append(flow.Return((values["s"],)))
     return m
 

@@ -12,7 +12,7 @@ import torch
 
 from vortex.budget import Budget
 from vortex.flow.flow import vFlow
-from vortex.flow.oracle import attend, select_pages, step
+from vortex.flow.oracle import Scores, attend, select_pages, step
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import Return
 from vortex.ir.interpret import run_function
@@ -77,15 +77,15 @@ def _interpret(
     outs = []
     for h in range(heads):
         group = q[h * spec.group : (h + 1) * spec.group].float()
-        scores = torch.empty(0)
+        found, scores = None, torch.empty(0)
         if pages > budget.total(pages):
             whole = slice(budget.sink * spec.page_size, (pages - budget.recent) * spec.page_size)
             parts = (k,) if v is None else (k, v)
             tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in parts]
-            scores = torch.from_numpy(
-                score(module, group.numpy(), summarise(module, *tiles), budget.sink, len(tiles[0]))
-            )
-        kept = select_pages(scores, pages, budget)
+            rows = dict(zip(spec.pools, tiles, strict=True))
+            found = scores_of(module, group.numpy(), summarise(module, *tiles), rows, budget.sink, len(tiles[0]))
+            scores = found.over(len(tiles[0]))
+        kept = select_pages(scores if found is None else found, pages, budget)
         at = [torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in kept]
         tokens = torch.cat(at)
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
@@ -110,13 +110,20 @@ def summarise(module: Module, *parts: Any, layer: int = 0) -> dict[str, Any]:
     return {name: np.stack(x) for name, x in made.items()}
 
 
-def score(
-    module: Module, q: Any, fields: Mapping[str, Any], first: int, pages: int = 0, layer: int = 0
-) -> np.ndarray[Any, Any]:
-    """The scores ``[pages]``, fp32, of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields;
-    ``pages`` is their number, needed only where the flow has no fields.
+def scores_of(
+    module: Module,
+    q: Any,
+    fields: Mapping[str, Any],
+    rows: Mapping[str, Any],
+    first: int,
+    pages: int = 0,
+    layer: int = 0,
+) -> Scores:
+    """The scores, fp32, of the candidates ``first ..`` from ``q`` ``[group, D]``, their fields and their rows
+    ``[pages, page, D]`` by the names of the pools; ``pages`` is their number, needed only where the flow reads neither.
     """
     index = module.functions["index"]
-    given = [fields[a.name] for a in index.args[1:]]
+    given = [{**fields, **rows}[a.name] for a in index.args[1:]]
     [selection] = run_function(index, [q, *given], module, first=first, pages=pages, layer=layer)
-    return np.asarray(selection.score, np.float32)
+    near = None if selection.near is None else torch.from_numpy(np.asarray(selection.near, np.int64))
+    return Scores(torch.from_numpy(np.asarray(selection.score, np.float32)), near)

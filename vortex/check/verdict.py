@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vortex.check.reference import score, summarise
+from vortex.check.reference import scores_of, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
-from vortex.flow.oracle import attend, round_to, select_pages
+from vortex.flow.oracle import Scores, attend, round_to, select_pages
 from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
 from vortex.runtime.decoder import Decoder
@@ -123,12 +123,15 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     for h in range(heads):
         mine = chosen[row, h, : int(counts[row, h])].tolist()
         selected = max(selected, len(mine))
-        scores = slack = None
+        found = scores = slack = None
         if pages > budget.total(pages):
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
-            scores, slack = rounded(flow, q[h].numpy(), of_head, scored, layer)
-        right = select_pages(torch.empty(0) if scores is None else torch.from_numpy(scores), pages, budget)
+            inside = slice(scored.start * spec.page_size, scored.stop * spec.page_size)
+            shape = (scored.stop - scored.start, spec.page_size, -1)
+            rows = {n: numbers(x[inside, h].reshape(shape)) for n, x in zip(spec.pools, (k, v), strict=False)}
+            found, scores, slack = rounded(flow, q[h].numpy(), of_head, rows, scored, layer)
+        right = select_pages(torch.empty(0) if found is None else found, pages, budget)
         odd, far = differing(mine, right, scores, slack, budget.sink)
         wrong, gap = wrong + odd, max(gap, far)
         if not mine or not set(mine) <= set(range(pages)):
@@ -144,11 +147,16 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
 
 
-def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, layer: int) -> tuple[Any, Any]:
-    """The scores of a row's candidates, and by how much rounding may change each: measured on inputs changed a bit."""
+def rounded(
+    flow: Module, q: Any, fields: Mapping[str, Any], rows: Mapping[str, Any], scored: slice, layer: int
+) -> tuple[Scores, Any, Any]:
+    """The scores of a row's candidates, as they are and as one number for each, and by how much rounding may change
+    each: measured on inputs changed a bit. A candidate that these bring onto a shortlist may be selected or not.
+    """
+    candidates = scored.stop - scored.start
 
-    def scores(q: Any, fields: Mapping[str, Any]) -> Any:
-        return score(flow, q, fields, scored.start, scored.stop - scored.start, layer)
+    def scores(q: Any, fields: Mapping[str, Any], rows: Mapping[str, Any]) -> Scores:
+        return scores_of(flow, q, fields, rows, scored.start, candidates, layer)
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -156,13 +164,26 @@ def rounded(flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, laye
         return (x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32)
 
     random = np.random.default_rng(0)
-    right = scores(q, fields)
+    found = scores(q, fields, rows)
+    right = found.over(candidates).numpy()
     slack = OWN * np.abs(right)
+    either = np.zeros(candidates, bool)
     with np.errstate(invalid="ignore"):
         for _ in range(SAMPLES):
-            other = scores(changed(q), {f: changed(x) for f, x in fields.items()})
+            again = scores(changed(q), *({n: changed(x) for n, x in given.items()} for given in (fields, rows)))
+            other = again.over(candidates).numpy()
             slack = np.fmax(slack, SPREAD * np.abs(other - right))
-    return right, np.where(np.isfinite(slack), slack, 0.0)
+            either |= listed(found, candidates) != listed(again, candidates)
+    slack = np.where(np.isfinite(slack), slack, 0.0)
+    return found, np.where(either & np.isnan(right), 0.0, right), np.where(either, np.inf, slack)
+
+
+def listed(scores: Scores, candidates: int) -> Any:
+    """Whether each candidate is scored: all of them, or those on a shortlist."""
+    found = np.full(candidates, scores.near is None)
+    if scores.near is not None:
+        found[scores.near.numpy()] = True
+    return found
 
 
 def differing(mine: Sequence[int], right: Sequence[int], scores: Any, slack: Any, first: int) -> tuple[int, float]:

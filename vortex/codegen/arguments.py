@@ -130,13 +130,16 @@ class Arguments:
             self.scalar("layer", I32)
 
     def _inputs_of_select(self, f: Function) -> None:
-        """Declare the queries, summaries and captured tensors that ``f`` loads."""
+        """Declare the queries, summaries, rows of the pools and captured tensors that ``f`` loads."""
         loaded = {o.buffer for o in f.ops if isinstance(o, page.Load)}
         for d in self.program.declared("buffer"):
             if d.name in loaded and d.attrs["role"] == "input":
                 self.queries(d)
             elif d.name in loaded and d.attrs["role"] == "field":
                 self.field(d)
+            elif d.name in loaded and d.attrs["role"] == "pool":
+                self.pool(d)
+                self.scales(d)
         self.constants_of(f)
 
     def scratch(self, taken: Iterable[Argument], *, align: int = 0, **sizes: int) -> None:

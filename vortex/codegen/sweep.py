@@ -1,7 +1,7 @@
 """What ``select`` does on every target: which ops run once for the row and which in a sweep, and the row's workspace.
 
-A *sweep* is one loop over the candidates of a row. :mod:`vortex.ir.staging` numbers them: a value for the row is ready
-before the sweep of its level, and an op over pages runs in the sweep of its loop.
+A *sweep* is one loop over the candidates of a row, or over the pages of a shortlist. :mod:`vortex.ir.staging` numbers
+them: a value for the row is ready before the sweep of its level, and an op over pages runs in the sweep of its loop.
 
     before sweep 0: values of the row alone        q * scale, ..
     sweep 0:        for each page ..               scores; a sum over pages takes in this page
@@ -19,11 +19,11 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.tiles import Tiles
 from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, put
-from vortex.codegen.values import Index, page_position, type_of, without_page
-from vortex.ir.core import Decl, Function, Module, Op
+from vortex.codegen.values import Index, page_position, pages_on, type_of, without_page
+from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import Staging, over_pages
-from vortex.ir.types import TensorType, bool_
+from vortex.ir.types import Sym, TensorType, bool_
 from vortex.ir.types import i32 as i32_type
 
 
@@ -33,8 +33,25 @@ def selection_of(f: Function) -> flow.Selection | None:
 
 
 def is_paged(program: Module, o: page.Load) -> bool:
-    """Whether a load reads a summary, through the request's page table."""
+    """Whether a load reads a summary or rows of a pool, through the request's page table."""
     return bool(program.decls[o.buffer].attrs["layout"] == "paged")
+
+
+def is_summary(program: Module, o: page.Load) -> bool:
+    """Whether a load reads a summary, which lies contiguous in memory."""
+    return is_paged(program, o) and program.decls[o.buffer].attrs["role"] == "field"
+
+
+def lists_of(f: Function, staging: Staging, level: int) -> list[flow.Shortlist]:
+    """The shortlists that are complete before sweep ``level``."""
+    return [o for o in f.ops if isinstance(o, flow.Shortlist) and staging.level[o.value] == level]
+
+
+def lists_read(f: Function, axis: Sym) -> list[Value]:
+    """The lists by which the pages of ``axis`` are found, each once."""
+    found = [o.at for o in f.ops if isinstance(o, flow.Gather)]
+    found += [o.near for o in f.ops if isinstance(o, flow.Selection) and o.near is not None]
+    return [v for v in dict.fromkeys(found) if type_of(v).pages == axis]
 
 
 def is_for_row(o: Op) -> bool:
@@ -73,9 +90,29 @@ def page_ops(f: Function, staging: Staging, level: int) -> list[Op]:
     return [o for o in f.ops if runs(o)]
 
 
-def mean_count(o: flow.ReduceMean, pages: Expr) -> Expr:
-    """How many elements a mean over ``pages`` pages is of, in fp32."""
-    count = cast(F32, pages)
+def list_of_loads(program: Module, f: Function, axis: Sym) -> Value | None:
+    """The list by which a sweep over ``axis`` finds what it loads through the page table, if it does."""
+
+    def loaded(v: Value) -> bool:
+        o = v.owner
+        return loaded(o.x) if isinstance(o, flow.View) else isinstance(o, page.Load) and is_paged(program, o)
+
+    gathers = [o for o in f.ops if isinstance(o, flow.Gather) and type_of(o.at).pages == axis]
+    return next((o.at for o in gathers if loaded(o.x)), None)
+
+
+def listed_in(o: flow.Selection, candidates: Expr) -> Expr:
+    """How many pages a selection that scores a shortlist has to choose from."""
+    axis = type_of(o.scored).pages
+    assert axis is not None
+    return pages_on(axis, candidates)
+
+
+def mean_count(o: flow.ReduceMean, candidates: Expr) -> Expr:
+    """How many elements a mean over the pages of a row of ``candidates`` is of, in fp32."""
+    pages = type_of(o.x).pages
+    assert pages is not None
+    count = cast(F32, pages_on(pages, candidates))
     for axis in o.axes:
         if isinstance(d := type_of(o.x).shape[axis], int):
             count = count * T.float32(d)
@@ -170,6 +207,8 @@ class RowReader:
         else:
             physical = self.look_up(position)
         where = (cast("int64", physical), self.row.head, *without_page(index, t.shape))
+        if d.attrs["role"] == "pool":
+            return self.args.from_pool(d.name, self.args.buffers[d.name][where])
         return self.args.buffers[f"field.{d.name}"][where]
 
     def look_up(self, position: Expr) -> Expr:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vortex.codegen.scalar import convert, fold_of, number_type
 from vortex.codegen.tir import F32, I32, Expr, T, flat, i32, lanes, local, loop, nest, put, unflat
-from vortex.codegen.values import Index, Values, type_of
+from vortex.codegen.values import Index, Values, pages_on, type_of
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow
@@ -283,7 +283,9 @@ class Tiles:
 
     def _conv(self, o: flow.Conv, into: Into) -> None:
         outs, per_group, taps = type_of(o.w).tile
-        pages = self.values.leaves["page_count"]
+        axis = type_of(o.x).shape[0]
+        assert isinstance(axis, Sym)
+        pages = pages_on(axis, self.values.leaves["page_count"])
         acc = local("acc", 1)
 
         def one(i: Index) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,8 +18,11 @@ from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
 from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of
+from vortex.flow.shortlist import ByShortlist
 from vortex.flow.surroundings import plain
 from vortex.flow.trace import trace
+from vortex.ir.core import Function
+from vortex.ir.dialects.flow import Ranking, Selection, Shortlist
 from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
@@ -90,21 +93,42 @@ def summaries(
         return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
 
 
-_ACCEPTED: WeakKeyDictionary[object, set[Spec]] = WeakKeyDictionary()
+_ACCEPTED: WeakKeyDictionary[object, dict[Spec, Function]] = WeakKeyDictionary()
 
 
 def _accepted(flow: vFlow | type[vFlow], spec: Spec) -> vFlow:
     """A flow that can be traced as well: the oracle runs what compiles, and refuses by the same errors."""
-    specs = _ACCEPTED.setdefault(flow, set())
-    if spec not in specs:
-        trace(flow, spec)
-        specs.add(spec)
+    _traced(flow, spec)
     return instantiate(flow)
+
+
+def _traced(flow: vFlow | type[vFlow], spec: Spec) -> Function:
+    """The traced ``@index``: real tensors do not tell which page axis is theirs, and it does."""
+    made = _ACCEPTED.setdefault(flow, {})
+    if spec not in made:
+        made[spec] = trace(flow, spec).functions["index"]
+    return made[spec]
 
 
 def _stored(rows: list[Tensor], f: Field, spec: Spec) -> Tensor:
     whole = torch.stack([r.float() for r in rows]) if rows else torch.zeros((0, *f.shape))
     return round_to(whole, f.dtype or spec.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The scores of a row's candidates, or of those among them that are on a shortlist."""
+
+    of: Tensor
+    """One fp32 number for each page that is scored."""
+    near: Tensor | None = None
+    """Which candidates these are, ascending; None where they are all."""
+
+    def over(self, candidates: int) -> Tensor:
+        """One number for each of the candidates: NaN for those that a shortlist left out."""
+        if self.near is None:
+            return self.of
+        return torch.full((candidates,), math.nan).index_copy(0, self.near, self.of)
 
 
 def score(
@@ -115,33 +139,72 @@ def score(
     layer: int = 0,
     first_page: int = 0,
     pages: int | None = None,
+    rows: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]`` and their fields.
+    """The fp32 scores ``[S]`` of candidates ``first_page ..``, NaN for those that a shortlist left out; arguments as
+    those of :func:`scores_of`.
+    """
+    pages = next((f.shape[0] for f in fields.values()), pages or 0)
+    return scores_of(flow, spec, q, fields, layer, first_page, pages, rows).over(pages)
+
+
+def scores_of(
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    q: Tensor,
+    fields: dict[str, Tensor],
+    layer: int = 0,
+    first_page: int = 0,
+    pages: int | None = None,
+    rows: Mapping[str, Tensor] | None = None,
+) -> Scores:
+    """The fp32 scores of candidates ``first_page ..``, from ``q`` ``[group, D]``, their fields and, where the flow
+    reads ``cache.k`` or the like, their ``rows`` ``[S, page, D]`` as :func:`kept` gives them, by the names of pools.
 
     ``pages`` is their number, needed only where a flow has no fields.
     """
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
-        made = _accepted(flow, spec)
+        index = _traced(flow, spec)
+        made = instantiate(flow)
         declared_fields(made, spec)  # a flow may keep what it works out here
         # copies: what a flow writes by x += y is its own
-        given = Cache({n: f.detach().float().clone() for n, f in fields.items()})
-        with eager(Place(layer, first_page, pages)), Fp32Arithmetic():
+        own = {n: f.detach().float().clone() for n, f in fields.items()}
+        given = Cache(spec, own, lambda name: (rows or {})[name].detach().float().clone())
+        place = Place(layer, first_page, pages, parents=_parents(index))
+        with eager(place), ByShortlist(), Fp32Arithmetic():
             selected = selection_of(made, q.detach().float().clone(), given)
-        result: Tensor = selected.score.detach().float()
-        return result
+        chosen = next(o for o in index.ops if isinstance(o, Selection))
+        number = _number(index, chosen)
+        near = None if number is None else place.lists[number].candidates
+        return Scores(selected.score.detach().float(), near)
 
 
-def select_pages(scores: Tensor, n: int, budget: Budget) -> list[int]:
-    """The pages kept of ``n``, ascending; ``scores`` are those of candidates ``[sink, n - recent)``.
+def _parents(index: Function) -> tuple[int | None, ...]:
+    """Which shortlist of ``@index`` each is a shortlist of, by their numbers in order."""
+    return tuple(_number(index, o) for o in index.ops if isinstance(o, Shortlist))
+
+
+def _number(index: Function, o: Ranking) -> int | None:
+    """The number of the shortlist whose pages an op ranks, None where it ranks all candidates."""
+    axes = [x.listed for x in index.ops if isinstance(x, Shortlist)]
+    ranked = o.pages_of(o.scored)
+    return axes.index(ranked) if ranked in axes else None
+
+
+def select_pages(scores: Scores | Tensor, n: int, budget: Budget) -> list[int]:
+    """The pages kept of ``n``, ascending; ``scores`` are those of candidates ``[sink, n - recent)``, or of those among
+    them that are on a shortlist. Where the budget scores more pages than that has, fewer pages are kept.
 
     Order: +inf, finite, -inf, NaN; -0 equals +0; ties and NaNs go to the lower page.
     """
     kept = budget.total(n)
     if n <= kept:
         return list(range(n))
-    candidates = range(budget.sink, n - budget.recent)
-    listed: list[float] = scores.tolist()
+    given = scores if isinstance(scores, Scores) else Scores(scores)
+    every = range(budget.sink, n - budget.recent)
+    candidates = every if given.near is None else [every[i] for i in given.near.tolist()]
+    listed: list[float] = given.of.tolist()
     assert len(listed) == len(candidates), f"{len(listed)} scores for {len(candidates)} candidates"
     order = sorted(range(len(listed)), key=lambda i: (1, 0.0, i) if math.isnan(listed[i]) else (0, -listed[i], i))
     best = [candidates[i] for i in order[: kept - budget.sink - budget.recent]]
@@ -156,7 +219,9 @@ def attend(q: Tensor, k_tokens: Tensor, v_tokens: Tensor, scale: float) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One request's step; ``scores`` holds None where all pages were kept and nothing was scored."""
+    """One request's step; ``scores`` holds None where all pages were kept and nothing was scored, and NaN for
+    candidates that a shortlist left out.
+    """
 
     pages: list[list[int]]
     scores: list[Tensor | None]
@@ -198,13 +263,14 @@ def step(
         if n > budget.total(n):
             ours = k[:, h], None if v is None else v[:, h]
             seen = _candidates(flow, spec, *ours, first, last, fields[h] if fields is not None else None, layer)
-            scored = score(flow, spec, group, seen, layer, first, last - first)
+            rows = _rows(spec, *ours, first, last)
+            scored = scores_of(flow, spec, group, seen, layer, first, last - first, rows)
         chosen = list(range(n)) if scored is None else select_pages(scored, n, budget)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         out, lse = attend(group, k[tokens, h], values, scale)
         pages.append(chosen)
-        scores.append(scored)
+        scores.append(None if scored is None else scored.over(last - first))
         outs.append(out)
         lses.append(lse)
     return StepResult(pages, scores, torch.cat(outs), torch.cat(lses))
@@ -223,8 +289,13 @@ def _candidates(
     """The fields of candidate pages ``[first, last)``, made here unless they are given."""
     if fields is not None:
         return {name: f[first:last] for name, f in fields.items()}
+    parts = list(_rows(spec, k, v, first, last).values())
+    return summaries(flow, spec, parts[0], parts[1] if v is not None else None, layer)
+
+
+def _rows(spec: Spec, k: Tensor, v: Tensor | None, first: int, last: int) -> dict[str, Tensor]:
+    """The tokens of candidate pages ``[first, last)`` by the names of the pools, ``[S, page, D]``."""
     tokens = slice(first * spec.page_size, last * spec.page_size)
+    given = [x for x in (k, v) if x is not None]
     shape = (last - first, spec.page_size, k.shape[-1])
-    pages = [None if x is None else x[tokens].reshape(shape) for x in (k, v)]
-    assert pages[0] is not None
-    return summaries(flow, spec, pages[0], pages[1], layer)
+    return {n: x[tokens].reshape(shape) for n, x in zip(spec.pools, given, strict=True)}

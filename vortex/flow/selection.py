@@ -9,9 +9,8 @@ import torch
 
 from vortex.errors import BAD_SCORE, Loc
 from vortex.flow import source
-from vortex.flow.tensor import lift, vTensor
+from vortex.flow.shortlist import scored_pages
 from vortex.flow.tracer import current, fail
-from vortex.ir.types import S
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,8 @@ class Selection:
 def topk(score: Any) -> Selection:
     """Keep the pages with the best scores, as many as the budget leaves; what forward_indexer returns counts.
 
+    The score may be of all candidates or of the pages of a shortlist, which are then the ones to choose from.
+
     Order: +inf, finite numbers, -inf, NaN; ties go to the lower page.
 
     Raises:
@@ -33,10 +34,8 @@ def topk(score: Any) -> Selection:
     """
     if current() is None:
         if not isinstance(score, torch.Tensor) or score.ndim != 1:
-            raise fail(BAD_SCORE, got=list(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__)
+            got = list(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
+            raise fail(BAD_SCORE, call="topk", got=got)
         return Selection(score, source.here())
-    if not isinstance(score, vTensor):
-        raise fail(BAD_SCORE, got=f"a {type(score).__name__}" if not isinstance(score, torch.Tensor) else "a constant")
-    if lift(score).dims != (S,):
-        raise fail(BAD_SCORE, got=score.type)
+    scored_pages(score, "topk")
     return Selection(score, source.here())

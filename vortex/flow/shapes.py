@@ -11,10 +11,11 @@ import torch
 from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow.axes import axes, axis, number, size, sizes
 from vortex.flow.optable import traces
+from vortex.flow.shortlist import TracedNear
 from vortex.flow.tensor import PageDim, lift, vTensor
 from vortex.flow.tracer import emit, fail, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym, bool_
+from vortex.ir.types import Dim, Sym, bool_
 
 
 def reshaped(x: vTensor, shape: Sequence[Dim]) -> vTensor:
@@ -30,13 +31,13 @@ def _infer(x: vTensor, shape: list[Dim]) -> list[Dim]:
     if not open_:
         return shape
     known = math.prod(d for d in shape if isinstance(d, int) and d != -1)
-    if x.type.page_axis is not None and S not in shape:
+    if x.type.pages is not None and x.type.pages not in shape:
         if known != x.type.numel:
             raise refuse(
                 f"-1 in {flow.show(tuple(shape))} would be {x.type.numel}/{known} of the pages of {x.type}",
                 "the page axis stays an axis of its own",
             )
-        left: Dim = S
+        left: Dim = x.type.pages
     elif known == 0 or x.type.numel % known:
         raise refuse(f"{x.type} does not reshape to {flow.show(tuple(shape))}", "the same number of elements per page")
     else:
@@ -65,11 +66,12 @@ def reshape_as(self: Any, other: Any) -> vTensor:
 
 def _merged(dims: tuple[Dim, ...]) -> Dim:
     inner = math.prod(d for d in dims if isinstance(d, int))
-    if not any(isinstance(d, Sym) for d in dims):
+    pages = next((d for d in dims if isinstance(d, Sym)), None)
+    if pages is None:
         return inner
     if inner != 1:
         raise refuse(f"flattening {flow.show(dims)} would mix the page axis with another", "flatten axes beside pages")
-    return S
+    return pages
 
 
 @traces("flatten", to="flow.reshape")
@@ -100,7 +102,7 @@ def unflatten(input: Any, dim: Any, sizes: Any) -> vTensor:
     if -1 in parts:
         if isinstance(whole, int) and (known == 0 or whole % known):
             raise refuse(f"axis {i} of {x.type} does not split into {parts}", "sizes whose product is the axis")
-        parts = [(whole // known if isinstance(whole, int) else S) if d == -1 else d for d in parts]
+        parts = [(whole // known if isinstance(whole, int) else whole) if d == -1 else d for d in parts]
     return reshaped(x, [*x.dims[:i], *parts, *x.dims[i + 1 :]])
 
 
@@ -208,9 +210,9 @@ def picked(x: vTensor, i: int, index: Any) -> vTensor:
     return reshaped(part, [*part.dims[:i], *part.dims[i + 1 :]])
 
 
-@traces("Tensor.__getitem__", to="flow.slice, flow.reshape")
+@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.gather")
 def getitem(self: Any, key: Any) -> vTensor:
-    """Slices, integers, None and Ellipsis on axes other than the pages."""
+    """Slices, integers, None and Ellipsis on axes other than the pages; a shortlist on that of the pages."""
     x = lift(self)
     keys = list(key) if isinstance(key, tuple) else [key]
     used = sum(1 for k in keys if k is not None and k is not Ellipsis)
@@ -223,9 +225,12 @@ def getitem(self: Any, key: Any) -> vTensor:
         if k is None:
             x, i = unsqueeze(x, i), i + 1
         elif k is Ellipsis:
-            i += x.ndim - i - sum(1 for later in keys[keys.index(Ellipsis) + 1 :] if later is not None)
+            at = next(j for j, each in enumerate(keys) if each is Ellipsis)
+            i += x.ndim - i - sum(1 for later in keys[at + 1 :] if later is not None)
         elif isinstance(k, slice):
             x, i = _slice(x, i, k), i + 1
+        elif isinstance(k, TracedNear):
+            x, i = k.of(x, i), i + 1
         elif _is_number(k):
             x = picked(x, i, k)
         elif isinstance(k, vTensor) and not k.ndim and not k.type.dtype.is_float and k.type.dtype != bool_:

@@ -27,7 +27,7 @@ from vortex.flow.methods import (
 from vortex.flow.selection import Selection
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
-from vortex.flow.tracer import Tracer, tracing
+from vortex.flow.tracer import Tracer, active, tracing
 from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow as ops
 from vortex.ir.digest import structural
@@ -134,7 +134,9 @@ def _value(result: Any, function: Function) -> Value:
 
 
 def _selected(selection: Selection, function: Function) -> Value:
-    return function.add(ops.TopK(lift(selection.score).value), "pages", selection.loc)
+    score = lift(selection.score)
+    listed = active().lists.get(score.type.pages) if score.type.pages is not None else None
+    return function.add(ops.TopK(score.value, () if listed is None else (listed,)), "pages", selection.loc)
 
 
 # the two functions -------------------------------------------------------------------------------
@@ -176,11 +178,26 @@ def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
     function = _function("index", flow, "forward_indexer", args)
     with purity.running("forward_indexer"), tracing(module, function) as tracer:
         q, *summaries = (vTensor(a) for a in function.args)
-        selection = selection_of(flow, q, Cache(dict(zip(fields, summaries, strict=True))), tracer)
+        cache = Cache(spec, dict(zip(fields, summaries, strict=True)), lambda name: _rows(name, spec, tracer))
+        selection = selection_of(flow, q, cache, tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
             selected = _selected(selection, function)
     function.append(ops.Return((selected,)), loc=return_loc(flow, "forward_indexer"))
     module.define(function)
+
+
+def _rows(name: str, spec: Spec, tracer: Tracer) -> vTensor:
+    """The candidates' own rows in a pool, an argument from the first time on that the flow asks for them."""
+    function = tracer.function
+    if name not in tracer.seen:
+        dtype_of_rows = f32 if spec.scaled else dtype(spec.dtype)
+        made = Value(name, TensorType(dtype_of_rows, (S, spec.page_size, spec.head_dim)))
+        for v in function.values():
+            if v.name == name:  # of the flow's own: the pool's name is the one that kernels have it by
+                v.name = function.fresh(name, made)
+        function.args.append(made)
+        tracer.seen[name] = made
+    return vTensor(tracer.seen[name])
 
 
 def _function(name: str, flow: vFlow, method: str, args: list[Value]) -> Function:

@@ -1,9 +1,10 @@
 """The meaning and the cost of page programs: kernels run on a numpy batch, every byte counted.
 
-What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass
-that uses it (:mod:`vortex.ir.staging`), a row's tile once a kernel, ``attend`` reads tokens inside the
-request only, and rows that score nothing read nothing. Values that a pass keeps for a later one are
-*scratch*, counted apart. Page tables, lengths and offsets are not buffers of the program and not counted.
+What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass that uses it
+(:mod:`vortex.ir.staging`), at the pages of the pass: all candidates, or those of a shortlist. A row's tile is read once
+a kernel, ``attend`` reads tokens inside the request only, and rows that score nothing read nothing. Values that a pass
+keeps for a later one, and lists of pages, are *scratch*, counted apart. Page tables, lengths and offsets are not
+buffers of the program and not counted.
 """
 
 from __future__ import annotations
@@ -266,13 +267,16 @@ def _score(
                 _keep(k, *at, np.concatenate([np.arange(row.first), best, np.arange(row.first + row.pages, n)]))
             else:
                 k.batch.workspace[(o.buffer, *at)] = k.stored(o.buffer, x)
-                k.write(o.buffer, row.pages if k.decl(o.buffer).attrs["layout"] == "ragged" else 1)
+                d = k.decl(o.buffer)
+                k.write(o.buffer, page.pages_of(d).pages(row.pages) if d.attrs["layout"] == "ragged" else 1)
         else:
             row.run([o], env)
-    for name, _ in read:
-        k.read(name, 1 if k.decl(name).attrs["layout"] == "batched" else row.pages)
-    words = sum(v.type.numel for v in plan.kept if isinstance(v.type, TensorType))
-    k.counts.scratch[k.f.name] += words * WORD * row.pages
+    for name, p in read:
+        k.read(name, 1 if k.decl(name).attrs["layout"] == "batched" else plan.axes[p].pages(row.pages))
+    lists = [o.value for o in k.f.ops if isinstance(o, flow.Shortlist)]
+    for v in (*plan.kept, *lists):
+        assert isinstance(v.type, TensorType) and v.type.pages is not None
+        k.counts.scratch[k.f.name] += v.type.numel * WORD * v.type.pages.pages(row.pages)
 
 
 def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
@@ -282,7 +286,8 @@ def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
         return k.batch.workspace[(o.buffer, r, h)]
     if layout == "paged":
         physical = k.batch.page_table[r, row.first : row.first + row.pages]
-        return np.ascontiguousarray(k.batch.paged[o.buffer][physical, h])
+        stored = np.ascontiguousarray(k.batch.paged[o.buffer][physical, h])
+        return stored * k.batch.scale_of(o.buffer) if page.scaled(k.decl(o.buffer)) else stored
     assert o.buffer == "q", f"no input @{o.buffer} for rows"
     return _queries(k.batch, r, h)
 

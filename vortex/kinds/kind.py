@@ -203,7 +203,8 @@ declare(
         arguments=(
             *_call("q", "lengths", "page_table"),
             *_call("pages", "counts", access="writes"),
-            *_layer("field.*", "layer"),
+            *_layer(*POOLS, "field.*", "layer"),
+            *SCALES,
             CONSTANTS,
             _plan("reads"),
             _work("reads"),

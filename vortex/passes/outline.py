@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vortex.errors import IR_STRUCTURE
-from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.core import Attr, Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import over_pages
 from vortex.ir.types import DTYPES, S, TensorType, bool_, f32, i32, selection
@@ -134,14 +134,14 @@ class _Outliner:
 
     def load(self, f: Function, v: Value, d: Decl) -> Value:
         """``v`` from its buffer, with the page axis where ``v`` has it."""
-        assert isinstance(v.type, TensorType) and isinstance(d.type, TensorType)
+        assert isinstance(v.type, TensorType)
         axis = v.type.page_axis
         loc = v.owner.loc if v.owner is not None else None
+        tile = page.tile_of(d)
+        assert isinstance(tile, TensorType)
         if axis is None:
-            tile = page.tile_of(d)
-            assert isinstance(tile, TensorType)
             return f.add(page.Load(d.name, tile), d.name, loc)
-        loaded = f.add(page.Load(d.name, TensorType(d.type.dtype, (S, *d.type.tile))), d.name, loc)
+        loaded = f.add(page.Load(d.name, TensorType(tile.dtype, (page.pages_of(d), *tile.tile))), d.name, loc)
         if axis == 0:
             return loaded
         back = (*range(1, axis + 1), 0, *range(axis + 1, len(v.type.shape)))
@@ -186,13 +186,15 @@ def _outline_op(program: Module, outliner: _Outliner, o: Op) -> None:
         name += "_"
     f = kernel(f"select_{name}", "select")
     result = outliner.copy(f, o, {})
-    layout = "batched"
+    layout: dict[str, Attr] = {"layout": "batched", "role": "workspace"}
     if over_pages(v):
-        layout = "ragged"
+        layout["layout"] = "ragged"
         result = _page_major(f, result)
+        if v.type.pages != S:
+            layout["pages"] = v.type.pages
     assert isinstance(result.type, TensorType)
     kept = result.type.dtype if result.type.dtype in (i32, bool_) else f32
-    program.declare(Decl("buffer", name, TensorType(kept, result.type.tile), {"layout": layout, "role": "workspace"}))
+    program.declare(Decl("buffer", name, TensorType(kept, result.type.tile), layout))
     f.append(page.Store(result, name))
     program.define(f)
     outliner.homes[v] = name

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.budgets import FIRST, KEPT, PAGES, SCORED
-from vortex.codegen.cpu.topk import emit_keep_all, emit_topk
+from vortex.codegen.cpu.topk import emit_keep_all, emit_shortlist, emit_topk
 from vortex.codegen.scalar import convert, fold_of, number_type
 from vortex.codegen.sort_key import sortable
 from vortex.codegen.sweep import (
@@ -20,6 +20,11 @@ from vortex.codegen.sweep import (
     RowReader,
     Workspace,
     is_paged,
+    is_summary,
+    list_of_loads,
+    listed_in,
+    lists_of,
+    lists_read,
     mean_count,
     page_ops,
     row_ops,
@@ -28,6 +33,7 @@ from vortex.codegen.sweep import (
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import (
     F32,
+    I32,
     I64,
     Buffer,
     Expr,
@@ -42,10 +48,11 @@ from vortex.codegen.tir import (
     put,
     unflat,
 )
-from vortex.codegen.values import Index, Scratch, Values, type_of
+from vortex.codegen.values import Index, Scratch, Values, pages_on, type_of
 from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import Staging, loads_by_loop, stage
+from vortex.ir.types import S
 from vortex.schedules.cpu import CpuSelectKnobs
 from vortex.schedules.knobs import read_knobs
 
@@ -71,7 +78,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
             with then():
                 kernel.sweep()
                 if selection is not None:
-                    kernel.pick(let("kept", plan[KEPT, r] - (pages - scored)), pages)
+                    kernel.pick(selection, let("kept", plan[KEPT, r] - (pages - scored)), pages)
             with other():
                 if selection is not None:
                     emit_keep_all(args.buffers["pages"], args.buffers["counts"], r, h, pages, args.size("K"))
@@ -111,6 +118,8 @@ class _Kernel:
     def sweep(self) -> None:
         """Compute everything up to the scores, which are left as sortable keys in the scratch."""
         for level in range(self.staging.loops + 1):
+            for o in lists_of(self.f, self.staging, level):
+                self._list(o)
             self._per_row(level)
             if level < self.staging.loops:
                 self._per_page(level)
@@ -127,13 +136,22 @@ class _Kernel:
                 self.tiles.compute(o)
 
     def _per_page(self, level: int) -> None:
-        """Sweep over the candidates once."""
+        """Sweep over the candidates, or the pages of a shortlist, once."""
         ops = page_ops(self.f, self.staging, level)
+        axis = self.staging.axes[level]
         carries = {o: self._accumulator(o) for o in ops if o.carries()}
         reads = any(isinstance(o, page.Load) and is_paged(self.args.program, o) for o in self.f.ops)
-        with loop("s", self.row.scored) as s:
-            here = Here(s, let("page", self.reader.look_up(s)) if reads else None)
-            values = replace(self.tiles.values, read_load=lambda o, i: self.reader.load(o, i, here))
+        if axis != S and any(isinstance(o, flow.Selection) for o in ops):
+            with loop("s", self.row.scored) as s:
+                self._clear_key(s)
+        with loop("s", pages_on(axis, self.row.scored)) as s:
+            found = {v: (s, let("near", self.tiles.values.read(v, [s]))) for v in lists_read(self.f, axis)}
+            candidate = s
+            if axis != S:
+                by = list_of_loads(self.args.program, self.f, axis)
+                reads, candidate = by is not None, found[by][1] if by is not None else s
+            here = Here(candidate, let("page", self.reader.look_up(candidate)) if reads else None)
+            values = replace(self.tiles.values, read_load=lambda o, i: self.reader.load(o, i, here), found=found)
             tiles = replace(self.tiles, values=values, position=s)
             for stream in self._streams(level):
                 self._prefetch(stream, s)
@@ -141,10 +159,12 @@ class _Kernel:
                 self._on_page(o, tiles, carries.get(o))
 
     def _streams(self, level: int) -> list[page.Load]:
-        """The summaries read from memory in this sweep."""
+        """The summaries read from memory in this sweep; those of a shortlist are few and lie apart."""
+        if self.staging.axes[level] != S:
+            return []
         sweeps = loads_by_loop(self.f, self.staging)
         loads = [o for o, where in sweeps.items() if isinstance(o, page.Load) and level in where]
-        return [o for o in loads if is_paged(self.args.program, o)]
+        return [o for o in loads if is_summary(self.args.program, o)]
 
     def _prefetch(self, o: page.Load, s: Expr) -> None:
         """Ask for a later page's summary now: pages lie anywhere, and the processor guesses within one only."""
@@ -161,7 +181,7 @@ class _Kernel:
         """Do one op for the page that the tiles are on."""
         if isinstance(o, page.Store):
             self.reader.workspace.store(o, tiles)
-        elif isinstance(o, flow.Selection):
+        elif isinstance(o, flow.Ranking):
             self._write_key(o, tiles)
         elif carry is None:
             if o.notes.get("in") == "tile":
@@ -220,23 +240,46 @@ class _Kernel:
 
     # selection
 
-    def _write_key(self, o: flow.Selection, tiles: Tiles) -> None:
-        """Keep the key of the page that the tiles are on."""
-        score = convert(tiles.values.read(o.scored, [tiles.position]), F32)
-        key = T.reinterpret(F32, sortable(score))
-        put(self.args.buffers["workspace"], key, self.row.index, self._key_at(tiles.position))
+    def _write_key(self, o: flow.Ranking, tiles: Tiles) -> None:
+        """Keep the key of the page that the tiles are on; that of a shortlist's page stands at its candidate."""
+        key = sortable(convert(tiles.values.read(o.scored, [tiles.position]), F32))
+        if isinstance(o, flow.Selection) and o.near is not None:
+            # 0 is for candidates that are not on the shortlist: no page of it is worse than they are
+            self._put_key(T.max(key, T.uint32(1)), tiles.values.place(o.near, tiles.position))
+        elif isinstance(o, flow.Selection):
+            self._put_key(key, tiles.position)
+        else:
+            self._put_key(key, tiles.position, int(o.notes["slot"]))
 
-    def _key_at(self, position: Expr) -> Expr:
-        return self.args.size("Pmax") * int(self.f.attrs["keys"]) + position
+    def _put_key(self, key: Expr, position: Expr, slot: int | None = None) -> None:
+        """Keep a key, in the words of the final choice or in those at ``slot``."""
+        put(self.args.buffers["workspace"], T.reinterpret(F32, key), self.row.index, self._key_at(position, slot))
 
-    def pick(self, kept: Expr, pages: Expr) -> None:
-        """Write the best ``kept`` candidates and the reserved of the ``pages`` pages, ascending."""
+    def _clear_key(self, position: Expr) -> None:
+        """Leave the least key, 0, whose bits those of 0.0 are."""
+        put(self.args.buffers["workspace"], T.float32(0), self.row.index, self._key_at(position))
+
+    def _key_at(self, position: Expr, slot: int | None = None) -> Expr:
+        return self.args.size("Pmax") * int(self.f.attrs["keys"] if slot is None else slot) + position
+
+    def _key(self, position: Expr, slot: int | None = None) -> Expr:
+        return T.reinterpret("uint32", self.args.buffers["workspace"][self.row.index, self._key_at(position, slot)])
+
+    def _list(self, o: flow.Shortlist) -> None:
+        """Choose the pages of a shortlist, whose keys the sweep before has left."""
+        ranked, slot = type_of(o.score).pages, int(o.notes["slot"])
+        assert ranked is not None
+        scored = let("ranked", pages_on(ranked, self.row.scored))
+        listed = local(o.value.name, o.listed.limit, I32)
+        emit_shortlist(lambda s: self._key(s, slot), scored, pages_on(o.listed, self.row.scored), listed)
+        self.tiles.values.lists[o.value] = listed
+
+    def pick(self, o: flow.Selection, kept: Expr, pages: Expr) -> None:
+        """Write the best ``kept`` candidates and the reserved of the ``pages`` pages, ascending; fewer where the
+        shortlist that they are of has fewer pages.
+        """
         a, row = self.args, self.row
+        if o.near is not None:
+            kept = let("kept_of_list", T.min(kept, listed_in(o, row.scored)))
 
-        def key(position: Expr) -> Expr:
-            return T.reinterpret("uint32", a.buffers["workspace"][row.index, self._key_at(position)])
-
-        def clear(position: Expr) -> None:
-            put(a.buffers["workspace"], T.float32(0), row.index, self._key_at(position))  # the bits of key 0
-
-        emit_topk(key, clear, a.buffers["pages"], a.buffers["counts"], row, kept, pages, a.size("K"))
+        emit_topk(self._key, self._clear_key, a.buffers["pages"], a.buffers["counts"], row, kept, pages, a.size("K"))

@@ -7,6 +7,7 @@ a row cost less than sorting it, and the sweep finds the pages in ascending orde
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from vortex.codegen.sweep import Row
 from vortex.codegen.tir import I32, Buffer, Expr, T, equal, let, local, loop, put, when
@@ -42,16 +43,7 @@ def emit_topk(
     chunks = let("chunks", T.floordiv(scored + (LANES - 1), T.int32(LANES)))
     with loop("pad", LANES) as pad:
         clear(scored + pad)
-    threshold = local("threshold", 1, "uint32")
-    put(threshold, T.uint32(0), 0)
-    with loop("bit", 32) as bit:
-        trial = let("trial", T.bitwise_or(threshold[0], T.shift_left(T.uint32(1), T.Cast("uint32", 31 - bit))))
-        reached = _count(key, chunks, lambda k: k >= trial)
-        with when(reached >= kept):
-            put(threshold, trial, 0)
-    above = _count(key, chunks, lambda k: k > threshold[0])
-    room = local("room", 1, I32)
-    put(room, kept - above, 0)
+    best = Best.find(key, chunks, kept)
     end = local("end", 1, I32)
     put(end, T.int32(0), 0)
 
@@ -62,16 +54,66 @@ def emit_topk(
 
     with loop("p", first) as p:
         take(p)
-    with loop("s", scored) as s:
-        mine = let("mine", key(s))
-        tied = let("tied", T.And(equal(mine, threshold[0]), room[0] > 0))
-        with when(T.Or(mine > threshold[0], tied)):
-            take(first + s)
-            with when(tied):
-                put(room, room[0] - 1, 0)
+    best.each(key, scored, lambda s: take(first + s))
     with loop("p", n, start=first + scored) as p:
         take(p)
     put(counts, end[0], r, h)
+
+
+def emit_shortlist(key: Callable[[Expr], Expr], pages: Expr, kept: Expr, to: Buffer) -> None:
+    """List the ``kept`` pages of ``pages`` with the largest keys in ``to``, ascending, by their positions.
+
+    ``key`` gives the key of a page; beyond the last page, up to a whole vector, it may be asked for any word.
+    """
+
+    def inside(s: Expr) -> Expr:
+        return T.Select(s < pages, key(s), T.uint32(0))
+
+    chunks = let("chunks", T.floordiv(pages + (LANES - 1), T.int32(LANES)))
+    best = Best.find(inside, chunks, kept)
+    end = local("end", 1, I32)
+    put(end, T.int32(0), 0)
+
+    def take(s: Expr) -> None:
+        put(to, s, end[0])
+        put(end, end[0] + 1, 0)
+
+    best.each(inside, pages, take)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best keys of a row: those above the threshold, and as many equal to it as there is room for, first ones
+    first.
+    """
+
+    threshold: Buffer
+    room: Buffer
+
+    @classmethod
+    def find(cls, key: Callable[[Expr], Expr], chunks: Expr, kept: Expr) -> Best:
+        """Find the threshold of the ``kept`` best; the vectors of ``chunks`` hold all keys, and 0 beyond the last."""
+        threshold = local("threshold", 1, "uint32")
+        put(threshold, T.uint32(0), 0)
+        with loop("bit", 32) as bit:
+            trial = let("trial", T.bitwise_or(threshold[0], T.shift_left(T.uint32(1), T.Cast("uint32", 31 - bit))))
+            reached = _count(key, chunks, lambda k: k >= trial)
+            with when(reached >= kept):
+                put(threshold, trial, 0)
+        above = _count(key, chunks, lambda k: k > threshold[0])
+        room = local("room", 1, I32)
+        put(room, kept - above, 0)
+        return cls(threshold, room)
+
+    def each(self, key: Callable[[Expr], Expr], pages: Expr, take: Callable[[Expr], None]) -> None:
+        """Call ``take`` with the position of each of them, ascending; ``pages`` is how many keys there are."""
+        with loop("s", pages) as s:
+            mine = let("mine", key(s))
+            tied = let("tied", T.And(equal(mine, self.threshold[0]), self.room[0] > 0))
+            with when(T.Or(mine > self.threshold[0], tied)):
+                take(s)
+                with when(tied):
+                    put(self.room, self.room[0] - 1, 0)
 
 
 def _count(key: Callable[[Expr], Expr], chunks: Expr, test: Callable[[Expr], Expr]) -> Expr:

@@ -7,7 +7,8 @@ stores. A buffer's type is one tile; its layout says how many tiles there are an
 layout       one tile for each                              found by
 ============ ============================================== =====================================
 ``batched``  (request, KV head) row                         row number
-``ragged``   candidate page of a row                        row number, position among candidates
+``ragged``   candidate page of a row, or page of the        row number, position among those pages
+             shortlist that ``pages`` names
 ``paged``    physical page and KV head                      the request's page table
 ``token``    new token and KV head                          position in the step
 ``request``  request                                        request number
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 from vortex.ir.core import Decl, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
-from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3
+from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3
 
 LAYOUTS = ("batched", "ragged", "paged", "token", "request", "step")
 ROLES = ("input", "pool", "field", "output", "workspace", "plan", "scratch")
@@ -34,6 +35,13 @@ def scaled(d: Decl) -> bool:
     Summaries in fp8 have no scale.
     """
     return d.attrs.get("role") == "pool" and isinstance(d.type, TensorType) and d.type.dtype == fp8_e4m3
+
+
+def pages_of(d: Decl) -> Sym:
+    """The pages of which a paged or ragged buffer has a tile: the candidates, or the shortlist that ``pages`` names."""
+    found = d.attrs.get("pages", S)
+    assert isinstance(found, Sym)
+    return found
 
 
 def tile_of(d: Decl) -> Type:

@@ -1,8 +1,9 @@
 """The ``flow`` dialect: what a sparse-attention algorithm computes, with no word on where or when; frontend,
 passes, interpreters and scalar emitters import it.
 
-Tensors have at most one page axis, ``S``. Elementwise ops broadcast as numpy does. Arithmetic is fp32
-(int32 where both sides are integers); narrower floats are storage types and widen when they are read.
+Tensors have at most one page axis: ``S``, or that of a shortlist, which no op mixes with ``S`` but ``flow.gather``.
+Elementwise ops broadcast as numpy does. Arithmetic is fp32 (int32 where both sides are integers); narrower floats are
+storage types and widen when they are read.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ from vortex.ir.dialects.flow.kinds import (
     Binary,
     Compare,
     Logical,
+    Ranking,
     Reduce,
     Selection,
     Unary,
@@ -82,6 +84,7 @@ from vortex.ir.dialects.flow.reductions import (
     Softmax,
 )
 from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
+from vortex.ir.dialects.flow.shortlist import Gather, Shortlist, is_list
 
 __all__ = [
     "Abs",
@@ -106,6 +109,7 @@ __all__ = [
     "Floor",
     "FloorDivide",
     "Fmod",
+    "Gather",
     "Ge",
     "Gt",
     "Hypot",
@@ -128,6 +132,7 @@ __all__ = [
     "PageCount",
     "PageIndex",
     "Pow",
+    "Ranking",
     "Reduce",
     "ReduceMax",
     "ReduceMean",
@@ -142,6 +147,7 @@ __all__ = [
     "Rsqrt",
     "Scan",
     "Selection",
+    "Shortlist",
     "Sigmoid",
     "Sin",
     "Slice",
@@ -160,6 +166,7 @@ __all__ = [
     "alike",
     "arithmetic",
     "broadcast",
+    "is_list",
     "one_page_axis",
     "show",
     "tensor",

@@ -11,6 +11,9 @@ from vortex.ir.core import Op, Value
 from vortex.ir.ranking import Ranked
 from vortex.ir.types import Dim, DType, S, SelectionType, Sym, TensorType, bool_, f32, i32, selection
 
+TWO_AXES = "all candidates meet the pages of a shortlist"
+"""What is wrong where an op mixes page axes."""
+
 
 def tensor(o: Op, v: Value) -> TensorType:
     """The tensor type of an operand; a selection is refused."""
@@ -21,6 +24,7 @@ def tensor(o: Op, v: Value) -> TensorType:
 
 
 def one_page_axis(o: Op, dtype: DType, shape: tuple[Dim, ...]) -> TensorType:
+    """The type of that shape; two page axes are refused."""
     o.require(sum(isinstance(d, Sym) for d in shape) <= 1, "the result has two page axes")
     return TensorType(dtype, shape)
 
@@ -31,6 +35,7 @@ def broadcast(o: Op, *shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
     for back in range(1, max(map(len, shapes), default=0) + 1):
         dims = {s[-back] for s in shapes if len(s) >= back} - {1}
         if len(dims) > 1:
+            o.require(sum(isinstance(d, Sym) for d in dims) < 2, f"{TWO_AXES}: {' and '.join(map(show, shapes))}")
             o.require(False, f"shapes {' and '.join(map(show, shapes))} do not broadcast")
         out.append(dims.pop() if dims else 1)
     return tuple(reversed(out))
@@ -59,28 +64,54 @@ class View(Op):
 
 
 @dataclass(eq=False, repr=False)
-class Selection(Op):
+class Ranking(Op):
+    """Puts pages in an order by their scores and takes some of them."""
+
+    only_ranks: ClassVar[bool] = True
+    """Nothing but the order of the scores matters, so that an increasing map of them changes nothing."""
+
+    @property
+    def scored(self) -> Value:
+        """The operand with one number for each page, by which pages are ordered."""
+        raise NotImplementedError(self.name)
+
+    def pages_of(self, score: Value) -> Sym:
+        """The page axis of a score; anything but one number per page is refused."""
+        t = tensor(self, score)
+        one = len(t.shape) == 1 and t.pages is not None
+        self.require(one, f"the score must be one number per page, [S], not {show(t.shape)}")
+        assert t.pages is not None
+        return t.pages
+
+
+@dataclass(eq=False, repr=False)
+class Selection(Ranking):
     """Ends the index function: the pages that a row attends to. What a kind of selection adds is an op of its own."""
 
     role = "selection"
     always_scores: ClassVar[bool] = False
     """Rows are scored even where the budget has room for all their pages."""
     only_ranks: ClassVar[bool] = False
-    """Nothing but the order of the scores matters, so that an increasing map of them changes nothing."""
 
     def infer(self) -> SelectionType:
-        t = tensor(self, self.scored)
-        self.require(t.shape == (S,), f"the score must be one number per page, [S], not {show(t.shape)}")
+        pages, at = self.pages_of(self.scored), self.near
+        listed = None if at is None else tensor(self, at)
+        if listed is None:
+            self.require(pages == S, f"which candidates the pages of {pages} are has to be an operand: the shortlist")
+        else:
+            fits = listed == TensorType(i32, (pages,))
+            self.require(fits, f"{listed} does not list the pages that {show((pages,))} scores")
         return selection
 
     @property
-    def scored(self) -> Value:
-        """The operand with one number for each candidate page, by which pages are ordered."""
-        raise NotImplementedError(self.name)
+    def near(self) -> Value | None:
+        """Which candidates the pages that are scored are, where they are those of a shortlist."""
+        return None
 
     def evaluate(self, *operands: Any) -> Any:
         """The scores with the order that :func:`vortex.ir.ranking.ranking` gives them."""
-        return Ranked(operands[self.operands.index(self.scored)])
+        given = dict(zip(self.operands, operands, strict=True))
+        return Ranked(given[self.scored], None if self.near is None else given[self.near])
 
 
 @dataclass(eq=False, repr=False)

@@ -96,11 +96,18 @@ class TopK(Selection):
     """The best pages by score, as many as the budget leaves: +inf > finite > -inf > NaN, ties to the lower page."""
 
     score: Value
+    at: tuple[Value, ...] = ()
+    """The positions of the pages among the candidates, where ``score`` is of a shortlist's."""
     only_ranks = True
 
     @property
     def scored(self) -> Value:
         return self.score
+
+    @property
+    def near(self) -> Value | None:
+        self.require(len(self.at) <= 1, "a score is of one shortlist")
+        return self.at[0] if self.at else None
 
 
 @op("flow.return")
