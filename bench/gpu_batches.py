@@ -81,6 +81,22 @@ class Pools:
         shape = about["page"], about["dim"], DTYPES[about["dtype"]]
         return cls.make(gigabytes, heads, *shape, nhd=nhd, fp8=about["kv_dtype"] == "fp8_e4m3")
 
+    @classmethod
+    def far(cls, heads: int, about: dict[str, Any], axis: str) -> Pools:
+        """For a staged kernel, with 4 pages or the heads more than 2^31 elements apart, in one memory of 13 GB (7 GB of
+        fp8).
+        """
+        page, dim, fp8 = about["page"], about["dim"], about["kv_dtype"] == "fp8_e4m3"
+        pages = 64 if axis == "heads" else 4
+        inner = page * dim * (pages if axis == "heads" else heads)
+        apart, count = 2**31 + 2 * inner, heads if axis == "heads" else pages
+        small = cls.make(2 * pages * heads * page * dim * (1 if fp8 else 2) / 1e9, heads, page, dim,
+                         DTYPES[about["dtype"]], fp8=fp8)  # fmt: skip
+        steps = (page * dim, apart, dim, 1) if axis == "heads" else (apart, page * dim, dim, 1)
+        memory = torch.empty((count - 1) * apart + 2 * inner, dtype=small.k.dtype, device="cuda")
+        pools = [memory.as_strided(x.shape, steps, at).copy_(x) for x, at in ((small.k, 0), (small.v, inner))]
+        return cls(*pools, small.dtype)
+
 
 @dataclass
 class Batch:

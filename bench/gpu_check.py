@@ -28,7 +28,9 @@ def errors(batch: Batch, group: int) -> tuple[float, float]:
 
 
 def check(kernels: Kernels, name: str) -> list[dict[str, Any]]:
-    """One kernel on ragged lengths, with several splits, both layouts, and lengths that change under a graph."""
+    """One kernel on ragged lengths, with several splits, both layouts, and lengths that change under a graph; then over
+    pools whose heads or pages lie more than 2^31 elements apart.
+    """
     about = kernels.about["kernels"][name]
     page, group, dtype = (about[n] for n in ("page", "group", "dtype"))
     call, results = getattr(kernels.module, name), []
@@ -47,6 +49,14 @@ def check(kernels: Kernels, name: str) -> list[dict[str, Any]]:
                 results.append({"kernel": name, "nhd": nhd, "kept": kept, "splits": splits, "out": out, "lse": lse})
                 results[-1]["ok"] = ok
         results.append(captured(call, about, pools))
+    for axis in ("heads", "pages"):
+        pools = Pools.far(4, about, axis)
+        batch = Batch.make(pools, group, lengths, 30, seed=7).split(about, 4)
+        call(*batch.arguments(about["args"]))
+        torch.cuda.synchronize()
+        out, lse = errors(batch, group)
+        ok = out < LIMIT[dtype] and lse < 2e-3
+        results.append({"kernel": name, "apart": axis, "out": out, "lse": lse, "ok": ok})
     return results
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from vortex.compilation.lowered import Lowered
 from vortex.compilation.recorder import OnStep, Record
-from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER, writing
+from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER
+from vortex.install.scratch import scratch_folder
 from vortex.ir.core import Module
 from vortex.passes.manager import DEFAULT_PIPELINE, Choose, PassCall, parse_pipeline
 from vortex.schedules.check import check_program
@@ -146,16 +146,14 @@ def _finish(
     made.programs = {low.target.name: low.program for low in lowered}
     if to == "tir":
         return made
-    with writing("a temporary folder"):
-        folder = tempfile.TemporaryDirectory(prefix="vortex-")
-    with folder as scratch:
+    with scratch_folder() as scratch:
         libraries, resources = {}, {}
         for low in lowered:
             name = low.target.name
             with record.time("imports"):
                 from vortex.codegen.build.library import build_target
             with record.time("build"):
-                libraries[name] = Path(scratch) / f"lib.{name}.so"
+                libraries[name] = scratch / f"lib.{name}.so"
                 built = build_target(low.target, low.kernels, libraries[name])
             made.sources[name], resources[name] = built.source, built.resources
             for file, text in built.texts.items():

@@ -6,15 +6,17 @@ location and notes collected on the way up. ``vortex errors`` prints this file.
 
 from __future__ import annotations
 
+import errno
 import linecache
 import string
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
 
@@ -39,6 +41,8 @@ class ErrorKind:
     title: str
     message: str
     help: str
+    severity: Literal["error", "warning"] = "error"
+    """A warning is said, see :func:`warn`, and nothing stops."""
 
     def at(self, loc: Loc | None = None, *, source: str | None = None, **fields: object) -> VortexError:
         """The error itself; ``source`` is the text ``loc`` points into when it is in no file."""
@@ -70,7 +74,7 @@ class VortexError(Exception):
 
     def render(self) -> str:
         """The whole text: header, snippet with caret, notes and help."""
-        lines = [f"error[{self.code}]: {self.message}"]
+        lines = [f"{self.kind.severity}[{self.code}]: {self.message}"]
         if self.loc is not None:
             lines += _snippet(self.loc, self.source)
         lines += [f"   = note: {n}" for n in self.notes]
@@ -80,6 +84,24 @@ class VortexError(Exception):
 
     def __str__(self) -> str:
         return self.render()
+
+
+class VortexWarning(UserWarning):
+    """What is allowed and most likely not meant; ``mistake`` has code, place and way out as an error has."""
+
+    def __init__(self, mistake: VortexError) -> None:
+        super().__init__(mistake.render())
+        self.mistake = mistake
+
+
+_warned: dict[Any, Any] = {}
+"""Python's registry of what was said already."""
+
+
+def warn(mistake: VortexError) -> None:
+    """Say it through :mod:`warnings`: once for each text and line, unless the caller's filters say otherwise."""
+    file, line = (mistake.loc.file, mistake.loc.line) if mistake.loc is not None else ("vortex", 1)
+    warnings.warn_explicit(VortexWarning(mistake), VortexWarning, file, line, registry=_warned)
 
 
 def _fill(template: str, fields: dict[str, object]) -> str:
@@ -111,10 +133,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 CATALOGUE: dict[str, ErrorKind] = {}
 
 
-def kind(code: str, title: str, message: str, help: str = "") -> ErrorKind:
+def kind(
+    code: str, title: str, message: str, help: str = "", severity: Literal["error", "warning"] = "error"
+) -> ErrorKind:
     """Declare one mistake; codes are unique for ever, a retired one is not used again."""
     assert code not in CATALOGUE, f"{code} is declared twice"
-    CATALOGUE[code] = ErrorKind(code, title, message, help)
+    CATALOGUE[code] = ErrorKind(code, title, message, help, severity)
     return CATALOGUE[code]
 
 
@@ -459,10 +483,19 @@ COMPILE_FAILED = kind(
 TOOLCHAIN_FAILED = kind("VX9006", "toolchain not installed", "{step} failed:\n{why}", "{hint}")
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more: never a mistake of ours."""
+
+
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """What the disk refuses inside is VX7004 for ``path``: it is full, read-only, or no folder is where one must be."""
+def writing(path: str | Path, only: Collection[int] = ()) -> Iterator[None]:
+    """What the disk refuses inside is VX7004 for ``path``: it is full, read-only, or no folder is where one must be.
+
+    ``only`` are the numbers of errors that this is said of, where more is done inside than to write to ``path``.
+    """
     try:
         yield
     except OSError as error:
+        if only and error.errno not in only:
+            raise
         raise CANNOT_WRITE.at(path=path, why=error.strerror or error) from None

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tvm")
+
+from vortex import __version__
+from vortex.errors import VortexError
+from vortex.install import toolchain
+from vortex.install.scratch import scratch_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 VORTEX = f"{sys.executable} -m vortex"
@@ -73,11 +79,45 @@ def test_a_full_folder_for_temporary_files(full: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_standard_output(tmp_path: Path) -> None:
-    for arguments in ("ops", "--help", "errors"):
-        found = shell(f"{VORTEX} {arguments} > /dev/full", tmp_path)
+    # Python holds text back until it is 8 KiB; without that the first write fails, inside argparse
+    for arguments, at_once in (("ops", ""), ("--help", ""), ("errors", ""), ("db ls --help", ""), ("ops --help", "1")):
+        found = shell(f"{VORTEX} {arguments} > /dev/full", tmp_path, PYTHONUNBUFFERED=at_once)
         assert (found.returncode, "VX7004" in found.stderr) == (2, True), found.stderr
         assert "Traceback" not in found.stderr
         assert "Exception ignored" not in found.stderr
+
+
+def test_a_scratch_folder_on_a_full_disk(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, whatever writes into it; other errors inside stay what they are."""
+    monkeypatch.setattr(tempfile, "tempdir", str(full))
+    with pytest.raises(VortexError) as caught, scratch_folder("vortex-demo-") as folder:
+        (folder / "big").write_bytes(bytes(128 << 10))
+    assert caught.value.code == "VX7004"
+    assert f"'{full}/vortex-demo-" in caught.value.message
+    with pytest.raises(FileNotFoundError), scratch_folder() as folder:
+        (folder / "nothing").read_bytes()
+    assert not content(full)
+    assert not list(full.iterdir())
+
+
+def test_the_stamp_of_a_toolchain_on_a_full_disk(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was installed is not said to be there."""
+    where = full / "toolchain"
+
+    def run(step: str, words: list[str]) -> str:
+        where.mkdir(exist_ok=True)
+        try:
+            (where / "ballast").write_bytes(bytes(128 << 10))
+        except OSError:
+            return __version__
+        raise AssertionError("the disk has room")
+
+    monkeypatch.setattr(toolchain, "_run", run)
+    with pytest.raises(VortexError) as caught:
+        toolchain.Installation(where, sys.executable, "vortex").run(lambda _: None)
+    assert caught.value.code == "VX7004"
+    assert f"{where}/{toolchain.STAMP}" in caught.value.message
+    assert not where.exists()
 
 
 @pytest.mark.parametrize("arguments", ["ops", "--help", "ops --help", "info {}/quest.vxa", "--version"])
@@ -135,3 +175,19 @@ def test_interrupted_when_it_is_done(tmp_path: Path) -> None:
     code += "os.kill(os.getpid(), signal.SIGINT); sys.exit(code)"
     found = shell(f'{sys.executable} -c "{code}"', tmp_path)
     assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_interrupted_while_the_command_line_is_loaded(tmp_path: Path) -> None:
+    """One line and 130, before there is anything that could handle it."""
+    (tmp_path / "early.py").write_text(
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'vortex.cli.main':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.argv = ['vortex', 'kinds']\n"
+        "runpy.run_module('vortex', run_name='__main__')\n"
+    )
+    found = shell(f"{sys.executable} early.py", tmp_path)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "interrupted\n")

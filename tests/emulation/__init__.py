@@ -7,7 +7,8 @@ As in a product's build, a kernel is a translation unit of its own, and its text
 
 A thread is a fiber. Warps, CTAs, how many CTAs are resident at a time and when an asynchronous copy lands (at once,
 or not before its wait) depend on ``seed``; shared memory begins as NaN; the tensors lie against a page that must not
-be touched; two accesses of a byte by different threads with no barrier or release between them are an error.
+be touched; two accesses of a byte by different threads with no barrier or release between them are an error. Tensors
+that span more than ``WATCHED`` bytes, which only virtual memory holds, are handed over as they are.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from vortex.codegen.build.nvcc import LAUNCH_HEADER, translation_unit
 
 HERE = Path(__file__).parent
 PAGE = mmap.PAGESIZE
+WATCHED = 1 << 30
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-w", "-fvisibility=hidden")
 WATCH = ("-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0")
 
@@ -127,6 +129,9 @@ class Emulated:
             if not isinstance(a, torch.Tensor) or a.numel() == 0:
                 given.append(a)
                 continue
+            if _span(a) * a.element_size() > WATCHED:
+                given.append(a)
+                continue
             copy, begin, size = _guarded(a, at_end=bool(seed & 1))
             kernel.control.emu_watch(begin, size)
             kept.append((a, copy))
@@ -148,9 +153,14 @@ class _Kernel:
         self.module = tvm_ffi.load_module(str(library))
 
 
+def _span(x: torch.Tensor) -> int:
+    """How many elements lie between the first of ``x`` and its last, both included."""
+    return 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+
+
 def _guarded(x: torch.Tensor, *, at_end: bool) -> tuple[torch.Tensor, int, int]:
     """A copy of ``x``, strides too, that lies against a page without access; its address and bytes."""
-    span = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    span = _span(x)
     size = span * x.element_size()
     pages = -(-size // PAGE)
     area = mmap.mmap(-1, (pages + 2) * PAGE)

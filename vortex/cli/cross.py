@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
 from vortex.cli.show import say, table
 from vortex.errors import VortexError
+from vortex.install.scratch import scratch_folder
 from vortex.kinds.kind import KINDS
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
@@ -32,8 +31,8 @@ def cross_compile(flow: str, spec: Spec, target: str, *, kv_heads: int, budget: 
         return
     say(f"compiling {flow} for {target} ...")
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="vortex-demo-") as scratch:
-        made = compile_flow(flow, spec=spec, targets=[TARGETS[target]], out=Path(scratch) / "demo.vxa")
+    with scratch_folder("vortex-demo-") as scratch:
+        made = compile_flow(flow, spec=spec, targets=[TARGETS[target]], out=scratch / "demo.vxa")
     say(f"compiled in {time.perf_counter() - start:.1f} s")
     assert made.manifest is not None
     machine, kernels = MACHINES[target], made.manifest.targets[target].kernels

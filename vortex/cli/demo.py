@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.cross import cross_compile
 from vortex.cli.show import progress, say, table
+from vortex.install.scratch import scratch_folder
 from vortex.targets.gpu import MACHINES
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     spec = Spec.of_heads("32/8", head_dim=128, page_size=16, dtype="bf16")
     say(f"compiling {args.flow} for cpu ...")
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="vortex-demo-") as scratch:
-        out = Path(scratch) / "demo.vxa"
+    with scratch_folder("vortex-demo-") as scratch:
+        out = scratch / "demo.vxa"
         made = compile_flow(
             args.flow, spec=spec, out=out, dump=args.dump_dir or "auto", argv=["vortex", "demo", *args.argv]
         )

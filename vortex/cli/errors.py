@@ -9,6 +9,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from vortex.cli.show import emit_json, listing
 from vortex.errors import CATALOGUE, UNKNOWN_NAME, nearest
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List or explain."""
     if args.code is None:
-        rows = [{"code": k.code, "title": k.title, "message": k.message, "help": k.help} for k in CATALOGUE.values()]
+        rows = [asdict(k) for k in CATALOGUE.values()]
         listing(
             rows if args.json else [{"code": r["code"], "what": r["title"], "help": r["help"]} for r in rows], args.json
         )
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if kind is None:
         raise UNKNOWN_NAME.at(what="error", name=args.code, nearest=nearest(args.code.upper(), CATALOGUE))
     if args.json:
-        emit_json({"code": kind.code, "title": kind.title, "message": kind.message, "help": kind.help})
+        emit_json(asdict(kind))
     else:
         print(f"{kind.code}: {kind.title}\n\n  message: {kind.message}\n  help:    {kind.help or '-'}")
     return 0

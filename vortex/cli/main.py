@@ -6,26 +6,24 @@ Nothing heavy is imported before a subcommand asks for it, so that ``vortex --he
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-from vortex.errors import BAD_OPTION, CANNOT_WRITE, UNKNOWN_NAME, VortexError, nearest
+from vortex.errors import BAD_OPTION, CANNOT_WRITE, DISK_FULL, UNKNOWN_NAME, VortexError, VortexWarning, nearest
 
 OK, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 2, 70, 130
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What a disk says that takes no more: never a mistake of ours."""
-
 COMMANDS = {
     "compile": "compile a flow into an artifact, or any part of the way",
+    "check": "is a flow right at all shapes, what does it cost, what is slow and why",
     "opt": "run passes over an IR file",
     "tune": "measure which configuration of each kernel is fastest, here or elsewhere",
     "db": "the database of tuning results: look, share, merge",
@@ -92,6 +90,11 @@ class Parser(argparse.ArgumentParser):
             raise BAD_OPTION.at(option=rest[0], why=f"{what}{nearest(name, known)}", hint=f"{self.prog} --help")
         return found, []
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse's, but a stream that takes no more is an error here as everywhere, and not passed over."""
+        if message:
+            (sys.stderr if file is None else file).write(message)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             hint = nearest(value, action.choices) or f"; there are {', '.join(action.choices)}"
@@ -121,7 +124,8 @@ def main(argv: Sequence[str] | None = None, *, after: signal.Handlers | None = N
 def _guarded(args: list[str], interrupted: list[int]) -> tuple[int, str]:
     """The exit code and what to say on stderr; nothing is raised."""
     try:
-        code = _dispatch(args)
+        with _warnings_shown():
+            code = _dispatch(args)
         sys.stdout.flush()
         return code, ""
     except KeyboardInterrupt:
@@ -133,13 +137,32 @@ def _guarded(args: list[str], interrupted: list[int]) -> tuple[int, str]:
         # a compiler in between may have made another error of the KeyboardInterrupt, or its tool died of the signal
         if interrupted:
             return INTERRUPTED, "interrupted"
-        if isinstance(e, OSError) and e.errno in FULL:
+        if isinstance(e, OSError) and e.errno in DISK_FULL:
             e = CANNOT_WRITE.at(path=e.filename or "a file or standard output", why=e.strerror)
         if isinstance(e, VortexError):
             return USER_ERROR, _coloured(e.render())
         from vortex.cli.crash import report
 
         return INTERNAL_ERROR, report(args, e)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Shows our warnings as errors are shown, each once; others as Python shows them."""
+    shown: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", VortexWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, *rest: Any, **more: Any) -> None:
+            if not isinstance(message, VortexWarning):
+                others(message, *rest, **more)
+            elif str(message) not in shown:
+                shown.add(str(message))
+                _quietly(sys.stderr, _coloured(str(message)) + "\n")
+
+        warnings.showwarning = show
+        yield
 
 
 def _open_closed() -> None:
@@ -216,7 +239,8 @@ def _coloured(text: str) -> str:
     if "NO_COLOR" in os.environ or not sys.stderr.isatty():
         return text
     head, _, tail = text.partition(":")
-    return f"\033[1;31m{head}\033[0m:{tail}"
+    colour = 33 if head.startswith("warning") else 31
+    return f"\033[1;{colour}m{head}\033[0m:{tail}"
 
 
 if __name__ == "__main__":

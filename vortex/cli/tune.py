@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING
 from vortex.cli.flow_options import add_spec, spec_of
 from vortex.cli.show import emit_json, progress, say
 from vortex.errors import BAD_OPTION, UNKNOWN_NAME, nearest
+from vortex.install.scratch import scratch_folder
 from vortex.kinds.kind import KINDS
 from vortex.targets.target import parse_targets
 
@@ -86,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
     shapes = read_shapes(args.shapes)
     path = args.db or user_path()
     layers = Layers.default(path) if path.exists() else Layers.default()
-    with tempfile.TemporaryDirectory(prefix="vortex-tune-") as scratch:
-        out = args.bundle or Path(scratch) / "tune.vxb"
+    with scratch_folder("vortex-tune-") as scratch:
+        out = args.bundle or scratch / "tune.vxb"
         tuner = Tuner(
             args.flows, spec_of(args), targets[0], shapes, out, layers, kinds, args.candidates, args.jobs, args.seed,
             _where(args.where),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vortex.codegen.narrow import STORAGE, narrow, widen
-from vortex.codegen.tir import F32, I32, Buffer, Expr, T, tirx
+from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, tirx
 from vortex.ir.core import Decl, Function, Module
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
@@ -30,10 +30,9 @@ class Arguments:
 
     program: Module
     sizes_are: str = I32
-    """The type of sizes and strides that a kernel reads from the caller's tensors. On a CPU it is int64, so that every
-    product of an index and a stride is. On a GPU it is int32, which saves registers: the products of pools, summaries,
-    queries and workspace are made in 64 bits, and the runtime refuses tensors whose sizes or strides, or whose
-    products that are made in 32, need more (``require_narrow`` of vortex/runtime/tensors.py).
+    """The type of sizes that a kernel reads from the caller's tensors. On a CPU it is int64, so that every product of
+    an index and a size is. On a GPU it is int32, which saves registers, and templates widen before they multiply.
+    Strides of pools are int64 everywhere.
     """
     names: list[str] = field(default_factory=list)
     buffers: dict[str, Buffer] = field(default_factory=dict)
@@ -41,9 +40,9 @@ class Arguments:
     sizes: dict[str, Expr] = field(default_factory=dict)
     """Sizes known only at run time: B, Hq, Hkv, P (pages of the pool), Pmax (columns of the table), K, T."""
 
-    def size(self, name: str) -> Expr:
+    def size(self, name: str, dtype: str = "") -> Expr:
         if name not in self.sizes:
-            self.sizes[name] = tirx.Var(name, self.sizes_are)
+            self.sizes[name] = tirx.Var(name, dtype or self.sizes_are)
         return self.sizes[name]
 
     def tensor(
@@ -54,13 +53,16 @@ class Arguments:
         strides: tuple[str | int, ...] = (),
         *,
         align: int = 0,
+        sizes_are: str = "",
     ) -> Buffer:
         """Declare a tensor argument; sizes and strides given by name are read from the caller's tensor.
 
         ``align`` is what the kernel takes for granted of its address, in bytes; one element unless given.
+        ``sizes_are`` is the type of these sizes and strides, where it is another than that of the kernel's.
         """
+        kept = sizes_are or self.sizes_are
         dims, steps = (
-            [self.size(d) if isinstance(d, str) else tirx.const(d, self.sizes_are) for d in given]
+            [self.size(d, kept) if isinstance(d, str) else tirx.const(d, kept) for d in given]
             for given in (shape, strides)
         )
         # TVM takes 64-byte alignment for granted otherwise; a caller's view may start at any element
@@ -75,10 +77,16 @@ class Arguments:
         return self.scalars[name]
 
     def pool(self, d: Decl, *, align: int = 0) -> Buffer:
-        """K or V, ``[P, Hkv, page, D]`` with any strides but the last: NHD and HND are views of one shape."""
+        """K or V, ``[P, Hkv, page, D]`` with any strides but the last: NHD and HND are views of one shape.
+
+        Its strides are int64 on a GPU too. TVM wants one type for a buffer's sizes and strides, so a pool's sizes have
+        names of their own where the kernel's other sizes are int32.
+        """
         assert isinstance(d.type, TensorType)
         steps = (f"{d.name}_page_step", f"{d.name}_head_step", f"{d.name}_token_step", 1)
-        return self.tensor(d.name, ("P", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name], steps, align=align)
+        sizes = ("P", "Hkv") if self.sizes_are == I64 else ("pool_pages", "pool_heads")
+        shape: tuple[str | int, ...] = (*sizes, *d.type.tile)
+        return self.tensor(d.name, shape, STORAGE[d.type.dtype.name], steps, align=align, sizes_are=I64)
 
     def scales(self, *pools: Decl) -> None:
         """Declare what the numbers of these pools are multiples of, where they have a scale."""

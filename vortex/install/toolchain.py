@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from vortex import __version__
-from vortex.errors import NO_SUCH_FILE, TOOLCHAIN_FAILED
+from vortex.errors import NO_SUCH_FILE, TOOLCHAIN_FAILED, writing
 from vortex.install.cache import cache_root
 
 STAMP = "vortex.json"
@@ -114,7 +114,7 @@ class Installation:
         """Do it; ``tell`` is given each step's name before the step. What fails leaves nothing behind.
 
         Raises:
-            VortexError: VX9006.
+            VortexError: VX9006, or VX7004 when the disk has no room for the last file.
         """
         said = ""
         try:
@@ -126,7 +126,8 @@ class Installation:
                 why = f"it has vortex {got}, and {__version__} asks for it"
                 raise TOOLCHAIN_FAILED.at(step="checking the compiler", why=why, hint="name another one with --from")
             made = {"vortex": got, "from": self.wanted, "python": self.python}
-            (self.where / STAMP).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            with writing(self.where / STAMP):
+                (self.where / STAMP).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
         except BaseException:
             shutil.rmtree(self.where, ignore_errors=True)
             raise

@@ -23,7 +23,6 @@ from vortex.runtime.tensors import (
     require,
     require_aligned,
     require_integer,
-    require_narrow,
     whole,
     wrong,
 )
@@ -237,8 +236,6 @@ class Decoder:
             require("page_table", page_table, torch.int32, (batch, "Pmax"), device)
             if slots is not None:
                 require("slots", slots, torch.int32, (batch,), device)
-            if self._aligned:
-                require_narrow("page_table", page_table)
             if page_table.shape[1] < 1:
                 raise wrong("page_table", "has no columns; at least 1 is needed")
             step = self._steps.prepare(kind, self._steps.size(batch, int(page_table.shape[1])))
@@ -436,13 +433,9 @@ class Decoder:
     def _check_selection(self, step: Step, pages: torch.Tensor, counts: torch.Tensor) -> None:
         require("pages", pages, torch.int32, (step.size.batch, self.kv_heads, "K"), self._steps.device)
         require("counts", counts, torch.int32, (step.size.batch, self.kv_heads), self._steps.device)
-        if self._aligned:
-            require_narrow("pages", pages)
 
     def _check_queries(self, step: Step, q: torch.Tensor) -> None:
         check_queries(self.spec, q, step.size.batch, self.kv_heads, self._steps.device)
-        if self._aligned:
-            require_narrow("q", q)
 
     def _check_attended(self, step: Step, q: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None) -> None:
         self._check_queries(step, q)

@@ -112,7 +112,9 @@ def _load(data: bytes) -> tvm_ffi.Module:
     one. So each load has a file of its own, which is removed once it is mapped; what happens to the artifact later does
     not matter.
     """
-    with tempfile.TemporaryDirectory(prefix="vortex-load-") as folder:
+    with writing("a temporary folder"):
+        made = tempfile.TemporaryDirectory(prefix="vortex-load-")
+    with made as folder:
         file = Path(folder) / f"{secrets.token_hex(8)}.so"
         with writing(file):
             file.write_bytes(data)

@@ -11,7 +11,7 @@ from vortex.errors import SHAPE_MISMATCH, WRONG_DEVICE
 from vortex.kinds.kind import KINDS
 from vortex.runtime.device import architecture_of, name_of
 from vortex.runtime.library import Library
-from vortex.runtime.tensors import TORCH, as_stored, require, require_aligned, require_narrow_pool, short, wrong
+from vortex.runtime.tensors import TORCH, as_stored, require, require_aligned, short, wrong
 from vortex.spec import Spec
 
 
@@ -73,7 +73,10 @@ def check_pools(
         require(f"{name}_pool", as_stored(pool, kept), kept, shape, device or here, strided=True)
         if library.name != "cpu":
             require_aligned(f"{name}_pool", pool)
-            require_narrow_pool(f"{name}_pool", pool)
+    if library.name != "cpu" and pages * heads >= 2**31:
+        raise wrong(
+            f"{first}_pool", f"has {pages} pages of {heads} heads; a GPU's kernels count fewer than 2^31 in all"
+        )
     return here, pages, heads
 
 

@@ -52,28 +52,6 @@ def require_aligned(what: str, tensor: torch.Tensor) -> None:
         raise wrong(what, f"has strides of {steps} bytes; a GPU needs multiples of {ALIGNMENT}")
 
 
-MOST_NARROW = 2**31 - 1
-"""Kernels of a GPU hold sizes and strides in 32 bits; where a pool or a summary is addressed they multiply in 64."""
-
-
-def require_narrow(what: str, tensor: torch.Tensor) -> None:
-    """VX6002 when a contiguous ``tensor`` that a GPU addresses in 32 bits has more elements than they count."""
-    if tensor.numel() > MOST_NARROW:
-        raise wrong(what, f"has {tensor.numel()} elements; kernels of a GPU address up to {MOST_NARROW} here")
-
-
-def require_narrow_pool(what: str, pool: torch.Tensor) -> None:
-    """VX6002 when 32 bits do not hold a stride of ``pool`` ``[P, Hkv, page, D]``, the offset of a token within its
-    page, or the number of pages and heads.
-    """
-    pages, heads, page, dim = pool.shape
-    most = {"pages": pool.stride(0) * (pages > 1), "heads": pool.stride(1) * (heads > 1)}
-    most |= {"tokens": pool.stride(2) * (page - 1) + dim, "summaries": pages * heads}
-    if far := [f"{name} {n}" for name, n in most.items() if n > MOST_NARROW]:
-        why = f"has strides {list(pool.stride())}: {', '.join(far)} exceed the {MOST_NARROW} elements that a GPU's"
-        raise wrong(what, f"{why} kernels step over; lay pages outermost, as [P, Hkv, page, D] or [P, page, Hkv, D]")
-
-
 def whole(number: object) -> int | None:
     """An integer of Python's or of any library that has some (numpy), but no bool; None for anything else."""
     try:

@@ -299,30 +299,56 @@ class Matrix:
 
 def matrix_of(o: Op, paged: Paged) -> Matrix | None:
     """The plan for a dot of pages with the row, or None where tensor cores do not fit."""
+    found = _matrix(o, paged)
+    return found if isinstance(found, Matrix) else None
+
+
+def why_no_matrix(o: Op, paged: Paged) -> str | None:
+    """Why tensor cores do not do a contraction over pages, in words; None where they do, or where it is none."""
+    if not isinstance(o, flow.Dot) or not over_pages(o.value):
+        return None
+    found = _matrix(o, paged)
+    return found if isinstance(found, str) else None
+
+
+def _matrix(o: Op, paged: Paged) -> Matrix | str:
+    """The plan, or what is in its way."""
     if not isinstance(o, flow.Dot):
-        return None
+        return "it is no contraction"
     lane_group = lane_group_of(o, paged)
-    if lane_group is None or len(lane_group.loads) != 1:
-        return None
+    if lane_group is None:
+        return "no field is read along the axis that is summed, which must be its last one"
+    if len(lane_group.loads) != 1:
+        return f"it reads {len(lane_group.loads)} fields along the axis that is summed, and one is needed"
     (load,) = lane_group.loads
     la, lb, lo = o.letters()
     sides = ((o.a, la, o.b, lb), (o.b, lb, o.a, la))
     pages, mine, row, letters = next((s for s in sides if _is_load(s[0], load.load)), (None, "", o.a, ""))
     dims = dict(zip(la + lb, type_of(o.a).shape + type_of(o.b).shape, strict=True))
     summed = [c for c in dict.fromkeys(la + lb) if c not in lo]
-    if pages is None or over_pages(row) or summed != [chr(lane_group.axis)] or load.dtype not in (bf16, f16):
-        return None
+    if pages is None:
+        return f"neither side is the field {load.load.buffer} as it is stored: something is computed with it first"
+    if over_pages(row):
+        return "both sides run over pages, and one must be the same for all pages of a row"
+    if summed != [chr(lane_group.axis)]:
+        return f"{len(summed)} axes are summed, and one is needed"
+    if load.dtype not in (bf16, f16):
+        return f"field {load.load.buffer} is stored as {load.dtype}, and bf16 or f16 is needed"
     if any(letters.count(c) > 1 or mine.count(c) > 1 for c in letters + mine):
-        return None
+        return "an axis occurs twice on one side"
     extent = dims[summed[0]]
     exact = _exact(row, load.dtype)
-    if not isinstance(extent, int) or extent % 16 or (load.dtype == f16 and not exact):
-        return None
+    if not isinstance(extent, int) or extent % 16:
+        return f"the axis that is summed has {extent} elements, and a multiple of 16 is needed"
+    if load.dtype == f16 and not exact:
+        return "the other side is computed in fp32, which splits into bf16 numbers, and the field is f16"
     axes = [(ord(c), int(d)) for c in lo if isinstance(d := dims[c], int)]
     tiles = tuple(x for x in axes if x[0] in lane_group.tiled)
     columns = tuple(x for x in axes if x[0] not in lane_group.tiled)
-    if 0 in [d for _, d in axes] or any(chr(k) in mine for k, _ in columns):
-        return None
+    if 0 in [d for _, d in axes]:
+        return "an axis of the result has no elements"
+    if any(chr(k) in mine for k, _ in columns):
+        return f"an axis of field {load.load.buffer} that stays is not read by index"
     return Matrix(o, load, extent, row, letters, columns, tiles, lane_group.axis, exact)
 
 

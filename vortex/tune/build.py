@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from vortex.errors import VortexError
 from vortex.install.identity import Identity, digest, of_build
+from vortex.install.scratch import scratch_folder
 from vortex.install.versions import versions
 from vortex.ir.core import Function, Module
 from vortex.ir.printer import print_module
@@ -238,8 +238,8 @@ def _library(job: Job, target: Target, sources: dict[str, KernelSource]) -> None
         return
     base = read_manifest(job.base)
     entry = base.targets[target.name]
-    with tempfile.TemporaryDirectory(prefix="vortex-") as scratch:
-        library = Path(scratch) / entry.library
+    with scratch_folder() as scratch:
+        library = scratch / entry.library
         built = build_target(target, sources, library)
         kernels = tuple(
             KernelEntry(

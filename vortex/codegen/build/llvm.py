@@ -9,13 +9,13 @@ What to know of TVM 0.27 with LLVM (measured; ``tests/codegen/test_llvm.py`` hol
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from vortex.codegen.build.link import link_cpu
 from vortex.errors import NO_COMPILER, TIR_INVALID
+from vortex.install.scratch import scratch_folder
 from vortex.targets.cpu import detect_mcpu, missing_features
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def build_library(prim_funcs: Mapping[str, PrimFunc], mcpu: str, out: Path, *, d
         raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
     target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
     texts = []
-    with tempfile.TemporaryDirectory(prefix="vortex-") as scratch:
+    with scratch_folder() as scratch:
         objects = []
         for name, f in prim_funcs.items():
             # one module a function: TVM's passes take time that grows faster than the module
@@ -48,7 +48,7 @@ def build_library(prim_funcs: Mapping[str, PrimFunc], mcpu: str, out: Path, *, d
                 executable = tvm.compile(module, target=target, tir_pipeline="default")
             except Exception as error:  # TVM raises what it likes: RuntimeError, ValueError, its own
                 raise TIR_INVALID.at(why=f"{name}: {str(error).strip()[-2000:]}") from error
-            objects.append(Path(scratch) / f"{name}.o")
+            objects.append(scratch / f"{name}.o")
             executable.mod.write_to_file(str(objects[-1]), "o")
             if dump_llvm:
                 texts.append(cast(str, executable.mod.inspect_source("ll")))

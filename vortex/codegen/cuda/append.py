@@ -93,7 +93,7 @@ class _Pool:
 
     def element(self, physical: Expr, h: Expr, token: Expr, dim: Expr) -> Expr:
         step = self.strides
-        return physical * wide(step[0]) + wide(h) * wide(step[1]) + wide(token) * wide(step[2]) + wide(dim)
+        return physical * step[0] + wide(h) * step[1] + wide(token) * step[2] + wide(dim)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Stripe:
             first, end = let("first_page", quotient(before, i32(self.size))), let("end_page", rounds_of(now, self.size))
             with loop("turn", quotient(end - first - stripe + stripes - 1, stripes)) as turn:
                 p = let("p", first + stripe + turn * stripes)
-                physical = let("page", wide(self.args.buffers["page_table"][r, p]))
+                physical = let("page", wide(self.args.buffers["page_table"][wide(r), p]))
                 if self.scattered:
                     self._store(tokens, p, h)
                 if any(isinstance(o, page.Store) for o in self.f.ops):

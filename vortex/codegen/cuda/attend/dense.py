@@ -245,7 +245,7 @@ class _Entries:
     def logical(self, start: Expr) -> Expr:
         """The logical page at that entry. Beyond the count it is any page, but it is read inside the list."""
         at = T.max(i32(0), T.min(self.entry(start), self.args.size("K") - 1))
-        return let("logical", self.args.buffers["pages"][self.item.request, self.head, at])
+        return let("logical", self.args.buffers["pages"][wide(self.item.request), self.head, at])
 
     def hold(self, held: HeldPages, start: Expr, logical: Expr) -> None:
         """Hold page ``logical`` for the tiles from ``start`` on, or nothing where the item has no such entry."""
@@ -291,7 +291,7 @@ class _Copies:
                     origin = T.Select(later, origins[part][n], origin)
                     within = T.Select(later, row - part * t.shape.page, within)
                 step = t.pools[n].buffer.strides[2]
-                source = t.pools[n].flat.ptr_to([origin + wide(within * step + chunk * tile.chunk)])
+                source = t.pools[n].flat.ptr_to([origin + wide(within) * step + wide(chunk * tile.chunk)])
                 size = cast(U32, T.Select(within < room, i32(16), i32(0)))
                 target = tile.at(base + n * tile_size * t.shape.dim, row, chunk)
                 busy = tile.lanes_of(copy)
@@ -302,9 +302,9 @@ class _Copies:
         """Where the first token of the warp's tile ``i`` lies in a pool, in elements."""
         tiling = self.template.tiling
         page_step, head_step, token_step = pool.buffer.strides[:3]
-        at = physical * wide(page_step) + wide(self.entries.head) * wide(head_step)
+        at = physical * page_step + wide(self.entries.head) * head_step
         if tiling.of_page > 1:
-            at = at + wide(tiling.first_token(self.entries.tile(i)) * token_step)
+            at = at + wide(tiling.first_token(self.entries.tile(i))) * token_step
         return let("origin", at)
 
 

@@ -231,7 +231,7 @@ class _Copies:
         at = tiling.entry(self.item.begin, tile, self.lane)
         self.held.clear(slot)
         with when(at < self.item.end):
-            logical = let("logical", self.template.args.buffers["pages"][self.item.request, 0, at])
+            logical = let("logical", self.template.args.buffers["pages"][wide(self.item.request), 0, at])
             self.held.hold(logical, tile, slot)
 
     def start(self, i: Expr, stage: Expr) -> None:
@@ -258,7 +258,7 @@ class _Copies:
             token = within
             if tiling.of_page > 1:
                 token = token + tiling.first_token(i)
-            origin = let("origin", physical * wide(t.pool.strides[0]) + wide(token * step + chunk * CHUNK))
+            origin = let("origin", physical * t.pool.strides[0] + wide(token) * step + wide(chunk * CHUNK))
             size = cast(U32, T.Select(within < room, i32(16), i32(0)))
             place = stage * t.stage_size + row * shape.dim
             place = let("place", place + T.bitwise_xor(chunk, remainder(row, 8)) * CHUNK)
@@ -275,7 +275,7 @@ def _load_queries(t: _Template, request: Expr, first_head: Expr, warp: Expr, lan
         head = let("q_head", T.min(first_head + quotient(lane, 4) + tile * 8, i32(t.shape.group - 1)))
         for k in range(t.key_steps * 2):
             dim = remainder(warp, KEY_PARTS) * 16 + remainder(lane, 4) * 2 + (k // 2 * SPAN + k % 2 * 8)
-            ptx("ld.global.b32", made[tile * t.key_steps * 2 + k], source.ptr_to([request, head, dim]))
+            ptx("ld.global.b32", made[tile * t.key_steps * 2 + k], source.ptr_to([wide(request), head, dim]))
     return made
 
 

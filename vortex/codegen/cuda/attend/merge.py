@@ -219,6 +219,6 @@ class Merge:
         packed = words("packed", QUAD // 2)
         for e in range(QUAD // 2):
             pack_pair(self.dtype, packed[e], quad[2 * e] * share, quad[2 * e + 1] * share)
-        ptx("st.global.v2.b32", out.ptr_to([self.row.request, head, d]), packed[0], packed[1])
+        ptx("st.global.v2.b32", out.ptr_to([wide(self.row.request), head, d]), packed[0], packed[1])
         with when(T.And(equal(d, i32(0)), self.args.size("L") > 0)):
             put(lse, (state[0] + T.log2(state[1])) * f32(LN2), self.row.request, head)

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.attend.shared_tile import SharedTile
-from vortex.codegen.cuda.ptx import LOG2E, pack_pair, ptx, quotient, registers, remainder, shuffle, shuffle_xor, words
+from vortex.codegen.cuda.ptx import (
+    LOG2E,
+    pack_pair,
+    ptx,
+    quotient,
+    registers,
+    remainder,
+    shuffle,
+    shuffle_xor,
+    wide,
+    words,
+)
 from vortex.codegen.tir import F32, U32, Buffer, Expr, T, f32, i32, let, put
 from vortex.schedules.cuda_attend import AttendShape
 
@@ -63,7 +74,7 @@ class Queries:
                 head = T.min(head, i32(shape.group - 1))
             head = let("q_head", kv_head * shape.group + head)
             for k in range(self.steps * 2):
-                at = source.ptr_to([request, head, self.keys.pair(lane, k)])
+                at = source.ptr_to([wide(request), head, self.keys.pair(lane, k)])
                 ptx("ld.global.b32", made[tile * self.steps * 2 + k], at)
             if self.core != self.dtype:
                 factors.append(self._to_f16(made, tile * self.steps * 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.ptx import WARP, ceil_quotient, overlap_wait, quotient, remainder
+from vortex.codegen.cuda.ptx import WARP, ceil_quotient, overlap_wait, quotient, remainder, wide
 from vortex.codegen.cuda.work_list import ATTEND, Entry, unpack_item
 from vortex.codegen.tir import Buffer, Expr, T, i32, let, put
 
@@ -128,7 +128,7 @@ class HeldPages:
 
     def hold(self, logical: Expr, tile: Expr, slot: int) -> None:
         """Look logical page ``logical`` up for ``tile`` and keep it in ``slot``."""
-        put(self.ids, self.args.buffers["page_table"][self.item.request, logical], slot)
+        put(self.ids, self.args.buffers["page_table"][wide(self.item.request), logical], slot)
         begin = logical * self.tiling.page
         if self.tiling.of_page > 1:
             begin = begin + self.tiling.first_token(tile)

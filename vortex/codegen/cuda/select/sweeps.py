@@ -238,7 +238,7 @@ class Sweeps:
     def _physical(self, sweep: _Sweep, turn: Expr) -> Expr:
         """The physical page of this lane in the warp's page tile ``turn``; beyond the last page, the last."""
         position = T.min(self._start(sweep, turn) + self.cta.lane, sweep.end - 1)
-        return early("physical", self.args.buffers["page_table"], self.row.request, self.row.first + position)
+        return early("physical", self.args.buffers["page_table"], wide(self.row.request), self.row.first + position)
 
     def _record(self, physical: Expr) -> Expr:
         """Where the summaries of a page lie in every field."""

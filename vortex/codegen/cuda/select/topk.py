@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vortex.codegen.cuda.ptx import wide
 from vortex.codegen.cuda.select.kth_key import KthKey
 from vortex.codegen.cuda.select.row_keys import RowKeys
 from vortex.codegen.cuda.select.shortlist import Shortlist
@@ -38,13 +39,13 @@ class Selection:
         """Write every page of a row of ``pages`` that fits its budget."""
         count = let("count", T.min(pages, self.room))
         with self.cta.share("p", count) as p:
-            put(self.pages, p, self.request, self.head, p)
+            put(self.pages, p, wide(self.request), self.head, p)
         self.count(count)
 
     def place(self, page: Expr, at: Expr) -> None:
         """Write one page, if there is room."""
         with when(at < self.room):
-            put(self.pages, page, self.request, self.head, at)
+            put(self.pages, page, wide(self.request), self.head, at)
 
     def count(self, pages: Expr) -> None:
         """Write how many pages are selected."""

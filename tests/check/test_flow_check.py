@@ -1,0 +1,165 @@
+"""``vortex check``: its shapes, its counted bytes, its remarks, its verdict."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations, product
+from pathlib import Path
+
+import pytest
+
+import vortex
+from vortex.budget import Budget
+from vortex.check import flow_check
+from vortex.check.remarks import RULES, contractions, remarks
+from vortex.check.shapes import DENSE, LATENT, pairwise, spec_of
+from vortex.check.step_bytes import count_step
+from vortex.cli.main import main
+from vortex.driver import compile_flow
+from vortex.flow.trace import trace
+from vortex.ir.core import Module
+from vortex.spec import Spec
+from vortex.targets.target import TARGETS
+
+
+@pytest.mark.parametrize("settings", [DENSE, LATENT], ids=["dense", "latent"])
+def test_any_two_values_meet(settings: dict[str, list[object]]) -> None:
+    choices = pairwise(settings)
+    assert len(choices) <= 36
+    for a, b in combinations(settings, 2):
+        assert {(c[a], c[b]) for c in choices} == set(product(settings[a], settings[b]))
+    assert len({str((spec_of(c), c["target"])) for c in choices}) == len(choices)
+
+
+def program(flow: type[vortex.vFlow], spec: Spec) -> Module:
+    return compile_flow(trace(flow, spec), targets=[TARGETS["sm_90a"]], to="page").programs["sm_90a"]
+
+
+class Plain(vortex.vFlow):
+    """Everything a GPU likes."""
+
+    def create_cache(self, spec):  # type: ignore[no-untyped-def,override]
+        return {"mean": vortex.Field(spec.head_dim)}
+
+    def forward_cache(self, page):  # type: ignore[no-untyped-def,override]
+        return {"mean": page.k.mean(0)}
+
+    def forward_indexer(self, q, cache):  # type: ignore[no-untyped-def,override]
+        return vortex.topk((q @ cache.mean.T).amax(0))
+
+
+class Narrow(Plain):
+    """Keys in fp8, which tensor cores do not take."""
+
+    def create_cache(self, spec):  # type: ignore[no-untyped-def,override]
+        return {"keys": vortex.Field(spec.page_size, spec.head_dim, dtype="fp8_e4m3")}
+
+    def forward_cache(self, page):  # type: ignore[no-untyped-def,override]
+        return {"keys": page.k}
+
+    def forward_indexer(self, q, cache):  # type: ignore[no-untyped-def,override]
+        return vortex.topk((cache.keys @ q.T).amax((1, 2)))
+
+
+class Twice(Plain):
+    """Reads its field again, after a statistic over pages that is as large as the field."""
+
+    def forward_indexer(self, q, cache):  # type: ignore[no-untyped-def,override]
+        centre = cache.mean.mean(0)
+        return vortex.topk((q.mean(0) * (cache.mean - centre).abs()).sum(-1))
+
+
+class Dense(Plain):
+    """Scores all tokens."""
+
+    def create_cache(self, spec):  # type: ignore[no-untyped-def,override]
+        return {"keys": vortex.Field(spec.page_size, spec.head_dim)}
+
+    def forward_cache(self, page):  # type: ignore[no-untyped-def,override]
+        return {"keys": page.k}
+
+    def forward_indexer(self, q, cache):  # type: ignore[no-untyped-def,override]
+        return vortex.topk((cache.keys @ q.T).amax((1, 2)))
+
+
+def said(flow: type[vortex.vFlow], tokens: int = 4096) -> dict[str, str]:
+    spec = Spec()
+    made = program(flow, spec)
+    dense = tokens // spec.page_size * 2 * spec.page_size * spec.head_dim * 2
+    return {r.rule: r.message for r in remarks(made, count_step(made, spec, tokens, Budget(27)), dense)}
+
+
+def test_bytes_of_a_step() -> None:
+    """By hand: 256 pages, 3 reserved, a mean of 256 bytes each; 30 pages of K and V are attended to."""
+    steps = {s.kernel: s for s in count_step(program(Plain, Spec()), Spec(), 4096, Budget(27))}
+    assert steps["select"].buffers["mean"] == 253 * 256
+    assert steps["attend"].buffers["k"] == steps["attend"].buffers["v"] == 30 * 16 * 256
+    # a page of K is read, and a mean written, once in 16 steps
+    assert steps["append"].buffers["mean"] == 256 / 16
+    assert steps["append"].buffers["k"] == 256 + 16 * 256 / 16
+    # four heads of queries in bf16 are read by select and attend
+    assert steps["select"].buffers["q"] == 4 * 256
+
+
+def test_each_rule_is_shown() -> None:
+    assert said(Plain) == {}
+    narrow = said(Narrow)
+    assert set(narrow) == {"tensor-cores", "arithmetic"}
+    assert "field keys is stored as fp8_e4m3, and bf16 or f16 is needed" in narrow["tensor-cores"]
+    assert set(said(Twice)) >= {"read-again"}
+    assert "mean is read 2 times" in said(Twice)["read-again"]
+    assert set(said(Dense)) == {"near-dense"}
+    assert "49%" in said(Dense)["near-dense"]
+    assert set(RULES) >= {*narrow, *said(Twice), *said(Dense)}
+    (one,) = contractions(program(Narrow, Spec()))
+    assert (one.loc is not None and Path(one.loc.file).name) == Path(__file__).name
+
+
+ODD_HEADS = """\
+import torch, vortex
+
+@vortex.register("halves")
+class Halves(vortex.vFlow):
+    def create_cache(self, spec):
+        return {"mean": vortex.Field(spec.head_dim)}
+
+    def forward_cache(self, page):
+        return {"mean": page.k.mean(0)}
+
+    def forward_indexer(self, q, cache):
+        pairs = q.reshape(2, -1, q.shape[-1])
+        return vortex.topk((pairs.sum((0, 1)) * cache.mean).sum(-1))
+"""
+
+
+def test_a_flow_that_fails_at_some_shapes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shapes are named, the line too; what the kernels compute is compared and counted all the same."""
+    (tmp_path / "halves.py").write_text(ODD_HEADS)
+    monkeypatch.setattr(flow_check, "COMPARED_PAGES", (8,))
+    assert main(["check", str(tmp_path / "halves.py"), "--json", "--batch", "2", "--tokens", "1024"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    (one,) = [f for f in found["findings"] if f["severity"] == "error"]
+    assert (one["rule"], one["line"]) == ("VX1005", 12)
+    assert 0 < len(one["shapes"]) < len(found["shapes"])
+    assert all("group=1 " in s or "group=5 " in s or "group=7 " in s for s in one["shapes"])
+    assert found["compared"][0]["ok"] is True
+    assert found["cost"]["kernels"][2]["kernel"] == "select"
+    assert found["cost"]["step_bytes"] > 0
+    assert found["contractions"] == [] or isinstance(found["contractions"][0]["tensor_cores"], bool)
+
+
+def test_kernels_that_compute_something_else_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow is compiled as it is and compared with another eager code."""
+
+    class Other(Plain):
+        def forward_indexer(self, q, cache):  # type: ignore[no-untyped-def,override]
+            return vortex.topk(-(q @ cache.mean.T).amax(0))
+
+    real = flow_check.trace
+    monkeypatch.setattr(flow_check, "trace", lambda flow, spec: real(Plain, spec))
+    compared = flow_check._compare(Other, Spec(page_size=16, head_dim=64))
+    assert not compared.ok
+    assert compared.differing > 0

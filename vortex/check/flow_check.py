@@ -1,0 +1,261 @@
+"""Is a flow right, at which shapes, and what does it cost: the report of ``vortex check``.
+
+The flow goes to page IR at some thirty shapes (:mod:`vortex.check.shapes`), to TensorIR for a CPU and a GPU, and
+through compiled CPU kernels at three shapes, where it is compared with its own eager code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+from vortex.budget import Budget
+from vortex.check.reference import eager
+from vortex.check.remarks import Contraction, Remark, contractions, remarks
+from vortex.check.shapes import DENSE, LATENT, pairwise, shown, spec_of
+from vortex.check.step_bytes import StepBytes, count_step
+from vortex.check.synthetic_batch import Trial
+from vortex.check.verdict import judge
+from vortex.driver import compile_flow
+from vortex.errors import OTHER_CACHE, Loc, VortexError
+from vortex.flow.flow import vFlow
+from vortex.flow.trace import trace
+from vortex.install.scratch import scratch_folder
+from vortex.ir.core import Module
+from vortex.ir.types import TensorType
+from vortex.runtime.decoder import load
+from vortex.spec import Spec
+from vortex.targets.gpu import MACHINES
+from vortex.targets.target import TARGETS
+
+GPU = "sm_90a"
+LENGTHS, STEPS = (5, 200, 900), 2
+"""Tokens of the requests that are compared with the eager flow, and the steps that they decode."""
+PAGES_KEPT = 8
+COMPARED_PAGES, MOST_COMPARED = (8, 32), 20
+"""Page sizes of the other two shapes that are compared, and the most query heads a KV head, to be done in seconds."""
+
+Advance = Callable[[int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong (``error``) or costs time (``slow``)."""
+
+    severity: str
+    rule: str
+    """The code of an error (``vortex errors CODE``), or the name of a rule of :data:`vortex.check.remarks.RULES`."""
+    message: str
+    help: str
+    file: str = ""
+    line: int = 0
+    shapes: tuple[str, ...] = ()
+    """Where it was found; empty for the shape that costs are counted at."""
+    text: str = ""
+    """The whole of it as the command line prints errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Compiled kernels beside the flow's eager code, at one shape."""
+
+    shape: str
+    error: float
+    """Largest difference of an output, relative to the largest output (at least 1)."""
+    differing: int
+    """Pages that one of the two selected and the other did not, ties within rounding aside."""
+    ok: bool
+
+
+@dataclass
+class Report:
+    """What ``vortex check`` says of a flow; :meth:`as_json` is the documented form."""
+
+    flow: str
+    spec: Spec
+    shapes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
+    kernels: list[StepBytes] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
+    batch: int = 0
+    tokens: int = 0
+    kv_heads: int = 0
+    page_bytes: int = 0
+    """Bytes of a page's summaries, one KV head."""
+    pool_bytes: int = 0
+    """Bytes of a page's K and V, one KV head."""
+
+    @property
+    def ok(self) -> bool:
+        return not any(f.severity == "error" for f in self.findings) and all(c.ok for c in self.compared)
+
+    @property
+    def rows(self) -> int:
+        return self.batch * self.kv_heads
+
+    @property
+    def step_bytes(self) -> float:
+        """Of one layer's step, all rows."""
+        return self.rows * sum(k.total for k in self.kernels)
+
+    def microseconds(self, target: str = GPU) -> float:
+        """What the step's bytes take on a GPU at the speed of a copy: a bound, not a prediction."""
+        return 1e6 * self.step_bytes / MACHINES[target].copy_bandwidth
+
+    def as_json(self) -> dict[str, object]:
+        """Numbers as numbers; the schema is in docs/check.md."""
+        return {
+            "flow": self.flow,
+            "ok": self.ok,
+            "shapes": self.shapes,
+            "findings": [asdict(f) for f in self.findings],
+            "compared": [asdict(c) for c in self.compared],
+            "cost": {
+                "batch": self.batch,
+                "tokens": self.tokens,
+                "kv_heads": self.kv_heads,
+                "page_size": self.spec.page_size,
+                "launches": len([k for k in self.kernels if k.kernel != "plan"]),
+                "summary_bytes_a_page": self.page_bytes,
+                "kv_bytes_a_page": self.pool_bytes,
+                "step_bytes": round(self.step_bytes),
+                "microseconds_at_least": round(self.microseconds(), 2) if self.kernels else None,
+                "kernels": [{**asdict(k), "read": round(k.read), "written": round(k.written)} for k in self.kernels],
+            },
+            "contractions": [
+                {"op": c.op, "line": c.loc.line if c.loc else 0, "tensor_cores": not c.why_scalar, "why": c.why_scalar}
+                for c in self.contractions
+            ],
+        }
+
+
+def check_flow(
+    flow: type[vFlow] | vFlow,
+    spec: Spec | None = None,
+    *,
+    batch: int = 32,
+    tokens: int = 32768,
+    kv_heads: int = 8,
+    budget: Budget | None = None,
+    advance: Advance = lambda done, note: None,
+) -> Report:
+    """Check a flow; costs are counted at ``spec`` (the defaults, or MLA where the flow reads latent rows) for
+    ``batch`` requests of ``tokens`` tokens.
+
+    Mistakes of the flow are findings of the report and not raised.
+    """
+    latent = spec.kv_lora_rank > 0 if spec is not None else _wants_latent(flow)
+    spec = spec or (Spec.of_latent() if latent else Spec())
+    kv_heads = 1 if latent else kv_heads
+    name = getattr(flow, "flow_name", "") or getattr(flow, "__name__", type(flow).__name__)
+    report = Report(name, spec, batch=batch, tokens=tokens, kv_heads=kv_heads)
+    choices = pairwise(LATENT if latent else DENSE)
+    found: dict[tuple[str, str, Loc | None], list[str]] = {}
+    kinds: dict[tuple[str, str, Loc | None], VortexError] = {}
+
+    def tried(shape: str, error: VortexError) -> None:
+        key = (error.code, error.kind.title, error.loc)
+        kinds.setdefault(key, error)
+        found.setdefault(key, []).append(shape)
+
+    for at, choice in enumerate(choices):
+        shape = " ".join(f"{k}={v}" for k, v in choice.items())
+        report.shapes.append(shape)
+        advance(at, shape)
+        try:
+            compile_flow(trace(flow, spec_of(choice)), targets=[TARGETS[str(choice["target"])]], to="page")
+        except VortexError as e:
+            tried(shape, e)
+    here = shown(spec)
+    program = None
+    try:
+        advance(len(choices), "TensorIR")
+        module = trace(flow, spec)
+        made = compile_flow(module, targets=[TARGETS["cpu"], TARGETS[GPU]], to="tir")
+        program = made.programs[GPU]
+    except VortexError as e:
+        tried(here, e)
+    if program is not None:
+        _costs(report, program, budget or Budget(pages=27))
+        others = [spec_of(c) for c in choices if c["target"] == "cpu" and int(str(c["group"])) <= MOST_COMPARED]
+        compared = [spec, *(next(s for s in reversed(others) if s.page_size == size) for size in COMPARED_PAGES)]
+        for n, each in enumerate(compared):
+            advance(len(choices) + 1 + n, f"against the eager flow: {shown(each)}")
+            try:
+                report.compared.append(_compare(flow, each))
+            except VortexError as e:
+                tried(shown(each), e)
+    report.findings[:0] = [
+        Finding("error", key[0], e.message, _help(e), *_place(e.loc), tuple(found[key]), e.render())
+        for key, e in kinds.items()
+    ]
+    return report
+
+
+def _wants_latent(flow: type[vFlow] | vFlow) -> bool:
+    """Whether a flow reads latent rows, and not K and V."""
+    try:
+        trace(flow, Spec())
+    except VortexError as e:
+        return e.kind is OTHER_CACHE
+    return False
+
+
+def _help(e: VortexError) -> str:
+    return e.render().rpartition("= help: ")[2] if e.kind.help else ""
+
+
+def _place(loc: Loc | None) -> tuple[str, int]:
+    return (loc.file, loc.line) if loc is not None else ("", 0)
+
+
+def _costs(report: Report, program: Module, budget: Budget) -> None:
+    """Bytes and remarks, at the report's own shape."""
+    report.kernels = count_step(program, report.spec, report.tokens, budget)
+    sizes: Mapping[str, int] = {
+        d.name: d.type.numel * d.type.dtype.bytes
+        for d in program.declared("buffer")
+        if isinstance(d.type, TensorType) and d.attrs["layout"] == "paged"
+    }
+    report.pool_bytes = sum(size for name, size in sizes.items() if name in report.spec.pools)
+    report.page_bytes = sum(sizes.values()) - report.pool_bytes
+    report.contractions = contractions(program)
+    dense = report.pool_bytes * (report.tokens // report.spec.page_size)
+    for r in remarks(program, report.kernels, dense):
+        report.findings.append(_slow(r))
+
+
+def _slow(r: Remark) -> Finding:
+    where = f"\n  --> {r.loc}" if r.loc is not None else ""
+    return Finding(
+        "slow",
+        r.rule,
+        r.message,
+        r.help,
+        *_place(r.loc),
+        (),
+        f"slow[{r.rule}]: {r.message}{where}\n   = help: {r.help}",
+    )
+
+
+def _compare(flow: type[vFlow] | vFlow, spec: Spec) -> Compared:
+    """Compiled CPU kernels beside the flow IR, step by step, and the last step beside the flow's eager code."""
+    with scratch_folder() as scratch:
+        module = trace(flow, spec)
+        out = scratch / "check.vxa"
+        compile_flow(module, targets=[TARGETS["cpu"]], out=out)
+        decoder = load(out, target="cpu", budget=Budget(PAGES_KEPT), debug=True)
+        verdicts, _ = judge(decoder, module, LENGTHS, steps=STEPS)
+        heads = 1 if spec.kv_lora_rank else 2
+        pages = sum(-(-(n + STEPS) // spec.page_size) for n in LENGTHS)
+        trial = Trial(decoder, heads, pages, seed=1)
+        for n in LENGTHS:
+            trial.join(f"r{n}", n)
+        trial.step()
+        oracle = eager(flow if isinstance(flow, type) else type(flow), spec)
+        checks = [trial.check(name, oracle) for name in trial.requests]
+    error = max(v.error for v in verdicts.values())
+    differing = sum(v.differing for v in verdicts.values()) + sum(c.differing for c in checks)
+    good = all(v.good(spec.dtype) for v in verdicts.values()) and not any(c.differing for c in checks)
+    return Compared(shown(spec), error, differing, good)

@@ -1,0 +1,198 @@
+"""What would be slow about a flow on a GPU, and why: told from its page program, with the line of the flow.
+
+Each rule is computed from the program: the contractions that tensor cores do not take, arithmetic that outlasts the
+memory, fields that are read in several sweeps, kernels beside the three of a layer, and selections that read nearly
+what dense attention reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vortex.check.step_bytes import StepBytes
+from vortex.errors import Loc
+from vortex.ir.core import Function, Module, Op, Value
+from vortex.ir.dialects import flow, page
+from vortex.ir.staging import loads_by_loop, over_pages, stage
+from vortex.ir.types import DType, Shape, TensorType
+from vortex.kinds.kind import KINDS
+from vortex.schedules.contractions import Paged, matrix_of, why_no_matrix
+from vortex.targets.gpu import Machine, machine_of
+
+RULES = {
+    "tensor-cores": "a contraction over pages runs on scalar units",
+    "arithmetic": "scalar arithmetic of select takes longer than its bytes",
+    "read-again": "a field is read from memory in more than one sweep over the pages",
+    "launches": "a layer takes more kernels than append, select and attend",
+    "near-dense": "select reads 40 % or more of the bytes of dense attention",
+}
+"""What may be slow, by the rule's name."""
+
+DENSE_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One thing that makes a flow slow, and what would change it."""
+
+    rule: str
+    message: str
+    help: str
+    loc: Loc | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A contraction over pages in ``select``."""
+
+    op: str
+    """What it computes, as ``sd,gd->sg`` with its shape."""
+    loc: Loc | None
+    why_scalar: str
+    """Why tensor cores do not do it; empty where they do."""
+
+
+def contractions(program: Module) -> list[Contraction]:
+    """Every contraction over pages, and whether tensor cores do it."""
+    found = []
+    for f in _of_kind(program, "select"):
+        paged = _paged(program)
+        for o in f.ops:
+            if isinstance(o, flow.Dot) and over_pages(o.value) and (matrix := matrix_of(o, paged)) is None:
+                found.append(
+                    Contraction(_shown(o), o.loc, why_no_matrix(o, paged) or "it is no contraction of a field")
+                )
+            elif isinstance(o, flow.Dot) and over_pages(o.value) and matrix is not None:
+                found.append(Contraction(_shown(o), o.loc, ""))
+    return found
+
+
+def remarks(program: Module, steps: Sequence[StepBytes], dense_bytes: int) -> list[Remark]:
+    """What is slow about a program for a GPU; ``steps`` counts one row, ``dense_bytes`` are those of its K and V."""
+    made = [
+        Remark("tensor-cores", f"{c.op} runs on scalar units: {c.why_scalar}", TENSOR_CORES, c.loc)
+        for c in contractions(program)
+        if c.why_scalar
+    ]
+    for f in _of_kind(program, "select"):
+        made += _arithmetic(program, f)
+        made += _read_again(program, f)
+    kernels = [f.name for f in program.functions.values() if f.attrs["kind"] != "plan"]
+    if len(kernels) > len([k for k in KINDS if k in ("append", "select", "attend")]):
+        why = f"a layer takes {len(kernels)} launches: {', '.join(kernels)}"
+        made.append(Remark("launches", why, "keep fewer numbers of each page between sweeps: reduce before a softmax"))
+    read = sum(s.read for s in steps if s.kernel.startswith("select"))
+    if dense_bytes and read >= DENSE_SHARE * dense_bytes:
+        why = f"select reads {read / dense_bytes:.0%} of what dense attention reads"
+        made.append(Remark("near-dense", why, "store fields in a narrower type, or score a shortlist of the pages"))
+    return made
+
+
+TENSOR_CORES = "multiply a field in bf16 (or f16) as it is stored, along its last axis, with numbers of the row"
+
+
+def _of_kind(program: Module, kind: str) -> Iterator[Function]:
+    return (f for f in program.functions.values() if f.attrs["kind"] == kind)
+
+
+def _paged(program: Module) -> Paged:
+    return lambda o: bool(program.decls[o.buffer].attrs["layout"] == "paged")
+
+
+def _shown(o: flow.Dot) -> str:
+    a, b = o.a.type, o.b.type
+    return f"the contraction {o.attrs['spec']} of {a} and {b}"
+
+
+def _arithmetic(program: Module, f: Function) -> Iterator[Remark]:
+    """Scalar instructions of a page, beside the time of its bytes."""
+    machine, paged = machine_of(program), _paged(program)
+    counted: dict[Op, int] = {}
+    for o in f.ops:
+        if o.role in ("elementwise", "nest") and _spans_pages(o) and matrix_of(o, paged) is None:
+            counted[o] = _scalar(o)
+    size, conversions = 0, 0
+    for load, sweeps in _field_reads(program, f):
+        size += _numel(load.value) * _dtype(load).bytes * len(sweeps)
+        if not all(matrix_of(o, paged) is not None for o in f.ops if _reads(o, load)):
+            conversions += _numel(load.value) * CONVERSION.get(_dtype(load).name, 0) * len(sweeps)
+    total = sum(counted.values()) + conversions
+    if not size or not counted:
+        return
+    seconds, memory = total / scalar_rate(machine), size / machine.copy_bandwidth
+    if seconds > memory:
+        worst = max(counted, key=lambda o: counted[o])
+        why = (
+            f"about {total} scalar instructions a page take {seconds / memory:.1f} times as long as its {size} bytes: "
+            f"{counted[worst]} of them in {worst.name.removeprefix('flow.')}, {conversions} to convert what is stored"
+        )
+        yield Remark("arithmetic", why, "turn it into a contraction with the field, or fold an axis earlier", worst.loc)
+
+
+CONVERSION = {"bf16": 1, "f16": 1, "fp8_e4m3": 4, "int8": 2, "int4": 3, "uint1": 2}
+"""Instructions that make one stored number an fp32 number; estimates."""
+
+
+def scalar_rate(machine: Machine) -> float:
+    """Scalar instructions a second, over all lanes: 128 lanes an SM at 1.7 GHz, an estimate."""
+    return machine.sms * 128 * 1.7e9
+
+
+def _spans_pages(o: Op) -> bool:
+    return any(over_pages(v) for v in o.operands) or (o.result is not None and over_pages(o.result))
+
+
+def _reads(o: Op, load: page.Load) -> bool:
+    """Whether an op takes what was loaded, seen through views."""
+    for v in o.operands:
+        owner = v.owner
+        while isinstance(owner, flow.View):
+            owner = owner.x.owner
+        if owner is load and not isinstance(o, flow.View):
+            return True
+    return False
+
+
+def _field_reads(program: Module, f: Function) -> Iterator[tuple[page.Load, set[int]]]:
+    """The loads through the page table, and the sweeps in which memory is read."""
+    paged = _paged(program)
+    for o, sweeps in loads_by_loop(f, stage(f)).items():
+        if isinstance(o, page.Load) and paged(o):
+            yield o, sweeps
+
+
+def _dtype(o: page.Load) -> DType:
+    assert isinstance(o.value.type, TensorType)
+    return o.value.type.dtype
+
+
+def _scalar(o: Op) -> int:
+    """Instructions that one page costs, at one a number: products and sums of a contraction are one."""
+    if isinstance(o, flow.Dot):
+        la, lb, _ = o.letters()
+        dims = dict(zip(la + lb, _shape(o.a) + _shape(o.b), strict=True))
+        total = 1
+        for d in dims.values():
+            total *= d if isinstance(d, int) else 1
+        return total
+    if isinstance(o, flow.Reduce):
+        return _numel(o.x)
+    return _numel(o.value)
+
+
+def _shape(v: Value) -> Shape:
+    assert isinstance(v.type, TensorType)
+    return v.type.shape
+
+
+def _numel(v: Value) -> int:
+    return v.type.numel if isinstance(v.type, TensorType) else 0
+
+
+def _read_again(program: Module, f: Function) -> Iterator[Remark]:
+    for o, sweeps in _field_reads(program, f):
+        if len(sweeps) > 1:
+            why = f"field {o.buffer} is read {len(sweeps)} times: sweeps {', '.join(map(str, sorted(sweeps)))} need it"
+            way = "compute what the later sweep needs before the statistic over pages, or store it as a field"
+            yield Remark("read-again", why, way, o.loc)

@@ -1,0 +1,85 @@
+"""The bytes that one row moves in a decode step, counted by the page interpreter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vortex.budget import Budget
+from vortex.ir.core import Module
+from vortex.ir.interpret_page import Batch, Counts, run_program
+from vortex.ir.numerics import narrow
+from vortex.ir.types import TensorType
+from vortex.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class StepBytes:
+    """Bytes that a kernel reads and writes for one (request, KV head) row in one decode step."""
+
+    kernel: str
+    read: float
+    written: float
+    buffers: dict[str, float]
+    """Read and written, by buffer; ``kept between sweeps`` is what ``select`` keeps of pages for a later sweep."""
+
+    @property
+    def total(self) -> float:
+        return self.read + self.written
+
+
+def count_step(program: Module, spec: Spec, tokens: int, budget: Budget, seed: int = 0) -> list[StepBytes]:
+    """What each kernel of ``program`` (page IR) moves for one row of ``tokens`` tokens, which end with a full page.
+
+    A page fills in one step of ``page_size``, so of what ``append`` moves to summarise it each step bears that part.
+    """
+    size = spec.page_size
+    length = max(1, tokens // size) * size
+    filled = run_program(program, _batch(program, spec, length, budget, seed))
+    usual = run_program(program, _batch(program, spec, max(1, length - 1), budget, seed))
+    return [_shared(name, filled, usual, size) for name in filled.kernels]
+
+
+def _shared(name: str, filled: Counts, usual: Counts, size: int) -> StepBytes:
+    """A kernel's bytes: those of any step, and a part of what is moved only in the step that fills a page."""
+    kernels = filled.kernels[name], usual.kernels.get(name, {})
+    if not name.startswith("append"):
+        kernels = kernels[0], kernels[0]
+    buffers: dict[str, float] = {}
+    read = written = 0.0
+    for buffer in {*kernels[0], *kernels[1]}:
+        more, less = ((t.read, t.written) if (t := k.get(buffer)) is not None else (0, 0) for k in kernels)
+        r, w = (b + (a - b) / size for a, b in zip(more, less, strict=True))
+        read, written, buffers[buffer] = read + r, written + w, r + w
+    if kept := filled.scratch.get(name, 0):
+        buffers["kept between sweeps"] = float(kept)
+    return StepBytes(name, read, written, dict(sorted(buffers.items(), key=lambda x: -x[1])))
+
+
+def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) -> Batch:
+    """One request with one KV head whose last token comes with this step; random numbers."""
+    random = np.random.default_rng(seed)
+    pages = -(-length // spec.page_size)
+
+    def numbers(*shape: int) -> Any:
+        return random.standard_normal(shape, np.float32)
+
+    paged: dict[str, Any] = {}
+    for d in program.declared("buffer"):
+        if d.attrs["layout"] == "paged":
+            assert isinstance(d.type, TensorType)
+            paged[d.name] = np.asarray(narrow(numbers(pages, 1, *d.type.tile), d.type.dtype), np.float32)
+    return Batch(
+        q=numbers(1, spec.group, spec.head_dim),
+        paged=paged,
+        lengths=np.array([length], np.int32),
+        page_table=np.arange(pages, dtype=np.int32)[None],
+        budget=budget.numbers(),
+        capacity=max(1, min(budget.total(pages), pages)),
+        scale=float(spec.head_dim**-0.5),
+        tokens={f"{name}_new": numbers(1, 1, spec.head_dim) for name in spec.pools},
+        loc=np.array([length - 1], np.int64),
+        row_offsets=np.array([0, 1], np.int32),
+    )
