@@ -10,10 +10,11 @@ import numpy as np
 
 from vortex.budget import Budget
 from vortex.ir.core import Module
+from vortex.ir.dialects.flow import cap_of
 from vortex.ir.interpret import run_function
 from vortex.ir.interpret_page import Batch, plan_row
 from vortex.ir.numerics import narrow
-from vortex.ir.ranking import Ranked
+from vortex.ir.ranking import Selected
 from vortex.ir.types import DTYPES, TensorType
 
 
@@ -78,7 +79,7 @@ def batch(
         lengths=np.array(lengths, np.int32),
         page_table=table,
         budget=budget.numbers(),
-        capacity=max([min(budget.total(n), n) for n in counts] + [1]),
+        capacity=max([min(cap_of(flow).total(budget, n), n) for n in counts] + [1]),
         scale=0.125,
         scales=scales,
         tokens={n: np.array(x, np.float32).reshape(-1, heads, dim) for n, x in fresh.items()},
@@ -111,13 +112,13 @@ def summarise(flow: Module, b: Batch) -> None:
 def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     """The pages of a row, by the flow interpreter on a filled cache."""
     index = flow.functions["index"]
-    n, kept, first, scored = plan_row(int(b.lengths[r]), int(flow.attrs["page_size"]), b.budget)
+    n, kept, first, scored = plan_row(int(b.lengths[r]), int(flow.attrs["page_size"]), b.budget, cap_of(flow))
     if not scored:
         return list(range(n))
     group = b.q.shape[1] // b.heads
     physical = b.page_table[r, first : first + scored]
     fields = [b.paged[a.name][physical, h] for a in index.args[1:]]
     (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, layer=b.layer, first=first)
-    assert isinstance(best, Ranked)
+    assert isinstance(best, Selected)
     chosen = {first + int(i) for i in best.best(kept - (n - scored))}
     return [p for p in range(n) if p in chosen or not first <= p < first + scored]

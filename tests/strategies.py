@@ -58,7 +58,9 @@ class _Builder:
         self.draw, self.f = draw, f
         self.values: list[Value] = list(f.args)
         kinds: list[Callable[[], Op]] = [self.binary, self.binary, self.reduce, self.dot, self.dot, self.shape]
-        kinds += [self.constant, self.reduce if polynomial else self.binary]
+        kinds += [self.constant, self.reduce if polynomial else self.binary, self.shift]
+        if polynomial:  # else what is sorted may differ by rounding, and so its order
+            kinds.append(self.sort)
         if not polynomial:
             kinds += [self.unary, self.unary, self.where, self.cast, self.pages, self.repeat]
         self.kinds = kinds
@@ -153,6 +155,23 @@ class _Builder:
         step = self.draw(st.sampled_from([1, 1, -1, 2]))
         size = self.draw(st.integers(1, 4))
         return flow.Slice(v, axis, self.draw(st.integers(0, 3)), size, step)
+
+    def sort(self) -> Op:
+        v = self.value()
+        static = [i for i, d in enumerate(shape_of(v).shape) if isinstance(d, int) and d > 0]
+        if not static:
+            raise _Unfit
+        axis = self.draw(st.sampled_from(static))
+        index = self.f.add(flow.ArgSort(v, axis, self.draw(st.booleans())))
+        index = self.f.add(flow.Slice(index, axis, 0, 1)) if self.draw(st.booleans()) else index
+        return flow.Gather(v, index, axis)
+
+    def shift(self) -> Op:
+        v = self.value()
+        if shape_of(v).page_axis is None:
+            raise _Unfit
+        by, outside = self.draw(st.sampled_from([1, -1, 2, -40])), self.draw(st.sampled_from(flow.Shift.OUTSIDE))
+        return flow.Shift(v, by, outside, self.draw(st.sampled_from([0.0, 3.0])))
 
     def pages(self) -> Op:
         kind = self.draw(st.integers(0, 4))

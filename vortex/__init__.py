@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vortex.flow.leaves import page_count as page_count
     from vortex.flow.leaves import page_index as page_index
     from vortex.flow.selection import topk as topk
+    from vortex.flow.selection import topp as topp
+    from vortex.flow.selection import union as union
     from vortex.flow.shortlist import shortlist as shortlist
     from vortex.spec import Spec as Spec
 
@@ -38,6 +40,8 @@ _PUBLIC = {
     "register": "vortex.flow.flow",
     "shortlist": "vortex.flow.shortlist",
     "topk": "vortex.flow.selection",
+    "topp": "vortex.flow.selection",
+    "union": "vortex.flow.selection",
     "vFlow": "vortex.flow.flow",
 }
 

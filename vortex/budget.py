@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Annotated, SupportsIndex
 
 from vortex.errors import BAD_BUDGET
-from vortex.untrusted_json import Raw
+from vortex.untrusted_json import Range, Raw
 
 I32_MAX = 2**31 - 1
 
@@ -63,3 +63,28 @@ class Budget:
         """As the ``budget`` argument of the plan kernel: pages, sink, recent, ratio numerator, denominator."""
         ratio = Fraction(self.ratio)
         return self.pages, self.sink, self.recent, ratio.numerator, ratio.denominator
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """What bounds the pages that a flow selects, whatever its scores are.
+
+    A selection has one or several parts. ``budgets`` of them take up to as many pages as the :class:`Budget` leaves
+    beside the reserved ones, the others together up to ``pages``. ``always``: rows are scored even where all their
+    pages would fit, for how many are selected depends on the scores.
+    """
+
+    budgets: Annotated[int, Range(0, 8)] = 1
+    pages: Annotated[int, Range(0, 2**28)] = 0
+    always: bool = False
+
+    def total(self, budget: Budget, n: int) -> int:
+        """The most pages that are selected of ``n``, reserved ones included; not clipped to ``n``."""
+        reserved = budget.sink + budget.recent
+        return reserved + self.budgets * (budget.total(n) - reserved) + self.pages
+
+    def scored(self, budget: Budget, n: int) -> int:
+        """How many of ``n`` pages are scored."""
+        if not self.always and n <= self.total(budget, n):
+            return 0
+        return max(0, n - budget.sink - budget.recent)

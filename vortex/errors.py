@@ -171,7 +171,7 @@ BAD_SHAPE = kind("VX1005", "shapes do not fit", "{op}: {why}", "{expected}")
 BAD_SCORE = kind(
     "VX1006",
     "score is not one number per page",
-    "{call} needs one number per page, shape [S]; this score is {got}",
+    "{call} needs one number per page, shape [S]; this one is {got}",
     "reduce the other axes first, e.g. score.amax(-1) or score.mean(-1)",
 )
 FIELD_UNWRITTEN = kind(
@@ -210,8 +210,8 @@ SYMBOLIC_SIZE = kind(
     "VX1014",
     "page count used as a number",
     "{what} needs the number of pages, which is not known while tracing",
-    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); F.conv1d along the pages shifts "
-    "them and mixes neighbours",
+    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); x.roll(n, dim) and "
+    "F.pad(x, (n, 0))[..., :-n] shift pages, F.conv1d, F.avg_pool1d and F.max_pool1d mix neighbours",
 )
 CONSTANT_TOO_BIG = kind(
     "VX1015",
@@ -255,6 +255,26 @@ ALIASED = kind(
     "augmented assignment to shared memory",
     "'{sign}' writes in place into {what}",
     "for a new tensor write x = x {operator} y, or x = x.clone() first",
+)
+BAD_SELECTION = kind("VX1070", "wrong selection", "{why}", "{hint}")
+NO_CAP = kind(
+    "VX1071",
+    "policy without a cap",
+    "pages is a traced number, and how many pages a row may keep must be known before the step",
+    "give the number as count=: the budget, or pages=n, bounds it",
+)
+SELECTIONS = kind(
+    "VX1072",
+    "several selections returned",
+    "forward_indexer returned {got}, and a flow ends in one selection",
+    "all pages of several are vortex.union(a, b)",
+)
+NEGATIVE_MASS = kind(
+    "VX1073",
+    "negative masses",
+    "{what}: topp counts those as 0",
+    "give what is never negative, such as scores.softmax(0) or scores.exp()",
+    "warning",
 )
 
 BAD_SHORTLIST = kind(

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from tests.runtime.fake import fake_library
 from tests.runtime.test_variants import doubled
 from vortex.budget import Budget
 from vortex.check.reference import Judged
+from vortex.ir.ranking import Ranked
 from vortex.runtime.library import Library
 from vortex.spec import Spec
 
@@ -94,7 +96,7 @@ class OneRow:
 
 
 def judged(*_: object) -> Judged:
-    return Judged([[0, 1, 4, 5]], [torch.tensor([1.0, 1.0, 0.0])], torch.zeros(1))
+    return Judged([[0, 1, 4, 5]], [Ranked(np.array([1.0, 1.0, 0.0], np.float32))], torch.zeros(1))
 
 
 def test_what_graphs_promise(script: Callable[[str], ModuleType]) -> None:

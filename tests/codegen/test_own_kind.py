@@ -19,7 +19,7 @@ from tests.batches import batch
 from tests.cuda.harness import Kernels, tensors
 from vortex.artifact.folder import read_manifest
 from vortex.artifact.manifest import KernelEntry
-from vortex.budget import Budget
+from vortex.budget import Budget, Cap
 from vortex.check.synthetic_batch import Trial
 from vortex.cli.cross import predicted_bytes
 from vortex.cli.main import main
@@ -254,7 +254,7 @@ def test_it_is_verified_printed_and_interpreted_and_its_bytes_are_counted() -> N
     assert counts.of("tally", "tally").written == 4 * len(LENGTHS)
     assert counts.launches == len(program.functions)
     entry = KernelEntry("tally", "tally", "s", ("plan", "tally"), schedule={"bytes_per_page": 8})
-    assert predicted_bytes(entry, [9, 9], SPEC, BUDGET) == 0, "it reads no pages"
+    assert predicted_bytes(entry, [9, 9], SPEC, BUDGET, Cap()) == 0, "it reads no pages"
 
 
 def test_what_its_declaration_does_not_allow_is_refused() -> None:

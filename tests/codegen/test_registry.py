@@ -31,10 +31,12 @@ def lacks(kind: type[Op]) -> list[str]:
         "view": issubclass(kind, flow.View),
         "leaf": kind in LEAVES,
         "nest": bool(kind.rewritten_by) or any(issubclass(kind, base) for base in NESTS),
-        "selection": issubclass(kind, flow.Selection) and kind.scored is not flow.Selection.scored,
+        "selection": kind.parts is not flow.Selection.parts if issubclass(kind, flow.Selection) else False,
     }
     if not emitted[role]:
         missing.append("an emitter")
+    if issubclass(kind, flow.Part) and kind.scored is flow.Part.scored:
+        missing.append("a score")
     if issubclass(kind, flow.Reduce) and not kind.folds:
         missing.append("how it folds")
     return missing
@@ -53,7 +55,8 @@ def test_every_op_is_complete() -> None:
         (flow.Unary, {"evaluate": lambda self, x: x}, ["an emitter"]),
         (flow.Unary, {"evaluate": lambda self, x: x, "emitter": "flow.exp"}, []),
         (flow.Reduce, {}, ["how it folds"]),
-        (flow.Selection, {"__annotations__": {"x": "Value"}}, ["an emitter"]),
+        (flow.Selection, {"__annotations__": {"x": "Value"}}, ["a type", "an evaluator", "an emitter"]),
+        (flow.Part, {"__annotations__": {"x": "Value"}}, ["a score"]),
     ],
 )
 def test_what_is_lacking_is_named(
@@ -96,7 +99,7 @@ class _Facts:
     said: ClassVar[dict[str, set[type[Op]]]] = {
         "commutes": {flow.Add, flow.Mul, flow.Eq, flow.Ne, flow.And, flow.Or, flow.Xor},
         "increasing": {flow.Exp, flow.Sigmoid, flow.Tanh},
-        "rereads": {flow.Dot, flow.Conv, flow.Scan},
+        "rereads": {flow.Dot, flow.Conv, flow.Scan, flow.ArgSort, flow.Gather, flow.Shift},
     }
 
 

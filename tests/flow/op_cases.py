@@ -30,6 +30,8 @@ class Case:
     """normal; positive; unit (inside (-1, 1)); tiny (near 0); odd (with inf, NaN and zeros); whole (small integers)."""
     tolerance: float = 2e-5
     dtype: str = "f32"
+    least: int = 0
+    """Pages from which on torch gives a result for each page."""
 
 
 def _c(name: str, fn: Callable[..., Any], domain: str = "normal", tolerance: float = 2e-5, **inputs: Shape) -> Case:
@@ -405,6 +407,165 @@ SHAPES = [
 ]
 
 
+PICK, MASK, TABLE = torch.tensor([5, 0, -1, 5]), torch.arange(8) % 3 == 1, torch.arange(12.0).reshape(4, 3) ** 2
+EDGES = torch.tensor([-1.0, -0.25, -0.25, 0.0, 0.75])
+PS: dict[str, Shape] = {"x": ("S", 3)}
+
+
+def _whole(x: Any) -> Any:
+    """Integers with ties."""
+    return (x * 2).round()
+
+
+GATHERS = [
+    _c("index_list", lambda x: x[:, [2, 0, 2]] + x[:, :3][..., [0, 1, 2, 3, 4, 5, 6, 7]]),
+    _c("index_tensor", lambda x: x[..., PICK] * x[:, :, PICK.numpy()] + x[:, None, [1, 3, 3], :4].sum(2)),
+    _c("index_spaced", lambda x: x[..., [7, 5, 3, 1]] + x[:, :, range(0, 8, 2)] + x[..., torch.tensor([0, 0, 0, 0])]),
+    _c("index_mask", lambda x: x[..., MASK] + x[:, :, [False, True] * 4][..., :3]),
+    _c("index_mask_two", lambda x: x[:, W > 0.3] + x[:, W[:, 0] > 0].sum((1, 2))[:, None]),
+    _c("index_matrix", lambda x: x[:, :, torch.tensor([[0, 5], [7, 2]])] + x[..., 0][:, [[0, 1], [3, 2]]][:, None]),
+    _c("index_two", lambda x: x[:, [0, 3, 1], [5, 5, 2]] + x[:, [[1], [2], [0]], [2, 3]].sum(2)),
+    _c("index_apart", lambda x: x[:, None][:, [0, 0], :, [3, 1]].movedim(0, -1)),
+    _c("index_row", lambda x, q: x * q[[1, 1, 0, 3]] + q[torch.tensor([0, 2]), 3].sum(), **XQ),
+    _c("index_empty", lambda x: x[..., []].sum(-1) + x[:, torch.tensor([], dtype=torch.long)].sum((1, 2))[:, None]),
+    _c("index_traced", lambda x, q: x[..., q.abs().sum(0).topk(3).indices] + q[q[:, 0].argmax(), 0], **XQ),
+    _c("index_traced_two", lambda x, q: x[:, q.argsort(0)[:2], 0].sum(1), **XQ),
+    _c("index_per_page", lambda x: TABLE[x[..., 0].argmax(-1)] + TABLE.mT[:, x[..., 1].argmin(-1)].mT, "odd"),
+    _c("index_clamped", lambda x: TABLE[x[:, 0, 0].int().clamp(0, 3)] + TABLE[x[:, 0, 0].int() % 2 - 2]),
+    _c("index_mask_pages", lambda x: x[..., [3, 1]] > 0),
+    _c(
+        "index_select",
+        lambda x: x.index_select(2, torch.tensor([3, 1])) + torch.index_select(x, -1, PICK.abs())[..., :2],
+    ),
+    _c("index_select_traced", lambda x, q: x.index_select(1, q[0, :4].argsort()), **XQ),
+    _c(
+        "gather",
+        lambda x: torch.gather(x, 2, x.argsort(-1)[..., :3]) + x.gather(1, x.argsort(1)[:, :2, :3]).sum(1, True),
+    ),
+    _c("take_along_dim", lambda x, q: x.take_along_dim(q.argsort(-1)[None, :, 2:5], dim=2), **XQ),
+    _c("take_along_flat", lambda x, q: x * torch.take_along_dim(q, torch.tensor([3, 30]))[0], **XQ),
+    _c("take", lambda x, q: x * torch.take(q, torch.tensor([[3, -1], [0, 9]])).sum(), **XQ),
+    _c(
+        "unfold",
+        lambda x: (
+            x.unfold(2, 3, 2).amax(-1) + x.unfold(-1, 4, 2).sum(-1) + x.unfold(1, 2, 2)[:, :, :3].sum((1, 3))[:, None]
+        ),
+    ),
+]
+
+ORDER = [
+    *(_c(f"argsort_{d}", lambda x, d=d: x.argsort(dim=d, stable=True), dom) for d, dom in ((1, "normal"), (-1, "odd"))),
+    *(
+        _c(f"sort_{n}", lambda x, n=n: torch.sort(_whole(x), -1, descending=n > 1).indices, dom)
+        for n, dom in ((0, "normal"), (1, "odd"), (2, "normal"), (3, "odd"))
+    ),
+    _c(
+        "sort_values",
+        lambda x: (
+            x.sort().values + torch.sort(x, dim=1, descending=True)[0] + torch.msort(x.movedim(0, 1)).movedim(1, 0)
+        ),
+    ),
+    _c("sort_values_odd", lambda x: x.sort(descending=True).values, "odd"),
+    _c("sort_int", lambda x: _whole(x).int().sort(-1, descending=True).values + _whole(x).int().argsort(1).int()),
+    _c("sort_bool", lambda x: (x > 0).sort(-1).values),
+    _c("topk", lambda x: x.topk(3).values + torch.topk(x, 3, dim=-1, largest=False).values + x.topk(3, 2).indices),
+    _c("topk_odd", lambda x: x.topk(5, -1).values, "odd"),
+    _c("topk_ties", lambda x: _whole(x).topk(6, 2, largest=False).indices * 10 + x.topk(6, sorted=False)[1], "whole"),
+    _c(
+        "kthvalue",
+        lambda x: x.kthvalue(3).values + torch.kthvalue(x, 2, 1, keepdim=True).values.sum(-1) + x.kthvalue(1).indices,
+    ),
+    _c("median", lambda x: x.median(-1).values + x.median(1, keepdim=True).values.sum(-1) + x.median(-1)[1]),
+    _c("median_odd", lambda x: x.median(-1).values, "odd"),
+    _c("median_odd_place", lambda x: x.median(-1).indices, "odd"),
+    _c("median_all", lambda x, q: x * q.median() + torch.median(q, 0)[0], **XQ),
+    *(
+        _c(f"argmax_{dom}", lambda x: x.argmax(-1) * 10 + torch.argmin(x, 1, keepdim=True).sum(-1), dom)
+        for dom in ("normal", "odd", "whole")
+    ),
+    _c("argmax_all", lambda x, q: x * q.argmax() + torch.argmin(q), **XQ),
+    _c("max_indices", lambda x: x.max(-1).indices * 10 + torch.min(_whole(x), dim=-1)[1], "odd"),
+    _c("max_int_indices", lambda x: _whole(x).int().max(1, keepdim=True).indices),
+    _c(
+        "quantile",
+        lambda x: x.quantile(0.3, -1) + torch.quantile(x, 0.5, dim=1, keepdim=True).sum(-1) + x.quantile(1.0, 2),
+    ),
+    _c("quantile_odd", lambda x: x.quantile(0.75, -1), "odd"),
+    _c("bucketize", lambda x: torch.bucketize(x, EDGES) * 10 + torch.bucketize(x, EDGES, right=True), "odd"),
+    _c(
+        "searchsorted",
+        lambda x: torch.searchsorted(EDGES, x) + torch.searchsorted(EDGES, x, side="right", out_int32=True),
+    ),
+    _c(
+        "bucketize_edges",
+        lambda x: (
+            torch.bucketize((x * 4).round() / 4, EDGES) + torch.searchsorted(EDGES, (x * 4).round() / 4, right=True)
+        ),
+    ),
+]
+
+NEIGHBOURS = [
+    _c("roll_pages", lambda x: x.roll(1, 0) + torch.roll(x, (-2, 3), (0, 2))),
+    _c("roll_far", lambda x: x.sum((1, 2)).roll(40) + x.sum((1, 2)).roll(-35, 0)),
+    _c("shift", lambda x: F.pad(x.sum((1, 2)), (1, 0))[:-1] + F.pad(x[:, 0, 0], (0, 2), value=7.0)[2:]),
+    _c(
+        "shift_first",
+        lambda x: F.pad(x, (0, 0, 0, 0, 3, 0))[:-3] - F.pad(x, (0, 0, 0, 0, 0, 1))[1:, :, [0, 2, 1, 3, 4, 5, 6, 7]],
+    ),
+    _c(
+        "shift_to_size",
+        lambda x: F.pad(x[:, 0, 0], (2, 1))[: x.shape[0]] + F.pad(x[:, 0, 1], (2, 1)).narrow(0, 1, x.shape[0]),
+    ),
+    _c("shift_bool", lambda x: F.pad(x[:, 0] > 0, (0, 0, 1, 0), value=True)[:-1]),
+    _c("shift_int", lambda x: F.pad((x[:, 0] * 3).int(), (0, 0, 1, 0), value=5)[:-1] * 2),
+    Case(
+        "cut_and_pad",
+        lambda x: F.pad(x[1:, :, 0], (0, 0, 0, 1)) + F.pad(x[:-1, :, 1], (0, 0, 1, 0), value=-1.0),
+        least=1,
+    ),
+    _c("pad_moves", lambda x: F.pad(x[..., 0].T, (1, -1)) + F.pad(x[..., 0].T, (-1, 1))),
+    _c(
+        "pad_edge",
+        lambda x: (
+            F.pad(x[:, 0].T, (1, 0), mode="replicate")[..., :-1] + F.pad(x[:, 1].T, (0, 2), mode="replicate")[:, 2:]
+        ),
+    ),
+    _c(
+        "pad_modes",
+        lambda x: (
+            F.pad(x, (2, 1), mode="replicate") + F.pad(x, (1, 2), mode="reflect") - F.pad(x, (3, 0), mode="circular")
+        ),
+    ),
+    _c(
+        "windows",
+        lambda x: F.pad(x[:, 0].T, (1, 1)).unfold(-1, 3, 1).amax(-1) + F.pad(x[:, 0].T, (2, 0)).unfold(1, 3, 1)[..., 0],
+    ),
+    _c("windows_weighted", lambda x: F.pad(x[:, 0, 0], (2, 2)).unfold(0, 5, 1) @ torch.arange(5.0)),
+    _c(
+        "max_pool",
+        lambda x: F.max_pool1d(x[:, 0].T, 3, 1, 1) + F.max_pool1d(x[:, 0].T[None], 5, stride=1, padding=2)[0],
+    ),
+    _c("max_pool_odd", lambda x: F.max_pool1d(x[:, 0].T, 3, 1, 1), "odd"),
+    _c("max_pool_apart", lambda x: F.max_pool1d(F.pad(x[:, 0].T, (2, 2), value=0.3), 3, 1, dilation=2)),
+    _c(
+        "avg_pool",
+        lambda x: F.avg_pool1d(x[:, 0].T, 3, 1, 1) + F.avg_pool1d(x[:, 0].T, 5, 1, 2, count_include_pad=False),
+    ),
+    _c("avg_pool_padded", lambda x: F.avg_pool1d(F.pad(x[None, :, 0, 0], (3, 0), value=2.0), 4, 1)[0]),
+    _c(
+        "pool_known",
+        lambda x: F.max_pool1d(x, 3, 2, 1) + F.avg_pool1d(x, 2) + F.avg_pool1d(x, 3, 2, 1, count_include_pad=False),
+    ),
+    _c("conv_causal", lambda x: F.conv1d(F.pad(x.T[None], (2, 0)), MIX[:, :1], groups=8)[0].T, x=("S", 8)),
+    _c("conv_ahead", lambda x: F.conv1d(F.pad(x[None], (0, 1)), TAPS[..., :2])[0], **XS),
+    _c(
+        "conv_uneven",
+        lambda x: F.conv1d(F.pad(x.T, (1, 3)), torch.linspace(0, 1, 2 * 8 * 5).reshape(2, 8, 5)),
+        x=("S", 8),
+    ),
+]
+
+
 def _second(q: Any) -> Any:
     return (q * 0).int().sum(dtype=torch.int32) + 2
 
@@ -414,10 +575,23 @@ def _halves(x: Any) -> Any:
     return a * b
 
 
-CASES: list[Case] = [*ELEMENTWISE, *ACTIVATIONS, *REDUCTIONS, *NORMS, *LINEAR, *SHAPES]
+CASES: list[Case] = [*ELEMENTWISE, *ACTIVATIONS, *REDUCTIONS, *NORMS, *LINEAR, *SHAPES, *GATHERS, *ORDER, *NEIGHBOURS]
 CASES += [
     Case(f"{c.name}_bf16", c.fn, c.inputs, c.domain, c.tolerance, "bf16")
     for c in CASES
-    if c.name in ("mul", "sum_0", "softmax_0", "matmul_matrix", "reshape", "cat_same", "max_dim", "where")
+    if c.name
+    in (
+        "mul",
+        "index_list",
+        "topk",
+        "shift",
+        "sum_0",
+        "softmax_0",
+        "matmul_matrix",
+        "reshape",
+        "cat_same",
+        "max_dim",
+        "where",
+    )
 ]
 assert len({c.name for c in CASES}) == len(CASES)

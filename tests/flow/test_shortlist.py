@@ -44,12 +44,12 @@ def by_hand(q: torch.Tensor, k: torch.Tensor, pages: int) -> tuple[list[int], to
 def test_eager_is_torch(pages: int) -> None:
     q, k = integers(2, 8, seed=1).float(), integers(pages, 4, 8, seed=pages).float()
     fields = oracle.summaries(Linear, SPEC, k, k)
-    got = oracle.scores_of(Linear, SPEC, q, fields, rows={"k": k, "v": k})
+    (got,) = oracle.selection(Linear, SPEC, q, fields, rows={"k": k, "v": k}).parts
     near, want = by_hand(q, k, 5)
     assert got.near is not None
     assert got.near.tolist() == near
-    torch.testing.assert_close(got.of, want.float(), rtol=0, atol=0)
-    assert got.over(pages).isnan().sum() == pages - len(near)
+    torch.testing.assert_close(got.score, want.float(), rtol=0, atol=0)
+    assert got.over().isnan().sum() == pages - len(near)
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -81,15 +81,15 @@ def test_programs_select_as_the_oracle(flow: str, pipeline: str) -> None:
     for r, h in b.rows():
         got = b.pages[r, h, : b.counts[r, h]].tolist()
         assert got == batches.oracle_selection(module, b, r, h)
-        n, kept, first, scored = plan_row(int(b.lengths[r]), 4, b.budget)
+        n, _, first, scored = plan_row(int(b.lengths[r]), 4, b.budget)
         if not scored:
             continue
         at = b.page_table[r, first : first + scored]
         held = {n: torch.from_numpy(x[at, h]) for n, x in b.paged.items()}
         rows = {n: held.pop(n) for n in ("k", "v")}
         q = torch.from_numpy(b.q[r, 2 * h : 2 * h + 2])
-        scores = oracle.scores_of(cls, SPEC, q, held, first_page=first, pages=scored, rows=rows)
-        assert got == oracle.select_pages(scores, n, budget)
+        chosen = oracle.selection(cls, SPEC, q, held, first_page=first, pages=scored, rows=rows)
+        assert got == oracle.select_pages(chosen, n, budget)
 
 
 def counted(flow: type[vortex.vFlow], length: int) -> tuple[Counts, int]:
@@ -139,22 +139,22 @@ BAD_TEXT = [
     ("%near = flow.shortlist(%s) : i32[S1<=0]", "VX2001", "1 to 4096"),
     ("%near = flow.shortlist(%s) : f32[S1<=4]", "VX2007", "no list of pages"),
     ("%near = flow.shortlist(%s) : i32[S]", "VX2007", "no list of pages"),
-    ("%x = flow.gather(%s, %i) : f32[S]", "VX2008", "%i is no list of pages"),
-    ("%near = flow.shortlist(%s) : i32[S1<=4]\n%x = flow.gather(%s, %near) : f32[S]", "VX2006", "S1<=4"),
+    ("%x = flow.pick(%s, %i) : f32[S]", "VX2008", "%i is no list of pages"),
+    ("%near = flow.shortlist(%s) : i32[S1<=4]\n%x = flow.pick(%s, %near) : f32[S]", "VX2006", "S1<=4"),
     (
-        "%near = flow.shortlist(%s) : i32[S1<=4]\n%x = flow.gather(%s, %near) : f32[S1<=4]\n"
+        "%near = flow.shortlist(%s) : i32[S1<=4]\n%x = flow.pick(%s, %near) : f32[S1<=4]\n"
         "%y = flow.add(%x, %s) : f32[S]",
         "VX2007",
         "all candidates meet the pages of a shortlist",
     ),
     (
-        "%near = flow.shortlist(%s) : i32[S1<=4]\n%x = flow.gather(%s, %near) : f32[S1<=4]\n"
+        "%near = flow.shortlist(%s) : i32[S1<=4]\n%x = flow.pick(%s, %near) : f32[S1<=4]\n"
         "%p = flow.topk(%x) : selection",
         "VX2007",
         "has to be an operand",
     ),
     (
-        "%near = flow.shortlist(%s) : i32[S1<=4]\n%x = flow.gather(%s, %near) : f32[S1<=4]\n"
+        "%near = flow.shortlist(%s) : i32[S1<=4]\n%x = flow.pick(%s, %near) : f32[S1<=4]\n"
         "%more = flow.shortlist(%x) : i32[S2<=5]",
         "VX2007",
         "more pages",

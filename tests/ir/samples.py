@@ -19,6 +19,7 @@ ARGS = {
     "s": TensorType(f32, (S,)),
     "b": TensorType(bool_, (S, 8)),
     "w": TensorType(f32, (2, 8, 3)),
+    "i": TensorType(i32, (1, 3)),
 }
 
 
@@ -42,6 +43,9 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Where: lambda v: flow.Where(v["b"], v["c"], v["d"]),
     flow.Softmax: lambda v: flow.Softmax(v["c"], 0),
     flow.Scan: lambda v: flow.Scan(v["c"], 0, "max"),
+    flow.ArgSort: lambda v: flow.ArgSort(v["c"], 1, True),
+    flow.Gather: lambda v: flow.Gather(v["c"], v["i"], 1),
+    flow.Shift: lambda v: flow.Shift(v["c"], -2, "fill", 1.5),
     flow.Conv: lambda v: flow.Conv(v["c"], v["w"]),
     flow.Dot: lambda v: flow.Dot(v["q"], v["c"], "gd,sd->sg"),
     flow.Reshape: lambda v: flow.Reshape(v["c"], (S, 2, 4)),
@@ -54,9 +58,11 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Layer: lambda v: flow.Layer(TensorType(i32)),
     flow.PageIndex: lambda v: flow.PageIndex(TensorType(i32, (S,))),
     flow.PageCount: lambda v: flow.PageCount(TensorType(i32)),
-    flow.TopK: lambda v: flow.TopK(v["s"]),
     flow.Shortlist: lambda v: flow.Shortlist(v["s"], TensorType(i32, (Sym("S1", 3),))),
-    flow.Gather: lambda v: flow.Gather(v["c"], v["flow.shortlist"]),
+    flow.Pick: lambda v: flow.Pick(v["c"], v["flow.shortlist"]),
+    flow.TopK: lambda v: flow.TopK(v["s"], 3),
+    flow.TopP: lambda v: flow.TopP(v["s"], 0.9),
+    flow.Union: lambda v: flow.Union((v["flow.topk"], v["flow.topp"])),
 }
 
 
@@ -69,8 +75,10 @@ def every_flow_op() -> Module:
     values = {a.name: a for a in f.args}
     for name, kind in OPS.items():
         if name.startswith("flow.") and kind is not flow.Return:
-            f.append(flow_op(kind, values))
-            values.setdefault(name, f.ops[-1].value)
+            made = flow_op(kind, values)
+            f.append(made)
+            if isinstance(made, flow.Part | flow.Shortlist):
+                values[name] = made.value
     f.append(flow.Return((values["s"],)))
     return m
 
@@ -96,7 +104,7 @@ def every_page_op() -> Module:
         attrs = {"kind": kind, "domain": KINDS[kind].domain, "schedule": {"lanes": 8, "from": "model"}}
         return m.define(Function("kernel", kind, attrs=attrs))
 
-    kernel("plan").append(page.Plan("plan", 16))
+    kernel("plan").append(page.Plan("plan", 16, 2, 8, True))
     kernel("append").append(page.Scatter("k_new", "k"))
     f = kernel("attend")
     q = f.add(page.Load("q", TensorType(bf16, (4, 8))), "q")

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from vortex.budget import I32_MAX
+from vortex.budget import I32_MAX, Cap
 from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT
 from vortex.ir.types import DTYPES
 from vortex.kinds.buckets import Bound, Bucket
@@ -160,6 +160,8 @@ class Manifest:
     fields: tuple[FieldEntry, ...]
     constants: tuple[ConstantEntry, ...]
     targets: Mapping[Name, TargetEntry]
+    cap: Cap = field(default_factory=Cap)
+    """What bounds the pages of a selection."""
     toolchain: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[File, FileEntry] = field(default_factory=dict)

@@ -10,13 +10,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from vortex.budget import Budget
+from vortex.budget import Budget, Cap
+from vortex.check import choices
+from vortex.check.choices import Bounds
 from vortex.flow.flow import vFlow
-from vortex.flow.oracle import Scores, attend, select_pages, step
+from vortex.flow.oracle import attend, step
 from vortex.ir.core import Module
-from vortex.ir.dialects.flow import Return
+from vortex.ir.dialects.flow import Return, cap_of
 from vortex.ir.interpret import run_function
 from vortex.ir.numerics import narrow, widen
+from vortex.ir.ranking import Selected
 from vortex.ir.types import TensorType
 from vortex.spec import Spec
 
@@ -27,8 +30,8 @@ class Judged:
 
     pages: list[list[int]]
     """The pages of each KV head, ascending."""
-    scores: list[torch.Tensor | None]
-    """Each head's scores of the candidates; None where all pages are kept."""
+    selected: list[Selected | None]
+    """What each head selects of the candidates; None where all pages are kept."""
     out: torch.Tensor
     """``[Hq, D]``, fp32."""
 
@@ -42,14 +45,18 @@ ROUNDING = 2.0**-8
 
 def differing(mine: list[int], right: Judged, head: int, budget: Budget) -> int:
     """Pages that only one of ``mine`` and the reference kept, but for those as good as the last one kept."""
-    odd = set(mine) ^ set(right.pages[head])
-    scores = right.scores[head]
-    if scores is None or not odd:
-        return len(odd)
-    ranked = [float(scores[p - budget.sink]) for p in right.pages[head] if 0 <= p - budget.sink < len(scores)]
-    slack = ROUNDING * float(scores[scores.isfinite()].abs().max()) if bool(scores.isfinite().any()) else 0.0
-    last = min(ranked, default=0.0)
-    return sum(not abs(float(scores[p - budget.sink]) - last) <= slack for p in odd)
+    selected = right.selected[head]
+    if selected is None or list(mine) == right.pages[head]:
+        return len(set(mine) ^ set(right.pages[head]))
+    parts = []
+    n = selected.parts[0].candidates + budget.sink + budget.recent
+    for part in selected.parts:
+        finite = np.abs(part.score[np.isfinite(part.score)])
+        slack = np.full(part.candidates, ROUNDING * float(finite.max(initial=0.0)))
+        left = budget.total(n) - budget.sink - budget.recent
+        parts.append(Bounds.of(part, slack, left, mass=ROUNDING))
+    cap = Cap(always=True)  # it was scored
+    return choices.differing(mine, parts, n, budget, cap)[0]
 
 
 def eager(flow: type[vFlow], spec: Spec) -> Reference:
@@ -57,7 +64,8 @@ def eager(flow: type[vFlow], spec: Spec) -> Reference:
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, budget: Budget) -> Judged:
         made = step(flow, spec, q, k, v, budget)
-        return Judged(made.pages, made.scores, made.out)
+        selected = [None if x is None else x.ranked() for x in made.selected]
+        return Judged(made.pages, selected, made.out)
 
     return run
 
@@ -73,25 +81,27 @@ def _interpret(
     length, heads, dim = k.shape
     pages = -(-length // spec.page_size)
     chosen: list[list[int]] = []
-    seen: list[torch.Tensor | None] = []
+    seen: list[Selected | None] = []
+    cap = cap_of(module)
     outs = []
     for h in range(heads):
         group = q[h * spec.group : (h + 1) * spec.group].float()
-        found, scores = None, torch.empty(0)
-        if pages > budget.total(pages):
+        chosen_by = None
+        kept = list(range(pages))
+        if scored := cap.scored(budget, pages):
             whole = slice(budget.sink * spec.page_size, (pages - budget.recent) * spec.page_size)
             parts = (k,) if v is None else (k, v)
             tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in parts]
             rows = dict(zip(spec.pools, tiles, strict=True))
-            found = scores_of(module, group.numpy(), summarise(module, *tiles), rows, budget.sink, len(tiles[0]))
-            scores = found.over(len(tiles[0]))
-        kept = select_pages(scores if found is None else found, pages, budget)
+            chosen_by = selected(module, group.numpy(), summarise(module, *tiles), rows, budget.sink, len(tiles[0]))
+            best = chosen_by.best(cap.total(budget, pages) - budget.sink - budget.recent)
+            kept = sorted({*range(budget.sink), *(budget.sink + best).tolist(), *range(budget.sink + scored, pages)})
         at = [torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in kept]
         tokens = torch.cat(at)
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         outs.append(attend(group, k[tokens, h], values, dim**-0.5)[0])
         chosen.append(kept)
-        seen.append(scores if len(scores) else None)
+        seen.append(chosen_by)
     return Judged(chosen, seen, torch.cat(outs))
 
 
@@ -110,7 +120,7 @@ def summarise(module: Module, *parts: Any, layer: int = 0) -> dict[str, Any]:
     return {name: np.stack(x) for name, x in made.items()}
 
 
-def scores_of(
+def selected(
     module: Module,
     q: Any,
     fields: Mapping[str, Any],
@@ -118,12 +128,12 @@ def scores_of(
     first: int,
     pages: int = 0,
     layer: int = 0,
-) -> Scores:
-    """The scores, fp32, of the candidates ``first ..`` from ``q`` ``[group, D]``, their fields and their rows
+) -> Selected:
+    """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]``, their fields and their ``rows``
     ``[pages, page, D]`` by the names of the pools; ``pages`` is their number, needed only where the flow reads neither.
     """
     index = module.functions["index"]
     given = [{**fields, **rows}[a.name] for a in index.args[1:]]
     [selection] = run_function(index, [q, *given], module, first=first, pages=pages, layer=layer)
-    near = None if selection.near is None else torch.from_numpy(np.asarray(selection.near, np.int64))
-    return Scores(torch.from_numpy(np.asarray(selection.score, np.float32)), near)
+    assert isinstance(selection, Selected)
+    return selection

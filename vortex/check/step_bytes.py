@@ -9,6 +9,7 @@ import numpy as np
 
 from vortex.budget import Budget
 from vortex.ir.core import Module
+from vortex.ir.dialects.page import cap_of
 from vortex.ir.interpret_page import Batch, Counts, run_program
 from vortex.ir.numerics import narrow
 from vortex.ir.types import TensorType
@@ -77,7 +78,7 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
         lengths=np.array([length], np.int32),
         page_table=np.arange(pages, dtype=np.int32)[None],
         budget=budget.numbers(),
-        capacity=max(1, min(budget.total(pages), pages)),
+        capacity=max(1, min(cap_of(program).total(budget, pages), pages)),
         scale=float(spec.head_dim**-0.5),
         tokens={f"{name}_new": numbers(1, 1, spec.head_dim) for name in spec.pools},
         loc=np.array([length - 1], np.int64),

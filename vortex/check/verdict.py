@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from vortex.check.reference import scores_of, summarise
+from vortex.check.choices import Bounds, differing
+from vortex.check.reference import selected, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
-from vortex.flow.oracle import Scores, attend, round_to, select_pages
+from vortex.flow.oracle import attend, round_to
 from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
+from vortex.ir.dialects.flow import cap_of
+from vortex.ir.ranking import Ranked, masses
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.tensors import TORCH
 
@@ -110,7 +113,7 @@ def judge(
 
 def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -> Verdict:
     """The last step of a request in one layer; what the cache holds of it too, where asked for."""
-    spec, budget = trial.spec, trial.budget
+    spec, budget, cap = trial.spec, trial.budget, cap_of(flow)
     row, heads = trial.requests.index(name), trial.cache.kv_heads
     k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
     pages = -(-len(k) // spec.page_size)
@@ -123,16 +126,16 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     for h in range(heads):
         mine = chosen[row, h, : int(counts[row, h])].tolist()
         selected = max(selected, len(mine))
-        found = scores = slack = None
-        if pages > budget.total(pages):
+        parts: list[Bounds] = []
+        if cap.scored(budget, pages):
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
             inside = slice(scored.start * spec.page_size, scored.stop * spec.page_size)
             shape = (scored.stop - scored.start, spec.page_size, -1)
             rows = {n: numbers(x[inside, h].reshape(shape)) for n, x in zip(spec.pools, (k, v), strict=False)}
-            found, scores, slack = rounded(flow, q[h].numpy(), of_head, rows, scored, layer)
-        right = select_pages(torch.empty(0) if found is None else found, pages, budget)
-        odd, far = differing(mine, right, scores, slack, budget.sink)
+            left = budget.total(pages) - budget.sink - budget.recent
+            parts = rounded(flow, q[h].numpy(), of_head, rows, scored, layer, left)
+        odd, far = differing(mine, parts, pages, budget, cap)
         wrong, gap = wrong + odd, max(gap, far)
         if not mine or not set(mine) <= set(range(pages)):
             error = float("inf")
@@ -148,15 +151,17 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
 
 
 def rounded(
-    flow: Module, q: Any, fields: Mapping[str, Any], rows: Mapping[str, Any], scored: slice, layer: int
-) -> tuple[Scores, Any, Any]:
-    """The scores of a row's candidates, as they are and as one number for each, and by how much rounding may change
-    each: measured on inputs changed a bit. A candidate that these bring onto a shortlist may be selected or not.
+    flow: Module, q: Any, fields: Mapping[str, Any], rows: Mapping[str, Any], scored: slice, layer: int, left: int
+) -> list[Bounds]:
+    """What each part of a row's selection may hold, where the budget leaves ``left`` pages to it: by how much rounding
+    may change each score is measured on inputs changed a bit.
     """
-    candidates = scored.stop - scored.start
 
-    def scores(q: Any, fields: Mapping[str, Any], rows: Mapping[str, Any]) -> Scores:
-        return scores_of(flow, q, fields, rows, scored.start, candidates, layer)
+    def chosen(q: Any, fields: Mapping[str, Any], rows: Mapping[str, Any]) -> tuple[Ranked, ...]:
+        return selected(flow, q, fields, rows, scored.start, scored.stop - scored.start, layer).parts
+
+    def all_changed() -> tuple[Ranked, ...]:
+        return chosen(changed(q), *({n: changed(x) for n, x in given.items()} for given in (fields, rows)))
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -164,45 +169,31 @@ def rounded(
         return (x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32)
 
     random = np.random.default_rng(0)
-    found = scores(q, fields, rows)
-    right = found.over(candidates).numpy()
-    slack = OWN * np.abs(right)
-    either = np.zeros(candidates, bool)
-    with np.errstate(invalid="ignore"):
-        for _ in range(SAMPLES):
-            again = scores(changed(q), *({n: changed(x) for n, x in given.items()} for given in (fields, rows)))
-            other = again.over(candidates).numpy()
-            slack = np.fmax(slack, SPREAD * np.abs(other - right))
-            either |= listed(found, candidates) != listed(again, candidates)
-    slack = np.where(np.isfinite(slack), slack, 0.0)
-    return found, np.where(either & np.isnan(right), 0.0, right), np.where(either, np.inf, slack)
-
-
-def listed(scores: Scores, candidates: int) -> Any:
-    """Whether each candidate is scored: all of them, or those on a shortlist."""
-    found = np.full(candidates, scores.near is None)
-    if scores.near is not None:
-        found[scores.near.numpy()] = True
+    right = chosen(q, fields, rows)
+    samples = [all_changed() for _ in range(SAMPLES)]
+    found = []
+    for part, *others in zip(right, *samples, strict=True):
+        score = np.asarray(part.over(), np.float32)
+        with np.errstate(invalid="ignore"):
+            slack = OWN * np.abs(score)
+            for other in others:
+                slack = np.fmax(slack, SPREAD * np.abs(other.over() - score))
+        slack = np.where(np.isfinite(slack), slack, 0.0)
+        # what rounding may bring onto a shortlist, or off it, may be selected or not
+        for other in others:
+            slack[listed(part) != listed(other)] = np.inf
+        mass = float(masses(score).sum(dtype=np.float64))
+        share = float(slack.sum()) / mass if 0 < mass < float("inf") else 0.0
+        found.append(Bounds.of(part, slack, left, mass=share, others=others))
     return found
 
 
-def differing(mine: Sequence[int], right: Sequence[int], scores: Any, slack: Any, first: int) -> tuple[int, float]:
-    """How many pages only one of ``mine`` and ``right`` holds, but for those as good as the last one kept, and how far
-    the scores of these lie from it. ``mine`` must be ascending.
-    """
-    if list(mine) != sorted(set(mine)):
-        return max(1, len(mine)), float("inf")
-    odd = sorted(set(mine) ^ set(right))
-    if not odd:
-        return 0, 0.0
-    scored = range(first, first + (0 if scores is None else len(scores)))
-    ranked = [p - first for p in right if p in scored]
-    if len(mine) != len(right) or not ranked or not set(odd) <= set(scored):
-        return len(odd), float("inf")
-    last = min(ranked, key=lambda p: (scores[p] == scores[p], scores[p]))  # a NaN is worse than any number
-    far = [(abs(float(scores[p - first]) - float(scores[last])), float(slack[p - first] + slack[last])) for p in odd]
-    wrong = [distance if distance == distance else float("inf") for distance, near in far if not distance <= near]
-    return len(wrong), max(wrong, default=0.0)
+def listed(part: Ranked) -> Any:
+    """Whether each candidate is scored: all of them, or those on a shortlist."""
+    found = np.full(part.candidates, part.near is None)
+    if part.near is not None:
+        found[part.near] = True
+    return found
 
 
 def unlike(

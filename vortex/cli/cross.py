@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from vortex.artifact.manifest import KernelEntry
-from vortex.budget import Budget
+from vortex.budget import Budget, Cap
 from vortex.cli.show import say, table
 from vortex.errors import VortexError
 from vortex.install.scratch import scratch_folder
@@ -39,7 +39,7 @@ def cross_compile(flow: str, spec: Spec, target: str, *, kv_heads: int, budget: 
     pages = [-(-n // spec.page_size) for n in lengths]
     rows = []
     for k in kernels:
-        size = kv_heads * predicted_bytes(k, pages, spec, budget)
+        size = kv_heads * predicted_bytes(k, pages, spec, budget, made.manifest.cap)
         shared = sum(int(str(k.resources[n])) for n in ("static_shared", "dynamic_shared"))
         cells = [k.resources.get(n, "-") for n in ("registers", "spills", "ctas", "limiter")]
         rows.append(
@@ -51,11 +51,11 @@ def cross_compile(flow: str, spec: Spec, target: str, *, kv_heads: int, budget: 
     table(head, rows, f"{flow} for {target} ({about}), which need not be here: a step of the last batch, predicted")
 
 
-def predicted_bytes(kernel: KernelEntry, pages: Sequence[int], spec: Spec, budget: Budget) -> int:
+def predicted_bytes(kernel: KernelEntry, pages: Sequence[int], spec: Spec, budget: Budget, cap: Cap) -> int:
     """What a kernel reads of pages and summaries in a decode step, for one KV head of requests of so many pages."""
     each = int(str(kernel.schedule.get("bytes_per_page", 0)))
-    kept = [min(n, budget.total(n)) for n in pages]
-    scored = [n - budget.sink - budget.recent if n > k else 0 for n, k in zip(pages, kept, strict=True)]
+    kept = [min(n, cap.total(budget, n)) for n in pages]
+    scored = [cap.scored(budget, n) for n in pages]
     # a page of a request fills once in page_size steps
     count = {"none": 0, "filled": len(pages) / spec.page_size, "scored": sum(scored), "kept": sum(kept)}
     return int(each * count[KINDS[kernel.kind].pages])

@@ -4,28 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vortex.budget import Cap
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.tir import I32, Expr, T, cast, i32, let, put
+from vortex.ir.dialects import page
 
 PAGES, KEPT, FIRST, SCORED = range(4)
 """Rows of ``plan`` ``[4, B]``: a request's pages, those it keeps, the first one that is scored, and how many are."""
 WANTED, SINK, RECENT, NUMERATOR, DENOMINATOR = range(5)
 """Words of ``budget``: scored pages to keep, reserved ones at both ends, and the ratio of all pages to keep."""
+TOP_K = Cap()
+"""Of a selection by rank of as many pages as the budget says."""
 
 
-def plan_request(args: Arguments, r: Expr, page_size: int, divide: Callable[[Expr, Expr], Expr]) -> None:
+def plan_request(args: Arguments, r: Expr, of: page.Plan, divide: Callable[[Expr, Expr], Expr]) -> None:
     """Write the column of ``plan`` of request ``r``; ``divide`` divides non-negative integers, rounding down.
 
-    A request whose pages all fit its budget keeps them, and scores none.
+    A request whose pages all fit its budget keeps them, and scores none, unless the selection always scores. What it
+    keeps is what the parts of the selection may take together, which may be more than there is.
     """
+    page_size, cap = of.page_size, of.cap
     lengths, budget, plan = (args.buffers[n] for n in ("lengths", "budget", "plan"))
     n = let("n", divide(lengths[r] + (page_size - 1), i32(page_size)))
     reserved = let("reserved", budget[SINK] + budget[RECENT])
     # ratio * n in 64 bits: numerator and n may both have 31
     share = divide(cast("int64", budget[NUMERATOR]) * cast("int64", n), cast("int64", budget[DENOMINATOR]))
     total = let("total", T.max(cast("int64", budget[WANTED] + reserved), share))
-    fits = let("fits", cast("int64", n) <= total)
+    kept: Expr
+    if cap == TOP_K:
+        fits = let("fits", cast("int64", n) <= total)
+        kept = cast(I32, total)
+    else:
+        candidates = let("candidates", n - reserved)
+        left = let("left", total - cast("int64", reserved))
+        most = T.int64(0) if cap.always else left * T.int64(cap.budgets) + T.int64(cap.pages)
+        fits = let("fits", cast("int64", candidates) <= most)
+        open_pages = cast(I32, T.min(left, cast("int64", candidates))) * cap.budgets
+        kept = reserved + open_pages + T.min(i32(cap.pages), candidates)
     put(plan, n, PAGES, r)
-    put(plan, T.Select(fits, n, cast(I32, total)), KEPT, r)
+    put(plan, T.Select(fits, n, kept), KEPT, r)
     put(plan, T.Select(fits, i32(0), budget[SINK]), FIRST, r)
     put(plan, T.Select(fits, i32(0), n - reserved), SCORED, r)

@@ -163,6 +163,16 @@ def same(a: Expr, b: Expr) -> Expr:
     return T.And(equal(a, b), invert(is_nan(a))) if kind(a) == F32 else equal(a, b)
 
 
+def comes_before(a: Expr, b: Expr, first: Expr, *, descending: bool) -> Expr:
+    """Whether ``a`` is sorted before ``b``; where they are equal, or both NaN, whether it is ``first``."""
+    ahead = a > b if descending else a < b
+    if kind(a) != F32:
+        return T.Or(ahead, T.And(equal(a, b), first))
+    odd, other = is_nan(a), is_nan(b)
+    only = T.And(odd, invert(other)) if descending else T.And(other, invert(odd))
+    return T.Or(T.Or(ahead, only), T.And(T.Or(equal(a, b), T.And(odd, other)), first))
+
+
 Emitter = Callable[[Any, list[Expr]], Expr]
 """The op and the elements of its operands give one element of its result."""
 EMITTERS: dict[str, Emitter] = {}

@@ -13,12 +13,16 @@ them: a value for the row is ready before the sweep of its level, and an op over
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from vortex.budget import Cap
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.scalar import convert, number_type
+from vortex.codegen.share import counted
+from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, put
+from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put
 from vortex.codegen.values import Index, page_position, pages_on, type_of, without_page
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
@@ -28,8 +32,45 @@ from vortex.ir.types import i32 as i32_type
 
 
 def selection_of(f: Function) -> flow.Selection | None:
-    """The choice of pages, in kernels that make it."""
-    return next((o for o in f.ops if isinstance(o, flow.Selection)), None)
+    """The choice of pages, in kernels that make it; its parts come before it."""
+    return next((o for o in reversed(f.ops) if isinstance(o, flow.Selection)), None)
+
+
+def key_slot(f: Function, o: flow.Ranking) -> int:
+    """The words per page where the keys of a part of the selection, or of a shortlist, are."""
+    if not isinstance(o, flow.Part):
+        return int(o.notes["slot"])
+    selection = selection_of(f)
+    assert selection is not None
+    return int(f.attrs["keys"]) + selection.parts.index(o)
+
+
+def key_of(o: flow.Ranking, score: Expr) -> Expr:
+    """The key of a page, from its score; above 0 in a selection of a shortlist's, where 0 is for other candidates."""
+    if not isinstance(o, flow.Part):
+        return sortable(score)
+    key = sortable(counted(score) if o.share else score)
+    return key if o.near is None else T.max(key, T.uint32(1))
+
+
+def left_to(o: flow.Part, cap: Cap, most: Expr, scored: Expr) -> Expr:
+    """The pages that a part may take, where all parts together may take ``most``: its own number, or an equal share of
+    what those with a number leave.
+    """
+    if o.most:
+        return T.min(i32(o.most), listed_in(o, scored))
+    rest = most - T.min(i32(cap.pages), scored) if cap.pages else most
+    left = T.truncdiv(rest, i32(cap.budgets)) if cap.budgets > 1 else rest
+    return left if o.near is None else let("left", T.min(left, listed_in(o, scored)))
+
+
+def wanted(o: flow.Part, most: Expr, count: Expr | None, reaching: Callable[[], Expr]) -> Expr:
+    """How many pages a part takes, of up to ``most``: as many as reach its share, or its ``count``, if that is less."""
+    if o.share:
+        most = T.min(most, reaching())
+    if count is not None:
+        most = T.max(i32(0), T.min(most, count))
+    return let("wanted", most) if o.always_scores else most
 
 
 def is_paged(program: Module, o: page.Load) -> bool:
@@ -49,8 +90,8 @@ def lists_of(f: Function, staging: Staging, level: int) -> list[flow.Shortlist]:
 
 def lists_read(f: Function, axis: Sym) -> list[Value]:
     """The lists by which the pages of ``axis`` are found, each once."""
-    found = [o.at for o in f.ops if isinstance(o, flow.Gather)]
-    found += [o.near for o in f.ops if isinstance(o, flow.Selection) and o.near is not None]
+    found = [o.at for o in f.ops if isinstance(o, flow.Pick)]
+    found += [o.near for o in f.ops if isinstance(o, flow.Part) and o.near is not None]
     return [v for v in dict.fromkeys(found) if type_of(v).pages == axis]
 
 
@@ -83,7 +124,7 @@ def page_ops(f: Function, staging: Staging, level: int) -> list[Op]:
         if staging.loop.get(o) != level:
             return False
         spans = any(over_pages(v) for v in o.operands)
-        if o.result is None or isinstance(o, flow.Selection):
+        if o.result is None or isinstance(o, flow.Part):
             return spans
         return (spans and o.crosses_pages()) or (over_pages(o.result) and o.notes.get("in") in ("tile", "scratch"))
 
@@ -97,12 +138,12 @@ def list_of_loads(program: Module, f: Function, axis: Sym) -> Value | None:
         o = v.owner
         return loaded(o.x) if isinstance(o, flow.View) else isinstance(o, page.Load) and is_paged(program, o)
 
-    gathers = [o for o in f.ops if isinstance(o, flow.Gather) and type_of(o.at).pages == axis]
+    gathers = [o for o in f.ops if isinstance(o, flow.Pick) and type_of(o.at).pages == axis]
     return next((o.at for o in gathers if loaded(o.x)), None)
 
 
-def listed_in(o: flow.Selection, candidates: Expr) -> Expr:
-    """How many pages a selection that scores a shortlist has to choose from."""
+def listed_in(o: flow.Part, candidates: Expr) -> Expr:
+    """How many pages a part of a selection has to choose from: all candidates, or those of its shortlist."""
     axis = type_of(o.scored).pages
     assert axis is not None
     return pages_on(axis, candidates)

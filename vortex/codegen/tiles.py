@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vortex.codegen.scalar import convert, fold_of, number_type
-from vortex.codegen.tir import F32, I32, Expr, T, flat, i32, lanes, local, loop, nest, put, unflat
+from vortex.codegen.scalar import comes_before, convert, fold_of, number_type
+from vortex.codegen.tir import F32, I32, Expr, T, f32, flat, i32, lanes, let, local, loop, nest, put, unflat
 from vortex.codegen.values import Index, Values, pages_on, type_of
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op, Value
@@ -305,6 +305,60 @@ class Tiles:
 
         nest([outs], one)
 
+    def _argsort(self, o: flow.ArgSort, into: Into) -> None:
+        """An element goes to the place that is the number of elements that come before it."""
+        t = type_of(o.value)
+        axes = tuple((a, int(d)) for a, d in enumerate(t.shape) if isinstance(d, int))
+        kind, other = F32 if type_of(o.x).dtype.is_float else I32, len(t.shape)
+
+        def term(here: Tiles, at: Place) -> Expr:
+            def element(j: Expr) -> Expr:
+                place = at | {o.axis: j}
+                index = [here.position if isinstance(d, Sym) else place[a] for a, d in enumerate(t.shape)]
+                return convert(here.values.read(o.x, index), kind)
+
+            x, i, j = element(at[o.axis]), at[o.axis], at[other]
+            return convert(comes_before(element(j), x, j < i, descending=o.descending), I32)
+
+        def done(here: Tiles, i: Index, rank: Expr) -> None:
+            axis = [a for a, _ in axes].index(o.axis)
+            into(here, [*i[:axis], let("rank", rank), *i[axis + 1 :]], i[axis])
+
+        red = ((other, dict(axes)[o.axis]),)
+        self._plain().fold(Fold(o, axes, red, None, I32, *self.combine(o, I32), term, done))
+
+    def _gather(self, o: flow.Gather, into: Into) -> None:
+        x, index = type_of(o.x).shape, type_of(o.index).shape
+        last = max(x[o.axis] - 1, 0)  # type: ignore[operator]
+
+        def one(i: Index) -> None:
+            full = self.full(o.value, i)
+            beside: Index = [i32(0) if d == 1 else f for d, f in zip(index, full, strict=True)]
+            there: Index = [i32(0) if d == 1 else f for d, f in zip(x, full, strict=True)]
+            there[o.axis] = T.max(T.min(self.values.read(o.index, beside), i32(last)), i32(0))
+            into(self, i, self.values.read(o.x, there))
+
+        self._plain().each(type_of(o.value).tile, one)
+
+    def _shift(self, o: flow.Shift, into: Into) -> None:
+        t = type_of(o.value)
+        assert t.pages is not None
+        pages, kind = pages_on(t.pages, self.values.leaves["page_count"]), number_type(t.dtype)
+        s = self.position - o.by
+        near = T.floormod(s, pages) if o.outside == "wrap" else T.max(T.min(s, pages - 1), i32(0))
+        fill = convert(f32(o.fill) if kind == F32 else i32(int(o.fill)), kind)
+
+        def one(i: Index) -> None:
+            inner = iter(i)
+            x = convert(self.values.read(o.x, [near if isinstance(d, Sym) else next(inner) for d in t.shape]), kind)
+            into(self, i, T.Select(T.And(s >= 0, s < pages), x, fill) if o.outside == "fill" else x)
+
+        self._plain().each(t.tile, one)
+
+    def _plain(self) -> Tiles:
+        """The same without vectors, for nests whose lanes would not be neighbours in memory."""
+        return replace(self, shape=Shape(1, 1))
+
     def _concat(self, o: flow.Concat, into: Into) -> None:
         t = type_of(o.value)
         axis = [i for i, d in enumerate(t.shape) if isinstance(d, int)].index(o.axis)
@@ -326,7 +380,7 @@ Into = Callable[[Tiles, Index, Expr], None]
 
 NESTS: dict[type[Op], Callable[[Tiles, Any, Into], None]] = {
     flow.Reduce: Tiles._reduce, flow.Dot: Tiles._dot, flow.Scan: Tiles._scan, flow.Conv: Tiles._conv,
-    flow.Concat: Tiles._concat,
+    flow.Concat: Tiles._concat, flow.ArgSort: Tiles._argsort, flow.Gather: Tiles._gather, flow.Shift: Tiles._shift,
 }  # fmt: skip
 """The loops of each op whose role is ``nest``."""
 
@@ -335,6 +389,3 @@ def require_emittable(o: Op) -> None:
     """VX4006 for ops that an earlier pass should have rewritten."""
     if o.rewritten_by:
         raise NOT_EMITTABLE.at(o.loc, why=f"{o.name} reached code generation", hint=f"run {o.rewritten_by} first")
-    if isinstance(o, flow.Selection) and o.always_scores:
-        why = f"{o.name} scores every row; 'plan' lets rows whose pages all fit go unscored"
-        raise NOT_EMITTABLE.at(o.loc, why=why, hint="end the flow in vortex.topk")

@@ -82,7 +82,7 @@ class Values:
             return widen(self.read_load(o, index), t.dtype)
         if o.role == "elementwise":
             return emit_scalar(o, [self.read(x, fit(index, t.shape, type_of(x).shape)) for x in o.operands])
-        if isinstance(o, flow.Gather):
+        if isinstance(o, flow.Pick):
             axis = t.page_axis
             assert axis is not None
             return self.read(o.x, [*index[:axis], self.place(o.at, index[axis]), *index[axis + 1 :]])

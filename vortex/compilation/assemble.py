@@ -12,6 +12,7 @@ from vortex.artifact.manifest import ConstantEntry, FieldEntry, KernelEntry, Man
 from vortex.compilation.lowered import Lowered
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
+from vortex.ir.dialects.page import cap_of
 from vortex.ir.types import TensorType
 from vortex.spec import REQUIRED, Spec
 from vortex.targets.cpu import detect_mcpu, machine, required_features
@@ -51,6 +52,7 @@ def assemble(
         fields=tuple(fields),
         constants=tuple(constants),
         targets={low.target.name: _target(low, resources.get(low.target.name, {})) for low in lowered},
+        cap=cap_of(program),
         toolchain={name: v for name, v in about["versions"].items() if v},
         provenance={"argv": list(about["argv"])},
     )

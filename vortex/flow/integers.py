@@ -88,10 +88,14 @@ class Integers:
         given = [self.of(v) for v in made.operands]
         if made.result.type.dtype == bool_:
             return None
+        if isinstance(made, flow.ArgSort):
+            return Whole(torch.int64, 0, max(_axis_size(made) - 1, 0))
         if isinstance(made, flow.Cast):
             return replace(given[0], dtype=torch.int32, python=False) if given[0] is not None else INT32
         if isinstance(made, flow.Where):
             given = given[1:]
+        if isinstance(made, flow.Gather):
+            given = given[:1]
         known = [w for w in given if w is not None]
         if len(known) != len(given) or not known:
             return None
@@ -139,13 +143,21 @@ def _bounds(made: Op, known: Sequence[Whole]) -> Bounds | None:
     rule = next((r for kind, r in RULES.items() if isinstance(made, kind)), None)
     if rule is not None:
         return rule(*((w.low, w.high) for w in known))
-    if isinstance(made, flow.View):
+    if isinstance(made, flow.View | flow.Gather):
         return known[0].low, known[0].high
+    if isinstance(made, flow.Shift):
+        extra = [int(made.fill)] if made.outside == "fill" else []
+        return min(known[0].low, *extra, known[0].high), max(known[0].high, *extra, known[0].low)
     if isinstance(made, flow.Where | flow.Concat):
         return min(w.low for w in known), max(w.high for w in known)
     if isinstance(made, flow.Reduce | flow.Scan):
         return _folded(made, known[0])
     return None
+
+
+def _axis_size(made: flow.ArgSort) -> int:
+    assert isinstance(made.value.type, TensorType)
+    return int(made.value.type.shape[made.axis])  # type: ignore[arg-type]
 
 
 def _folded(made: flow.Reduce | flow.Scan, x: Whole) -> Bounds:

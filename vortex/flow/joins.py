@@ -9,6 +9,7 @@ from vortex.flow.axes import axes, axis, number
 from vortex.flow.casts import cast
 from vortex.flow.logic import as_bool
 from vortex.flow.optable import traces
+from vortex.flow.padded import shifted
 from vortex.flow.repetition import expanded
 from vortex.flow.shapes import flatten, sliced, unsqueeze
 from vortex.flow.tensor import lift, vTensor
@@ -54,7 +55,7 @@ def stack(tensors: Any, dim: Any = 0) -> vTensor:
     return _joined([unsqueeze(p, i) for p in parts], i)
 
 
-@traces("roll", to="flow.slice, flow.concat")
+@traces("roll", to="flow.slice, flow.concat; flow.shift over pages")
 def roll(input: Any, shifts: Any, dims: Any = None) -> vTensor:
     """Elements moved along axes, those that fall off put back at the other end."""
     x = lift(input)
@@ -67,38 +68,20 @@ def roll(input: Any, shifts: Any, dims: Any = None) -> vTensor:
     for n, i in zip(by, over, strict=True):
         d = x.dims[i]
         if isinstance(d, Sym):
-            raise fail(SYMBOLIC_SIZE, what="rolling the page axis")
+            x = shifted(x, number(n, "the shift"), "wrap")
+            continue
         n = number(n, "the shift") % d if d else 0
         if n:
             x = _joined([sliced(x, i, d - n, n), sliced(x, i, 0, d - n)], i)
     return x
 
 
-@traces("F.pad", to="flow.concat, flow.slice")
-def pad(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> vTensor:
-    """A constant before and after axes, from the last; negative amounts cut."""
-    x = lift(input)
-    if mode != "constant":
-        raise refuse(f"mode={mode!r} is not supported", "mode='constant'")
-    amounts = [number(n, "padding") for n in pad]
-    if len(amounts) % 2 or len(amounts) > 2 * x.ndim:
-        raise refuse(f"padding {amounts} for {x.type}", "two numbers for each axis, the last axis first")
-    fill: float = 0.0 if value is None else value
-    if x.type.dtype == bool_:
-        fill = bool(fill)
-    elif not x.type.dtype.is_float:
-        fill = int(fill)
-    for k in range(0, len(amounts), 2):
-        x = _padded(x, x.ndim - 1 - k // 2, amounts[k], amounts[k + 1], fill)
-    return x
-
-
-def _padded(x: vTensor, i: int, before: int, after: int, fill: float) -> vTensor:
+def padded_with(x: vTensor, i: int, before: int, after: int, fill: float) -> vTensor:
+    """A number before and after an axis other than the pages; negative amounts cut."""
     if not before and not after:
         return x
     d = x.dims[i]
-    if isinstance(d, Sym):
-        raise fail(SYMBOLIC_SIZE, what="padding the page axis")
+    assert isinstance(d, int)
     if before < 0 or after < 0:
         first, last = max(-before, 0), d - max(-after, 0)
         if last < first:
@@ -129,7 +112,8 @@ def diff(input: Any, n: Any = 1, dim: Any = -1) -> vTensor:
     for _ in range(number(n, "n")):
         d = x.dims[i]
         if isinstance(d, Sym):
-            raise fail(SYMBOLIC_SIZE, what="differences of pages")
+            why = "the differences of S pages are S - 1"
+            raise refuse(why, "x - x.roll(1, dim), or x - F.pad(x, (1, 0))[..., :-1]: one for each page")
         left, right = sliced(x, i, 0, max(d - 1, 0)), sliced(x, i, 1, max(d - 1, 0))
         x = as_bool(left) ^ as_bool(right) if x.type.dtype == bool_ else right - left
     return x

@@ -24,6 +24,7 @@ from vortex.errors import (
     FIELD_UNWRITTEN,
     FLOW_RAISED,
     NO_SELECTION,
+    SELECTIONS,
     Loc,
     VortexError,
     nearest,
@@ -117,6 +118,8 @@ def summaries_of(flow: vFlow, fields: Mapping[str, Field], page: Any, tracer: Tr
 def selection_of(flow: vFlow, q: Any, cache: Any, tracer: Tracer | None = None) -> Selection:
     """What forward_indexer returns; VX1011 unless it is a selection."""
     selected = called(flow, "forward_indexer", q, cache, tracer=tracer)
+    if isinstance(selected, tuple | list) and sum(isinstance(x, Selection) for x in selected) > 1:
+        raise SELECTIONS.at(return_loc(flow, "forward_indexer"), got=f"{len(selected)} selections")
     if not isinstance(selected, Selection):
         raise NO_SELECTION.at(return_loc(flow, "forward_indexer"), got=kind(selected))
     return selected

@@ -30,6 +30,9 @@ _MODULES = (
     "repetition",
     "joins",
     "creation",
+    "gathers",
+    "ordering",
+    "windows",
     "convolution",
 )
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
@@ -58,16 +61,15 @@ class Entry:
 
 
 INSTEAD = {
-    "sort argsort topk argmax argmin kthvalue msort": "vortex.topk(score) is what orders pages",
-    "median quantile nanmedian mode": "mean, amax and logsumexp summarise an axis",
-    "gather scatter take take_along_dim index_select index_add": "slices and torch.where choose elements",
+    "nanmedian nanquantile mode": "median, quantile, mean and amax summarise an axis",
+    "scatter index_add": "torch.where and comparisons with an index choose: (index[:, None] == torch.arange(n)).sum(0)",
     "masked_select nonzero argwhere unique": "torch.where(mask, x, other) keeps the shape",
     "scaled_dot_product_attention": "score with q @ k.T and softmax; attending is vortex's part",
     "rand_like randn_like randint_like bernoulli multinomial dropout": "a flow gives the same answer every time",
-    "avg_pool1d max_pool1d lp_pool1d adaptive_avg_pool1d adaptive_max_pool1d unfold": "F.conv1d mixes neighbouring "
-    "pages (a weighted sum, padded to keep their number); x.unflatten(dim, (-1, n)).amax(dim + 1) pools an axis of "
-    "known size",
-    "bincount histc unique_consecutive isin searchsorted bucketize": "comparisons count: (x > edge).sum(dim)",
+    "lp_pool1d adaptive_avg_pool1d adaptive_max_pool1d avg_pool2d max_pool2d": "F.avg_pool1d and F.max_pool1d pool "
+    "neighbouring pages (stride=1, padding=size // 2); x.unflatten(dim, (-1, n)).amax(dim + 1) pools an axis of known "
+    "size",
+    "bincount histc unique_consecutive isin": "comparisons count: (x > edge).sum(dim), torch.bucketize(x, edges)",
     "scatter_add scatter_reduce index_fill index_copy index_put masked_scatter put": "torch.where(mask, a, b) chooses",
     "svd eig eigh qr inv inverse solve cholesky det lstsq pinv linalg_inv linalg_svd": "work matrices out in __init__ "
     "or create_cache and capture the result",

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from vortex.budget import Budget
+from vortex.budget import Budget, Cap
 from vortex.errors import FIELD_SHAPE
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
 from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of
+from vortex.flow.selection import Part, Selection
 from vortex.flow.shortlist import ByShortlist
 from vortex.flow.surroundings import plain
 from vortex.flow.trace import trace
-from vortex.ir.core import Function
-from vortex.ir.dialects.flow import Ranking, Selection, Shortlist
+from vortex.ir.core import Module
+from vortex.ir.dialects.flow import Part as TracedPart
+from vortex.ir.dialects.flow import Ranking, Shortlist, cap_of
+from vortex.ir.dialects.flow import selected as traced_selection
 from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
@@ -40,7 +44,34 @@ class Fp32Arithmetic(TorchFunctionMode):
     """Narrow floats are storage: a cast rounds, what is computed from the result is fp32 again."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        stable = STABLE.get(func)
+        if stable is not None and isinstance(args[0], Tensor) and args[0].ndim:
+            return _widened(stable(*args, **(kwargs or {})))
         return _widened(func(*args, **(kwargs or {})))
+
+
+def _sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    return torch.sort(input, dim=dim, descending=descending, stable=True)
+
+
+def _argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    return torch.argsort(input, dim=dim, descending=descending, stable=True)
+
+
+def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    values, indices = torch.sort(input, dim=dim, descending=largest, stable=True)
+    return torch.return_types.topk((values.narrow(dim, 0, k), indices.narrow(dim, 0, k)))
+
+
+def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    found = [x.narrow(dim, k - 1, 1) for x in torch.sort(input, dim=dim, stable=True)]
+    return torch.return_types.kthvalue(tuple(x if keepdim else x.squeeze(dim) for x in found))  # type: ignore[arg-type]
+
+
+STABLE: dict[Any, Callable[..., Any]] = {
+    getattr(scope, f.__name__[1:]): f for scope in (torch, Tensor) for f in (_sort, _argsort, _topk, _kthvalue)
+}
+"""What torch computes where it leaves open which of equal elements comes first: the one with the lower index does."""
 
 
 def _widened(x: Any) -> Any:
@@ -93,7 +124,7 @@ def summaries(
         return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
 
 
-_ACCEPTED: WeakKeyDictionary[object, dict[Spec, Function]] = WeakKeyDictionary()
+_ACCEPTED: WeakKeyDictionary[object, dict[Spec, Module]] = WeakKeyDictionary()
 
 
 def _accepted(flow: vFlow | type[vFlow], spec: Spec) -> vFlow:
@@ -102,33 +133,21 @@ def _accepted(flow: vFlow | type[vFlow], spec: Spec) -> vFlow:
     return instantiate(flow)
 
 
-def _traced(flow: vFlow | type[vFlow], spec: Spec) -> Function:
-    """The traced ``@index``: real tensors do not tell which page axis is theirs, and it does."""
+def _traced(flow: vFlow | type[vFlow], spec: Spec) -> Module:
     made = _ACCEPTED.setdefault(flow, {})
     if spec not in made:
-        made[spec] = trace(flow, spec).functions["index"]
+        made[spec] = trace(flow, spec)
     return made[spec]
+
+
+def cap(flow: vFlow | type[vFlow], spec: Spec) -> Cap:
+    """What bounds the pages that the flow selects."""
+    return cap_of(_traced(flow, spec))
 
 
 def _stored(rows: list[Tensor], f: Field, spec: Spec) -> Tensor:
     whole = torch.stack([r.float() for r in rows]) if rows else torch.zeros((0, *f.shape))
     return round_to(whole, f.dtype or spec.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """The scores of a row's candidates, or of those among them that are on a shortlist."""
-
-    of: Tensor
-    """One fp32 number for each page that is scored."""
-    near: Tensor | None = None
-    """Which candidates these are, ascending; None where they are all."""
-
-    def over(self, candidates: int) -> Tensor:
-        """One number for each of the candidates: NaN for those that a shortlist left out."""
-        if self.near is None:
-            return self.of
-        return torch.full((candidates,), math.nan).index_copy(0, self.near, self.of)
 
 
 def score(
@@ -141,14 +160,16 @@ def score(
     pages: int | None = None,
     rows: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The fp32 scores ``[S]`` of candidates ``first_page ..``, NaN for those that a shortlist left out; arguments as
-    those of :func:`scores_of`.
+    """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]``, their fields and, where the
+    flow reads ``cache.k`` or the like, their ``rows`` ``[S, page, D]`` as :func:`kept` gives them, by names of pools.
+
+    Of a union, those of its first part. A candidate that a shortlist left out has NaN. ``pages`` is their number,
+    needed only where a flow has no fields.
     """
-    pages = next((f.shape[0] for f in fields.values()), pages or 0)
-    return scores_of(flow, spec, q, fields, layer, first_page, pages, rows).over(pages)
+    return selection(flow, spec, q, fields, layer, first_page, pages, rows).parts[0].over()
 
 
-def scores_of(
+def selection(
     flow: vFlow | type[vFlow],
     spec: Spec,
     q: Tensor,
@@ -157,57 +178,53 @@ def scores_of(
     first_page: int = 0,
     pages: int | None = None,
     rows: Mapping[str, Tensor] | None = None,
-) -> Scores:
-    """The fp32 scores of candidates ``first_page ..``, from ``q`` ``[group, D]``, their fields and, where the flow
-    reads ``cache.k`` or the like, their ``rows`` ``[S, page, D]`` as :func:`kept` gives them, by the names of pools.
-
-    ``pages`` is their number, needed only where a flow has no fields.
-    """
+) -> Selection:
+    """What the flow selects of candidates ``first_page ..``; the arguments are those of :func:`score`."""
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
-        index = _traced(flow, spec)
-        made = instantiate(flow)
+        made, index = _accepted(flow, spec), _traced(flow, spec).functions["index"]
         declared_fields(made, spec)  # a flow may keep what it works out here
         # copies: what a flow writes by x += y is its own
         own = {n: f.detach().float().clone() for n, f in fields.items()}
         given = Cache(spec, own, lambda name: (rows or {})[name].detach().float().clone())
-        place = Place(layer, first_page, pages, parents=_parents(index))
+        lists = [o for o in index.ops if isinstance(o, Shortlist)]
+        place = Place(layer, first_page, pages, parents=tuple(_ranked(o, lists) for o in lists))
         with eager(place), ByShortlist(), Fp32Arithmetic():
-            selected = selection_of(made, q.detach().float().clone(), given)
-        chosen = next(o for o in index.ops if isinstance(o, Selection))
-        number = _number(index, chosen)
-        near = None if number is None else place.lists[number].candidates
-        return Scores(selected.score.detach().float(), near)
+            chosen = selection_of(made, q.detach().float().clone(), given)
+        placed = partial(_placed, place, lists)
+        return replace(chosen, parts=tuple(map(placed, chosen.parts, traced_selection(index).parts)))
 
 
-def _parents(index: Function) -> tuple[int | None, ...]:
-    """Which shortlist of ``@index`` each is a shortlist of, by their numbers in order."""
-    return tuple(_number(index, o) for o in index.ops if isinstance(o, Shortlist))
+def _ranked(o: Ranking, lists: Sequence[Shortlist]) -> int | None:
+    """Which of the shortlists has the pages that an op ranks: real tensors do not tell, and traced ones do."""
+    pages = o.pages_of(o.scored)
+    return next((i for i, x in enumerate(lists) if x.listed == pages), None)
 
 
-def _number(index: Function, o: Ranking) -> int | None:
-    """The number of the shortlist whose pages an op ranks, None where it ranks all candidates."""
-    axes = [x.listed for x in index.ops if isinstance(x, Shortlist)]
-    ranked = o.pages_of(o.scored)
-    return axes.index(ranked) if ranked in axes else None
+def _placed(place: Place, lists: Sequence[Shortlist], eager: Part, traced: TracedPart) -> Part:
+    """A part of an eager selection that knows which candidates its pages are."""
+    number = _ranked(traced, lists)
+    if number is None:
+        return eager
+    return replace(eager, near=place.lists[number].candidates, row=place.pages)
 
 
-def select_pages(scores: Scores | Tensor, n: int, budget: Budget) -> list[int]:
-    """The pages kept of ``n``, ascending; ``scores`` are those of candidates ``[sink, n - recent)``, or of those among
-    them that are on a shortlist. Where the budget scores more pages than that has, fewer pages are kept.
+def select_pages(selected: Selection | Tensor, n: int, budget: Budget) -> list[int]:
+    """The pages kept of ``n``, ascending; what is selected, or the scores for a plain top-k, is of the candidates
+    ``[sink, n - recent)``.
 
     Order: +inf, finite, -inf, NaN; -0 equals +0; ties and NaNs go to the lower page.
     """
-    kept = budget.total(n)
-    if n <= kept:
+    if isinstance(selected, Tensor):
+        selected = Selection((Part(selected),))
+    if not selected.cap.scored(budget, n):
         return list(range(n))
-    given = scores if isinstance(scores, Scores) else Scores(scores)
-    every = range(budget.sink, n - budget.recent)
-    candidates = every if given.near is None else [every[i] for i in given.near.tolist()]
-    listed: list[float] = given.of.tolist()
-    assert len(listed) == len(candidates), f"{len(listed)} scores for {len(candidates)} candidates"
-    order = sorted(range(len(listed)), key=lambda i: (1, 0.0, i) if math.isnan(listed[i]) else (0, -listed[i], i))
-    best = [candidates[i] for i in order[: kept - budget.sink - budget.recent]]
+    candidates = range(budget.sink, n - budget.recent)
+    left = budget.total(n) - budget.sink - budget.recent
+    best: set[int] = set()
+    for part in selected.parts:
+        assert part.candidates == len(candidates), f"{part.candidates} scores for {len(candidates)} candidates"
+        best |= {candidates[i] for i in part.best(left)}
     return [*range(budget.sink), *sorted(best), *range(n - budget.recent, n)]
 
 
@@ -219,14 +236,17 @@ def attend(q: Tensor, k_tokens: Tensor, v_tokens: Tensor, scale: float) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One request's step; ``scores`` holds None where all pages were kept and nothing was scored, and NaN for
-    candidates that a shortlist left out.
-    """
+    """One request's step; ``selected`` holds None where all pages were kept and nothing was scored."""
 
     pages: list[list[int]]
-    scores: list[Tensor | None]
+    selected: list[Selection | None]
     out: Tensor
     lse: Tensor
+
+    @property
+    def scores(self) -> list[Tensor | None]:
+        """Of the candidates, NaN for those that a shortlist left out; of a union, those of its first part."""
+        return [None if s is None else s.parts[0].over() for s in self.selected]
 
 
 def step(
@@ -255,25 +275,26 @@ def step(
     n = -(-length // spec.page_size)
     first, last = budget.sink, n - budget.recent
     pages: list[list[int]] = []
-    scores: list[Tensor | None] = []
+    chosen_by: list[Selection | None] = []
+    of = cap(flow, spec)
     outs, lses = [], []
     for h in range(heads):
         group = q[h * spec.group : (h + 1) * spec.group]
-        scored = None
-        if n > budget.total(n):
+        selected = None
+        if of.scored(budget, n):
             ours = k[:, h], None if v is None else v[:, h]
             seen = _candidates(flow, spec, *ours, first, last, fields[h] if fields is not None else None, layer)
             rows = _rows(spec, *ours, first, last)
-            scored = scores_of(flow, spec, group, seen, layer, first, last - first, rows)
-        chosen = list(range(n)) if scored is None else select_pages(scored, n, budget)
+            selected = selection(flow, spec, group, seen, layer, first, last - first, rows)
+        chosen = list(range(n)) if selected is None else select_pages(selected, n, budget)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         out, lse = attend(group, k[tokens, h], values, scale)
         pages.append(chosen)
-        scores.append(None if scored is None else scored.over(last - first))
+        chosen_by.append(selected)
         outs.append(out)
         lses.append(lse)
-    return StepResult(pages, scores, torch.cat(outs), torch.cat(lses))
+    return StepResult(pages, chosen_by, torch.cat(outs), torch.cat(lses))
 
 
 def _candidates(

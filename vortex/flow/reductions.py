@@ -11,6 +11,7 @@ from vortex.flow.axes import axes, axis
 from vortex.flow.casts import cast, integer
 from vortex.flow.logic import as_bool, is_int, where
 from vortex.flow.optable import traces
+from vortex.flow.shapes import unsqueeze
 from vortex.flow.tensor import NoIndices, PageDim, lift, vTensor
 from vortex.flow.tracer import active, emit, refuse
 from vortex.ir.dialects import flow
@@ -102,6 +103,16 @@ def min_(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = Non
     return _extreme("min", flow.ReduceMin, flow.Minimum, lift(input), dim, keepdim, other)
 
 
+def place_of_extreme(x: vTensor, extreme: vTensor, i: int, keepdim: bool) -> vTensor:
+    """Where along axis ``i`` its largest or smallest element first stands: a NaN if there is one."""
+    d = x.dims[i]
+    assert isinstance(d, int)
+    places = lift(torch.arange(d).reshape([d] + [1] * (x.ndim - i - 1)))
+    here = x == extreme
+    here = here if is_int(x) else here | x.isnan()
+    return fold(flow.ReduceMin, where(here, places, d - 1), i, keepdim)
+
+
 def _extreme(
     name: str, op: type[flow.Reduce], pair: type[flow.Binary], x: vTensor, dim: Any, keepdim: bool, other: Any
 ) -> Any:
@@ -110,7 +121,11 @@ def _extreme(
         return emit(pair, x, lift(other))
     if dim is None:
         return fold(op, x, None, False)
-    return Extreme(fold(op, x, axis(dim, x.ndim), keepdim), NoIndices(f"{name}(dim)"))
+    i = axis(dim, x.ndim)
+    if not x.ndim or isinstance(d := x.dims[i], Sym) or not d:
+        return Extreme(fold(op, x, i, keepdim), NoIndices(f"{name}(dim) over pages" if x.ndim else f"{name}(dim)"))
+    values = fold(op, x, i, keepdim)
+    return Extreme(values, place_of_extreme(x, values if keepdim else unsqueeze(values, i), i, keepdim))
 
 
 @traces("aminmax", to="flow.reduce_min, flow.reduce_max")
@@ -136,6 +151,12 @@ def _count(mask: vTensor, dim: Any, keepdim: bool) -> vTensor:
     """How many hold, modulo 2^32: enough to tell none from some."""
     with active().integers.summing(torch.int32):
         return fold(flow.ReduceSum, emit(flow.Cast, mask, to=i32), dim, keepdim)
+
+
+def count_of(mask: vTensor, dim: Any, dtype: torch.dtype) -> vTensor:
+    """How many of a mask hold along axes, as int32 or int64."""
+    with active().integers.summing(dtype):
+        return fold(flow.ReduceSum, emit(flow.Cast, mask, to=i32), dim, False)
 
 
 @traces("count_nonzero", to="sum(x != 0)")

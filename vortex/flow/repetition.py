@@ -18,7 +18,7 @@ def over_pages(x: vTensor, i: int, pages: Sym) -> vTensor:
     """One value for every page: x where the page index is >= 0, which always holds; its size-1 axis i becomes S."""
     index = active().once("page_index", flow.PageIndex(TensorType(i32, (S,))), "page_index")
     if pages != S:
-        index = emit(flow.Gather, index, vTensor(active().lists[pages]))
+        index = emit(flow.Pick, index, vTensor(active().lists[pages]))
     every = reshaped(emit(flow.Ge, index, lift(0)), [pages if j == i else 1 for j in range(x.ndim)])
     none = lift(False) if x.type.dtype == bool_ else lift(0 if not x.type.dtype.is_float else 0.0)
     return emit(flow.Where, every, x, none)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow.axes import axes, axis, number, size, sizes
 from vortex.flow.optable import traces
+from vortex.flow.padded import Padded
 from vortex.flow.shortlist import TracedNear
 from vortex.flow.tensor import PageDim, lift, vTensor
 from vortex.flow.tracer import emit, fail, refuse
@@ -210,27 +211,38 @@ def picked(x: vTensor, i: int, index: Any) -> vTensor:
     return reshaped(part, [*part.dims[:i], *part.dims[i + 1 :]])
 
 
-@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.gather")
+@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.pick")
 def getitem(self: Any, key: Any) -> vTensor:
-    """Slices, integers, None and Ellipsis on axes other than the pages; a shortlist on that of the pages."""
-    x = lift(self)
+    """Slices, integers, lists, masks, None and Ellipsis on axes other than the pages; a shortlist on the pages."""
+    from vortex.flow import gathers  # which cut and reshape by the functions above
+
+    padded = self if isinstance(self, Padded) else None
+    x = padded.x if padded is not None else lift(self)
     keys = list(key) if isinstance(key, tuple) else [key]
-    used = sum(1 for k in keys if k is not None and k is not Ellipsis)
+    if padded is None and any(isinstance(k, TracedNear) for k in keys):
+        x, keys = _at_shortlists(x, keys, gathers.axes_of)
+    used = sum(gathers.axes_of(k) for k in keys)
     if used > x.ndim or sum(k is Ellipsis for k in keys) > 1:
         raise refuse(f"{used} indices for {x.type}", "one index for each axis, at most one ...")
     if not any(k is Ellipsis for k in keys):
         keys.append(Ellipsis)
+    pages = _key_of_pages(x, keys, gathers.axes_of)
+    if padded is not None or (pages is not None and _cuts(keys[pages])):
+        cut = keys[pages] if pages is not None else None
+        if not isinstance(cut, slice):
+            raise fail(SYMBOLIC_SIZE, what="a single page")
+        others = getitem(x, tuple(slice(None) if j == pages else k for j, k in enumerate(keys)))
+        return Padded(others, *(padded.how if padded is not None else (0, 0))).cut(cut)
+    if any(gathers.is_list(k) for k in keys):
+        return gathers.indexed(x, keys)
     i = 0
     for k in keys:
         if k is None:
             x, i = unsqueeze(x, i), i + 1
         elif k is Ellipsis:
-            at = next(j for j, each in enumerate(keys) if each is Ellipsis)
-            i += x.ndim - i - sum(1 for later in keys[at + 1 :] if later is not None)
+            i = x.ndim - sum(1 for later in keys[keys.index(Ellipsis) + 1 :] if later is not None)
         elif isinstance(k, slice):
-            x, i = _slice(x, i, k), i + 1
-        elif isinstance(k, TracedNear):
-            x, i = k.of(x, i), i + 1
+            x, i = sliced_by(x, i, k), i + 1
         elif _is_number(k):
             x = picked(x, i, k)
         elif isinstance(k, vTensor) and not k.ndim and not k.type.dtype.is_float and k.type.dtype != bool_:
@@ -239,6 +251,33 @@ def getitem(self: Any, key: Any) -> vTensor:
             kind = "a traced tensor" if isinstance(k, vTensor) else f"a {type(k).__name__}"
             raise fail(UNKNOWN_TORCH_OP, name=f"indexing with {kind}", nearest="; torch.where and slices can")
     return x
+
+
+def _at_shortlists(x: vTensor, keys: list[Any], axes_of: Callable[[Any], int]) -> tuple[vTensor, list[Any]]:
+    """The tensor at the pages of the shortlists among the keys, and the other keys."""
+    taken = [1 if isinstance(k, TracedNear) else axes_of(k) for k in keys]
+    for j, k in enumerate(keys):
+        if isinstance(k, TracedNear):
+            behind = any(each is Ellipsis for each in keys[:j])
+            x = k.of(x, x.ndim - sum(taken[j:]) if behind else sum(taken[:j]))
+    return x, [slice(None) if isinstance(k, TracedNear) else k for k in keys]
+
+
+def _key_of_pages(x: vTensor, keys: list[Any], axes_of: Callable[[Any], int]) -> int | None:
+    """Which of the keys is for the page axis; None where the tensor has none, or ... stands for it."""
+    i = 0
+    for j, k in enumerate(keys):
+        i = x.ndim - sum(axes_of(later) for later in keys[j + 1 :]) if k is Ellipsis else i + axes_of(k)
+        if axes_of(k) and i - 1 == x.type.page_axis:
+            return j
+    return None
+
+
+def _cuts(k: Any) -> bool:
+    """Whether a slice of the page axis leaves some out."""
+    if not isinstance(k, slice):
+        return False
+    return not (k.start in (None, 0) and k.step in (None, 1) and (k.stop is None or isinstance(k.stop, PageDim)))
 
 
 def looked_up(x: vTensor, i: int, index: vTensor) -> vTensor:
@@ -258,13 +297,11 @@ def _is_number(k: Any) -> bool:
     return hasattr(k, "__index__") and not isinstance(k, vTensor | bool) and not getattr(k, "ndim", 0)
 
 
-def _slice(x: vTensor, i: int, k: slice) -> vTensor:
+def sliced_by(x: vTensor, i: int, k: slice) -> vTensor:
+    """``x[k]`` along axis ``i``."""
     d = x.dims[i]
     if isinstance(d, Sym):
-        whole = k.start in (None, 0) and k.step in (None, 1) and (k.stop is None or isinstance(k.stop, PageDim))
-        if whole:
-            return x
-        raise fail(SYMBOLIC_SIZE, what="a part of the page axis")
+        return x  # whatever leaves pages out was dealt with before
     limits = [None if b is None else number(b, "a slice bound") for b in (k.start, k.stop, k.step)]
     if limits[2] is not None and limits[2] < 1:
         raise refuse(f"step {limits[2]}", "a positive step; x.flip(dim) reverses")
@@ -282,9 +319,14 @@ def select(input: Any, dim: Any, index: Any) -> vTensor:
 @traces("narrow", to="flow.slice")
 def narrow(input: Any, dim: Any, start: Any, length: Any) -> vTensor:
     """``length`` elements of an axis from ``start``."""
+    if isinstance(input, Padded):
+        return input.narrowed(dim, start, length)
     x = lift(input)
-    i, first, count = axis(dim, x.ndim), number(start, "start"), number(length, "length")
+    i, first = axis(dim, x.ndim), number(start, "start")
     d = x.dims[i]
+    if isinstance(d, Sym) and isinstance(length, PageDim) and not first:
+        return x
+    count = number(length, "length")
     return sliced(x, i, first + d if first < 0 and isinstance(d, int) else first, count)
 
 

@@ -20,6 +20,7 @@ from vortex.flow import source
 from vortex.flow.leaves import here
 from vortex.flow.tensor import Near, foreign, lift, vTensor
 from vortex.flow.tracer import active, current, emit, fail, refuse
+from vortex.ir.core import Value
 from vortex.ir.dialects import flow
 from vortex.ir.ranking import ranking
 from vortex.ir.types import MOST_LISTED, S, Sym, TensorType, i32
@@ -43,7 +44,7 @@ class TracedNear(Near):
         pages = x.type.pages
         at = {self.over: self.positions, S: self.candidates}.get(pages) if pages is not None else None
         if i == x.type.page_axis and at is not None:
-            return emit(flow.Gather, x, at)
+            return emit(flow.Pick, x, at)
         if pages is None:
             why = f"{x.type} has no page axis to index by a shortlist"
         elif at is None:
@@ -125,9 +126,15 @@ def shortlist(score: Any, *, pages: int) -> Any:
     positions = vTensor(tracer.function.add(made, names[0] if len(names) == 1 else "near", source.here()))
     candidates = positions
     if over != S:
-        candidates = emit(flow.Gather, vTensor(tracer.lists[over]), positions)
+        candidates = emit(flow.Pick, vTensor(tracer.lists[over]), positions)
     tracer.lists[axis] = candidates.value
     return TracedNear(over, positions, candidates)
+
+
+def listing(score: vTensor) -> tuple[Value, ...]:
+    """Which candidates the pages of a score are: the list of a shortlist, nothing where they are all."""
+    listed = active().lists.get(score.type.pages) if score.type.pages is not None else None
+    return () if listed is None else (listed,)
 
 
 def scored_pages(score: Any, call: str) -> Sym:

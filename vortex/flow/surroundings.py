@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -25,6 +26,9 @@ def plain() -> Iterator[None]:
                 stack.enter_context(torch.autocast(device, enabled=False))
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # torch takes a traced tensor that indexes a real one for a sequence before it asks us
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
         torch.set_default_dtype(torch.float32)
         try:
             yield

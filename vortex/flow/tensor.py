@@ -184,7 +184,7 @@ class vTensor:
             return self.dims[0]
         if not self.dims:  # torch has no length of it either, and its own code asks
             raise CONCRETIZE.at(source.here(), what="len()")
-        raise fail(SYMBOLIC_SIZE, what="len()")
+        raise SYMBOLIC_SIZE.at(source.here(), what="len()")  # torch's own code asks, and can do without
 
     def __iter__(self) -> Iterator[vTensor]:
         if self.dims and isinstance(self.dims[0], int):
@@ -257,50 +257,51 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
         setattr(PageDim, f"__{_side}{_name}__", vTensor.__dict__[f"__{_side}{_name}__"])
 
 
-class NoIndices:
-    """The indices beside a maximum: not computed, so that only their use is an error."""
+class Withheld:
+    """Something that is no tensor here, though torch has one: only its use is an error."""
+
+    def refusal(self) -> Exception:
+        """The error of using it."""
+        raise NotImplementedError
+
+    def _use(self, *_: object, **__: object) -> Any:
+        raise self.refusal()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._use()
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return call_function(function, args, kwargs or {})
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __getitem__ = _use
+    __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __int__ = __float__ = __index__ = __bool__ = _use
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __neg__ = __abs__ = __mod__ = __floordiv__ = _use
+
+
+class NoIndices(Withheld):
+    """The indices beside a maximum over pages: not computed."""
 
     def __init__(self, call: str) -> None:
         self._call = call
 
-    def _use(self, *_: object, **__: object) -> Any:
-        raise fail(UNKNOWN_TORCH_OP, name=f"the indices of {self._call}", nearest="; its values can")
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._use()
-
-    @classmethod
-    def __torch_function__(cls, *_: object, **__: object) -> Any:
-        raise fail(UNKNOWN_TORCH_OP, name="the indices of a maximum", nearest="; its values can")
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __getitem__ = __bool__ = _use
-    __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __int__ = __float__ = __index__ = _use
+    def refusal(self) -> Exception:
+        return fail(UNKNOWN_TORCH_OP, name=f"the indices of {self._call}", nearest="; its values can")
 
 
-class Near:
+class Near(Withheld):
     """The pages of a shortlist, as an index: ``x[near]`` is what ``x`` holds at those pages. It is no tensor."""
 
-    __slots__ = ()
     __hash__ = object.__hash__
 
-    def _use(self, *_: object, **__: object) -> Any:
-        raise fail(NEAR_IS_AN_INDEX)
+    def refusal(self) -> Exception:
+        return fail(NEAR_IS_AN_INDEX)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._use()
-
-    @classmethod
-    def __torch_function__(cls, *_: object, **__: object) -> Any:
-        raise fail(NEAR_IS_AN_INDEX)
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __getitem__ = _use
-    __floordiv__ = __mod__ = __pow__ = __matmul__ = __rmatmul__ = __neg__ = __invert__ = __and__ = __or__ = _use
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _use
-    __bool__ = __len__ = __iter__ = __int__ = __float__ = __index__ = __contains__ = _use
+    __eq__ = __ne__ = __rpow__ = __invert__ = __and__ = __or__ = __contains__ = Withheld._use
 
 
 def foreign(x: vTensor) -> Exception:
@@ -335,8 +336,8 @@ def lift(x: Any) -> vTensor:
         made = active().once(x.axis, flow.Minimum(pages.value, most.value), "page_count")
         active().integers.know(made.value, Whole(torch.int64, 0, x.axis.limit, python=True))
         return made
-    if isinstance(x, NoIndices | Near):
-        return x._use()
+    if isinstance(x, Withheld):
+        raise x.refusal()
     if hasattr(x, "__array__") and not isinstance(x, torch.Tensor):
         x = torch.as_tensor(x)
     if isinstance(x, torch.Tensor):

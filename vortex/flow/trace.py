@@ -27,7 +27,7 @@ from vortex.flow.methods import (
 from vortex.flow.selection import Selection
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
-from vortex.flow.tracer import Tracer, active, tracing
+from vortex.flow.tracer import Tracer, tracing
 from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow as ops
 from vortex.ir.digest import structural
@@ -130,13 +130,7 @@ def trace_function(fn: Callable[..., Any], inputs: Mapping[str, TensorType], nam
 
 
 def _value(result: Any, function: Function) -> Value:
-    return _selected(result, function) if isinstance(result, Selection) else lift(result).value
-
-
-def _selected(selection: Selection, function: Function) -> Value:
-    score = lift(selection.score)
-    listed = active().lists.get(score.type.pages) if score.type.pages is not None else None
-    return function.add(ops.TopK(score.value, () if listed is None else (listed,)), "pages", selection.loc)
+    return result.op(function) if isinstance(result, Selection) else lift(result).value
 
 
 # the two functions -------------------------------------------------------------------------------
@@ -181,7 +175,7 @@ def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
         cache = Cache(spec, dict(zip(fields, summaries, strict=True)), lambda name: _rows(name, spec, tracer))
         selection = selection_of(flow, q, cache, tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
-            selected = _selected(selection, function)
+            selected = selection.op(function)
     function.append(ops.Return((selected,)), loc=return_loc(flow, "forward_indexer"))
     module.define(function)
 

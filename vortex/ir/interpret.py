@@ -18,7 +18,7 @@ import numpy as np
 from vortex.errors import IR_STRUCTURE, VortexError
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.numerics import unpack
-from vortex.ir.ranking import Ranked
+from vortex.ir.ranking import Selected
 from vortex.ir.types import DType, TensorType, bool_
 
 
@@ -36,7 +36,7 @@ class Row:
         """The result of one op."""
         with np.errstate(all="ignore"):
             made = o.evaluate_in(self, *operands)
-        return made if isinstance(made, Ranked) else np.asarray(made, order="C")
+        return made if isinstance(made, Selected) else np.asarray(made, order="C")
 
     def candidates(self) -> Any:
         """The logical index of each candidate page in its request."""
@@ -102,7 +102,7 @@ def held_as(dtype: DType) -> Any:
 def fits(x: Any, v: Value, pages: int) -> bool:
     """Whether ``x`` can be the value ``v`` of a row of that many candidates."""
     if not isinstance(v.type, TensorType):
-        return isinstance(x, Ranked)
+        return isinstance(x, Selected)
     shape = tuple(d if isinstance(d, int) else d.pages(pages) for d in v.type.shape)
     return x.shape == shape and x.dtype == held_as(v.type.dtype)
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from vortex.budget import Cap
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.interpret import Row, held_as
 from vortex.ir.numerics import narrow
-from vortex.ir.ranking import Ranked
+from vortex.ir.ranking import Selected
 from vortex.ir.staging import Staging, loads_by_loop, stage
 from vortex.ir.types import TensorType
 
@@ -164,19 +165,32 @@ class Launch:
 # plan -------------------------------------------------------------------------------------------------
 
 
+TOP_K = Cap()
+"""Of a selection of one part, by rank, as many as the budget says."""
+
+
 def _plan(k: Launch) -> None:
     b = k.batch
     op = next(o for o in k.f.ops if isinstance(o, page.Plan))
-    b.plan = np.array([plan_row(int(n), op.page_size, b.budget) for n in b.lengths], np.int32).reshape(-1, 4).T
+    b.plan = np.array([plan_row(int(n), op.page_size, b.budget, op.cap) for n in b.lengths], np.int32).reshape(-1, 4).T
     k.write(op.buffer, b.requests)
 
 
-def plan_row(length: int, page_size: int, budget: tuple[int, int, int, int, int]) -> tuple[int, int, int, int]:
-    """Pages; pages kept; first candidate; candidates scored, 0 where all pages are kept."""
+def plan_row(
+    length: int, page_size: int, budget: tuple[int, int, int, int, int], cap: Cap = TOP_K
+) -> tuple[int, int, int, int]:
+    """Pages; pages kept; first candidate; candidates scored, 0 where all pages are kept.
+
+    Pages kept are as many as the parts of the selection may take together, which in a union may be more than there are.
+    """
     pages, sink, recent, numerator, denominator = budget
     n = -(-length // page_size)
-    total = max(pages + sink + recent, numerator * n // denominator)
-    return (n, n, sink, 0) if n <= total else (n, total, sink, n - sink - recent)
+    reserved = sink + recent
+    left = max(pages, numerator * n // denominator - reserved)
+    candidates = n - reserved
+    if candidates <= (0 if cap.always else cap.budgets * left + cap.pages):
+        return n, n, sink, 0
+    return n, reserved + cap.budgets * min(left, candidates) + min(cap.pages, candidates), sink, candidates
 
 
 # append -----------------------------------------------------------------------------------------------
@@ -262,7 +276,7 @@ def _score(
             read |= {(o.buffer, p) for p in passes.get(o, ())}
         elif isinstance(o, page.Store):
             x = env[o.x]
-            if isinstance(x, Ranked):
+            if isinstance(x, Selected):
                 best = row.first + x.best(kept - (n - row.pages))
                 _keep(k, *at, np.concatenate([np.arange(row.first), best, np.arange(row.first + row.pages, n)]))
             else:

@@ -12,7 +12,7 @@ A shortlist is complete when the pass over its scores has ended, as a fold is; t
 pages find them in the list, which is kept for the row.
 
     %near = flow.shortlist(%dots)          pass 0 over S; S1, its list, is known from level 1 on
-    %k = flow.gather(%keys, %near)         level 1
+    %k = flow.pick(%keys, %near)         level 1
     %mass = flow.dot(%q, %k)               level 1, pass 1 over S1
 """
 
@@ -71,7 +71,10 @@ def stage(f: Function) -> Staging:
         spans_pages = any(over_pages(v) for v in o.operands)
         axis = axis_of(o)
         in_pass = axis is not None and (spans_pages or o.role != "leaf")
-        if spans_pages and o.crosses_pages() and o.result is not None and not folds(o):
+        if isinstance(o, flow.Part):
+            # what says how many pages are taken may come later than the scores
+            ready = max(level[v] for v in (o.scored, o.near) if v is not None)
+        elif spans_pages and o.crosses_pages() and o.result is not None and not folds(o):
             ready += 1
         loop[o] = place(ready, axis) if in_pass and axis is not None else ready
         if o.result is not None:
@@ -101,7 +104,7 @@ def _sources(v: Value) -> list[Value]:
     o = v.owner
     if o is None or o.role == "leaf" or isinstance(o, flow.Shortlist):
         return []
-    if isinstance(o, flow.Gather):
+    if isinstance(o, flow.Pick):
         return [*_sources(o.x), *_sources(o.at)]
     return _sources(o.x) if isinstance(o, flow.View) else [v]
 

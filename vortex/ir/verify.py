@@ -58,7 +58,7 @@ def _verify_page_axes(f: Function) -> None:
             if o.listed in made or o.listed.name in {axis.name for axis in made}:
                 _no(f"a second shortlist makes the page axis {o.listed}", o)
             made.add(o.listed)
-        for at in (o.at,) if isinstance(o, flow.Gather) else (o.near,) if isinstance(o, flow.Selection) else ():
+        for at in (o.at,) if isinstance(o, flow.Pick) else (o.near,) if isinstance(o, flow.Part) else ():
             if at is not None and not flow.is_list(at):
                 _no(f"%{at.name} is no list of pages: flow.shortlist makes one", o)
         axis = o.result.type.pages if o.result is not None and isinstance(o.result.type, TensorType) else None

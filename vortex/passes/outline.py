@@ -49,7 +49,7 @@ class Outline(Pass):
             raise IR_STRUCTURE.at(why=f"outline needs the module's 'dtype' (and 'kv_dtype') of {', '.join(DTYPES)}")
         program = Module("page", module.name, dict(module.attrs))
         _declare_buffers(program, module)
-        program.define(_plan(program))
+        program.define(_plan(program, module.functions["index"]))
         _outline_cache(program, module.functions["cache"])
         _outline_index(program, module.functions["index"])
         program.define(_attend(program))
@@ -88,9 +88,10 @@ def kernel(name: str, kind: str) -> Function:
     return Function("kernel", name, attrs={"kind": kind, "domain": KINDS[kind].domain})
 
 
-def _plan(program: Module) -> Function:
+def _plan(program: Module, index: Function) -> Function:
     f = kernel("plan", "plan")
-    f.append(page.Plan("plan", int(program.attrs["page_size"])))
+    cap = flow.selected(index).cap
+    f.append(page.Plan("plan", int(program.attrs["page_size"]), cap.budgets, cap.pages, cap.always))
     return f
 
 
@@ -168,11 +169,14 @@ def _outline_cache(program: Module, cache: Function) -> None:
 
 def _outline_index(program: Module, index: Function) -> None:
     outliner = _Outliner(program, {a: a.name for a in index.args})
+    selected = flow.selected(index)
     for o in index.ops:
-        if isinstance(o, flow.Selection):
+        if o is selected:
             f = kernel("select_topk", "select")
             f.append(page.Store(outliner.copy(f, o, {}), "pages"))
             program.define(f)
+        elif isinstance(o, flow.Selection):
+            continue  # a part of it, which is copied with it
         elif o.result is not None and o.role not in ("leaf", "view"):
             _outline_op(program, outliner, o)
 

@@ -24,7 +24,8 @@ class PlanMemory(Pass):
     (on chip, for the current page or row), or ``scratch`` at word ``slot`` of each page (kept from one
     pass over the pages to a later one; slots are reused when their passes do not meet). ``pass`` is the
     page pass the op runs in. Workspace buffers between kernels get an ``offset``; a selecting kernel
-    gets a word per page for sorted keys, ``keys``. A shortlist is a ``list`` on chip, chosen by keys at ``slot``.
+    gets a word per page for the sorted keys of each part of its selection, from ``keys`` on. A shortlist is a ``list``
+    on chip, chosen by keys at ``slot``.
 
         %d = flow.dot(%q, %c) {spec = "gd,sd->sg"} : f32[S, 4]
           ->
@@ -72,8 +73,9 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
             o.notes["in"] = "tile" if heavy or _needs_tile(o, users) else "inline"
         if o.notes.get("in") != "inline":
             weight[o.result] = 1
-    if any(isinstance(o, flow.Selection) for o in f.ops):
-        f.attrs["keys"], words = words, words + 1
+    selects = sum(isinstance(o, flow.Part) for o in f.ops)
+    if selects:
+        f.attrs["keys"], words = words, words + selects
     if KINDS[str(f.attrs["kind"])].workspace:
         ranks = any(isinstance(o, flow.Ranking) for o in f.ops)
         f.attrs["page_words"], f.attrs["row_words"] = words, batched + (KEY_PADDING if ranks else 0)

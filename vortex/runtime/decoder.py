@@ -15,7 +15,7 @@ from vortex.runtime.calls import Signature, signature
 from vortex.runtime.checks import check_selection, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
 from vortex.runtime.shapes import check_given, check_pools, check_queries, check_scales, compiled_for, parts
-from vortex.runtime.steps import Step, Steps, capacity
+from vortex.runtime.steps import Step, Steps
 from vortex.runtime.tensors import (
     ALIGNMENT,
     TORCH,
@@ -126,10 +126,10 @@ class Decoder:
         self._step = None
 
     def capacity(self, columns: int) -> int:
-        """The K that a selection over a page table of ``columns`` needs: pages kept of that many, at least 1."""
+        """The K that a selection over a page table of ``columns`` needs: the most pages kept of them, at least 1."""
         if self.budget is None:
             raise NOT_READY.at(call="capacity", needs="a budget")
-        return capacity(self.budget, require_integer("columns", columns))
+        return self._steps.capacity(self.budget, require_integer("columns", columns))
 
     def workspace_bytes(self, batch: int, columns: int, *, capacity: int | None = None) -> int:
         """Bytes of scratch for steps up to B = ``batch`` and Pmax = ``columns`` whose selections have up to

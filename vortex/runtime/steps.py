@@ -62,6 +62,10 @@ class Steps:
         self._watched = self._machine.kind != "cpu" or library.runs_on is not None  # may be captured
         self._captured: dict[int, int] = {}  # columns -> fewest pages that a captured selection holds
 
+    def capacity(self, budget: Budget, columns: int) -> int:
+        """The most pages that the artifact's flow selects of ``columns`` by a budget, at least 1."""
+        return max(1, min(columns, self.library.manifest.cap.total(budget, columns)))
+
     @property
     def capturing(self) -> bool:
         """Whether a CUDA graph is being captured."""
@@ -83,7 +87,7 @@ class Steps:
         if self.capturing:
             raise NO_CAPTURE.at(what="the budget was set", why="its numbers come from the host")
         for columns, held in self._captured.items():
-            if (need := capacity(budget, columns)) > held:
+            if (need := self.capacity(budget, columns)) > held:
                 raise CAPACITY.at(need=need, capacity=held).note("a captured CUDA graph has that selection")
         if self._scratch is not None:
             self._scratch.write_budget(budget.numbers())
@@ -102,7 +106,7 @@ class Steps:
         assert self.budget is not None
         batch, columns = require_integer("batch", batch), require_integer("columns", columns, 1)
         room = None if room is None else require_integer("capacity", room)
-        return Size(batch, columns, max(capacity(self.budget, columns), min(columns, room or 0)))
+        return Size(batch, columns, max(self.capacity(self.budget, columns), min(columns, room or 0)))
 
     def scratch(self, call: str) -> Scratch:
         """The scratch, once layers and budget are known; VX6003 before."""
@@ -186,8 +190,3 @@ def require_budget(budget: object) -> Budget:
     if not isinstance(budget, Budget):
         raise wrong("budget", f"is {budget!r}; a vortex.Budget is needed, as in Budget(pages=61)")
     return budget
-
-
-def capacity(budget: Budget, columns: int) -> int:
-    """Pages that a budget keeps of ``columns``, at least 1."""
-    return max(1, min(columns, budget.total(columns)))

@@ -13,7 +13,7 @@ def emit_plan(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program, I64)
     args.of_plan()
-    size = next(o.page_size for o in f.ops if isinstance(o, page.Plan))
+    plan = next(o for o in f.ops if isinstance(o, page.Plan))
     with loop("r", args.size("B")) as r:
-        plan_request(args, r, size, T.floordiv)
+        plan_request(args, r, plan, T.floordiv)
     return args.names

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.budgets import FIRST, KEPT, PAGES, SCORED
-from vortex.codegen.cpu.topk import emit_keep_all, emit_shortlist, emit_topk
+from vortex.codegen.cpu.share import emit_reaching
+from vortex.codegen.cpu.topk import Choice, emit_keep_all, emit_shortlist, emit_topk
 from vortex.codegen.scalar import convert, fold_of, number_type
-from vortex.codegen.sort_key import sortable
 from vortex.codegen.sweep import (
     Here,
     Row,
@@ -21,14 +21,17 @@ from vortex.codegen.sweep import (
     Workspace,
     is_paged,
     is_summary,
+    key_of,
+    key_slot,
+    left_to,
     list_of_loads,
-    listed_in,
     lists_of,
     lists_read,
     mean_count,
     page_ops,
     row_ops,
     selection_of,
+    wanted,
 )
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import (
@@ -141,9 +144,11 @@ class _Kernel:
         axis = self.staging.axes[level]
         carries = {o: self._accumulator(o) for o in ops if o.carries()}
         reads = any(isinstance(o, page.Load) and is_paged(self.args.program, o) for o in self.f.ops)
-        if axis != S and any(isinstance(o, flow.Selection) for o in ops):
-            with loop("s", self.row.scored) as s:
-                self._clear_key(s)
+        if axis != S:
+            for o in ops:
+                if isinstance(o, flow.Part):
+                    with loop("s", self.row.scored) as s:
+                        self._clear_key(key_slot(self.f, o), s)
         with loop("s", pages_on(axis, self.row.scored)) as s:
             found = {v: (s, let("near", self.tiles.values.read(v, [s]))) for v in lists_read(self.f, axis)}
             candidate = s
@@ -241,45 +246,52 @@ class _Kernel:
     # selection
 
     def _write_key(self, o: flow.Ranking, tiles: Tiles) -> None:
-        """Keep the key of the page that the tiles are on; that of a shortlist's page stands at its candidate."""
-        key = sortable(convert(tiles.values.read(o.scored, [tiles.position]), F32))
-        if isinstance(o, flow.Selection) and o.near is not None:
-            # 0 is for candidates that are not on the shortlist: no page of it is worse than they are
-            self._put_key(T.max(key, T.uint32(1)), tiles.values.place(o.near, tiles.position))
-        elif isinstance(o, flow.Selection):
-            self._put_key(key, tiles.position)
-        else:
-            self._put_key(key, tiles.position, int(o.notes["slot"]))
+        """Keep the key of the page that the tiles are on; in the selection, at the place of its candidate."""
+        score = convert(tiles.values.read(o.scored, [tiles.position]), F32)
+        key, position = T.reinterpret(F32, key_of(o, score)), tiles.position
+        if isinstance(o, flow.Part) and o.near is not None:
+            position = tiles.values.place(o.near, position)
+        put(self.args.buffers["workspace"], key, self.row.index, self._key_at(key_slot(self.f, o), position))
 
-    def _put_key(self, key: Expr, position: Expr, slot: int | None = None) -> None:
-        """Keep a key, in the words of the final choice or in those at ``slot``."""
-        put(self.args.buffers["workspace"], T.reinterpret(F32, key), self.row.index, self._key_at(position, slot))
+    def _clear_key(self, slot: int, position: Expr) -> None:
+        """Leave the least key, 0, whose bits are those of 0.0."""
+        put(self.args.buffers["workspace"], T.float32(0), self.row.index, self._key_at(slot, position))
 
-    def _clear_key(self, position: Expr) -> None:
-        """Leave the least key, 0, whose bits those of 0.0 are."""
-        put(self.args.buffers["workspace"], T.float32(0), self.row.index, self._key_at(position))
+    def _key_at(self, slot: int, position: Expr) -> Expr:
+        return self.args.size("Pmax") * slot + position
 
-    def _key_at(self, position: Expr, slot: int | None = None) -> Expr:
-        return self.args.size("Pmax") * int(self.f.attrs["keys"] if slot is None else slot) + position
-
-    def _key(self, position: Expr, slot: int | None = None) -> Expr:
-        return T.reinterpret("uint32", self.args.buffers["workspace"][self.row.index, self._key_at(position, slot)])
+    def _key(self, slot: int, position: Expr) -> Expr:
+        return T.reinterpret("uint32", self.args.buffers["workspace"][self.row.index, self._key_at(slot, position)])
 
     def _list(self, o: flow.Shortlist) -> None:
         """Choose the pages of a shortlist, whose keys the sweep before has left."""
-        ranked, slot = type_of(o.score).pages, int(o.notes["slot"])
+        ranked, slot = type_of(o.score).pages, key_slot(self.f, o)
         assert ranked is not None
         scored = let("ranked", pages_on(ranked, self.row.scored))
         listed = local(o.value.name, o.listed.limit, I32)
-        emit_shortlist(lambda s: self._key(s, slot), scored, pages_on(o.listed, self.row.scored), listed)
+        emit_shortlist(lambda s: self._key(slot, s), scored, pages_on(o.listed, self.row.scored), listed)
         self.tiles.values.lists[o.value] = listed
 
-    def pick(self, o: flow.Selection, kept: Expr, pages: Expr) -> None:
-        """Write the best ``kept`` candidates and the reserved of the ``pages`` pages, ascending; fewer where the
-        shortlist that they are of has fewer pages.
-        """
+    def pick(self, selection: flow.Selection, most: Expr, pages: Expr) -> None:
+        """Write the selected candidates, at most ``most``, and the reserved of the ``pages`` pages, ascending."""
         a, row = self.args, self.row
-        if o.near is not None:
-            kept = let("kept_of_list", T.min(kept, listed_in(o, row.scored)))
 
-        emit_topk(self._key, self._clear_key, a.buffers["pages"], a.buffers["counts"], row, kept, pages, a.size("K"))
+        def choice(o: flow.Part) -> Choice:
+            slot = key_slot(self.f, o)
+
+            def key(position: Expr) -> Expr:
+                return self._key(slot, position)
+
+            def clear(position: Expr) -> None:
+                self._clear_key(slot, position)
+
+            count = None if o.counted is None else let("count", convert(self.tiles.values.read(o.counted, []), I32))
+            left = left_to(o, selection.cap, most, row.scored)
+            # behind the last keys is padding, behind the others lie those of the next part
+            last = o is selection.parts[-1]
+            return Choice(
+                key, clear if last else None, wanted(o, left, count, lambda: emit_reaching(key, row.scored, o.share))
+            )
+
+        choices = [choice(o) for o in selection.parts]
+        emit_topk(choices, a.buffers["pages"], a.buffers["counts"], row, pages, a.size("K"))

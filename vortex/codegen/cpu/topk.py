@@ -6,7 +6,7 @@ a row cost less than sorting it, and the sweep finds the pages in ascending orde
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vortex.codegen.sweep import Row
@@ -24,26 +24,22 @@ def emit_keep_all(pages: Buffer, counts: Buffer, r: Expr, h: Expr, n: Expr, capa
     put(counts, T.min(n, capacity), r, h)
 
 
-def emit_topk(
-    key: Callable[[Expr], Expr],
-    clear: Callable[[Expr], None],
-    pages: Buffer,
-    counts: Buffer,
-    row: Row,
-    kept: Expr,
-    n: Expr,
-    capacity: Expr,
-) -> None:
-    """Write the ``kept`` candidates with the largest keys and all reserved of the ``n`` pages, ascending, and their
-    count.
+@dataclass(frozen=True)
+class Choice:
+    """The ``kept`` candidates of a row with the largest keys."""
 
-    ``key`` gives the key of a candidate, ``clear`` makes the key of a place beyond the candidates 0.
-    """
+    key: Callable[[Expr], Expr]
+    """Gives the key of a candidate."""
+    clear: Callable[[Expr], None] | None
+    """Makes the key of a place beyond the candidates 0; None where what lies there is needed."""
+    kept: Expr
+
+
+def emit_topk(choices: Sequence[Choice], pages: Buffer, counts: Buffer, row: Row, n: Expr, capacity: Expr) -> None:
+    """Write the candidates of all ``choices`` and all reserved of the ``n`` pages, ascending, and their count."""
     r, h, first, scored = row.request, row.head, row.first, row.scored
     chunks = let("chunks", T.floordiv(scored + (LANES - 1), T.int32(LANES)))
-    with loop("pad", LANES) as pad:
-        clear(scored + pad)
-    best = Best.find(key, chunks, kept)
+    bounds = [_bound(choice, scored, chunks) for choice in choices]
     end = local("end", 1, I32)
     put(end, T.int32(0), 0)
 
@@ -54,66 +50,63 @@ def emit_topk(
 
     with loop("p", first) as p:
         take(p)
-    best.each(key, scored, lambda s: take(first + s))
+    with loop("s", scored) as s:
+        taken: Expr = None
+        ties = []
+        for choice, (threshold, room) in zip(choices, bounds, strict=True):
+            mine = let("mine", choice.key(s))
+            tied = let("tied", T.And(equal(mine, threshold[0]), room[0] > 0))
+            passes = T.Or(mine > threshold[0], tied)
+            taken = passes if taken is None else T.Or(taken, passes)
+            ties.append((tied, room))
+        with when(taken):
+            take(first + s)
+            for tied, room in ties:
+                with when(tied):
+                    put(room, room[0] - 1, 0)
     with loop("p", n, start=first + scored) as p:
         take(p)
     put(counts, end[0], r, h)
 
 
 def emit_shortlist(key: Callable[[Expr], Expr], pages: Expr, kept: Expr, to: Buffer) -> None:
-    """List the ``kept`` pages of ``pages`` with the largest keys in ``to``, ascending, by their positions.
-
-    ``key`` gives the key of a page; beyond the last page, up to a whole vector, it may be asked for any word.
-    """
-
-    def inside(s: Expr) -> Expr:
-        return T.Select(s < pages, key(s), T.uint32(0))
-
+    """List the ``kept`` pages of ``pages`` with the largest keys in ``to``, ascending, by their positions."""
     chunks = let("chunks", T.floordiv(pages + (LANES - 1), T.int32(LANES)))
-    best = Best.find(inside, chunks, kept)
+    threshold, room = _bound(Choice(key, None, kept), pages, chunks)
     end = local("end", 1, I32)
     put(end, T.int32(0), 0)
+    with loop("s", pages) as s:
+        mine = let("mine", key(s))
+        tied = let("tied", T.And(equal(mine, threshold[0]), room[0] > 0))
+        with when(T.Or(mine > threshold[0], tied)):
+            put(to, s, end[0])
+            put(end, end[0] + 1, 0)
+            with when(tied):
+                put(room, room[0] - 1, 0)
 
-    def take(s: Expr) -> None:
-        put(to, s, end[0])
-        put(end, end[0] + 1, 0)
 
-    best.each(inside, pages, take)
+def _bound(choice: Choice, scored: Expr, chunks: Expr) -> tuple[Buffer, Buffer]:
+    """The last key that is taken, and how many of those that have it are."""
+    key = choice.key
+    if choice.clear is None:
 
+        def key(position: Expr) -> Expr:
+            return T.Select(position < scored, choice.key(position), T.uint32(0))
 
-@dataclass(frozen=True)
-class Best:
-    """The best keys of a row: those above the threshold, and as many equal to it as there is room for, first ones
-    first.
-    """
-
-    threshold: Buffer
-    room: Buffer
-
-    @classmethod
-    def find(cls, key: Callable[[Expr], Expr], chunks: Expr, kept: Expr) -> Best:
-        """Find the threshold of the ``kept`` best; the vectors of ``chunks`` hold all keys, and 0 beyond the last."""
-        threshold = local("threshold", 1, "uint32")
-        put(threshold, T.uint32(0), 0)
-        with loop("bit", 32) as bit:
-            trial = let("trial", T.bitwise_or(threshold[0], T.shift_left(T.uint32(1), T.Cast("uint32", 31 - bit))))
-            reached = _count(key, chunks, lambda k: k >= trial)
-            with when(reached >= kept):
-                put(threshold, trial, 0)
-        above = _count(key, chunks, lambda k: k > threshold[0])
-        room = local("room", 1, I32)
-        put(room, kept - above, 0)
-        return cls(threshold, room)
-
-    def each(self, key: Callable[[Expr], Expr], pages: Expr, take: Callable[[Expr], None]) -> None:
-        """Call ``take`` with the position of each of them, ascending; ``pages`` is how many keys there are."""
-        with loop("s", pages) as s:
-            mine = let("mine", key(s))
-            tied = let("tied", T.And(equal(mine, self.threshold[0]), self.room[0] > 0))
-            with when(T.Or(mine > self.threshold[0], tied)):
-                take(s)
-                with when(tied):
-                    put(self.room, self.room[0] - 1, 0)
+    else:
+        with loop("pad", LANES) as pad:
+            choice.clear(scored + pad)
+    threshold = local("threshold", 1, "uint32")
+    put(threshold, T.uint32(0), 0)
+    with loop("bit", 32) as bit:
+        trial = let("trial", T.bitwise_or(threshold[0], T.shift_left(T.uint32(1), T.Cast("uint32", 31 - bit))))
+        reached = _count(key, chunks, lambda k: k >= trial)
+        with when(reached >= choice.kept):
+            put(threshold, trial, 0)
+    above = _count(key, chunks, lambda k: k > threshold[0])
+    room = local("room", 1, I32)
+    put(room, choice.kept - above, 0)
+    return threshold, room
 
 
 def _count(key: Callable[[Expr], Expr], chunks: Expr, test: Callable[[Expr], Expr]) -> Expr:

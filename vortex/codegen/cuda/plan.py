@@ -62,11 +62,11 @@ def emit_plan(program: Module, f: Function) -> list[str]:
     T.cta_id([1])
     warp, lane = T.warp_id([knobs.threads // WARP]), T.lane_id([WARP])
     cta = Cta(let("warp", warp), let("lane", lane), let("thread", warp * WARP + lane), knobs.threads)
-    size = next(o.page_size for o in f.ops if isinstance(o, page.Plan))
+    plan = next(o for o in f.ops if isinstance(o, page.Plan))
     kernel = _Plan.open(args, cta, knobs)
     # under MLA a request is a row, and has as many counters as its heads have blocks
     rows = args.size("B" if "kv_lora_rank" in program.attrs else "R")
-    kernel.emit(size, table_of(f.attrs.get("schedule", {})), rows)
+    kernel.emit(plan, table_of(f.attrs.get("schedule", {})), rows)
     return args.names
 
 
@@ -153,13 +153,13 @@ class _Plan:
         overlap_wait(knobs.overlap)
         return cls(args, cta, knobs, arena, ends, totals)
 
-    def emit(self, size: int, table: Sequence[Entry], rows: Expr) -> None:
+    def emit(self, plan: page.Plan, table: Sequence[Entry], rows: Expr) -> None:
         """Clear the counters, then write budgets and both lists, by the knobs of the nearest entry of the table."""
         requests, knobs = self.args.size("B"), self.knobs
         with self.cta.share("row", self.args.size("R")) as row:
             put(self.args.buffers["arrivals"], i32(0), row)
         with self.cta.share("r", requests) as r:
-            plan_request(self.args, r, size, T.truncdiv)
+            plan_request(self.args, r, plan, T.truncdiv)
         # a thread reads the rows it wrote itself
         select, attend = _SelectCut(), _AttendCut()
         if not table:

@@ -21,7 +21,8 @@ as work lists (:mod:`vortex.ir.scratch`). No op names them; each kernel says in 
 
 from __future__ import annotations
 
-from vortex.ir.core import Decl, Op, Value, op
+from vortex.budget import Cap
+from vortex.ir.core import Decl, Module, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
 from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3
 
@@ -130,11 +131,28 @@ class Attend(Op):
 
 @op("page.plan")
 class Plan(Op):
-    """Page counts, budgets and work lists from the lengths, written to ``buffer``."""
+    """Page counts, budgets and work lists from the lengths, written to ``buffer``.
+
+    ``budgets``, ``pages`` and ``always`` are what bounds the selection (:class:`vortex.budget.Cap`).
+    """
 
     buffer: str
     page_size: int
+    budgets: int = 1
+    pages: int = 0
+    always: bool = False
     role = "effect"
 
     def infer(self) -> None:
         self.require(self.page_size > 0, "the page size must be positive")
+        self.require(self.budgets >= 0 and self.pages >= 0, "a selection of fewer than no pages")
+
+    @property
+    def cap(self) -> Cap:
+        """What bounds the pages that are selected: ``budgets``, ``pages`` and ``always``."""
+        return Cap(self.budgets, self.pages, self.always)
+
+
+def cap_of(program: Module) -> Cap:
+    """What bounds the pages that a program selects."""
+    return next((o.cap for f in program.functions.values() for o in f.ops if isinstance(o, Plan)), Cap())

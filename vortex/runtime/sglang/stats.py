@@ -45,7 +45,7 @@ class Stats:
         return cls(Path(f"{path}.{rank}" if rank else path), library, config, layers)
 
     def __init__(self, path: Path | None, library: Library, config: EngineConfig, layers: Mapping[int, Layer]) -> None:
-        self._path, self._budget = path, config.budget
+        self._path, self._budget, self._cap = path, config.budget, library.manifest.cap
         manifest, spec = library.manifest, library.manifest.spec
         self._page = spec.page_size
         self._dense = sum(layer.dense for layer in layers.values())
@@ -75,11 +75,9 @@ class Stats:
         pages, kept = self._pages, self._kept
         for length in lengths:
             n = -(-length // self._page)
-            total = self._budget.total(n)
             self._pages += n
-            self._kept += min(n, total)
-            if n > total:
-                self._scored += max(0, n - self._budget.sink - self._budget.recent)
+            self._kept += min(n, self._cap.total(self._budget, n))
+            self._scored += self._cap.scored(self._budget, n)
         pages, kept = self._pages - pages, self._kept - kept
         logger.debug("vortex: %d requests decode, %d of their %d pages are read", len(lengths), kept, pages)
         if self._path:

@@ -39,7 +39,7 @@ def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     for o in f.ops:
         rows = isinstance(o, page.Load) and program.decls[o.buffer].attrs["role"] == "pool"
-        if rows or isinstance(o, flow.Shortlist | flow.Gather):
+        if rows or isinstance(o, flow.Shortlist | flow.Pick):
             why = f"{o.name} has no kernel for GPUs yet" if not rows else "rows of the pools are not read on GPUs yet"
             raise NOT_EMITTABLE.at(o.loc, why=why, hint="compile for a CPU: --target cpu")
     args = Arguments(program)
@@ -64,7 +64,8 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
     arena = Arena()
     memory = Memory.reserve(layout, args, arena, knobs)
     reserved = Reserved.take(layout, arena, cta, knobs)
-    topk = TopK.reserve(cta, arena, knobs.keys) if layout.selection is not None else None
+    chosen = layout.selection
+    topk = TopK.reserve(cta, arena, knobs.keys, chosen) if chosen is not None else None
     arrived = arena.take(1)
     arena.open()
     item, h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
@@ -96,8 +97,9 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
                 # the last item of the row does the rest; arena[arrived] is how many came before it
                 with when(T.Or(equal(parts, i32(1)), equal(arena.i32[arrived], parts - 1))):
                     sweeps.rest()
-                    if topk is not None:
-                        topk.write(sweeps.keys, row, best, pages, selection)
+                    if topk is not None and chosen is not None:
+                        choices = [sweeps.choice(o, topk, best) for o in chosen.parts]
+                        topk.write(choices, row, pages, selection)
             with other():
                 overlap_wait(knobs.overlap)
                 if topk is None:

@@ -215,6 +215,13 @@ class KthKey:
         cta_sync()
         put(search.last, self.arena.i32[self.answer + TIE], 0)
 
+    def of_all_warps(self) -> Expr:
+        """The sum over all warps of what :meth:`before_warp` was just given."""
+        total: Expr = i32(0)
+        for w in range(self.cta.warps):
+            total = total + self.arena.i32[self.sums + 2 * self.cta.warps + w]
+        return let("of_all_warps", total)
+
     def before_warp(self, mine: Expr) -> Buffer:
         """The sum over the warps before this one; the last reads of what lies there were before a barrier."""
         shared, at = self.arena.i32, self.sums + 2 * self.cta.warps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vortex.codegen.cuda.ptx import WARP
@@ -61,28 +61,35 @@ class RowKeys:
         # all loads are on their way before the first is looked at
         for i in range(self.held):
             with when(i32(i) < self.share):
-                put(self.near, T.reinterpret(U32, get(T.min(self._page(i), self.scored - 1))), i)
+                put(self.near, T.reinterpret(U32, get(T.min(self.page(i), self.scored - 1))), i)
         for i in range(self.held):
-            put(self.near, T.Select(self._page(i) < self.scored, self.near[i], T.uint32(0)), i)
+            put(self.near, T.Select(self.page(i) < self.scored, self.near[i], T.uint32(0)), i)
 
-    def _page(self, i: Expr) -> Expr:
+    def page(self, i: Expr) -> Expr:
         """The page of this lane in round ``i``."""
         return self.begin + i * WARP + self.cta.lane
 
     def each(self, body: Body) -> None:
         """Run ``body`` for each of this thread's pages, ascending; all lanes take part in every call."""
-        for i in range(self.held):
-            with when(i32(i) < self.share):
-                s = let("s", self._page(i))
-                body(s, let("inside", s < self.scored), self.near[i])
-        batch = local("far_keys", FAR, U32)
-        with loop("far_round", rounds_of(T.max(i32(0), self.share - self.held), FAR)) as turn:
-            first = let("first_far", turn * FAR + self.held)
-            # loads on their way together: one at a time, each would be waited for
+        each_of([self], lambda s, inside, keys: body(s, inside, keys[0]))
+
+
+def each_of(rows: Sequence[RowKeys], body: Callable[[Expr, Expr, Sequence[Expr]], None]) -> None:
+    """Run ``body`` for each of this thread's pages with its keys in all ``rows``, which are of the same pages."""
+    row = rows[0]
+    for i in range(row.held):
+        with when(i32(i) < row.share):
+            s = let("s", row.page(i))
+            body(s, let("inside", s < row.scored), [r.near[i] for r in rows])
+    batches = [local("far_keys", FAR, U32) for _ in rows]
+    with loop("far_round", rounds_of(T.max(i32(0), row.share - row.held), FAR)) as turn:
+        first = let("first_far", turn * FAR + row.held)
+        # loads on their way together: one at a time, each would be waited for
+        for r, batch in zip(rows, batches, strict=True):
             for i in range(FAR):
-                put(batch, T.reinterpret(U32, self.keys.get(T.min(self._page(first + i), self.scored - 1))), i)
-            for i in range(FAR):
-                with when(first + i < self.share):
-                    s = let("s", self._page(first + i))
-                    inside = let("inside", s < self.scored)
-                    body(s, inside, T.Select(inside, batch[i], T.uint32(0)))
+                put(batch, T.reinterpret(U32, r.keys.get(T.min(row.page(first + i), row.scored - 1))), i)
+        for i in range(FAR):
+            with when(first + i < row.share):
+                s = let("s", row.page(first + i))
+                inside = let("inside", s < row.scored)
+                body(s, inside, [T.Select(inside, batch[i], T.uint32(0)) for batch in batches])

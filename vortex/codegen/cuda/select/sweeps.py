@@ -22,11 +22,11 @@ from vortex.codegen.cuda.select.page_reduce import PageFolds
 from vortex.codegen.cuda.select.page_tile import LaneTiles, PageTile
 from vortex.codegen.cuda.select.reserved import GpuReader, Reserved
 from vortex.codegen.cuda.select.tensor_core import Pipeline
+from vortex.codegen.cuda.select.topk import Choice, TopK
 from vortex.codegen.cuda.storage import Arena, Held, LaneStorage, PageTileStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.scalar import convert
-from vortex.codegen.sort_key import sortable
-from vortex.codegen.sweep import Here, Row, Workspace, is_paged, page_ops, row_ops
+from vortex.codegen.sweep import Here, Row, Workspace, is_paged, key_of, key_slot, left_to, page_ops, row_ops, wanted
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, equal, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op, Value
@@ -119,10 +119,23 @@ class Sweeps:
             values.storages[v] = PageTileStorage(arena, base)
         return cls(args, layout, reserved, of_row, arena, cta, knobs, row, reader, views, values, folds, block)
 
-    @property
-    def keys(self) -> Held:
-        """Where the keys of the row's pages are kept."""
-        return self.memory.of_page(int(self.layout.f.attrs["keys"]))
+    def keys(self, o: flow.Part) -> Held:
+        """Where the keys of the row's pages are kept for a part of the selection."""
+        return self.memory.of_page(key_slot(self.layout.f, o))
+
+    def choice(self, o: flow.Part, topk: TopK, most: Expr) -> Choice:
+        """A part of the selection, where all parts together may take ``most`` pages; after all sweeps."""
+        assert self.layout.selection is not None
+        keys = topk.load(self.keys(o), self.row.scored)
+        count = None
+        if o.counted is not None:
+            self.block.before([o.counted])
+            # in a register: C++ takes -2^31, which a cast of a float may give, for a number of 64 bits
+            held = local("count", 1, I32)
+            put(held, convert(self.values.read(o.counted, []), I32), 0)
+            count = held[0]
+        left = left_to(o, self.layout.selection.cap, most, self.row.scored)
+        return Choice(keys, wanted(o, left, count, lambda: topk.reaching(keys, o.share)))
 
     # the row's inputs
 
@@ -333,7 +346,7 @@ class Sweeps:
         if isinstance(o, page.Store):
             with when(page_tile.is_page):
                 self.reader.workspace.store(o, tiles)
-        elif isinstance(o, flow.Selection):
+        elif isinstance(o, flow.Part):
             self._write_key(o, tiles, page_tile.is_page)
         elif isinstance(o, flow.Scan) and o.carries():
             self._open_lane_storage(o)
@@ -378,8 +391,8 @@ class Sweeps:
             unpacked=self.knobs.unpacked,
         )
 
-    def _write_key(self, o: flow.Selection, tiles: LaneTiles, is_page: Expr) -> None:
+    def _write_key(self, o: flow.Part, tiles: LaneTiles, is_page: Expr) -> None:
         """Keep the keys of the lanes' pages."""
         score = convert(tiles.values.read(o.scored, [tiles.position]), F32)
         with when(is_page):
-            self.keys.set(T.reinterpret(F32, sortable(score)), tiles.position)
+            self.keys(o).set(T.reinterpret(F32, key_of(o, score)), tiles.position)

@@ -10,17 +10,19 @@ written at   0                      first                            first + bes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import wide
+from vortex.codegen.cuda.ptx import cta_sync, wide
 from vortex.codegen.cuda.select.kth_key import KthKey
-from vortex.codegen.cuda.select.row_keys import RowKeys
+from vortex.codegen.cuda.select.row_keys import RowKeys, each_of
+from vortex.codegen.cuda.select.share import Share
 from vortex.codegen.cuda.select.shortlist import Shortlist
 from vortex.codegen.cuda.storage import Arena, Held
 from vortex.codegen.cuda.warp import Cta, ballot, below, count_bits
 from vortex.codegen.sweep import Row
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, choose, equal, i32, let, local, put, when
+from vortex.ir.dialects import flow
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,14 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The ``best`` best candidates of a row by its keys."""
+
+    keys: RowKeys
+    best: Expr
+
+
+@dataclass(frozen=True)
 class TopK:
     """The choice of a row's pages; holds the shared memory it takes."""
 
@@ -62,15 +72,30 @@ class TopK:
     """Keys that a thread keeps in registers."""
     kth: KthKey
     shortlist: Shortlist
+    share: Share | None
 
     @classmethod
-    def reserve(cls, cta: Cta, arena: Arena, held: int) -> TopK:
-        """Take the shared memory."""
-        return cls(cta, held, KthKey.reserve(cta, arena), Shortlist.reserve(cta, arena))
+    def reserve(cls, cta: Cta, arena: Arena, held: int, chosen: flow.Selection) -> TopK:
+        """Take the shared memory that ``chosen`` takes."""
+        kth, shortlist = KthKey.reserve(cta, arena), Shortlist.reserve(cta, arena)
+        shares = any(o.share for o in chosen.parts)
+        return cls(cta, held, kth, shortlist, Share.reserve(cta, arena) if shares else None)
 
-    def write(self, keys: Held, row: Row, best: Expr, pages: Expr, to: Selection) -> None:
-        """Write the ``best`` best candidates and all reserved pages of the row's ``pages``, ascending."""
-        mine = RowKeys.load(self.cta, keys, row.scored, self.held)
+    def load(self, keys: Held, scored: Expr) -> RowKeys:
+        """The keys of a row's ``scored`` candidates."""
+        return RowKeys.load(self.cta, keys, scored, self.held)
+
+    def reaching(self, keys: RowKeys, share: int) -> Expr:
+        """How many of the best candidates have ``share`` (in 2^-24) of the mass of all."""
+        assert self.share is not None
+        return self.share.reaching(keys, share)
+
+    def write(self, choices: Sequence[Choice], row: Row, pages: Expr, to: Selection) -> None:
+        """Write the candidates of all choices and all reserved pages of the row's ``pages``, ascending."""
+        if len(choices) > 1:
+            self._write_union(choices, row, pages, to)
+            return
+        mine, best = choices[0].keys, choices[0].best
         first, scored = row.first, row.scored
         with self.cta.share("sink", first) as p:
             to.place(p, p)
@@ -99,6 +124,44 @@ class TopK:
             put(count, self.shortlist.gather(keys, least), 0)
         count_listed = let("listed_in_all", count[0])
         return count_listed <= self.shortlist.room, count_listed
+
+    def _write_union(self, choices: Sequence[Choice], row: Row, pages: Expr, to: Selection) -> None:
+        """The same for several: the last key of each, then one ascending sweep over all."""
+        first, scored = row.first, row.scored
+        bounds = []
+        for choice in choices:
+            cta_sync()  # the shared memory of the choice before is done with
+            bounds.append(self.kth.find(choice.keys, choice.best))
+        mine = local("chosen_here", 1, I32)
+        put(mine, i32(0), 0)
+
+        def chosen(s: Expr, inside: Expr, keys: Sequence[Expr]) -> Expr:
+            takes: Expr = None
+            for key, (threshold, last) in zip(keys, bounds, strict=True):
+                one = T.Or(key > threshold, T.And(equal(key, threshold), s <= last))
+                takes = one if takes is None else T.Or(takes, one)
+            return let("chosen", ballot(T.And(inside, takes)))
+
+        rows = [choice.keys for choice in choices]
+        each_of(rows, lambda s, inside, keys: put(mine, mine[0] + count_bits(chosen(s, inside, keys)), 0))
+        cta_sync()
+        taken = self.kth.before_warp(mine[0])
+        best = self.kth.of_all_warps()
+        with self.cta.share("sink", first) as p:
+            to.place(p, p)
+        with self.cta.share("recent", pages - first - scored) as p:
+            to.place(first + scored + p, first + best + p)
+        to.count(T.min(pages - scored + best, to.room))
+        earlier = let("earlier", below(self.cta.lane))
+        bit = let("bit", T.shift_left(T.uint32(1), cast(U32, self.cta.lane)))
+
+        def take(s: Expr, inside: Expr, keys: Sequence[Expr]) -> None:
+            here = chosen(s, inside, keys)
+            with when(T.bitwise_and(here, bit) > T.uint32(0)):
+                to.place(first + s, first + taken[0] + count_bits(T.bitwise_and(here, earlier)))
+            put(taken, taken[0] + count_bits(here), 0)
+
+        each_of(rows, take)
 
     def _sweep(self, keys: RowKeys, best: Expr, put_chosen: Callable[[Expr, Expr], None]) -> None:
         """Choose the best by the k-th key and one ascending sweep over all."""

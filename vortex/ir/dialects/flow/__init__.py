@@ -1,7 +1,7 @@
 """The ``flow`` dialect: what a sparse-attention algorithm computes, with no word on where or when; frontend,
 passes, interpreters and scalar emitters import it.
 
-Tensors have at most one page axis: ``S``, or that of a shortlist, which no op mixes with ``S`` but ``flow.gather``.
+Tensors have at most one page axis: ``S``, or that of a shortlist, which no op mixes with ``S`` but ``flow.pick``.
 Elementwise ops broadcast as numpy does. Arithmetic is fp32 (int32 where both sides are integers); narrower floats are
 storage types and widen when they are read.
 """
@@ -56,9 +56,11 @@ from vortex.ir.dialects.flow.elementwise import (
     Xor,
 )
 from vortex.ir.dialects.flow.kinds import (
+    MOST_PAGES,
     Binary,
     Compare,
     Logical,
+    Part,
     Ranking,
     Reduce,
     Selection,
@@ -71,8 +73,9 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return, TopK
+from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return
 from vortex.ir.dialects.flow.reductions import (
+    ArgSort,
     Conv,
     Dot,
     ReduceMax,
@@ -83,13 +86,17 @@ from vortex.ir.dialects.flow.reductions import (
     Scan,
     Softmax,
 )
-from vortex.ir.dialects.flow.shape import Broadcast, Concat, Reshape, Slice, Transpose
-from vortex.ir.dialects.flow.shortlist import Gather, Shortlist, is_list
+from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union, cap_of, selected
+from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Shift, Slice, Transpose
+from vortex.ir.dialects.flow.shortlist import Pick, Shortlist, is_list
 
 __all__ = [
+    "MOST_PAGES",
+    "MOST_PARTS",
     "Abs",
     "Add",
     "And",
+    "ArgSort",
     "Binary",
     "Broadcast",
     "Cast",
@@ -131,6 +138,8 @@ __all__ = [
     "Or",
     "PageCount",
     "PageIndex",
+    "Part",
+    "Pick",
     "Pow",
     "Ranking",
     "Reduce",
@@ -147,6 +156,7 @@ __all__ = [
     "Rsqrt",
     "Scan",
     "Selection",
+    "Shift",
     "Shortlist",
     "Sigmoid",
     "Sin",
@@ -157,17 +167,21 @@ __all__ = [
     "Tan",
     "Tanh",
     "TopK",
+    "TopP",
     "Transpose",
     "Trunc",
     "Unary",
+    "Union",
     "View",
     "Where",
     "Xor",
     "alike",
     "arithmetic",
     "broadcast",
+    "cap_of",
     "is_list",
     "one_page_axis",
+    "selected",
     "show",
     "tensor",
 ]

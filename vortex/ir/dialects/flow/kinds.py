@@ -7,12 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vortex.budget import Cap
 from vortex.ir.core import Op, Value
 from vortex.ir.ranking import Ranked
 from vortex.ir.types import Dim, DType, S, SelectionType, Sym, TensorType, bool_, f32, i32, selection
 
 TWO_AXES = "all candidates meet the pages of a shortlist"
 """What is wrong where an op mixes page axes."""
+MOST_PAGES = 2**25
+"""More than a part of a selection can take, so that sums over parts are 32-bit numbers."""
 
 
 def tensor(o: Op, v: Value) -> TensorType:
@@ -85,33 +88,78 @@ class Ranking(Op):
 
 
 @dataclass(eq=False, repr=False)
-class Selection(Ranking):
+class Selection(Op):
     """Ends the index function: the pages that a row attends to. What a kind of selection adds is an op of its own."""
 
     role = "selection"
-    always_scores: ClassVar[bool] = False
-    """Rows are scored even where the budget has room for all their pages."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What it is made of: each an order of the candidates, and how many of them are taken."""
+        raise NotImplementedError(self.name)
+
+    @property
+    def cap(self) -> Cap:
+        """What bounds how many pages are selected."""
+        parts = self.parts
+        always = len(parts) > 1 or any(part.always_scores for part in parts)
+        return Cap(sum(not part.most for part in parts), sum(part.most for part in parts), always)
+
+
+@dataclass(eq=False, repr=False)
+class Part(Ranking, Selection):
+    """The best candidates by one score, ``most`` of them or, where that is 0, as many as the budget leaves."""
+
+    role = "selection"
+
     only_ranks: ClassVar[bool] = False
 
     def infer(self) -> SelectionType:
-        pages, at = self.pages_of(self.scored), self.near
-        listed = None if at is None else tensor(self, at)
+        pages = self.pages_of(self.scored)
+        listed = None if self.near is None else tensor(self, self.near)
         if listed is None:
             self.require(pages == S, f"which candidates the pages of {pages} are has to be an operand: the shortlist")
         else:
             fits = listed == TensorType(i32, (pages,))
             self.require(fits, f"{listed} does not list the pages that {show((pages,))} scores")
+        self.require(0 <= self.most < MOST_PAGES, f"pages is {self.most}, not below {MOST_PAGES}")
         return selection
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self,)
+
+    @property
     def near(self) -> Value | None:
-        """Which candidates the pages that are scored are, where they are those of a shortlist."""
+        """The operand that says which candidates the pages that are scored are, where they are those of a shortlist."""
         return None
 
-    def evaluate(self, *operands: Any) -> Any:
+    @property
+    def most(self) -> int:
+        """The most pages that are taken; 0 where the budget says."""
+        return 0
+
+    @property
+    def counted(self) -> Value | None:
+        """The operand that says how many of the candidates are taken, where one does."""
+        return None
+
+    @property
+    def share(self) -> int:
+        """The share of all candidates' mass that is reached, in 2^-24; 0 where masses do not matter."""
+        return 0
+
+    @property
+    def always_scores(self) -> bool:
+        """Rows are scored even where the budget has room for all their pages."""
+        return self.counted is not None or self.share > 0
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
         """The scores with the order that :func:`vortex.ir.ranking.ranking` gives them."""
-        given = dict(zip(self.operands, operands, strict=True))
-        return Ranked(given[self.scored], None if self.near is None else given[self.near])
+        known = dict(zip(self.operands, operands, strict=True))
+        count = None if self.counted is None else int(known[self.counted])
+        near = None if self.near is None else known[self.near]
+        return Ranked(known[self.scored], self.most, count, self.share, near, row.pages)
 
 
 @dataclass(eq=False, repr=False)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from vortex.ir.core import Op, Value, op
-from vortex.ir.dialects.flow.kinds import Selection
 from vortex.ir.numerics import narrow
 from vortex.ir.types import S, TensorType, i32
 
@@ -89,25 +88,6 @@ class PageCount(Op):
 
     def evaluate_in(self, row: Any, *operands: Any) -> Any:
         return np.asarray(row.pages, np.int32)
-
-
-@op("flow.topk")
-class TopK(Selection):
-    """The best pages by score, as many as the budget leaves: +inf > finite > -inf > NaN, ties to the lower page."""
-
-    score: Value
-    at: tuple[Value, ...] = ()
-    """The positions of the pages among the candidates, where ``score`` is of a shortlist's."""
-    only_ranks = True
-
-    @property
-    def scored(self) -> Value:
-        return self.score
-
-    @property
-    def near(self) -> Value | None:
-        self.require(len(self.at) <= 1, "a score is of one shortlist")
-        return self.at[0] if self.at else None
 
 
 @op("flow.return")

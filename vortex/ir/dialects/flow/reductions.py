@@ -15,7 +15,7 @@ from vortex.ir.dialects.flow.kinds import (
     tensor,
 )
 from vortex.ir.numerics import widen
-from vortex.ir.types import Dim, DType, Sym, TensorType, f32
+from vortex.ir.types import Dim, DType, Sym, TensorType, f32, i32
 
 
 @op("flow.reduce_sum")
@@ -128,6 +128,38 @@ class Scan(Op):
     def evaluate(self, x: Any) -> Any:
         x = x if x.dtype != np.bool_ else x.astype(np.int32)
         return self.KINDS[self.kind].accumulate(x, axis=self.axis, dtype=x.dtype)
+
+
+@op("flow.argsort")
+class ArgSort(Op):
+    """Where the smallest element of ``axis`` is, the next, and so on; with ``descending`` the largest first.
+
+    NaN counts as larger than every number, -0 equals +0, and of equal elements the lower index comes first.
+    """
+
+    x: Value
+    axis: int
+    descending: bool = False
+    role = "nest"
+    widens = True
+    rereads = True
+    folds = "sum"
+
+    def infer(self) -> TensorType:
+        t = tensor(self, self.x)
+        self.require(0 <= self.axis < len(t.shape), f"axis {self.axis} of {t}")
+        self.require(isinstance(t.shape[self.axis], int), "pages are not sorted, a selection orders them")
+        return t.with_dtype(i32)
+
+    def evaluate(self, x: Any) -> Any:
+        x = x if x.dtype.kind == "f" else x.astype(np.int64)
+        key = -x if self.descending else x
+        # numpy's sort keeps NaN last whatever its sign, and 0 is not below -0
+        order = np.argsort(key, axis=self.axis, kind="stable")
+        if self.descending and x.dtype.kind == "f":
+            first = np.argsort(~np.isnan(np.take_along_axis(x, order, self.axis)), axis=self.axis, kind="stable")
+            order = np.take_along_axis(order, first, self.axis)
+        return order.astype(np.int32)
 
 
 @op("flow.conv")

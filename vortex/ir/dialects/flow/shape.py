@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.types import Dim, S, Sym, TensorType, f32
+from vortex.ir.types import Dim, S, Sym, TensorType, f32, i32
 
 
 @op("flow.reshape")
@@ -129,3 +129,80 @@ class Concat(Op):
     def evaluate(self, *parts: Any) -> Any:
         same = len({p.dtype for p in parts}) == 1
         return np.concatenate(parts if same else alike(*parts), axis=self.axis)
+
+
+@op("flow.gather")
+class Gather(Op):
+    """Elements of ``axis``, which is not the page axis, at integer indices: beside it, x and index broadcast.
+
+    result[i, j, k] = x[i, index[i, j, k], k] for axis 1. Indices below 0 or beyond the axis mean its ends.
+    """
+
+    x: Value
+    index: Value
+    axis: int
+    role = "nest"
+    rereads = True
+
+    def infer(self) -> TensorType:
+        x, at = tensor(self, self.x), tensor(self, self.index)
+        self.require(at.dtype == i32, f"indices are i32, not {at.dtype}")
+        self.require(len(x.shape) == len(at.shape), f"{x} and its indices {at} differ in rank")
+        self.require(0 <= self.axis < len(x.shape), f"axis {self.axis} of {x}")
+        d, n = x.shape[self.axis], at.shape[self.axis]
+        self.require(isinstance(d, int) and isinstance(n, int), "pages are not gathered")
+        self.require(d != 0 or n == 0, f"nothing to gather along axis {self.axis} of {x}")
+        shape = broadcast(self, self._beside(x.shape), self._beside(at.shape))
+        return one_page_axis(self, x.dtype, (*shape[: self.axis], n, *shape[self.axis + 1 :]))
+
+    def _beside(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*shape[: self.axis], 1, *shape[self.axis + 1 :])
+
+    def evaluate(self, x: Any, index: Any) -> Any:
+        beside = np.broadcast_shapes(self._beside(x.shape), self._beside(index.shape))
+        whole, at = ([*beside[: self.axis], a.shape[self.axis], *beside[self.axis + 1 :]] for a in (x, index))
+        clamped = np.clip(np.broadcast_to(index, at), 0, max(x.shape[self.axis] - 1, 0))
+        return np.take_along_axis(np.broadcast_to(x, whole), clamped, self.axis)
+
+
+@op("flow.shift")
+class Shift(Op):
+    """The value of another page: y[s] = x[s - by]; ``outside`` says what stands there where there is no such page.
+
+    ``fill`` puts a number there, ``edge`` the nearest page, ``wrap`` goes on at the other end.
+    """
+
+    x: Value
+    by: int
+    outside: str = "fill"
+    fill: float = 0.0
+    role = "nest"
+    rereads = True
+    OUTSIDE: ClassVar[tuple[str, ...]] = ("fill", "edge", "wrap")
+
+    def infer(self) -> TensorType:
+        t = tensor(self, self.x)
+        self.require(t.page_axis is not None, f"{t} has no pages")
+        self.require(self.outside in self.OUTSIDE, f"outside '{self.outside}' is none of {', '.join(self.OUTSIDE)}")
+        whole = t.dtype.is_float or float(self.fill).is_integer()
+        self.require(whole, f"{self.fill} is not a number of type {t.dtype}")
+        return t
+
+    def crosses_pages(self) -> bool:
+        return True
+
+    def carries(self) -> bool:
+        return False
+
+    def evaluate(self, x: Any) -> Any:
+        axis = tensor(self, self.x).page_axis
+        assert axis is not None
+        n = x.shape[axis]
+        if not n:
+            return x
+        at = np.arange(n) - self.by
+        moved = np.take(x, at % n if self.outside == "wrap" else np.clip(at, 0, n - 1), axis=axis)
+        if self.outside != "fill":
+            return moved
+        there = ((at >= 0) & (at < n)).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+        return np.where(there, moved, np.asarray(self.fill).astype(x.dtype))

@@ -53,11 +53,11 @@ class Shortlist(Ranking):
         return np.sort(ranking(score)[: self.listed.limit]).astype(np.int32)
 
 
-@op("flow.gather")
-class Gather(View):
+@op("flow.pick")
+class Pick(View):
     """``x`` at the pages that ``at`` lists by their positions along its page axis, which becomes the axis of ``at``.
 
-    %k_near = flow.gather(%k, %near) : bf16[S1<=64, 16, 128]
+    %k_near = flow.pick(%k, %near) : bf16[S1<=64, 16, 128]
     """
 
     at: Value
@@ -77,6 +77,6 @@ class Gather(View):
 def is_list(v: Value) -> bool:
     """Whether a value lists pages that exist: a shortlist, one of another's pages, or either from a buffer."""
     o: Op | None = v.owner
-    if isinstance(o, Gather):
+    if isinstance(o, Pick):
         return is_list(o.x) and is_list(o.at)
     return isinstance(o, Shortlist) or (o is not None and o.name == "page.load")
