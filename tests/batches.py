@@ -74,6 +74,8 @@ def batch(
         assert isinstance(d.type, TensorType)
         paged[d.name] = np.full((len(physical), heads, *d.type.tile), np.nan, np.float32)
     return Batch(
+        head_offset=1,
+        parameters=parameters(flow, layers=1, heads=heads + 1, integers=integers, seed=seed),
         q=numbers(len(lengths), heads * group, dim),
         paged=paged,
         lengths=np.array(lengths, np.int32),
@@ -88,9 +90,28 @@ def batch(
     )
 
 
+def parameters(flow: Module, *, layers: int, heads: int, integers: bool, seed: int) -> dict[str, Any]:
+    """Numbers for the parameters of ``flow``, which hold them exactly."""
+    rng = np.random.default_rng(seed + 1)
+    leading = {"model": (), "layer": (layers,), "head": (layers, heads)}
+    made = {}
+    for d in flow.declared("param"):
+        assert isinstance(d.type, TensorType)
+        shape = (*leading[d.attrs["per"]], *d.type.tile)
+        x = rng.integers(-2, 3, shape) if integers else rng.normal(size=shape)
+        made[d.name] = narrow(x.astype(np.float32), d.type.dtype)
+    return made
+
+
 def copy(b: Batch) -> Batch:
     """The same inputs in memory of their own."""
     return dataclasses.replace(b, paged={n: x.copy() for n, x in b.paged.items()}, workspace={})
+
+
+def place(b: Batch, h: int) -> dict[str, Any]:
+    """Where head ``h`` of the batch is, as the flow interpreter takes it."""
+    own = 2**31 - 1 if b.row_budget is None else int(b.row_budget[h])
+    return {"layer": b.layer, "head": b.head_offset + h, "parameters": b.parameters, "budget": own}
 
 
 def summarise(flow: Module, b: Batch) -> None:
@@ -102,7 +123,7 @@ def summarise(flow: Module, b: Batch) -> None:
         for p in b.page_table[r, : length // size]:
             for h in range(b.heads):
                 tiles = [b.paged[n][p, h] * b.scale_of(n) for n in ("latent", "k", "v") if n in b.paged]
-                made = run_function(cache, tiles, flow)
+                made = run_function(cache, tiles, flow, **place(b, h))
                 for name, x in zip(names, made, strict=True):
                     kind = flow.decls[name].type
                     assert isinstance(kind, TensorType)
@@ -118,7 +139,7 @@ def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     group = b.q.shape[1] // b.heads
     physical = b.page_table[r, first : first + scored]
     fields = [b.paged[a.name][physical, h] for a in index.args[1:]]
-    (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, layer=b.layer, first=first)
+    (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, first=first, **place(b, h))
     assert isinstance(best, Selected)
     chosen = {first + int(i) for i in best.best(kept - (n - scored))}
     return [p for p in range(n) if p in chosen or not first <= p < first + scored]

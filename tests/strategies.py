@@ -198,9 +198,27 @@ def score(f: Function, v: Value, fold: type[flow.Reduce]) -> Value:
     return f.add(fold(v, rest), "score") if rest else v
 
 
+def selection_of(draw: Any, f: Function, scored: Callable[[], Value]) -> Value:
+    """One to three choices by scores, each with a budget of its own or that of the step, a count, or a share."""
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        pages = draw(st.sampled_from([0, 0, 1, 3]))
+        if draw(st.booleans()):
+            parts.append(f.add(flow.TopP(scored(), draw(st.sampled_from([0.3, 0.5, 1.0])), pages), "p"))
+        elif draw(st.booleans()):
+            most = f.add(flow.ReduceMax(scored(), (0,)), "most")
+            parts.append(f.add(flow.TopK(scored(), pages, (f.add(flow.Cast(most, i32), "count"),)), "p"))
+        else:
+            parts.append(f.add(flow.TopK(scored(), pages), "p"))
+    return parts[0] if len(parts) == 1 else f.add(flow.Union(tuple(parts)), "p")
+
+
 @st.composite
-def flows(draw: Any, *, polynomial: bool = False, ranked: bool | None = None, steps: int = 8) -> str:
-    """A flow module as text; @index ends in a topk, or returns values where ``ranked`` is false.
+def flows(
+    draw: Any, *, polynomial: bool = False, ranked: bool | None = None, steps: int = 8, selections: bool = False
+) -> str:
+    """A flow module as text; @index ends in a topk, with ``selections`` in any selection, or returns values where
+    ``ranked`` is false.
 
     Text, because hypothesis would print a module's every nested object.
     """
@@ -211,7 +229,12 @@ def flows(draw: Any, *, polynomial: bool = False, ranked: bool | None = None, st
     if ranked if ranked is not None else draw(st.booleans()):
         over = [v for v in builder.values if shape_of(v).page_axis is not None]
         fold = draw(st.sampled_from(REDUCE[:2] if polynomial else REDUCE))
-        f.append(flow.Return((f.add(flow.TopK(score(f, draw(st.sampled_from(over)), fold)), "p"),)))
+
+        def scored() -> Value:
+            return score(f, draw(st.sampled_from(over)), fold)
+
+        end = selection_of(draw, f, scored) if selections else f.add(flow.TopK(scored()), "p")
+        f.append(flow.Return((end,)))
     else:
         users = f.users()
         f.append(flow.Return(tuple([v for v in builder.values if not users[v]][-4:])))

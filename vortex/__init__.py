@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from vortex.flow.flow import find_flow as find_flow
     from vortex.flow.flow import register as register
     from vortex.flow.flow import vFlow as vFlow
+    from vortex.flow.leaves import head as head
     from vortex.flow.leaves import layer as layer
     from vortex.flow.leaves import page_count as page_count
     from vortex.flow.leaves import page_index as page_index
+    from vortex.flow.parameter import Parameter as Parameter
     from vortex.flow.selection import topk as topk
     from vortex.flow.selection import topp as topp
     from vortex.flow.selection import union as union
@@ -29,10 +31,12 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Budget": "vortex.budget",
     "Field": "vortex.flow.flow",
+    "Parameter": "vortex.flow.parameter",
     "Spec": "vortex.spec",
     "VortexError": "vortex.errors",
     "compile": "vortex.driver:compile_flow",
     "find_flow": "vortex.flow.flow",
+    "head": "vortex.flow.leaves",
     "layer": "vortex.flow.leaves",
     "load": "vortex.runtime.decoder",
     "page_count": "vortex.flow.leaves",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, SupportsIndex
@@ -23,6 +24,23 @@ def integer(x: object) -> int | None:
         return None
 
 
+def _table(given: object) -> tuple[tuple[int, ...], ...]:
+    """Rows of numbers from a list of numbers, or of lists of them; VX1020."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise BAD_BUDGET.at(why=f"table is {given!r}; a list of numbers, or of a list for each layer, is needed")
+    rows = []
+    for layer, row in enumerate(given):
+        listed = list(row) if isinstance(row, Iterable) and not isinstance(row, str) and integer(row) is None else [row]
+        numbers = [integer(x) for x in listed]
+        for x, number in zip(listed, numbers, strict=True):
+            if number is None or not 0 <= number < 2**28:
+                raise BAD_BUDGET.at(why=f"table[{layer}] holds {x!r}, an integer of at least 0 is needed")
+        if not numbers:
+            raise BAD_BUDGET.at(why=f"table[{layer}] is empty")
+        rows.append(tuple(n for n in numbers if n is not None))
+    return tuple(rows)
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """``pages`` scored pages beside the first ``sink`` and last ``recent``, or ``ratio`` of all if that is more.
@@ -31,16 +49,29 @@ class Budget:
     arithmetic. ``ratio`` is a rational: an int, ``Fraction``, a string such as ``"1/16"``, or a float read as
     the decimal it prints as.
 
+    Instead of ``pages`` there may be a ``table`` of it: a number for each layer, or for each layer a list of one for
+    each KV head of the model; ``pages`` is then the largest of them, which bounds every row. A table takes no ratio.
+
     Raises:
-        VortexError: VX1020 when a number is out of range.
+        VortexError: VX1020 when a number is out of range, or for a layer or head that the table does not have.
     """
 
-    pages: int
+    pages: int = -1
     ratio: Annotated[Fraction | int | str | float, Raw()] = 0
     sink: int = 1
     recent: int = 2
+    table: Annotated[tuple[tuple[int, ...], ...], Raw()] = ()
+    """For each layer a number for each head, or one for all."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "table", _table(self.table))
+        if self.table:
+            most = max(x for row in self.table for x in row)
+            if integer(self.pages) not in (-1, most):
+                raise BAD_BUDGET.at(why=f"pages is {self.pages!r} beside a table whose largest number is {most}")
+            object.__setattr__(self, "pages", most)
+        elif self.pages == -1:
+            raise BAD_BUDGET.at(why="it has neither pages nor a table")
         for name, least in (("pages", 0), ("sink", 0), ("recent", 1)):
             number = integer(getattr(self, name))
             if number is None or not least <= number < 2**28:
@@ -52,7 +83,22 @@ class Budget:
             raise BAD_BUDGET.at(why=f"ratio is {self.ratio!r}, a number such as '1/16' is needed") from None
         if ratio < 0 or max(ratio.numerator, ratio.denominator) > I32_MAX:
             raise BAD_BUDGET.at(why=f"ratio {ratio} is negative or has too many digits")
+        if ratio and self.table:
+            raise BAD_BUDGET.at(why=f"a table of pages has the ratio {ratio} beside it; 0 is needed")
         object.__setattr__(self, "ratio", ratio)
+
+    def of(self, layer: int, head: int) -> Budget:
+        """That of the rows of one layer and KV head of the model."""
+        if not self.table:
+            return self
+        if layer >= len(self.table) or (head >= len(row := self.table[layer]) and len(row) > 1):
+            lacks = f"layer {layer}" if layer >= len(self.table) else f"head {head} of layer {layer}"
+            raise BAD_BUDGET.at(why=f"the table of {len(self.table)} layers has no number for {lacks}")
+        return Budget(row[head] if len(row) > 1 else row[0], 0, self.sink, self.recent)
+
+    def row(self, layer: int, head: int) -> int:
+        """The bound of one layer and KV head beside what bounds all rows; 2^31 - 1 without a table."""
+        return self.of(layer, head).pages if self.table else I32_MAX
 
     def total(self, n: int) -> int:
         """Pages kept of ``n``, reserved ones included; not clipped to ``n``."""

@@ -202,7 +202,7 @@ NO_SELECTION = kind(
 FIELD_SHAPE = kind(
     "VX1012",
     "field has another shape",
-    "field '{name}' is declared {declared} but forward_cache returns {got}",
+    "field '{name}' is declared {declared} but {method} returns {got}",
     "make the two agree",
 )
 FLOW_RAISED = kind("VX1013", "the flow raised an error", "{type}: {text}", "{hint}")
@@ -227,7 +227,12 @@ UNKNOWN_FLOW = kind(
     "VX1018", "unknown flow", "no flow named '{name}'{nearest}", "give a registered name, file.py, or file.py:name"
 )
 BAD_FLOW_CLASS = kind("VX1019", "class is not a flow", "{why}", "derive from vortex.vFlow and write its three methods")
-BAD_BUDGET = kind("VX1020", "bad budget", "{why}", "Budget(pages>=0, ratio>=0, sink>=0, recent>=1)")
+BAD_BUDGET = kind(
+    "VX1020",
+    "bad budget",
+    "{why}",
+    "Budget(pages>=0, ratio>=0, sink>=0, recent>=1), or table=[pages of each layer, or a list by head]",
+)
 BAD_SPEC = kind(
     "VX1021",
     "bad model shape",
@@ -250,6 +255,24 @@ UNREPEATABLE = kind(
     "{hint}",
 )
 BAD_SIGNATURE = kind("VX1025", "method cannot be called", "{why}", "write it as def {method}: ...")
+STATE_UNWRITTEN = kind(
+    "VX1060",
+    "state declared and never written",
+    "state '{name}' is declared in create_cache but forward_indexer does not return it",
+    "return it beside the selection: return vortex.topk(score), {{'{name}': new}}; or drop it from create_cache",
+)
+STATE_UNDECLARED = kind(
+    "VX1061",
+    "returned beside the selection, but not state",
+    "forward_indexer returns '{name}', which {why}",
+    "{hint}",
+)
+STATE_OF_PAGE = kind(
+    "VX1062",
+    "state returned from forward_cache",
+    "forward_cache returns '{name}', which is state across steps and not a summary of a page",
+    "return it from forward_indexer, beside the selection: return vortex.topk(score), {{'{name}': new}}",
+)
 ALIASED = kind(
     "VX1026",
     "augmented assignment to shared memory",
@@ -276,15 +299,41 @@ NEGATIVE_MASS = kind(
     "give what is never negative, such as scores.softmax(0) or scores.exp()",
     "warning",
 )
+NO_EFFECT = kind(
+    "VX1074",
+    "a map without effect",
+    "{what} keeps the order of pages, so topk chooses the same pages without it",
+    "leave it out; where how much better a page is should count, end in topp",
+    "warning",
+)
+BAD_OPERATOR = kind("VX1080", "operator of vortex_torch that is not supported", "{op}: {why}", "{hint}")
+OPERATOR_CALL = kind("VX1081", "operator of vortex_torch called wrongly", "{op}: {why}", "{expected}")
+OTHER_BASE = kind(
+    "VX1082", "flow of another kind of cache", "{flow} derives from {base}, but the model shape is {spec}", "{hint}"
+)
+NO_TERMINAL = kind(
+    "VX1083",
+    "nothing writes o",
+    "forward_indexer returns, and no operator has written o",
+    "end it with topK, approxTopK or Union: self.output_func(score, o, ctx=ctx)",
+)
+OTHER_PACKAGE = kind(
+    "VX1084",
+    "part of vortex_torch that flows do not need",
+    "{text}",
+    "vortex reads flows: vortex_torch.flow, .indexer, .cache and .abs; docs/compat.md lists their names",
+)
+
+BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
 
 BAD_SHORTLIST = kind(
-    "VX1040",
+    "VX1090",
     "bad length of a shortlist",
     "shortlist takes the number of pages to keep, pages={got} is no integer from 1 to {most}",
     "near = vortex.shortlist(score, pages=64)",
 )
 NEAR_IS_AN_INDEX = kind(
-    "VX1041",
+    "VX1091",
     "shortlist used as a tensor",
     "a shortlist is an index and no tensor",
     "x[near] is what x holds at its pages; vortex.page_index()[near] are their page numbers",
@@ -417,6 +466,8 @@ KERNEL_REFUSED = kind(
     "{kernel}: {why}",
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
+
+WRONG_PARAMETERS = kind("VX6020", "parameters do not fit the flow", "{where}: {why}", "{hint}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------
 BAD_OPTION = kind("VX7001", "wrong option", "{option}: {why}", "{hint}")

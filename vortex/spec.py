@@ -41,6 +41,8 @@ class Spec:
     kv_lora_rank: Count = 0
     kv_dtype: str = ""
     """As ``dtype`` unless given."""
+    budget_table: bool = False
+    """Whether rows have budgets of their own, by layer and KV head: ``Budget(table=...)``."""
 
     def __post_init__(self) -> None:
         for name in ("page_size", "head_dim", "group"):
@@ -63,6 +65,7 @@ class Spec:
         if self.kv_dtype not in (self.dtype, "fp8_e4m3") or (self.scaled and self.dtype == "f32"):
             may = "f32" if self.dtype == "f32" else f"{self.dtype} or fp8_e4m3"
             raise BAD_SPEC.at(why=f"K and V in {self.kv_dtype} under queries in {self.dtype}: {may} is supported")
+        object.__setattr__(self, "budget_table", bool(self.budget_table))
         if self.scaled and rank:
             raise BAD_SPEC.at(why="latent rows in fp8_e4m3 are not supported")
 
@@ -95,7 +98,7 @@ class Spec:
     @classmethod
     def of_attrs(cls, attrs: Mapping[str, object]) -> Spec:
         """From module attributes; KeyError when one that has to be there is not."""
-        optional = {n: attrs[n] for n in ("kv_lora_rank", "kv_dtype") if n in attrs}
+        optional = {n: attrs[n] for n in ("kv_lora_rank", "kv_dtype", "budget_table") if n in attrs}
         return cls(**{n: attrs[n] for n in REQUIRED}, **optional)  # type: ignore[arg-type]
 
     @property
@@ -130,4 +133,6 @@ class Spec:
             del made["kv_lora_rank"]
         if self.kv_dtype == self.dtype:
             del made["kv_dtype"]
+        if not self.budget_table:
+            del made["budget_table"]
         return made

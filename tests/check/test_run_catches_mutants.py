@@ -1,13 +1,14 @@
 """``vortex run`` as a judge: page programs with one mistake in them are compiled, and it must find each.
 
 Mutants are made from the text of a page program by rules, one change each. Those that do what the flow does are left
-out: on other random data the page interpreter gets the same pages, summaries and outputs from both.
+out: on other random data the page interpreter gets the same pages, summaries and outputs from both. What a page program
+does not spell out (how a budget is counted, which page is looked up, when one is summarised) is changed in TensorIR.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tvm_ffi
 
 import vortex
 from tests.batches import batch, copy
@@ -30,7 +32,8 @@ from vortex.ir.core import Module
 from vortex.ir.interpret_page import Batch, run_program
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
-from vortex.runtime.decoder import load
+from vortex.runtime.decoder import Decoder
+from vortex.runtime.library import open_library
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 
@@ -84,6 +87,55 @@ SWAPPED = {
     "sqrt": ("exp",),
 }
 """Ops that a mistake may put for one another."""
+
+
+@dataclass(frozen=True)
+class Slip:
+    """Another text in the TensorIR of a kernel."""
+
+    kernel: str
+    old: str
+    new: str
+
+
+SLIPS = {
+    # plan
+    "a partial page is not counted": Slip("plan", "(lengths[r] + 3) // 4", "T.max(1, lengths[r] // 4)"),
+    "a page too many is counted": Slip("plan", "(lengths[r] + 3) // 4", "(lengths[r] + 4) // 4"),
+    "the length of another request": Slip("plan", "(lengths[r] + 3)", "(lengths[B - 1 - r] + 3)"),
+    "candidates begin a page early": Slip("plan", "plan[2, r] = T.Select(fits, 0, budget[1])", "plan[2, r] = 0"),
+    "candidates begin after the recent": Slip("plan", "T.Select(fits, 0, budget[1])", "T.Select(fits, 0, budget[2])"),
+    "recent pages are scored": Slip("plan", "T.Select(fits, 0, n - reserved)", "T.Select(fits, 0, n - budget[1])"),
+    "one candidate is left out": Slip("plan", "T.Select(fits, 0, n - reserved)", "T.Select(fits, 0, n - reserved - 1)"),
+    # budget
+    "reserved pages come out of the budget": Slip("plan", "budget[0] + reserved", "budget[0]"),
+    "sink twice, recent not": Slip("plan", "budget[1] + budget[2]", "budget[1] + budget[1]"),
+    "one page too few": Slip("plan", 'T.Cast("int32", total)', 'T.Cast("int32", total) - 1'),
+    "one page too many": Slip("plan", 'T.Cast("int32", total)', 'T.Cast("int32", total) + 1'),
+    "the ratio is rounded up": Slip(
+        "plan", '// T.Cast("int64", budget[4])', '// T.Cast("int64", budget[4]) + T.int64(1)'
+    ),
+    "the ratio is that of what is not kept": Slip("plan", "budget[3]", "(budget[4] - budget[3])"),
+    "no ratio": Slip("plan", '* T.Cast("int64", n)', "* T.int64(0)"),
+    # stale pages
+    "the first page that fills is not summarised": Slip("append", "(now - new) // 4)", "(now - new) // 4 + 1)"),
+    "the last page that fills is not summarised": Slip(
+        "append", "now // 4 - full_before", "(now - 1) // 4 - full_before"
+    ),
+    "pages that fill in decoding are not summarised": Slip("append", "now // 4 - full_before", "new // 4"),
+    "the page before is summarised": Slip("append", "page_table[r, p]", "page_table[r, T.max(0, p - 1)]"),
+    "another request's page is summarised": Slip("append", "page_table[r, p]", "page_table[T.int64(0), p]"),
+    "the page before is scored": Slip("select", "page_table[r, first + s]", "page_table[r, first + s - 1]"),
+    "another request's page is scored": Slip(
+        "select", "page_table[r, first + s]", "page_table[B - T.int64(1), first + s]"
+    ),
+    "the page before is attended to": Slip("attend", "page_table[r, logical]", "page_table[r, T.max(0, logical - 1)]"),
+    "the last page is attended to as if it was full": Slip("attend", "T.min(4, length - logical * 4)", "4"),
+    "the last token is left out": Slip(
+        "attend", "T.min(4, length - logical * 4)", "T.min(4, length - 1 - logical * 4)"
+    ),
+}
+"""Mistakes in plans, budgets and pages, in the kernels of quest."""
 
 
 @dataclass(frozen=True)
@@ -222,8 +274,8 @@ def unlike(a: Batch, b: Batch) -> bool:
     return not np.array_equal(a.pages, b.pages) or not np.allclose(a.out, b.out, 1e-3, 1e-4)
 
 
-def verdict(name: str, program: Module, folder: Path) -> dict[str, Verdict]:
-    """What ``vortex run`` finds on an artifact of ``program`` that says it was made from the flow ``name``."""
+def artifact(name: str, program: Module, folder: Path) -> Path:
+    """An artifact of ``program`` that says it was made from the flow ``name``."""
     from vortex.codegen.emit import emit_program
     from vortex.compilation.lowered import Lowered
 
@@ -231,14 +283,21 @@ def verdict(name: str, program: Module, folder: Path) -> dict[str, Verdict]:
     low = Lowered(TARGETS["cpu"], program, emit_program(program, "cpu"), print_module(flow))
     made = compile_flow([low], out=folder / "mutant.vxa")
     assert made.artifact is not None
-    page = int(program.attrs["page_size"])
-    decoder = load(made.artifact, target="cpu", budget=BUDGET, debug=True)
-    found, _ = judge(decoder, traced_flow(str(made.artifact)), [5, 12 * page + 2, 62 * page + 2])
+    return made.artifact
+
+
+def verdict(made: Path, functions: Mapping[str, Any] | None = None) -> dict[str, Verdict]:
+    """What ``vortex run`` finds on an artifact, some functions of whose library are others."""
+    library = open_library(made, "cpu")
+    library = replace(library, functions={**library.functions, **(functions or {})})
+    decoder = Decoder(library, budget=BUDGET, debug=True)
+    page = decoder.spec.page_size
+    found, _ = judge(decoder, traced_flow(str(made)), [5, 12 * page + 2, 62 * page + 2])
     return found
 
 
 def caught(name: str, program: Module, folder: Path) -> bool:
-    return not all(v.good("f32") for v in verdict(name, program, folder).values())
+    return not all(v.good("f32") for v in verdict(artifact(name, program, folder)).values())
 
 
 def chosen(name: str) -> dict[str, Module]:
@@ -280,5 +339,51 @@ def test_there_are_fifty_mutants_of_the_library() -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", SPECS)
 def test_every_mutant_is_caught(name: str, tmp_path: Path) -> None:
-    assert all(v.good("f32") for v in verdict(name, flow_of(name)[1], tmp_path).values())
+    assert all(v.good("f32") for v in verdict(artifact(name, flow_of(name)[1], tmp_path)).values())
     assert [label for label, m in chosen(name).items() if not caught(name, m, tmp_path)] == []
+
+
+@pytest.fixture(scope="module")
+def quest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return artifact("quest", flow_of("quest")[1], tmp_path_factory.mktemp("quest"))
+
+
+def slipped(slip: Slip, folder: Path) -> dict[str, Any]:
+    """A kernel of quest with a slip in it, as a function by its symbol."""
+    from vortex.codegen.build.library import build_target
+    from vortex.codegen.emit import emit_program
+
+    kernel = emit_program(flow_of("quest")[1], "cpu")[slip.kernel]
+    assert slip.old in kernel.text
+    kernel = replace(kernel, text=kernel.text.replace(slip.old, slip.new))
+    library = folder / f"{len(list(folder.iterdir()))}.so"
+    build_target(TARGETS["cpu"], {slip.kernel: kernel}, library)
+    return {kernel.symbol: tvm_ffi.load_module(str(library))[kernel.symbol]}
+
+
+def missed(names: Iterable[str], made: Path, folder: Path) -> list[str]:
+    """The slips that ``vortex run`` does not see."""
+    found = []
+    for what in names:
+        (here := folder / SLIPS[what].kernel).mkdir(exist_ok=True)
+        if all(v.good("f32") for v in verdict(made, slipped(SLIPS[what], here)).values()):
+            found.append(what)
+    return found
+
+
+QUICK_SLIPS = (
+    "recent pages are scored",
+    "sink twice, recent not",
+    "the page before is summarised",
+    "the page before is scored",
+)
+
+
+def test_slips_in_plan_budget_and_pages_are_caught(quest: Path, tmp_path: Path) -> None:
+    assert all(v.good("f32") for v in verdict(quest).values())
+    assert missed(QUICK_SLIPS, quest, tmp_path) == []
+
+
+@pytest.mark.full
+def test_every_slip_is_caught(quest: Path, tmp_path: Path) -> None:
+    assert missed(SLIPS, quest, tmp_path) == []

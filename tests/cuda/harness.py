@@ -119,10 +119,14 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
         "pages": torch.full((requests, heads, b.capacity), -7, dtype=torch.int32),
         "counts": torch.full((requests, heads), -7, dtype=torch.int32),
         "layer": b.layer,
+        "head_offset": b.head_offset,
+        "row_budget": torch.tensor([2**31 - 1] * heads if b.row_budget is None else b.row_budget, dtype=torch.int32),
         "k_scale": float(b.scale_of("k")),
         "v_scale": float(b.scale_of("v")),
         "loc": torch.tensor(np.asarray(b.loc).tolist(), dtype=torch.int64),
         "row_offsets": torch.from_numpy(b.row_offsets),
+        "slots": torch.tensor(list(b.slots), dtype=torch.int32),
+        "fresh": torch.tensor([int(x) for x in b.fresh] or [0] * requests, dtype=torch.int32),
     }
     for name, x in b.tokens.items():
         given[name] = stored(x, dtype)
@@ -131,6 +135,14 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
             assert isinstance(d.type, TensorType)
             prefix = "" if d.attrs["role"] == "pool" else "field."
             given[prefix + d.name] = stored(b.paged[d.name], d.type.dtype.name)
+        if d.name in b.state:
+            assert isinstance(d.type, TensorType)
+            given[f"state.{d.name}"] = stored(b.state[d.name], d.type.dtype.name)
+    for d in program.declared("param"):
+        assert isinstance(d.type, TensorType)
+        x = b.parameters[d.name]
+        sets = {"model": (), "layer": (b.layer,), "head": (b.layer, slice(b.head_offset, b.head_offset + heads))}
+        given[f"param.{d.name}"] = stored(x[sets[d.attrs["per"]]], d.type.dtype.name)
     for d in program.declared("resource"):
         held = torch.from_numpy(np.array(resource(program, d.name)))
         given[f"const.{d.name}"] = held.int() if held.dtype == torch.bool else held

@@ -37,10 +37,11 @@ FULL = [
     (latent(text, heads, page, dtype), knobs)
     for text in ("512+64", "128+0")
     for heads in (1, 16, 20, 40, 100, 128)
+    # many heads need more warps, and leave less of the shared memory to pages on their way
     for page, dtype, knobs in (
         (8, "bf16", ()),
-        (16, "f16", (("tile", 64), ("residents", 1))),
-        (32, "bf16", (("warps", 4), ("stages", 4), ("residents", 1))),
+        (16, "f16", (("tile", 64 if heads <= 40 else 32), ("residents", 1))),
+        (32, "bf16", (("warps", 4 if heads <= 40 else 8), ("stages", 4 if heads <= 40 else 2), ("residents", 1))),
         (64, "bf16", (("warps", 8), ("residents", 1))),
         (128, "bf16", (("stages", 3), ("residents", 1))),
     )

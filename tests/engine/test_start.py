@@ -49,9 +49,10 @@ def test_every_key_counts(tmp_path: Path) -> None:
             "dense_layers": [0, 3],
             "page_size": 32,
             "prefill_backend": "fa3",
+            "parameters": "w.safetensors",
         }
     )
-    want = EngineConfig("mine.py:f", Budget(5, "1/8", 2, 3), frozenset((0, 3)), 32, "fa3")
+    want = EngineConfig("mine.py:f", Budget(5, "1/8", 2, 3), frozenset((0, 3)), 32, "fa3", "w.safetensors")
     assert EngineConfig.read(text) == want
     (tmp_path / "c.json").write_text(text)
     assert EngineConfig.read(str(tmp_path / "c.json")) == want

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import vortex
 from tests.flow.test_flows import data, traced_scores
@@ -16,12 +17,21 @@ DOC = Path(__file__).parents[2] / "docs" / "flows.md"
 
 
 def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(flow, "_REGISTRY", {})
     path = tmp_path / "flows.py"
     path.write_text("\n".join(re.findall(r"```python\n(.*?)```", DOC.read_text(), re.DOTALL)))
     spec = vortex.Spec(page_size=16, head_dim=8, group=4)
     q, k, v = data(spec, 9)
-    for name in ("range_bound", "recent_bias"):
+    for name in ("range_bound", "recent_bias", "mass_share", "entropy_budget"):
         cls = flow.find_flow(f"{path}:{name}")
         want = oracle.score(cls, spec, q, oracle.summaries(cls, spec, k, v), layer=3)
         np.testing.assert_allclose(traced_scores(cls, spec, q, k, v, layer=3), want.numpy(), rtol=1e-4, atol=1e-4)
+    projected = flow.find_flow(f"{path}:projected")
+    weights = {
+        n: torch.randn(1, 2, 8, 16, generator=torch.Generator().manual_seed(i)) for i, n in enumerate(("wq", "wk"))
+    }
+    fields = oracle.summaries(projected, spec, k, v, 0, 1, weights)
+    want = ((k.float().mean(1) @ weights["wk"][0, 1]).bfloat16().float() @ (q.float() @ weights["wq"][0, 1]).T).amax(-1)
+    got = oracle.score(projected, spec, q, fields, head=1, parameters=weights)
+    np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import vortex
-from vortex.errors import VortexError
+from vortex.errors import VortexError, VortexWarning
 from vortex.flow import flow, oracle
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
@@ -128,6 +129,7 @@ IN_INDEX = [
         "F.pad(q.T @ q * cache.a.sum(-1)[:, None, None], (0, 0, 0, 0, 1, 1), mode='circular')",
         "first one or two",
     ),
+    ("VX1013", "x = torch.vmap(torch.sum)(cache.a)", "torch.vmap(torch.sum)(cache.a)", "broadcast over the page axis"),
     ("VX1001", "x = torch.rand_like(score)", "torch.rand_like(score)", "rand_like"),
     ("VX1002", "if score.sum() > 0:\n    pass", "score.sum() > 0", "traced bool[]", "torch.where"),
     ("VX1002", "while score.amax(0):\n    pass", "while score.amax(0):", "torch.where"),
@@ -177,6 +179,22 @@ IN_INDEX = [
     ("VX1006", "return vortex.topk(q[0])", "vortex.topk(q[0])", "[8]"),
     ("VX1006", "return vortex.topk(REAL8)", "vortex.topk(REAL8)", "a constant"),
     ("VX1006", "return vortex.topk(3)", "vortex.topk(3)", "a int"),
+    ("VX1006", "return vortex.topp(cache.a, 0.9)", "vortex.topp(cache.a, 0.9)", "topp needs one number per page"),
+    ("VX1070", "return vortex.topp(score, 1.5)", "vortex.topp(score, 1.5)", "p is 1.5", "0.9"),
+    ("VX1070", "return vortex.topp(score, score.sum())", "vortex.topp(score, score.sum())", "a traced f32[]"),
+    ("VX1070", "return vortex.topk(score, tolerance=1)", "vortex.topk(score, tolerance=1)", "tolerance is 1"),
+    ("VX1070", "return vortex.topk(score, pages=0)", "vortex.topk(score, pages=0)", "pages is 0"),
+    ("VX1070", "return vortex.topk(score, count=4)", "vortex.topk(score, count=4)", "count is 4", "pages=n"),
+    ("VX1070", "return vortex.topk(score, count=score)", "vortex.topk(score, count=score)", "f32[S]"),
+    ("VX1070", "return vortex.union(vortex.topk(score), score)", "vortex.union(vortex.topk(score), score)", "part 1"),
+    ("VX1070", "return vortex.union(*[vortex.topk(score)] * 9)", "vortex.union(*[vortex.topk(score)] * 9)", "1 to 8"),
+    ("VX1071", "return vortex.topk(score, pages=score.sum())", "vortex.topk(score, pages=score.sum())", "count="),
+    (
+        "VX1072",
+        "return vortex.topk(score), vortex.topk(score)",
+        "return vortex.topk(score), vortex.topk(score)",
+        "union",
+    ),
     ("VX1009", "x = cache.aa", "cache.aa", "did you mean 'a'?"),
     ("VX1009", "x = cache['b']", "cache['b']", "'b' is not declared"),
     ("VX1022", "x = cache.latent", "cache.latent", "cache.latent is read", "use cache.k and cache.v, [S, 16, 8]"),
@@ -251,15 +269,15 @@ WITH_SHORTLIST = [
     ("VX1005", "x = cache.a.T[near]", "cache.a.T[near]", "axis 0", "x[:, near]"),
     ("VX1005", "x = cache.a[near][near]", "cache.a[near][near]", "pages of another shortlist"),
     ("VX1006", "x = vortex.shortlist(cache.a, pages=3)", "vortex.shortlist(cache.a, pages=3)", "shortlist needs one"),
-    ("VX1040", "x = vortex.shortlist(score, pages=0)", "vortex.shortlist(score, pages=0)", "pages=0"),
-    ("VX1040", "x = vortex.shortlist(score, pages=2.5)", "vortex.shortlist(score, pages=2.5)", "pages=2.5"),
-    ("VX1040", "x = vortex.shortlist(score, pages=True)", "vortex.shortlist(score, pages=True)", "from 1 to 4096"),
-    ("VX1040", "x = vortex.shortlist(score, pages=9999)", "vortex.shortlist(score, pages=9999)", "pages=9999"),
-    ("VX1041", "x = near + 1", "near + 1", "an index and no tensor", "x[near]"),
-    ("VX1041", "x = torch.maximum(score, near)", "torch.maximum(score, near)", "an index"),
-    ("VX1041", "x = score * near", "score * near", "vortex.page_index()[near]"),
-    ("VX1041", "x = len(near)", "len(near)", "an index"),
-    ("VX1041", "x = near.float()", "near.float", "an index"),
+    ("VX1090", "x = vortex.shortlist(score, pages=0)", "vortex.shortlist(score, pages=0)", "pages=0"),
+    ("VX1090", "x = vortex.shortlist(score, pages=2.5)", "vortex.shortlist(score, pages=2.5)", "pages=2.5"),
+    ("VX1090", "x = vortex.shortlist(score, pages=True)", "vortex.shortlist(score, pages=True)", "from 1 to 4096"),
+    ("VX1090", "x = vortex.shortlist(score, pages=9999)", "vortex.shortlist(score, pages=9999)", "pages=9999"),
+    ("VX1091", "x = near + 1", "near + 1", "an index and no tensor", "x[near]"),
+    ("VX1091", "x = torch.maximum(score, near)", "torch.maximum(score, near)", "an index"),
+    ("VX1091", "x = score * near", "score * near", "vortex.page_index()[near]"),
+    ("VX1091", "x = len(near)", "len(near)", "an index"),
+    ("VX1091", "x = near.float()", "near.float", "an index"),
     ("VX1011", "return near", "return near", "TracedNear"),
 ]
 
@@ -300,7 +318,24 @@ IN_CREATE = [
     ('return {"a": vortex.Field(0)}', "vortex.Field(0)", "size 0"),
     ('return {"a": vortex.Field(8.0)}', "vortex.Field(8.0)", "size 8.0"),
     ('return {"a": vortex.Field(8, dtype="int4")}', 'vortex.Field(8, dtype="int4")', "int4"),
-    ('return {"a": vortex.Field(8, state="page")}', 'vortex.Field(8, state="page")', "not supported yet"),
+    ('return {"a": vortex.Field(8, state="slot")}', 'vortex.Field(8, state="slot")', "no state='slot'"),
+    ('return {"a": vortex.Field(8, state=1)}', "vortex.Field(8, state=1)", "no state=1"),
+    ('return {"a": vortex.Field(8, init=1)}', "vortex.Field(8, init=1)", "init=1 without state"),
+    (
+        'return {"a": vortex.Field(8, state="page", init="x")}',
+        'vortex.Field(8, state="page", init="x")',
+        "begin as 'x'",
+    ),
+    (
+        'return {"a": vortex.Field(8, state="page", init=float("nan"))}',
+        'vortex.Field(8, state="page", init=float("nan"))',
+        "begin as nan",
+    ),
+    (
+        'return {"a": vortex.Field(8, state="page", init=REAL8)}',
+        'vortex.Field(8, state="page", init=REAL8)',
+        "one number",
+    ),
     ('return {"a": 8}', '"a"', "not a vortex.Field"),
     ('return {"k": vortex.Field(8)}', '"k"', "the name 'k' is taken"),
     ("return vortex.Field(8)", "return vortex.Field(8)", "not a dict"),
@@ -437,3 +472,50 @@ def test_an_instance_without_methods() -> None:
 def test_layer_outside_a_step() -> None:
     with pytest.raises(VortexError, match="VX1013"):
         vortex.layer()
+
+
+WARNINGS = [
+    ("VX1073", "return vortex.topp(cache.a @ q[0], 0.9)", "vortex.topp(cache.a @ q[0], 0.9)", "may be negative"),
+    ("VX1074", "return vortex.topk(score.softmax(0))", "score.softmax(0)", "topp"),
+    ("VX1074", "return vortex.topk(score - score.mean(0))", "score - score.mean(0)", "sub"),
+    ("VX1074", "return vortex.topk((2 * score).float())", "2 * score", "mul"),
+]
+
+
+@pytest.mark.parametrize(("code", "index", "culprit", "said"), WARNINGS)
+def test_what_is_most_likely_not_meant_is_said(write: Write, code: str, index: str, culprit: str, said: str) -> None:
+    path = write(flow_text(index=index))
+    with pytest.warns(VortexWarning) as heard:
+        trace(find_flow(str(path)), SPEC)
+    mistakes = {str(w.message): w.message.mistake for w in heard if isinstance(w.message, VortexWarning)}
+    assert len(mistakes) == 1, "one for each line, however often a flow is traced"
+    check(*mistakes.values(), code, path, culprit, said)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "return vortex.topp(score.exp(), 0.9)",
+        "return vortex.topp((cache.a @ q.T).softmax(0).sum(-1), 0.9)",
+        "return vortex.topk(score.clamp(min=0))",
+        "return vortex.topk((cache.a @ q.T).softmax(0).amax(-1))",
+    ],
+)
+def test_nothing_is_said_of_what_has_its_sense(write: Write, index: str) -> None:
+    path = write(flow_text(index=index))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", VortexWarning)
+        trace(find_flow(str(path)), SPEC)
+
+
+def test_a_flow_of_exec_without_its_text() -> None:
+    """Line and column are those of the text, which nobody kept."""
+    scope: dict[str, type] = {"vortex": vortex}  # type: ignore[dict-item]
+    lines = ["class Asks(vortex.vFlow):", "    def create_cache(self, spec):", "        return {'a': vortex.Field()}"]
+    lines += ["    def forward_cache(self, page):", "        return {'a': page.k.mean()}"]
+    lines += ["    def forward_indexer(self, q, cache):", "        if cache.a.sum() > 0: pass"]
+    exec("\n".join(lines), scope)
+    with pytest.raises(VortexError) as caught:
+        trace(scope["Asks"](), vortex.Spec())
+    assert caught.value.loc is not None
+    assert (caught.value.loc.line, caught.value.loc.col, caught.value.loc.end) == (7, 12, 29)

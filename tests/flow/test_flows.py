@@ -33,9 +33,14 @@ SHAPES = [
     vortex.Spec(page_size=32, head_dim=24, group=1, dtype="f32"),
     vortex.Spec(page_size=8, head_dim=12, group=3, dtype="f16"),
 ]
-LATENT = ["latent_slim", "latent_topk"]
+LATENT = ["latent_quest", "latent_slim", "latent_topk"]
 """Of MLA: test_latent.py has them."""
-LIBRARY = ["block_topk", "centered", "gqa_block", "lserve", "lserve_centroid", "masked_quest", "quest", "venergy_gated"]
+LEARNED = ["learned_query", "mlp_scorer"]
+"""Of parameters: test_parameters.py has them."""
+LIBRARY = [
+    *("block_topk", "centered", "double_sparsity", "gqa_block", "lserve", "lserve_centroid"),
+    *("masked_quest", "quest", "venergy_gated"),
+]
 
 
 def data(spec: vortex.Spec, pages: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +65,7 @@ def traced_scores(cls: type[vortex.vFlow], spec: vortex.Spec, q: Tensor, k: Tens
 
 
 def test_the_library_is_complete() -> None:
-    assert library_names() == sorted(LIBRARY + LATENT)
+    assert library_names() == sorted(LIBRARY + LATENT + LEARNED)
 
 
 @pytest.mark.parametrize("spec", SHAPES, ids=lambda s: f"{s.page_size}-{s.head_dim}-{s.dtype}")
@@ -87,6 +92,7 @@ FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "lserve": lambda q, k, v: _quest(q, k[:, :16], v).maximum(_quest(q, k[:, 16:], v)),
     "lserve_centroid": lambda q, k, v: (k.unflatten(1, (2, 16)).mean(2) @ q.mean(0)).amax(1),
     "centered": lambda q, k, v: (k.mean(1) @ q.T).mean(1) - (k.mean(1) @ q.T).mean(),
+    "double_sparsity": lambda q, k, v: (k[..., :24] @ q.mT[:24]).amax((1, 2)),
     "venergy_gated": lambda q, k, v: (k.mean(1) @ q.mean(0)) * v.square().sum(-1).sqrt().mean(1),
 }
 

@@ -44,7 +44,7 @@ def by_hand(q: torch.Tensor, k: torch.Tensor, pages: int) -> tuple[list[int], to
 def test_eager_is_torch(pages: int) -> None:
     q, k = integers(2, 8, seed=1).float(), integers(pages, 4, 8, seed=pages).float()
     fields = oracle.summaries(Linear, SPEC, k, k)
-    (got,) = oracle.selection(Linear, SPEC, q, fields, rows={"k": k, "v": k}).parts
+    (got,) = oracle.selection(Linear, SPEC, q, {**fields, "k": k, "v": k}).parts
     near, want = by_hand(q, k, 5)
     assert got.near is not None
     assert got.near.tolist() == near
@@ -86,9 +86,8 @@ def test_programs_select_as_the_oracle(flow: str, pipeline: str) -> None:
             continue
         at = b.page_table[r, first : first + scored]
         held = {n: torch.from_numpy(x[at, h]) for n, x in b.paged.items()}
-        rows = {n: held.pop(n) for n in ("k", "v")}
         q = torch.from_numpy(b.q[r, 2 * h : 2 * h + 2])
-        chosen = oracle.selection(cls, SPEC, q, held, first_page=first, pages=scored, rows=rows)
+        chosen = oracle.selection(cls, SPEC, q, held, first_page=first, pages=scored)
         assert got == oracle.select_pages(chosen, n, budget)
 
 

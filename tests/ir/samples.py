@@ -52,6 +52,9 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Transpose: lambda v: flow.Transpose(v["c"], (1, 0)),
     flow.Broadcast: lambda v: flow.Broadcast(v["c"], (3, S, 8)),
     flow.Slice: lambda v: flow.Slice(v["c"], 1, 7, 3, -2),
+    flow.Param: lambda v: flow.Param("weight", "head", TensorType(f32, (2, 2))),
+    flow.RowBudget: lambda v: flow.RowBudget(TensorType(i32)),
+    flow.Head: lambda v: flow.Head(TensorType(i32)),
     flow.Concat: lambda v: flow.Concat((v["c"], v["d"]), 1),
     flow.Constant: lambda v: flow.Constant(float("-inf"), TensorType(f32)),
     flow.Resource: lambda v: flow.Resource("table", TensorType(f32, (2,))),
@@ -71,6 +74,7 @@ def every_flow_op() -> Module:
     data = base64.b64encode(np.array([1, 2], "<f4").tobytes()).decode()
     m = Module("flow", "every", {"page_size": 16, "ratio": 0.5, "tags": ("a", True, S, f32), "more": {"x": -1}})
     m.declare(Decl("resource", "table", TensorType(f32, (2,)), {"data": data}))
+    m.declare(Decl("param", "weight", TensorType(f32, (2, 2)), {"per": "head"}))
     f = m.define(Function("func", "index", [Value(n, t) for n, t in ARGS.items()]))
     values = {a.name: a for a in f.args}
     for name, kind in OPS.items():

@@ -69,7 +69,7 @@ def test_every_op_runs() -> None:
             assert isinstance(a.type, TensorType)
             shape = [d if isinstance(d, int) else pages for d in a.type.shape]
             args.append(rng.integers(-2, 3, shape).astype(held_as(a.type.dtype)))
-        run_function(f, args, m, layer=3)
+        run_function(f, args, m, layer=3, head=1, parameters={"weight": rng.random((4, 2, 2, 2), np.float32)})
 
 
 def test_integers_and_floats_meet_in_fp32() -> None:

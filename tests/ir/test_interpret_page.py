@@ -217,7 +217,7 @@ def test_same_bits_alone_and_in_a_batch() -> None:
     np.testing.assert_array_equal(both.out[0], alone.out[0])
 
 
-@given(flows(ranked=True), st.integers(0, 3))
+@given(flows(ranked=True, selections=True), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_random_flows_select_as_the_flow_interpreter(text: str, seed: int) -> None:
     """Outlining, softmax expansion and fusion are exact: same selections, workspace or not."""

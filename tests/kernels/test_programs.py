@@ -78,7 +78,7 @@ def test_random_programs(passes: str | None, examples: int, tmp_path_factory: py
         derandomize=True,
         phases=(Phase.generate,),
     )
-    @given(flows(polynomial=True, ranked=True))
+    @given(flows(polynomial=True, ranked=True, selections=True))
     def check(text: str) -> None:
         compare(text, tmp_path_factory.mktemp("random"), passes)
 

@@ -23,6 +23,7 @@ from vortex.artifact.folder import (
     verify_files,
     write_artifact,
 )
+from vortex.artifact.manifest import VERSION
 from vortex.errors import VortexError
 from vortex.spec import Spec
 
@@ -171,7 +172,7 @@ def test_foreign(tmp_path: Path) -> None:
     for text in (b"", b"{", b"[]", b"{}", b'"x"', b"\xff\xfe", b"[" * 100_000, b"1" * 10_000, b"null", b"\0" * 99):
         file.write_bytes(text)
         assert code(read_manifest, tmp_path) == "VX5001"
-    for version in (2, "1", None, True, 1.5, [1], 10**5000):
+    for version in (1, VERSION + 1, str(VERSION), None, True, 1.5, [1], 10**5000):
         text = json.dumps({"format": "vortex-artifact", "version": 0})
         digits = "1" + "0" * 5000 if version == 10**5000 else json.dumps(version)
         file.write_text(text.replace(": 0", f": {digits}"))

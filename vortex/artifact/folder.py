@@ -25,6 +25,7 @@ from vortex.artifact.manifest import (
     FileEntry,
     KernelEntry,
     Manifest,
+    StateEntry,
     TargetEntry,
     parse_manifest,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "FileEntry",
     "KernelEntry",
     "Manifest",
+    "StateEntry",
     "TargetEntry",
     "read_manifest",
     "require_digest",

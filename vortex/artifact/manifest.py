@@ -12,14 +12,16 @@ from typing import Annotated
 
 from vortex.budget import I32_MAX, Cap
 from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT
-from vortex.ir.types import DTYPES
+from vortex.ir.core import Decl
+from vortex.ir.dialects.flow import STATES
+from vortex.ir.types import DTYPES, TensorType
 from vortex.kinds.buckets import Bound, Bucket
 from vortex.kinds.kind import KINDS, arguments
 from vortex.spec import Spec
 from vortex.untrusted_json import Check, Choice, JsonError, Length, Partial, Pattern, Range, parse, read, shown
 
 FORMAT = "vortex-artifact"
-VERSION = 1
+VERSION = 2
 
 
 def _inside(path: str) -> bool:
@@ -76,6 +78,24 @@ class FieldEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class StateEntry:
+    """State that each request keeps from step to step, per KV head: ``tile`` elements of storage type ``dtype``, for
+    each of its pages (``per`` is "page") or once ("request"); ``init`` until they are first written.
+    """
+
+    name: Name
+    tile: Annotated[tuple[Side, ...], Length(0, 8)]
+    dtype: Dtype
+    per: Annotated[str, Choice(STATES)]
+    init: Short = "0.0"
+    """As text, for JSON has no infinity."""
+
+    def bytes(self, kv_heads: int, columns: int) -> int:
+        """Of one slot, in one layer, for requests of up to ``columns`` pages."""
+        return kv_heads * (columns if self.per == "page" else 1) * prod(self.tile) * DTYPES[self.dtype].bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ConstantEntry:
     """A tensor that the flow captured, as little-endian bytes in ``file``."""
 
@@ -83,6 +103,33 @@ class ConstantEntry:
     file: File
     dtype: Dtype
     shape: Annotated[tuple[Words, ...], Length(0, 8)]
+
+
+LEADING = {"model": (), "layer": ("layers",), "head": ("layers", "KV heads")}
+"""The axes in front of a set of a parameter, by what there is one for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterEntry:
+    """Numbers that are given at load: a set of this ``shape`` for the model, for each layer, or for each layer and KV
+    head.
+    """
+
+    name: Name
+    shape: Annotated[tuple[Side, ...], Length(0, 8)]
+    dtype: Dtype
+    per: Annotated[str, Choice(LEADING)]
+
+    @classmethod
+    def of(cls, d: Decl) -> ParameterEntry:
+        """What a module declares as ``param``."""
+        assert isinstance(d.type, TensorType)
+        return cls(d.name, d.type.tile, str(d.type.dtype), str(d.attrs["per"]))
+
+
+def expected(entry: ParameterEntry) -> str:
+    """The tensor that a file of weights must hold, in words."""
+    return f"{entry.dtype}[{', '.join([*LEADING[entry.per], *map(str, entry.shape)])}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +207,8 @@ class Manifest:
     fields: tuple[FieldEntry, ...]
     constants: tuple[ConstantEntry, ...]
     targets: Mapping[Name, TargetEntry]
+    states: tuple[StateEntry, ...] = ()
+    parameters: tuple[ParameterEntry, ...] = ()
     cap: Cap = field(default_factory=Cap)
     """What bounds the pages of a selection."""
     toolchain: Mapping[str, str] = field(default_factory=dict)
@@ -210,7 +259,8 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 def _cross_check(made: Manifest) -> None:
     """Names mean something and files are listed."""
     known = set(arguments())
-    for prefix, entries in (("field", made.fields), ("const", made.constants)):
+    kept = (("field", made.fields), ("state", made.states))
+    for prefix, entries in (*kept, ("const", made.constants), ("param", made.parameters)):
         for entry in entries:
             arg = f"{prefix}.{entry.name}"
             if arg in known:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
 from vortex.check.reference import eager
 from vortex.check.remarks import Contraction, Remark, contractions, remarks
 from vortex.check.shapes import DENSE, LATENT, pairwise, shown, spec_of
 from vortex.check.step_bytes import StepBytes, count_step
 from vortex.check.synthetic_batch import Trial
-from vortex.check.verdict import judge
+from vortex.check.verdict import LAYERS, judge
+from vortex.check.weights import random_parameters
 from vortex.driver import compile_flow
 from vortex.errors import OTHER_CACHE, Loc, VortexError
 from vortex.flow.flow import vFlow
@@ -83,6 +85,8 @@ class Report:
     kv_heads: int = 0
     page_bytes: int = 0
     """Bytes of a page's summaries, one KV head."""
+    state_bytes: int = 0
+    """Bytes of a request's state in one layer, one KV head."""
     pool_bytes: int = 0
     """Bytes of a page's K and V, one KV head."""
 
@@ -119,6 +123,7 @@ class Report:
                 "launches": len([k for k in self.kernels if k.kernel != "plan"]),
                 "summary_bytes_a_page": self.page_bytes,
                 "kv_bytes_a_page": self.pool_bytes,
+                "state_bytes_a_request": self.state_bytes,
                 "step_bytes": round(self.step_bytes),
                 "microseconds_at_least": round(self.microseconds(), 2) if self.kernels else None,
                 "kernels": [{**asdict(k), "read": round(k.read), "written": round(k.written)} for k in self.kernels],
@@ -220,6 +225,12 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
     }
     report.pool_bytes = sum(size for name, size in sizes.items() if name in report.spec.pools)
     report.page_bytes = sum(sizes.values()) - report.pool_bytes
+    pages = -(-report.tokens // report.spec.page_size)
+    report.state_bytes = sum(
+        d.type.numel * d.type.dtype.bytes * (pages if d.attrs["layout"] == "entry" else 1)
+        for d in program.declared("buffer")
+        if isinstance(d.type, TensorType) and d.attrs["role"] == "state"
+    )
     report.contractions = contractions(program)
     dense = report.pool_bytes * (report.tokens // report.spec.page_size)
     for r in remarks(program, report.kernels, dense):
@@ -245,15 +256,17 @@ def _compare(flow: type[vFlow] | vFlow, spec: Spec) -> Compared:
         module = trace(flow, spec)
         out = scratch / "check.vxa"
         compile_flow(module, targets=[TARGETS["cpu"]], out=out)
-        decoder = load(out, target="cpu", budget=Budget(PAGES_KEPT), debug=True)
-        verdicts, _ = judge(decoder, module, LENGTHS, steps=STEPS)
         heads = 1 if spec.kv_lora_rank else 2
+        entries = [ParameterEntry.of(d) for d in module.declared("param")]
+        weights = random_parameters(entries, LAYERS, heads)
+        decoder = load(out, target="cpu", budget=Budget(PAGES_KEPT), debug=True, parameters=weights)
+        verdicts, _ = judge(decoder, module, LENGTHS, steps=STEPS)
         pages = sum(-(-(n + STEPS) // spec.page_size) for n in LENGTHS)
         trial = Trial(decoder, heads, pages, seed=1)
         for n in LENGTHS:
             trial.join(f"r{n}", n)
         trial.step()
-        oracle = eager(flow if isinstance(flow, type) else type(flow), spec)
+        oracle = eager(flow if isinstance(flow, type) else type(flow), spec, weights)
         checks = [trial.check(name, oracle) for name in trial.requests]
     error = max(v.error for v in verdicts.values())
     differing = sum(v.differing for v in verdicts.values()) + sum(c.differing for c in checks)

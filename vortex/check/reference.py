@@ -15,9 +15,9 @@ from vortex.check import choices
 from vortex.check.choices import Bounds
 from vortex.flow.flow import vFlow
 from vortex.flow.oracle import attend, step
-from vortex.ir.core import Module
+from vortex.ir.core import Decl, Module
 from vortex.ir.dialects.flow import Return, cap_of
-from vortex.ir.interpret import run_function
+from vortex.ir.interpret import began, run_function
 from vortex.ir.numerics import narrow, widen
 from vortex.ir.ranking import Selected
 from vortex.ir.types import TensorType
@@ -59,11 +59,11 @@ def differing(mine: list[int], right: Judged, head: int, budget: Budget) -> int:
     return choices.differing(mine, parts, n, budget, cap)[0]
 
 
-def eager(flow: type[vFlow], spec: Spec) -> Reference:
-    """The flow's own code, run by torch: the oracle."""
+def eager(flow: type[vFlow], spec: Spec, parameters: Mapping[str, torch.Tensor] | None = None) -> Reference:
+    """The flow's own code, run by torch: the oracle. ``parameters`` are all sets of its parameters."""
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, budget: Budget) -> Judged:
-        made = step(flow, spec, q, k, v, budget)
+        made = step(flow, spec, q, k, v, budget, parameters=parameters)
         selected = [None if x is None else x.ranked() for x in made.selected]
         return Judged(made.pages, selected, made.out)
 
@@ -92,8 +92,7 @@ def _interpret(
             whole = slice(budget.sink * spec.page_size, (pages - budget.recent) * spec.page_size)
             parts = (k,) if v is None else (k, v)
             tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in parts]
-            rows = dict(zip(spec.pools, tiles, strict=True))
-            chosen_by = selected(module, group.numpy(), summarise(module, *tiles), rows, budget.sink, len(tiles[0]))
+            chosen_by = selected(module, group.numpy(), summarise(module, *tiles), budget.sink, len(tiles[0]))
             best = chosen_by.best(cap.total(budget, pages) - budget.sink - budget.recent)
             kept = sorted({*range(budget.sink), *(budget.sink + best).tolist(), *range(budget.sink + scored, pages)})
         at = [torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in kept]
@@ -105,7 +104,9 @@ def _interpret(
     return Judged(chosen, seen, torch.cat(outs))
 
 
-def summarise(module: Module, *parts: Any, layer: int = 0) -> dict[str, Any]:
+def summarise(
+    module: Module, *parts: Any, layer: int = 0, head: int = 0, parameters: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The fields of full pages from their ``parts`` ``[pages, page, D]``, K and V or latent rows, as they are stored:
     ``{name: [pages, *tile]}``.
     """
@@ -115,7 +116,8 @@ def summarise(module: Module, *parts: Any, layer: int = 0) -> dict[str, Any]:
     assert isinstance(end, Return)
     made: dict[str, list[Any]] = {name: [] for name in end.names}
     for of_page in zip(*parts, strict=True):
-        for name, x in zip(end.names, run_function(cache, list(of_page), module, layer=layer), strict=True):
+        values = run_function(cache, list(of_page), module, layer=layer, head=head, parameters=parameters)
+        for name, x in zip(end.names, values, strict=True):
             made[name].append(widen(narrow(x, stored[name])))
     return {name: np.stack(x) for name, x in made.items()}
 
@@ -124,16 +126,74 @@ def selected(
     module: Module,
     q: Any,
     fields: Mapping[str, Any],
-    rows: Mapping[str, Any],
     first: int,
     pages: int = 0,
     layer: int = 0,
+    head: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+    budget: int = 2**31 - 1,
 ) -> Selected:
-    """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]``, their fields and their ``rows``
-    ``[pages, page, D]`` by the names of the pools; ``pages`` is their number, needed only where the flow reads neither.
+    """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields, with their own rows
+    ``[pages, page, D]`` by the names of the pools beside them where the flow reads these; ``pages`` is their
+    number, needed only where the flow has no fields. ``state`` is as it begins unless given; ``budget`` is the row's
+    own, where rows have one.
     """
+    return indexed(module, q, fields, first, pages, layer, head, parameters, state, budget)[0]
+
+
+def indexed(
+    module: Module,
+    q: Any,
+    fields: Mapping[str, Any],
+    first: int,
+    pages: int = 0,
+    layer: int = 0,
+    head: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+    budget: int = 2**31 - 1,
+) -> tuple[Selected, dict[str, Any]]:
+    """:func:`selected`, and what each state field becomes."""
     index = module.functions["index"]
-    given = [{**fields, **rows}[a.name] for a in index.args[1:]]
-    [selection] = run_function(index, [q, *given], module, first=first, pages=pages, layer=layer)
+    pages = next((len(x) for x in fields.values()), pages)
+    known = {**fields, **(state or {d.name: began(d, pages) for d in states_of(module)})}
+    given = [known[a.name] for a in index.args[1:]]
+    where: dict[str, Any] = {"layer": layer, "head": head, "parameters": parameters, "budget": budget}
+    selection, *new = run_function(index, [q, *given], module, first=first, pages=pages, **where)
     assert isinstance(selection, Selected)
-    return selection
+    end = index.ops[-1]
+    assert isinstance(end, Return)
+    return selection, dict(zip(end.names[1:], new, strict=True))
+
+
+def states_of(module: Module) -> list[Decl]:
+    """The state that a flow declares."""
+    return [d for d in module.declared("field") if "state" in d.attrs]
+
+
+class State:
+    """The state of one request in one layer, for each of its KV heads, as flow IR makes it step by step."""
+
+    def __init__(self, module: Module, heads: int) -> None:
+        self._decls = states_of(module)
+        self.kept = [{d.name: began(d, 0) for d in self._decls} for _ in range(heads)]
+        """By head and name, ``[pages, *tile]`` or ``[*tile]``; later pages are as they begin."""
+
+    def read(self, head: int, pages: slice) -> dict[str, Any]:
+        """What @index sees of it over these candidates."""
+        mine = self.kept[head]
+        for d in self._decls:
+            if d.attrs["state"] == "page" and len(mine[d.name]) < pages.stop:
+                mine[d.name] = np.concatenate([mine[d.name], began(d, pages.stop - len(mine[d.name]))])
+        return {d.name: mine[d.name][pages if d.attrs["state"] == "page" else ...] for d in self._decls}
+
+    def write(self, head: int, new: Mapping[str, Any], pages: slice) -> None:
+        """Keep what @index made of it, as it is stored."""
+        for d in self._decls:
+            assert isinstance(d.type, TensorType)
+            x = widen(narrow(new[d.name], d.type.dtype))
+            if d.attrs["state"] == "page":
+                self.kept[head][d.name][pages] = x
+            else:
+                self.kept[head][d.name] = x

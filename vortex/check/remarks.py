@@ -178,6 +178,9 @@ def _scalar(o: Op) -> int:
         return total
     if isinstance(o, flow.Reduce):
         return _numel(o.x)
+    if isinstance(o, flow.ArgSort):
+        size = _shape(o.x)[o.axis]
+        return _numel(o.x) * (size if isinstance(size, int) else 1)
     return _numel(o.value)
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
+from vortex.check.weights import random_parameters
 from vortex.ir.core import Module
 from vortex.ir.dialects.page import cap_of
 from vortex.ir.interpret_page import Batch, Counts, run_program
@@ -68,13 +70,21 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
         return random.standard_normal(shape, np.float32)
 
     paged: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for d in program.declared("buffer"):
         if d.attrs["layout"] == "paged":
             assert isinstance(d.type, TensorType)
             paged[d.name] = np.asarray(narrow(numbers(pages, 1, *d.type.tile), d.type.dtype), np.float32)
+        if d.attrs["role"] == "state":
+            assert isinstance(d.type, TensorType)
+            lead = (1, 1, pages) if d.attrs["layout"] == "entry" else (1, 1)
+            state[d.name] = np.asarray(narrow(numbers(*lead, *d.type.tile), d.type.dtype), np.float32)
+    entries = [ParameterEntry.of(d) for d in program.declared("param")]
+    weights = {name: x.float().numpy() for name, x in random_parameters(entries, 1, 1).items()}
     return Batch(
         q=numbers(1, spec.group, spec.head_dim),
         paged=paged,
+        parameters=weights,
         lengths=np.array([length], np.int32),
         page_table=np.arange(pages, dtype=np.int32)[None],
         budget=budget.numbers(),
@@ -83,4 +93,6 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
         tokens={f"{name}_new": numbers(1, 1, spec.head_dim) for name in spec.pools},
         loc=np.array([length - 1], np.int64),
         row_offsets=np.array([0, 1], np.int32),
+        state=state,
+        slots=np.zeros(1, np.int32),
     )

@@ -34,6 +34,8 @@ QUERY_SIZES = (1.0, 0.1, 3.0, 0.02)
 """Of varied queries, by step: where scores are small, the terms decide that do not grow with them."""
 MOST_SINGLE = 64
 """Tokens that a varied request is given one by one."""
+SLOTS = 64
+"""Requests at a time that have room for state."""
 CHUNK = 4096
 """Tokens of a prefill step."""
 
@@ -174,18 +176,25 @@ class Trial:
     ) -> None:
         self.decoder, self.spec, self.layers = decoder, decoder.spec, range(layers)
         self.device = torch.empty(0, device=decoder.library.device.kind).device
-        self.cache = PagedCache(num_pages, kv_heads, decoder.spec, decoder.fields, layers=layers, device=self.device)
+        self.cache = PagedCache(
+            num_pages, kv_heads, decoder.spec, decoder.fields, layers=layers, device=self.device,
+            states=decoder.states, slots=SLOTS, columns=num_pages,
+        )  # fmt: skip
         self.random = torch.Generator().manual_seed(seed)
         self.data: Planted | Varied = (Varied if varied else Planted)(self.spec, kv_heads, self.random)
         self._steps = 0
         self._batch: list[str] = []
+        # as the interpreter holds them
+        self.parameters = {n: x.detach().cpu().float().numpy() for n, x in decoder.parameters.tensors.items()}
         self.scales = SCALES if self.spec.scaled else dict.fromkeys(SCALES, 1.0)
         for layer in self.layers:
             k, v, fields = self.cache.k[layer], self.cache.v[layer], self.cache.fields[layer]
             for pool in (k, v, *fields.values()):
                 if pool is not None and pool.is_floating_point():
                     pool.fill_(float("nan"))
-            decoder.bind(layer, k, v, fields, **self.scales)
+            for x in self.cache.state[layer].values():
+                x.fill_(float("nan"))
+            decoder.bind(layer, k, v, fields, *self.scales.values(), state=self.cache.state[layer])
         self.q = [torch.empty(0) for _ in self.layers]
         self.out = [torch.empty(0) for _ in self.layers]
         self.selected = [(torch.empty(0), torch.empty(0)) for _ in self.layers]
@@ -279,6 +288,10 @@ class Trial:
         """Of the softmax; no model stands behind a trial, so under MLA too that of the row's length."""
         return float(self.spec.head_dim**-0.5)
 
+    def per_page(self, state: str) -> bool:
+        """Whether a state field has a tensor for each page."""
+        return any(s.name == state and s.per == "page" for s in self.decoder.states)
+
     @property
     def budget(self) -> Budget:
         """The decoder's."""
@@ -286,7 +299,7 @@ class Trial:
         return self.decoder.budget
 
     def _plan(self, names: list[str]) -> None:
-        self.decoder.plan(self.cache.lengths(names), self.cache.page_table(names))
+        self.decoder.plan(self.cache.lengths(names), self.cache.page_table(names), self.cache.slots(names))
 
     def _now(self) -> float:
         """Seconds, when all that was launched has run."""

@@ -10,14 +10,16 @@ what rounding explains (design 3).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 
+from vortex.budget import Budget
 from vortex.check.choices import Bounds, differing
-from vortex.check.reference import selected, summarise
+from vortex.check.reference import State, indexed, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
 from vortex.flow.oracle import attend, round_to
 from vortex.flow.oracle import kept as stored
@@ -36,6 +38,8 @@ NOISE, SAMPLES, SPREAD = 2.0**-17, 3, 4.0
 """How much the inputs of a score are changed to see what rounding may do to it, how often, and the factor on that."""
 OWN = 2.0**-18
 """What the rounding of a score itself may change, relative to it."""
+DRIFT = 64.0
+"""The same of state, which sums up what steps change, in multiples of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,9 @@ class Verdict:
     gap: float
     """The largest distance of such a page's score from that of the last one kept; infinite where it has none."""
     summaries: int
-    """Pages, over heads and layers, with a summary that is not what the flow makes of the page's K and V."""
+    """Pages, over heads and layers, with a summary that is not what the flow makes of the page's K and V, and those
+    (and heads) with state that is not what the flow made of it step by step.
+    """
     tokens: int
     """Tokens, over layers, whose K or V in the cache is not what was appended."""
     kept: float
@@ -91,7 +97,8 @@ def judge(
     decoder: Decoder, flow: Module, lengths: Sequence[int], *, kv_heads: int = 0, steps: int = 4, seed: int = 0
 ) -> tuple[dict[str, Verdict], list[Times]]:
     """Decode ``steps`` steps of requests of ``lengths`` tokens, on pages that others have used before, and compare
-    each step of each layer with ``flow`` (flow IR). Under MLA one KV head, else 2, unless given.
+    each step of each layer with ``flow`` (flow IR), under another budget in each. Under MLA one KV head, else 2, unless
+    given.
     """
     spec = decoder.spec
     kv_heads = kv_heads or (1 if spec.kv_lora_rank else 2)
@@ -101,18 +108,33 @@ def judge(
     trial.leave("gone")
     for i, n in enumerate(lengths):
         trial.join(f"r{i}", n)
-    times, found = [], dict[str, Verdict]()
+    times, found, asked = [], dict[str, Verdict](), trial.budget
+    states = {(name, layer): State(flow, kv_heads) for name in trial.requests for layer in trial.layers}
     for step in range(steps):
+        decoder.budget = budgets(asked)[step % 4]
         times.append(trial.step())
         for name in trial.requests:
             for layer in trial.layers:
-                now = compare(trial, name, flow, layer, cache=step == steps - 1)
+                now = compare(trial, name, flow, layer, cache=step == steps - 1, state=states[name, layer])
                 found[name] = found[name].worst(now) if name in found else now
+    decoder.budget = asked
     return found, times
 
 
-def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -> Verdict:
-    """The last step of a request in one layer; what the cache holds of it too, where asked for."""
+def budgets(asked: Budget) -> list[Budget]:
+    """The budget asked for and others near it, so that each of its numbers decides about some page."""
+    return [
+        asked,
+        replace(asked, ratio=max(Fraction(asked.ratio), Fraction(2, 5))),
+        replace(asked, pages=asked.pages + 1, sink=asked.sink + 2),
+        replace(asked, sink=0, recent=asked.recent + 2),
+    ]
+
+
+def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, state: State | None = None) -> Verdict:
+    """The last step of a request in one layer; what the cache holds of it too, where asked for. ``state`` is what the
+    request kept before that step, and becomes what it keeps then; without it the step is the first that scores.
+    """
     spec, budget, cap = trial.spec, trial.budget, cap_of(flow)
     row, heads = trial.requests.index(name), trial.cache.kv_heads
     k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
@@ -122,6 +144,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
     table = list(trial.cache.pages(name))
     fields = {f: x[table].cpu() for f, x in trial.cache.fields[layer].items()}
     chosen, counts = trial.selected[layer]
+    state = State(flow, heads) if state is None else state
     error, wrong, gap, kept, selected = 0.0, 0, 0.0, 0.0, 0
     for h in range(heads):
         mine = chosen[row, h, : int(counts[row, h])].tolist()
@@ -132,9 +155,12 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
             of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
             inside = slice(scored.start * spec.page_size, scored.stop * spec.page_size)
             shape = (scored.stop - scored.start, spec.page_size, -1)
-            rows = {n: numbers(x[inside, h].reshape(shape)) for n, x in zip(spec.pools, (k, v), strict=False)}
+            of_head |= {n: numbers(x[inside, h].reshape(shape)) for n, x in zip(spec.pools, (k, v), strict=False)}
             left = budget.total(pages) - budget.sink - budget.recent
-            parts = rounded(flow, q[h].numpy(), of_head, rows, scored, layer, left)
+            own = budget.row(layer, trial.decoder.head_offset + h)
+            place = {**at(trial, layer, h), "state": state.read(h, scored), "budget": own}
+            parts, new = rounded(flow, q[h].numpy(), of_head, scored, left, place)
+            state.write(h, new, scored)
         odd, far = differing(mine, parts, pages, budget, cap)
         wrong, gap = wrong + odd, max(gap, far)
         if not mine or not set(mine) <= set(range(pages)):
@@ -145,23 +171,27 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool) -
         off = float((out[h] - want).abs().max() / max(1.0, float(want.abs().max())))
         error = max(error, off if off == off else float("inf"))
         kept += float(trial.mass(q[h], k[:, h], pages)[:, mine].sum(-1).mean()) / heads
-    stale = unlike(trial, flow, layer, fields, k, v) if cache else 0
+    stale = unlike(trial, flow, layer, fields, k, v) + unkept(trial, name, layer, state) if cache else 0
     lost = misplaced(trial, name, layer, k, v) if cache else 0
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
 
 
+def at(trial: Trial, layer: int, head: int) -> dict[str, Any]:
+    """Where a row of the trial is, as the interpreter takes it."""
+    return {"layer": layer, "head": trial.decoder.head_offset + head, "parameters": trial.parameters}
+
+
 def rounded(
-    flow: Module, q: Any, fields: Mapping[str, Any], rows: Mapping[str, Any], scored: slice, layer: int, left: int
-) -> list[Bounds]:
+    flow: Module, q: Any, fields: Mapping[str, Any], scored: slice, left: int, place: Mapping[str, Any]
+) -> tuple[list[Bounds], dict[str, Any]]:
     """What each part of a row's selection may hold, where the budget leaves ``left`` pages to it: by how much rounding
-    may change each score is measured on inputs changed a bit.
+    may change each score is measured on inputs changed a bit. And what state becomes.
     """
 
-    def chosen(q: Any, fields: Mapping[str, Any], rows: Mapping[str, Any]) -> tuple[Ranked, ...]:
-        return selected(flow, q, fields, rows, scored.start, scored.stop - scored.start, layer).parts
-
-    def all_changed() -> tuple[Ranked, ...]:
-        return chosen(changed(q), *({n: changed(x) for n, x in given.items()} for given in (fields, rows)))
+    def chosen(q: Any, fields: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[tuple[Ranked, ...], Any]:
+        here = {**place, "state": state}
+        found, new = indexed(flow, q, fields, scored.start, scored.stop - scored.start, **here)
+        return found.parts, new
 
     def changed(x: Any) -> Any:
         if x.dtype.kind != "f":
@@ -169,8 +199,9 @@ def rounded(
         return (x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32)
 
     random = np.random.default_rng(0)
-    right = chosen(q, fields, rows)
-    samples = [all_changed() for _ in range(SAMPLES)]
+    given = fields, place["state"]
+    right, new = chosen(q, *given)
+    samples = [chosen(changed(q), *({f: changed(x) for f, x in g.items()} for g in given))[0] for _ in range(SAMPLES)]
     found = []
     for part, *others in zip(right, *samples, strict=True):
         score = np.asarray(part.over(), np.float32)
@@ -185,7 +216,7 @@ def rounded(
         mass = float(masses(score).sum(dtype=np.float64))
         share = float(slack.sum()) / mass if 0 < mass < float("inf") else 0.0
         found.append(Bounds.of(part, slack, left, mass=share, others=others))
-    return found
+    return found, new
 
 
 def listed(part: Ranked) -> Any:
@@ -208,7 +239,7 @@ def unlike(
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
         tiles = [x[: full * spec.page_size, h].reshape(full, spec.page_size, -1).numpy() for x in parts]
-        made = summarise(flow, *tiles, layer=layer)
+        made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
             mine, want = numbers(x[:full, h]), made[name]
@@ -222,6 +253,23 @@ def unlike(
                     same = (np.abs(mine - want) <= far) | (mine == want) | (np.isnan(mine) & np.isnan(want))
             wrong |= ~same.reshape(full, -1).all(-1)
         count += int(wrong.sum())
+    return count
+
+
+def unkept(trial: Trial, name: str, layer: int, state: State) -> int:
+    """Pages whose state, and heads whose request's state, is another than the flow makes of it."""
+    slot = int(trial.cache.slots([name])[0])
+    count = 0
+    for h, mine in enumerate(state.kept):
+        for field, want in mine.items():
+            x = trial.cache.state[layer][field][slot, h]
+            pages = len(want) if trial.per_page(field) else 1
+            got = numbers(x[:pages] if trial.per_page(field) else x)
+            largest = np.abs(want[np.isfinite(want)]).max(initial=0.0)
+            far = 4 * STEP[dtype_of(x)] * np.abs(want) + DRIFT * OWN * largest
+            with np.errstate(invalid="ignore"):
+                same = (np.abs(got - want) <= far) | (got == want) | (np.isnan(got) & np.isnan(want))
+            count += int((~same.reshape(pages, -1).all(-1)).sum()) if pages else 0
     return count
 
 

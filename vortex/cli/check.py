@@ -93,6 +93,10 @@ def _print(report: Report) -> None:
              f"{report.microseconds(name):.0f} us, and no kernel can be faster"),
             ("contractions", f"{len(report.contractions)} over pages, {len(scalar)} of them not on tensor cores"),
         ]  # fmt: skip
+        if report.state_bytes:
+            all_rows = _size(report.rows * report.state_bytes)
+            text = f"{report.state_bytes} bytes a request, layer and KV head; {all_rows} a layer for these requests"
+            facts.insert(2, ("state", text))
         for what, text in facts:
             print(f"{what:<13} {text}")
     for c in report.compared:

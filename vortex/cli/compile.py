@@ -6,6 +6,7 @@ that an earlier compilation dumped, edited or not.
 examples:
   vortex compile quest --target cpu -o quest.vxa
   vortex compile my_flow.py:mine --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16
+  vortex compile their_flow.py:theirs --page-size 32    (a file written for vortex_torch: docs/compat.md)
   vortex compile latent_topk --heads 20 --latent 512+64 --page-size 32
   vortex compile quest --to page --print-after fuse
   vortex compile quest --target sm_100 --to page

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from vortex.budget import Budget
     from vortex.check.reference import eager
     from vortex.check.synthetic_batch import Trial
+    from vortex.check.weights import random_parameters
     from vortex.driver import compile_flow
     from vortex.flow.flow import find_flow
     from vortex.runtime.decoder import load
@@ -67,10 +68,12 @@ def run(args: argparse.Namespace) -> int:
             args.flow, spec=spec, out=out, dump=args.dump_dir or "auto", argv=["vortex", "demo", *args.argv]
         )
         say(f"compiled in {time.perf_counter() - start:.1f} s, of which our own code {made.own_seconds:.2f} s")
-        decoder = load(out, target="cpu", budget=Budget(pages=BUDGET))
+        assert made.manifest is not None
+        weights = random_parameters(made.manifest.parameters, 1, KV_HEADS)
+        decoder = load(out, target="cpu", budget=Budget(pages=BUDGET), parameters=weights)
         most = sum(-(-(n + args.steps) // spec.page_size) for n in LENGTHS.values())
         trial = Trial(decoder, KV_HEADS, most)
-        times, checks, dense = decode(trial, args.steps, eager(find_flow(args.flow), spec))
+        times, checks, dense = decode(trial, args.steps, eager(find_flow(args.flow), spec, weights))
     _print(args.flow, made, times, checks, dense)
     if args.gpu != "none":
         lengths = [checks[name].length for name in trial.requests]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vortex.artifact.kernel_texts import Text
     from vortex.artifact.manifest import KernelEntry
 
+_TOKENS = 32768
+"""Of the request whose state is stated."""
 LISTINGS = ("ops", "passes", "kinds", "errors", "targets")
 
 
@@ -86,6 +88,7 @@ def _machine(as_json: bool) -> int:
 
 def _artifact(path: str, verify: bool, as_json: bool) -> int:
     from vortex.artifact.folder import read_manifest, verify_files
+    from vortex.artifact.manifest import expected
 
     try:
         m = read_manifest(path)
@@ -104,8 +107,18 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     print(f"shape     page size {s.page_size}, {s}, {s.dtype}{narrow}")
     for f in m.fields:
         print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head")
+    for x in m.states:
+        each = "page of a request" if x.per == "page" else "request"
+        about = f"{x.bytes(1, 1)} bytes per KV head, layer and {each}"
+        print(f"state     {x.name}: {x.dtype}{list(x.tile)} per {each}, from {x.init} on; {about}")
+    if m.states:
+        columns = -(-_TOKENS // s.page_size)
+        slot = sum(x.bytes(1, columns) for x in m.states)
+        print(f"          {slot} bytes per KV head and layer for each request of up to {_TOKENS} tokens")
     for c in m.constants:
         print(f"constant  {c.name}: {c.dtype}{list(c.shape)}")
+    for p in m.parameters:
+        print(f"parameter {p.name}: {expected(p)} in the file of weights")
     print(f"made by   {', '.join(f'{k} {v}' for k, v in m.toolchain.items())}")
     rows = []
     for name, target in m.targets.items():

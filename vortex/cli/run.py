@@ -7,6 +7,7 @@ examples:
   vortex run quest.vxa
   vortex run quest.vxa --tokens 40,1000 --kv-heads 2 --pages 8
   vortex run quest.vxa --target sm_90
+  vortex run learned_query.vxa --parameters weights.safetensors
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, default=4, help="steps to decode (default: 4)")
     parser.add_argument("--kv-heads", metavar="N", type=int, help="KV heads (default: 2; under MLA 1)")
     parser.add_argument("--pages", metavar="N", type=int, default=8, help="scored pages of the budget (default: 8)")
+    parser.add_argument(
+        "--parameters", metavar="FILE", help="weights of the flow, safetensors (default: random ones, of two layers)"
+    )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the random numbers (default: 0)")
     parser.add_argument("--require-digest", metavar="HEX", help="refuse an artifact of another digest")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -48,14 +52,21 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why="must be at least 1", hint="give more")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from vortex.artifact.folder import read_manifest
     from vortex.budget import Budget
     from vortex.check.verdict import LAYERS, judge
+    from vortex.check.weights import random_parameters
     from vortex.runtime.decoder import load
 
     flow = traced_flow(args.artifact)
     budget, digest = Budget(args.pages), args.require_digest
-    decoder = load(args.artifact, target=args.target, budget=budget, require_digest=digest, debug=True)
-    found, times = judge(decoder, flow, lengths, kv_heads=args.kv_heads or 0, steps=args.steps, seed=args.seed)
+    manifest = read_manifest(args.artifact)
+    kv_heads = args.kv_heads or (1 if manifest.spec.kv_lora_rank else 2)
+    weights = args.parameters or random_parameters(manifest.parameters, LAYERS, kv_heads, args.seed)
+    decoder = load(
+        args.artifact, target=args.target, budget=budget, require_digest=digest, debug=True, parameters=weights
+    )
+    found, times = judge(decoder, flow, lengths, kv_heads=kv_heads, steps=args.steps, seed=args.seed)
     good = {name: verdict.good(decoder.spec.dtype) for name, verdict in found.items()}
     best = min(t.decode for t in times)
     if args.json:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 from vortex.codegen.narrow import STORAGE, narrow, widen
-from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, tirx
+from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, cast, tirx
 from vortex.ir.core import Decl, Function, Module
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
@@ -117,6 +117,20 @@ class Arguments:
         assert isinstance(d.type, TensorType)
         return self.tensor(f"field.{d.name}", ("P", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name])
 
+    def state(self, d: Decl) -> Buffer:
+        """The state called ``d.name`` of all slots."""
+        assert isinstance(d.type, TensorType)
+        entries = ("Entries",) if d.attrs["layout"] == "entry" else ()
+        return self.tensor(f"state.{d.name}", ("Slots", "Hkv", *entries, *d.type.tile), STORAGE[d.type.dtype.name])
+
+    def _states(self, touched: Set[str], *names: str) -> None:
+        """Declare the state among these buffers, and what finds a request's; nothing where there is none."""
+        mine = [d for d in self.program.declared("buffer") if d.name in touched and d.attrs["role"] == "state"]
+        for d in mine:
+            self.state(d)
+        for name in names if mine else ():
+            self.tensor(name, ("B",), I32)
+
     def constant(self, d: Decl) -> Buffer:
         assert isinstance(d.type, TensorType)
         return self.tensor(f"const.{d.name}", d.type.tile, STORAGE[d.type.dtype.name])
@@ -132,10 +146,31 @@ class Arguments:
             if d.name in used:
                 self.constant(d)
 
-    def _layer_of(self, f: Function) -> None:
-        """Declare the number of the layer where ``f`` asks for it."""
+    def parameters_of(self, f: Function) -> None:
+        """Declare the parameters that ``f`` reads: the set of the layer, or one for each KV head."""
+        used = {o.symbol for o in f.ops if isinstance(o, flow.Param)}
+        for d in self.program.declared("param"):
+            if d.name in used:
+                assert isinstance(d.type, TensorType)
+                heads = ("Hkv",) if d.attrs["per"] == "head" else ()
+                self.tensor(f"param.{d.name}", (*heads, *d.type.tile), STORAGE[d.type.dtype.name])
+
+    def _place_of(self, f: Function) -> None:
+        """Declare the number of the layer, and the heads before those of the step, where ``f`` asks for them."""
         if any(isinstance(o, flow.Layer) for o in f.ops):
             self.scalar("layer", I32)
+        if any(isinstance(o, flow.Head) for o in f.ops):
+            self.scalar("head_offset", I32)
+        if any(isinstance(o, flow.RowBudget) for o in f.ops):
+            self.tensor("row_budget", ("Hkv",), I32)
+
+    def place(self, head: Expr) -> dict[str, Expr]:
+        """What the leaves ``layer`` and ``head`` read in a row of KV head ``head`` of the step."""
+        offset = self.scalars.get("head_offset")
+        found = {"layer": self.scalars.get("layer"), "kv_head": cast(I64, head)}
+        if "row_budget" in self.buffers:
+            found["row_budget"] = self.buffers["row_budget"][head]
+        return found if offset is None else {**found, "head": offset + cast(I32, head)}
 
     def _inputs_of_select(self, f: Function) -> None:
         """Declare the queries, summaries, rows of the pools and captured tensors that ``f`` loads."""
@@ -148,7 +183,9 @@ class Arguments:
             elif d.name in loaded and d.attrs["role"] == "pool":
                 self.pool(d)
                 self.scales(d)
+        self._states(loaded | {o.buffer for o in f.ops if isinstance(o, page.Store)}, "slots")
         self.constants_of(f)
+        self.parameters_of(f)
 
     def scratch(self, taken: Iterable[Argument], *, align: int = 0, **sizes: int) -> None:
         """Declare the scratch that a template takes; ``sizes`` are those that the kernel is built for, ``align`` what
@@ -179,7 +216,9 @@ class Arguments:
         for d in buffers:
             if d.name in stored:
                 self.field(d)
+        self._states({o.buffer for o in f.ops if isinstance(o, page.Reset)}, "slots", "fresh")
         self.constants_of(f)
+        self.parameters_of(f)
         for o in f.ops:
             if isinstance(o, page.Scatter):
                 t = self.type_of(o.source)
@@ -190,7 +229,7 @@ class Arguments:
         self.tensor("lengths", ("B",), I32)
         self.tensor("page_table", ("B", "Pmax"), I32)
         self.scales(*(d for d in buffers if d.name in touched))
-        self._layer_of(f)
+        self._place_of(f)
 
     def of_select(self, f: Function, taken: Iterable[Argument] = ()) -> None:
         """Declare what ``select`` reads and writes; ``taken`` is the scratch of one that walks the list of ``plan``."""
@@ -198,7 +237,7 @@ class Arguments:
         self.tensor("plan", (4, "B"), I32)
         self.scratch(taken)
         self.tensor("page_table", ("B", "Pmax"), I32)
-        self._layer_of(f)
+        self._place_of(f)
         self.tensor("workspace", ("rows", "words"), F32)
         self.tensor("pages", ("B", "Hkv", "K"), I32)
         self.tensor("counts", ("B", "Hkv"), I32)
@@ -226,6 +265,11 @@ class Arguments:
     def type_of(self, name: str) -> TensorType:
         """The type of a declared buffer."""
         return tensor_type(self.program, name)
+
+    @property
+    def parameters(self) -> dict[str, Buffer]:
+        """The declared parameters by their own names."""
+        return {n.removeprefix("param."): b for n, b in self.buffers.items() if n.startswith("param.")}
 
     @property
     def constants(self) -> dict[str, Buffer]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from vortex.codegen.tir import F32, U32, Expr, T, cast, differ, equal, f32, is_nan, kind
+from vortex.ir import numerics
 from vortex.ir.types import DType, bf16, bool_, f16, fp8_e4m3, i32
 
 STORAGE = {
@@ -33,6 +36,15 @@ def narrow(x: Expr, dtype: DType) -> Expr:
     if dtype == bool_:
         return T.Select(x, T.int32(1), T.int32(0))
     return cast(STORAGE[dtype.name], round_to(x, dtype))
+
+
+def stored_constant(number: float, dtype: DType) -> Expr:
+    """A number as :func:`narrow` stores it, made without arithmetic: TVM writes no bits of a constant in CUDA C++."""
+    kept = float(numerics.narrow(number, dtype))
+    if dtype != fp8_e4m3:
+        return cast(STORAGE[dtype.name], f32(kept))
+    sign = 0x80 if math.copysign(1, kept) < 0 else 0
+    return T.uint8(sign | list(numerics.unpack(bytes(range(127)), fp8_e4m3)).index(abs(kept)))
 
 
 def round_to(x: Expr, dtype: DType) -> Expr:

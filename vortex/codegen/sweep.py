@@ -18,16 +18,18 @@ from dataclasses import dataclass
 
 from vortex.budget import Cap
 from vortex.codegen.arguments import Arguments
+from vortex.codegen.narrow import narrow, stored_constant, widen
 from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.share import counted
 from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put
+from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put, when
 from vortex.codegen.values import Index, page_position, pages_on, type_of, without_page
+from vortex.ir import numerics
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import Staging, over_pages
-from vortex.ir.types import Sym, TensorType, bool_
+from vortex.ir.types import DType, Sym, TensorType, bool_, fp8_e4m3
 from vortex.ir.types import i32 as i32_type
 
 
@@ -36,13 +38,15 @@ def selection_of(f: Function) -> flow.Selection | None:
     return next((o for o in reversed(f.ops) if isinstance(o, flow.Selection)), None)
 
 
+def parts_of(f: Function) -> list[flow.Part]:
+    """What the selection of a kernel is made of; a part that it names twice has its pages twice, and is chosen once."""
+    selection = selection_of(f)
+    return [] if selection is None else list(dict.fromkeys(selection.parts))
+
+
 def key_slot(f: Function, o: flow.Ranking) -> int:
     """The words per page where the keys of a part of the selection, or of a shortlist, are."""
-    if not isinstance(o, flow.Part):
-        return int(o.notes["slot"])
-    selection = selection_of(f)
-    assert selection is not None
-    return int(f.attrs["keys"]) + selection.parts.index(o)
+    return int(f.attrs["keys"]) + parts_of(f).index(o) if isinstance(o, flow.Part) else int(o.notes["slot"])
 
 
 def key_of(o: flow.Ranking, score: Expr) -> Expr:
@@ -215,6 +219,56 @@ class Workspace:
 
 
 @dataclass(frozen=True)
+class State:
+    """What one row has of a state buffer: ``[slots, Hkv, pages, *tile]``, or ``[slots, Hkv, *tile]`` where it is not of
+    pages. A negative slot has none.
+    """
+
+    args: Arguments
+    decl: Decl
+    row: Row
+
+    @property
+    def slot(self) -> Expr:
+        return self.args.buffers["slots"][self.row.request]
+
+    @property
+    def dtype(self) -> DType:
+        assert isinstance(self.decl.type, TensorType)
+        return self.decl.type.dtype
+
+    def load(self, index: Index, t: TensorType) -> Expr:
+        """An element as it is stored, or what :func:`widen` makes of it; the index has the page axis first where there
+        is one.
+        """
+        kept = self.args.buffers[f"state.{self.decl.name}"][self._at(index, t)]
+        if self.dtype == fp8_e4m3:
+            return T.Select(self.slot >= 0, kept, stored_constant(self.decl.attrs["init"], self.dtype))
+        # not a constant in bf16: TVM cannot make vectors of it
+        init = numerics.narrow(self.decl.attrs["init"], self.dtype)
+        return T.Select(self.slot >= 0, widen(kept, self.dtype), T.float32(float(init)))
+
+    def store(self, o: page.Store, tiles: Tiles) -> None:
+        """Write the value that ``o`` stores, of the page that the tiles are on."""
+        t, kept = type_of(o.x), self.args.buffers[f"state.{self.decl.name}"]
+
+        def keep(i: Index, x: Expr) -> None:
+            put(kept, narrow(convert(x, F32), self.dtype), *self._at(tiles.full(o.x, i), t))
+
+        with when(self.slot >= 0):
+            tiles.copy(o.x, keep)
+
+    def _at(self, index: Index, t: TensorType) -> Index:
+        """The place in the buffer, in 64 bits: with all slots and pages it has more than 2^31 elements. Without a slot
+        it is that of another row, whose number is not used.
+        """
+        first = [cast("int64", T.max(self.slot, T.int32(0))), self.row.head]
+        if t.page_axis is None:
+            return [*first, *index]
+        return [*first, self.row.first + page_position(index, t), *without_page(index, t.shape)]
+
+
+@dataclass(frozen=True)
 class Here:
     """The page at hand in a sweep."""
 
@@ -240,6 +294,8 @@ class RowReader:
         d, t = self.args.program.decls[o.buffer], type_of(o.value)
         if d.attrs["role"] == "workspace":
             return self.workspace.load(d, index, t)
+        if d.attrs["role"] == "state":
+            return self.state_of(d).load(index, t)
         if d.attrs["layout"] == "batched":
             return self.args.buffers[d.name][self.row.request, self.row.head * t.tile[0] + index[0], index[1]]
         position = page_position(index, t)
@@ -251,6 +307,18 @@ class RowReader:
         if d.attrs["role"] == "pool":
             return self.args.from_pool(d.name, self.args.buffers[d.name][where])
         return self.args.buffers[f"field.{d.name}"][where]
+
+    def store(self, o: page.Store, tiles: Tiles) -> None:
+        """Write the value that ``o`` stores, of the page that the tiles are on: to the workspace, or to state."""
+        d = self.args.program.decls[o.buffer]
+        if d.attrs["role"] == "state":
+            self.state_of(d).store(o, tiles)
+        else:
+            self.workspace.store(o, tiles)
+
+    def state_of(self, d: Decl) -> State:
+        """The row's part of state ``d``."""
+        return State(self.args, d, self.row)
 
     def look_up(self, position: Expr) -> Expr:
         """The physical page of a candidate; in 64 bits, because pools have more than 2^31 elements."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from keyword import iskeyword
 from typing import Any, TypeAlias
 
 from tvm import tirx
@@ -72,7 +73,8 @@ def local(name: str, size: int, dtype: str = F32) -> Buffer:
     for_cpu = IRBuilder.current().frames[0].s_tir
     small = size * 4 < STACK_BYTES
     made = T.alloc_buffer((size,), dtype, scope="global" if for_cpu and small else "local")
-    IRBuilder.name(name, made)
+    # a value may be called after an op such as flow.and, and the text is read as Python
+    IRBuilder.name(f"{name}_" if iskeyword(name) else name, made)
     return made
 
 

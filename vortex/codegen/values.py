@@ -54,7 +54,10 @@ class Values:
     scratch: Scratch | None = None
     constants: dict[str, Buffer] = field(default_factory=dict)
     leaves: dict[str, Expr] = field(default_factory=dict)
-    """``layer``, ``page_count`` and ``first_page`` in kernels that have them."""
+    """``layer``, ``head``, ``kv_head`` (counted in this step), ``page_count`` and ``first_page`` in kernels that have
+    them.
+    """
+    parameters: dict[str, Buffer] = field(default_factory=dict)
     tiles: dict[Value, Buffer] = field(default_factory=dict)
     lists: dict[Value, Buffer] = field(default_factory=dict)
     """Where the positions that a shortlist has chosen are kept."""
@@ -142,6 +145,11 @@ class Values:
         return convert(whole, kind)
 
 
+def _parameter(values: Values, o: flow.Param, index: Index) -> Expr:
+    sets = [values.leaves["kv_head"]] if o.per == "head" else []
+    return widen(values.parameters[o.symbol][tuple([*sets, *index])], o.type.dtype)
+
+
 def _constant(values: Values, o: flow.Constant, index: Index) -> Expr:
     kind = number_type(o.type.dtype)
     return f32(o.number) if kind == F32 else convert(i32(int(o.number)), kind)
@@ -150,6 +158,9 @@ def _constant(values: Values, o: flow.Constant, index: Index) -> Expr:
 LEAVES: dict[type[Op], Callable[[Values, Any, Index], Expr]] = {
     flow.Constant: _constant,
     flow.Resource: lambda values, o, index: widen(values.constants[o.symbol][tuple(index)], o.type.dtype),
+    flow.Param: _parameter,
+    flow.RowBudget: lambda values, o, index: values.leaves["row_budget"],
+    flow.Head: lambda values, o, index: values.leaves["head"],
     flow.Layer: lambda values, o, index: values.leaves["layer"],
     flow.PageCount: lambda values, o, index: values.leaves["page_count"],
     flow.PageIndex: lambda values, o, index: values.leaves["first_page"] + index[0],

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from vortex.artifact.kernel_texts import pack
-from vortex.artifact.manifest import ConstantEntry, FieldEntry, KernelEntry, Manifest, TargetEntry
+from vortex.artifact.manifest import (
+    ConstantEntry,
+    FieldEntry,
+    KernelEntry,
+    Manifest,
+    ParameterEntry,
+    StateEntry,
+    TargetEntry,
+)
 from vortex.compilation.lowered import Lowered
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
-from vortex.ir.dialects.page import cap_of
+from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
 from vortex.spec import REQUIRED, Spec
 from vortex.targets.cpu import detect_mcpu, machine, required_features
@@ -45,18 +53,28 @@ def assemble(
         for d in program.declared("buffer")
         if d.attrs.get("role") == "field" and (t := _tensor(program, d.name))
     ]
+    states = [
+        StateEntry(d.name, t.tile, str(t.dtype), _PER[str(d.attrs["layout"])], str(float(d.attrs["init"])))
+        for d in program.declared("buffer")
+        if d.attrs.get("role") == "state" and (t := _tensor(program, d.name))
+    ]
     manifest = Manifest(
         flow=program.name,
         source=str(program.attrs.get("source", "")),
         spec=spec_of(program),
         fields=tuple(fields),
+        states=tuple(states),
         constants=tuple(constants),
+        parameters=tuple(ParameterEntry.of(d) for d in program.declared("param")),
         targets={low.target.name: _target(low, resources.get(low.target.name, {})) for low in lowered},
-        cap=cap_of(program),
+        cap=page.cap_of(program),
         toolchain={name: v for name, v in about["versions"].items() if v},
         provenance={"argv": list(about["argv"])},
     )
     return manifest, files
+
+
+_PER = {layout: per for per, layout in page.STATE_LAYOUTS.items()}
 
 
 def spec_of(module: Module) -> Spec:

@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import linecache
 import os
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vortex.errors import FLOW_RAISED, NO_SUCH_FILE, Loc, VortexError
+from vortex.errors import FLOW_RAISED, NO_SUCH_FILE, OTHER_PACKAGE, Loc, VortexError
 from vortex.flow import source
 
 _LOCK = threading.RLock()
+READ_AS_OURS = {"vortex_torch": "vortex.compat.vortex_torch.names"}
+"""Packages that flow files may be written for, and what stands in for them, installed or not."""
+
+
+class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the packages of :data:`READ_AS_OURS` for the code of a flow file."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, types.ModuleType] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        package = fullname.partition(".")[0]
+        if package not in READ_AS_OURS:
+            return None
+        if package not in self._made:
+            self._made |= importlib.import_module(READ_AS_OURS[package]).modules()
+        if fullname not in self._made:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return self._made[spec.name]
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """It is filled already."""
 
 
 class FlowFile:
@@ -51,9 +81,11 @@ class FlowFile:
             self._depth += 1
             beside = {entry.split(".")[0] for folder in {self.folder, self.root} for entry in os.listdir(folder)}
             hidden = {n: m for n, m in list(sys.modules.items()) if n.split(".")[0] in beside and self._foreign(m)}
+            hidden |= {n: m for n, m in list(sys.modules.items()) if n.split(".")[0] in READ_AS_OURS}
             for name in hidden:
                 del sys.modules[name]
-            before = set(sys.modules)
+            before, stand_ins = set(sys.modules), _StandIns()
+            sys.meta_path.insert(0, stand_ins)
             sys.modules.update(self._siblings)
             path, writes = list(sys.path), sys.dont_write_bytecode
             sys.path[:0] = [self.folder] if self.root == self.folder else [self.folder, self.root]
@@ -63,6 +95,9 @@ class FlowFile:
                 yield
             finally:
                 self._depth -= 1
+                sys.meta_path.remove(stand_ins)
+                for name in [n for n in sys.modules if n.split(".")[0] in READ_AS_OURS and n != self.name]:
+                    del sys.modules[name]
                 sys.path[:], sys.dont_write_bytecode = path, writes
                 for name in set(sys.modules) - before:
                     if name != self.name and self._ours(sys.modules[name]):
@@ -87,6 +122,7 @@ class FlowFile:
             text = Path(self.path).read_bytes()
         except (OSError, ValueError) as e:
             raise NO_SUCH_FILE.at(path=self.path, why=getattr(e, "strerror", None) or "is not a path") from None
+        self.module.__package__ = self.package or _copied_from(text)
         linecache.checkcache(self.path)
         argv = sys.argv
         with self.entered():
@@ -102,6 +138,8 @@ class FlowFile:
                 raise FLOW_RAISED.at(loc, type=type(e).__name__, text=e.msg, hint="the file must be Python") from None
             except (Exception, SystemExit) as e:
                 loc2 = source.innermost(e.__traceback__) or Loc(self.path, 1)
+                if isinstance(e, ImportError) and (e.name or "").split(".")[0] in READ_AS_OURS:
+                    raise OTHER_PACKAGE.at(loc2, text=str(e).replace(" (unknown location)", "")) from e
                 hint = "raised while the file was loaded"
                 raise FLOW_RAISED.at(loc2, type=type(e).__name__, text=e, hint=hint) from e
             finally:
@@ -115,6 +153,19 @@ def _package(folder: str) -> tuple[str, str]:
         parts.insert(0, os.path.basename(folder))
         folder = os.path.dirname(folder)
     return ".".join(parts), folder
+
+
+def _copied_from(text: bytes) -> str:
+    """The package of a file that lies in none and was copied out of one of :data:`READ_AS_OURS`, by its imports.
+
+    ``from .flow import vFlow`` and ``from ..indexer import topK`` can only stand in ``vortex_torch/flow/``.
+    """
+    try:
+        nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)]
+    except (SyntaxError, ValueError):
+        return ""
+    own = any(n.level == 1 and n.module in ("flow", "flow_mla") for n in nodes)
+    return "vortex_torch.flow" if own else ""
 
 
 _PREFIXES = tuple({os.path.abspath(p) + os.sep for p in (sys.prefix, sys.base_prefix, sys.exec_prefix)})

@@ -18,6 +18,8 @@ from vortex.errors import (
     nearest,
 )
 from vortex.flow import files, purity, source
+from vortex.flow.dialect import NATIVE, Dialect
+from vortex.ir.dialects.flow import STATES
 from vortex.ir.types import DTYPES, DType
 
 if TYPE_CHECKING:
@@ -30,22 +32,54 @@ STORABLE = ("bf16", "f16", "f32", "fp8_e4m3")
 
 
 class Field:
-    """A summary kept for every page: its shape for one page and, if not that of K, its element type.
+    """A summary kept for every page, or state kept from step to step: its shape and its element type, K's unless given.
+
+    Without ``state`` it is a summary: ``shape`` is that of one page, and forward_cache writes it. With ``state="page"``
+    each request has such a tensor for each of its pages, with ``state="request"`` one; forward_indexer reads it and
+    returns it updated, and it is ``init`` until then.
 
     Raises:
-        VortexError: VX1016 when a size or the element type is none.
+        VortexError: VX1016 when a size, the element type, ``state`` or ``init`` is none.
     """
 
-    def __init__(self, *shape: int, dtype: Any = None, state: str | None = None) -> None:
+    def __init__(self, *shape: int, dtype: Any = None, state: str | None = None, init: Any = None) -> None:
         loc = source.here()
-        if state is not None:
-            why = f"state={state!r} is not supported yet; a field is a pure function of its page"
-            raise BAD_FIELD.at(loc, why=why, hint="leave it out, and compute the field from the page alone")
+        self.state = _state(state, loc)
+        self.init = _init(init, self.state, loc)
         self.shape = tuple(_size(d, loc) for d in shape)
         self.dtype, self.loc = _storage(dtype, loc), loc
 
     def __repr__(self) -> str:
-        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype})"
+        state = f", state={self.state!r}, init={self.init}" if self.state else ""
+        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype}{state})"
+
+
+def _state(state: Any, loc: Loc | None) -> str:
+    """What the field is state of; nothing for a summary."""
+    if state is None:
+        return ""
+    if not isinstance(state, str) or state not in STATES:
+        hint = 'state="page" for a tensor for each page of a request, state="request" for one; a summary without it'
+        raise BAD_FIELD.at(loc, why=f"there is no state={state!r}", hint=hint)
+    return state
+
+
+def _init(init: Any, state: str, loc: Loc | None) -> float:
+    """What state is before it is first written, 0 unless given."""
+    if init is None:
+        return 0.0
+    if not state:
+        hint = (
+            'a summary is written by forward_cache; state="page" or state="request" makes it state, which has an init'
+        )
+        raise BAD_FIELD.at(loc, why=f"init={init!r} without state", hint=hint)
+    try:
+        number = float(init) if not isinstance(init, str | bytes) else float("nan")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = float("nan")
+    if number != number:
+        raise BAD_FIELD.at(loc, why=f"state cannot begin as {init!r}", hint="init= is one number, for all elements")
+    return number
 
 
 def _size(d: Any, loc: Loc | None) -> int:
@@ -77,11 +111,21 @@ class vFlow:
     """A sparse-attention algorithm, for one request and one KV head: no batch, no page tables."""
 
     flow_name: str = ""
+    dialect: Dialect = NATIVE
+    """How its methods are written."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if purity.is_forward():
             raise purity.kept_on_self(name)
         super().__setattr__(name, value)
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name.startswith("__") or not purity.is_forward():
+            return value
+        from vortex.flow.parameter import resolved
+
+        return resolved(value)
 
     def __delattr__(self, name: str) -> None:
         if purity.is_forward():
@@ -99,8 +143,11 @@ class vFlow:
         """
         raise NotImplementedError
 
-    def forward_indexer(self, q: Any, cache: Any) -> Selection:
+    def forward_indexer(self, q: Any, cache: Any) -> Selection | tuple[Selection, dict[str, Any]]:
         """Which pages to attend to, from ``q`` ``[group, head_dim]`` and ``cache.<field>`` ``[S, *shape]``.
+
+        A flow with state returns beside them what each state field becomes, ``(selection, {name: new value})``:
+        ``[S, *shape]`` for state of pages, ``[*shape]`` for state of the request.
 
         Under MLA ``q`` is absorbed, ``[heads, kv_lora_rank + qk_rope_head_dim]``.
         """
@@ -133,6 +180,18 @@ def register(name: str) -> Callable[[_F], _F]:
     return declare
 
 
+def register_in_file(name: str, cls: type[vFlow], loc: Loc | None, flow_name: str) -> None:
+    """Make a flow known as ``name`` of the file of ``loc`` alone: ``FILE.py:name`` finds it, ``name`` does not."""
+    cls.flow_name = flow_name
+    _REGISTRY[f"{name}@{_place(loc).rpartition(':')[0]}"] = cls, loc
+
+
+def flows_of(file: str) -> dict[str, type[vFlow]]:
+    """The flows that a file has registered so far, by their names in it."""
+    found = {n: cls for n, (cls, loc) in _REGISTRY.items() if loc is not None and _same_file(loc.file, file)}
+    return {n.partition("@")[0]: cls for n, cls in found.items()}
+
+
 def _same_class(a: type, b: type) -> bool:
     """Whether a class is defined again, as a notebook's cell does when it runs again."""
     return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
@@ -161,7 +220,7 @@ def library_names() -> list[str]:
 
 def flow_names() -> list[str]:
     """Every flow that can be found by name alone."""
-    return sorted({*library_names(), *_REGISTRY})
+    return sorted({*library_names(), *(n for n in _REGISTRY if "@" not in n)})
 
 
 def find_flow(text: str) -> type[vFlow]:
@@ -202,7 +261,7 @@ def _load(file: str) -> dict[str, type[vFlow]]:
 
         with plain():
             files.load(file)
-    return {n: cls for n, (cls, loc) in _REGISTRY.items() if loc is not None and _same_file(loc.file, file)}
+    return flows_of(file)
 
 
 def _same_file(a: str, b: str) -> bool:

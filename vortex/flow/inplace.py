@@ -64,7 +64,7 @@ def assigned(x: vTensor, made: vTensor, operator: str) -> vTensor:
         raise fail(BAD_SHAPE, op=f"'{sign}' writes in place", why=types, expected=f"x = x {operator} y is a new tensor")
     root, spread = _root(x.value)
     what = ""
-    if not x.copied and isinstance(root.owner, flow.Resource):
+    if not x.copied and isinstance(root.owner, flow.Resource | flow.Param):
         what = "a tensor that the flow captures"
     elif not x.copied and spread:
         what = "a tensor whose elements were repeated by expand and lie in memory once"

@@ -1,8 +1,8 @@
-"""What a flow may ask about where it runs: the layer, and which pages it sees. Traced, or from the eager step."""
+"""What a flow may ask about where it runs: layer, KV head, which pages it sees. Traced, or from the eager step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an eager step runs: the layer, and the candidates ``[first_page, first_page + pages)``."""
+    """Where an eager step runs: layer, KV head of the model, candidates ``[first_page, first_page + pages)``."""
 
     layer: int = 0
     first_page: int = 0
     pages: int | None = None
     """None where a summary is made: a page does not know its request."""
+    head: int = 0
+    parameters: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """All sets of each parameter, as files have them."""
     lists: list[EagerNear] = field(default_factory=list)
     """The shortlists that were made so far."""
     parents: tuple[int | None, ...] | None = None
@@ -54,6 +57,11 @@ def eager(place: Place) -> Iterator[None]:
         _place.reset(token)
 
 
+def place() -> Place | None:
+    """Where the eager step runs that is under way; None outside."""
+    return _place.get()
+
+
 def here(what: str) -> Place:
     """Where the eager step stands that calls ``vortex.<what>()``."""
     place = _place.get()
@@ -78,7 +86,7 @@ def _no_pages(what: str) -> VortexError:
 def _leaf(name: str, op: Op) -> Any:
     tracer = current()
     assert tracer is not None
-    if name != "layer" and tracer.function.name == "cache":
+    if name not in ("layer", "head") and tracer.function.name == "cache":
         raise _no_pages(name)
     made = tracer.once(name, op, name)
     made.copied = True  # each call gives a tensor of its own
@@ -90,6 +98,13 @@ def layer() -> Any:
     if current() is not None:
         return _leaf("layer", flow.Layer(TensorType(i32)))
     return torch.tensor(here("layer").layer, dtype=torch.int32)
+
+
+def head() -> Any:
+    """The KV head of the row, counted over the whole model, an int32 scalar; 0 under MLA, on every rank."""
+    if current() is not None:
+        return _leaf("head", flow.Head(TensorType(i32)))
+    return torch.tensor(here("head").head, dtype=torch.int32)
 
 
 def page_index() -> Any:

@@ -19,31 +19,31 @@ from vortex.errors import (
     BAD_FIELD,
     BAD_FLOW_CLASS,
     BAD_SIGNATURE,
+    FIELD_SHAPE,
     FIELD_TWICE,
     FIELD_UNDECLARED,
     FIELD_UNWRITTEN,
     FLOW_RAISED,
     NO_SELECTION,
     SELECTIONS,
+    STATE_OF_PAGE,
+    STATE_UNDECLARED,
+    STATE_UNWRITTEN,
     Loc,
     VortexError,
     nearest,
 )
 from vortex.flow import purity, source
 from vortex.flow.flow import HOW_TO_DECLARE, Field, check_class, vFlow
+from vortex.flow.parameter import Parameter, declared_parameters
 from vortex.flow.selection import Selection
 from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import Tracer
+from vortex.ir.dialects.flow import show
 from vortex.spec import Spec
 
 RESERVED = frozenset({"q", "k", "v", "latent", "k_new", "v_new", "latent_new", "plan", "pages", "out", "lse"})
 """Names that the artifact's own tensors have."""
-EXPECTED = {
-    "create_cache": "create_cache(self, spec)",
-    "forward_cache": "forward_cache(self, page)",
-    "forward_indexer": "forward_indexer(self, q, cache)",
-}
-"""The methods of a flow as they are written."""
 
 
 def instantiate(flow: vFlow | type[vFlow]) -> vFlow:
@@ -83,13 +83,20 @@ def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
     return dict(fields)
 
 
-def summaries_of(flow: vFlow, fields: Mapping[str, Field], page: Any, tracer: Tracer | None = None) -> dict[str, Any]:
-    """What forward_cache returns for a page, one tensor or number for each declared field, in declared order.
+def weights_of(flow: vFlow, fields: Mapping[str, Field]) -> dict[str, Parameter]:
+    """The parameters that a flow declares, by name, once create_cache has run; VX1040."""
+    own = dict.fromkeys(RESERVED, "the artifact's own tensors are called so")
+    return declared_parameters(flow, {**own, **dict.fromkeys(fields, "a field is called so")})
+
+
+def summaries_of(flow: vFlow, declared: Mapping[str, Field], page: Any, tracer: Tracer | None = None) -> dict[str, Any]:
+    """What forward_cache returns for a page, one tensor or number for each declared summary, in declared order.
 
     Raises:
-        VortexError: VX1007 to VX1009, or what the flow raises.
+        VortexError: VX1007 to VX1009, VX1062, or what the flow raises.
     """
     code, at_return = code_of(flow.forward_cache), return_loc(flow, "forward_cache")
+    fields = {name: f for name, f in declared.items() if not f.state}
     for name in fields:
         twice = source.key_loc(code, name, nth=1) if code is not None else None
         if twice is not None:
@@ -101,6 +108,8 @@ def summaries_of(flow: vFlow, fields: Mapping[str, Field], page: Any, tracer: Tr
             raise FLOW_RAISED.at(at_return, type="TypeError", text=what, hint="return {}: the flow declares no field")
         raise FIELD_UNWRITTEN.at(at_return, name=next(iter(fields))).note(what)
     for name in returned:
+        if name in declared and name not in fields:
+            raise STATE_OF_PAGE.at(key_loc(flow, name), name=name)
         if name not in fields:
             raise FIELD_UNDECLARED.at(key_loc(flow, name), name=name, nearest=nearest(str(name), fields))
     for name in fields:
@@ -115,14 +124,58 @@ def summaries_of(flow: vFlow, fields: Mapping[str, Field], page: Any, tracer: Tr
     return {name: returned[name] for name in fields}
 
 
-def selection_of(flow: vFlow, q: Any, cache: Any, tracer: Tracer | None = None) -> Selection:
-    """What forward_indexer returns; VX1011 unless it is a selection."""
-    selected = called(flow, "forward_indexer", q, cache, tracer=tracer)
+def indexed(
+    flow: vFlow, declared: Mapping[str, Field], q: Any, cache: Any, tracer: Tracer | None = None
+) -> tuple[Selection, dict[str, Any]]:
+    """What forward_indexer returns: the selection, and each state field as it becomes, in declared order.
+
+    Raises:
+        VortexError: VX1011 without a selection, VX1060 and VX1061 for state that is missing and for what is not state,
+            or what the flow raises.
+    """
+    returned = called(flow, "forward_indexer", q, cache, tracer=tracer)
+    at_return = return_loc(flow, "forward_indexer")
+    selected: Any = returned
+    new: Any = {}
+    if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], Selection):
+        selected, new = returned
+        if not isinstance(new, Mapping):
+            raise NO_SELECTION.at(at_return, got=f"a selection and {kind(new)}, which is not a dict of state,")
     if isinstance(selected, tuple | list) and sum(isinstance(x, Selection) for x in selected) > 1:
-        raise SELECTIONS.at(return_loc(flow, "forward_indexer"), got=f"{len(selected)} selections")
+        raise SELECTIONS.at(at_return, got=f"{len(selected)} selections")
     if not isinstance(selected, Selection):
-        raise NO_SELECTION.at(return_loc(flow, "forward_indexer"), got=kind(selected))
-    return selected
+        raise NO_SELECTION.at(at_return, got=kind(selected))
+    state = {name: f for name, f in declared.items() if f.state}
+    for name in new:
+        if name not in state:
+            raise _not_state(flow, name, declared, state)
+    for name in state:
+        if name not in new:
+            raise STATE_UNWRITTEN.at(at_return, name=name)
+        if not isinstance(new[name], vTensor | torch.Tensor | np.ndarray | np.generic | bool | int | float):
+            text, hint = f"forward_indexer returns {kind(new[name])} for state '{name}'", "return a tensor for it"
+            raise FLOW_RAISED.at(key_loc(flow, name, "forward_indexer"), type="TypeError", text=text, hint=hint)
+    return selected, {name: new[name] for name in state}
+
+
+def _not_state(flow: vFlow, name: str, declared: Mapping[str, Field], state: Mapping[str, Field]) -> VortexError:
+    """VX1061 for a name that forward_indexer may not return."""
+    if name in declared:
+        why, hint = (
+            "is a summary",
+            "summaries are written by forward_cache alone; declare what steps change with state=",
+        )
+    else:
+        why = f"is not declared in create_cache{nearest(str(name), state)}"
+        hint = 'declare it: vortex.Field(shape, state="page") or state="request"'
+    return STATE_UNDECLARED.at(key_loc(flow, name, "forward_indexer"), name=name, why=why, hint=hint)
+
+
+def require_shape(flow: vFlow, name: str, declared: object, got: object, method: str = "forward_cache") -> None:
+    """VX1012 where a field is not returned in the shape that it is declared with."""
+    if declared != got:
+        declared, got = (show(x) if isinstance(x, tuple) else x for x in (declared, got))
+        raise FIELD_SHAPE.at(key_loc(flow, name, method), name=name, declared=declared, got=got, method=method)
 
 
 # calls -------------------------------------------------------------------------------------------
@@ -130,15 +183,17 @@ def selection_of(flow: vFlow, q: Any, cache: Any, tracer: Tracer | None = None) 
 
 def called(flow: vFlow, name: str, *args: Any, tracer: Tracer | None = None) -> Any:
     """The result of a method of the flow; VX1025 when it does not take these arguments or is not a plain function."""
-    method = getattr(flow, name)
-    loc = method_loc(flow, name)
+    method, dialect = getattr(flow, name), flow.dialect
+    loc, expected = method_loc(flow, name), dialect.expected[name]
     if not callable(method):
-        raise BAD_SIGNATURE.at(loc, why=f"{name} is {kind(method)}, not a method", method=EXPECTED[name])
+        raise BAD_SIGNATURE.at(loc, why=f"{name} is {kind(method)}, not a method", method=expected)
+    with at_the_flow(tracer, loc):
+        args = dialect.arguments(flow, name, args)
     lacking = _unbound(method, args)
     if lacking:
-        shown = EXPECTED[name].replace("self, ", "")
+        shown = expected.replace("self, ", "")
         why = f"{name} is called as {shown}, but {lacking}"
-        raise BAD_SIGNATURE.at(loc, why=why, method=EXPECTED[name])
+        raise BAD_SIGNATURE.at(loc, why=why, method=expected)
     plain = _inner(method)
     for is_one, what in (
         (inspect.iscoroutinefunction, "a coroutine (async def)"),
@@ -146,12 +201,12 @@ def called(flow: vFlow, name: str, *args: Any, tracer: Tracer | None = None) -> 
         (inspect.isasyncgenfunction, "an asynchronous generator"),
     ):
         if is_one(plain):
-            raise BAD_SIGNATURE.at(loc, why=f"{name} is {what}; it must return its result", method=EXPECTED[name])
+            raise BAD_SIGNATURE.at(loc, why=f"{name} is {what}; it must return its result", method=expected)
     with at_the_flow(tracer, loc), purity.running(name):
-        result = method(*args)
+        result = dialect.call(flow, name, method, args)
     if inspect.iscoroutine(result):
         result.close()
-        raise BAD_SIGNATURE.at(loc, why=f"{name} returns a coroutine", method=EXPECTED[name])
+        raise BAD_SIGNATURE.at(loc, why=f"{name} returns a coroutine", method=expected)
     return result
 
 
@@ -234,11 +289,11 @@ def return_loc(flow: vFlow, name: str) -> Loc | None:
     return source.return_loc(code) if code is not None else class_loc(type(flow))
 
 
-def key_loc(flow: vFlow, name: object) -> Loc | None:
-    """Where forward_cache writes a field into the dict that it returns, else its ``return``."""
-    code = code_of(flow.forward_cache)
+def key_loc(flow: vFlow, name: object, method: str = "forward_cache") -> Loc | None:
+    """Where a method writes a field into the dict that it returns, else its ``return``."""
+    code = code_of(getattr(flow, method))
     found = source.key_loc(code, name) if code is not None and isinstance(name, str) else None
-    return found or return_loc(flow, "forward_cache")
+    return found or return_loc(flow, method)
 
 
 # errors ------------------------------------------------------------------------------------------
@@ -271,6 +326,8 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
     hint = "the flow runs once on traced tensors; 'vortex ops' lists what it can call on them"
     if "torch.jit" in type(e).__module__ or _in_script(e):
         hint = "code compiled by torch.jit cannot be traced: call the plain Python function"
+    elif str(e).startswith("vmap("):
+        hint = "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
     raise FLOW_RAISED.at(loc, type=type(e).__name__, text=first_line(e), hint=hint) from e
 
 

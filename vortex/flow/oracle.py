@@ -13,12 +13,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from vortex.budget import Budget, Cap
-from vortex.errors import FIELD_SHAPE
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
-from vortex.flow.methods import declared_fields, instantiate, key_loc, selection_of, summaries_of
+from vortex.flow.methods import declared_fields, indexed, instantiate, require_shape, summaries_of, weights_of
 from vortex.flow.selection import Part, Selection
 from vortex.flow.shortlist import ByShortlist
 from vortex.flow.surroundings import plain
@@ -26,7 +25,7 @@ from vortex.flow.trace import trace
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import Part as TracedPart
 from vortex.ir.dialects.flow import Ranking, Shortlist, cap_of
-from vortex.ir.dialects.flow import selected as traced_selection
+from vortex.ir.dialects.flow import selected as selected_by
 from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
@@ -64,8 +63,8 @@ def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bo
 
 
 def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
-    found = [x.narrow(dim, k - 1, 1) for x in torch.sort(input, dim=dim, stable=True)]
-    return torch.return_types.kthvalue(tuple(x if keepdim else x.squeeze(dim) for x in found))  # type: ignore[arg-type]
+    values, indices = (x.narrow(dim, k - 1, 1) for x in torch.sort(input, dim=dim, stable=True))
+    return torch.return_types.kthvalue((values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim)))
 
 
 STABLE: dict[Any, Callable[..., Any]] = {
@@ -102,24 +101,30 @@ def kept(x: Tensor, spec: Spec, scale: float = 1.0) -> Tensor:
 
 
 def summaries(
-    flow: vFlow | type[vFlow], spec: Spec, k_pages: Tensor, v_pages: Tensor | None = None, layer: int = 0
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    k_pages: Tensor,
+    v_pages: Tensor | None = None,
+    layer: int = 0,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
 
+    ``head`` is the KV head of the model, ``parameters`` are all sets of the flow's parameters, as files have them.
     The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
     """
     parts = [x.detach().float().clone() for x in (k_pages, v_pages) if x is not None]
     with at_home(flow), plain():
         made = _accepted(flow, spec)
-        fields = declared_fields(made, spec)
+        fields = {name: f for name, f in declared_fields(made, spec).items() if not f.state}
         rows: dict[str, list[Tensor]] = {name: [] for name in fields}
         for p in range(k_pages.shape[0]):
-            with eager(Place(layer)), Fp32Arithmetic():
+            with eager(Place(layer, head=head, parameters=parameters or {})), Fp32Arithmetic():
                 written = summaries_of(made, fields, Page(spec, [x[p] for x in parts]))
             for name, f in fields.items():
                 x = torch.as_tensor(written[name])
-                if tuple(x.shape) != f.shape:
-                    raise FIELD_SHAPE.at(key_loc(made, name), name=name, declared=list(f.shape), got=list(x.shape))
+                require_shape(made, name, f.shape, tuple(x.shape))
                 rows[name].append(x.detach().clone())
         return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
 
@@ -158,15 +163,18 @@ def score(
     layer: int = 0,
     first_page: int = 0,
     pages: int | None = None,
-    rows: Mapping[str, Tensor] | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]``, their fields and, where the
-    flow reads ``cache.k`` or the like, their ``rows`` ``[S, page, D]`` as :func:`kept` gives them, by names of pools.
+    """The fp32 scores ``[S]`` of candidates ``first_page ..``, from ``q`` ``[group, D]`` and their fields; of a union,
+    those of its first part.
 
-    Of a union, those of its first part. A candidate that a shortlist left out has NaN. ``pages`` is their number,
-    needed only where a flow has no fields.
+    ``pages`` is their number, needed only where a flow has no fields; ``head`` and ``parameters`` as in
+    :func:`summaries`. State is as it begins. Beside the fields go the candidates' own rows ``[S, page, D]``, as
+    :func:`kept` gives them, by the names of the pools, where a flow reads ``cache.k`` or the like. A candidate that a
+    shortlist left out has NaN.
     """
-    return selection(flow, spec, q, fields, layer, first_page, pages, rows).parts[0].over()
+    return selection(flow, spec, q, fields, layer, first_page, pages, head, parameters).parts[0].over()
 
 
 def selection(
@@ -177,22 +185,49 @@ def selection(
     layer: int = 0,
     first_page: int = 0,
     pages: int | None = None,
-    rows: Mapping[str, Tensor] | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> Selection:
     """What the flow selects of candidates ``first_page ..``; the arguments are those of :func:`score`."""
+    return chosen_with(flow, spec, q, fields, None, layer, first_page, pages, head, parameters)[0]
+
+
+def chosen_with(
+    flow: vFlow | type[vFlow],
+    spec: Spec,
+    q: Tensor,
+    fields: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    layer: int = 0,
+    first_page: int = 0,
+    pages: int | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> tuple[Selection, dict[str, Tensor]]:
+    """:func:`selection`, and what each state field becomes: ``[S, *shape]`` for state of pages, ``[*shape]`` for state
+    of the request, in fp32. ``state`` is what they are now, ``init`` everywhere unless given.
+    """
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
         made, index = _accepted(flow, spec), _traced(flow, spec).functions["index"]
-        declared_fields(made, spec)  # a flow may keep what it works out here
+        declared = declared_fields(made, spec)  # a flow may keep what it works out here
+        weights_of(made, declared)
+        if state is None:
+            state = {n: began(f, spec, pages) for n, f in declared.items() if f.state}
         # copies: what a flow writes by x += y is its own
-        own = {n: f.detach().float().clone() for n, f in fields.items()}
-        given = Cache(spec, own, lambda name: (rows or {})[name].detach().float().clone())
+        given = {n: x.detach().float().clone() for n, x in {**fields, **state}.items()}
+        cache = Cache(spec, {n: given[n] for n in declared if n in given}, given.__getitem__)
         lists = [o for o in index.ops if isinstance(o, Shortlist)]
-        place = Place(layer, first_page, pages, parents=tuple(_ranked(o, lists) for o in lists))
+        place = Place(layer, first_page, pages, head, parameters or {}, parents=tuple(_ranked(o, lists) for o in lists))
         with eager(place), ByShortlist(), Fp32Arithmetic():
-            chosen = selection_of(made, q.detach().float().clone(), given)
+            selected, new = indexed(made, declared, q.detach().float().clone(), cache)
         placed = partial(_placed, place, lists)
-        return replace(chosen, parts=tuple(map(placed, chosen.parts, traced_selection(index).parts)))
+        selected = replace(selected, parts=tuple(map(placed, selected.parts, selected_by(index).parts)))
+        after = {}
+        for name, x in new.items():
+            after[name] = torch.as_tensor(x).detach().float()
+            require_shape(made, name, tuple(state[name].shape), tuple(after[name].shape), "forward_indexer")
+        return selected, after
 
 
 def _ranked(o: Ranking, lists: Sequence[Shortlist]) -> int | None:
@@ -201,12 +236,50 @@ def _ranked(o: Ranking, lists: Sequence[Shortlist]) -> int | None:
     return next((i for i, x in enumerate(lists) if x.listed == pages), None)
 
 
-def _placed(place: Place, lists: Sequence[Shortlist], eager: Part, traced: TracedPart) -> Part:
+def _placed(place: Place, lists: Sequence[Shortlist], part: Part, traced: TracedPart) -> Part:
     """A part of an eager selection that knows which candidates its pages are."""
     number = _ranked(traced, lists)
     if number is None:
-        return eager
-    return replace(eager, near=place.lists[number].candidates, row=place.pages)
+        return part
+    return replace(part, near=place.lists[number].candidates, row=place.pages)
+
+
+def began(f: Field, spec: Spec, pages: int) -> Tensor:
+    """A state field that nobody has written yet, of ``pages`` pages: in its storage type."""
+    shape = (pages, *f.shape) if f.state == "page" else f.shape
+    return round_to(torch.full(shape, f.init), f.dtype or spec.dtype)
+
+
+class RequestState:
+    """The state of one request in one layer, for each of its KV heads, from the request's first step on.
+
+    ``kept[head][name]`` is ``[pages, *shape]`` or, for state of the request, ``[*shape]``, in its storage type. Pages
+    that were no candidates yet hold ``init``; a request that begins anew has a new object.
+    """
+
+    def __init__(self, flow: vFlow | type[vFlow], spec: Spec, heads: int) -> None:
+        self._spec = spec
+        with at_home(flow), plain():
+            declared = declared_fields(_accepted(flow, spec), spec)
+        self._fields = {name: f for name, f in declared.items() if f.state}
+        self.kept = [{name: began(f, spec, 0) for name, f in self._fields.items()} for _ in range(heads)]
+
+    def read(self, head: int, first: int, last: int) -> dict[str, Tensor]:
+        """What forward_indexer sees of it over candidates ``[first, last)``."""
+        mine = self.kept[head]
+        for name, f in self._fields.items():
+            if f.state == "page" and len(mine[name]) < last:
+                mine[name] = torch.cat([mine[name], began(f, self._spec, last - len(mine[name]))])
+        return {name: mine[name][first:last] if f.state == "page" else mine[name] for name, f in self._fields.items()}
+
+    def write(self, head: int, new: Mapping[str, Tensor], first: int, last: int) -> None:
+        """Keep what forward_indexer made of it; pages outside ``[first, last)`` keep what they have."""
+        for name, f in self._fields.items():
+            x = round_to(new[name], f.dtype or self._spec.dtype)
+            if f.state == "page":
+                self.kept[head][name][first:last] = x
+            else:
+                self.kept[head][name] = x.clone()
 
 
 def select_pages(selected: Selection | Tensor, n: int, budget: Budget) -> list[int]:
@@ -261,12 +334,17 @@ def step(
     fields: Sequence[dict[str, Tensor]] | None = None,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    head_offset: int = 0,
+    parameters: Mapping[str, Tensor] | None = None,
+    state: RequestState | None = None,
 ) -> StepResult:
     """One decode step of one request: ``q`` ``[Hq, D]``, ``k`` and ``v`` ``[len, Hkv, D]``, the new token included.
 
     Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]`` and ``v`` is None.
     ``fields``, one dict a KV head over the full pages, spares making the summaries again. ``k`` and ``v`` may be the
-    tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them.
+    tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them. The KV heads are
+    ``head_offset`` and following of the model, whose rows each have their number of a budget's table. ``state`` is what
+    the request kept so far, and is changed; without it this is the first step that scores.
     """
     if spec.scaled and v is not None:
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
@@ -274,6 +352,7 @@ def step(
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
     n = -(-length // spec.page_size)
     first, last = budget.sink, n - budget.recent
+    state = RequestState(flow, spec, heads) if state is None else state
     pages: list[list[int]] = []
     chosen_by: list[Selection | None] = []
     of = cap(flow, spec)
@@ -281,12 +360,18 @@ def step(
     for h in range(heads):
         group = q[h * spec.group : (h + 1) * spec.group]
         selected = None
-        if of.scored(budget, n):
+        mine = budget.of(layer, head_offset + h)
+        if of.scored(mine, n):
             ours = k[:, h], None if v is None else v[:, h]
-            seen = _candidates(flow, spec, *ours, first, last, fields[h] if fields is not None else None, layer)
-            rows = _rows(spec, *ours, first, last)
-            selected = selection(flow, spec, group, seen, layer, first, last - first, rows)
-        chosen = list(range(n)) if selected is None else select_pages(selected, n, budget)
+            if fields is None:
+                seen = _candidates(flow, spec, *ours, first, last, layer, head_offset + h, parameters)
+            else:
+                seen = {name: f[first:last] for name, f in fields[h].items()}
+            seen |= _rows(spec, *ours, first, last)
+            held, place = state.read(h, first, last), (layer, first, last - first, head_offset + h)
+            selected, new = chosen_with(flow, spec, group, seen, held, *place, parameters)
+            state.write(h, new, first, last)
+        chosen = list(range(n)) if selected is None else select_pages(selected, n, mine)
         tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         out, lse = attend(group, k[tokens, h], values, scale)
@@ -304,14 +389,13 @@ def _candidates(
     v: Tensor | None,
     first: int,
     last: int,
-    fields: dict[str, Tensor] | None,
     layer: int,
+    head: int,
+    parameters: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """The fields of candidate pages ``[first, last)``, made here unless they are given."""
-    if fields is not None:
-        return {name: f[first:last] for name, f in fields.items()}
+    """The fields of candidate pages ``[first, last)``."""
     parts = list(_rows(spec, k, v, first, last).values())
-    return summaries(flow, spec, parts[0], parts[1] if v is not None else None, layer)
+    return summaries(flow, spec, parts[0], parts[1] if v is not None else None, layer, head, parameters)
 
 
 def _rows(spec: Spec, k: Tensor, v: Tensor | None, first: int, last: int) -> dict[str, Tensor]:

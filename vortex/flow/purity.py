@@ -17,7 +17,7 @@ HINTS = {
     "forward_cache": "what a later step needs of a page is a field: declare it in create_cache, return it from "
     "forward_cache and read cache.<name>; constants are set in __init__ or create_cache",
     "forward_indexer": "compute it from q and cache in every call, and use a variable within one; constants are set in "
-    "__init__ or create_cache",
+    "__init__ or create_cache, and what the next step needs is a field with state=",
 }
 """What to do instead, by the method that keeps something."""
 
@@ -51,7 +51,10 @@ def kept_on_self(name: str) -> VortexError:
 def written_argument(what: str, name: str) -> VortexError:
     """VX1023 for an assignment to an attribute or item of what a method is given."""
     if what == "cache":
-        hint = f"fields are written by forward_cache alone, which returns {{'{name}': ...}}; here use a variable"
+        hint = (
+            f"fields are written by forward_cache alone, which returns {{'{name}': ...}}, and fields with state= by "
+            f"return vortex.topk(score), {{'{name}': ...}}; here use a variable"
+        )
     else:
         hint = "use a variable; forward_cache returns the fields"
     return STATE.at(source.here(), what=f"{method() or 'the flow'} sets {what}.{name}", hint=hint)

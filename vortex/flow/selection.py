@@ -11,15 +11,16 @@ from typing import Any
 import torch
 
 from vortex.budget import Cap, integer
-from vortex.errors import BAD_SCORE, BAD_SELECTION, NEGATIVE_MASS, NO_CAP, Loc, warn
+from vortex.errors import BAD_SCORE, BAD_SELECTION, NEGATIVE_MASS, NO_CAP, NO_EFFECT, Loc, warn
 from vortex.flow import source
 from vortex.flow.shortlist import listing, scored_pages
 from vortex.flow.tensor import lift, vTensor
-from vortex.flow.tracer import current, fail
+from vortex.flow.tracer import active, current, emit, fail
 from vortex.ir.core import Function, Value
 from vortex.ir.dialects import flow
+from vortex.ir.increasing import peel
 from vortex.ir.ranking import MASS_BITS, SHARE_BITS, Ranked, Selected, United, numerator
-from vortex.ir.types import bool_
+from vortex.ir.types import TensorType, bool_, i32
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,8 @@ def topk(score: Any, *, pages: Any = None, count: Any = None, tolerance: float =
             BAD_SELECTION, why=f"tolerance is {_shown(tolerance)}", hint="give a share of the best, such as 0.05"
         )
     made = Part(_score(score, "topk"), _pages(pages), None if count is None else _count(count), loc=source.here())
+    if current() is not None:
+        _warn_of_no_effect(lift(score).value)
     return Selection((made,), made.loc)
 
 
@@ -246,6 +249,15 @@ def _warn_of_signs(part: Part) -> None:
         warn(NEGATIVE_MASS.at(part.loc, what="these masses may be negative"))
 
 
+def _warn_of_no_effect(score: Value) -> None:
+    """Say that the last map that makes a score keeps the order of pages; a cast is not what anybody would leave out."""
+    while isinstance(score.owner, flow.Cast):
+        score = score.owner.x
+    if score.owner is not None and peel(score, scalar=False) is not None:
+        what = score.owner.name.removeprefix("flow.")
+        warn(NO_EFFECT.at(score.owner.loc or source.here(), what=what))
+
+
 def _of_both_signs(v: Value) -> bool:
     """Whether a value is made by what gives numbers of either sign: a dot product, a difference, a logarithm."""
     o = v.owner
@@ -260,3 +272,23 @@ def _shown(x: Any) -> str:
     if isinstance(x, vTensor):
         return f"a traced {x.type}"
     return f"a tensor {list(x.shape)}" if isinstance(x, torch.Tensor) else repr(x)
+
+
+def by_row(selection: Selection) -> Selection:
+    """The same where rows have budgets of their own, which a kernel looks up by layer and head.
+
+    Raises:
+        VortexError: VX1070 for a part that neither counts its pages nor has a bound of its own.
+    """
+    own: Any = None
+    made = []
+    for part in selection.parts:
+        if part.p and not part.pages:
+            why = "rows have budgets of their own (budget_table), and topp takes pages until it has its share"
+            hint = "bound it by itself: topp(mass, p, pages=64)"
+            raise BAD_SELECTION.at(part.loc, why=why, hint=hint)
+        if not part.pages:
+            own = active().once("row_budget", flow.RowBudget(TensorType(i32)), "row_budget") if own is None else own
+            part = replace(part, count=own if part.count is None else emit(flow.Minimum, lift(part.count), own))
+        made.append(part)
+    return replace(selection, parts=tuple(made))

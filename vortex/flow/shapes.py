@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow.axes import axes, axis, number, size, sizes
 from vortex.flow.optable import traces
@@ -211,7 +209,7 @@ def picked(x: vTensor, i: int, index: Any) -> vTensor:
     return reshaped(part, [*part.dims[:i], *part.dims[i + 1 :]])
 
 
-@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.pick")
+@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.gather, flow.pick")
 def getitem(self: Any, key: Any) -> vTensor:
     """Slices, integers, lists, masks, None and Ellipsis on axes other than the pages; a shortlist on the pages."""
     from vortex.flow import gathers  # which cut and reshape by the functions above
@@ -285,12 +283,10 @@ def looked_up(x: vTensor, i: int, index: vTensor) -> vTensor:
     d = x.dims[i]
     if isinstance(d, Sym):
         raise fail(SYMBOLIC_SIZE, what="a single page")
-    places = lift(torch.arange(d).reshape([d] + [1] * (x.ndim - i - 1)))
-    here = emit(flow.Eq, places, emit(flow.Where, index < 0, index + d, index))
-    none = lift(False) if x.type.dtype == bool_ else lift(0.0 if x.type.dtype.is_float else 0)
-    kept = emit(flow.Where, here, x, none)
-    found = emit(flow.ReduceSum, kept, axes=(i,))
-    return found if x.type.dtype != bool_ else found > 0
+    at = emit(flow.Where, index < 0, index + d, index)
+    found = emit(flow.Gather, x, reshaped(at, [1] * x.ndim), axis=i)
+    zero = lift(False) if x.type.dtype == bool_ else lift(0.0 if x.type.dtype.is_float else 0)
+    return emit(flow.Where, (at >= 0) & (at < d), reshaped(found, [*x.dims[:i], *x.dims[i + 1 :]]), zero)
 
 
 def _is_number(k: Any) -> bool:

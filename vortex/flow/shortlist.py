@@ -106,7 +106,7 @@ def shortlist(score: Any, *, pages: int) -> Any:
     selected and no others.
 
     Raises:
-        VortexError: VX1006 when the score is not one number per page, VX1040 when ``pages`` is not an integer from 1
+        VortexError: VX1006 when the score is not one number per page, VX1090 when ``pages`` is not an integer from 1
             to 4096.
     """
     count = integer(pages)

@@ -17,12 +17,15 @@ from vortex.errors import Loc
 _FLOW = os.path.dirname(os.path.abspath(__file__))
 _VORTEX = os.path.dirname(_FLOW) + os.sep
 _LIBRARY = os.path.join(_FLOW, "library") + os.sep
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _TORCH = os.sep + os.path.join("site-packages", "torch") + os.sep
 
 
 def is_user_code(file: str) -> bool:
-    """Whether a file may be a flow's: not torch, not this package, except the library of flows."""
+    """Whether a file may be a flow's: not torch, not Python's own, not this package, except the library of flows."""
     if file.startswith("<frozen") or _TORCH in file:
+        return False
+    if file.startswith(_STDLIB) and os.sep + "site-packages" + os.sep not in file:
         return False
     return not file.startswith(_VORTEX) or file.startswith(_LIBRARY)
 
@@ -81,6 +84,8 @@ def _locate(key: _Code, lasti: int) -> Loc:
 def span(file: str, line: int, col: int, end_line: int, end: int) -> Loc:
     """From Python's positions (UTF-8 bytes, from 0) to ours; a span over several lines keeps its first."""
     text = linecache.getline(file, line).rstrip("\n")
+    if not text:  # of exec, which keeps none: all that is known is where it was
+        return Loc(file, line, col + 1, (end if end_line == line else col) + 1)
     data = text.encode()
     first = len(data[:col].decode(errors="ignore"))
     last = len(data[:end].decode(errors="ignore")) if end_line == line else len(text)
@@ -113,6 +118,21 @@ def _stores(code: CodeType) -> tuple[list[int], list[tuple[str, ...]]]:
         ok = stored and all(s.opname in ("STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL") for s in stored)
         names.append(tuple(str(s.argval) for s in stored) if ok else ())
     return [s.offset for s in steps], names
+
+
+def drops_result(frame: FrameType) -> bool:
+    """Whether the running call is a statement of its own, whose result goes nowhere."""
+    offsets, dropped = _drops(frame.f_code)
+    at = bisect_right(offsets, frame.f_lasti) - 1
+    return at >= 0 and dropped[at]
+
+
+@lru_cache(maxsize=512)
+def _drops(code: CodeType) -> tuple[list[int], list[bool]]:
+    """For every instruction, whether what it leaves is dropped directly after it."""
+    steps = list(dis.get_instructions(code))
+    dropped = [s.opname == "POP_TOP" for s in steps[1:]] + [False]
+    return [s.offset for s in steps], dropped
 
 
 def variable_of(x: object) -> str:

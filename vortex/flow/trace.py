@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any
 
-from vortex.errors import FIELD_SHAPE, STATE, UNREPEATABLE, Loc, VortexError
+from vortex.errors import STATE, UNREPEATABLE, Loc, VortexError
 from vortex.flow import purity, source
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
@@ -17,14 +17,17 @@ from vortex.flow.methods import (
     at_the_flow,
     code_of,
     declared_fields,
+    indexed,
     instantiate,
     key_loc,
     method_loc,
+    require_shape,
     return_loc,
-    selection_of,
     summaries_of,
+    weights_of,
 )
-from vortex.flow.selection import Selection
+from vortex.flow.parameter import declaration
+from vortex.flow.selection import Selection, by_row
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import Tracer, tracing
@@ -32,7 +35,7 @@ from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow as ops
 from vortex.ir.digest import structural
 from vortex.ir.printer import print_op
-from vortex.ir.types import S, TensorType, dtype, f32
+from vortex.ir.types import Dim, S, TensorType, dtype, f32
 from vortex.ir.verify import verify
 from vortex.spec import Spec
 
@@ -78,7 +81,10 @@ def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     module = Module("flow", cls.flow_name or cls.__name__, {**spec.attrs(), "source": _source_digest(made)})
     stored = dtype(spec.dtype)
     for name, f in fields.items():
-        module.declare(Decl("field", name, TensorType(f.dtype or stored, f.shape)))
+        state = {"state": f.state, "init": f.init} if f.state else {}
+        module.declare(Decl("field", name, TensorType(f.dtype or stored, f.shape), state))
+    for p in weights_of(made, fields).values():
+        module.declare(declaration(p, spec))
     _trace_cache(made, spec, module, fields)
     _trace_index(made, spec, module, fields)
     return module
@@ -149,9 +155,7 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
             except VortexError as e:
                 e.loc = key_loc(flow, name)
                 raise
-            if made.dims != fields[name].shape:
-                declared = ops.show(fields[name].shape)
-                raise FIELD_SHAPE.at(key_loc(flow, name), name=name, declared=declared, got=ops.show(made.dims))
+            require_shape(flow, name, fields[name].shape, made.dims)
             values[name] = made.value
             _name_after(made.value, name, tracer)
     function.append(ops.Return(tuple(values.values()), names=tuple(values)), loc=return_loc(flow, "forward_cache"))
@@ -168,15 +172,25 @@ def _name_after(value: Value, name: str, tracer: Tracer) -> None:
 def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
     stored = dtype(spec.dtype)
     args = [Value("q", TensorType(stored, (spec.group, spec.head_dim)))]
-    args += [Value(n, TensorType(f.dtype or stored, (S, *f.shape))) for n, f in fields.items()]
+    args += [Value(n, TensorType(f.dtype or stored, _seen(f))) for n, f in fields.items()]
     function = _function("index", flow, "forward_indexer", args)
     with purity.running("forward_indexer"), tracing(module, function) as tracer:
-        q, *summaries = (vTensor(a) for a in function.args)
-        cache = Cache(spec, dict(zip(fields, summaries, strict=True)), lambda name: _rows(name, spec, tracer))
-        selection = selection_of(flow, q, cache, tracer)
+        q, *held = (vTensor(a) for a in function.args)
+        cache = Cache(spec, dict(zip(fields, held, strict=True)), lambda name: _rows(name, spec, tracer))
+        selection, new = indexed(flow, fields, q, cache, tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
+            if spec.budget_table:
+                selection = by_row(selection)
             selected = selection.op(function)
-    function.append(ops.Return((selected,)), loc=return_loc(flow, "forward_indexer"))
+        state: dict[str, Value] = {}
+        for name, x in new.items():
+            with at_the_flow(tracer, key_loc(flow, name, "forward_indexer")):
+                made = lift(x)
+            require_shape(flow, name, _seen(fields[name]), made.dims, "forward_indexer")
+            state[name] = made.value
+    names = (ops.SELECTED, *state) if state else ()
+    end = ops.Return((selected, *state.values()), names=names)
+    function.append(end, loc=return_loc(flow, "forward_indexer"))
     module.define(function)
 
 
@@ -192,6 +206,11 @@ def _rows(name: str, spec: Spec, tracer: Tracer) -> vTensor:
         function.args.append(made)
         tracer.seen[name] = made
     return vTensor(tracer.seen[name])
+
+
+def _seen(f: Field) -> tuple[Dim, ...]:
+    """The shape that forward_indexer sees a field in, and returns it in where it is state."""
+    return f.shape if f.state == "request" else (S, *f.shape)
 
 
 def _function(name: str, flow: vFlow, method: str, args: list[Value]) -> Function:

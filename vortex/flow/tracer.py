@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,7 +121,8 @@ class Tracer:
             if d.type == type and d.attrs["data"] == text:
                 return self._captured(d.name, type, whole)
         if not name or name in self.module.decls:
-            name = f"w{len(self.module.declared('resource'))}"
+            n = len(self.module.declared("resource"))
+            name = next(w for i in count(n) if (w := f"w{i}") not in self.module.decls)
         self.module.declare(Decl("resource", name, type, {"data": text}))
         return self._captured(name, type, whole)
 

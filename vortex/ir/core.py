@@ -252,7 +252,7 @@ class Function:
 
 @dataclass(eq=False)
 class Decl:
-    """Something a module names: a ``field``, a ``buffer`` or a ``resource`` (constant data)."""
+    """Something a module names: a ``field``, a ``buffer``, a ``resource`` (constant data) or a ``param``."""
 
     keyword: str
     name: str

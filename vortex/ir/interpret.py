@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from vortex.errors import IR_STRUCTURE, VortexError
-from vortex.ir.core import Function, Module, Op, Value
-from vortex.ir.numerics import unpack
+from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.numerics import narrow, unpack
 from vortex.ir.ranking import Selected
 from vortex.ir.types import DType, TensorType, bool_
 
@@ -31,6 +31,13 @@ class Row:
     layer: int = 0
     first: int = 0
     page_index: Any = None
+    head: int = 0
+    """The KV head, counted over the whole model."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """The numbers of each ``param``, all sets of them: ``[layers, *shape]``, ``[layers, heads, *shape]``."""
+
+    budget: int = 2**31 - 1
+    """Pages that the budget leaves to rows of this layer and head, where it has a number for each."""
 
     def evaluate(self, o: Op, operands: Sequence[Any]) -> Any:
         """The result of one op."""
@@ -45,6 +52,16 @@ class Row:
     def resource(self, name: str) -> Any:
         """The array kept as ``resource @name``."""
         return resource(self.module, name)
+
+    def parameter(self, name: str) -> Any:
+        """The set of ``param @name`` for this layer and head; VX2008 where there are none."""
+        d, x = self.module.decls[name], self.parameters.get(name)
+        at = {"model": (), "layer": (self.layer,), "head": (self.layer, self.head)}[str(d.attrs.get("per"))]
+        assert isinstance(d.type, TensorType)
+        if x is None or any(i >= n for i, n in zip(at, x.shape, strict=False)) or x.shape[len(at) :] != d.type.tile:
+            got = "is not given" if x is None else f"is given as {list(x.shape)}"
+            raise IR_STRUCTURE.at(why=f"param @{name}, {d.type} per {d.attrs.get('per')}, {got}")
+        return np.asarray(x[at], held_as(d.type.dtype))
 
     def run(self, ops: Sequence[Op], env: dict[Value, Any]) -> None:
         """Evaluate ``ops`` in order, adding their results to ``env``."""
@@ -63,12 +80,16 @@ def run_function(
     layer: int = 0,
     first: int = 0,
     page_index: Sequence[int] | None = None,
+    head: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    budget: int = 2**31 - 1,
 ) -> list[Any]:
     """What ``f`` returns for one row.
 
     Float arguments are fp32 arrays that hold values of their storage type already. The page count is that
     of the arguments over pages, else ``pages``; candidates are pages ``first`` and following unless
-    ``page_index`` lists them.
+    ``page_index`` lists them. ``parameters`` has all sets of each parameter, and
+    ``budget`` the pages of the row, as :class:`Row` says.
 
     Raises:
         VortexError: VX2008 when an argument does not fit its type.
@@ -84,8 +105,15 @@ def run_function(
         if not fits(x, a, pages):
             raise IR_STRUCTURE.at(f.loc, why=f"{a!r} of @{f.name} does not hold {list(x.shape)} of {pages} pages")
     end = f.ops[-1]
-    Row(module, pages, layer, first, page_index).run(f.ops[:-1], env)
+    Row(module, pages, layer, first, page_index, head, parameters or {}, budget).run(f.ops[:-1], env)
     return [env[v] for v in end.operands]
+
+
+def began(d: Decl, pages: int) -> Any:
+    """A state field that nobody has written yet, of ``pages`` pages where it belongs to them."""
+    assert isinstance(d.type, TensorType)
+    shape = (pages, *d.type.tile) if d.attrs["state"] == "page" else d.type.tile
+    return narrow(np.full(shape, d.attrs["init"], np.float32), d.type.dtype)
 
 
 def _held(x: Any, v: Value) -> Any:

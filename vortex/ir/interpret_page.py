@@ -1,10 +1,10 @@
 """The meaning and the cost of page programs: kernels run on a numpy batch, every byte counted.
 
 What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass that uses it
-(:mod:`vortex.ir.staging`), at the pages of the pass: all candidates, or those of a shortlist. A row's tile is read once
-a kernel, ``attend`` reads tokens inside the request only, and rows that score nothing read nothing. Values that a pass
-keeps for a later one, and lists of pages, are *scratch*, counted apart. Page tables, lengths and offsets are not
-buffers of the program and not counted.
+(:mod:`vortex.ir.staging`), at the pages of the pass: all candidates, or those of a shortlist. A row's tile and its set
+of a parameter are read once a kernel, ``attend`` reads tokens inside the request only, and rows that score nothing read
+nothing. Values that a pass keeps for a later one, and lists of pages, are *scratch*, counted apart. Page tables,
+lengths and offsets are not buffers of the program and not counted.
 """
 
 from __future__ import annotations
@@ -84,6 +84,12 @@ class Batch:
     scale: float
     scales: dict[str, float] = field(default_factory=dict)
     layer: int = 0
+    head_offset: int = 0
+    """The KV heads of the model before the first of these."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """All sets of each parameter, ``[layers, *shape]`` or ``[layers, heads of the model, *shape]``."""
+    row_budget: Any = None
+    """Pages for rows of each KV head, ``[Hkv]``, where the budget has a number for each."""
     tokens: dict[str, Any] = field(default_factory=dict)
     """``k_new`` and ``v_new`` or ``latent_new``, [T, Hkv, D]; empty where the engine has stored them."""
     loc: Any = ()
@@ -95,6 +101,14 @@ class Batch:
     lse: Any = None
     workspace: dict[tuple[str, int, int], Any] = field(default_factory=dict)
     """Tiles of workspace buffers by name, request and head."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """State by name: ``[slots, Hkv, pages, *tile]`` of pages, ``[slots, Hkv, *tile]`` of requests; kernels write to it
+    in place."""
+    slots: Any = ()
+    """Of each request; negative for one without state. Needed where the program has state."""
+    fresh: Any = ()
+    """Whether the request's first append to its slot is this step's, though its first tokens are not; no unless given.
+    """
     others: dict[str, Any] = field(default_factory=dict)
     """What kernels of other kinds than the four of a step are given and give, by name."""
 
@@ -150,6 +164,16 @@ class Launch:
     def write(self, name: str, tiles: int) -> None:
         self.traffic[name].written += tiles * self.tile_bytes(name)
 
+    def row(self, head: int, pages: int = 0, first: int = 0) -> Row:
+        """What ops read of their surroundings in the row of a KV head with ``pages`` candidates."""
+        b = self.batch
+        mine = 2**31 - 1 if b.row_budget is None else int(b.row_budget[head])
+        return Row(self.program, pages, b.layer, first, head=b.head_offset + head, parameters=b.parameters, budget=mine)
+
+    def parameters(self) -> set[str]:
+        """The parameters that the kernel reads."""
+        return {o.symbol for o in self.f.ops if isinstance(o, flow.Param)}
+
     def used(self) -> set[Op]:
         """The loads whose values something uses."""
         return {v.owner for o in self.f.ops for v in o.operands if isinstance(v.owner, page.Load)}
@@ -200,11 +224,13 @@ def _append(k: Launch) -> None:
     for o in k.f.ops:
         if isinstance(o, page.Scatter):
             _scatter(k, o)
-    body = [o for o in k.f.ops if not isinstance(o, page.Scatter)]
+        elif isinstance(o, page.Reset):
+            _reset(k, o)
+    body = [o for o in k.f.ops if not isinstance(o, page.Scatter | page.Reset)]
     loads = {o.buffer for o in k.used() if isinstance(o, page.Load)}
     for physical, h in _filled(k):
         env: dict[Value, Any] = {}
-        row = Row(k.program, layer=k.batch.layer)
+        row = k.row(h)
         for o in body:
             if isinstance(o, page.Load):
                 env[o.value] = k.batch.paged[o.buffer][physical, h]
@@ -215,7 +241,7 @@ def _append(k: Launch) -> None:
                 k.write(o.buffer, 1)
             else:
                 row.run([o], env)
-        for name in loads:
+        for name in loads | k.parameters():
             k.read(name, 1)
 
 
@@ -229,6 +255,24 @@ def _filled(k: Launch) -> Iterator[tuple[int, int]]:
         for p in range((now - new) // size, now // size):
             for h in range(b.heads):
                 yield int(b.page_table[r, p]), h
+
+
+def _reset(k: Launch, o: page.Reset) -> None:
+    b, d = k.batch, k.decl(o.buffer)
+    size = int(k.program.attrs["page_size"])
+    init = k.stored(o.buffer, np.float32(d.attrs["init"]))
+    for r in range(b.requests):
+        slot, now = int(b.slots[r]), int(b.lengths[r])
+        before = now - (0 if b.row_offsets is None else int(b.row_offsets[r + 1] - b.row_offsets[r]))
+        known = 0 if len(b.fresh) and b.fresh[r] else max(0, before)
+        if slot < 0 or not now:
+            continue
+        if d.attrs["layout"] == "entry":
+            b.state[o.buffer][slot, :, known // size : now // size] = init
+            k.write(o.buffer, b.heads * max(0, now // size - known // size))
+        elif known == 0:
+            b.state[o.buffer][slot] = init
+            k.write(o.buffer, b.heads)
 
 
 def _scatter(k: Launch, o: page.Scatter) -> None:
@@ -258,7 +302,7 @@ def _select(k: Launch) -> None:
         k.read("plan", 1)
         n, kept, first, scored = (int(x) for x in b.plan[:, r])
         if scored:
-            _score(k, (r, h), Row(k.program, scored, b.layer, first), plan, passes, n, kept)
+            _score(k, (r, h), k.row(h, scored, first), plan, passes, n, kept)
         else:
             for o in k.f.ops:
                 if isinstance(o, page.Store) and isinstance(o.x.owner, flow.Selection):
@@ -279,6 +323,8 @@ def _score(
             if isinstance(x, Selected):
                 best = row.first + x.best(kept - (n - row.pages))
                 _keep(k, *at, np.concatenate([np.arange(row.first), best, np.arange(row.first + row.pages, n)]))
+            elif k.decl(o.buffer).attrs["role"] == "state":
+                _keep_state(k, o, at, row, x)
             else:
                 k.batch.workspace[(o.buffer, *at)] = k.stored(o.buffer, x)
                 d = k.decl(o.buffer)
@@ -286,7 +332,11 @@ def _score(
         else:
             row.run([o], env)
     for name, p in read:
-        k.read(name, 1 if k.decl(name).attrs["layout"] == "batched" else plan.axes[p].pages(row.pages))
+        if k.decl(name).attrs["role"] != "state" or k.batch.slots[at[0]] >= 0:
+            over_pages = k.decl(name).attrs["layout"] in page.CANDIDATES
+            k.read(name, plan.axes[p].pages(row.pages) if over_pages else 1)
+    for name in k.parameters():
+        k.read(name, 1)
     lists = [o.value for o in k.f.ops if isinstance(o, flow.Shortlist)]
     for v in (*plan.kept, *lists):
         assert isinstance(v.type, TensorType) and v.type.pages is not None
@@ -302,8 +352,34 @@ def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
         physical = k.batch.page_table[r, row.first : row.first + row.pages]
         stored = np.ascontiguousarray(k.batch.paged[o.buffer][physical, h])
         return stored * k.batch.scale_of(o.buffer) if page.scaled(k.decl(o.buffer)) else stored
+    if role == "state":
+        return _state(k, o, at, row)
     assert o.buffer == "q", f"no input @{o.buffer} for rows"
     return _queries(k.batch, r, h)
+
+
+def _state(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
+    """A copy of what the row's slot has; ``init`` where it has no slot."""
+    (r, h), d = at, k.decl(o.buffer)
+    slot = int(k.batch.slots[r])
+    shape = tuple(x if isinstance(x, int) else row.pages for x in o.type.shape)
+    if slot < 0:
+        return np.broadcast_to(k.stored(o.buffer, np.float32(d.attrs["init"])), shape).copy()
+    kept = k.batch.state[o.buffer][slot, h]
+    return np.array(kept[row.first : row.first + row.pages] if d.attrs["layout"] == "entry" else kept, order="C")
+
+
+def _keep_state(k: Launch, o: page.Store, at: tuple[int, int], row: Row, x: Any) -> None:
+    (r, h), d = at, k.decl(o.buffer)
+    slot = int(k.batch.slots[r])
+    if slot < 0:
+        return
+    if d.attrs["layout"] == "entry":
+        k.batch.state[o.buffer][slot, h, row.first : row.first + row.pages] = k.stored(o.buffer, x)
+        k.write(o.buffer, row.pages)
+    else:
+        k.batch.state[o.buffer][slot, h] = k.stored(o.buffer, x)
+        k.write(o.buffer, 1)
 
 
 def _queries(b: Batch, r: int, h: int) -> Any:
@@ -350,7 +426,7 @@ def _attend(k: Launch) -> None:
                 b.out[r, heads] = k.stored(o.buffer, env[o.x])
                 k.write(o.buffer, 1)
             else:
-                Row(k.program, layer=b.layer).run([o], env)
+                k.row(h).run([o], env)
 
 
 def _tokens(k: Launch, name: str, r: int, h: int) -> Any:

@@ -3,7 +3,7 @@
 Grammar::
 
     module := ("flow.module" | "page.program") @name dict? "{" decl* function* "}"
-    decl   := ("field" | "buffer" | "resource") @name ":" type dict?
+    decl   := ("field" | "buffer" | "resource" | "param") @name ":" type dict?
     func   := ("func" | "kernel") @name "(" (%name ":" type),* ")" dict? "{" loc? op* "}"
     op     := (%name "=")? op.name "(" %name,* ")" dict? notes? (":" type)? loc?
     dict   := "{" (key "=" attr),* "}"          notes := "<" (key "=" attr),* ">"
@@ -145,7 +145,7 @@ class _Parser:
         m = Module(stage, self._symbol(), self._dict())
         self._expect("{")
         while not self._accept("}"):
-            if self.tokens[self.next].text in ("field", "buffer", "resource"):
+            if self.tokens[self.next].text in ("field", "buffer", "resource", "param"):
                 self._defined(m, self._decl)
             elif self.tokens[self.next].text in ("func", "kernel"):
                 self._defined(m, self._function)

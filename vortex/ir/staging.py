@@ -12,8 +12,11 @@ A shortlist is complete when the pass over its scores has ended, as a fold is; t
 pages find them in the list, which is kept for the row.
 
     %near = flow.shortlist(%dots)          pass 0 over S; S1, its list, is known from level 1 on
-    %k = flow.pick(%keys, %near)         level 1
+    %k = flow.pick(%keys, %near)           level 1
     %mass = flow.dot(%q, %k)               level 1, pass 1 over S1
+
+State is written in the pass that looks at it last, after everything else; where an op looks at neighbouring pages, one
+pass later. State of the row is written when all passes have ended, by which time no CTA of the row reads it.
 """
 
 from __future__ import annotations
@@ -79,13 +82,47 @@ def stage(f: Function) -> Staging:
         loop[o] = place(ready, axis) if in_pass and axis is not None else ready
         if o.result is not None:
             level[o.result] = loop[o] + 1 if spans_pages and o.crosses_pages() and folds(o) else loop[o]
+    for o, last in _updates(f, loop).items():
+        if over_pages(o.x):
+            loop[o] = place(max(loop[o], last), S)
+        else:
+            axes.setdefault(0, S)
     loops = max(axes, default=-1) + 1
+    for o in _updates(f, loop):
+        loop[o] = loop[o] if over_pages(o.x) else loops
     return Staging(level, loop, loops, tuple(axes.get(n, S) for n in range(loops)), _kept(f, level, loop))
 
 
 def folds(o: Op) -> bool:
     """Whether what an op makes of pages is complete only when the pass has ended: a number of the row, or a list."""
     return o.result is not None and (isinstance(o, flow.Shortlist) or not over_pages(o.result))
+
+
+def updated(f: Function) -> set[str]:
+    """Buffers that a kernel reads and writes: state."""
+    return {o.buffer for o in f.ops if isinstance(o, page.Store)} & {
+        o.buffer for o in f.ops if isinstance(o, page.Load)
+    }
+
+
+def _updates(f: Function, loop: dict[Op, int]) -> dict[page.Store, int]:
+    """Writes of state that the kernel reads as well, with the first pass in which nothing needs what was there."""
+    changed = updated(f)
+    last = dict.fromkeys(changed, 0)
+    for o in f.ops:
+        for v in o.operands:
+            origin = origin_of(v).owner
+            if isinstance(origin, page.Load) and origin.buffer in changed:
+                neighbours = o.crosses_pages() and o.result is not None and over_pages(o.result)
+                last[origin.buffer] = max(last[origin.buffer], loop[o] + neighbours)
+    return {o: last[o.buffer] for o in f.ops if isinstance(o, page.Store) and o.buffer in changed}
+
+
+def origin_of(v: Value) -> Value:
+    """What ``v`` is a view of."""
+    while isinstance(v.owner, flow.View):
+        v = v.owner.x
+    return v
 
 
 def _kept(f: Function, level: dict[Value, int], loop: dict[Op, int]) -> dict[Value, int]:
@@ -114,9 +151,7 @@ def loads_by_loop(f: Function, staging: Staging) -> dict[Op, set[int]]:
     found: dict[Op, set[int]] = {}
     for o in f.ops:
         for v in o.operands:
-            origin = v.owner
-            while isinstance(origin, flow.View):
-                origin = origin.x.owner
+            origin = origin_of(v).owner
             if isinstance(origin, page.Load) and not isinstance(o, flow.View):
                 found.setdefault(origin, set()).add(staging.loop[o] if over_pages(origin.value) else 0)
     return found

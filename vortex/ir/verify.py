@@ -18,6 +18,13 @@ def verify(module: Module) -> None:
     """
     for f in module.functions.values():
         _verify_function(f)
+    for d in module.declared("param"):
+        if (
+            not isinstance(d.type, TensorType)
+            or d.type.page_axis is not None
+            or d.attrs.get("per") not in flow.Param.PER
+        ):
+            _no(f"param @{d.name} needs a shape without pages, and per = {' or '.join(flow.Param.PER)}")
     if module.stage == "flow":
         _verify_flow(module)
     else:
@@ -82,14 +89,57 @@ def _verify_flow(m: Module) -> None:
             if isinstance(o, flow.Return) or not o.name.startswith("flow."):
                 _no(f"{o.name} inside func @{f.name}", o)
             _verify_resource(m, o)
+    for d in m.declared("field"):
+        _verify_state(d)
     if "cache" in m.functions:
         _verify_fields(m, m.functions["cache"])
+    if "index" in m.functions:
+        _verify_updates(m, m.functions["index"])
+
+
+def _verify_state(d: Decl) -> None:
+    """What state belongs to, and what it is before it is first written."""
+    state, init = d.attrs.get("state"), d.attrs.get("init")
+    if state is None and init is None:
+        return
+    if state not in flow.STATES or not _is_init(init):
+        _no(f'state @{d.name} needs state = "page" or "request" and a number as init')
+
+
+def _is_init(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and x == x
+
+
+def _verify_updates(m: Module, f: Function) -> None:
+    """What @index returns beside the selection is the state, all of it."""
+    end = f.ops[-1]
+    assert isinstance(end, flow.Return)
+    state = {d.name: d for d in m.declared("field") if "state" in d.attrs}
+    if not state and not end.names:
+        return
+    if end.names[:1] != (flow.SELECTED,) or set(end.names[1:]) != set(state):
+        _no(
+            f"@index returns {list(end.names)}; the selection, '{flow.SELECTED}', and state {list(state)} are needed",
+            end,
+        )
+    for name, v in zip(end.names[1:], end.values[1:], strict=True):
+        if not _storable(v.type, state_seen(state[name])):
+            _no(f"state @{name} is {state_seen(state[name])} in @index, which returns {v.type}", end)
+    for a in f.args:
+        if a.name in state and a.type != state_seen(state[a.name]):
+            _no(f"state @{a.name} is {state_seen(state[a.name])} in @index, not {a.type}", f)
+
+
+def state_seen(d: Decl) -> Type:
+    """A state field as @index has it: of all candidate pages where it belongs to pages."""
+    assert isinstance(d.type, TensorType)
+    return TensorType(d.type.dtype, (S, *d.type.shape)) if d.attrs["state"] == "page" else d.type
 
 
 def _verify_fields(m: Module, f: Function) -> None:
     end = f.ops[-1]
     assert isinstance(end, flow.Return)
-    fields = {d.name: d.type for d in m.declared("field")}
+    fields = {d.name: d.type for d in m.declared("field") if "state" not in d.attrs}
     if set(end.names) != set(fields):
         _no(f"@cache returns {list(end.names)}, the declared fields are {list(fields)}", end)
     for name, v in zip(end.names, end.values, strict=True):
@@ -98,6 +148,10 @@ def _verify_fields(m: Module, f: Function) -> None:
 
 
 def _verify_resource(m: Module, o: Op) -> None:
+    if isinstance(o, flow.Param):
+        d = m.decls.get(o.symbol)
+        if d is None or d.keyword != "param" or d.type != o.type or d.attrs.get("per") != o.per:
+            _no(f"no param @{o.symbol} of type {o.type} per {o.per}", o)
     if isinstance(o, flow.Resource):
         d = m.decls.get(o.symbol)
         if d is None or d.keyword != "resource" or d.type != o.type:
@@ -115,6 +169,10 @@ def _verify_program(m: Module) -> None:
     for d in m.declared("buffer"):
         if d.attrs.get("layout") not in page.LAYOUTS or d.attrs.get("role") not in page.ROLES:
             _no(f"buffer @{d.name} needs a layout ({', '.join(page.LAYOUTS)}) and a role ({', '.join(page.ROLES)})")
+        if (d.attrs["role"] == "state") != (d.attrs["layout"] in page.STATE_LAYOUTS.values()):
+            _no(f"buffer @{d.name}: layouts {', '.join(page.STATE_LAYOUTS.values())} are for role 'state' alone")
+        if d.attrs["role"] == "state" and not _is_init(d.attrs.get("init")):
+            _no(f"buffer @{d.name}: state needs a number as init")
         if not isinstance(d.attrs.get("pages", S), Sym):
             _no(f"buffer @{d.name}: 'pages' must name a page axis such as S1<=64")
         if isinstance(d.type, TensorType) and d.type.page_axis is not None:
@@ -131,7 +189,18 @@ def _verify_program(m: Module) -> None:
             if not kind.allows(o.name):
                 _no(f"a kernel of kind '{kind.name}' holds {', '.join(kind.ops)}, and not {o.name}", o)
             _verify_access(m, kind, o)
+        _verify_order(m, f)
     verify_scratch(m)
+
+
+def _verify_order(m: Module, f: Function) -> None:
+    """State is written last: whatever stands before a write may still read what was there."""
+    written: str = ""
+    for o in f.ops:
+        state = isinstance(o, page.Store) and m.decls[o.buffer].attrs["role"] == "state"
+        if written and not state:
+            _no(f"{o.name} after state @{written} is written; a kernel writes state last", o)
+        written = o.buffer if isinstance(o, page.Store) and state else written
 
 
 def _verify_access(m: Module, kind: KernelKind, o: Op) -> None:
@@ -147,6 +216,9 @@ def _verify_access(m: Module, kind: KernelKind, o: Op) -> None:
         d = _buffer(m, o, o.buffer)
         if not _storable(o.x.type, tile_in(d, kind)):
             _no(f"%{o.x.name} ({o.x.type}) does not fit @{d.name} ({d.type})", o)
+    elif isinstance(o, page.Reset):
+        if _buffer(m, o, o.buffer).attrs["role"] != "state":
+            _no(f"page.reset is for state, and @{o.buffer} is none", o)
     elif isinstance(o, page.Scatter):
         if _buffer(m, o, o.source).attrs["layout"] != "token" or _buffer(m, o, o.buffer).attrs["layout"] != "paged":
             _no("page.scatter moves a token buffer into a paged one", o)
@@ -174,7 +246,7 @@ def _verify_rows(m: Module, o: page.Attend) -> None:
 def tile_in(d: Decl, kind: KernelKind) -> Type:
     """What loading ``d`` gives in a kernel of that kind: all candidates of a row, or the current tile."""
     tile = page.tile_of(d)
-    if kind.candidates and d.attrs["layout"] in ("paged", "ragged") and isinstance(tile, TensorType):
+    if kind.candidates and d.attrs["layout"] in page.CANDIDATES and isinstance(tile, TensorType):
         return TensorType(tile.dtype, (page.pages_of(d), *tile.shape))
     return tile
 

@@ -100,7 +100,7 @@ class KernelKind:
     @property
     def writes_cache(self) -> bool:
         """Whether its kernels change the memory of a layer, which outlasts the step."""
-        return any(a.written and a.giver == "layer" for a in self.arguments)
+        return any(a.access == "writes" and a.giver == "layer" for a in self.arguments)
 
 
 KINDS: dict[str, KernelKind] = {}
@@ -144,6 +144,8 @@ def _arrivals(access: Access) -> Argument:
 
 
 CONSTANTS = Argument("const.*", "flow")
+PLACE = _layer("layer", "head_offset", "row_budget", "param.*")
+"""Where a kernel works, and what the flow has learned for that place."""
 POOLS = ("k", "v", "latent")
 SCALES = _layer("k_scale", "v_scale")
 
@@ -172,16 +174,16 @@ declare(
         about="new tokens into the pools, and the summaries of the pages that they fill",
         order=20,
         domain="new_pages",
-        ops=("page.load", "page.store", "page.scatter", "flow.*"),
+        ops=("page.load", "page.store", "page.scatter", "page.reset", "flow.*"),
         fusion="always",
         axes=("rows",),
         pages="filled",
         call="append",
         arguments=(
-            *_call("k_new", "v_new", "latent_new", "loc", "row_offsets", "lengths", "page_table"),
-            *_layer(*POOLS, "field.*", access="writes"),
+            *_call("k_new", "v_new", "latent_new", "loc", "row_offsets", "lengths", "page_table", "slots", "fresh"),
+            *_layer(*POOLS, "field.*", "state.*", access="writes"),
             *SCALES,
-            *_layer("layer"),
+            *PLACE,
             CONSTANTS,
         ),
     )
@@ -201,10 +203,12 @@ declare(
         call="select",
         tuned=True,
         arguments=(
-            *_call("q", "lengths", "page_table"),
+            *_call("q", "lengths", "page_table", "slots"),
             *_call("pages", "counts", access="writes"),
-            *_layer(*POOLS, "field.*", "layer"),
+            *_layer(*POOLS, "field.*"),
             *SCALES,
+            *_layer("state.*", access="updates"),
+            *PLACE,
             CONSTANTS,
             _plan("reads"),
             _work("reads"),

@@ -15,7 +15,7 @@ from vortex.passes.manager import Pass, PassContext, register
 class Dce(Pass):
     """Remove ops without users, workspace that no kernel reads, and resources that no op names.
 
-    Declared fields stay, read or not: they are the layout of the cache.
+    Declared fields and parameters stay, read or not: they are the layout of the cache and of the file of weights.
 
         %m = flow.reduce_mean(%s) {axes = [0]}
         %p = flow.topk(%s)

@@ -44,20 +44,21 @@ class Fuse(Pass):
         by_kind: dict[str, list[list[Function]]] = {}
         for parts in groups:
             by_kind.setdefault(str(parts[0].attrs["kind"]), []).append(parts)
-        crossing = _crossing(groups)
+        work = {d.name for d in module.declared("buffer") if d.attrs["role"] == "workspace"}
+        inner = work - _crossing(groups)
         for parts in groups:
             kind = str(parts[0].attrs["kind"])
             alike = by_kind[kind]
             name = kind if len(alike) == 1 else f"{kind}_{alike.index(parts)}"
-            program.define(_join(name, parts, crossing))
+            program.define(_join(name, parts, inner))
         named = {name for f in program.functions.values() for name in _stores(f) | _reads(f)}
-        gone = {d.name for d in module.declared("buffer") if d.attrs["role"] == "workspace"} - named
+        gone = work - named
         program.decls = {n: d for n, d in module.decls.items() if n not in gone}
         return program
 
 
 def _stores(f: Function) -> set[str]:
-    return {o.buffer for o in f.ops if isinstance(o, page.Store | page.Scatter | page.Plan)}
+    return {o.buffer for o in f.ops if isinstance(o, page.Store | page.Reset | page.Scatter | page.Plan)}
 
 
 def _reads(f: Function) -> set[str]:
@@ -69,11 +70,13 @@ def _grouped(module: Module, max_live: int) -> list[list[Function]]:
     import networkx as nx
 
     kernels = list(module.functions.values())
+    outlasting = {d.name for d in module.declared("buffer") if d.attrs["role"] != "workspace"}
     position = {f.name: i for i, f in enumerate(kernels)}
     graph: nx.DiGraph[frozenset[str]] = nx.DiGraph()
     graph.add_nodes_from(frozenset({f.name}) for f in kernels)
     for a, b in combinations(kernels, 2):
-        if _stores(a) & _reads(b):
+        # state is read, and then written: no kernel comes before one that reads what was there
+        if _stores(a) & (_reads(b) | _stores(b)) or _reads(a) & _stores(b):
             graph.add_edge(frozenset({a.name}), frozenset({b.name}))
     merged = True
     while merged:
@@ -81,7 +84,7 @@ def _grouped(module: Module, max_live: int) -> list[list[Function]]:
         nodes = sorted(graph, key=lambda n: min(position[name] for name in n))
         for a, b in combinations(nodes, 2):
             parts = sorted((module.functions[n] for n in a | b), key=lambda f: position[f.name])
-            if _fusible(parts, max_live) and _acyclic(graph, a, b):
+            if _fusible(parts, max_live, outlasting) and _acyclic(graph, a, b):
                 graph = nx.relabel_nodes(nx.contracted_nodes(graph, a, b, self_loops=False, copy=True), {a: a | b})
                 merged = True
                 break
@@ -89,12 +92,15 @@ def _grouped(module: Module, max_live: int) -> list[list[Function]]:
     return [sorted((module.functions[n] for n in node), key=lambda f: position[f.name]) for node in order]
 
 
-def _fusible(parts: list[Function], max_live: int) -> bool:
+def _fusible(parts: list[Function], max_live: int, outlasting: set[str]) -> bool:
     kinds = {str(f.attrs["kind"]) for f in parts}
     fusion = KINDS[kinds.pop()].fusion
     if kinds or fusion == "never":
         return False
-    return fusion == "always" or live_per_page(_join("trial", parts, set())) <= max_live
+    if fusion == "always":
+        return True
+    inner = {name for f in parts for name in _stores(f)} - outlasting
+    return live_per_page(_join("trial", parts, inner)) <= max_live
 
 
 def live_per_page(f: Function) -> int:
@@ -119,8 +125,10 @@ def _crossing(groups: list[list[Function]]) -> set[str]:
     return {n for i, parts in enumerate(groups) for f in parts for n in _reads(f) if owner.get(n, i) != i}
 
 
-def _join(name: str, parts: list[Function], crossing: set[str]) -> Function:
-    """One kernel that does what ``parts`` do one after another, with the knobs that somebody gave any of them."""
+def _join(name: str, parts: list[Function], inner: set[str]) -> Function:
+    """One kernel that does what ``parts`` do one after another, with the knobs that somebody gave any of them; buffers
+    ``inner`` are read by none but ``parts``.
+    """
     joined = Function("kernel", name, attrs=dict(parts[0].attrs))
     if given := {k: v for f in parts for k, v in f.attrs.get("schedule", {}).items()}:
         joined.attrs["schedule"] = given
@@ -138,7 +146,7 @@ def _join(name: str, parts: list[Function], crossing: set[str]) -> Function:
             if o.role == "leaf" and key in leaves:
                 made[o.value] = leaves[key]
                 continue
-            local = isinstance(o, page.Store) and o.buffer in reads and o.buffer not in crossing
+            local = isinstance(o, page.Store) and o.buffer in reads and o.buffer in inner
             if isinstance(o, page.Store) and local:
                 here[o.buffer] = made[o.x]
                 continue

@@ -19,7 +19,8 @@ class Outline(Pass):
     """Turn a flow module into a page program in which every op is a kernel of its own.
 
     Each op over pages or per row becomes a ``select`` kernel that reads and writes memory, each field an
-    ``append`` kernel; ``fuse`` joins them. Views and leaves are repeated where they are used.
+    ``append`` kernel; ``fuse`` joins them. Views and leaves are repeated where they are used. What state becomes is
+    written after everything that reads what it was.
 
         func @index(%q, %c) {
           %d = flow.dot(%q, %c)
@@ -78,7 +79,14 @@ def _declare_buffers(program: Module, module: Module) -> None:
     for d in module.declared("field"):
         if d.name in program.decls:
             raise IR_STRUCTURE.at(why=f"a field may not be called '{d.name}': the kernels have a buffer of that name")
-        program.declare(Decl("buffer", d.name, d.type, {"layout": "paged", "role": "field"}))
+        attrs: dict[str, Attr] = {"layout": "paged", "role": "field"}
+        if "state" in d.attrs:
+            attrs = {"layout": page.STATE_LAYOUTS[d.attrs["state"]], "role": "state", "init": d.attrs["init"]}
+        program.declare(Decl("buffer", d.name, d.type, attrs))
+    for d in module.declared("param"):
+        if d.name in program.decls:
+            raise IR_STRUCTURE.at(why=f"a parameter may not be called '{d.name}': a buffer or field has that name")
+        program.declare(Decl("param", d.name, d.type, dict(d.attrs)))
     for d in module.declared("resource"):
         program.declare(Decl("resource", d.name, d.type, dict(d.attrs)))
 
@@ -165,10 +173,18 @@ def _outline_cache(program: Module, cache: Function) -> None:
         made: dict[Value, Value] = {}
         f.append(page.Store(outliner.fetch(f, v, made), name))
         program.define(f)
+    for d in program.declared("buffer"):
+        if d.attrs["role"] == "state":
+            f = kernel(f"append_{d.name}", "append")
+            f.append(page.Reset(d.name))
+            program.define(f)
 
 
 def _outline_index(program: Module, index: Function) -> None:
     outliner = _Outliner(program, {a: a.name for a in index.args})
+    end = index.ops[-1]
+    assert isinstance(end, flow.Return)
+    new = dict(zip(end.names[1:], end.values[1:], strict=True))
     selected = flow.selected(index)
     for o in index.ops:
         if o is selected:
@@ -179,6 +195,18 @@ def _outline_index(program: Module, index: Function) -> None:
             continue  # a part of it, which is copied with it
         elif o.result is not None and o.role not in ("leaf", "view"):
             _outline_op(program, outliner, o)
+    # all that state becomes is known before any of it is written: one may be what another was
+    for v in new.values():
+        if v not in outliner.homes or program.decls[outliner.homes[v]].attrs["role"] != "workspace":
+            copied = flow.Cast(v, f32)
+            copied.value.name = f"{v.name}_kept"
+            copied.loc = end.loc
+            _outline_op(program, outliner, copied)
+            outliner.homes[v] = outliner.homes[copied.value]
+    for name, v in new.items():
+        f = kernel(f"select_to_{name}", "select")
+        f.append(page.Store(outliner.fetch(f, v, {}), name), loc=end.loc)
+        program.define(f)
 
 
 def _outline_op(program: Module, outliner: _Outliner, o: Op) -> None:

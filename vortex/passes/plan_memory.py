@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import Staging, over_pages, stage
-from vortex.ir.types import TensorType
+from vortex.ir.rewrite import set_operands
+from vortex.ir.staging import Staging, over_pages, stage, updated
+from vortex.ir.types import TensorType, f32
 from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
@@ -42,6 +43,7 @@ class PlanMemory(Pass):
             else:
                 d.attrs["offset"], batched = batched, batched + d.type.numel
         for f in module.functions.values():
+            _copy_before_writing(f)
             _plan_kernel(f, ragged, batched)
         # one layout for all: what one kernel leaves behind the pages' words another must find there
         scorers = [f.attrs for f in module.functions.values() if KINDS[str(f.attrs["kind"])].workspace]
@@ -52,10 +54,27 @@ class PlanMemory(Pass):
         return module
 
 
+def _copy_before_writing(f: Function) -> None:
+    """Give what is written to state, where it is only read or seen in another shape, an op whose result can be kept: no
+    element of state is written while another one may still be read.
+    """
+    writes = [o for o in f.ops if isinstance(o, page.Store) and o.buffer in updated(f)]
+    behind = max(i for i, o in enumerate(f.ops) if not isinstance(o, page.Store)) + 1
+    for o in writes:
+        if o.x.owner is not None and o.x.owner.role in ("leaf", "view"):
+            copied = flow.Cast(o.x, f32)
+            copied.loc, copied.value.name = o.loc, f.fresh(f"{o.x.name}_kept")
+            f.ops.insert(behind, copied)
+            behind += 1
+            set_operands(o, [copied.value])
+
+
 def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     staging = stage(f)
     slots, words = _slots(staging, ragged)
     users = f.users()
+    state = updated(f)
+    kept = {o.x for o in f.ops if isinstance(o, page.Store) and o.buffer in state}
     weight: dict[Value, int] = {}
     for o in f.ops:
         if o.result is None:
@@ -70,7 +89,7 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
             o.notes["in"], o.notes["slot"] = "scratch", slots[o.result]
         elif isinstance(o.result.type, TensorType) and not isinstance(o, page.Attend):
             heavy = weight[o.result] > HEAVY and o.role != "view"
-            o.notes["in"] = "tile" if heavy or _needs_tile(o, users) else "inline"
+            o.notes["in"] = "tile" if heavy or o.result in kept or _needs_tile(o, users) else "inline"
         if o.notes.get("in") != "inline":
             weight[o.result] = 1
     selects = sum(isinstance(o, flow.Part) for o in f.ops)

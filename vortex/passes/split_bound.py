@@ -61,9 +61,15 @@ def _boxes(module: Module, index: Function) -> set[tuple[Value, Value]]:
 
 
 def _ordered(low: Value, high: Value) -> bool:
+    """Whether the two are the least and the largest of the same numbers, seen alike."""
+    while isinstance(low.owner, flow.View) and isinstance(high.owner, flow.View):
+        if type(low.owner) is not type(high.owner) or low.owner.attrs != high.owner.attrs:
+            return False
+        low, high = low.owner.x, high.owner.x
     a, b = low.owner, high.owner
-    least, most = isinstance(a, flow.ReduceMin), isinstance(b, flow.ReduceMax)
-    return bool(least and most and a.x is b.x and a.axes == b.axes)  # type: ignore[union-attr]
+    if not isinstance(a, flow.ReduceMin) or not isinstance(b, flow.ReduceMax) or a.axes != b.axes:
+        return False
+    return _source(a.x) is _source(b.x) and _alike(a.x, b.x)
 
 
 def _split(rw: Rewriter, o: Op, boxes: set[tuple[Value, Value]]) -> Value | None:

@@ -31,6 +31,22 @@ def check_tables(lengths: Tensor, page_table: Tensor, page_size: int, pool: int)
         raise PAGE_OUT_OF_RANGE.at(row=row, col=col, page=int(page_table[row, col]), last=pool - 1)
 
 
+def check_slots(slots: Tensor, lengths: Tensor, room: int) -> None:
+    """Each request has a slot of its own; a negative one is none.
+
+    Raises:
+        VortexError: VX6002 for a slot that there is no room for, or that two requests have.
+    """
+    real = (lengths > 0) & (slots >= 0)
+    beyond = real & (slots >= room)
+    same = (slots[:, None] == slots[None]) & real[:, None] & real[None]
+    lost, twice = _first(beyond, same.sum(1) > 1)
+    if lost is not None:
+        raise wrong(f"slots[{lost}]", f"is {int(slots[lost])}; the state that was bound has slots 0 to {room - 1}")
+    if twice is not None:
+        raise wrong(f"slots[{twice}]", f"is {int(slots[twice])}, and another request's; each needs one of its own")
+
+
 def check_tokens(loc: Tensor | None, row_offsets: Tensor, lengths: Tensor, page_table: Tensor, page_size: int) -> None:
     """Each request's new tokens are its last ones, stored where its page table says or (a negative slot) nowhere.
     A request of length 0 is padding, whatever tokens are counted as its own.

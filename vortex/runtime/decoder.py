@@ -8,13 +8,22 @@ from typing import NoReturn
 
 import torch
 
-from vortex.artifact.manifest import FieldEntry
+from vortex.artifact.manifest import FieldEntry, StateEntry
 from vortex.budget import Budget
 from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
 from vortex.runtime.calls import Signature, signature
-from vortex.runtime.checks import check_selection, check_tables, check_tokens
+from vortex.runtime.checks import check_selection, check_slots, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
-from vortex.runtime.shapes import check_given, check_pools, check_queries, check_scales, compiled_for, parts
+from vortex.runtime.parameters import Given, Parameters
+from vortex.runtime.shapes import (
+    check_given,
+    check_pools,
+    check_queries,
+    check_scales,
+    check_states,
+    compiled_for,
+    parts,
+)
 from vortex.runtime.steps import Step, Steps
 from vortex.runtime.tensors import (
     ALIGNMENT,
@@ -36,14 +45,19 @@ def load(
     debug: bool = False,
     dense: bool = False,
     require_digest: str | None = None,
+    parameters: Given | Parameters | None = None,
+    head_offset: int = 0,
 ) -> Decoder:
     """A decoder on the library of ``target`` in the artifact at ``path``; loading runs its code. The target is
     ``cpu``, ``sm_90a``, ...; left out or ``auto``, the current CUDA device's if the artifact has it, else ``cpu``.
+    ``parameters`` are the weights of a flow that has some: a file of safetensors, or tensors by name.
 
     Raises:
-        VortexError: VX5001 to VX5005 and VX6009, as :func:`vortex.runtime.library.open_library` says.
+        VortexError: VX5001 to VX5005 and VX6009, as :func:`vortex.runtime.library.open_library` says; VX6020 for
+            parameters of another flow or model, and VX7002 for a file that cannot be read.
     """
-    return Decoder(open_library(path, target, require_digest), budget=budget, debug=debug, dense=dense)
+    library = open_library(path, target, require_digest)
+    return Decoder(library, budget=budget, debug=debug, dense=dense, parameters=parameters, head_offset=head_offset)
 
 
 class Decoder:
@@ -62,26 +76,41 @@ class Decoder:
     On a GPU kernels run in torch's current stream, and no call waits for the device. In a CUDA graph: first
     :meth:`reserve` the largest step, then capture any sizes; lengths, page tables and the budget may change between
     replays. ``debug`` looks at numbers, which waits for the device and cannot be captured; ``dense`` prepares
-    :meth:`attend_all` in each plan.
+    :meth:`attend_all` in each plan. ``parameters`` has the weights of the flow (VX6020 when they do not fit it);
+    :class:`~vortex.runtime.parameters.Parameters` may be shared by decoders. ``head_offset`` is how many KV heads of
+    the model come before those of the pools, under tensor parallelism: ``vortex.head()`` counts from there.
 
     Attributes:
         pages, counts: what the last :meth:`decode` selected, unless it was given tensors of the caller's.
     """
 
     def __init__(
-        self, library: Library, *, budget: Budget | None = None, debug: bool = False, dense: bool = False
+        self,
+        library: Library,
+        *,
+        budget: Budget | None = None,
+        debug: bool = False,
+        dense: bool = False,
+        parameters: Given | Parameters | None = None,
+        head_offset: int = 0,
     ) -> None:
         self.library, self.debug = library, debug
         self.spec = library.manifest.spec
+        self.head_offset = require_integer("head_offset", head_offset)
+        if not isinstance(parameters, Parameters):
+            parameters = Parameters(library.manifest.flow, library.manifest.parameters, parameters)
+        self.parameters = parameters
         self.pages: torch.Tensor | None = None
         self.counts: torch.Tensor | None = None
         self._dtype = TORCH[self.spec.dtype]
         self._aligned = library.name != "cpu"  # kernels that move 16 bytes at a time
         self._scale = self.spec.head_dim**-0.5
-        self._steps = Steps(library, budget, dense=dense)
+        self._steps = Steps(library, budget, dense=dense, head_offset=self.head_offset)
         self._step: Step | None = None  # the planned one, and the tensors it was planned with
         self._lengths = self._page_table = torch.empty(0)
         self._pool_pages = 0  # of the smallest layer
+        self._state_columns, self._slots = 2**31, 0  # that state has room for, in the smallest layer
+        self._state_rows: dict[str, object] = {}
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """VX6002: copies and pickles would share loaded code and scratch."""
@@ -94,6 +123,19 @@ class Decoder:
     def fields(self) -> tuple[FieldEntry, ...]:
         """The summaries to be bound: name, tile, storage type."""
         return self.library.manifest.fields
+
+    @property
+    def states(self) -> tuple[StateEntry, ...]:
+        """The state to be bound: name, tile, storage type, and what it belongs to beside the request's slot."""
+        return self.library.manifest.states
+
+    def state_bytes(self, slots: int, columns: int, layers: int = 1) -> int:
+        """Bytes of state of ``slots`` requests of up to ``columns`` pages over ``layers`` layers; VX6003 before
+        :meth:`bind`, where the flow has state.
+        """
+        if self.states and not self.kv_heads:
+            raise NOT_READY.at(call="state_bytes", needs="bind")
+        return slots * layers * sum(s.bytes(self.kv_heads, columns) for s in self.states)
 
     @property
     def kv_heads(self) -> int:
@@ -115,8 +157,9 @@ class Decoder:
     @property
     def budget(self) -> Budget | None:
         """How many pages a row may attend to; may be set between steps and takes effect at the next plan, those in
-        captured graphs included. Setting it raises VX6002 for another type, VX6006 where a captured selection has no
-        room for it, VX6011 while a graph is captured.
+        captured graphs included. One with a table needs an artifact of ``--budget-table``. Setting it raises VX6002 for
+        another type, VX6001 and VX1020 for a table that the artifact or a bound layer does not go with, VX6006 where a
+        captured selection has no room for it, VX6011 while a graph is captured.
         """
         return self._steps.budget
 
@@ -171,18 +214,23 @@ class Decoder:
         fields: Mapping[str, torch.Tensor] | None = None,
         k_scale: float = 1.0,
         v_scale: float = 1.0,
+        *,
+        state: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Give ``layer`` its memory: pools ``[P, Hkv, page, D]`` with any strides but the last, which is 1 (an NHD
         pool comes as ``pool.transpose(1, 2)``), and every summary, ``[P, Hkv, *tile]``, contiguous. Under MLA
         ``k_pool`` is the pool of latent rows, ``[P, 1, page, D]``, and ``v_pool`` is None. A layer without ``fields``
-        has :meth:`attend_all` and :meth:`attend` only; its engine stores K and V.
+        has :meth:`attend_all` and :meth:`attend` only; its engine stores K and V. A flow with state
+        (:attr:`states`) has it in ``state``, contiguous: ``[slots, Hkv, columns, *tile]`` for state of pages, where
+        ``columns`` are at least the page table's, and ``[slots, Hkv, *tile]`` for state of the request.
 
         Pools in fp8_e4m3 (as such, or uint8 of the same bits) hold multiples of ``k_scale`` and ``v_scale``: x is
         stored as x / scale.
 
         Raises:
             VortexError: VX6001 for a page size, head dim or type that the artifact was not compiled for, VX6002 for
-                anything else, VX6009 on a GPU that the library is not for.
+                anything else, VX6009 on a GPU that the library is not for, VX6020 for a layer or heads that the
+                parameters do not have.
         """
         number = whole(layer)
         if number is None or not 0 <= number < 2**31:
@@ -194,6 +242,7 @@ class Decoder:
         if others and heads != self.kv_heads:
             raise wrong(f"layer {layer}", f"has {heads} KV heads; layer {others[0]} has {self.kv_heads}")
         made: dict[str, object] = {**{n: as_kernel_sees(pool) for n, pool in pools.items()}, "layer": layer}
+        made |= {"head_offset": self.head_offset, **self.parameters.of(layer, self.head_offset, heads, device)}
         made |= check_scales(self.spec, k_scale=k_scale, v_scale=v_scale)
         if fields is not None:
             if odd := fields.keys() ^ {f.name for f in self.fields}:
@@ -205,9 +254,13 @@ class Decoder:
                 if self._aligned and held.data_ptr() % ALIGNMENT:
                     require_aligned(what, held)
                 made[f"field.{f.name}"] = as_kernel_sees(held)
+            made.update(check_states(self.states, state or {}, heads, device))
         self._steps.bind(layer, made, device, heads)
         self._step = None
         first = self.spec.pools[0]
+        columns = [int(x.shape[2]) for x in self._states_of_pages()]
+        self._state_columns = min(columns, default=2**31)
+        self._slots = min((int(x.shape[0]) for x in self._all_state()), default=0)
         self._pool_pages = min(int(own[first].shape[0]) for own in self._steps.layers.values())  # type: ignore[attr-defined]
         self._no_lse = torch.empty(0, heads * self.spec.group, dtype=torch.float32, device=device)
         self._no_tokens = torch.empty(0, heads, self.spec.head_dim, dtype=self._dtype, device=device)
@@ -215,18 +268,31 @@ class Decoder:
 
     # --- each step ------------------------------------------------------------------------------------------
 
-    def plan(self, lengths: torch.Tensor, page_table: torch.Tensor, slots: torch.Tensor | None = None) -> None:
+    def plan(
+        self,
+        lengths: torch.Tensor,
+        page_table: torch.Tensor,
+        slots: torch.Tensor | None = None,
+        fresh: torch.Tensor | None = None,
+    ) -> None:
         """Begin a step of requests with ``lengths`` i32 ``[B]`` tokens, the step's own included, whose pages are the
-        rows of ``page_table`` i32 ``[B, Pmax]``. ``slots`` i32 ``[B]`` is where each request keeps its state; no flow
-        keeps any yet, so that it is checked and otherwise unused (:meth:`PagedCache.slots` gives it). A
-        request of length 0 is a padded row: nothing of it is read, and its outputs are zeros.
+        rows of ``page_table`` i32 ``[B, Pmax]``. A request of length 0 is a padded row: nothing of it is read, and its
+        outputs are zeros.
+
+        ``slots`` i32 ``[B]`` is where each request keeps its state (:meth:`PagedCache.slots` gives it); a flow with
+        state needs it, others do not look at it. A negative slot is a row without state, which reads ``init`` and
+        writes nothing. The state of a slot begins anew at its request's first append: where the step's tokens are the
+        request's first ones, or where ``fresh`` i32 ``[B]`` is not 0, because the pages before them were another
+        request's (a cached prefix).
 
         Raises:
             VortexError: VX6002, VX6003 without a layer or a budget, VX6010 when scratch would have to grow under a
                 CUDA graph; with ``debug`` VX6004.
         """
         self._step = None  # a plan that fails leaves none
-        kind = (*signature(lengths, "lengths"), *signature(page_table, "page_table"), slots is None)
+        kind = (*signature(lengths, "lengths"), *signature(page_table, "page_table"))
+        for name, given in (("slots", slots), ("fresh", fresh)):
+            kind += (None,) if given is None else signature(given, name)
         step = self._steps.ready(kind)
         if step is None:
             self._steps.scratch("plan")
@@ -234,14 +300,22 @@ class Decoder:
             require("lengths", lengths, torch.int32, ("B",), device)
             batch = int(lengths.shape[0])
             require("page_table", page_table, torch.int32, (batch, "Pmax"), device)
-            if slots is not None:
-                require("slots", slots, torch.int32, (batch,), device)
+            for name, given in (("slots", slots), ("fresh", fresh)):
+                if given is not None:
+                    require(name, given, torch.int32, (batch,), device)
+            if self.states:
+                self._check_state(slots, int(page_table.shape[1]))
             if page_table.shape[1] < 1:
                 raise wrong("page_table", "has no columns; at least 1 is needed")
             step = self._steps.prepare(kind, self._steps.size(batch, int(page_table.shape[1])))
         if self.debug and step.size.batch:
             self._look(check_tables, lengths, page_table, self.spec.page_size, self._pool_pages)
+        if self.debug and self.states and slots is not None:
+            self._look(check_slots, slots, lengths, self._slots)
         self._step, self._lengths, self._page_table = step, lengths, page_table
+        self._state_rows = {}
+        if self.states:
+            self._state_rows = {"slots": slots, "fresh": step.not_fresh if fresh is None else fresh}
         self.pages, self.counts = step.pages, step.counts
         self._steps.run(step, "plan", -1, {"lengths": lengths})
         if self._steps.dense:
@@ -295,6 +369,7 @@ class Decoder:
             self._look(check_tokens, slots, row_offsets, self._lengths, self._page_table, self.spec.page_size)
         given: dict[str, object] = {f"{name}_new": tokens for name, tokens in new.items()}
         given |= {"loc": loc, "row_offsets": row_offsets, "lengths": self._lengths, "page_table": self._page_table}
+        given |= self._state_rows
         self._steps.run(step, "append", layer, given)
 
     def select(self, layer: int, q: torch.Tensor, *, pages: torch.Tensor, counts: torch.Tensor) -> None:
@@ -313,7 +388,8 @@ class Decoder:
             if pages.shape[2] < step.size.capacity:
                 raise CAPACITY.at(need=step.size.capacity, capacity=pages.shape[2])
             step.seen["select"] = kind
-        given = {"q": q, "pages": pages, "counts": counts, "lengths": self._lengths, "page_table": self._page_table}
+        given: dict[str, object] = {"q": q, "pages": pages, "counts": counts, **self._state_rows}
+        given |= {"lengths": self._lengths, "page_table": self._page_table}
         self._steps.run(step, "select", layer, given)
 
     def attend(
@@ -423,6 +499,25 @@ class Decoder:
         if self._step is None:
             raise NOT_READY.at(call=call, needs="plan")
         return self._step
+
+    def _all_state(self) -> list[torch.Tensor]:
+        """The state of all layers."""
+        names = {f"state.{s.name}" for s in self.states}
+        return [x for own in self._steps.layers.values() for n, x in own.items() if n in names]  # type: ignore[misc]
+
+    def _states_of_pages(self) -> list[torch.Tensor]:
+        names = {f"state.{s.name}" for s in self.states if s.per == "page"}
+        return [x for own in self._steps.layers.values() for n, x in own.items() if n in names]  # type: ignore[misc]
+
+    def _check_state(self, slots: torch.Tensor | None, columns: int) -> None:
+        """VX6002 where a step of ``columns`` pages cannot find its state."""
+        if slots is None:
+            names = ", ".join(s.name for s in self.states)
+            why = f"are not given; flow '{self.library.manifest.flow}' has state ({names}), which is found by them: "
+            raise wrong("slots", why + "plan(lengths, page_table, slots), i32 [B]")
+        if columns > self._state_columns:
+            why = f"has {columns} columns; the state that was bound has room for {self._state_columns} pages a request"
+            raise wrong("page_table", why)
 
     def _look(self, check: Callable[..., None], *arguments: object) -> None:
         """Where ``debug`` is on: look at numbers."""

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vortex.artifact.manifest import FieldEntry
+from vortex.artifact.manifest import FieldEntry, StateEntry
 from vortex.errors import OUT_OF_PAGES, UNKNOWN_REQUEST, nearest
 from vortex.runtime.tensors import TORCH, require_integer, whole, wrong
 from vortex.spec import Spec
@@ -27,7 +27,9 @@ class PagedCache:
 
     ``k[layer]`` and ``v[layer]`` are ``[P, Hkv, page, D]``; their memory is that (``HND``) or
     ``[P, page, Hkv, D]`` (``NHD``). Under MLA ``k[layer]`` has the latent rows, and ``v[layer]`` is None.
-    ``fields[layer][name]`` is ``[P, Hkv, *tile]`` in its storage type.
+    ``fields[layer][name]`` is ``[P, Hkv, *tile]`` in its storage type. Of a flow with ``states``, ``slots`` requests of
+    up to ``columns`` pages have state at a time: ``state[layer][name]`` is ``[slots, Hkv, columns, *tile]``, or
+    ``[slots, Hkv, *tile]`` where it belongs to the request; :attr:`state_bytes` says what that takes.
     Pools start with whatever is in memory; pages are reused as they are.
     """
 
@@ -41,6 +43,9 @@ class PagedCache:
         layers: int = 1,
         layout: Literal["HND", "NHD"] = "HND",
         device: torch.device | str = "cpu",
+        states: Sequence[StateEntry] = (),
+        slots: int = 0,
+        columns: int = 0,
     ) -> None:
         sizes = {"num_pages": num_pages, "kv_heads": kv_heads, "layers": layers}
         for name, number in sizes.items():
@@ -63,9 +68,24 @@ class PagedCache:
         self.k = [pool() for _ in range(layers)]
         self.v = [None if spec.kv_lora_rank else pool() for _ in range(layers)]
         self.fields = [{f.name: summary(f) for f in fields} for _ in range(layers)]
+        self.num_slots, self.columns = slots, columns
+        if states and (min(whole(slots) or 0, whole(columns) or 0) < 1):
+            why = f"{slots!r} of {columns!r} pages; a flow with state needs slots= (requests at a time) and columns="
+            raise wrong("slots", f"are {why} (pages of the longest)")
+
+        def kept(s: StateEntry) -> torch.Tensor:
+            pages = (columns,) if s.per == "page" else ()
+            return torch.empty(slots, kv_heads, *pages, *s.tile, dtype=TORCH[s.dtype], device=self.device)
+
+        self.state = [{s.name: kept(s) for s in states} for _ in range(layers)]
         self._requests: dict[Hashable, _Request] = {}
         self._free = list(range(num_pages - 1, -1, -1))  # the last one is handed out next
         self._free_slots: list[int] = []
+
+    @property
+    def state_bytes(self) -> int:
+        """What state takes, over all layers."""
+        return sum(x.numel() * x.element_size() for layer in self.state for x in layer.values())
 
     @property
     def free_pages(self) -> int:
@@ -77,10 +97,14 @@ class PagedCache:
         return tuple(self._requests)
 
     def add(self, request: Hashable) -> None:
-        """Begin a request without tokens; VX6002 when there is one of this id."""
+        """Begin a request without tokens; VX6002 when there is one of this id, or no slot for its state."""
         if request in self._requests:
             raise wrong("add", f"request '{request}' is in this cache already")
         slot = self._free_slots.pop() if self._free_slots else len(self._requests)
+        if self.state[0] and slot >= self.num_slots:
+            raise wrong(
+                "add", f"request '{request}' is one more than the {self.num_slots} slots that state has room for"
+            )
         self._requests[request] = _Request(slot)
 
     def extend(self, request: Hashable, tokens: int) -> torch.Tensor:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from numbers import Real
 
 import torch
 
+from vortex.artifact.manifest import StateEntry
 from vortex.errors import SHAPE_MISMATCH, WRONG_DEVICE
 from vortex.kinds.kind import KINDS
 from vortex.runtime.device import architecture_of, name_of
 from vortex.runtime.library import Library
-from vortex.runtime.tensors import TORCH, as_stored, require, require_aligned, short, wrong
+from vortex.runtime.tensors import TORCH, as_kernel_sees, as_stored, require, require_aligned, short, wrong
 from vortex.spec import Spec
 
 
@@ -90,6 +91,26 @@ def check_scales(spec: Spec, **scales: float) -> dict[str, float]:
         if scale != 1 and not spec.scaled:
             raise wrong(name, f"is {scale}; K and V in {spec.kv_dtype} have no scale, so 1 is needed")
     return {name: float(scale) for name, scale in scales.items()}
+
+
+def check_states(
+    states: Sequence[StateEntry], given: Mapping[str, torch.Tensor], heads: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """The state of a layer as kernels take it, by the names of their arguments; VX6002 for what is missing, unknown or
+    of another shape or type.
+    """
+    if odd := given.keys() ^ {s.name for s in states}:
+        raise wrong("state", f"of the flow is {[s.name for s in states]}; missing or unknown: {sorted(odd)}")
+    made: dict[str, torch.Tensor] = {}
+    for s in states:
+        shape: tuple[int | str, ...] = ("slots", heads, *(("columns",) if s.per == "page" else ()), *s.tile)
+        held = require(f"state '{s.name}'", given[s.name], TORCH[s.dtype], shape, device)
+        made[f"state.{s.name}"] = as_kernel_sees(held)
+        if 0 in held.shape:
+            raise wrong(f"state '{s.name}'", f"has shape {list(held.shape)}; at least one slot and page is needed")
+    if len({x.shape[0] for x in made.values()}) > 1:
+        raise wrong("state", f"has {sorted({int(x.shape[0]) for x in made.values()})} slots; all have the same number")
+    return made
 
 
 def check_queries(spec: Spec, q: torch.Tensor, batch: int, kv_heads: int, device: torch.device | None) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
-from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
+from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY, SHAPE_MISMATCH
 from vortex.kinds.kind import KINDS
 from vortex.runtime.calls import Call, Signature
 from vortex.runtime.library import Library
@@ -37,6 +37,8 @@ class Step:
     """Those of them that are others where all pages are attended to."""
     pages: torch.Tensor
     counts: torch.Tensor
+    not_fresh: torch.Tensor
+    """Zeros ``[B]``: no request begins in its slot but with its own first token."""
     kernels: tuple[KernelEntry, ...]
     """Those that serve this size, in launch order."""
     calls: dict[tuple[str, int], list[Call]] = field(default_factory=dict)
@@ -47,12 +49,17 @@ class Step:
 class Steps:
     """All steps of a decoder: what it was given once, its scratch, and the steps that are ready."""
 
-    def __init__(self, library: Library, budget: Budget | None, *, dense: bool) -> None:
+    def __init__(self, library: Library, budget: Budget | None, *, dense: bool, head_offset: int = 0) -> None:
         self.library, self.dense = library, dense
+        self._head_offset = head_offset
+        self._by_row = any("row_budget" in k.args for k in library.target.kernels)
+        self._row_budgets: dict[int, torch.Tensor] = {}  # layer -> pages of each head
         self.layers: dict[int, dict[str, object]] = {}  # layer -> its arguments by name
         self.heads = 0
         self.device: torch.device | None = None
         self.budget = None if budget is None else require_budget(budget)
+        if budget is not None:
+            self._require_rows(budget)
         self._constants: dict[str, object] = {}
         self._ready: dict[Signature, Step] = {}
         self._block: torch.Tensor | None = None
@@ -77,6 +84,15 @@ class Steps:
             self._drop("bind")
         if device != self.device:
             self._constants = {f"const.{name}": x.to(device) for name, x in self.library.constants.items()}
+        if self._by_row:
+            # graphs hold its address: a layer that is bound again keeps it
+            held = self._row_budgets.get(layer)
+            if held is None or held.shape[0] != heads or held.device != device:
+                with torch.inference_mode(False):
+                    held = self._row_budgets[layer] = torch.zeros(heads, dtype=torch.int32, device=device)
+            arguments["row_budget"] = held
+            if self.budget is not None:
+                self._write_rows(layer, self.budget, heads)
         self.layers[layer] = arguments
         self.device, self.heads = device, heads
         self._ready.clear()
@@ -86,13 +102,29 @@ class Steps:
         require_budget(budget)
         if self.capturing:
             raise NO_CAPTURE.at(what="the budget was set", why="its numbers come from the host")
+        self._require_rows(budget)
         for columns, held in self._captured.items():
             if (need := self.capacity(budget, columns)) > held:
                 raise CAPACITY.at(need=need, capacity=held).note("a captured CUDA graph has that selection")
         if self._scratch is not None:
             self._scratch.write_budget(budget.numbers())
+        for layer in self._row_budgets:
+            self._write_rows(layer, budget, self.heads)
         self.budget = budget
         self._ready.clear()
+
+    def _require_rows(self, budget: Budget) -> None:
+        """VX6001 for a table where the kernels have one budget for all rows; VX1020 where it lacks a bound row."""
+        if budget.table and not self._by_row:
+            want = "one number of pages for all rows"
+            raise SHAPE_MISMATCH.at(what="the budget", got="a table by layer", want=want, flag="--budget-table")
+        for layer in self._row_budgets:
+            budget.of(layer, self._head_offset + self.heads - 1)
+
+    @torch.inference_mode(False)
+    def _write_rows(self, layer: int, budget: Budget, heads: int) -> None:
+        own = [budget.row(layer, self._head_offset + h) for h in range(heads)]
+        self._row_budgets[layer].copy_(torch.tensor(own, dtype=torch.int32))
 
     def set_block(self, block: torch.Tensor | None) -> None:
         """The caller's memory for scratch, or None; VX6002, VX6010."""
@@ -144,7 +176,8 @@ class Steps:
         dense = {name[6:]: views.pop(name) for name in list(views) if name.startswith("dense.")}
         if len(self._ready) >= KEPT:
             self._ready.clear()
-        made = self._ready[kind] = Step(size, views, dense, views.pop("pages"), views.pop("counts"), kernels)
+        none = torch.zeros(size.batch if self.library.manifest.states else 0, dtype=torch.int32, device=self.device)
+        made = self._ready[kind] = Step(size, views, dense, views.pop("pages"), views.pop("counts"), none, kernels)
         return made
 
     def run(self, step: Step, call: str, layer: int, given: Mapping[str, object], *, dense: bool = False) -> None:

@@ -10,9 +10,11 @@ import torch
 
 from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
+from vortex.check.weights import random_parameters
 from vortex.kinds.kind import KINDS, KernelKind
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import Kernel, Library
+from vortex.runtime.parameters import Parameters
 from vortex.runtime.scratch import Layout, Size
 from vortex.runtime.tensors import TORCH
 from vortex.tune.shapes import Shape
@@ -81,6 +83,11 @@ class Stage:
         self.memory = [(k, v, fields)]
         for _ in range(1, self.layers):  # numbers are dear to make and cheap to copy; only addresses need to differ
             self.memory.append((k.clone(), None if v is None else v.clone(), {n: x.clone() for n, x in fields.items()}))
+        each = {"page": (self.heads, self.columns), "request": (self.heads,)}
+        state = {s.name: noise(shape.batch, *each[s.per], *s.tile, dtype=TORCH[s.dtype]) for s in base.manifest.states}
+        self.state = [{n: x.clone() for n, x in state.items()} for _ in range(self.layers)]
+        self._first_state = state
+        self.slots = torch.arange(shape.batch, dtype=torch.int32, device=self.device)
         ids = torch.randint(self.pool_pages, (shape.batch, self.columns), device=self.device, generator=chance)
         # two requests that appended to one page would not give the same every time
         ids[:, -1] = torch.arange(shape.batch, device=self.device) % self.pool_pages
@@ -99,6 +106,9 @@ class Stage:
         last = self.table[:, (shape.tokens - 1) // page].long() * page + (shape.tokens - 1) % page
         self.loc = last
         self.offsets = torch.arange(shape.batch + 1, dtype=torch.int32, device=self.device)
+        entries = base.manifest.parameters
+        made_up = random_parameters(entries, self.layers, self.heads, seed)
+        self.weights = Parameters(base.manifest.flow, entries, made_up)
         self.scrub = torch.empty(FLUSH // 4, device=self.device) if self.cuda else None
         # what the default configuration makes of it is what others are compared with; it appends first, so that
         # the memory is the same whether or not a candidate of append has run
@@ -113,11 +123,11 @@ class Stage:
 
     def decoder(self, library: Library) -> Decoder:
         """A decoder on ``library`` over this memory, its step planned."""
-        made = Decoder(library, budget=self.budget)
+        made = Decoder(library, budget=self.budget, parameters=self.weights)
         for layer, (k, v, fields) in enumerate(self.memory):
-            made.bind(layer, k, v, fields)
+            made.bind(layer, k, v, fields, state=self.state[layer])
         made.reserve(self.shape.batch, self.columns)
-        made.plan(self.lengths, self.table)
+        made.plan(self.lengths, self.table, self.slots)
         return made
 
     def _given(self) -> dict[str, object]:
@@ -150,7 +160,7 @@ class Stage:
         """
 
         def plan(layer: int) -> None:
-            decoder.plan(self.lengths, self.table)
+            decoder.plan(self.lengths, self.table, self.slots)
 
         def select(layer: int) -> None:
             decoder.select(layer, self.q, pages=self.pages, counts=self.counts)
@@ -183,6 +193,8 @@ class Stage:
         self.out.fill_(float("nan"))
         self.pages.fill_(-1)
         self.counts.fill_(-1)
+        for name, x in self._first_state.items():
+            self.state[0][name].copy_(x)  # a step that changes state begins where the default's did
         call(0)
         self.synchronize()
         if "pages" in outputs:

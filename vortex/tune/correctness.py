@@ -12,6 +12,7 @@ from vortex.artifact.folder import read_file, read_manifest
 from vortex.budget import Budget
 from vortex.check.synthetic_batch import LAYER, Trial
 from vortex.check.verdict import compare
+from vortex.check.weights import random_parameters
 from vortex.ir.core import Module
 from vortex.ir.parser import parse_module
 from vortex.kinds.kind import KINDS
@@ -34,12 +35,13 @@ class Judge:
 
     def wrong(self, kind: str, library: Library) -> str:
         """What differs, in a sentence; empty when nothing does."""
-        if KINDS[kind].writes_cache:
+        # a step that changes state cannot be done twice
+        if KINDS[kind].writes_cache or self.base.manifest.states:
             return self._compare(self._trial(library), cache=True)
         trial = self._of_base()
-        decoder = Decoder(library, budget=self._budget)
+        decoder = Decoder(library, budget=self._budget, parameters=trial.decoder.parameters)
         cache, names = trial.cache, trial.requests
-        decoder.bind(LAYER, cache.k[LAYER], cache.v[LAYER], cache.fields[LAYER], **trial.scales)
+        decoder.bind(LAYER, cache.k[LAYER], cache.v[LAYER], cache.fields[LAYER], *trial.scales.values())
         decoder.plan(cache.lengths(names), cache.page_table(names))
         trial.out[LAYER].fill_(float("nan"))
         decoder.decode(LAYER, trial.q[LAYER], out=trial.out[LAYER], scale=trial.scale)
@@ -57,9 +59,9 @@ class Judge:
     def _trial(self, library: Library) -> Trial:
         spec = library.manifest.spec
         pages = sum(-(-(n + 2) // spec.page_size) for n in TOKENS)
-        trial = Trial(
-            Decoder(library, budget=self._budget), 1 if spec.kv_lora_rank else HEADS, pages, seed=1, varied=True
-        )
+        heads = 1 if spec.kv_lora_rank else HEADS
+        weights = random_parameters(library.manifest.parameters, 1, heads)
+        trial = Trial(Decoder(library, budget=self._budget, parameters=weights), heads, pages, seed=1, varied=True)
         for i, n in enumerate(TOKENS):
             trial.join(f"r{i}", n)
         trial.step()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.narrow import narrow
+from vortex.codegen.resets import Begun, ResetTo
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
-from vortex.codegen.tir import I64, Buffer, Expr, T, cast, let, loop, parallel, put, when
+from vortex.codegen.tir import I64, Buffer, Expr, T, cast, equal, let, loop, parallel, put, when
 from vortex.codegen.values import Index, Values, type_of
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
@@ -23,6 +24,8 @@ def emit_append(program: Module, f: Function) -> list[str]:
         _emit_scatter(args, scattered)
     if any(isinstance(o, page.Store) for o in f.ops):
         _emit_summaries(args, f)
+    if resets := [o for o in f.ops if isinstance(o, page.Reset)]:
+        _emit_resets(args, resets)
     return args.names
 
 
@@ -70,7 +73,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
                 return args.from_pool(o.buffer, args.buffers[o.buffer][(physical, h, *index)])
 
             constants = args.constants
-            values = Values(load, None, constants, {"layer": args.scalars.get("layer")})
+            values = Values(load, None, constants, args.place(h), parameters=args.parameters)
             tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
             for o in f.ops:
                 require_emittable(o)
@@ -79,6 +82,30 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
                 elif o.result is not None and o.notes.get("in") == "tile":
                     values.open_tile(o.value)
                     tiles.compute(o)
+
+
+def _emit_resets(args: Arguments, resets: list[page.Reset]) -> None:
+    """Write ``init`` to state whose slot or page is another request's or another page from this step on."""
+    size, heads = T.int32(int(args.program.attrs["page_size"])), args.size("Hkv")
+    tiles = Tiles(Values(lambda o, i: 0), Shape(1, 1))
+    with parallel("row", args.size("B") * heads) as row:
+        r = let("r", T.floordiv(row, heads))
+        h = let("h", T.floormod(row, heads))
+        begun = Begun.of(args, r)
+        with when(T.And(begun.slot >= 0, begun.now > 0)):
+            slot = let("slot", cast(I64, begun.slot))
+            for o in resets:
+                kept = begun.reset(o)
+
+                def clear(*at: Expr, kept: ResetTo = kept) -> None:
+                    tiles.each(kept.tile, lambda i: put(kept.buffer, kept.value, *at, *i))
+
+                if kept.of_pages:
+                    with loop("p", T.floordiv(begun.now, size), start=T.floordiv(begun.known, size)) as p:
+                        clear(slot, h, p)
+                else:
+                    with when(equal(begun.known, T.int32(0))):
+                        clear(slot, h)
 
 
 def _emit_store(args: Arguments, tiles: Tiles, o: page.Store, physical: Expr, h: Expr) -> None:

@@ -29,6 +29,7 @@ from vortex.codegen.sweep import (
     lists_read,
     mean_count,
     page_ops,
+    parts_of,
     row_ops,
     selection_of,
     wanted,
@@ -112,8 +113,9 @@ class _Kernel:
         knobs = read_knobs(CpuSelectKnobs, f.attrs.get("schedule", {}))
         reader = RowReader(args, row, Workspace(args, int(f.attrs.get("page_words", 0)), row.index))
         scratch = Scratch(args.buffers["workspace"], row.index, args.size("Pmax"))
-        leaves = {"layer": args.scalars.get("layer"), "page_count": row.scored, "first_page": row.first}
-        tiles = Tiles(Values(reader.load, scratch, args.constants, leaves), Shape(knobs.lanes, knobs.unroll))
+        leaves = {**args.place(row.head), "page_count": row.scored, "first_page": row.first}
+        values = Values(reader.load, scratch, args.constants, leaves, parameters=args.parameters)
+        tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
         return cls(args, f, row, knobs, stage(f), reader, tiles, {})
 
     # the sweeps
@@ -131,7 +133,7 @@ class _Kernel:
         """Compute what is ready once for the row before sweep ``level``."""
         for o in row_ops(self.f, self.staging, level):
             if isinstance(o, page.Store):
-                self.reader.workspace.store(o, self.tiles)
+                self.reader.store(o, self.tiles)
             elif o in self.accumulators:
                 self._finish(o)
             else:
@@ -185,7 +187,7 @@ class _Kernel:
     def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:
         """Do one op for the page that the tiles are on."""
         if isinstance(o, page.Store):
-            self.reader.workspace.store(o, tiles)
+            self.reader.store(o, tiles)
         elif isinstance(o, flow.Ranking):
             self._write_key(o, tiles)
         elif carry is None:
@@ -274,7 +276,7 @@ class _Kernel:
 
     def pick(self, selection: flow.Selection, most: Expr, pages: Expr) -> None:
         """Write the selected candidates, at most ``most``, and the reserved of the ``pages`` pages, ascending."""
-        a, row = self.args, self.row
+        a, row, parts = self.args, self.row, parts_of(self.f)
 
         def choice(o: flow.Part) -> Choice:
             slot = key_slot(self.f, o)
@@ -288,10 +290,10 @@ class _Kernel:
             count = None if o.counted is None else let("count", convert(self.tiles.values.read(o.counted, []), I32))
             left = left_to(o, selection.cap, most, row.scored)
             # behind the last keys is padding, behind the others lie those of the next part
-            last = o is selection.parts[-1]
+            last = o is parts[-1]
             return Choice(
                 key, clear if last else None, wanted(o, left, count, lambda: emit_reaching(key, row.scored, o.share))
             )
 
-        choices = [choice(o) for o in selection.parts]
+        choices = [choice(o) for o in parts]
         emit_topk(choices, a.buffers["pages"], a.buffers["counts"], row, pages, a.size("K"))

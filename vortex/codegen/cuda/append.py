@@ -27,7 +27,8 @@ from vortex.codegen.cuda.storage import Arena, RowStorage, StoredValues
 from vortex.codegen.cuda.vector_load import unpack, vector
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE, narrow
-from vortex.codegen.tir import U32, Buffer, Expr, T, cast, flat, i32, let, local, loop, put, tirx, when
+from vortex.codegen.resets import Begun, ResetTo
+from vortex.codegen.tir import U32, Buffer, Expr, T, cast, equal, flat, i32, let, local, loop, put, tirx, unflat, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Function, Module, Value
 from vortex.ir.dialects import page
@@ -161,6 +162,27 @@ class _Stripe:
                 if any(isinstance(o, page.Store) for o in self.f.ops):
                     with when((p + 1) * self.size <= now):
                         self._summarise(physical, h)
+        if resets := [o for o in self.f.ops if isinstance(o, page.Reset)]:
+            self._reset(resets, Begun.of(self.args, r), stripe, stripes, h)
+
+    def _reset(self, resets: list[page.Reset], begun: Begun, stripe: Expr, stripes: Expr, h: Expr) -> None:
+        """Write ``init`` to state whose slot or page is another request's or another page from this step on."""
+        size = i32(self.size)
+        first, end = quotient(begun.known, size), quotient(begun.now, size)
+        with when(T.And(begun.slot >= 0, begun.now > 0)):
+            for o in resets:
+                kept = begun.reset(o)
+
+                def clear(*at: Expr, kept: ResetTo = kept) -> None:
+                    with self.cta.share("element", math.prod(kept.tile)) as e:
+                        put(kept.buffer, kept.value, wide(begun.slot), h, *at, *unflat(e, kept.tile))
+
+                if kept.of_pages:
+                    with loop("turn", quotient(end - first - stripe + stripes - 1, stripes)) as turn:
+                        clear(first + stripe + turn * stripes)
+                else:
+                    with when(T.And(equal(stripe, i32(0)), equal(begun.known, i32(0)))):
+                        clear()
 
     def _store(self, tokens: _NewTokens, p: Expr, h: Expr) -> None:
         """Write the new tokens of page ``p`` to their slots; a negative slot is a padded token and goes nowhere."""
@@ -190,7 +212,8 @@ class _Stripe:
         cta_sync()
         values = StoredValues(self._load)
         values.constants = self.args.constants
-        values.leaves = {"layer": self.args.scalars.get("layer")}
+        values.leaves = self.args.place(h)
+        values.parameters = self.args.parameters
         block = Block(values, BlockTiles(values, PLAIN, cta=self.cta))
         for o in self.f.ops:
             if isinstance(o, page.Store):

@@ -11,9 +11,15 @@ layout       one tile for each                              found by
              shortlist that ``pages`` names
 ``paged``    physical page and KV head                      the request's page table
 ``token``    new token and KV head                          position in the step
+``slot``     request slot and KV head                       the request's slot
+``entry``    request slot, KV head and logical page         the request's slot, the page itself
 ``request``  request                                        request number
 ``step``     number of a buffer that all kernels share      its indices, whose sizes ``shape`` names
 ============ ============================================== =====================================
+
+Buffers of role ``state`` outlast the step, and belong to requests: ``select`` reads them and writes what they become,
+``append`` writes their ``init`` when the slot or the page is another one. A negative slot is a row without state: it
+reads ``init`` and writes nothing.
 
 Buffers of role ``scratch`` have layout ``step``: what kernels of the target share beyond the buffers of the flow, such
 as work lists (:mod:`vortex.ir.scratch`). No op names them; each kernel says in ``scratch`` what it does to them.
@@ -26,8 +32,12 @@ from vortex.ir.core import Decl, Module, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
 from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3
 
-LAYOUTS = ("batched", "ragged", "paged", "token", "request", "step")
-ROLES = ("input", "pool", "field", "output", "workspace", "plan", "scratch")
+LAYOUTS = ("batched", "ragged", "paged", "token", "slot", "entry", "request", "step")
+ROLES = ("input", "pool", "field", "state", "output", "workspace", "plan", "scratch")
+CANDIDATES = ("paged", "ragged", "entry")
+"""Layouts of which a kernel that runs once for a row has the tiles of all candidates."""
+STATE_LAYOUTS = {"page": "entry", "request": "slot"}
+"""How buffers of role ``state`` are laid out, by what the state belongs to beside the slot; each has an ``init``."""
 
 
 def scaled(d: Decl) -> bool:
@@ -87,6 +97,20 @@ class Store(Op):
 
     def infer(self) -> None:
         self.require(isinstance(self.x.type, TensorType | SelectionType), "nothing to store")
+
+
+@op("page.reset")
+class Reset(Op):
+    """Writes ``init`` to state where something else begins: to the slot's tile at its request's first append, to the
+    tiles of the pages that fill, and at a first append to those of all pages that are full, which others may have
+    filled.
+    """
+
+    buffer: str
+    role = "effect"
+
+    def infer(self) -> None:
+        return None
 
 
 @op("page.scatter")

@@ -2,7 +2,8 @@
 
 Prefill is delegated to a dense backend of SGLang's; whatever pages it fills are summarised after it. Summaries are
 indexed by physical page and made from the page's own keys when it fills, so that radix hits, evictions, retractions
-and pages handed to another request need no bookkeeping.
+and pages handed to another request need no bookkeeping. State is indexed by the request's row of ``req_to_token`` and
+begins anew with each prompt, so that a request that was retracted has lost it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 
 from vortex.errors import ENGINE_REFUSED
 from vortex.runtime.library import open_library
+from vortex.runtime.parameters import Parameters
 from vortex.runtime.sglang import stats
 from vortex.runtime.sglang.compiled import artifact_for
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.latent import read_latent_by
-from vortex.runtime.sglang.memory import new_fields
+from vortex.runtime.sglang.memory import new_fields, new_state, state_bytes
 from vortex.runtime.sglang.refusals import refuse_model, refuse_settings
 from vortex.runtime.sglang.shape import model_shape, target_of
 from vortex.runtime.sglang.step import Layer, Step
@@ -43,9 +45,13 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         pool = self.token_to_kv_pool = runner.token_to_kv_pool  # SGLang finds both by these names
         self.req_to_token_pool = runner.req_to_token_pool
         latent = runner.use_mla_backend
-        shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size, latent)
+        by_row = bool(config.budget.table)
+        shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size, latent, by_row)
         target = target_of(runner.device)
         self._library = open_library(artifact_for(config, shape, target), target)
+        manifest = self._library.manifest
+        weights = Parameters(manifest.flow, manifest.parameters, config.parameters or None)
+        self._weights, self._first_head = weights, shape.first_head
         name = config.prefill_backend or ("torch_native" if runner.device == "cpu" else "triton")
         if name == "vortex" or name not in ATTENTION_BACKENDS:
             known = ", ".join(sorted(n for n in ATTENTION_BACKENDS if n != "vortex"))
@@ -56,25 +62,33 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         self.needs_cpu_seq_lens = self._prefill.needs_cpu_seq_lens
         self._config = config
         self._layers = {}
+        table = self.req_to_token_pool.req_to_token
+        slots, columns = int(table.shape[0]), -(-int(table.shape[1]) // shape.spec.page_size)
         for number in range(pool.start_layer, pool.start_layer + pool.layer_num):
             k = _as_pages(pool.get_key_buffer(number), shape.spec.page_size)
             v = None if latent else _as_pages(pool.get_value_buffer(number), shape.spec.page_size)
             entries = self._library.manifest.fields
             dense = number in config.dense_layers
-            self._layers[number] = Layer(k, v, None if dense else new_fields(entries, k.shape[0], k.shape[1], k.device))
+            fields = None if dense else new_fields(entries, k.shape[0], k.shape[1], k.device)
+            state = None if dense else new_state(self._library.manifest.states, slots, k.shape[1], columns, k.device)
+            self._layers[number] = Layer(k, v, fields, state)
         if odd := config.dense_layers - self._layers.keys():
             why = f"the model has layers {min(self._layers)} to {max(self._layers)}"
             raise ENGINE_REFUSED.at(what=f"dense layer {min(odd)}", why=why, hint="change 'dense_layers'")
         self._eager = self._captured = self._step = self._new_step(1)
         self._expected = self._decode_rows = 0  # of the next pass and of this one, if it has prompts too
         self._stats = stats.Stats.wanted(self._library, config, self._layers)
+        if states := self._library.manifest.states:
+            scored = len(self._layers) - len(config.dense_layers)
+            taken = state_bytes(states, shape.kv_heads, slots, columns, scored) / 2**20
+            logger.info("vortex: %d slots of state of up to %d pages take %.1f MiB", slots, columns, taken)
         logger.info(
             "vortex: flow %s on %s, %s; prefill by %s", self._library.manifest.flow, target, config.budget, name
         )
 
     def _new_step(self, rows: int) -> Step:
         slots = self.req_to_token_pool.req_to_token
-        return Step(self._library, self._config.budget, self._layers, slots, rows)
+        return Step(self._library, self._config.budget, self._layers, slots, rows, self._weights, self._first_head)
 
     # --- what a pass begins with ----------------------------------------------------------------------------
 
@@ -95,7 +109,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             self._note(forward_batch.seq_lens)
             return
         self._prefill.init_forward_metadata(forward_batch)
-        step.plan_fill(forward_batch.extend_seq_lens)
+        step.plan_fill(forward_batch.extend_seq_lens, self._decode_rows)
         if rows := self._decode_rows:
             # the scheduler puts the decoding requests last, each with its one new token
             step.plan_decode(rows)
@@ -104,11 +118,11 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
     def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
         """Before a decode graph is captured or replayed: the snapshot, which is the last look at shared memory."""
         step = self._step = self._captured
-        step.begin(forward_batch.req_pool_indices, forward_batch.seq_lens)
+        live = 0 if in_capture else forward_batch.batch_size - (getattr(forward_batch, "num_padding", 0) or 0)
+        step.begin(forward_batch.req_pool_indices, forward_batch.seq_lens, live)
         if in_capture:
             step.plan_decode()  # allocates what this batch size needs; the recorded one below does not
         else:
-            live = forward_batch.batch_size - (getattr(forward_batch, "num_padding", 0) or 0)
             self._note(forward_batch.seq_lens[:live])
 
     def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:

@@ -84,7 +84,7 @@ def _prebuilt(path: Path, shape: ModelShape, target: str) -> Path:
         raise NO_TARGET_IN_ARTIFACT.at(path=path, target=target, have=", ".join(manifest.targets) or "none")
     have = asdict(manifest.spec)
     for name, want in asdict(shape.spec).items():
-        if have[name] != want:
+        if have[name] != want and not (name == "budget_table" and have[name]):
             why = f"'{path}' was compiled for {name} {have[name]}"
             hint = shlex.join(command(manifest.flow, shape, target, path))
             raise ENGINE_REFUSED.at(what=f"{name} {want} with this artifact", why=why, hint=hint)
@@ -99,6 +99,7 @@ def command(flow: str, shape: ModelShape, target: str, out: Path | str) -> list[
     else:
         model = ["--heads", f"{spec.group * shape.kv_heads}/{shape.kv_heads}", "--head-dim", str(spec.head_dim)]
     page = ["--page-size", str(spec.page_size), "--dtype", spec.dtype]
+    page += ["--budget-table"] if spec.budget_table else []
     return ["vortex", "compile", flow, "--target", target, *model, *page, "-o", str(out)]
 
 

@@ -20,7 +20,8 @@ class EngineConfig:
     latent_topk where the model's attention is latent (MLA).
 
     ``page_size`` counts where the engine was given none; ``prefill_backend`` is the dense attention backend of
-    SGLang's that prefills, ``""`` for triton, or torch_native on a CPU.
+    SGLang's that prefills, ``""`` for triton, or torch_native on a CPU. ``parameters`` is the file of the flow's
+    weights, where it has some.
     """
 
     flow: Annotated[str, Length(1, 4096)] = ""
@@ -28,6 +29,7 @@ class EngineConfig:
     dense_layers: frozenset[Annotated[int, Range(0, 1 << 16)]] = frozenset()
     page_size: Annotated[int, Range(1, 1 << 16)] = 16
     prefill_backend: str = ""
+    parameters: Annotated[str, Length(0, 4096)] = ""
 
     @classmethod
     def read(cls, text: str | None = None) -> EngineConfig:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from vortex.artifact.folder import read_manifest
-from vortex.artifact.manifest import FieldEntry
+from vortex.artifact.manifest import FieldEntry, StateEntry
+from vortex.errors import ENGINE_REFUSED
 from vortex.runtime.sglang.compiled import artifact_for
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.refusals import refuse_settings
@@ -24,6 +25,19 @@ def new_fields(
     return {f.name: torch.empty(pages, kv_heads, *f.tile, dtype=TORCH[f.dtype], device=device) for f in entries}
 
 
+def new_state(
+    entries: Sequence[StateEntry], slots: int, kv_heads: int, columns: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """State of one layer, of ``slots`` requests of up to ``columns`` pages; begun where a prompt is."""
+    each = {"page": (kv_heads, columns), "request": (kv_heads,)}
+    return {s.name: torch.empty(slots, *each[s.per], *s.tile, dtype=TORCH[s.dtype], device=device) for s in entries}
+
+
+def state_bytes(entries: Sequence[StateEntry], kv_heads: int, slots: int, columns: int, layers: int) -> int:
+    """Bytes of the same over ``layers`` layers."""
+    return slots * layers * sum(s.bytes(kv_heads, columns) for s in entries)
+
+
 def bytes_per_token(entries: Sequence[FieldEntry], shape: ModelShape, layers: int) -> int:
     """Bytes of summaries that a token of the pool costs, rounded up."""
     page = sum(prod(f.tile) * TORCH[f.dtype].itemsize for f in entries) * shape.kv_heads * layers
@@ -31,7 +45,8 @@ def bytes_per_token(entries: Sequence[FieldEntry], shape: ModelShape, layers: in
 
 
 def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) -> int | None:
-    """After SGLang's ``DefaultPoolConfigurator._compute_cell_size``: the summaries too, where this backend runs.
+    """After SGLang's ``DefaultPoolConfigurator._compute_cell_size``: the summaries too, where this backend runs. What
+    state takes is left to :func:`leave_room`.
 
     This is the first place that knows the model's shape, so a flow that does not compile stops the start here.
     """
@@ -40,6 +55,40 @@ def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) 
     refuse_settings(kvc.server_args)
     config = EngineConfig.read()
     shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, kvc.use_mla_backend)
-    fields = read_manifest(artifact_for(config, shape, target_of(kvc.device))).fields
+    manifest = read_manifest(artifact_for(config, shape, target_of(kvc.device)))
     dense = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in config.dense_layers)
-    return cell_size + bytes_per_token(fields, shape, num_layers - dense)
+    if taken := _state_of(manifest.flow, manifest.states, kvc, shape, num_layers - dense):
+        configurator.vortex_state_bytes = taken
+    return cell_size + bytes_per_token(manifest.fields, shape, num_layers - dense)
+
+
+SPARE = 8
+"""Tokens beyond a model's context that SGLang's table has room for."""
+
+
+def _state_of(flow: str, states: Sequence[StateEntry], kvc: Any, shape: ModelShape, layers: int) -> int:
+    """Bytes of state that the engine will have; VX9002 where nothing says of how many requests."""
+    if not states:
+        return 0
+    most = kvc.server_args.max_running_requests
+    if most is None:
+        why = "it keeps state for each request, whose memory depends on how many run at a time"
+        raise ENGINE_REFUSED.at(what=f"flow '{flow}'", why=why, hint="say how many: --max-running-requests 64")
+    columns = -(-(kvc.model_config.context_len + SPARE) // shape.spec.page_size)
+    return state_bytes(states, shape.kv_heads, most + 1, columns, layers)
+
+
+def leave_room(
+    configurator: Any, available_bytes: int, page_size: int
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Before ``DefaultPoolConfigurator.calculate_pool_sizes``: pools share what state leaves of the memory."""
+    taken = getattr(configurator, "vortex_state_bytes", 0)
+    if not taken:
+        return None
+    if taken >= available_bytes:
+        why = (
+            f"it takes {taken / 2**30:.2f} GiB, and there are {available_bytes / 2**30:.2f} GiB for it and the KV cache"
+        )
+        hint = "fewer --max-running-requests, a shorter --context-length, or a narrower dtype= in the flow's Field"
+        raise ENGINE_REFUSED.at(what="the state of so many requests", why=why, hint=hint)
+    return (configurator, available_bytes - taken, page_size), {}

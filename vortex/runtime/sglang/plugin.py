@@ -32,8 +32,10 @@ def activate() -> None:
     if NAME not in ATTENTION_BACKEND_CHOICES:
         add_attention_backend_choices([NAME])
     if _installed() in SEAMS:
-        from vortex.runtime.sglang.memory import add_summaries
+        from vortex.runtime.sglang.memory import add_summaries, leave_room
 
+        sizes = "sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator.calculate_pool_sizes"
+        HookRegistry.register(sizes, leave_room, HookType.BEFORE)
         for target, hook in (
             ("sglang.srt.server_args.ServerArgs.add_cli_args", _add_flag),
             ("sglang.srt.arg_groups.overrides._page_size_default", _page_size),

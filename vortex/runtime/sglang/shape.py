@@ -17,14 +17,20 @@ CUDA_TARGETS = {(9, 0): "sm_90a", (10, 0): "sm_100a"}
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """``spec`` and the KV heads of one tensor-parallel rank; latent rows (MLA) are as one KV head."""
+    """``spec`` and the KV heads of one tensor-parallel rank, the first of which is ``first_head`` of the model; latent
+    rows (MLA) are as one KV head.
+    """
 
     spec: Spec
     kv_heads: int
+    first_head: int = 0
 
 
-def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False) -> ModelShape:
-    """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA).
+def model_shape(
+    model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False, budget_table: bool = False
+) -> ModelShape:
+    """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA), and
+    ``budget_table`` where the budget is a table.
     VX9002 for KV of another type than the model's, and for latent rows on several ranks.
     """
     dtype = short(model.dtype)
@@ -36,17 +42,21 @@ def model_shape(model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool 
         raise ENGINE_REFUSED.at(what=f"a model in {dtype}", why=why, hint="use --dtype bfloat16")
     from sglang.srt.runtime_context import get_parallel
 
-    ranks = get_parallel().attn_tp_size
+    parallel = get_parallel()
+    ranks = parallel.attn_tp_size
     if latent:
         if ranks > 1:
             why = "all heads read the same pages, and a rank knows the queries of its own heads alone"
             raise ENGINE_REFUSED.at(what=f"an MLA model on {ranks} tensor-parallel ranks", why=why, hint="use --tp 1")
         row = f"{model.kv_lora_rank}+{model.qk_rope_head_dim}"
-        return ModelShape(Spec.of_latent(row, model.num_attention_heads, page_size=page_size, dtype=dtype), 1)
+        more: dict[str, Any] = {"page_size": page_size, "dtype": dtype, "budget_table": budget_table}
+        return ModelShape(Spec.of_latent(row, model.num_attention_heads, **more), 1)
     kv_heads = model.get_num_kv_heads(ranks)
     group = model.num_attention_heads // ranks // kv_heads
-    spec = Spec(page_size=page_size, head_dim=model.head_dim, group=group, dtype=dtype)
-    return ModelShape(spec, kv_heads)
+    head_dim = model.head_dim
+    spec = Spec(page_size=page_size, head_dim=head_dim, group=group, dtype=dtype, budget_table=budget_table)
+    # where there are more ranks than heads, several ranks hold one
+    return ModelShape(spec, kv_heads, parallel.attn_tp_rank * model.get_num_kv_heads(1) // ranks)
 
 
 def target_of(device: str) -> str:

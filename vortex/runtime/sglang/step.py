@@ -10,17 +10,20 @@ import torch
 from vortex.budget import Budget
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import Library
+from vortex.runtime.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """The memory of one layer: ``k`` and ``v`` are SGLang's pools seen as pages ``[P, Hkv, page, D]``, or ``k`` its
-    pool of latent rows and ``v`` None; a layer without ``fields`` keeps every page.
+    pool of latent rows and ``v`` None; a layer without ``fields`` keeps every page. ``state`` has what requests keep,
+    by the rows of ``req_to_token``.
     """
 
     k: torch.Tensor
     v: torch.Tensor | None
     fields: Mapping[str, torch.Tensor] | None
+    state: Mapping[str, torch.Tensor] | None = None
 
     @property
     def dense(self) -> bool:
@@ -38,20 +41,29 @@ class Step:
     Attributes:
         lengths: i32 ``[B]``, tokens with those of this pass.
         table: i32 ``[B, Pmax]``, physical pages.
+        slots: i32 ``[B]``, rows of ``req_to_token``, where requests keep their state; -1 for padded rows.
     """
 
     def __init__(
-        self, library: Library, budget: Budget, layers: Mapping[int, Layer], req_to_token: torch.Tensor, rows: int
+        self,
+        library: Library,
+        budget: Budget,
+        layers: Mapping[int, Layer],
+        req_to_token: torch.Tensor,
+        rows: int,
+        weights: Parameters | None = None,
+        first_head: int = 0,
     ) -> None:
         self._page = page = library.manifest.spec.page_size
         self._first_slots = req_to_token[:, ::page]  # slot of each page's first token, by request
         self._columns = self._first_slots.shape[1]
         self._layers = layers
-        self._decode = Decoder(library, budget=budget, dense=any(layer.dense for layer in layers.values()))
-        self._fill = Decoder(library, budget=budget)
+        dense = any(layer.dense for layer in layers.values())
+        self._decode = Decoder(library, budget=budget, dense=dense, parameters=weights, head_offset=first_head)
+        self._fill = Decoder(library, budget=budget, parameters=weights, head_offset=first_head)
         for number, layer in layers.items():
-            self._decode.bind(number, layer.k, layer.v, layer.fields)
-            self._fill.bind(number, layer.k, layer.v, layer.fields)
+            self._decode.bind(number, layer.k, layer.v, layer.fields, state=layer.state)
+            self._fill.bind(number, layer.k, layer.v, layer.fields, state=layer.state)
         self._grow(rows)
 
     def _grow(self, rows: int) -> None:
@@ -59,15 +71,21 @@ class Step:
         self._rows = rows
         self._lengths = torch.ones(rows, dtype=torch.int32, device=device)
         self._table = torch.zeros(rows, self._columns, dtype=torch.int32, device=device)
+        self._slots = torch.full((rows,), -1, dtype=torch.int32, device=device)
         self._one_each = torch.arange(rows + 1, dtype=torch.int32, device=device)
 
-    def begin(self, requests: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Copy what SGLang knows of a batch: rows of ``req_to_token`` i64 ``[B]`` and ``lengths`` ``[B]``."""
+    def begin(self, requests: torch.Tensor, lengths: torch.Tensor, live: int | None = None) -> None:
+        """Copy what SGLang knows of a batch: rows of ``req_to_token`` i64 ``[B]`` and ``lengths`` ``[B]``. The rows
+        from ``live`` on are padded: they look like requests of one token, whose state is nobody's.
+        """
         batch = len(lengths)
         if batch > self._rows:
             self._grow(batch)
-        self.lengths, self.table = self._lengths[:batch], self._table[:batch]
+        self.lengths, self.table, self.slots = self._lengths[:batch], self._table[:batch], self._slots[:batch]
         self.lengths.copy_(lengths)
+        if self._decode.states:
+            self.slots.copy_(requests)
+            self.slots[batch if live is None else live :] = -1
         torch.index_select(self._first_slots, 0, requests, out=self.table)
         self.table.floor_divide_(self._page)
 
@@ -80,14 +98,21 @@ class Step:
         first = 0 if rows is None else len(self.lengths) - rows
         lengths, table = self.lengths[first:], self.table[first:]
         self._decode_offsets = self._one_each[: len(lengths) + 1]
-        self._decode.plan(lengths, table)
+        self._decode.plan(lengths, table, self.slots[first:])
 
-    def plan_fill(self, new_tokens: torch.Tensor) -> None:
-        """Plan summaries of the pages that ``new_tokens`` ``[B]`` more tokens of each request fill."""
+    def plan_fill(self, new_tokens: torch.Tensor, decoding: int = 0) -> None:
+        """Plan summaries of the pages that ``new_tokens`` ``[B]`` more tokens of each request fill; the last
+        ``decoding`` requests are not in their prompts any more.
+
+        The state of the others begins anew with each chunk of a prompt, so that it is not that of whoever had the slot,
+        whatever prefix was found in the cache: nothing is scored before a prompt has ended.
+        """
         offsets = torch.zeros(len(new_tokens) + 1, dtype=torch.int32, device=self._table.device)
         offsets[1:] = new_tokens.cumsum(0)
         self._fill_offsets = offsets
-        self._fill.plan(self.lengths, self.table)
+        fresh = torch.ones(len(new_tokens), dtype=torch.int32, device=self._table.device)
+        fresh[len(new_tokens) - decoding :] = 0
+        self._fill.plan(self.lengths, self.table, self.slots, fresh)
 
     def fill(self, layer: int, loc: torch.Tensor) -> None:
         """Summarise the pages that this pass filled, after SGLang stored K and V at ``loc`` i64 ``[T]``."""

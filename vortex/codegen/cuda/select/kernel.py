@@ -25,7 +25,7 @@ from vortex.codegen.cuda.select.topk import Selection, TopK
 from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta
 from vortex.codegen.cuda.work_list import HEADER, SELECT, Entry, part_pages, unpack_item
-from vortex.codegen.sweep import Row
+from vortex.codegen.sweep import Row, parts_of
 from vortex.codegen.tir import T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
 from vortex.errors import NOT_EMITTABLE
@@ -98,7 +98,7 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
                 with when(T.Or(equal(parts, i32(1)), equal(arena.i32[arrived], parts - 1))):
                     sweeps.rest()
                     if topk is not None and chosen is not None:
-                        choices = [sweeps.choice(o, topk, best) for o in chosen.parts]
+                        choices = [sweeps.choice(o, topk, best) for o in parts_of(layout.f)]
                         topk.write(choices, row, pages, selection)
             with other():
                 overlap_wait(knobs.overlap)

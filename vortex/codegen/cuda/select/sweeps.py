@@ -106,8 +106,8 @@ class Sweeps:
         of_row = RowMemory(memory, row.index, on_chip)
         workspace = Workspace(args, layout.page_words, wide(row.index))
         reader = GpuReader(args, row, workspace, arena, reserved.inputs)
-        leaves = {"layer": args.scalars.get("layer"), "page_count": row.scored, "first_page": row.first}
-        values = StoredValues(reader.load, constants=args.constants, leaves=leaves)
+        leaves = {**args.place(row.head), "page_count": row.scored, "first_page": row.first}
+        values = StoredValues(reader.load, constants=args.constants, leaves=leaves, parameters=args.parameters)
         loads = [o for o in layout.f.ops if isinstance(o, page.Load) and is_paged(layout.program, o)]
         views = {o.buffer: flat_view(args.buffers[f"field.{o.buffer}"], U32, 16) for o in loads}
         folds = PageFolds(values, of_row, cta)
@@ -209,8 +209,11 @@ class Sweeps:
         for o in row_ops(self.layout.f, self.layout.staging, level):
             if isinstance(o, page.Store):
                 self.block.before_copy(o.x)
+                if self._is_state(o):
+                    # all threads are done with what is there
+                    cta_sync()
                 with when(equal(begin, i32(0))):
-                    self.reader.workspace.store(o, self.block.tiles)
+                    self.reader.store(o, self.block.tiles)
                 continue
             self.values.storages[o.value] = self.reserved.rows[o.value]
             if o.crosses_pages():
@@ -344,8 +347,11 @@ class Sweeps:
             return
         tiles = self._lanes(page_tile)
         if isinstance(o, page.Store):
+            if self._is_state(o):
+                # all lanes are done with what is there
+                warp_sync()
             with when(page_tile.is_page):
-                self.reader.workspace.store(o, tiles)
+                self.reader.store(o, tiles)
         elif isinstance(o, flow.Part):
             self._write_key(o, tiles, page_tile.is_page)
         elif isinstance(o, flow.Scan) and o.carries():
@@ -358,6 +364,9 @@ class Sweeps:
         else:
             with when(page_tile.is_page):
                 tiles.compute(o)
+
+    def _is_state(self, o: page.Store) -> bool:
+        return bool(self.layout.program.decls[o.buffer].attrs["role"] == "state")
 
     def _open_lane_storage(self, o: Op) -> bool:
         """Declare the registers of a value that stays with its lane; whether it does."""

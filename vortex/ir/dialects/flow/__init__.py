@@ -73,7 +73,19 @@ from vortex.ir.dialects.flow.kinds import (
     show,
     tensor,
 )
-from vortex.ir.dialects.flow.leaves import Constant, Layer, PageCount, PageIndex, Resource, Return
+from vortex.ir.dialects.flow.leaves import (
+    SELECTED,
+    STATES,
+    Constant,
+    Head,
+    Layer,
+    PageCount,
+    PageIndex,
+    Param,
+    Resource,
+    Return,
+    RowBudget,
+)
 from vortex.ir.dialects.flow.reductions import (
     ArgSort,
     Conv,
@@ -93,6 +105,8 @@ from vortex.ir.dialects.flow.shortlist import Pick, Shortlist, is_list
 __all__ = [
     "MOST_PAGES",
     "MOST_PARTS",
+    "SELECTED",
+    "STATES",
     "Abs",
     "Add",
     "And",
@@ -119,6 +133,7 @@ __all__ = [
     "Gather",
     "Ge",
     "Gt",
+    "Head",
     "Hypot",
     "IsNan",
     "Layer",
@@ -138,6 +153,7 @@ __all__ = [
     "Or",
     "PageCount",
     "PageIndex",
+    "Param",
     "Part",
     "Pick",
     "Pow",
@@ -153,6 +169,7 @@ __all__ = [
     "Resource",
     "Return",
     "Round",
+    "RowBudget",
     "Rsqrt",
     "Scan",
     "Selection",

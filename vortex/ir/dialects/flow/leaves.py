@@ -1,8 +1,8 @@
-"""Values from outside: constants, captured tensors, the layer, the pages; and how a function ends."""
+"""Values from outside: constants, captured tensors, parameters, layer and head, the pages; and how a function ends."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,6 +45,26 @@ class Resource(Op):
         return row.resource(self.symbol)
 
 
+@op("flow.param")
+class Param(Op):
+    """The numbers of ``param @name`` for the layer that decodes and, where it has a set for each head, the KV head."""
+
+    symbol: str
+    per: str
+    type: TensorType
+    role = "leaf"
+    PER: ClassVar[tuple[str, ...]] = ("model", "layer", "head")
+    """One set of numbers for all, one for each layer, or one for each layer and KV head."""
+
+    def infer(self) -> TensorType:
+        self.require(self.per in self.PER, f"per is '{self.per}', none of {', '.join(self.PER)}")
+        self.require(self.type.page_axis is None, "a parameter has no page axis")
+        return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return row.parameter(self.symbol)
+
+
 @op("flow.layer")
 class Layer(Op):
     """The number of the layer that decodes."""
@@ -58,6 +78,36 @@ class Layer(Op):
 
     def evaluate_in(self, row: Any, *operands: Any) -> Any:
         return np.asarray(row.layer, np.int32)
+
+
+@op("flow.head")
+class Head(Op):
+    """The KV head of the row, counted over the whole model."""
+
+    type: TensorType
+    role = "leaf"
+
+    def infer(self) -> TensorType:
+        self.require(self.type == TensorType(i32), "the head is i32[]")
+        return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return np.asarray(row.head, np.int32)
+
+
+@op("flow.row_budget")
+class RowBudget(Op):
+    """The pages that the budget leaves to rows of this layer and KV head, where each has a number of its own."""
+
+    type: TensorType
+    role = "leaf"
+
+    def infer(self) -> TensorType:
+        self.require(self.type == TensorType(i32), "the budget of a row is i32[]")
+        return self.type
+
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
+        return np.asarray(row.budget, np.int32)
 
 
 @op("flow.page_index")
@@ -90,9 +140,17 @@ class PageCount(Op):
         return np.asarray(row.pages, np.int32)
 
 
+STATES = ("page", "request")
+"""What state can belong to, beside the request's slot: one of the request's pages, or nothing more."""
+SELECTED = "pages"
+"""What the selection is called where @index returns state beside it; no field has that name."""
+
+
 @op("flow.return")
 class Return(Op):
-    """What the function gives back; ``names`` are the fields written by @cache."""
+    """What the function gives back; ``names`` are the fields written by @cache, or ``pages`` and the state fields
+    written by @index.
+    """
 
     values: tuple[Value, ...]
     names: tuple[str, ...] = ()

@@ -99,7 +99,6 @@ class Union(Selection):
         self.require(all(isinstance(v.type, SelectionType) for v in self.of), "its parts are selections")
         ok = all(isinstance(v.owner, Part) for v in self.of) and 2 <= len(self.of) <= MOST_PARTS
         self.require(ok, f"2 to {MOST_PARTS} parts are needed, each a choice by one score")
-        self.require(len(set(self.of)) == len(self.of), "a part is named twice")
         return selection
 
     @property
