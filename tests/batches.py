@@ -11,11 +11,14 @@ import numpy as np
 from vortex.budget import Budget
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import cap_of
-from vortex.ir.interpret import run_function
+from vortex.ir.interpret import held_as, run_function
 from vortex.ir.interpret_page import Batch, plan_row
 from vortex.ir.numerics import narrow
 from vortex.ir.ranking import Selected
 from vortex.ir.types import DTYPES, TensorType
+
+POISON = {"int8": -1, "int4": -1, "uint1": 1}
+"""What fields of codes and bits are full of before they are written."""
 
 
 def batch(
@@ -72,7 +75,8 @@ def batch(
                 loc.append(slot)
     for d in flow.declared("field"):
         assert isinstance(d.type, TensorType)
-        paged[d.name] = np.full((len(physical), heads, *d.type.tile), np.nan, np.float32)
+        held = held_as(d.type.dtype)
+        paged[d.name] = np.full((len(physical), heads, *d.type.tile), POISON.get(d.type.dtype.name, np.nan), held)
     return Batch(
         head_offset=1,
         parameters=parameters(flow, layers=1, heads=heads + 1, integers=integers, seed=seed),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vortex.budget import Budget as Budget
     from vortex.errors import VortexError as VortexError
+    from vortex.flow.bits import same_bits as same_bits
     from vortex.flow.flow import Field as Field
     from vortex.flow.flow import find_flow as find_flow
     from vortex.flow.flow import register as register
@@ -42,6 +43,7 @@ _PUBLIC = {
     "page_count": "vortex.flow.leaves",
     "page_index": "vortex.flow.leaves",
     "register": "vortex.flow.flow",
+    "same_bits": "vortex.flow.bits",
     "shortlist": "vortex.flow.shortlist",
     "topk": "vortex.flow.selection",
     "topp": "vortex.flow.selection",

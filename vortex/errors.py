@@ -326,6 +326,7 @@ OTHER_PACKAGE = kind(
 
 BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
 
+CODE_RANGE = kind("VX1050", "what a field of codes cannot hold", "{why}", "{hint}")
 BAD_SHORTLIST = kind(
     "VX1090",
     "bad length of a shortlist",
@@ -467,6 +468,12 @@ KERNEL_REFUSED = kind(
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
 
+OUT_OF_MEMORY = kind(
+    "VX6040",
+    "no memory for a cache",
+    "{device} has no memory for {tiles} pages, heads and layers together: {what}",
+    "fewer pages, or narrower fields: 'vortex info' tells the bytes of each",
+)
 WRONG_PARAMETERS = kind("VX6020", "parameters do not fit the flow", "{where}: {why}", "{hint}")
 
 # VX7xxx: command line ----------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from tests.emulation import Emulated
 from vortex.codegen.build.nvcc import emit_cuda
 from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir, variants_of
 from vortex.errors import VortexError
+from vortex.flow.narrow import numbers
+from vortex.flow.oracle import round_to
 from vortex.ir.core import Attr, Module
 from vortex.ir.interpret import resource
 from vortex.ir.interpret_page import Batch
@@ -91,13 +93,17 @@ def fails(check: Callable[..., None], *arguments: object) -> bool:
 
 
 def stored(x: Any, dtype: str) -> torch.Tensor:
-    """fp32 values that fit ``dtype``, in it; fp8 as its bits."""
+    """fp32 values that fit ``dtype``, in it; fp8 as its bits, codes packed."""
+    if not DTYPES[dtype].is_float:
+        return round_to(torch.from_numpy(np.ascontiguousarray(x)), dtype)
     made = torch.from_numpy(np.ascontiguousarray(x)).to(TORCH[dtype])
     return made.view(torch.uint8) if dtype == "fp8_e4m3" else made
 
 
 def loaded(x: torch.Tensor, dtype: str) -> Any:
-    """Back to fp32."""
+    """Back to fp32, codes to int32."""
+    if not DTYPES[dtype].is_float:
+        return numbers(x, DTYPES[dtype]).numpy()
     return (x.view(torch.float8_e4m3fn) if dtype == "fp8_e4m3" else x).float().numpy()
 
 

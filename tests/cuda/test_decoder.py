@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import vortex
 from tests.cuda.harness import KINDS, Kernels, fails, lower
 from vortex.artifact.manifest import FieldEntry, KernelEntry, Manifest, TargetEntry
 from vortex.budget import Budget
@@ -21,6 +22,7 @@ from vortex.errors import VortexError
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
+from vortex.ir.dialects.page import cap_of
 from vortex.ir.interpret import resource
 from vortex.ir.types import TensorType
 from vortex.runtime.decoder import Decoder, load
@@ -111,7 +113,8 @@ def library(name: str, built: Kernels) -> Library:
     ]
     constants = {d.name: as_kernel_sees(torch.tensor(resource(program, d.name))) for d in program.declared("resource")}
     spec = LATENT.get(name, SPEC)
-    manifest = Manifest(name, "0" * 64, spec, tuple(fields), (), {"sm_90a": TargetEntry("lib.sm_90a.so", entries)})
+    targets = {"sm_90a": TargetEntry("lib.sm_90a.so", entries)}
+    manifest = Manifest(name, "0" * 64, spec, tuple(fields), (), targets, cap=cap_of(program))
     return Library(manifest, "sm_90a", {k.symbol: launch(k.symbol) for k in entries}, constants, runs_on=device)
 
 
@@ -172,10 +175,13 @@ class Run:
         want = oracle.step(self.flow, self.spec, q, k, v, budget)
         for h in range(self.heads):
             assert self.decoder.pages[row, h, : int(self.decoder.counts[row, h])].tolist() == want.pages[h]
-        dense = oracle.step(self.flow, self.spec, q, k, v, Budget(len(k)))
-        for (out, lse), right in zip((outs[:2], outs[2:]), (want, dense), strict=True):
-            torch.testing.assert_close(out.float(), right.out, rtol=2e-2, atol=2e-2)
-            torch.testing.assert_close(lse, right.lse, rtol=1e-3, atol=1e-3)
+        values = k[..., : self.spec.v_dim] if v is None else v
+        heads = [q[h * self.spec.group : (h + 1) * self.spec.group] for h in range(self.heads)]
+        each = [oracle.attend(x, k[:, h], values[:, h], self.spec.head_dim**-0.5) for h, x in enumerate(heads)]
+        dense = [torch.cat(x) for x in zip(*each, strict=True)]
+        for (out, lse), right in zip((outs[:2], outs[2:]), ((want.out, want.lse), dense), strict=True):
+            torch.testing.assert_close(out.float(), right[0], rtol=2e-2, atol=2e-2)
+            torch.testing.assert_close(lse, right[1], rtol=1e-3, atol=1e-3)
 
     def leave(self, r: int) -> None:
         self.cache.free(r)
@@ -203,7 +209,23 @@ def steps(run: Run) -> list[list[torch.Tensor]]:
     return found
 
 
-EVERYDAY = ("quest",)
+@vortex.register("test_rows_of_their_own")
+class RowsOfTheirOwn(vortex.vFlow):
+    """How many pages a head has depends on its scores: fewer than the lists of attend have items for."""
+
+    def create_cache(self, spec: Spec) -> dict[str, vortex.Field]:
+        return {"mean": vortex.Field(spec.head_dim)}
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        return {"mean": page.k.mean(0)}
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        score = (cache.mean @ q.T).amax(-1)
+        few = vortex.topk(score.abs(), count=score.amax(0) - 8, pages=6)
+        return vortex.union(vortex.topp(score.relu(), 0.25, pages=8), few)
+
+
+EVERYDAY = ("quest", "test_rows_of_their_own")
 REST = ("block_topk", "gqa_block", "masked_quest", "latent_topk")
 
 

@@ -22,6 +22,7 @@ from vortex.flow import oracle
 from vortex.flow.flow import find_flow, library_names
 from vortex.flow.trace import trace, trace_function
 from vortex.ir.dialects import flow
+from vortex.ir.interpret import began
 from vortex.ir.numerics import narrow
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
@@ -39,7 +40,7 @@ LEARNED = ["learned_query", "mlp_scorer"]
 """Of parameters: test_parameters.py has them."""
 LIBRARY = [
     *("block_topk", "centered", "double_sparsity", "gqa_block", "lserve", "lserve_centroid"),
-    *("masked_quest", "quest", "venergy_gated"),
+    *("hash_bits", "mass", "mass_lowrank", "masked_quest", "quest", "venergy_gated"),
 ]
 
 
@@ -61,6 +62,7 @@ def traced_scores(cls: type[vortex.vFlow], spec: vortex.Spec, q: Tensor, k: Tens
         for n, x in zip(end.names, run(module, {"k": k[p], "v": v[p]}, 0, "cache"), strict=True):
             rows[n].append(narrow(x, module.decls[n].type.dtype))
     fields = {n: torch.as_tensor(np.stack(x)) for n, x in rows.items()}
+    fields |= {d.name: torch.as_tensor(began(d, len(k))) for d in module.declared("field") if "state" in d.attrs}
     return run(module, {"q": q, **fields}, len(k), layer=layer)[0]
 
 
@@ -84,6 +86,24 @@ def _quest(q: Tensor, k: Tensor, v: Tensor, first: int = 0) -> Tensor:
     return bound[..., first:].sum(-1).amax(-1)
 
 
+def _mass(q: Tensor, k: Tensor, most: int, dim: int) -> Tensor:
+    """The estimated attention mass of pages, of keys in codes up to ``most``."""
+    step = (k.abs().amax(-1, keepdim=True) / most).half().float()
+    kept = (k / step).clamp(-most, most).round() * step
+    return ((kept @ q.T) * dim**-0.5).logsumexp(1).softmax(0).sum(1)
+
+
+def _mass_lowrank(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    basis = torch.linalg.qr(torch.randn(24, 8, generator=torch.Generator().manual_seed(0))).Q
+    return _mass(q @ basis, k @ basis, 127, 24)
+
+
+def _hash_bits(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    signs = torch.where(torch.rand(24, 64, generator=torch.Generator().manual_seed(0)) < 0.5, -1.0, 1.0)
+    same = ((k @ signs > 0)[:, :, None] == (q @ signs > 0)).sum(-1)
+    return same.amax(1).sum(-1).float()
+
+
 FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "block_topk": lambda q, k, v: k.mean(1) @ q.mean(0),
     "gqa_block": lambda q, k, v: torch.softmax(0.09 * (k.mean(1) @ q.T), 0).amax(1),
@@ -93,6 +113,9 @@ FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "lserve_centroid": lambda q, k, v: (k.unflatten(1, (2, 16)).mean(2) @ q.mean(0)).amax(1),
     "centered": lambda q, k, v: (k.mean(1) @ q.T).mean(1) - (k.mean(1) @ q.T).mean(),
     "double_sparsity": lambda q, k, v: (k[..., :24] @ q.mT[:24]).amax((1, 2)),
+    "mass": lambda q, k, v: _mass(q, k, 7, 24),
+    "mass_lowrank": _mass_lowrank,
+    "hash_bits": _hash_bits,
     "venergy_gated": lambda q, k, v: (k.mean(1) @ q.mean(0)) * v.square().sum(-1).sqrt().mean(1),
 }
 

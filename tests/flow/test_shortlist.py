@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ from tests import batches
 from tests.flow.shortlists import FLOWS, Linear, ThreeSteps, TwoSteps
 from vortex.errors import VortexError
 from vortex.flow import oracle
+from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
+from vortex.ir.interpret import run_function
 from vortex.ir.interpret_page import Counts, plan_row, run_program
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
 from vortex.passes.manager import DEFAULT_PIPELINE, PassContext, run_pipeline
 from vortex.spec import Spec
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 WHOLE = f"{DEFAULT_PIPELINE['flow']},{DEFAULT_PIPELINE['page']}"
 SPEC = Spec(page_size=4, head_dim=8, group=2, dtype="bf16")
 
@@ -110,6 +114,30 @@ def test_rows_of_the_shortlist_alone_are_read(length: int) -> None:
     assert counts.of("select", "v").read == min(4, scored) * page
     assert counts.of("select", "mean").read == scored * 8 * 2
     assert counts.of("select", "hi").read == (min(12, scored) + min(4, scored)) * 8 * 2
+
+
+@pytest.mark.parametrize("name", ["quest_then_exact", "quest_then_mass"])
+@pytest.mark.parametrize("pages", [33, 300])
+def test_examples_are_their_formulas(name: str, pages: int) -> None:
+    flow = find_flow(str(EXAMPLES / f"{name}.py"))
+    made = torch.Generator().manual_seed(pages)
+    spec = Spec(page_size=4, head_dim=8, group=2, dtype="f32")
+    q, k = torch.randn(2, 8, generator=made), torch.randn(pages, 4, 8, generator=made)
+    fields = oracle.summaries(flow, spec, k, k)
+    lo, hi = fields["lo"].float(), fields["hi"].float()
+    bound = torch.maximum(q * lo[:, None], q * hi[:, None]).sum(-1).amax(-1)
+    near = bound.topk(min(64, pages)).indices.sort().values
+    mass = (torch.einsum("spd,gd->spg", k[near], q) * 8**-0.5).exp().sum(1)  # [S1, group]
+    want = (mass / mass.sum(0)).sum(-1)
+    (got,) = oracle.selection(flow, spec, q, {**fields, "k": k, "v": k}).parts
+    assert got.near is not None
+    assert got.near.tolist() == near.tolist()
+    torch.testing.assert_close(got.score, want, rtol=1e-5, atol=1e-7)
+    index = trace(flow, spec).functions["index"]
+    given = [{"q": q, "k": k, **fields}[a.name].float().numpy() for a in index.args]
+    (ranked,) = run_function(index, given, trace(flow, spec))
+    assert ranked.near.tolist() == near.tolist()
+    np.testing.assert_allclose(ranked.score, want.numpy(), rtol=1e-5)
 
 
 def test_a_shortlist_shorter_than_the_budget() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vortex.ir.core import OPS, Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.types import S, Sym, TensorType, bf16, bool_, f32, i32, selection
+from vortex.ir.types import S, Sym, TensorType, bf16, bool_, f32, i32, selection, uint1
 from vortex.kinds.kind import KINDS
 
 ARGS = {
@@ -31,6 +31,8 @@ def flow_op(kind: type[Op], v: dict[str, Value]) -> Op:
         return kind(v["c"])
     if issubclass(kind, flow.Logical | flow.FloorDivide):
         return kind(v["b"], v["b"])
+    if issubclass(kind, flow.DifferingBits):
+        return kind(v["i"], v["i"])
     if issubclass(kind, flow.Binary):
         return kind(v["c"], v["d"])
     if issubclass(kind, flow.Reduce):
@@ -46,6 +48,7 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.ArgSort: lambda v: flow.ArgSort(v["c"], 1, True),
     flow.Gather: lambda v: flow.Gather(v["c"], v["i"], 1),
     flow.Shift: lambda v: flow.Shift(v["c"], -2, "fill", 1.5),
+    flow.PackBits: lambda v: flow.PackBits(v["b"]),
     flow.Conv: lambda v: flow.Conv(v["c"], v["w"]),
     flow.Dot: lambda v: flow.Dot(v["q"], v["c"], "gd,sd->sg"),
     flow.Reshape: lambda v: flow.Reshape(v["c"], (S, 2, 4)),
@@ -109,7 +112,14 @@ def every_page_op() -> Module:
         return m.define(Function("kernel", kind, attrs=attrs))
 
     kernel("plan").append(page.Plan("plan", 16, 2, 8, True))
-    kernel("append").append(page.Scatter("k_new", "k"))
+    append = kernel("append")
+    append.append(page.Scatter("k_new", "k"))
+    m.declare(Decl("buffer", "ema", TensorType(f32, (1,)), {"layout": "entry", "role": "state", "init": 0.0}))
+    append.append(page.Reset("ema"))
+    buffer("bits", TensorType(uint1, (2, 64)), "paged", "field")
+    buffer("words", TensorType(i32, (2, 2)), "ragged", "workspace")
+    f = kernel("select")
+    f.append(page.Store(f.add(page.LoadWords("bits", TensorType(i32, (S, 2, 2))), "w"), "words"))
     f = kernel("attend")
     q = f.add(page.Load("q", TensorType(bf16, (4, 8))), "q")
     p = f.add(page.LoadSelection("pages"), "p")

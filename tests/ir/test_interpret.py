@@ -47,7 +47,7 @@ def test_every_op_gives_its_type(pages: int, dtype: object) -> None:
     mine = next(a for a in f.args if isinstance(a.type, TensorType) and a.type.dtype == dtype)
     for kind in OPS.values():
         for other in f.args:
-            values = {"c": mine, "d": other, "b": f.args[2]}
+            values = {"c": mine, "d": other, "b": f.args[2], "i": f.args[1]}
             if issubclass(kind, flow.Unary | flow.Binary | flow.Reduce):
                 f.append(flow_op(kind, values))
     for other in f.args:

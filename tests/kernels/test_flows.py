@@ -19,7 +19,9 @@ from vortex.budget import Budget
 from vortex.check.weights import random_parameters
 from vortex.driver import compile_flow
 from vortex.flow import oracle
-from vortex.flow.flow import find_flow, library_names
+from vortex.flow.flow import find_flow, library_names, vFlow
+from vortex.flow.narrow import unpacked
+from vortex.ir.types import DTYPES, uint1
 from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.paged_cache import PagedCache
 from vortex.spec import Spec
@@ -73,20 +75,24 @@ def numbers(shape: tuple[int, ...], dtype: torch.dtype, *, integers: bool) -> to
     return (torch.randint(-2, 3, shape) if integers else torch.randn(shape)).to(dtype)
 
 
-def check_step(flow: str, decoder: Decoder, budget: Budget, layout: Any, *, integers: bool) -> None:
-    """Prefill a ragged batch in two chunks, decode once, compare everything with the oracle."""
-    spec, cls = decoder.spec, find_flow(flow)
+def check_step(
+    flow: str | type[vFlow], decoder: Decoder, budget: Budget, layout: Any, *, integers: bool, exact: bool = True
+) -> None:
+    """Prefill a ragged batch in two chunks, decode once, compare everything with the oracle; ``exact`` unless numbers
+    that were small integers are none in the flow.
+    """
+    spec, cls = decoder.spec, find_flow(flow) if isinstance(flow, str) else flow
     dtype = DTYPE[spec.dtype]
     lengths = lengths_for(spec.page_size)
     total = sum(-(-n // spec.page_size) for n in lengths)
     cache = PagedCache(total + 3, HKV, spec, decoder.fields, layout=layout)
     for pool in (cache.k[0], *(v for v in cache.v if v is not None), *cache.fields[0].values()):
-        pool.fill_(float("nan"))
+        pool.fill_(float("nan") if pool.is_floating_point() else 0x5A)
     decoder.budget = budget
     scales = SCALES[integers] if spec.scaled else (1.0, 1.0)
     decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0], *scales)
     # a mean over 6 heads, or an exponential, is not a small integer any more
-    exact = integers and flow != "gqa_block" and spec.group & (spec.group - 1) == 0
+    exact = exact and integers and flow != "gqa_block" and spec.group & (spec.group - 1) == 0
     requests = list(range(len(lengths)))
     for r in requests:
         cache.add(r)
@@ -146,12 +152,21 @@ def _check_summaries(
     flow: Any, decoder: Decoder, k: torch.Tensor, v: torch.Tensor, stored: list[dict[str, torch.Tensor]]
 ) -> None:
     spec, weights = decoder.spec, decoder.parameters.tensors
+    types = {f.name: f.dtype for f in decoder.fields}
     full = len(k) // spec.page_size * spec.page_size
     shape = (full // spec.page_size, spec.page_size, spec.head_dim)
     for h, fields in enumerate(stored):
         of_head = (x[:full, h].reshape(shape) for x in (k, v))
         want = oracle.summaries(flow, spec, *of_head, head=decoder.head_offset + h, parameters=weights)
         for name, got in fields.items():
+            kept = DTYPES[types[name]]
+            if not kept.is_float:
+                if kept == uint1:  # a number next to zero may fall on either side
+                    assert (unpacked(got, kept) != unpacked(want[name], kept)).float().mean().nan_to_num() < 1e-4, name
+                    continue
+                off = int((unpacked(got, kept).int() - unpacked(want[name], kept).int()).abs().max()) if len(got) else 0
+                assert off <= (f"{name}_scale" in fields), name
+                continue
             # one unit in the last place: a sum taken in another order may round the other way
             close = {"rtol": 2**-7, "atol": 1e-6} if got.dtype != torch.float32 else {"rtol": 1e-5, "atol": 1e-6}
             torch.testing.assert_close(got, want[name], **close)

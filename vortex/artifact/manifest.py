@@ -70,11 +70,24 @@ Schedule = Annotated[Mapping[str, object], Check(_serves, "a schedule")]
 
 @dataclass(frozen=True, slots=True)
 class FieldEntry:
-    """A summary that the cache keeps per page and KV head: ``tile`` elements of storage type ``dtype``."""
+    """A summary that the cache keeps per page and KV head: ``tile`` elements of storage type ``dtype``.
+
+    Elements of less than a byte are packed along the last axis, the first in the lowest bits.
+    """
 
     name: Name
     tile: Annotated[tuple[Side, ...], Length(0, 8)]
     dtype: Dtype
+
+    @property
+    def packed(self) -> tuple[int, ...]:
+        """The shape of a tile in memory: the last axis in bytes where elements share bytes."""
+        return TensorType(DTYPES[self.dtype], self.tile).packed
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes per page and KV head."""
+        return TensorType(DTYPES[self.dtype], self.tile).tile_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +279,9 @@ def _cross_check(made: Manifest) -> None:
             if arg in known:
                 raise _wrong(f"a {prefix}", "a name of its own", entry.name)
             known.add(arg)
+    for f in made.fields:
+        if (per := DTYPES[f.dtype].per_byte) > 1 and (not f.tile or f.tile[-1] % per):
+            raise _wrong(f"fields: {f.name}", f"a last axis that packs {per} of {f.dtype} a byte", list(f.tile))
     for c in made.constants:
         size = made.files[c.file].size if c.file in made.files else -1
         if size != prod(c.shape) * DTYPES[c.dtype].bytes:

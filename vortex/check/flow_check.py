@@ -219,7 +219,7 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
     """Bytes and remarks, at the report's own shape."""
     report.kernels = count_step(program, report.spec, report.tokens, budget)
     sizes: Mapping[str, int] = {
-        d.name: d.type.numel * d.type.dtype.bytes
+        d.name: d.type.tile_bytes
         for d in program.declared("buffer")
         if isinstance(d.type, TensorType) and d.attrs["layout"] == "paged"
     }
@@ -227,7 +227,7 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
     report.page_bytes = sum(sizes.values()) - report.pool_bytes
     pages = -(-report.tokens // report.spec.page_size)
     report.state_bytes = sum(
-        d.type.numel * d.type.dtype.bytes * (pages if d.attrs["layout"] == "entry" else 1)
+        d.type.tile_bytes * (pages if d.attrs["layout"] == "entry" else 1)
         for d in program.declared("buffer")
         if isinstance(d.type, TensorType) and d.attrs["role"] == "state"
     )

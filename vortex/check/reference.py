@@ -17,7 +17,7 @@ from vortex.flow.flow import vFlow
 from vortex.flow.oracle import attend, step
 from vortex.ir.core import Decl, Module
 from vortex.ir.dialects.flow import Return, cap_of
-from vortex.ir.interpret import began, run_function
+from vortex.ir.interpret import began, held_as, run_function
 from vortex.ir.numerics import narrow, widen
 from vortex.ir.ranking import Selected
 from vortex.ir.types import TensorType
@@ -111,15 +111,18 @@ def summarise(
     ``{name: [pages, *tile]}``.
     """
     cache = module.functions["cache"]
-    stored = {d.name: d.type.dtype for d in module.declared("field") if isinstance(d.type, TensorType)}
+    declared = module.declared("field")
+    stored = {d.name: d.type.dtype for d in declared if isinstance(d.type, TensorType)}
     end = cache.ops[-1]
     assert isinstance(end, Return)
     made: dict[str, list[Any]] = {name: [] for name in end.names}
     for of_page in zip(*parts, strict=True):
         values = run_function(cache, list(of_page), module, layer=layer, head=head, parameters=parameters)
         for name, x in zip(end.names, values, strict=True):
-            made[name].append(widen(narrow(x, stored[name])))
-    return {name: np.stack(x) for name, x in made.items()}
+            made[name].append(np.asarray(narrow(x, stored[name]), held_as(stored[name])))
+    tiles = {d.name: d.type.tile for d in declared if isinstance(d.type, TensorType)}
+    empty = {n: np.zeros((0, *tile), held_as(stored[n])) for n, tile in tiles.items()}
+    return {name: np.stack(x) if x else empty[name] for name, x in made.items()}
 
 
 def selected(

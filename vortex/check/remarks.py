@@ -114,7 +114,7 @@ def _arithmetic(program: Module, f: Function) -> Iterator[Remark]:
             counted[o] = _scalar(o)
     size, conversions = 0, 0
     for load, sweeps in _field_reads(program, f):
-        size += _numel(load.value) * _dtype(load).bytes * len(sweeps)
+        size += _numel(load.value) * _dtype(load).bits * len(sweeps) // 8
         if not all(matrix_of(o, paged) is not None for o in f.ops if _reads(o, load)):
             conversions += _numel(load.value) * CONVERSION.get(_dtype(load).name, 0) * len(sweeps)
     total = sum(counted.values()) + conversions

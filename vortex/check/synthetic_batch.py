@@ -192,6 +192,8 @@ class Trial:
             for pool in (k, v, *fields.values()):
                 if pool is not None and pool.is_floating_point():
                     pool.fill_(float("nan"))
+                elif pool is not None:
+                    pool.view(torch.uint8).fill_(0xA5)
             for x in self.cache.state[layer].values():
                 x.fill_(float("nan"))
             decoder.bind(layer, k, v, fields, *self.scales.values(), state=self.cache.state[layer])

@@ -21,13 +21,15 @@ from vortex.budget import Budget
 from vortex.check.choices import Bounds, differing
 from vortex.check.reference import State, indexed, summarise
 from vortex.check.synthetic_batch import Times, Trial, Varied
+from vortex.flow import narrow
 from vortex.flow.oracle import attend, round_to
 from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import cap_of
 from vortex.ir.ranking import Ranked, masses
+from vortex.ir.types import DTYPES, DType, TensorType, uint1
 from vortex.runtime.decoder import Decoder
-from vortex.runtime.tensors import TORCH
+from vortex.runtime.tensors import SHORT
 
 LAYERS = 2
 TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 2e-2}
@@ -142,7 +144,8 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, s
     q = trial.q[layer][row].float().cpu().view(heads, spec.group, -1)
     out = trial.out[layer][row].float().cpu().view(heads, spec.group, -1)
     table = list(trial.cache.pages(name))
-    fields = {f: x[table].cpu() for f, x in trial.cache.fields[layer].items()}
+    types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
+    fields = {f: numbers(x[table].cpu(), types[f]) for f, x in trial.cache.fields[layer].items()}
     chosen, counts = trial.selected[layer]
     state = State(flow, heads) if state is None else state
     error, wrong, gap, kept, selected = 0.0, 0, 0.0, 0.0, 0
@@ -152,10 +155,12 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, s
         parts: list[Bounds] = []
         if cap.scored(budget, pages):
             scored = slice(budget.sink, pages - budget.recent)
-            of_head = {f: numbers(x[scored, h]) for f, x in fields.items()}
+            of_head = {f: np.ascontiguousarray(x[scored, h]) for f, x in fields.items()}
             inside = slice(scored.start * spec.page_size, scored.stop * spec.page_size)
             shape = (scored.stop - scored.start, spec.page_size, -1)
-            of_head |= {n: numbers(x[inside, h].reshape(shape)) for n, x in zip(spec.pools, (k, v), strict=False)}
+            of_head |= {
+                n: x[inside, h].reshape(shape).float().numpy() for n, x in zip(spec.pools, (k, v), strict=False)
+            }
             left = budget.total(pages) - budget.sink - budget.recent
             own = budget.row(layer, trial.decoder.head_offset + h)
             place = {**at(trial, layer, h), "state": state.read(h, scored), "budget": own}
@@ -227,11 +232,10 @@ def listed(part: Ranked) -> Any:
     return found
 
 
-def unlike(
-    trial: Trial, flow: Module, layer: int, fields: Mapping[str, torch.Tensor], k: torch.Tensor, v: torch.Tensor
-) -> int:
-    """Pages with another summary than the flow makes of them, over all heads."""
+def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k: torch.Tensor, v: torch.Tensor) -> int:
+    """Pages with another summary than the flow makes of them, over all heads; a code with a scale may be the next."""
     spec = trial.spec
+    types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
     full = len(k) // spec.page_size
     count = 0
     if not full or not fields:
@@ -242,11 +246,13 @@ def unlike(
         made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
-            mine, want = numbers(x[:full, h]), made[name]
-            if want.dtype.kind != "f":
-                same = mine == want
+            mine, want = x[:full, h], made[name]
+            if types[name] == uint1:
+                same = (mine == want) | near_zero(flow, name, want, tiles, at(trial, layer, h))
+            elif want.dtype.kind != "f":
+                same = np.abs(mine - want) <= (f"{name}_scale" in fields)
             else:
-                far = STEP[dtype_of(x)] * np.abs(want)
+                far = STEP[types[name].name] * np.abs(want)
                 if want.size and np.isfinite(want).any():
                     far = far + OWN * np.abs(want[np.isfinite(want)]).max()
                 with np.errstate(invalid="ignore"):
@@ -254,6 +260,15 @@ def unlike(
             wrong |= ~same.reshape(full, -1).all(-1)
         count += int(wrong.sum())
     return count
+
+
+def near_zero(flow: Module, name: str, bits: Any, tiles: Sequence[Any], where: Mapping[str, Any]) -> Any:
+    """Which bits of a field rounding may turn: those that pages changed a bit have otherwise."""
+    random, found = np.random.default_rng(0), np.zeros(bits.shape, bool)
+    for _ in range(SAMPLES):
+        changed = [(x * (1 + NOISE * random.choice([-1.0, 1.0], x.shape))).astype(np.float32) for x in tiles]
+        found |= summarise(flow, *changed, **where)[name] != bits
+    return found
 
 
 def unkept(trial: Trial, name: str, layer: int, state: State) -> int:
@@ -264,9 +279,10 @@ def unkept(trial: Trial, name: str, layer: int, state: State) -> int:
         for field, want in mine.items():
             x = trial.cache.state[layer][field][slot, h]
             pages = len(want) if trial.per_page(field) else 1
-            got = numbers(x[:pages] if trial.per_page(field) else x)
+            dtype = DTYPES[SHORT[x.dtype]]
+            got = numbers(x[:pages] if trial.per_page(field) else x, dtype)
             largest = np.abs(want[np.isfinite(want)]).max(initial=0.0)
-            far = 4 * STEP[dtype_of(x)] * np.abs(want) + DRIFT * OWN * largest
+            far = 4 * STEP[dtype.name] * np.abs(want) + DRIFT * OWN * largest
             with np.errstate(invalid="ignore"):
                 same = (np.abs(got - want) <= far) | (got == want) | (np.isnan(got) & np.isnan(want))
             count += int((~same.reshape(pages, -1).all(-1)).sum()) if pages else 0
@@ -287,11 +303,6 @@ def misplaced(trial: Trial, name: str, layer: int, k: torch.Tensor, v: torch.Ten
     return int(wrong.sum())
 
 
-def numbers(x: torch.Tensor) -> Any:
-    """A field as the interpreter holds it: floats in fp32."""
-    return (x.float() if x.is_floating_point() else x).contiguous().numpy()
-
-
-def dtype_of(x: torch.Tensor) -> str:
-    """The name of a float type in the IR."""
-    return next(name for name, dtype in TORCH.items() if dtype == x.dtype)
+def numbers(x: torch.Tensor, dtype: DType) -> Any:
+    """A field as the interpreter holds it: floats in fp32, codes and bits in int32."""
+    return narrow.numbers(x, dtype).contiguous().numpy()

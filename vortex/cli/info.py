@@ -106,7 +106,7 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     narrow = f", K and V in {s.kv_dtype} with scales" if s.scaled else ""
     print(f"shape     page size {s.page_size}, {s}, {s.dtype}{narrow}")
     for f in m.fields:
-        print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head")
+        print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head, {f.tile_bytes} bytes")
     for x in m.states:
         each = "page of a request" if x.per == "page" else "request"
         about = f"{x.bytes(1, 1)} bytes per KV head, layer and {each}"

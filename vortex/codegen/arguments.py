@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
-from vortex.codegen.narrow import STORAGE, narrow, widen
-from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, cast, tirx
+from vortex.codegen.narrow import STORAGE, narrow, unpacked, widen
+from vortex.codegen.tir import F32, I32, I64, U32, Buffer, Expr, T, cast, i32, tirx
 from vortex.ir.core import Decl, Function, Module
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
@@ -14,7 +14,7 @@ from vortex.kinds.kind import Argument
 
 SIZES = {"work_list": "N", "arrivals": "R", "partial_rows": "I", "partial_heads": "Hkv"}
 """What kernels call the sizes that declarations of scratch name."""
-ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int32": 4, "int64": 8}
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
 
 
 def tensor_type(program: Module, name: str) -> TensorType:
@@ -115,7 +115,22 @@ class Arguments:
     def field(self, d: Decl) -> Buffer:
         """The summaries called ``d.name`` of all physical pages."""
         assert isinstance(d.type, TensorType)
-        return self.tensor(f"field.{d.name}", ("P", "Hkv", *d.type.tile), STORAGE[d.type.dtype.name])
+        return self.tensor(f"field.{d.name}", ("P", "Hkv", *d.type.packed), STORAGE[d.type.dtype.name])
+
+    def from_field(self, o: page.Load, at: Sequence[Expr], index: Sequence[Expr]) -> Expr:
+        """An element of what ``o`` loads, at ``index`` of the tile of physical page and head ``at``: as it is stored,
+        but for elements that share a byte, which are unpacked.
+        """
+        t, buffer = self.type_of(o.buffer), self.buffers[f"field.{o.buffer}"]
+        if t.dtype.per_byte == 1:
+            return buffer[(*at, *index)]
+        rest, last = index[:-1], index[-1]
+        if isinstance(o, page.LoadWords):
+            each = [cast(U32, buffer[(*at, *rest, last * 4 + k)]) for k in range(4)]
+            low, high = (T.bitwise_or(a, T.shift_left(b, T.uint32(8))) for a, b in (each[:2], each[2:]))
+            return T.reinterpret(I32, T.bitwise_or(low, T.shift_left(high, T.uint32(16))))
+        per = i32(t.dtype.per_byte)
+        return unpacked(buffer[(*at, *rest, T.floordiv(last, per))], T.floormod(last, per), t.dtype)
 
     def state(self, d: Decl) -> Buffer:
         """The state called ``d.name`` of all slots."""

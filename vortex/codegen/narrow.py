@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from vortex.codegen.tir import F32, U32, Expr, T, cast, differ, equal, f32, is_nan, kind
+from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, is_nan, kind
 from vortex.ir import numerics
-from vortex.ir.types import DType, bf16, bool_, f16, fp8_e4m3, i32
+from vortex.ir.types import MOST_CODE, DType, bf16, bool_, f16, fp8_e4m3, int4, int8, uint1
+from vortex.ir.types import i32 as i32_type
 
 STORAGE = {
     "f32": "float32", "f16": "float16", "bf16": "bfloat16", "fp8_e4m3": "uint8", "i32": "int32", "i64": "int64",
-    "bool": "int32",
+    "bool": "int32", "int8": "int8", "int4": "uint8", "uint1": "uint8",
 }  # fmt: skip
-"""The TVM type of a buffer. fp8 travels as its bits, and bools on chip as int32: vectors of either are fragile."""
+"""The TVM type of a buffer. fp8 travels as its bits, and bools on chip as int32: vectors of either are fragile. Types
+of less than a byte travel as the bytes that they are packed in."""
 
 SIGN = 0x80000000
 MAGNITUDE = 0x7FFFFFFF
 
 
 def widen(stored: Expr, dtype: DType) -> Expr:
-    """An element read from memory, in the type it is computed in."""
+    """An element read from memory, in the type it is computed in; of packed types it is what :func:`unpacked` gives."""
     if dtype == fp8_e4m3:
         return _from_fp8_e4m3(stored)
     if dtype == bool_:
@@ -31,6 +34,9 @@ def narrow(x: Expr, dtype: DType) -> Expr:
     """``x`` as it is stored: integers and bools as the number they are, to nearest even; fp8 is clamped to +-448."""
     if dtype.is_float and kind(x) != F32:
         x = T.Select(x, f32(1), f32(0)) if kind(x) == "bool" else cast(F32, x)
+    if dtype == int8:
+        return cast("int8", code(x, dtype))
+    assert dtype not in (int4, uint1), "elements that share a byte are stored together, by packed()"
     if dtype == fp8_e4m3:
         return _to_fp8_e4m3(x)
     if dtype == bool_:
@@ -55,7 +61,48 @@ def round_to(x: Expr, dtype: DType) -> Expr:
         return cast(F32, cast("float16", x))
     if dtype == fp8_e4m3:
         return _from_fp8_e4m3(_to_fp8_e4m3(x))
-    return cast("int32", x) if dtype == i32 else x
+    if dtype in MOST_CODE or dtype == uint1:
+        return code(x, dtype)
+    return cast(I32, x) if dtype == i32_type else x
+
+
+def code(x: Expr, dtype: DType) -> Expr:
+    """``x`` as a code of ``dtype``, int32: clamped to its range, then to nearest even, NaN to 0; a bit is x != 0."""
+    if dtype == uint1:
+        if kind(x) != "bool":
+            x = differ(x, i32(0)) if kind(x) == I32 else T.Or(differ(x, f32(0)), is_nan(x))
+        return T.Select(x, i32(1), i32(0))
+    most = MOST_CODE[dtype]
+    if kind(x) == "bool":
+        return T.Select(x, i32(1), i32(0))
+    low, high = (f32(-most), f32(most)) if kind(x) == F32 else (i32(-most), i32(most))
+    inside = T.Select(x > high, high, T.Select(x < low, low, x))
+    if kind(x) != F32:
+        return inside
+    # adding 1.5 * 2^23 leaves whole numbers in the low bits, rounded to nearest even
+    whole = T.Select(is_nan(x), f32(0), inside) + f32(1.5 * 2.0**23)
+    return T.reinterpret(I32, whole) - i32(0x4B400000)
+
+
+def packed(codes: Sequence[Expr], dtype: DType) -> Expr:
+    """The byte that holds these codes, the first in the lowest bits."""
+    assert len(codes) == dtype.per_byte > 1
+    byte: Expr = i32(0)
+    for k, x in enumerate(codes):
+        byte = T.bitwise_or(byte, T.shift_left(T.bitwise_and(x, i32(2**dtype.bits - 1)), i32(k * dtype.bits)))
+    return cast("uint8", byte)
+
+
+def unpacked(byte: Expr, k: Expr, dtype: DType) -> Expr:
+    """Code ``k`` of a byte (of a word, of as many as it holds), int32."""
+    word = cast(U32, byte)
+    at = T.uint32(int(k) * dtype.bits) if isinstance(k, int) else cast(U32, k * dtype.bits)
+    bits = T.bitwise_and(T.shift_right(word, at), T.uint32(2**dtype.bits - 1))
+    if dtype == uint1:
+        return cast(I32, bits)
+    # the highest bit of a code is its sign
+    sign = 2 ** (dtype.bits - 1)
+    return cast(I32, T.bitwise_xor(bits, T.uint32(sign))) - i32(sign)
 
 
 def _round_bf16(x: Expr) -> Expr:

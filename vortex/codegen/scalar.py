@@ -243,6 +243,7 @@ for _name, _emit in {
     "flow.and": T.And,
     "flow.or": T.Or,
     "flow.xor": lambda a, b: differ(convert(a, I32), convert(b, I32)),
+    "flow.differing_bits": lambda a, b: cast(I32, tirx.popcount(cast(U32, T.bitwise_xor(a, b)))),
 }.items():
     _computed(_name, _emit)
 

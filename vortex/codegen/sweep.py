@@ -303,10 +303,10 @@ class RowReader:
             physical = here.physical
         else:
             physical = self.look_up(position)
-        where = (cast("int64", physical), self.row.head, *without_page(index, t.shape))
         if d.attrs["role"] == "pool":
+            where = (cast("int64", physical), self.row.head, *without_page(index, t.shape))
             return self.args.from_pool(d.name, self.args.buffers[d.name][where])
-        return self.args.buffers[f"field.{d.name}"][where]
+        return self.args.from_field(o, (cast("int64", physical), self.row.head), without_page(index, t.shape))
 
     def store(self, o: page.Store, tiles: Tiles) -> None:
         """Write the value that ``o`` stores, of the page that the tiles are on: to the workspace, or to state."""

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vortex.codegen.narrow import code, packed
 from vortex.codegen.scalar import comes_before, convert, fold_of, number_type
 from vortex.codegen.tir import F32, I32, Expr, T, f32, flat, i32, lanes, let, local, loop, nest, put, unflat
 from vortex.codegen.values import Index, Values, pages_on, type_of
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow
-from vortex.ir.types import Sym
+from vortex.ir.dialects.flow.bits import WORD_BITS
+from vortex.ir.types import DType, Sym
 
 Keep = Callable[[Index, Expr], None]
 """Takes an element of a result: its index in the tile, and the number."""
@@ -128,6 +130,16 @@ class Tiles:
     def copy(self, v: Value, keep: Keep) -> None:
         """Hand every element of ``v``'s tile to ``keep``, computed as its expression says."""
         self.each(type_of(v).tile, lambda i: keep(i, self.values.read(v, self.full(v, i))))
+
+    def copy_packed(self, v: Value, dtype: DType, keep: Keep) -> None:
+        """Hand every byte of ``v``'s tile, packed as ``dtype``, to ``keep``: one thread or lane makes all of a byte."""
+        tile, per = type_of(v).tile, dtype.per_byte
+
+        def one(i: Index) -> None:
+            each = [self.full(v, [*i[:-1], i[-1] * per + k]) for k in range(per)]
+            keep(i, packed([code(self.values.read(v, at), dtype) for at in each], dtype))
+
+        self.each([*tile[:-1], tile[-1] // per], one)
 
     def compute(self, o: Op, keep: Keep | None = None) -> None:
         """Compute one op's result for the page (or row), element by element, into its storage or ``keep``."""
@@ -305,6 +317,22 @@ class Tiles:
 
         nest([outs], one)
 
+    def _pack_bits(self, o: flow.PackBits, into: Into) -> None:
+        bits = int(type_of(o.x).tile[-1])
+        word = local("word", 1, I32)
+
+        def one(i: Index) -> None:
+            put(word, i32(0), 0)
+            with loop("bit", WORD_BITS) as bit:
+                at = i[-1] * WORD_BITS + bit
+                x = convert(convert(self.values.read(o.x, self.full(o.x, [*i[:-1], at])), "bool"), I32)
+                if bits % WORD_BITS:
+                    x = T.if_then_else(at < bits, x, i32(0))
+                put(word, T.bitwise_or(word[0], T.shift_left(x, bit)), 0)
+            into(self, i, word[0])
+
+        self._plain().each(type_of(o.value).tile, one)
+
     def _argsort(self, o: flow.ArgSort, into: Into) -> None:
         """An element goes to the place that is the number of elements that come before it."""
         t = type_of(o.value)
@@ -381,6 +409,7 @@ Into = Callable[[Tiles, Index, Expr], None]
 NESTS: dict[type[Op], Callable[[Tiles, Any, Into], None]] = {
     flow.Reduce: Tiles._reduce, flow.Dot: Tiles._dot, flow.Scan: Tiles._scan, flow.Conv: Tiles._conv,
     flow.Concat: Tiles._concat, flow.ArgSort: Tiles._argsort, flow.Gather: Tiles._gather, flow.Shift: Tiles._shift,
+    flow.PackBits: Tiles._pack_bits,
 }  # fmt: skip
 """The loops of each op whose role is ``nest``."""
 

@@ -51,6 +51,14 @@ def sizes(args: tuple[Any, ...]) -> list[Dim]:
     return [size(d) for d in args]
 
 
+def counts(args: tuple[Any, ...]) -> list[Dim]:
+    """The sizes of a new tensor: none below 0."""
+    found = sizes(args)
+    if any(isinstance(d, int) and d < 0 for d in found):
+        raise refuse(f"a size below 0 among {list(found)}", "sizes from 0, and x.shape[i] for the page axis")
+    return found
+
+
 def number(n: Any, what: str) -> int:
     """An integer known while tracing."""
     if isinstance(n, PageDim):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vortex.flow.axes import sizes
+from vortex.flow.axes import counts
 from vortex.flow.casts import cast
 from vortex.flow.joins import filled, full_of
 from vortex.flow.optable import traces
@@ -45,16 +45,16 @@ def full_like(input: Any, fill_value: Any, *, dtype: Any = None, device: Any = N
 @traces("Tensor.new_zeros", to="flow.broadcast")
 def new_zeros(self: Any, *size: Any, dtype: Any = None, device: Any = None) -> vTensor:
     """Zeros of the element type of another tensor; x.shape[i] gives the page axis."""
-    return _full(lift(self), 0, sizes(size), dtype, device)
+    return _full(lift(self), 0, counts(size), dtype, device)
 
 
 @traces("Tensor.new_ones", to="flow.broadcast")
 def new_ones(self: Any, *size: Any, dtype: Any = None, device: Any = None) -> vTensor:
     """Ones of the element type of another tensor; x.shape[i] gives the page axis."""
-    return _full(lift(self), 1, sizes(size), dtype, device)
+    return _full(lift(self), 1, counts(size), dtype, device)
 
 
 @traces("Tensor.new_full", to="flow.broadcast")
 def new_full(self: Any, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None) -> vTensor:
     """One number, of the element type of another tensor; x.shape[i] gives the page axis."""
-    return _full(lift(self), fill_value, sizes((size,)), dtype, device)
+    return _full(lift(self), fill_value, counts((size,)), dtype, device)

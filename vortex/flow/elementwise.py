@@ -158,7 +158,7 @@ def _numbers(a: vTensor, b: vTensor) -> None:
         raise refuse("both operands are bool", "make one of them a number: mask.float()")
 
 
-@traces("pow", "float_power", to="flow.pow, or products and roots for a constant exponent")
+@traces("pow", to="flow.pow, or products and roots for a constant exponent")
 def pow_(input: Any, exponent: Any) -> vTensor:
     """Gives a ** b"""
     if isinstance(exponent, int | float) and not isinstance(exponent, bool) and isinstance(input, vTensor):
@@ -173,6 +173,7 @@ def _power(x: vTensor, n: float) -> vTensor:
     """Small integer powers as products, halves as roots: exact, and far cheaper than a general power."""
     if is_int(x) and isinstance(n, int):
         return _whole_power(x, n)
+    x = x * 1.0 if is_int(x) else x
     if n in (1, 2, 3, 4, -1, -2):
         square = x * x if abs(n) > 1 else x
         y = {1: x * 1.0, 2: square}.get(int(abs(n)))

@@ -20,7 +20,7 @@ from vortex.errors import (
 from vortex.flow import files, purity, source
 from vortex.flow.dialect import NATIVE, Dialect
 from vortex.ir.dialects.flow import STATES
-from vortex.ir.types import DTYPES, DType
+from vortex.ir.types import DTYPES, MOST_CODE, DType
 
 if TYPE_CHECKING:
     from vortex.flow.selection import Selection
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 METHODS = ("create_cache", "forward_cache", "forward_indexer")
 HOW_TO_DECLARE = "write vortex.Field(dim, ...) with positive integers"
-STORABLE = ("bf16", "f16", "f32", "fp8_e4m3")
+STORABLE = ("bf16", "f16", "f32", "fp8_e4m3", "int8", "int4", "uint1")
 
 
 class Field:
@@ -38,20 +38,61 @@ class Field:
     each request has such a tensor for each of its pages, with ``state="request"`` one; forward_indexer reads it and
     returns it updated, and it is ``init`` until then.
 
+    ``int8`` and ``int4`` keep codes, from -127 to 127 and from -7 to 7. With ``scale``, the axes (an integer or
+    several) along which scales differ, forward_cache returns numbers, the field keeps ``x / scale`` to nearest even
+    and one f16 scale, the largest of ``|x|`` / 127 or / 7, for each index along these axes, and reads as
+    ``code * scale``: of ``Field(16, 128, dtype="int4", scale=0)`` each of 16 rows has a scale. Without ``scale``
+    forward_cache returns the codes themselves, integers, and they are read as such. ``uint1`` keeps bools.
+
+    int4 packs two codes a byte along the last axis and uint1 eight bits, the first in the lowest bits.
+
     Raises:
-        VortexError: VX1016 when a size, the element type, ``state`` or ``init`` is none.
+        VortexError: VX1016 when a size, the element type, an axis, ``state`` or ``init`` is none, or the last axis does
+            not fill bytes.
     """
 
-    def __init__(self, *shape: int, dtype: Any = None, state: str | None = None, init: Any = None) -> None:
+    def __init__(
+        self, *shape: int, dtype: Any = None, scale: Any = None, state: str | None = None, init: Any = None
+    ) -> None:
         loc = source.here()
         self.state = _state(state, loc)
         self.init = _init(init, self.state, loc)
         self.shape = tuple(_size(d, loc) for d in shape)
         self.dtype, self.loc = _storage(dtype, loc), loc
+        self.scale = None if scale is None else _scaled(self, scale)
+        """The axes along which scales differ, ascending; None where there are none."""
+        if self.state and self.dtype is not None and not self.dtype.is_float:
+            hint = "dtype= of state is one of bf16, f16, f32, fp8_e4m3; K's own without it"
+            raise BAD_FIELD.at(loc, why=f"state cannot be kept as {self.dtype}", hint=hint)
+        per = self.dtype.per_byte if self.dtype is not None else 1
+        if per > 1 and (not self.shape or self.shape[-1] % per):
+            last = self.shape[-1] if self.shape else "none"
+            why = f"{self.dtype} packs {per} elements a byte along the last axis, whose size is {last}"
+            hint = f"make it a multiple of {per}: pad with torch.nn.functional.pad, or store int8"
+            raise BAD_FIELD.at(loc, why=why, hint=hint)
 
     def __repr__(self) -> str:
+        scale = "" if self.scale is None else f", scale={self.scale}"
         state = f", state={self.state!r}, init={self.init}" if self.state else ""
-        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype}{state})"
+        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype}{scale}{state})"
+
+
+def _scaled(f: Field, scale: Any) -> tuple[int, ...]:
+    """The axes of ``scale=``, ascending."""
+    rank = len(f.shape)
+    if f.dtype not in MOST_CODE:
+        why = f"scale={scale!r} of a field in {f.dtype or 'the type of K'}; codes have scales"
+        raise BAD_FIELD.at(f.loc, why=why, hint='leave it out, or write dtype="int8" or dtype="int4"')
+    listed = list(scale) if isinstance(scale, tuple | list) else [scale]
+    axes = [a for a in listed if isinstance(a, int) and not isinstance(a, bool) and -rank <= a < rank]
+    found = tuple(sorted({a % rank for a in axes}))
+    if len(found) != len(listed):
+        hint = f"name axes from 0 to {rank - 1}, each once; scale=() is one scale a page"
+        raise BAD_FIELD.at(f.loc, why=f"scale={scale!r} does not name axes of {list(f.shape)}", hint=hint)
+    if all(d == 1 for a, d in enumerate(f.shape) if a not in found):
+        hint = "leave out the axis whose numbers share a scale; or store bf16"
+        raise BAD_FIELD.at(f.loc, why=f"scale={scale!r} gives every number of {list(f.shape)} its own scale", hint=hint)
+    return found
 
 
 def _state(state: Any, loc: Loc | None) -> str:

@@ -216,5 +216,6 @@ RULES: dict[type[Op], Callable[..., Bounds]] = {
     flow.Remainder: _remainder,
     flow.Fmod: _fmod,
     flow.FloorDivide: _quotient,
+    flow.DifferingBits: lambda a, b: (0, 32),
 }
 """Bounds of an integer op's result from those of its operands, whatever wraps; ``Abs`` is a ``Neg``, so it is first."""

@@ -27,6 +27,8 @@ def _drop(x: vTensor, letters: str, gone: str) -> tuple[vTensor, str]:
 
 def contract(a: vTensor, b: vTensor, la: str, lb: str, out: str) -> vTensor:
     """One dot; an axis of size 1 in one operand alone is broadcast, as torch does."""
+    if not a.type.dtype.is_float and not b.type.dtype.is_float:
+        raise refuse(f"{a.type} and {b.type}: torch contracts integers as integers", "a.float() and b.float()")
     da, db = dict(zip(la, a.dims, strict=True)), dict(zip(lb, b.dims, strict=True))
     ones_a = "".join(c for c in la if c in db and da[c] == 1 != db[c])
     ones_b = "".join(c for c in lb if c in da and db[c] == 1 != da[c])

@@ -60,8 +60,15 @@ def method_where(self: Any, condition: Any, other: Any) -> vTensor:
 
 @traces("masked_fill", to="flow.where")
 def masked_fill(input: Any, mask: Any, value: Any) -> vTensor:
-    """The value where the mask holds, else x."""
-    return where(mask, value, input)
+    """The value, as x's element type has it, where the mask holds, else x."""
+    x, fill = lift(input), lift(value)
+    if fill.ndim:
+        raise refuse(f"the value is {fill.type}", "one number; torch.where(mask, a, b) takes tensors")
+    if x.type.dtype == bool_:
+        return where(mask, as_bool(fill), x)
+    if is_int(x) and not is_int(fill):
+        raise refuse(f"a float put into {x.type}", "an integer, or x.float() first")
+    return where(mask, fill, x)
 
 
 def _logical(names: str, op: type[Op]) -> None:

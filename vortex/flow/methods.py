@@ -80,6 +80,10 @@ def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
         if name in RESERVED:
             hint = f"choose another name; the artifact's own tensors are called {', '.join(sorted(RESERVED))}"
             raise BAD_FIELD.at(loc, why=f"the name '{name}' is taken", hint=hint)
+    for name, f in fields.items():
+        if f.scale is not None and f"{name}_scale" in fields:
+            why = f"the name '{name}_scale' is taken by the scales of '{name}'"
+            raise BAD_FIELD.at(fields[f"{name}_scale"].loc or at_return, why=why, hint="choose another name")
     return dict(fields)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from vortex.errors import IN_PLACE, UNKNOWN_TORCH_OP, nearest
-from vortex.flow import source
+from vortex.flow import refusals, source
 from vortex.flow.dispatch import fills
 from vortex.flow.inplace import fresh
 from vortex.flow.tensor import vTensor
@@ -46,6 +46,8 @@ class Entry:
 
     name: str
     handler: Callable[..., Any]
+    function: Callable[..., Any]
+    """What torch has under that name."""
     lowers_to: str
     signature: inspect.Signature
 
@@ -78,6 +80,7 @@ INSTEAD = {
     "embedding one_hot": "table[vortex.layer()] looks up one row",
     "interpolate": "F.conv1d smooths along the pages",
     "fft_fft fft_rfft stft": "a captured matrix of cosines and sines: x @ table",
+    "float_power": "x ** y computes in float32, where torch's float_power would in float64",
     "nelement": "x.numel() counts the elements",
     "diag diagonal diag_embed trace": "(x * torch.eye(n)).sum(-1) takes the diagonal",
     "empty_like new_empty": "torch.zeros_like(x) has known contents",
@@ -105,7 +108,7 @@ def traces(*names: str, to: str) -> Callable[[_H], _H]:
             assert targets, f"torch has no {name}"
             for shown, function in targets:
                 assert function not in _TABLE or shown.startswith("F."), f"{shown} has two handlers"
-                entry = Entry(shown, handler, to, inspect.signature(handler))
+                entry = Entry(shown, handler, function, to, inspect.signature(handler))
                 _TABLE.setdefault(function, entry)
                 _BY_NAME.setdefault(name.rpartition(".")[2], entry)
         return handler
@@ -223,6 +226,7 @@ def call(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         except TypeError as e:
             raise refuse(str(e), f"it takes {entry.arguments}") from None
         result = fresh(entry.handler(*args, **kwargs), births, entry.name.rpartition(".")[2])
+        refusals.check(entry.function, args, kwargs)
     finally:
         tracer.call = ""
     _name(result, before)

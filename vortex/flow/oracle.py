@@ -13,6 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from vortex.budget import Budget, Cap
+from vortex.flow import narrow
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
@@ -26,7 +27,7 @@ from vortex.ir.core import Module
 from vortex.ir.dialects.flow import Part as TracedPart
 from vortex.ir.dialects.flow import Ranking, Shortlist, cap_of
 from vortex.ir.dialects.flow import selected as selected_by
-from vortex.ir.types import DType, bf16, f16, f32, fp8_e4m3
+from vortex.ir.types import DTYPES, DType, TensorType, bf16, dtype, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
 Tensor = torch.Tensor
@@ -82,9 +83,11 @@ def _widened(x: Any) -> Any:
     return x
 
 
-def round_to(x: Tensor, dtype: DType | str) -> Tensor:
-    """``x`` as it is stored: to nearest even, fp8 clamped to +-448 first."""
-    name = str(dtype)
+def round_to(x: Tensor, to: DType | str) -> Tensor:
+    """``x`` as it is stored: to nearest even, fp8 clamped to +-448 first, codes to their range and packed."""
+    name = str(to)
+    if not DTYPES[name].is_float:
+        return narrow.packed(narrow.codes(x, DTYPES[name]), DTYPES[name])
     x = x.float()
     return (x.clamp(-FP8_MAX, FP8_MAX) if name == "fp8_e4m3" else x).to(TORCH[name])
 
@@ -109,7 +112,8 @@ def summaries(
     head: int = 0,
     parameters: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The fields of full pages ``[P, page, D]`` of one KV head: ``{name: [P, *shape]}`` in their storage dtype.
+    """The fields of full pages ``[P, page, D]`` of one KV head as they lie in memory: ``{name: [P, *shape]}`` in their
+    storage dtype, codes packed along the last axis and their scales as ``<name>_scale``.
 
     ``head`` is the KV head of the model, ``parameters`` are all sets of the flow's parameters, as files have them.
     The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
@@ -118,15 +122,18 @@ def summaries(
     with at_home(flow), plain():
         made = _accepted(flow, spec)
         fields = {name: f for name, f in declared_fields(made, spec).items() if not f.state}
-        rows: dict[str, list[Tensor]] = {name: [] for name in fields}
+        types = {k: t for name, f in fields.items() for k, t in narrow.kept(name, f, dtype(spec.dtype)).items()}
+        rows: dict[str, list[Tensor]] = {name: [] for name in types}
         for p in range(k_pages.shape[0]):
             with eager(Place(layer, head=head, parameters=parameters or {})), Fp32Arithmetic():
                 written = summaries_of(made, fields, Page(spec, [x[p] for x in parts]))
             for name, f in fields.items():
                 x = torch.as_tensor(written[name])
                 require_shape(made, name, f.shape, tuple(x.shape))
-                rows[name].append(x.detach().clone())
-        return {name: _stored(rows[name], f, spec) for name, f in fields.items()}
+                with Fp32Arithmetic():
+                    for kept, part in narrow.written(name, f, x.detach().clone()).items():
+                        rows[kept].append(part)
+        return {name: _stored(rows[name], t) for name, t in types.items()}
 
 
 _ACCEPTED: WeakKeyDictionary[object, dict[Spec, Module]] = WeakKeyDictionary()
@@ -150,9 +157,9 @@ def cap(flow: vFlow | type[vFlow], spec: Spec) -> Cap:
     return cap_of(_traced(flow, spec))
 
 
-def _stored(rows: list[Tensor], f: Field, spec: Spec) -> Tensor:
-    whole = torch.stack([r.float() for r in rows]) if rows else torch.zeros((0, *f.shape))
-    return round_to(whole, f.dtype or spec.dtype)
+def _stored(rows: list[Tensor], t: TensorType) -> Tensor:
+    whole = torch.stack([r.float() for r in rows]) if rows else torch.zeros((0, *t.tile))
+    return round_to(whole, t.dtype)
 
 
 def score(
@@ -215,8 +222,12 @@ def chosen_with(
         if state is None:
             state = {n: began(f, spec, pages) for n, f in declared.items() if f.state}
         # copies: what a flow writes by x += y is its own
-        given = {n: x.detach().float().clone() for n, x in {**fields, **state}.items()}
-        cache = Cache(spec, {n: given[n] for n in declared if n in given}, given.__getitem__)
+        given = {**fields, **state}
+        cache = Cache(
+            spec,
+            {n: _read(n, f, given, spec) for n, f in declared.items() if n in given},
+            lambda name: given[name].detach().float().clone(),
+        )
         lists = [o for o in index.ops if isinstance(o, Shortlist)]
         place = Place(layer, first_page, pages, head, parameters or {}, parents=tuple(_ranked(o, lists) for o in lists))
         with eager(place), ByShortlist(), Fp32Arithmetic():
@@ -280,6 +291,13 @@ class RequestState:
                 self.kept[head][name][first:last] = x
             else:
                 self.kept[head][name] = x.clone()
+
+
+def _read(name: str, f: Field, fields: dict[str, Tensor], spec: Spec) -> Tensor:
+    """A declared field as a flow reads it, in memory of its own."""
+    types = narrow.kept(name, f, dtype(spec.dtype))
+    made: Tensor = narrow.read(name, f, {k: narrow.numbers(fields[k].detach(), t.dtype) for k, t in types.items()})
+    return made.clone()
 
 
 def select_pages(selected: Selection | Tensor, n: int, budget: Budget) -> list[int]:

@@ -257,7 +257,7 @@ def cummin(input: Any, dim: Any) -> Extreme:
 def nansum(input: Any, dim: Any = None, keepdim: bool = False) -> vTensor:
     """Sum of what is not NaN."""
     x = lift(input)
-    return fold(flow.ReduceSum, where(x.isnan(), 0.0, x), dim, keepdim)
+    return fold(flow.ReduceSum, x if is_int(x) else where(x.isnan(), 0.0, x), dim, keepdim)
 
 
 @traces("nanmean", to="sum where not NaN / their number")

@@ -9,7 +9,7 @@ from types import CodeType
 from typing import Any
 
 from vortex.errors import STATE, UNREPEATABLE, Loc, VortexError
-from vortex.flow import purity, source
+from vortex.flow import narrow, purity, source
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import METHODS, Field, vFlow
@@ -82,7 +82,8 @@ def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     stored = dtype(spec.dtype)
     for name, f in fields.items():
         state = {"state": f.state, "init": f.init} if f.state else {}
-        module.declare(Decl("field", name, TensorType(f.dtype or stored, f.shape), state))
+        for kept, tile in narrow.kept(name, f, stored).items():
+            module.declare(Decl("field", kept, tile, dict(state)))
     for p in weights_of(made, fields).values():
         module.declare(declaration(p, spec))
     _trace_cache(made, spec, module, fields)
@@ -156,8 +157,17 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
                 e.loc = key_loc(flow, name)
                 raise
             require_shape(flow, name, fields[name].shape, made.dims)
-            values[name] = made.value
-            _name_after(made.value, name, tracer)
+            try:
+                narrow.require_codes(name, f := fields[name], made)
+            except VortexError as e:
+                e.loc = key_loc(flow, name)
+                raise
+            before = len(function.ops)
+            parts = narrow.written(name, f, made)
+            narrow.explain(tracer, function.ops[before:], name, key_loc(flow, name))
+            for kept, part in parts.items():
+                values[kept] = part.value
+                _name_after(part.value, kept, tracer)
     function.append(ops.Return(tuple(values.values()), names=tuple(values)), loc=return_loc(flow, "forward_cache"))
     module.define(function)
 
@@ -172,11 +182,19 @@ def _name_after(value: Value, name: str, tracer: Tracer) -> None:
 def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
     stored = dtype(spec.dtype)
     args = [Value("q", TensorType(stored, (spec.group, spec.head_dim)))]
-    args += [Value(n, TensorType(f.dtype or stored, _seen(f))) for n, f in fields.items()]
+    for n, f in fields.items():
+        tiles = narrow.kept(n, f, stored)
+        args += [
+            Value(k, TensorType(t.dtype, t.shape if f.state == "request" else (S, *t.shape))) for k, t in tiles.items()
+        ]
     function = _function("index", flow, "forward_indexer", args)
     with purity.running("forward_indexer"), tracing(module, function) as tracer:
         q, *held = (vTensor(a) for a in function.args)
-        cache = Cache(spec, dict(zip(fields, held, strict=True)), lambda name: _rows(name, spec, tracer))
+        given = {x.value.name: x for x in held}
+        read = {n: narrow.read(n, f, given) for n, f in fields.items()}
+        cache = Cache(spec, read, lambda name: _rows(name, spec, tracer))
+        for o in function.ops:
+            narrow.explain(tracer, [o], o.operands[0].name, fields[o.operands[0].name].loc)
         selection, new = indexed(flow, fields, q, cache, tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
             if spec.budget_table:

@@ -147,8 +147,8 @@ def resource(module: Module, name: str) -> Any:
         data = base64.b64decode(str(d.attrs.get("data", "")), validate=True)
     except (binascii.Error, ValueError):
         raise _bad(name, "its data is not base64") from None
-    if len(data) != d.type.numel * d.type.dtype.bytes:
-        raise _bad(name, f"its data has {len(data)} bytes, {d.type} has {d.type.numel * d.type.dtype.bytes}")
+    if d.type.dtype.per_byte > 1 or len(data) != d.type.tile_bytes:
+        raise _bad(name, f"its data has {len(data)} bytes, {d.type} has {d.type.tile_bytes}")
     return unpack(data, d.type.dtype).reshape(d.type.tile)
 
 

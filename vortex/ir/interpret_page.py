@@ -21,7 +21,7 @@ from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.interpret import Row, held_as
-from vortex.ir.numerics import narrow
+from vortex.ir.numerics import narrow, words_of_bits
 from vortex.ir.ranking import Selected
 from vortex.ir.staging import Staging, loads_by_loop, stage
 from vortex.ir.types import TensorType
@@ -156,7 +156,7 @@ class Launch:
     def tile_bytes(self, name: str) -> int:
         t = self.decl(name).type
         assert isinstance(t, TensorType)
-        return t.numel * t.dtype.bytes
+        return t.tile_bytes
 
     def read(self, name: str, tiles: int) -> None:
         self.traffic[name].read += tiles * self.tile_bytes(name)
@@ -350,8 +350,10 @@ def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
         return k.batch.workspace[(o.buffer, r, h)]
     if layout == "paged":
         physical = k.batch.page_table[r, row.first : row.first + row.pages]
-        stored = np.ascontiguousarray(k.batch.paged[o.buffer][physical, h])
-        return stored * k.batch.scale_of(o.buffer) if page.scaled(k.decl(o.buffer)) else stored
+        found = np.ascontiguousarray(k.batch.paged[o.buffer][physical, h])
+        if page.scaled(k.decl(o.buffer)):
+            return found * k.batch.scale_of(o.buffer)
+        return words_of_bits(found) if isinstance(o, page.LoadWords) else found
     if role == "state":
         return _state(k, o, at, row)
     assert o.buffer == "q", f"no input @{o.buffer} for rows"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vortex.ir.types import DType, bf16, bool_, f16, f32, fp8_e4m3, i32, i64
+from vortex.ir.types import MOST_CODE, DType, bf16, bool_, f16, f32, fp8_e4m3, i32, i64, int8, uint1
 
 FP8_MAX = 448.0
 
@@ -17,7 +17,8 @@ def widen(x: Any) -> Any:
 
 
 def narrow(x: Any, dtype: DType) -> Any:
-    """``x`` rounded to ``dtype`` (to nearest even; fp8 clamped to +-448 first), floats held as fp32.
+    """``x`` rounded to ``dtype`` (to nearest even; fp8 clamped to +-448, codes to their range first), floats held as
+    fp32, integers as int32. NaN is code 0.
 
     A float goes to an integer without its fraction; -2^31 stands for what int32 has no number for, as on the CPUs that
     torch runs on.
@@ -34,6 +35,12 @@ def narrow(x: Any, dtype: DType) -> Any:
         return _fp8_e4m3(widen(x))
     if dtype == bool_:
         return x != 0
+    if dtype == uint1:
+        return (x != 0).astype(np.int32)
+    if dtype in MOST_CODE:
+        most = MOST_CODE[dtype]
+        codes = np.rint(np.clip(np.where(np.isnan(x), 0, x), -most, most)) if x.dtype.kind == "f" else x
+        return np.clip(codes, -most, most).astype(np.int32)
     assert dtype in (i32, i64)
     if x.dtype.kind == "f":
         inside = (x >= -(2.0**31)) & (x < 2.0**31)
@@ -56,7 +63,7 @@ def _fp8_e4m3(x: Any) -> Any:
         return np.where(np.isnan(x), x, np.clip(np.rint(clamped / step) * step, -FP8_MAX, FP8_MAX)).astype(np.float32)
 
 
-_PACKED = {f32: "<f4", f16: "<f2", bf16: "<u2", fp8_e4m3: "u1", i32: "<i4", i64: "<i8", bool_: "u1"}
+_PACKED = {f32: "<f4", f16: "<f2", bf16: "<u2", fp8_e4m3: "u1", i32: "<i4", i64: "<i8", bool_: "u1", int8: "i1"}
 
 
 def unpack(data: bytes, dtype: DType) -> Any:
@@ -80,3 +87,11 @@ def _fp8_values() -> Any:
 
 
 _FP8_VALUES = _fp8_values()
+
+
+def words_of_bits(x: Any) -> Any:
+    """Bits ``[.., n]``, zero or not, as int32 words ``[.., ceil(n / 32)]``: element i is bit i % 32 of word i // 32."""
+    x = np.asarray(x) != 0
+    padded = np.zeros((*x.shape[:-1], -(-x.shape[-1] // 32) * 32), np.uint8)
+    padded[..., : x.shape[-1]] = x
+    return np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little")).view("<i4").astype(np.int32)

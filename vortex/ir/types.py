@@ -9,25 +9,45 @@ from vortex.errors import BAD_SPEC
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """An element type; ``bytes`` is its size in memory."""
+    """An element type; ``bits`` is its size in memory.
+
+    Elements of less than a byte are packed along the last axis, the first in the lowest bits of its byte: of ``int4``
+    the first of two in bits 0 to 3, of ``uint1`` the first of eight in bit 0.
+    """
 
     name: str
-    bytes: int
+    bits: int
     is_float: bool
 
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def bytes(self) -> int:
+        """Its size in bytes; of a packed type, those of what is read and written at once."""
+        return max(1, self.bits // 8)
 
-f32 = DType("f32", 4, True)
-f16 = DType("f16", 2, True)
-bf16 = DType("bf16", 2, True)
-fp8_e4m3 = DType("fp8_e4m3", 1, True)
-i32 = DType("i32", 4, False)
-i64 = DType("i64", 8, False)
-bool_ = DType("bool", 1, False)
+    @property
+    def per_byte(self) -> int:
+        """How many elements share a byte."""
+        return max(1, 8 // self.bits)
 
-DTYPES: dict[str, DType] = {d.name: d for d in (f32, f16, bf16, fp8_e4m3, i32, i64, bool_)}
+
+f32 = DType("f32", 32, True)
+f16 = DType("f16", 16, True)
+bf16 = DType("bf16", 16, True)
+fp8_e4m3 = DType("fp8_e4m3", 8, True)
+i32 = DType("i32", 32, False)
+i64 = DType("i64", 64, False)
+bool_ = DType("bool", 8, False)
+int8 = DType("int8", 8, False)
+int4 = DType("int4", 4, False)
+uint1 = DType("uint1", 1, False)
+
+DTYPES: dict[str, DType] = {d.name: d for d in (f32, f16, bf16, fp8_e4m3, i32, i64, bool_, int8, int4, uint1)}
+
+MOST_CODE: dict[DType, int] = {int8: 127, int4: 7}
+"""The largest code of the types whose elements are codes, symmetric around zero; the least is its negative."""
 
 
 def dtype(name: str | DType) -> DType:
@@ -104,6 +124,17 @@ class TensorType:
         for d in self.tile:
             n *= d
         return n
+
+    @property
+    def packed(self) -> tuple[int, ...]:
+        """The dimensions of a tile in memory: the last one in bytes where elements share bytes."""
+        per = self.dtype.per_byte
+        return self.tile if per == 1 else (*self.tile[:-1], self.tile[-1] // per)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of one page's share in memory."""
+        return self.numel * self.dtype.bits // 8
 
     def with_dtype(self, dtype: DType) -> TensorType:
         return TensorType(dtype, self.shape)

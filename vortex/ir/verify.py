@@ -136,9 +136,20 @@ def state_seen(d: Decl) -> Type:
     return TensorType(d.type.dtype, (S, *d.type.shape)) if d.attrs["state"] == "page" else d.type
 
 
+def _verify_packed(d: Decl) -> None:
+    """Elements that share bytes fill them."""
+    if not isinstance(d.type, TensorType):
+        return
+    per, tile = d.type.dtype.per_byte, d.type.tile
+    if per > 1 and (not tile or tile[-1] % per):
+        _no(f"@{d.name} : {d.type} packs {per} elements a byte along its last axis, which is no multiple of that")
+
+
 def _verify_fields(m: Module, f: Function) -> None:
     end = f.ops[-1]
     assert isinstance(end, flow.Return)
+    for d in m.declared("field"):
+        _verify_packed(d)
     fields = {d.name: d.type for d in m.declared("field") if "state" not in d.attrs}
     if set(end.names) != set(fields):
         _no(f"@cache returns {list(end.names)}, the declared fields are {list(fields)}", end)
@@ -177,6 +188,7 @@ def _verify_program(m: Module) -> None:
             _no(f"buffer @{d.name}: 'pages' must name a page axis such as S1<=64")
         if isinstance(d.type, TensorType) and d.type.page_axis is not None:
             _no(f"buffer @{d.name}: a buffer's type is one tile, without the page axis")
+        _verify_packed(d)
     for f in m.functions.values():
         kind = KINDS.get(str(f.attrs.get("kind")))
         if f.keyword != "kernel" or kind is None or f.attrs.get("domain") != kind.domain:
@@ -207,8 +219,10 @@ def _verify_access(m: Module, kind: KernelKind, o: Op) -> None:
     if isinstance(o, page.Load):
         d = _buffer(m, o, o.buffer)
         expected = tile_in(d, kind)
+        if isinstance(o, page.LoadWords):
+            expected = page.words_of(expected) or selection
         if o.type != expected:
-            _no(f"page.load of @{d.name} in domain {kind.domain} is {expected}, not {o.type}", o)
+            _no(f"{o.name} of @{d.name} in domain {kind.domain} is {expected}, not {o.type}", o)
     elif isinstance(o, page.LoadSelection):
         if _buffer(m, o, o.buffer).type != selection:
             _no(f"@{o.buffer} holds no selection", o)

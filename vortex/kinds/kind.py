@@ -196,7 +196,7 @@ declare(
         order=30,
         domain="rows",
         candidates=True,
-        ops=("page.load", "page.store", "flow.*"),
+        ops=("page.load", "page.load_words", "page.store", "flow.*"),
         fusion="bounded",
         workspace=True,
         pages="scored",

@@ -12,11 +12,12 @@ from vortex.errors import VortexError
 from vortex.ir.core import Module, Op, Value
 from vortex.ir.dialects import flow
 from vortex.ir.rewrite import Rewriter, set_operands
-from vortex.ir.types import DType, TensorType, bf16, bool_, f16, f32, fp8_e4m3, i32, i64
+from vortex.ir.types import DType, TensorType, bf16, bool_, f16, f32, fp8_e4m3, i32, i64, int4, int8, uint1
 from vortex.passes.manager import Pass, PassContext, register
 
 HOLDS: dict[DType, tuple[DType, ...]] = {
     bool_: (i32, i64, f32, f16, bf16), fp8_e4m3: (f16, bf16, f32), f16: (f32,), bf16: (f32,), i32: (i64,), i64: (i32,),
+    int8: (i32, i64, f32, f16, bf16), int4: (i32, i64, f32, f16, bf16), uint1: (bool_, i32, i64, f32, f16, bf16),
 }  # fmt: skip
 """Types that hold every number of a type, so that casting there loses nothing (i64 is computed as i32)."""
 
@@ -247,7 +248,8 @@ def _pick(rw: Rewriter, o: Op) -> Value | None:
     """What is computed of a page alone is computed at the pages of a shortlist alone, unless others want it anyway."""
     assert isinstance(o, flow.Pick)
     inner = o.x.owner
-    if inner is None or inner.role == "leaf" or isinstance(inner, flow.Shortlist) or inner.crosses_pages():
+    stays = isinstance(inner, flow.Shortlist | flow.PackBits)  # stored bits are packed as they lie
+    if inner is None or inner.role == "leaf" or stays or inner.crosses_pages():
         return None
     if isinstance(inner, flow.Pick):
         return rw.add(flow.Pick(inner.x, rw.add(flow.Pick(inner.at, o.at), o.at.name)), o.value.name)
@@ -262,6 +264,24 @@ def _pick(rw: Rewriter, o: Op) -> Value | None:
     return rw.add(inner.with_operands(parts), name)
 
 
+def _pack_bits(rw: Rewriter, o: Op) -> Value | None:
+    """Stored bits are packed as they are, and views of the other axes come after the packing."""
+    assert isinstance(o, flow.PackBits)
+    inner, last, words = o.x.owner, _type(o.x).shape[-1], _type(o.value).shape[-1]
+    if isinstance(inner, flow.Cast) and _type(inner.x).dtype == uint1:
+        return rw.add(flow.PackBits(inner.x), o.value.name)
+    if not isinstance(inner, flow.View) or not _type(inner.x).shape or _type(inner.x).shape[-1] != last:
+        return None
+    packed = flow.PackBits(inner.x)
+    if isinstance(inner, flow.Reshape | flow.Broadcast):
+        return rw.add(type(inner)(rw.add(packed, o.value.name), (*inner.shape[:-1], words)), o.value.name)
+    rank = len(_type(o.x).shape)
+    kept = inner.perm[-1] if isinstance(inner, flow.Transpose) else inner.axis if isinstance(inner, flow.Slice) else -1
+    if (isinstance(inner, flow.Transpose) and kept == rank - 1) or (isinstance(inner, flow.Slice) and kept != rank - 1):
+        return rw.add(inner.with_operands([rw.add(packed, o.value.name)]), o.value.name)
+    return None
+
+
 def _concat(rw: Rewriter, o: Op) -> Value | None:
     assert isinstance(o, flow.Concat)
     return o.parts[0] if len(o.parts) == 1 else None
@@ -272,4 +292,5 @@ RULES: dict[type[Op], Callable[[Rewriter, Op], Value | None]] = {
     flow.Cast: _cast, flow.Where: _where, flow.Reduce: _reduce, flow.Reshape: _reshape,
     flow.Transpose: _transpose, flow.Broadcast: _broadcast, flow.Slice: _slice, flow.Concat: _concat,
     flow.Pick: _pick,
+    flow.PackBits: _pack_bits,
 }  # fmt: skip

@@ -134,13 +134,16 @@ def _join(name: str, parts: list[Function], inner: set[str]) -> Function:
         joined.attrs["schedule"] = given
     here: dict[str, Value] = {}
     """What was stored to, or loaded from, each buffer so far."""
+    words: dict[str, Value] = {}
+    """The same of what was loaded in words."""
     leaves: dict[tuple[str, str], Value] = {}
     reads = {b for f in parts for b in _reads(f)}
     for f in parts:
         made: dict[Value, Value] = {}
         for o in f.ops:
-            if isinstance(o, page.Load) and o.buffer in here:
-                made[o.value] = here[o.buffer]
+            known = words if isinstance(o, page.LoadWords) else here
+            if isinstance(o, page.Load) and o.buffer in known:
+                made[o.value] = known[o.buffer]
                 continue
             key = (o.name, str(o.attrs))
             if o.role == "leaf" and key in leaves:
@@ -157,7 +160,7 @@ def _join(name: str, parts: list[Function], inner: set[str]) -> Function:
             if o.result is not None:
                 made[o.result] = twin.value
                 if isinstance(o, page.Load):
-                    here[o.buffer] = twin.value
+                    known[o.buffer] = twin.value
                 elif o.role == "leaf":
                     leaves[key] = twin.value
     drop_dead(joined)  # views repeated in several parts

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vortex.targets.target import Target
 
 DEFAULT_PIPELINE = {
-    "flow": "canonicalize,cse,split-bound,reassociate,drop-monotone,canonicalize,cse,dce,outline",
+    "flow": "canonicalize,cse,split-bound,reassociate,move-scales,drop-monotone,canonicalize,cse,dce,outline",
     "page": "expand-softmax,fuse,cse,dce,plan-memory,schedule",
 }
 """What runs on IR of each stage when nobody says otherwise; ``flow`` ends in page IR."""
@@ -35,6 +35,7 @@ MODULES = {
     "dce": "vortex.passes.dce",
     "split-bound": "vortex.passes.split_bound",
     "reassociate": "vortex.passes.reassociate",
+    "move-scales": "vortex.passes.move_scales",
     "drop-monotone": "vortex.passes.drop_monotone",
     "outline": "vortex.passes.outline",
     "expand-softmax": "vortex.passes.expand_softmax",

@@ -150,7 +150,10 @@ class _Outliner:
         assert isinstance(tile, TensorType)
         if axis is None:
             return f.add(page.Load(d.name, tile), d.name, loc)
-        loaded = f.add(page.Load(d.name, TensorType(tile.dtype, (page.pages_of(d), *tile.tile))), d.name, loc)
+        whole = TensorType(tile.dtype, (page.pages_of(d), *tile.tile))
+        if isinstance(v.owner, flow.PackBits) and (words := page.words_of(whole)) is not None:
+            return f.add(page.LoadWords(d.name, words), v.name, loc)
+        loaded = f.add(page.Load(d.name, whole), d.name, loc)
         if axis == 0:
             return loaded
         back = (*range(1, axis + 1), 0, *range(axis + 1, len(v.type.shape)))
@@ -191,6 +194,8 @@ def _outline_index(program: Module, index: Function) -> None:
             f = kernel("select_topk", "select")
             f.append(page.Store(outliner.copy(f, o, {}), "pages"))
             program.define(f)
+        elif isinstance(o, flow.PackBits) and _in_words(program, outliner, o):
+            outliner.homes[o.value] = outliner.homes[o.x]
         elif isinstance(o, flow.Selection):
             continue  # a part of it, which is copied with it
         elif o.result is not None and o.role not in ("leaf", "view"):
@@ -207,6 +212,13 @@ def _outline_index(program: Module, index: Function) -> None:
         f = kernel(f"select_to_{name}", "select")
         f.append(page.Store(outliner.fetch(f, v, {}), name), loc=end.loc)
         program.define(f)
+
+
+def _in_words(program: Module, outliner: _Outliner, o: flow.PackBits) -> bool:
+    """Whether the bits that are packed lie in memory as words already."""
+    name = outliner.homes.get(o.x)
+    d = program.decls[name] if name is not None else None
+    return d is not None and d.attrs["role"] == "field" and page.words_of(d.type) is not None
 
 
 def _outline_op(program: Module, outliner: _Outliner, o: Op) -> None:

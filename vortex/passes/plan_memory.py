@@ -16,6 +16,12 @@ HEAVY = 64
 """Size of an expression, in ops and loads, beyond which its value is computed once into a tile."""
 
 
+LIGHT, LARGE = 8, 256
+"""Size of an expression up to which a value of each page is computed anew at each use, where a tile would be large:
+numbers, of which a GPU keeps a tile for 32 pages a warp.
+"""
+
+
 @register("plan-memory", stage="page", tag="exact", version=1)
 @dataclass(frozen=True, slots=True)
 class PlanMemory(Pass):
@@ -89,7 +95,8 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
             o.notes["in"], o.notes["slot"] = "scratch", slots[o.result]
         elif isinstance(o.result.type, TensorType) and not isinstance(o, page.Attend):
             heavy = weight[o.result] > HEAVY and o.role != "view"
-            o.notes["in"] = "tile" if heavy or o.result in kept or _needs_tile(o, users) else "inline"
+            wanted = _needs_tile(o, users) and not (weight[o.result] <= LIGHT and _is_large(o))
+            o.notes["in"] = "tile" if heavy or o.result in kept or wanted else "inline"
         if o.notes.get("in") != "inline":
             weight[o.result] = 1
     selects = sum(isinstance(o, flow.Part) for o in f.ops)
@@ -119,6 +126,12 @@ def _slots(staging: Staging, first: int) -> tuple[dict[Value, int], int]:
         slots[v] = at
         end = max(end, at + v.type.numel)
     return slots, end
+
+
+def _is_large(o: Op) -> bool:
+    """Whether an elementwise result for each page is too large a tile to be worth keeping."""
+    t = o.value.type
+    return o.role == "elementwise" and isinstance(t, TensorType) and over_pages(o.value) and t.numel > LARGE
 
 
 def _needs_tile(o: Op, users: dict[Value, list[Op]]) -> bool:

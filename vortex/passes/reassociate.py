@@ -183,7 +183,6 @@ def _factor_of_dot(rw: Rewriter, o: flow.Dot) -> Value | None:
             if spread is None or _type(x).shape != _type(v).shape or not _smaller(o.value, v):
                 continue
             name = o.value.name
-            x = x if _type(x).dtype.is_float else rw.add(flow.Cast(x, f32), f"{name}_in")
             dot = rw.add(flow.Dot(x if first else o.a, o.b if first else x, o.spec), f"{name}_of")
             by = _reshaped(rw, _ordered(rw, factor, letters, lo), spread, f"{name}_by")
             return rw.add(type(product)(dot, by), name)

@@ -218,7 +218,8 @@ class Decoder:
         state: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Give ``layer`` its memory: pools ``[P, Hkv, page, D]`` with any strides but the last, which is 1 (an NHD
-        pool comes as ``pool.transpose(1, 2)``), and every summary, ``[P, Hkv, *tile]``, contiguous. Under MLA
+        pool comes as ``pool.transpose(1, 2)``), and every summary, ``[P, Hkv, *tile]``, contiguous (int4 and uint1
+        as uint8 with the last axis in bytes, :attr:`FieldEntry.packed`). Under MLA
         ``k_pool`` is the pool of latent rows, ``[P, 1, page, D]``, and ``v_pool`` is None. A layer without ``fields``
         has :meth:`attend_all` and :meth:`attend` only; its engine stores K and V. A flow with state
         (:attr:`states`) has it in ``state``, contiguous: ``[slots, Hkv, columns, *tile]`` for state of pages, where
@@ -249,7 +250,9 @@ class Decoder:
                 known = [f.name for f in self.fields]
                 raise wrong("fields", f"of the flow are {known}; missing or unknown: {sorted(odd)}")
             for f in self.fields:
-                what, shape = f"field '{f.name}'", (pages, heads, *f.tile)
+                what, shape = f"field '{f.name}'", (pages, heads, *f.packed)
+                if f.packed != f.tile:
+                    what += f", {f.dtype}{list(f.tile)} packed in bytes,"
                 held = require(what, fields[f.name], TORCH[f.dtype], shape, device)
                 if self._aligned and held.data_ptr() % ALIGNMENT:
                     require_aligned(what, held)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vortex.artifact.manifest import FieldEntry, StateEntry
-from vortex.errors import OUT_OF_PAGES, UNKNOWN_REQUEST, nearest
+from vortex.errors import OUT_OF_MEMORY, OUT_OF_PAGES, UNKNOWN_REQUEST, nearest
 from vortex.runtime.tensors import TORCH, require_integer, whole, wrong
 from vortex.spec import Spec
 
@@ -27,10 +27,14 @@ class PagedCache:
 
     ``k[layer]`` and ``v[layer]`` are ``[P, Hkv, page, D]``; their memory is that (``HND``) or
     ``[P, page, Hkv, D]`` (``NHD``). Under MLA ``k[layer]`` has the latent rows, and ``v[layer]`` is None.
-    ``fields[layer][name]`` is ``[P, Hkv, *tile]`` in its storage type. Of a flow with ``states``, ``slots`` requests of
+    ``fields[layer][name]`` is ``[P, Hkv, *tile]`` in its storage type; int4 and uint1 are uint8 with the last axis in
+    bytes (:attr:`FieldEntry.packed`). Of a flow with ``states``, ``slots`` requests of
     up to ``columns`` pages have state at a time: ``state[layer][name]`` is ``[slots, Hkv, columns, *tile]``, or
     ``[slots, Hkv, *tile]`` where it belongs to the request; :attr:`state_bytes` says what that takes.
     Pools start with whatever is in memory; pages are reused as they are.
+
+    Raises:
+        VortexError: VX6002 for an argument that fits none, VX6040 when the device has no memory for it.
     """
 
     def __init__(
@@ -63,11 +67,8 @@ class PagedCache:
             return made if layout == "HND" else made.transpose(1, 2)
 
         def summary(entry: FieldEntry) -> torch.Tensor:
-            return torch.empty(num_pages, kv_heads, *entry.tile, dtype=TORCH[entry.dtype], device=self.device)
+            return torch.empty(num_pages, kv_heads, *entry.packed, dtype=TORCH[entry.dtype], device=self.device)
 
-        self.k = [pool() for _ in range(layers)]
-        self.v = [None if spec.kv_lora_rank else pool() for _ in range(layers)]
-        self.fields = [{f.name: summary(f) for f in fields} for _ in range(layers)]
         self.num_slots, self.columns = slots, columns
         if states and (min(whole(slots) or 0, whole(columns) or 0) < 1):
             why = f"{slots!r} of {columns!r} pages; a flow with state needs slots= (requests at a time) and columns="
@@ -77,7 +78,19 @@ class PagedCache:
             pages = (columns,) if s.per == "page" else ()
             return torch.empty(slots, kv_heads, *pages, *s.tile, dtype=TORCH[s.dtype], device=self.device)
 
-        self.state = [{s.name: kept(s) for s in states} for _ in range(layers)]
+        try:
+            self.k = [pool() for _ in range(layers)]
+            self.v = [None if spec.kv_lora_rank else pool() for _ in range(layers)]
+            self.fields = [{f.name: summary(f) for f in fields} for _ in range(layers)]
+            self.state = [{s.name: kept(s) for s in states} for _ in range(layers)]
+        except RuntimeError as e:
+            each = num_pages * kv_heads * layers
+            rows = len(spec.pools) * spec.page_size * spec.head_dim * TORCH[spec.kv_dtype].itemsize
+            sizes = {" and ".join(spec.pools): rows * each}
+            sizes |= {f"field '{f.name}'": f.tile_bytes * each for f in fields}
+            sizes |= {f"state '{s.name}'": s.bytes(kv_heads, columns) * slots * layers for s in states}
+            what = ", ".join(f"{name} {n} bytes" for name, n in sizes.items())
+            raise OUT_OF_MEMORY.at(what=what, tiles=each, device=self.device) from e
         self._requests: dict[Hashable, _Request] = {}
         self._free = list(range(num_pages - 1, -1, -1))  # the last one is handed out next
         self._free_slots: list[int] = []

@@ -43,8 +43,8 @@ ROUNDS = 1
 """CTAs at work for each that the device holds. On an H200 four make a layer of 32 x 32K 29 % slower (84 for 65 us):
 rows are cut that need not be, and meeting costs more than the last CTAs leave idle (bench/gpu_layer.py).
 """
-ALL_PAGES = (2**28 - 1, 0, 1, 0, 1)
-"""A budget, as numbers, that every page fits."""
+ALL_PAGES = (0, 0, 2**28 - 1, 0, 1)
+"""A budget, as numbers, that reserves every page, whatever a flow would select."""
 
 Shape = tuple[int, ...]
 

@@ -17,9 +17,13 @@ TORCH: dict[str, torch.dtype] = {
     "i32": torch.int32,
     "i64": torch.int64,
     "bool": torch.bool,
+    "int8": torch.int8,
+    "int4": torch.uint8,
+    "uint1": torch.uint8,
 }
+"""Elements of less than a byte lie in bytes."""
 
-SHORT: dict[torch.dtype, str] = {v: k for k, v in TORCH.items()}
+SHORT: dict[torch.dtype, str] = {v: k for k, v in TORCH.items() if v != torch.uint8}
 
 
 def short(dtype: torch.dtype) -> str:

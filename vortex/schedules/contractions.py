@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import over_pages
-from vortex.ir.types import Dim, DType, Sym, TensorType, bf16, f16, f32, fp8_e4m3
+from vortex.ir.types import Dim, DType, Sym, TensorType, bf16, f16, f32, fp8_e4m3, i32, int4, int8
 from vortex.targets.gpu import WARP
 
 VECTOR = 16
 """Bytes of one load."""
-LOADABLE = {bf16: 2, f16: 2, fp8_e4m3: 1, f32: 4}
-"""Bytes of an element, by the types that lane groups read."""
+LOADABLE = frozenset((bf16, f16, fp8_e4m3, f32, int8, int4, i32))
+"""The types that lane groups read; i32 are words of bits."""
 
 COLUMNS = 8
 """Of one tensor core tile."""
@@ -143,9 +143,9 @@ def _along(key: int, extent: int, asked: Sequence[tuple[page.Load, list[_Place]]
             loads.setdefault(load, LaneGroupLoad(load, tuple(rows)))
     if not loads:
         return None
-    sizes = [LOADABLE[x.dtype] for x in loads.values()]
-    vector = math.gcd(extent, min(VECTOR // s for s in sizes))
-    if vector * min(sizes) < 4:
+    sizes = [x.dtype.bits for x in loads.values()]
+    vector = math.gcd(extent, min(8 * VECTOR // s for s in sizes))
+    if vector * min(sizes) < 32:
         return None
     lanes = math.gcd(extent // vector, WARP)
     return LaneGroup(key, lanes, vector, extent // vector // lanes, tuple(loads.values()))

@@ -15,10 +15,10 @@ def bytes_per_page(program: Module, f: Function) -> int:
     for o, passes in loads_by_loop(f, stage(f)).items():
         tile = paged.get(o.buffer) if isinstance(o, page.Load) else None
         if isinstance(tile, TensorType):
-            total += tile.numel * tile.dtype.bytes * len(passes)
+            total += tile.tile_bytes * len(passes)
     for o in f.ops:
         if isinstance(o, page.Attend):
             for name in {o.keys, o.values}:
                 tile = paged[name]
-                total += tile.numel * tile.dtype.bytes if isinstance(tile, TensorType) else 0
+                total += tile.tile_bytes if isinstance(tile, TensorType) else 0
     return total

@@ -72,13 +72,16 @@ class Stage:
             step = max(1, size[0] // 32)
             for first in range(0, size[0], step):
                 part = made[first : first + step]
-                part.copy_(torch.randn(part.shape, device=self.device, generator=chance).to(dtype))
+                if dtype.is_floating_point:
+                    part.copy_(torch.randn(part.shape, device=self.device, generator=chance).to(dtype))
+                else:  # codes and bits: any byte is some
+                    part.view(torch.uint8).random_(256, generator=chance)
             return made
 
         k = noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
         v = None if mla else noise(self.pool_pages, *inner, page, spec.head_dim, dtype=kv)
         fields = {
-            f.name: noise(self.pool_pages, self.heads, *f.tile, dtype=TORCH[f.dtype]) for f in base.manifest.fields
+            f.name: noise(self.pool_pages, self.heads, *f.packed, dtype=TORCH[f.dtype]) for f in base.manifest.fields
         }
         self.memory = [(k, v, fields)]
         for _ in range(1, self.layers):  # numbers are dear to make and cheap to copy; only addresses need to differ

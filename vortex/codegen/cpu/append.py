@@ -112,4 +112,7 @@ def _emit_store(args: Arguments, tiles: Tiles, o: page.Store, physical: Expr, h:
     dtype = args.type_of(o.buffer).dtype
     target = args.buffers[f"field.{o.buffer}"]
     assert isinstance(type_of(o.x), TensorType)
-    tiles.copy(o.x, lambda i, x: put(target, narrow(x, dtype), physical, h, *i))
+    if dtype.per_byte == 1:
+        tiles.copy(o.x, lambda i, x: put(target, narrow(x, dtype), physical, h, *i))
+    else:
+        tiles.copy_packed(o.x, dtype, lambda i, byte: put(target, byte, physical, h, *i))

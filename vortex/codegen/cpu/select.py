@@ -7,6 +7,7 @@ result of a row depends on nothing but the row.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from vortex.codegen.arguments import Arguments
@@ -178,10 +179,10 @@ class _Kernel:
         ahead = self.knobs.prefetch
         if not ahead:
             return
-        t = type_of(o.value)
+        t = self.args.type_of(o.buffer)
         physical = let("later", self.reader.look_up(T.min(s + ahead, self.row.scored - 1)))
-        for first in range(0, t.numel, LINE_BYTES // t.dtype.bytes):
-            index = unflat(T.int32(first), t.tile)
+        for first in range(0, math.prod(t.packed), LINE_BYTES // t.dtype.bytes):
+            index = unflat(T.int32(first), t.packed)
             prefetch(self.args.buffers[f"field.{o.buffer}"], physical, self.row.head, *index)
 
     def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:

@@ -217,7 +217,10 @@ class _Stripe:
         block = Block(values, BlockTiles(values, PLAIN, cta=self.cta))
         for o in self.f.ops:
             if isinstance(o, page.Store):
-                block.before_copy(o.x)
+                if self.args.type_of(o.buffer).dtype.per_byte > 1:
+                    block.before([o.x])  # a byte takes elements of several threads
+                else:
+                    block.before_copy(o.x)
                 self._write(block, o, physical, h)
             elif o.result is not None and o.value in self.storages:
                 values.storages[o.value] = self.storages[o.value]
@@ -261,9 +264,12 @@ class _Stripe:
         """Write one summary of a page."""
         t = self.args.type_of(o.buffer)
         target = flat_view(self.args.buffers[f"field.{o.buffer}"], STORAGE[t.dtype.name], t.dtype.bytes)
-        page_of_head = let("field_base", (physical * wide(self.args.size("Hkv")) + wide(h)) * t.numel)
+        page_of_head = let("field_base", (physical * wide(self.args.size("Hkv")) + wide(h)) * math.prod(t.packed))
 
         def keep(i: Index, x: Expr) -> None:
             put(target, narrow(x, t.dtype), page_of_head + wide(flat(i, t.tile)))
 
-        block.tiles.copy(o.x, keep)
+        if t.dtype.per_byte == 1:
+            block.tiles.copy(o.x, keep)
+        else:
+            block.tiles.copy_packed(o.x, t.dtype, lambda i, x: put(target, x, page_of_head + wide(flat(i, t.packed))))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vortex.codegen.tir import F32, Expr, T, cast
-from vortex.ir.types import DType, bf16, fp8_e4m3
+from vortex.codegen.narrow import unpacked
+from vortex.codegen.tir import F32, I32, Expr, T, cast
+from vortex.ir.types import DType, bf16, fp8_e4m3, i32, int4, int8
 from vortex.ir.types import f32 as f32_type
 
 
@@ -21,13 +22,20 @@ def vector(words: int) -> Iterator[Expr]:
 
 
 def unpack(word: Expr, k: Expr | int, dtype: DType) -> Expr:
-    """Element ``k`` of a register of packed elements, widened to fp32; of fp8, its byte.
+    """Element ``k`` of a register of packed elements: floats widened to fp32, of fp8 its byte; codes as int32.
 
     bit     31        24        16         8         0
     f32     | element 0                              |
     16 bits | element 1         | element 0          |
     fp8     | element 3 | el. 2 | el. 1  | element 0 |
+    int8    | element 3 | el. 2 | el. 1  | element 0 |
+    int4    | el. 7 | 6 | 5 | 4 | 3 | 2 | 1 | el. 0  |
+    i32     | element 0                              |
     """
+    if dtype == i32:
+        return T.reinterpret(I32, word)
+    if dtype in (int8, int4):
+        return unpacked(word, k, dtype)
     if dtype == f32_type:
         return T.reinterpret(F32, word)
     if dtype == fp8_e4m3:

@@ -30,7 +30,7 @@ from __future__ import annotations
 from vortex.budget import Cap
 from vortex.ir.core import Decl, Module, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
-from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3
+from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3, i32, uint1
 
 LAYOUTS = ("batched", "ragged", "paged", "token", "slot", "entry", "request", "step")
 ROLES = ("input", "pool", "field", "state", "output", "workspace", "plan", "scratch")
@@ -60,6 +60,13 @@ def tile_of(d: Decl) -> Type:
     return d.type.with_dtype(f32) if scaled(d) and isinstance(d.type, TensorType) else d.type
 
 
+def words_of(t: Type) -> TensorType | None:
+    """The type of bits (uint1) as words of 32; None for what is not read in whole words."""
+    if not isinstance(t, TensorType) or t.dtype != uint1 or not t.tile or t.tile[-1] % 32:
+        return None
+    return TensorType(i32, (*t.shape[:-1], t.tile[-1] // 32))
+
+
 @op("page.load")
 class Load(Op):
     """The tile of the current row or page. In a kernel that runs once for a row with all its candidates, such as
@@ -74,6 +81,11 @@ class Load(Op):
 
     def infer(self) -> TensorType:
         return one_page_axis(self, self.type.dtype, self.type.shape)
+
+
+@op("page.load_words")
+class LoadWords(Load):
+    """As ``page.load`` of a summary of bits (uint1), 32 of them a word: i32[.., n / 32], bit i % 32 of word i // 32."""
 
 
 @op("page.load_selection")

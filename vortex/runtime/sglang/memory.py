@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -21,8 +20,10 @@ from vortex.runtime.tensors import TORCH
 def new_fields(
     entries: Sequence[FieldEntry], pages: int, kv_heads: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Summaries ``[pages, kv_heads, *tile]`` of one layer. What is in them is never read before it is written."""
-    return {f.name: torch.empty(pages, kv_heads, *f.tile, dtype=TORCH[f.dtype], device=device) for f in entries}
+    """Summaries ``[pages, kv_heads, *tile]`` of one layer, int4 and uint1 in bytes. What is in them is never read
+    before it is written.
+    """
+    return {f.name: torch.empty(pages, kv_heads, *f.packed, dtype=TORCH[f.dtype], device=device) for f in entries}
 
 
 def new_state(
@@ -40,7 +41,7 @@ def state_bytes(entries: Sequence[StateEntry], kv_heads: int, slots: int, column
 
 def bytes_per_token(entries: Sequence[FieldEntry], shape: ModelShape, layers: int) -> int:
     """Bytes of summaries that a token of the pool costs, rounded up."""
-    page = sum(prod(f.tile) * TORCH[f.dtype].itemsize for f in entries) * shape.kv_heads * layers
+    page = sum(f.tile_bytes for f in entries) * shape.kv_heads * layers
     return -(-page // shape.spec.page_size)
 
 

@@ -15,7 +15,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ class Stats:
         self._sparse = len(layers) - self._dense
         heads = next(iter(layers.values())).k.shape[1]
         self._kv_bytes = len(spec.pools) * self._page * spec.head_dim * TORCH[spec.dtype].itemsize * heads
-        self._field_bytes = sum(prod(f.tile) * TORCH[f.dtype].itemsize for f in manifest.fields) * heads
+        self._field_bytes = sum(f.tile_bytes for f in manifest.fields) * heads
         calls = Counter(KINDS[k.kind].call for k in library.target.kernels if k.variant_of == k.name)
         # where a plan divides the work among SMs, that of layers which keep all pages is a second one
         plans = 1 + (self._dense > 0 and any("work" in k.args for k in library.target.kernels))

@@ -30,7 +30,7 @@ from vortex.codegen.tiles import Axes, Fold, Place, Take, extents, place_of
 from vortex.codegen.tir import U32, Buffer, Expr, T, differ, equal, flat, i32, let, local, put, tirx, unflat, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.dialects import page
-from vortex.schedules.contractions import LOADABLE, LaneGroup, LaneGroupLoad
+from vortex.schedules.contractions import LaneGroup, LaneGroupLoad
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class _Vectors:
         known = next((x for x in self.group.loads if x.load is load), None)
         if k is None or known is None or not _sees(known, index, row):
             return None
-        each = 4 // LOADABLE[known.dtype]
+        each = 32 // known.dtype.bits
         return unpack(self.registers[load, u][k // each], k % each, known.dtype)
 
 
@@ -228,9 +228,9 @@ class _LaneGroupFold:
         """Load one vector of each page in flight: nothing is used before all are on their way."""
         group, held = self.tiles.group, self.vectors.registers
         for x in group.loads:
-            size = group.vector * LOADABLE[x.dtype] // 4
+            size = group.vector * x.dtype.bits // 32
             t = type_of(x.load.value)
-            along, whole = (n * LOADABLE[x.dtype] // 4 for n in (t.tile[-1], t.numel))
+            along, whole = (n * x.dtype.bits // 32 for n in (t.tile[-1], t.numel))
             word = let("word", row_of(x, at) * along + (chunk * group.lanes + self.member) * size)
             for u, record in enumerate(flight.records):
                 if (x.load, u) not in held:

@@ -8,6 +8,7 @@ storage types and widen when they are read.
 
 from __future__ import annotations
 
+from vortex.ir.dialects.flow.bits import DifferingBits, PackBits
 from vortex.ir.dialects.flow.elementwise import (
     Abs,
     Add,
@@ -120,6 +121,7 @@ __all__ = [
     "Constant",
     "Conv",
     "Cos",
+    "DifferingBits",
     "Div",
     "Dot",
     "Eq",
@@ -151,6 +153,7 @@ __all__ = [
     "Neg",
     "Not",
     "Or",
+    "PackBits",
     "PageCount",
     "PageIndex",
     "Param",
