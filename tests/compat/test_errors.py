@@ -148,6 +148,18 @@ CASES: dict[str, tuple[str, str, str, str]] = {
         "3 * 5",
     ),
     "reshape_leading": (changed("GeMM(), topK()", "GeMM(), topK(); Reshape(1, 2, 3)"), "VX1080", "Reshape(1", "-1"),
+    "save_of_the_query": (
+        changed("score = self.gemm", 'Save()(q, cache["c"], ctx=ctx)\n        score = self.gemm'),
+        "VX1081",
+        "Save()",
+        "declared (1, 16)",
+    ),
+    "save_into_a_value": (
+        changed("score = self.gemm", "Save()(q, q, ctx=ctx)\n        score = self.gemm"),
+        "VX1081",
+        "Save()",
+        "no field of the cache",
+    ),
     "union_of_scores": (
         changed("self.out(score,", "Union()(score, score,"),
         "VX1081",

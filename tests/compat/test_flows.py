@@ -81,6 +81,56 @@ RULE: dict[str, Formula] = {
     "rule_20": lambda q, k, v: (c(k) @ q.T).amax(1) * (w(v) @ q.mean(0)),
     "rule_21": lambda q, k, v: smoothed(dot(q, k)),
 }
+Step = Callable[[dict[str, Any], Tensor, Tensor, Tensor], Tensor]
+
+
+def velocity(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    now, before = dot(q, k), kept.get("s", 0.0)
+    kept["s"] = now
+    return now - 0.5 * before
+
+
+def variance(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = dot(q, k)
+    kept["x"], kept["x2"] = 0.7 * kept.get("x", 0.0) + 0.3 * s, 0.7 * kept.get("x2", 0.0) + 0.3 * s * s
+    return s + 0.5 * (kept["x2"] - kept["x"] ** 2)
+
+
+def query_average(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    kept["q"] = 0.7 * kept.get("q", 0.0) + 0.3 * q.mean(0)
+    return c(k) @ kept["q"]
+
+
+def running_energy(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    kept["e"] = 0.95 * kept.get("e", 0.0) + 0.05 * energy(v)
+    return dot(q, k) * kept["e"]
+
+
+def least_so_far(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    kept["s"] = torch.minimum(kept.get("s", torch.tensor(1e6)), dot(q, k))
+    return dot(q, k) - kept["s"]
+
+
+def drifting(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    now = kept.get("c", c(k))
+    kept["c"] = 0.5 * now + 0.5 * q.mean(0)
+    return now @ q.mean(0)
+
+
+def running_score(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    kept["s"] = 0.5 * kept.get("s", 0.0) + dot(q, k)
+    return kept["s"]
+
+
+STATEFUL: dict[str, Step] = {
+    "rule_1": velocity,
+    "rule_4": variance,
+    "rule_8": query_average,
+    "rule_13": running_energy,
+    "least_so_far": least_so_far,
+    "drifting": drifting,
+    "unfilled": running_score,
+}
 GENERATION: dict[str, Formula] = {
     "in-place": lambda q, k, v: torch.softmax(0.09 * (c(k) @ q.T), 0).amax(1),
     "torch_mean": lambda q, k, v: dot(q, k),
@@ -125,6 +175,34 @@ def agrees(cls: type[vortex.vFlow], formula: Formula, seed: int) -> None:
 @pytest.mark.parametrize("name", RULE)
 def test_rules_compute_their_formulas(name: str) -> None:
     agrees(find_flow(f"{RULES}:{name}"), RULE[name], seed=int(name[5:]))
+
+
+def follows(cls: type[vortex.vFlow], step: Step) -> None:
+    """Three steps of the eager flow with those of the formula."""
+    _, k, v = data(SPEC, 12, seed=3)
+    tokens = [x.reshape(-1, 1, SPEC.head_dim) for x in (k, v)]
+    state, kept = oracle.RequestState(cls, SPEC, 1), {}
+    for i in range(3):
+        q = data(SPEC, 1, seed=20 + i)[0]
+        scores = oracle.step(cls, SPEC, q, *tokens, vortex.Budget(2), state=state).scores[0]
+        torch.testing.assert_close(scores, step(kept, q, k[1:10], v[1:10]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_rules_with_state_follow_their_formulas(name: str) -> None:
+    follows(find_flow(f"{RULES}:{name}"), STATEFUL[name])
+
+
+def test_the_shipped_flow_with_state_follows_its_formula() -> None:
+    follows(algorithms.RunningAvgBlockSparse, running_score)
+
+
+def test_compiled_state_is_that_of_the_eager_flow(tmp_path: Path) -> None:
+    from vortex.cli.main import main
+
+    made = str(tmp_path / "state.vxa")
+    compile_flow(f"{RULES}:drifting", spec=ODD, out=Path(made))
+    assert main(["run", made, "--steps", "5", "--tokens", "30,400"]) == 0
 
 
 @pytest.mark.parametrize("name", GENERATION)

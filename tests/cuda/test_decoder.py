@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 import torch
 
+import vortex
 from tests.cuda.harness import KINDS, Kernels, fails, lower
 from vortex.artifact.manifest import FieldEntry, KernelEntry, Manifest, TargetEntry
 from vortex.budget import Budget
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.flow import oracle
-from vortex.flow.flow import find_flow
+from vortex.flow.flow import find_flow, vFlow
 from vortex.flow.trace import trace
+from vortex.ir.dialects.page import cap_of, page_blocks
 from vortex.ir.interpret import resource
 from vortex.ir.types import TensorType
 from vortex.runtime.decoder import Decoder, load
@@ -32,8 +34,14 @@ from vortex.runtime.tensors import as_kernel_sees
 from vortex.spec import Spec
 
 SPEC = Spec(page_size=8, head_dim=32, group=2)
-LATENT = {"latent_topk": Spec.of_latent("64+64", 20, page_size=8)}
-"""Flows of other shapes than that: MLA, whose rows a CTA of attend takes in blocks of heads."""
+IN_BLOCKS = "_in_blocks"
+OTHER = {
+    "latent_topk": Spec.of_latent("64+64", 20, page_size=8),
+    f"quest{IN_BLOCKS}": Spec(page_size=24, block_size=8, head_dim=32, group=2),
+    f"masked_quest{IN_BLOCKS}": Spec(page_size=64, block_size=16, head_dim=32, group=2),
+    f"latent_topk{IN_BLOCKS}": Spec.of_latent("64+64", 20, page_size=32, block_size=8),
+}
+"""Flows of other shapes than that: MLA, whose rows a CTA of attend takes in blocks of heads; blocks of pages."""
 HKV = 2
 BUDGET = Budget(3, "1/8")
 MOST = 8 * 80 + 3
@@ -61,10 +69,14 @@ class Eight(Cpu):
         return self.recording
 
 
+def flow_named(name: str) -> type[vFlow]:
+    return find_flow(name.removesuffix(IN_BLOCKS))
+
+
 @cache
 def kernels(name: str) -> Kernels:
-    knobs = {**KNOBS, "attend": {}} if name in LATENT else KNOBS
-    return Kernels.of({name: lower(trace(find_flow(name), LATENT.get(name, SPEC)), **knobs)}, KINDS)
+    knobs = {**KNOBS, "attend": {}} if name.startswith("latent") else KNOBS
+    return Kernels.of({name: lower(trace(flow_named(name), OTHER.get(name, SPEC)), **knobs)}, KINDS)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -105,13 +117,14 @@ def library(name: str, built: Kernels) -> Library:
         for k in built.sources.values()
     )
     fields = [
-        FieldEntry(d.name, d.type.tile, d.type.dtype.name)
+        FieldEntry(d.name, ((n,) if (n := page_blocks(program)) > 1 else ()) + d.type.tile, d.type.dtype.name)
         for d in program.declared("buffer")
         if d.attrs["role"] == "field" and isinstance(d.type, TensorType)
     ]
     constants = {d.name: as_kernel_sees(torch.tensor(resource(program, d.name))) for d in program.declared("resource")}
-    spec = LATENT.get(name, SPEC)
-    manifest = Manifest(name, "0" * 64, spec, tuple(fields), (), {"sm_90a": TargetEntry("lib.sm_90a.so", entries)})
+    spec = OTHER.get(name, SPEC)
+    targets = {"sm_90a": TargetEntry("lib.sm_90a.so", entries)}
+    manifest = Manifest(name, "0" * 64, spec, tuple(fields), (), targets, cap=cap_of(program))
     return Library(manifest, "sm_90a", {k.symbol: launch(k.symbol) for k in entries}, constants, runs_on=device)
 
 
@@ -119,7 +132,7 @@ class Run:
     """Requests in a decoder over poisoned memory, every token also kept aside."""
 
     def __init__(self, name: str, decoder: Decoder, layout: Any = "HND") -> None:
-        self.flow, self.decoder, self.spec = find_flow(name), decoder, decoder.spec
+        self.flow, self.decoder, self.spec = flow_named(name), decoder, decoder.spec
         self.heads = 1 if self.spec.kv_lora_rank else HKV
         self.cache = PagedCache(160, self.heads, self.spec, decoder.fields, layout=layout)
         self.said: dict[int, torch.Tensor] = {}
@@ -172,10 +185,13 @@ class Run:
         want = oracle.step(self.flow, self.spec, q, k, v, budget)
         for h in range(self.heads):
             assert self.decoder.pages[row, h, : int(self.decoder.counts[row, h])].tolist() == want.pages[h]
-        dense = oracle.step(self.flow, self.spec, q, k, v, Budget(len(k)))
-        for (out, lse), right in zip((outs[:2], outs[2:]), (want, dense), strict=True):
-            torch.testing.assert_close(out.float(), right.out, rtol=2e-2, atol=2e-2)
-            torch.testing.assert_close(lse, right.lse, rtol=1e-3, atol=1e-3)
+        values = k[..., : self.spec.v_dim] if v is None else v
+        heads = [q[h * self.spec.group : (h + 1) * self.spec.group] for h in range(self.heads)]
+        each = [oracle.attend(x, k[:, h], values[:, h], self.spec.head_dim**-0.5) for h, x in enumerate(heads)]
+        dense = [torch.cat(x) for x in zip(*each, strict=True)]
+        for (out, lse), right in zip((outs[:2], outs[2:]), ((want.out, want.lse), dense), strict=True):
+            torch.testing.assert_close(out.float(), right[0], rtol=2e-2, atol=2e-2)
+            torch.testing.assert_close(lse, right[1], rtol=1e-3, atol=1e-3)
 
     def leave(self, r: int) -> None:
         self.cache.free(r)
@@ -203,17 +219,34 @@ def steps(run: Run) -> list[list[torch.Tensor]]:
     return found
 
 
-EVERYDAY = ("quest",)
-REST = ("block_topk", "gqa_block", "masked_quest", "latent_topk")
+@vortex.register("test_rows_of_their_own")
+class RowsOfTheirOwn(vortex.vFlow):
+    """How many pages a head has depends on its scores: fewer than the lists of attend have items for."""
+
+    def create_cache(self, spec: Spec) -> dict[str, vortex.Field]:
+        return {"mean": vortex.Field(spec.head_dim)}
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        return {"mean": page.k.mean(0)}
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        score = (cache.mean @ q.T).amax(-1)
+        few = vortex.topk(score.abs(), count=score.amax(0) - 8, pages=6)
+        return vortex.union(vortex.topp(score.relu(), 0.25, pages=8), few)
+
+
+EVERYDAY = ("quest", "quest_in_blocks", "test_rows_of_their_own")
+REST = ("block_topk", "gqa_block", "masked_quest", "latent_topk", *list(OTHER)[2:])
 
 
 @pytest.mark.parametrize("name", [*EVERYDAY, *(pytest.param(n, marks=pytest.mark.full) for n in REST)])
 def test_steps_of_a_changing_batch(name: str, tmp_path: Path) -> None:
-    made = compile_flow(name, spec=LATENT.get(name, SPEC), out=tmp_path / "cpu.vxa").artifact
+    made = compile_flow(flow_named(name), spec=OTHER.get(name, SPEC), out=tmp_path / "cpu.vxa").artifact
     assert made is not None
     decoder = Decoder(library(name, kernels(name)), budget=BUDGET, dense=True, debug=True)
-    mine = steps(Run(name, decoder, "NHD"))
-    others = steps(Run(name, load(made, target="cpu", budget=BUDGET, dense=True)))
+    layouts = ("HND", "NHD") if name.endswith(IN_BLOCKS) else ("NHD", "HND")
+    mine = steps(Run(name, decoder, layouts[0]))
+    others = steps(Run(name, load(made, target="cpu", budget=BUDGET, dense=True), layouts[1]))
     for a, b in zip(mine, others, strict=True):
         for x, y in zip(a, b, strict=True):
             torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-2)

@@ -89,7 +89,8 @@ def _traced(fn: Callable[..., Any], x: torch.Tensor, y: torch.Tensor) -> list[to
     try:
         module = trace_function(fn, TYPES)
     except VortexError as error:
-        assert error.kind.code.startswith("VX1"), error
+        if not error.code.startswith("VX1"):
+            raise
         return error
     got = run_function(module.functions["index"], [x.numpy(), y.numpy()], module, pages=len(x))
     return [torch.as_tensor(np.array(g)) for g in got]

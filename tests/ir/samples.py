@@ -110,7 +110,10 @@ def every_page_op() -> Module:
         return m.define(Function("kernel", kind, attrs=attrs))
 
     kernel("plan").append(page.Plan("plan", 16, 2, 8, True))
-    kernel("append").append(page.Scatter("k_new", "k"))
+    append = kernel("append")
+    append.append(page.Scatter("k_new", "k"))
+    m.declare(Decl("buffer", "ema", TensorType(f32, (1,)), {"layout": "entry", "role": "state", "init": 0.0}))
+    append.append(page.Reset("ema"))
     buffer("bits", TensorType(uint1, (2, 64)), "paged", "field")
     buffer("words", TensorType(i32, (2, 2)), "ragged", "workspace")
     f = kernel("select")

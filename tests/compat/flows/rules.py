@@ -6,7 +6,7 @@ from typing import Dict
 from vortex_torch.flow import vFlow, register
 from vortex_torch.indexer import (
     GeMM, GeMV, Mean, Max, Min, Sum, Multiply, Add, Maximum, Minimum, Relu, Sigmoid, Abs,
-    Softmax, Conv1d, WhereGreater, Load, topK, TopK, Union,
+    Softmax, Conv1d, WhereGreater, Load, Save, topK, TopK, Union,
 )
 from vortex_torch.cache import (
     Mean as CMean, Max as CMax, Min as CMin, L2Norm as CL2Norm, Abs as CAbs, Log as CLog, Fill as CFill,
@@ -340,3 +340,146 @@ class BothViews(Centroid):
         tables, lengths = self.by_keys(self.score(q, cache, ctx), ctx=ctx)
         values = self.v_dot(self.q_mean(q, ctx=ctx), cache["values"], ctx=ctx)
         self.output_func((tables, lengths), self.by_values(values, ctx=ctx), o, ctx=ctx)
+
+
+class Kept(Centroid):
+    """One number for each block that is kept from step to step."""
+
+    INIT = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.load, self.save = Load(), Save()
+        self.init = CFill(alpha=self.INIT)
+
+    def create_cache(self, block_size, head_dim):
+        return {"centroids": (1, head_dim), "kept": (1, 1)}
+
+    def forward_cache(self, cache, loc, ctx):
+        super().forward_cache(cache, loc, ctx)
+        self.init(cache["kept"], loc=loc, ctx=ctx)
+
+
+@register("rule_1")
+class Velocity(Kept):
+    def __init__(self):
+        super().__init__()
+        self.rise = Add(alpha=1.0, beta=-0.5)
+
+    def score(self, q, cache, ctx):
+        now = super().score(q, cache, ctx)
+        score = self.rise(now, self.load(cache["kept"], ctx=ctx), ctx=ctx)
+        self.save(now, cache["kept"], ctx=ctx)
+        return score
+
+
+@register("rule_4")
+class Variance(Kept):
+    def __init__(self):
+        super().__init__()
+        self.load_square, self.save_square, self.init_square = Load(), Save(), CFill()
+        self.square, self.square_mean = Multiply(), Multiply()
+        self.decay, self.decay_square = Add(alpha=0.7, beta=0.3), Add(alpha=0.7, beta=0.3)
+        self.spread, self.sum = Add(alpha=1.0, beta=-1.0), Add(alpha=1.0, beta=0.5)
+
+    def create_cache(self, block_size, head_dim):
+        return {"centroids": (1, head_dim), "kept": (1, 1), "square": (1, 1)}
+
+    def forward_cache(self, cache, loc, ctx):
+        super().forward_cache(cache, loc, ctx)
+        self.init_square(cache["square"], loc=loc, ctx=ctx)
+
+    def score(self, q, cache, ctx):
+        s = super().score(q, cache, ctx)
+        mean = self.decay(self.load(cache["kept"], ctx=ctx), s, ctx=ctx)
+        square = self.decay_square(self.load_square(cache["square"], ctx=ctx), self.square(s, s, ctx=ctx), ctx=ctx)
+        self.save(mean, cache["kept"], ctx=ctx)
+        self.save_square(square, cache["square"], ctx=ctx)
+        variance = self.spread(square, self.square_mean(mean, mean, ctx=ctx), ctx=ctx)
+        return self.sum(s, variance, ctx=ctx)
+
+
+@register("rule_8")
+class QueryAverage(Kept):
+    def __init__(self):
+        super().__init__()
+        self.decay = Add(alpha=0.7, beta=0.3)
+
+    def create_cache(self, block_size, head_dim):
+        return {"centroids": (1, head_dim), "kept": (1, head_dim)}
+
+    def score(self, q, cache, ctx):
+        average = self.decay(self.load(cache["kept"], ctx=ctx), self.q_mean(q, ctx=ctx), ctx=ctx)
+        self.save(average, cache["kept"], ctx=ctx)
+        return self.dot(average, cache["centroids"], ctx=ctx)
+
+
+@register("rule_13")
+class RunningEnergy(Kept):
+    def __init__(self):
+        super().__init__()
+        self.v_norm, self.v_mean = CL2Norm(dim=2), CMean(dim=1)
+        self.decay, self.mul = Add(alpha=0.95, beta=0.05), Multiply()
+
+    def create_cache(self, block_size, head_dim):
+        return {"centroids": (1, head_dim), "kept": (1, 1), "energy": (1, 1)}
+
+    def forward_cache(self, cache, loc, ctx):
+        super().forward_cache(cache, loc, ctx)
+        norms = self.v_norm(cache["v"], None, loc=loc, ctx=ctx)
+        self.v_mean(norms, cache["energy"], loc=loc, ctx=ctx)
+
+    def score(self, q, cache, ctx):
+        total = self.decay(cache["kept"], cache["energy"], ctx=ctx)
+        self.save(total, cache["kept"], ctx=ctx)
+        return self.mul(super().score(q, cache, ctx), self.load(cache["kept"], ctx=ctx), ctx=ctx)
+
+
+@register("least_so_far")
+class LeastSoFar(Kept):
+    """How far a score lies above the least that the block has had."""
+
+    INIT = 1e6
+
+    def __init__(self):
+        super().__init__()
+        self.least, self.above = Minimum(), Add(beta=-1.0)
+
+    def score(self, q, cache, ctx):
+        s = super().score(q, cache, ctx)
+        least = self.least(self.load(cache["kept"], ctx=ctx), s, ctx=ctx)
+        self.save(least, cache["kept"], ctx=ctx)
+        return self.above(s, least, ctx=ctx)
+
+
+@register("drifting")
+class Drifting(Kept):
+    """A mean key that drifts to the queries: it begins as what forward_cache computes, and is saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.drift = Add(alpha=0.5, beta=0.5)
+
+    def create_cache(self, block_size, head_dim):
+        return {"centroids": (1, head_dim)}
+
+    def forward_cache(self, cache, loc, ctx):
+        self.k_mean(cache["k"], cache["centroids"], loc=loc, ctx=ctx)
+
+    def score(self, q, cache, ctx):
+        s = super().score(q, cache, ctx)
+        self.save(self.drift(cache["centroids"], self.q_mean(q, ctx=ctx), ctx=ctx), cache["centroids"], ctx=ctx)
+        return s
+
+
+@register("unfilled")
+class Unfilled(Kept):
+    """As older generations had it: nothing fills what is saved, and it begins as 0."""
+
+    def forward_cache(self, cache, loc, ctx):
+        self.k_mean(cache["k"], cache["centroids"], loc=loc, ctx=ctx)
+
+    def score(self, q, cache, ctx):
+        s = Add(alpha=0.5, beta=1.0)(self.load(cache["kept"], ctx=ctx), super().score(q, cache, ctx), ctx=ctx)
+        self.save(s, cache["kept"], ctx=ctx)
+        return s

@@ -89,6 +89,31 @@ class VEnergyGatedCentroid(_Centroids):
         self.output_func(self.gate(score, cache["v_energy"], ctx=ctx), o, ctx=ctx)
 
 
+class RunningAvgBlockSparse(_Centroids):
+    """The mean query with the mean key, and half of what the block had in the step before."""
+
+    ALPHA = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load_score, self.save_score = on_index.Load(), on_index.Save()
+        self.fuse = on_index.Add(alpha=self.ALPHA, beta=1.0)
+        self.init_running_score = on_cache.Fill(alpha=0.0)
+
+    def create_cache(self, block_size: int, head_dim: int) -> Any:  # type: ignore[override]
+        return {"centroids": (1, head_dim), "running_score": (1, 1)}
+
+    def forward_cache(self, cache: Any, loc: Any, ctx: Any) -> Any:  # type: ignore[override]
+        super().forward_cache(cache, loc, ctx)
+        self.init_running_score(cache["running_score"], loc=loc, ctx=ctx)
+
+    def forward_indexer(self, q: Any, o: Any, cache: Any, ctx: Any) -> Any:  # type: ignore[override]
+        now = self.gemm(self.mean(q, ctx=ctx), cache["centroids"], ctx=ctx)
+        running = self.fuse(self.load_score(cache["running_score"], ctx=ctx), now, ctx=ctx)
+        self.save_score(running, cache["running_score"], ctx=ctx)
+        self.output_func(running, o, ctx=ctx)
+
+
 class GQAQuestSparseAttention(vFlow):
     """The upper bound of q.k over a block, for the best head."""
 

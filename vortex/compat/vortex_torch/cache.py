@@ -168,4 +168,6 @@ class Fill(operators.vOp):
             raise calls.refuse(self.op, why, 'write fill(cache["name"], loc=loc, ctx=ctx)')
         import torch
 
-        return _written(self, operators.constant(torch.full(x.shape, self.alpha)), x)
+        _written(self, operators.constant(torch.full(x.shape, self.alpha)), x)
+        calls.current(self.op).filled[x.name] = self.alpha
+        return x

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from vortex.errors import OPERATOR_CALL, VortexError, nearest
+from vortex.flow.flow import Field
 from vortex.flow.selection import Selection
 from vortex.flow.tensor import vTensor
 from vortex.flow.tracer import fail
@@ -27,6 +28,29 @@ class Declared:
     spec: Spec
     shapes: dict[str, tuple[int, int]]
     names: dict[str, str]
+    state: dict[str, State] = field(default_factory=dict)
+    """The fields that ``forward_indexer`` saves."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A field that outlives a step, by its names in the IR: what is kept of it, and how it begins.
+
+    It begins as ``init`` where ``forward_cache`` fills it, and else as what that computes: the summary ``begin``, for
+    as long as ``kept`` is 0.
+    """
+
+    name: str
+    init: float = 0.0
+    begin: str = ""
+    kept: str = ""
+
+    def fields(self, shape: tuple[int, int]) -> dict[str, Field]:
+        """What it is for vortex."""
+        made = {self.name: Field(*shape, state="page", init=self.init)}
+        if self.begin:
+            made |= {self.begin: Field(*shape), self.kept: Field(1, 1, state="page")}
+        return made
 
 
 @dataclass
@@ -39,6 +63,12 @@ class Call:
     """Fields that ``forward_cache`` has written, ``[1, r, c]`` each."""
     results: dict[str, Any] = field(default_factory=dict)
     """The same as ``[r, c]``, by their names in the IR."""
+    filled: dict[str, float] = field(default_factory=dict)
+    """Those of them that Fill has written last, and with what."""
+    saved: dict[str, Any] = field(default_factory=dict)
+    """Fields that ``forward_indexer`` has saved, ``[S, r, c]`` each."""
+    seen: dict[str, Any] = field(default_factory=dict)
+    """Fields as ``forward_indexer`` reads them."""
     selection: Selection | None = None
     """What the terminal operator has chosen."""
 
@@ -124,8 +154,13 @@ class Slot:
             r, c = self.shape[1:]
             why = f"its result is {shape_of(made)}, and field '{self.name}' is declared ({r}, {c})"
             raise refuse(op, why, "the result's last two sizes are the field's in create_cache")
-        self._call.written[self.name] = made
-        self._call.results[self._call.declared.names[self.name]] = made.reshape(self.shape[1:])
+        call = self._call
+        call.written[self.name] = made
+        call.filled.pop(self.name, None)
+        state = call.declared.state.get(self.name)
+        name = call.declared.names[self.name] if state is None else state.begin
+        if name:
+            call.results[name] = made.reshape(self.shape[1:])
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

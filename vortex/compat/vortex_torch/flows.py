@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -10,15 +11,20 @@ import torch
 
 from vortex.compat.vortex_torch import calls, learned
 from vortex.compat.vortex_torch.cache import Context as CacheContext
-from vortex.compat.vortex_torch.calls import Call, Declared, Fields, Location, Output, Slot
+from vortex.compat.vortex_torch.calls import Call, Declared, Fields, Location, Output, Slot, State
 from vortex.compat.vortex_torch.indexer import Context as IndexerContext
 from vortex.errors import BAD_FIELD, BAD_FLOW_CLASS, NO_TERMINAL, OPERATOR_CALL, OTHER_BASE, Loc
 from vortex.flow import flow as native
-from vortex.flow import source
+from vortex.flow import purity, source
+from vortex.flow.arguments import Page
 from vortex.flow.dialect import Dialect
 from vortex.flow.flow import Field
 from vortex.flow.methods import RESERVED, class_loc, code_of, kind, method_loc, return_loc
+from vortex.flow.parameter import declaration
 from vortex.flow.tensor import vTensor
+from vortex.flow.tracer import tracing
+from vortex.ir.core import Function, Module, Value
+from vortex.ir.types import S, TensorType, f32
 from vortex.spec import Spec
 
 _F = TypeVar("_F", bound=type[native.vFlow])
@@ -56,8 +62,8 @@ class Package(Dialect):
             cache = Fields(slots, lambda pool: getattr(page, pool)[None])
             return cache, Location(), CacheContext(declared.spec)
         q, given = args
-        found = {name: given[ir] for name, ir in declared.names.items()}
-        cache = Fields(found, lambda pool: getattr(given, pool))
+        call.seen = {name: _read(declared, name, given) for name in declared.names}
+        cache = Fields(call.seen, lambda pool: getattr(given, pool))
         rows = q[None]
         if isinstance(rows, vTensor) and rows.value.owner is not None:
             rows.value.owner.loc = method_loc(flow, method)  # no line of the flow makes it
@@ -73,11 +79,15 @@ class Package(Dialect):
             return call.results
         if call.selection is None:
             raise NO_TERMINAL.at(return_loc(flow, method))
-        return call.selection
+        new: dict[str, Any] = {}
+        for name, x in call.saved.items():
+            state = call.declared.state[name]
+            new |= {state.name: x} | ({state.kept: _ones(x)} if state.begin else {})
+        return (call.selection, new) if new else call.selection
 
     def _all_written(self, flow: Any, call: Call) -> None:
         for name in call.declared.names:
-            if name not in call.written:
+            if name not in call.written and name not in call.declared.state:
                 why = f"field '{name}' of create_cache is written by no operator"
                 how = f"give it to one as its output: op(x, cache['{name}'], loc=loc, ctx=ctx)"
                 raise OPERATOR_CALL.at(return_loc(flow, call.method), op=call.method, why=why, expected=how)
@@ -105,10 +115,53 @@ class Package(Dialect):
             loc = (source.key_loc(code, name) if code is not None and isinstance(name, str) else None) or at_return
             shapes[name] = self._shape(name, shape, loc)
             names[name] = _ir_name(name, names.values())
-            fields[names[name]] = Field(*shapes[name])
-        learned.declare(flow, fields)
-        flow.__dict__["_declared"] = Declared(spec, shapes, names)
+        flow.cache_meta_info = {name: (shape, flow.intermediate_dtype) for name, shape in shapes.items()}
+        learned.declare(flow, names.values())
+        declared = flow.__dict__["_declared"] = Declared(spec, shapes, names)
+        declared.state.update(self._state(flow, spec, declared))
+        for name, shape in shapes.items():
+            state = declared.state.get(name)
+            fields |= {names[name]: Field(*shape)} if state is None else state.fields(shape)
         return fields
+
+    def _state(self, flow: Any, spec: Spec, declared: Declared) -> dict[str, State]:
+        """Which fields forward_indexer saves, and how they begin, as a trace of both methods on trial tells.
+
+        What goes wrong in it goes wrong again, and is told, when the methods are traced in earnest.
+        """
+        tile = TensorType(f32, (spec.page_size, spec.head_dim))
+        values = [Value(n, tile) for n in spec.pools]
+        values.append(Value("q", TensorType(f32, (spec.group, spec.head_dim))))
+        values += [Value(declared.names[n], TensorType(f32, (S, *s))) for n, s in declared.shapes.items()]
+        values += [Value(f"all_{n}", TensorType(f32, (S, *tile.shape))) for n in spec.pools]
+        function = Function("func", "index", values)
+        module = Module("flow", "trial")
+        for p in flow.__dict__["_parameters"].values():
+            module.declare(declaration(p, spec))
+        with tracing(module, function), contextlib.suppress(Exception):
+            held = {a.name: vTensor(a) for a in function.args}
+            made = [held[n] for n in spec.pools]
+            given = _Trial({n: held[n] for n in declared.names.values()})
+            given.rows = {n: held[f"all_{n}"] for n in spec.pools}
+            calls_made: list[Call] = []
+            for method, args in (("forward_cache", (Page(spec, made),)), ("forward_indexer", (held["q"], given))):
+                with purity.running(method):
+                    args = self.arguments(flow, method, args)
+                    calls_made.append(flow.__dict__["_call"])
+                    with calls.running(calls_made[-1]):
+                        getattr(flow, method)(*args)
+            written, saved = calls_made
+            taken = list(declared.names.values())
+            state = {}
+            for name in saved.saved:
+                ir = declared.names[name]
+                if name in written.filled or name not in written.written:
+                    state[name] = State(ir, init=written.filled.get(name, 0.0))
+                else:
+                    begin, kept = _ir_name(f"{ir}_begin", taken), _ir_name(f"{ir}_kept", taken)
+                    state[name] = State(ir, begin=begin, kept=kept)
+            return state
+        return {}
 
     def _shape(self, name: Any, shape: Any, loc: Loc | None) -> tuple[int, int]:
         if name in self.reserved:
@@ -141,6 +194,31 @@ def _other_base(flow: Any, base: str, spec: Spec, hint: str) -> Exception:
     return OTHER_BASE.at(class_loc(type(flow)), flow=type(flow).__name__, base=base, spec=spec, hint=hint)
 
 
+class _Trial(dict[str, Any]):
+    """A cache for a trace on trial: fields by name, the rows of pages as attributes."""
+
+    rows: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.rows[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def _read(declared: Declared, name: str, given: Any) -> Any:
+    """A field as forward_indexer sees it."""
+    state = declared.state.get(name)
+    if state is None or not state.begin:
+        return given[declared.names[name]]
+    return torch.where(given[state.kept] > 0, given[state.name], given[state.begin])
+
+
+def _ones(x: Any) -> Any:
+    """1 for each page of ``x``, ``[S, 1, 1]``."""
+    return torch.ones_like(x[:, :1, :1])
+
+
 def _ir_name(name: Any, taken: Any) -> str:
     """A field's name that the IR can have: theirs, with underscores where it may not be."""
     made = re.sub(r"[^A-Za-z0-9_]", "_", str(name)).lstrip("_") or "field"
@@ -160,9 +238,11 @@ class _Base(native.vFlow):
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
 
-    def __init__(self) -> None:
-        for name in ("block_size", "kv_cache_dtype", "q_data_type", "intermediate_dtype", "cache_meta_info"):
-            setattr(self, name, None)
+    block_size: int | None = None
+    kv_cache_dtype: Any = None
+    q_data_type: Any = None
+    intermediate_dtype: Any = None
+    cache_meta_info: Any = None
 
     def _initialize(self, sizes: tuple[int, ...], kv: Any, q: Any, intermediate: Any) -> None:
         self.block_size, self.kv_cache_dtype, self.q_data_type = sizes[0], kv, q
@@ -172,17 +252,14 @@ class _Base(native.vFlow):
 
     def get_cache_meta_info(self) -> Any:
         """Shape and type of every declared field."""
-        return {n: (s, self.intermediate_dtype) for n, s in self.__dict__["_declared"].shapes.items()}
+        return self.cache_meta_info
 
 
 class vFlow(_Base):
     """A flow over K and V."""
 
     dialect = Package()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head_dim: int | None = None
+    head_dim: int | None = None
 
     def initialize(
         self,
@@ -191,6 +268,7 @@ class vFlow(_Base):
         kv_cache_dtype: Any,
         q_data_type: Any,
         intermediate_dtype: Any = torch.bfloat16,
+        **_: Any,
     ) -> None:
         """Set the sizes, then call create_cache."""
         self.head_dim = head_dim
@@ -201,12 +279,9 @@ class vFlowMLA(_Base):
     """A flow over latent rows, ``cache["latent"]``."""
 
     dialect = LatentPackage()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kv_lora_rank: int | None = None
-        self.qk_rope_head_dim: int | None = None
-        self.latent_dim: int | None = None
+    kv_lora_rank: int | None = None
+    qk_rope_head_dim: int | None = None
+    latent_dim: int | None = None
 
     def initialize(
         self,
@@ -216,6 +291,7 @@ class vFlowMLA(_Base):
         kv_cache_dtype: Any,
         q_data_type: Any,
         intermediate_dtype: Any = torch.bfloat16,
+        **_: Any,
     ) -> None:
         """Set the sizes, then call create_cache."""
         self.kv_lora_rank, self.qk_rope_head_dim = kv_lora_rank, qk_rope_head_dim

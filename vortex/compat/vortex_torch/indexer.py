@@ -14,10 +14,8 @@ from vortex.compat.vortex_torch.calls import ContextBase, Output, tensor
 from vortex.compat.vortex_torch.learned import LearnedQuery as LearnedQuery
 from vortex.compat.vortex_torch.learned import Parameter as Parameter
 from vortex.compat.vortex_torch.operators import bad, inner_dim, number, same_object, vOp
-from vortex.errors import BAD_OPERATOR
 from vortex.flow.selection import Selection, topk, union
 from vortex.flow.tensor import vTensor
-from vortex.flow.tracer import fail
 
 
 class Context(ContextBase):
@@ -287,12 +285,22 @@ class Load(vOp):
 
 
 class Save(vOp):
-    """Keeps a value for the next step."""
+    """Keeps a value in a field for the next step of the request; what reads the field after that reads the value."""
 
     def __call__(self, x: Any, y: Any, ctx: Any = None) -> Any:
-        _here(self.op)
-        hint = "score from the block's fields and the query of this step"
-        raise fail(BAD_OPERATOR, op=self.op, why="fields that outlive a step are not supported yet", hint=hint)
+        call = _here(self.op)
+        x = tensor(self.op, x)
+        name = next((n for n, f in call.seen.items() if f is y), None)
+        if name is None:
+            why = "its second operand is no field of the cache"
+            raise calls.refuse(self.op, why, 'write save(x, cache["name"], ctx=ctx)')
+        shape = call.declared.shapes[name]
+        if tuple(x.shape[1:]) != shape or not calls.has_pages(x):
+            why = f"it is given {calls.shape_of(x)}, and field '{name}' is declared {shape}"
+            raise calls.refuse(self.op, why, "a value [S, r, c], one made from the cache")
+        call.saved[name] = x
+        call.seen[name] = vTensor(x.value) if isinstance(x, vTensor) else x.clone()
+        return y
 
 
 class topK(vOp):

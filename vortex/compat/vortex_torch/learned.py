@@ -6,7 +6,7 @@ loaded: :func:`weights` has their tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -137,7 +137,7 @@ def _tables(value: Any, name: str) -> dict[str, Table]:
     return {n: t for k, x in value.items() for n, t in _tables(x, f"{name}_{k}").items()}
 
 
-def declare(flow: Any, taken: Mapping[str, Any]) -> None:
+def declare(flow: Any, taken: Collection[str]) -> None:
     """Make parameters of the tables of a flow that are too large for constants; ``taken`` are names of fields."""
     natives: dict[str, Native] = {}
     for attribute, value in list(vars(flow).items()):
