@@ -10,10 +10,11 @@ from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow.axes import axes, axis, number, size, sizes
 from vortex.flow.optable import traces
 from vortex.flow.padded import Padded
+from vortex.flow.shortlist import TracedNear
 from vortex.flow.tensor import PageDim, lift, vTensor
 from vortex.flow.tracer import emit, fail, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym, bool_
+from vortex.ir.types import Dim, Sym, bool_
 
 
 def reshaped(x: vTensor, shape: Sequence[Dim]) -> vTensor:
@@ -29,13 +30,13 @@ def _infer(x: vTensor, shape: list[Dim]) -> list[Dim]:
     if not open_:
         return shape
     known = math.prod(d for d in shape if isinstance(d, int) and d != -1)
-    if x.type.page_axis is not None and S not in shape:
+    if x.type.pages is not None and x.type.pages not in shape:
         if known != x.type.numel:
             raise refuse(
                 f"-1 in {flow.show(tuple(shape))} would be {x.type.numel}/{known} of the pages of {x.type}",
                 "the page axis stays an axis of its own",
             )
-        left: Dim = S
+        left: Dim = x.type.pages
     elif known == 0 or x.type.numel % known:
         raise refuse(f"{x.type} does not reshape to {flow.show(tuple(shape))}", "the same number of elements per page")
     else:
@@ -64,11 +65,12 @@ def reshape_as(self: Any, other: Any) -> vTensor:
 
 def _merged(dims: tuple[Dim, ...]) -> Dim:
     inner = math.prod(d for d in dims if isinstance(d, int))
-    if not any(isinstance(d, Sym) for d in dims):
+    pages = next((d for d in dims if isinstance(d, Sym)), None)
+    if pages is None:
         return inner
     if inner != 1:
         raise refuse(f"flattening {flow.show(dims)} would mix the page axis with another", "flatten axes beside pages")
-    return S
+    return pages
 
 
 @traces("flatten", to="flow.reshape")
@@ -99,7 +101,7 @@ def unflatten(input: Any, dim: Any, sizes: Any) -> vTensor:
     if -1 in parts:
         if isinstance(whole, int) and (known == 0 or whole % known):
             raise refuse(f"axis {i} of {x.type} does not split into {parts}", "sizes whose product is the axis")
-        parts = [(whole // known if isinstance(whole, int) else S) if d == -1 else d for d in parts]
+        parts = [(whole // known if isinstance(whole, int) else whole) if d == -1 else d for d in parts]
     return reshaped(x, [*x.dims[:i], *parts, *x.dims[i + 1 :]])
 
 
@@ -207,14 +209,16 @@ def picked(x: vTensor, i: int, index: Any) -> vTensor:
     return reshaped(part, [*part.dims[:i], *part.dims[i + 1 :]])
 
 
-@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.gather")
+@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.gather, flow.pick")
 def getitem(self: Any, key: Any) -> vTensor:
-    """Slices, integers, lists, masks, None and Ellipsis on axes other than the pages."""
+    """Slices, integers, lists, masks, None and Ellipsis on axes other than the pages; a shortlist on the pages."""
     from vortex.flow import gathers  # which cut and reshape by the functions above
 
     padded = self if isinstance(self, Padded) else None
     x = padded.x if padded is not None else lift(self)
     keys = list(key) if isinstance(key, tuple) else [key]
+    if padded is None and any(isinstance(k, TracedNear) for k in keys):
+        x, keys = _at_shortlists(x, keys, gathers.axes_of)
     used = sum(gathers.axes_of(k) for k in keys)
     if used > x.ndim or sum(k is Ellipsis for k in keys) > 1:
         raise refuse(f"{used} indices for {x.type}", "one index for each axis, at most one ...")
@@ -245,6 +249,16 @@ def getitem(self: Any, key: Any) -> vTensor:
             kind = "a traced tensor" if isinstance(k, vTensor) else f"a {type(k).__name__}"
             raise fail(UNKNOWN_TORCH_OP, name=f"indexing with {kind}", nearest="; torch.where and slices can")
     return x
+
+
+def _at_shortlists(x: vTensor, keys: list[Any], axes_of: Callable[[Any], int]) -> tuple[vTensor, list[Any]]:
+    """The tensor at the pages of the shortlists among the keys, and the other keys."""
+    taken = [1 if isinstance(k, TracedNear) else axes_of(k) for k in keys]
+    for j, k in enumerate(keys):
+        if isinstance(k, TracedNear):
+            behind = any(each is Ellipsis for each in keys[:j])
+            x = k.of(x, x.ndim - sum(taken[j:]) if behind else sum(taken[:j]))
+    return x, [slice(None) if isinstance(k, TracedNear) else k for k in keys]
 
 
 def _key_of_pages(x: vTensor, keys: list[Any], axes_of: Callable[[Any], int]) -> int | None:
