@@ -177,8 +177,9 @@ def check_flow(
     try:
         advance(len(choices), "TensorIR")
         module = trace(flow, spec)
-        made = compile_flow(module, targets=[TARGETS["cpu"], TARGETS[GPU]], to="tir")
-        program = made.programs[GPU]
+        program = compile_flow(module, targets=[TARGETS[GPU]], to="page").programs[GPU]
+        for target in ("cpu", GPU):
+            compile_flow(module, targets=[TARGETS[target]], to="tir")
     except VortexError as e:
         tried(here, e)
     if program is not None:

@@ -179,6 +179,8 @@ def _seen_through(o: Op, index: list[_Place]) -> list[_Place]:
         i = index[o.axis]
         moved = i * o.step + o.start if isinstance(i, int) else None
         return [*index[: o.axis], moved, *index[o.axis + 1 :]]
+    if isinstance(o, flow.Pick):
+        return index  # of another page
     assert isinstance(o, flow.Reshape)
     source = type_of(o.x)
     axis, out_axis = source.page_axis, type_of(o.value).page_axis
