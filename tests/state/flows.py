@@ -82,7 +82,7 @@ class Window(WithMeans):
 
     states: ClassVar = {
         "last": vortex.Field(3, 32, dtype="f32", state="request"),
-        "square": vortex.Field(4, 4, dtype="f32", state="request", init=0.5),
+        "square": vortex.Field(8, 8, dtype="f32", state="request", init=0.5),
         "step": vortex.Field(state="request", dtype="f32"),
     }
 
@@ -90,7 +90,7 @@ class Window(WithMeans):
         last = torch.cat([cache.last[1:], q.mean(0)[None]])
         # known only after a sweep, when other threads may have written what is looked at
         mean = (cache.mean @ q[1]).mean()
-        square = 0.5 * cache.square.T - 0.25 * cache.square[:1] + q[0, :4] + 0.01 * mean
+        square = 0.5 * cache.square.T - 0.25 * cache.square[:1] + q[0, :8] + 0.01 * mean
         score = cache.mean @ last.mean(0) + square.sum() * 0.001 * vortex.page_index()
         return vortex.topk(score), {"last": last, "square": square, "step": cache.step + 1}
 
