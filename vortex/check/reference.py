@@ -49,10 +49,10 @@ def differing(mine: list[int], right: Judged, head: int, budget: Budget) -> int:
     if selected is None or list(mine) == right.pages[head]:
         return len(set(mine) ^ set(right.pages[head]))
     parts = []
-    n = len(selected.parts[0].score) + budget.sink + budget.recent
+    n = selected.parts[0].candidates + budget.sink + budget.recent
     for part in selected.parts:
         finite = np.abs(part.score[np.isfinite(part.score)])
-        slack = np.full(len(part.score), ROUNDING * float(finite.max(initial=0.0)))
+        slack = np.full(part.candidates, ROUNDING * float(finite.max(initial=0.0)))
         left = budget.total(n) - budget.sink - budget.recent
         parts.append(Bounds.of(part, slack, left, mass=ROUNDING))
     cap = Cap(always=True)  # it was scored
@@ -79,7 +79,7 @@ def _interpret(
     module: Module, spec: Spec, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, budget: Budget
 ) -> Judged:
     length, heads, dim = k.shape
-    pages = -(-length // spec.page_size)
+    pages = -(-length // spec.block_size)
     chosen: list[list[int]] = []
     seen: list[Selected | None] = []
     cap = cap_of(module)
@@ -89,13 +89,13 @@ def _interpret(
         chosen_by = None
         kept = list(range(pages))
         if scored := cap.scored(budget, pages):
-            whole = slice(budget.sink * spec.page_size, (pages - budget.recent) * spec.page_size)
+            whole = slice(budget.sink * spec.block_size, (pages - budget.recent) * spec.block_size)
             parts = (k,) if v is None else (k, v)
-            tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in parts]
+            tiles = [x[whole, h].float().reshape(-1, spec.block_size, dim).numpy() for x in parts]
             chosen_by = selected(module, group.numpy(), summarise(module, *tiles), budget.sink, len(tiles[0]))
             best = chosen_by.best(cap.total(budget, pages) - budget.sink - budget.recent)
             kept = sorted({*range(budget.sink), *(budget.sink + best).tolist(), *range(budget.sink + scored, pages)})
-        at = [torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in kept]
+        at = [torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, length)) for p in kept]
         tokens = torch.cat(at)
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         outs.append(attend(group, k[tokens, h], values, dim**-0.5)[0])
@@ -137,7 +137,8 @@ def selected(
     state: Mapping[str, Any] | None = None,
     budget: int = 2**31 - 1,
 ) -> Selected:
-    """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields; ``pages`` is their
+    """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields, with their own rows
+    ``[pages, page, D]`` by the names of the pools beside them where the flow reads these; ``pages`` is their
     number, needed only where the flow has no fields. ``state`` is as it begins unless given; ``budget`` is the row's
     own, where rows have one.
     """

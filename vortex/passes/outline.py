@@ -46,6 +46,11 @@ class Outline(Pass):
         for name in ("page_size", "head_dim", "group"):
             if not isinstance(module.attrs.get(name), int) or module.attrs[name] < 1:
                 raise IR_STRUCTURE.at(why=f"outline needs the module's '{name}', a positive integer")
+        block = module.attrs.get("block_size", 1)
+        if not isinstance(block, int) or block < 1 or module.attrs["page_size"] % block:
+            raise IR_STRUCTURE.at(
+                why="outline needs the module's 'block_size', where it has one, to divide 'page_size'"
+            )
         if module.attrs.get("dtype") not in DTYPES or module.attrs.get("kv_dtype", "f32") not in DTYPES:
             raise IR_STRUCTURE.at(why=f"outline needs the module's 'dtype' (and 'kv_dtype') of {', '.join(DTYPES)}")
         program = Module("page", module.name, dict(module.attrs))
@@ -58,7 +63,8 @@ class Outline(Pass):
 
 
 def _declare_buffers(program: Module, module: Module) -> None:
-    size, dim, group = (int(module.attrs[k]) for k in ("page_size", "head_dim", "group"))
+    size = page.block_size(module)
+    dim, group = (int(module.attrs[k]) for k in ("head_dim", "group"))
     rank = int(module.attrs.get("kv_lora_rank", 0))
     kv = DTYPES[module.attrs["dtype"]]
     kept = DTYPES[module.attrs.get("kv_dtype", kv.name)]
@@ -99,7 +105,7 @@ def kernel(name: str, kind: str) -> Function:
 def _plan(program: Module, index: Function) -> Function:
     f = kernel("plan", "plan")
     cap = flow.selected(index).cap
-    f.append(page.Plan("plan", int(program.attrs["page_size"]), cap.budgets, cap.pages, cap.always))
+    f.append(page.Plan("plan", page.block_size(program), cap.budgets, cap.pages, cap.always))
     return f
 
 
@@ -143,14 +149,14 @@ class _Outliner:
 
     def load(self, f: Function, v: Value, d: Decl) -> Value:
         """``v`` from its buffer, with the page axis where ``v`` has it."""
-        assert isinstance(v.type, TensorType) and isinstance(d.type, TensorType)
+        assert isinstance(v.type, TensorType)
         axis = v.type.page_axis
         loc = v.owner.loc if v.owner is not None else None
+        tile = page.tile_of(d)
+        assert isinstance(tile, TensorType)
         if axis is None:
-            tile = page.tile_of(d)
-            assert isinstance(tile, TensorType)
             return f.add(page.Load(d.name, tile), d.name, loc)
-        whole = TensorType(d.type.dtype, (S, *d.type.tile))
+        whole = TensorType(tile.dtype, (page.pages_of(d), *tile.tile))
         if isinstance(v.owner, flow.PackBits) and (words := page.words_of(whole)) is not None:
             return f.add(page.LoadWords(d.name, words), v.name, loc)
         loaded = f.add(page.Load(d.name, whole), d.name, loc)
@@ -230,13 +236,15 @@ def _outline_op(program: Module, outliner: _Outliner, o: Op) -> None:
         name += "_"
     f = kernel(f"select_{name}", "select")
     result = outliner.copy(f, o, {})
-    layout = "batched"
+    layout: dict[str, Attr] = {"layout": "batched", "role": "workspace"}
     if over_pages(v):
-        layout = "ragged"
+        layout["layout"] = "ragged"
         result = _page_major(f, result)
+        if v.type.pages != S:
+            layout["pages"] = v.type.pages
     assert isinstance(result.type, TensorType)
     kept = result.type.dtype if result.type.dtype in (i32, bool_) else f32
-    program.declare(Decl("buffer", name, TensorType(kept, result.type.tile), {"layout": layout, "role": "workspace"}))
+    program.declare(Decl("buffer", name, TensorType(kept, result.type.tile), layout))
     f.append(page.Store(result, name))
     program.define(f)
     outliner.homes[v] = name
