@@ -82,13 +82,15 @@ class Window(WithMeans):
 
     states: ClassVar = {
         "last": vortex.Field(3, 32, dtype="f32", state="request"),
-        "square": vortex.Field(4, 4, dtype="f32", state="request", init=0.5),
+        "square": vortex.Field(8, 8, dtype="f32", state="request", init=0.5),
         "step": vortex.Field(state="request", dtype="f32"),
     }
 
     def forward_indexer(self, q: Any, cache: Any) -> Any:
         last = torch.cat([cache.last[1:], q.mean(0)[None]])
-        square = 0.5 * cache.square.T - 0.25 * cache.square[:1] + q[0, :4]
+        # known only after a sweep, when other threads may have written what is looked at
+        mean = (cache.mean @ q[1]).mean()
+        square = 0.5 * cache.square.T - 0.25 * cache.square[:1] + q[0, :8] + 0.01 * mean
         score = cache.mean @ last.mean(0) + square.sum() * 0.001 * vortex.page_index()
         return vortex.topk(score), {"last": last, "square": square, "step": cache.step + 1}
 
@@ -104,7 +106,9 @@ class Wide(WithMeans):
     def forward_indexer(self, q: Any, cache: Any) -> Any:
         trace = 0.5 * cache.trace + 0.5 * cache.mean * q[0]
         score = torch.einsum("sd,gd->sg", trace, q).amax(-1) + cache.size.sum(-1)
-        return vortex.topk(score), {"trace": trace, "size": 0.5 * cache.size + 0.25 * trace[:, :8]}
+        # lanes that fold over the pages look at pages that other lanes write
+        most = cache.trace.amax(0)[:8]
+        return vortex.topk(score), {"trace": trace, "size": 0.5 * cache.size + 0.25 * trace[:, :8] + 0.125 * most}
 
 
 class Only(vortex.vFlow):
