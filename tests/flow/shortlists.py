@@ -53,7 +53,7 @@ class ThreeSteps(vortex.vFlow):
         nearer = vortex.shortlist(second - second.amax(0), pages=4)
         rows = cache.v[nearer].amax(1) - cache.hi[nearer]  # [S2, head_dim]
         score = torch.stack([rows.amax(-1), second[nearer], first[nearer].cumsum(0)], 1)
-        return vortex.topk(score.sum(-1) + score.shape[0])
+        return vortex.topk(score.sum(-1) + score.shape[0] * score[:, 0])
 
 
 class Both(vortex.vFlow):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import vortex
 from tests import batches
 from tests.flow.shortlists import FLOWS, Linear, ThreeSteps, TwoSteps
-from vortex.errors import VortexError
+from vortex.errors import VortexError, VortexWarning
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
@@ -159,6 +160,21 @@ def test_shortlist_of_not_a_number() -> None:
     k[8:12] = 2
     done = oracle.step(Linear, SPEC, torch.ones(2, 8), k, k, vortex.Budget(4, sink=0, recent=1))
     assert done.pages == [[0, 1, 2, 3, 9]]
+
+
+def test_rows_of_all_pages_are_warned_of() -> None:
+    """Once, at the op that makes something of them; at the pages of a shortlist they are what they are for."""
+
+    class Dense(TwoSteps):
+        def forward_indexer(self, q: Any, cache: Any) -> Any:
+            return vortex.topk((cache.k @ q[0]).amax(1))
+
+    with pytest.warns(VortexWarning, match="cache.k is read at every candidate page, 64 bytes each"):
+        trace(Dense, SPEC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", VortexWarning)
+        trace(TwoSteps, SPEC)
+        trace(ThreeSteps, SPEC)
 
 
 BAD_TEXT = [
