@@ -23,7 +23,7 @@ def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     path.write_text("\n".join(re.findall(r"```python\n(.*?)```", DOC.read_text(), re.DOTALL)))
     spec = vortex.Spec(page_size=16, head_dim=8, group=4)
     q, k, v = data(spec, 9)
-    for name in ("range_bound", "recent_bias", "mass_share", "entropy_budget", "steady"):
+    for name in ("range_bound", "recent_bias", "token_codes", "mass_share", "entropy_budget", "steady"):
         cls = flow.find_flow(f"{path}:{name}")
         want = oracle.score(cls, spec, q, oracle.summaries(cls, spec, k, v), layer=3)
         np.testing.assert_allclose(traced_scores(cls, spec, q, k, v, layer=3), want.numpy(), rtol=1e-4, atol=1e-4)

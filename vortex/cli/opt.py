@@ -3,7 +3,7 @@
 examples:
   vortex opt 00-trace.flow --passes=canonicalize,cse
   vortex opt 00-trace.flow --passes=outline,fuse --print-after all --time
-  vortex opt - --no-locs < 09-outline.page
+  vortex opt - --no-locs < 10-outline.page
 """
 
 from __future__ import annotations

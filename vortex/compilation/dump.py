@@ -1,6 +1,6 @@
 """One folder with everything a compilation passed through, as text that diffs well.
 
-``00-trace.flow``, ``04-reassociate.flow``, ``09-outline.page``, ``attend.cpu.tir``, ``cpu.ll``: passes are numbered in
+``00-trace.flow``, ``04-reassociate.flow``, ``10-outline.page``, ``attend.cpu.tir``, ``cpu.ll``: passes are numbered in
 order, and one that changed nothing has an entry in ``manifest.json`` and no file. ``repro.sh`` repeats each step.
 """
 

@@ -38,7 +38,7 @@ class Page:
 
 def _what_there_is(spec: Spec, of: str) -> dict[str, str]:
     """For VX1022: what the cache of this shape holds, and what would do."""
-    shape = f"[{'S, ' if of == 'cache' else ''}{spec.page_size}, {spec.head_dim}]"
+    shape = f"[{'S, ' if of == 'cache' else ''}{spec.block_size}, {spec.head_dim}]"
     if spec.kv_lora_rank:
         use = f"{of}.latent, {shape}: keys are whole rows, values their first {spec.kv_lora_rank} numbers"
         return {"cache": f"MLA ({spec})", "hint": f"use {use}; or compile for a model with K and V: --heads 32/8"}

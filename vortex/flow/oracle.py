@@ -368,7 +368,7 @@ def step(
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
     length, heads, dim = k.shape
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
-    n = -(-length // spec.page_size)
+    n = -(-length // spec.block_size)
     first, last = budget.sink, n - budget.recent
     state = RequestState(flow, spec, heads) if state is None else state
     pages: list[list[int]] = []
@@ -390,7 +390,7 @@ def step(
             selected, new = chosen_with(flow, spec, group, seen, held, *place, parameters)
             state.write(h, new, first, last)
         chosen = list(range(n)) if selected is None else select_pages(selected, n, mine)
-        tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
+        tokens = torch.cat([torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         out, lse = attend(group, k[tokens, h], values, scale)
         pages.append(chosen)
@@ -418,7 +418,7 @@ def _candidates(
 
 def _rows(spec: Spec, k: Tensor, v: Tensor | None, first: int, last: int) -> dict[str, Tensor]:
     """The tokens of candidate pages ``[first, last)`` by the names of the pools, ``[S, page, D]``."""
-    tokens = slice(first * spec.page_size, last * spec.page_size)
+    tokens = slice(first * spec.block_size, last * spec.block_size)
     given = [x for x in (k, v) if x is not None]
-    shape = (last - first, spec.page_size, k.shape[-1])
+    shape = (last - first, spec.block_size, k.shape[-1])
     return {n: x[tokens].reshape(shape) for n, x in zip(spec.pools, given, strict=True)}

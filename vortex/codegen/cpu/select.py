@@ -113,7 +113,7 @@ class _Kernel:
             require_emittable(o)
         knobs = read_knobs(CpuSelectKnobs, f.attrs.get("schedule", {}))
         reader = RowReader(args, row, Workspace(args, int(f.attrs.get("page_words", 0)), row.index))
-        scratch = Scratch(args.buffers["workspace"], row.index, args.size("Pmax"))
+        scratch = Scratch(args.buffers["workspace"], row.index, args.columns)
         leaves = {**args.place(row.head), "page_count": row.scored, "first_page": row.first}
         values = Values(reader.load, scratch, args.constants, leaves, parameters=args.parameters)
         tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
@@ -158,7 +158,7 @@ class _Kernel:
             if axis != S:
                 by = list_of_loads(self.args.program, self.f, axis)
                 reads, candidate = by is not None, found[by][1] if by is not None else s
-            here = Here(candidate, let("page", self.reader.look_up(candidate)) if reads else None)
+            here = Here(candidate, self.reader.look_up(candidate, "page") if reads else None)
             values = replace(self.tiles.values, read_load=lambda o, i: self.reader.load(o, i, here), found=found)
             tiles = replace(self.tiles, values=values, position=s)
             for stream in self._streams(level):
@@ -180,10 +180,10 @@ class _Kernel:
         if not ahead:
             return
         t = self.args.type_of(o.buffer)
-        physical = let("later", self.reader.look_up(T.min(s + ahead, self.row.scored - 1)))
+        later = self.reader.look_up(T.min(s + ahead, self.row.scored - 1), "later")
         for first in range(0, math.prod(t.packed), LINE_BYTES // t.dtype.bytes):
             index = unflat(T.int32(first), t.packed)
-            prefetch(self.args.buffers[f"field.{o.buffer}"], physical, self.row.head, *index)
+            prefetch(self.args.buffers[f"field.{o.buffer}"], *self.args.of_field(later, self.row.head), *index)
 
     def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:
         """Do one op for the page that the tiles are on."""
@@ -261,7 +261,7 @@ class _Kernel:
         put(self.args.buffers["workspace"], T.float32(0), self.row.index, self._key_at(slot, position))
 
     def _key_at(self, slot: int, position: Expr) -> Expr:
-        return self.args.size("Pmax") * slot + position
+        return self.args.columns * slot + position
 
     def _key(self, slot: int, position: Expr) -> Expr:
         return T.reinterpret("uint32", self.args.buffers["workspace"][self.row.index, self._key_at(slot, position)])
