@@ -73,3 +73,17 @@ class Both(vortex.vFlow):
 
 
 FLOWS = {f.__name__: f for f in (TwoSteps, Linear, ThreeSteps, Both)}
+
+
+class Latent(vortex.vFlow):
+    """Mean latent rows over all pages, then the rows themselves of four."""
+
+    def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
+        return {"mean": vortex.Field(spec.head_dim)}
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        return {"mean": page.latent.sum(0)}
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        near = vortex.shortlist(cache.mean @ q.sum(0), pages=4)
+        return vortex.topk((cache.latent[near] @ q.T).amax((1, 2)))

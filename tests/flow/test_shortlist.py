@@ -13,7 +13,7 @@ import torch
 
 import vortex
 from tests import batches
-from tests.flow.shortlists import FLOWS, Linear, ThreeSteps, TwoSteps
+from tests.flow.shortlists import FLOWS, Latent, Linear, ThreeSteps, TwoSteps
 from vortex.errors import VortexError, VortexWarning
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow
@@ -102,6 +102,18 @@ def counted(flow: type[vortex.vFlow], length: int) -> tuple[Counts, int]:
     b = batches.batch(module, [length], heads=1, budget=vortex.Budget(3, sink=1, recent=1), stored=True)
     batches.summarise(module, b)
     return run_program(program, b), -(-length // 4) - 2
+
+
+def test_latent_rows() -> None:
+    spec = Spec.of_latent("24+8", 3, page_size=4, dtype="f32")
+    module = trace(Latent, spec)
+    program = run_pipeline(module, WHOLE, PassContext())
+    b = batches.batch(module, [3, 60, 131], heads=1, budget=vortex.Budget(2, sink=1, recent=1), stored=True)
+    batches.summarise(module, b)
+    counts = run_program(program, b)
+    for r, h in b.rows():
+        assert b.pages[r, h, : b.counts[r, h]].tolist() == batches.oracle_selection(module, b, r, h)
+    assert counts.of("select", "latent").read == 2 * 4 * 4 * 32 * 4
 
 
 @pytest.mark.parametrize("length", [40, 160])
