@@ -8,7 +8,7 @@ from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.rewrite import set_operands
 from vortex.ir.staging import Staging, over_pages, stage, updated
-from vortex.ir.types import TensorType, f32
+from vortex.ir.types import MOST_CODE, TensorType, f32
 from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
@@ -16,9 +16,9 @@ HEAVY = 64
 """Size of an expression, in ops and loads, beyond which its value is computed once into a tile."""
 
 
-LIGHT, LARGE = 8, 256
-"""Size of an expression up to which a value of each page is computed anew at each use, where a tile would be large:
-numbers, of which a GPU keeps a tile for 32 pages a warp.
+LARGE = 256
+"""Numbers of a page from which on an elementwise result is computed anew at each use: a GPU keeps a tile for 32 pages a
+warp.
 """
 
 
@@ -95,7 +95,7 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
             o.notes["in"], o.notes["slot"] = "scratch", slots[o.result]
         elif isinstance(o.result.type, TensorType) and not isinstance(o, page.Attend):
             heavy = weight[o.result] > HEAVY and o.role != "view"
-            wanted = _needs_tile(o, users) and not (weight[o.result] <= LIGHT and _is_large(o))
+            wanted = _needs_tile(o, users) and not _is_large(o)
             o.notes["in"] = "tile" if heavy or o.result in kept or wanted else "inline"
         if o.notes.get("in") != "inline":
             weight[o.result] = 1
@@ -129,9 +129,19 @@ def _slots(staging: Staging, first: int) -> tuple[dict[Value, int], int]:
 
 
 def _is_large(o: Op) -> bool:
-    """Whether an elementwise result for each page is too large a tile to be worth keeping."""
+    """Whether an elementwise result for each page is too large a tile to be worth keeping; codes times their scale are
+    always.
+    """
     t = o.value.type
-    return o.role == "elementwise" and isinstance(t, TensorType) and over_pages(o.value) and t.numel > LARGE
+    if o.role != "elementwise" or not isinstance(t, TensorType) or not over_pages(o.value):
+        return False
+    return t.numel > LARGE or (isinstance(o, flow.Mul) and any(_are_codes(v) for v in o.operands))
+
+
+def _are_codes(v: Value) -> bool:
+    while isinstance(v.owner, flow.View):
+        v = v.owner.x
+    return isinstance(v.type, TensorType) and v.type.dtype in MOST_CODE
 
 
 def _needs_tile(o: Op, users: dict[Value, list[Op]]) -> bool:
