@@ -339,6 +339,13 @@ NEAR_IS_AN_INDEX = kind(
     "a shortlist is an index and no tensor",
     "x[near] is what x holds at its pages; vortex.page_index()[near] are their page numbers",
 )
+ROWS_OF_ALL = kind(
+    "VX1092",
+    "rows of all pages",
+    "cache.{name} is read at every candidate page, {bytes} bytes each: as many as dense attention reads of it",
+    "read it at the pages of a shortlist, cache.{name}[near], or keep a smaller summary as a field",
+    "warning",
+)
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")

@@ -53,7 +53,7 @@ class ThreeSteps(vortex.vFlow):
         nearer = vortex.shortlist(second - second.amax(0), pages=4)
         rows = cache.v[nearer].amax(1) - cache.hi[nearer]  # [S2, head_dim]
         score = torch.stack([rows.amax(-1), second[nearer], first[nearer].cumsum(0)], 1)
-        return vortex.topk(score.sum(-1) + score.shape[0])
+        return vortex.topk(score.sum(-1) + score.shape[0] * score[:, 0])
 
 
 class Both(vortex.vFlow):
@@ -73,3 +73,17 @@ class Both(vortex.vFlow):
 
 
 FLOWS = {f.__name__: f for f in (TwoSteps, Linear, ThreeSteps, Both)}
+
+
+class Latent(vortex.vFlow):
+    """Mean latent rows over all pages, then the rows themselves of four."""
+
+    def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
+        return {"mean": vortex.Field(spec.head_dim)}
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        return {"mean": page.latent.sum(0)}
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        near = vortex.shortlist(cache.mean @ q.sum(0), pages=4)
+        return vortex.topk((cache.latent[near] @ q.T).amax((1, 2)))

@@ -27,6 +27,9 @@ def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         cls = flow.find_flow(f"{path}:{name}")
         want = oracle.score(cls, spec, q, oracle.summaries(cls, spec, k, v), layer=3)
         np.testing.assert_allclose(traced_scores(cls, spec, q, k, v, layer=3), want.numpy(), rtol=1e-4, atol=1e-4)
+    two_steps = flow.find_flow(f"{path}:two_steps")
+    tokens = torch.randn(200 * 16, 1, 8, generator=torch.Generator().manual_seed(0))
+    assert len(oracle.step(two_steps, spec, q.float(), tokens, tokens, vortex.Budget(5)).pages[0]) == 8
     projected = flow.find_flow(f"{path}:projected")
     weights = {
         n: torch.randn(1, 2, 8, 16, generator=torch.Generator().manual_seed(i)) for i, n in enumerate(("wq", "wk"))

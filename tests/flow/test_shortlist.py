@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 
 import vortex
 from tests import batches
-from tests.flow.shortlists import FLOWS, Linear, ThreeSteps, TwoSteps
-from vortex.errors import VortexError
+from tests.flow.shortlists import FLOWS, Latent, Linear, ThreeSteps, TwoSteps
+from vortex.errors import VortexError, VortexWarning
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
@@ -103,6 +104,18 @@ def counted(flow: type[vortex.vFlow], length: int) -> tuple[Counts, int]:
     return run_program(program, b), -(-length // 4) - 2
 
 
+def test_latent_rows() -> None:
+    spec = Spec.of_latent("24+8", 3, page_size=4, dtype="f32")
+    module = trace(Latent, spec)
+    program = run_pipeline(module, WHOLE, PassContext())
+    b = batches.batch(module, [3, 60, 131], heads=1, budget=vortex.Budget(2, sink=1, recent=1), stored=True)
+    batches.summarise(module, b)
+    counts = run_program(program, b)
+    for r, h in b.rows():
+        assert b.pages[r, h, : b.counts[r, h]].tolist() == batches.oracle_selection(module, b, r, h)
+    assert counts.of("select", "latent").read == 2 * 4 * 4 * 32 * 4
+
+
 @pytest.mark.parametrize("length", [40, 160])
 def test_rows_of_the_shortlist_alone_are_read(length: int) -> None:
     counts, scored = counted(TwoSteps, length)
@@ -159,6 +172,21 @@ def test_shortlist_of_not_a_number() -> None:
     k[8:12] = 2
     done = oracle.step(Linear, SPEC, torch.ones(2, 8), k, k, vortex.Budget(4, sink=0, recent=1))
     assert done.pages == [[0, 1, 2, 3, 9]]
+
+
+def test_rows_of_all_pages_are_warned_of() -> None:
+    """Once, at the op that makes something of them; at the pages of a shortlist they are what they are for."""
+
+    class Dense(TwoSteps):
+        def forward_indexer(self, q: Any, cache: Any) -> Any:
+            return vortex.topk((cache.k @ q[0]).amax(1))
+
+    with pytest.warns(VortexWarning, match="cache.k is read at every candidate page, 64 bytes each"):
+        trace(Dense, SPEC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", VortexWarning)
+        trace(TwoSteps, SPEC)
+        trace(ThreeSteps, SPEC)
 
 
 BAD_TEXT = [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any
 
-from vortex.errors import STATE, UNREPEATABLE, Loc, VortexError
+from vortex.errors import ROWS_OF_ALL, STATE, UNREPEATABLE, Loc, VortexError, warn
 from vortex.flow import narrow, purity, source
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
@@ -31,7 +31,7 @@ from vortex.flow.selection import Selection, by_row
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import Tracer, tracing
-from vortex.ir.core import Decl, Function, Module, Value
+from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow as ops
 from vortex.ir.digest import structural
 from vortex.ir.printer import print_op
@@ -62,7 +62,29 @@ def trace(flow: vFlow | type[vFlow], spec: Spec) -> Module:
             other = instantiate(flow)
             _same(module, _traced(other, spec, declared_fields(other, spec)), ANEW)
     verify(module)
+    _warn_of_rows(module, spec)
     return module
+
+
+def _warn_of_rows(module: Module, spec: Spec) -> None:
+    """VX1092 for each pool whose rows are read at more than the pages of shortlists."""
+    index = module.functions["index"]
+    users = index.users()
+
+    def of_all(v: Value) -> Op | None:
+        """The first op that makes anything of all pages' rows."""
+        for o in users[v]:
+            if isinstance(o, ops.Pick):
+                continue
+            if o.result is None or o.crosses_pages() or isinstance(o, ops.Ranking) or of_all(o.result) is not None:
+                return o
+        return None
+
+    for a in index.args:
+        if a.name in spec.pools and (o := of_all(a)) is not None:
+            assert isinstance(a.type, TensorType)
+            size = a.type.numel * dtype(spec.kv_dtype).bytes
+            warn(ROWS_OF_ALL.at(o.loc, name=a.name, bytes=size))
 
 
 AGAIN = (
