@@ -10,6 +10,7 @@ import numpy as np
 
 from vortex.budget import Budget
 from vortex.ir.core import Module
+from vortex.ir.dialects import page
 from vortex.ir.dialects.flow import cap_of
 from vortex.ir.interpret import held_as, run_function
 from vortex.ir.interpret_page import Batch, plan_row
@@ -43,6 +44,7 @@ def batch(
     dtype = DTYPES[flow.attrs["dtype"]]
     kept = DTYPES[flow.attrs.get("kv_dtype", dtype.name)]
     scales = scales or {}
+    block = page.block_size(flow)
     counts = [-(-n // size) for n in lengths]
     physical = rng.permutation(sum(counts) + 3)
     table = np.full((len(lengths), max([*counts, 1])), -(10**6), np.int32)
@@ -73,11 +75,21 @@ def batch(
                     fresh[f"{name}_new"].append(token)
             if t >= n - new[r] and not stored:
                 loc.append(slot)
+    state = {}
     for d in flow.declared("field"):
         assert isinstance(d.type, TensorType)
+        if "state" in d.attrs:
+            columns = (table.shape[1] * (size // block),) if d.attrs["state"] == "page" else ()
+            state[d.name] = np.full((len(lengths), heads, *columns, *d.type.tile), np.nan, np.float32)
+            continue
+        blocks = () if block == size else (size // block,)
         held = held_as(d.type.dtype)
-        paged[d.name] = np.full((len(physical), heads, *d.type.tile), POISON.get(d.type.dtype.name, np.nan), held)
+        paged[d.name] = np.full(
+            (len(physical), heads, *blocks, *d.type.tile), POISON.get(d.type.dtype.name, np.nan), held
+        )
     return Batch(
+        state=state,
+        slots=np.arange(len(lengths), dtype=np.int32)[::-1].copy() if state else (),
         head_offset=1,
         parameters=parameters(flow, layers=1, heads=heads + 1, integers=integers, seed=seed),
         q=numbers(len(lengths), heads * group, dim),
@@ -85,7 +97,7 @@ def batch(
         lengths=np.array(lengths, np.int32),
         page_table=table,
         budget=budget.numbers(),
-        capacity=max([min(cap_of(flow).total(budget, n), n) for n in counts] + [1]),
+        capacity=max([min(cap_of(flow).total(budget, n), n) for n in (-(-n // block) for n in lengths)] + [1]),
         scale=0.125,
         scales=scales,
         tokens={n: np.array(x, np.float32).reshape(-1, heads, dim) for n, x in fresh.items()},
@@ -109,7 +121,12 @@ def parameters(flow: Module, *, layers: int, heads: int, integers: bool, seed: i
 
 def copy(b: Batch) -> Batch:
     """The same inputs in memory of their own."""
-    return dataclasses.replace(b, paged={n: x.copy() for n, x in b.paged.items()}, workspace={})
+    return dataclasses.replace(
+        b,
+        paged={n: x.copy() for n, x in b.paged.items()},
+        state={n: x.copy() for n, x in b.state.items()},
+        workspace={},
+    )
 
 
 def place(b: Batch, h: int) -> dict[str, Any]:
@@ -121,28 +138,33 @@ def place(b: Batch, h: int) -> dict[str, Any]:
 def summarise(flow: Module, b: Batch) -> None:
     """What append must leave in the fields, by the flow interpreter."""
     cache = flow.functions["cache"]
-    size = int(flow.attrs["page_size"])
+    size, each = page.block_size(flow), page.page_blocks(flow)
     names = cache.ops[-1].attrs["names"]
     for r, length in enumerate(b.lengths):
-        for p in b.page_table[r, : length // size]:
+        for p in range(length // size):
+            physical, at = b.page_table[r, p // each], p % each
             for h in range(b.heads):
-                tiles = [b.paged[n][p, h] * b.scale_of(n) for n in ("latent", "k", "v") if n in b.paged]
+                tokens = slice(at * size, (at + 1) * size)
+                tiles = [b.paged[n][physical, h, tokens] * b.scale_of(n) for n in ("latent", "k", "v") if n in b.paged]
                 made = run_function(cache, tiles, flow, **place(b, h))
                 for name, x in zip(names, made, strict=True):
                     kind = flow.decls[name].type
                     assert isinstance(kind, TensorType)
-                    b.paged[name][p, h] = narrow(x, kind.dtype)
+                    where = (physical, h) if each == 1 else (physical, h, at)
+                    b.paged[name][where] = narrow(x, kind.dtype)
 
 
 def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     """The pages of a row, by the flow interpreter on a filled cache."""
     index = flow.functions["index"]
-    n, kept, first, scored = plan_row(int(b.lengths[r]), int(flow.attrs["page_size"]), b.budget, cap_of(flow))
+    n, kept, first, scored = plan_row(int(b.lengths[r]), page.block_size(flow), b.budget, cap_of(flow))
     if not scored:
         return list(range(n))
     group = b.q.shape[1] // b.heads
-    physical = b.page_table[r, first : first + scored]
-    fields = [b.paged[a.name][physical, h] for a in index.args[1:]]
+    each, blocks = page.page_blocks(flow), np.arange(first, first + scored)
+    physical = b.page_table[r, blocks // each]
+    where = (physical, h) if each == 1 else (physical, h, blocks % each)
+    fields = [b.paged[a.name][where] for a in index.args[1:]]
     (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, first=first, **place(b, h))
     assert isinstance(best, Selected)
     chosen = {first + int(i) for i in best.best(kept - (n - scored))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 from vortex.budget import integer
@@ -26,6 +26,9 @@ class Spec:
     number is kept as x / scale in one byte, clamped to +-448 and rounded to nearest even, and read as byte * scale,
     where K and V of each layer have a scale.
 
+    ``block_size`` is the tokens of what is summarised and selected, where that is a part of a page. A flow knows its
+    blocks alone, and calls them pages (:attr:`in_blocks`); so do budgets and selections.
+
     With a ``kv_lora_rank`` the cache is that of multi-head latent attention (MLA): one latent row of ``head_dim``
     numbers a token, compressed KV and then rotary key, for all ``group`` heads; the whole row is the key of absorbed
     queries, its first ``kv_lora_rank`` numbers are the value.
@@ -43,6 +46,8 @@ class Spec:
     """As ``dtype`` unless given."""
     budget_table: bool = False
     """Whether rows have budgets of their own, by layer and KV head: ``Budget(table=...)``."""
+    block_size: Count = 0
+    """As ``page_size`` unless given."""
 
     def __post_init__(self) -> None:
         for name in ("page_size", "head_dim", "group"):
@@ -50,6 +55,11 @@ class Spec:
             if number is None or number < 1:
                 raise BAD_SPEC.at(why=f"{name} is {getattr(self, name)!r}, a positive integer is needed")
             object.__setattr__(self, name, number)
+        block = integer(self.block_size)
+        if block is None or not 0 <= block <= self.page_size or (block and self.page_size % block):
+            why = f"block_size is {self.block_size!r}; a divisor of the page size, {self.page_size}, is needed"
+            raise BAD_SPEC.at(why=why)
+        object.__setattr__(self, "block_size", block or self.page_size)
         rank = integer(self.kv_lora_rank)
         if rank is None or not 0 <= rank <= self.head_dim:
             raise BAD_SPEC.at(
@@ -98,8 +108,19 @@ class Spec:
     @classmethod
     def of_attrs(cls, attrs: Mapping[str, object]) -> Spec:
         """From module attributes; KeyError when one that has to be there is not."""
-        optional = {n: attrs[n] for n in ("kv_lora_rank", "kv_dtype", "budget_table") if n in attrs}
+        names = ("kv_lora_rank", "kv_dtype", "budget_table", "block_size")
+        optional = {n: attrs[n] for n in names if n in attrs}
         return cls(**{n: attrs[n] for n in REQUIRED}, **optional)  # type: ignore[arg-type]
+
+    @property
+    def page_blocks(self) -> int:
+        """Blocks of a page."""
+        return self.page_size // self.block_size
+
+    @property
+    def in_blocks(self) -> Spec:
+        """The same with blocks for pages: what a flow is given."""
+        return replace(self, page_size=self.block_size)
 
     @property
     def scaled(self) -> bool:
@@ -135,4 +156,6 @@ class Spec:
             del made["kv_dtype"]
         if not self.budget_table:
             del made["budget_table"]
+        if self.block_size == self.page_size:
+            del made["block_size"]
         return made

@@ -202,6 +202,10 @@ def test_wrong_stage_file(vortex: Vortex, dump: Path) -> None:
         (("quest", "--heads", "30/8"), "error[VX1021]: 30 query heads do not divide into 8 KV heads"),
         (("quest", "--heads", "many"), "error[VX1021]"),
         (("quest", "--page-size", "0"), "error[VX1021]"),
+        (
+            ("quest", "--page-size", "64", "--block-size", "24"),
+            "error[VX1021]: block_size is 24; a divisor of the page",
+        ),
         (("quest", "--dtype", "f64"), "error[VX1021]"),
         (("latent_topk", "--latent", "576"), "error[VX1021]: latent '576' is not compressed KV + rotary key"),
         (("latent_topk", "--latent", "512+64", "--heads", "32/8"), "error[VX1021]"),

@@ -16,6 +16,7 @@ from vortex.errors import VortexError
 from vortex.flow.narrow import numbers
 from vortex.flow.oracle import round_to
 from vortex.ir.core import Attr, Module
+from vortex.ir.dialects import page
 from vortex.ir.interpret import resource
 from vortex.ir.interpret_page import Batch
 from vortex.ir.types import DTYPES, TensorType
@@ -121,7 +122,9 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
         "plan": torch.full((4, requests), -7, dtype=torch.int32),
         "work": torch.full((2, 2 + requests + slots), -7, dtype=torch.int32),
         "arrivals": torch.zeros(requests * heads, dtype=torch.int32),
-        "workspace": torch.full((requests * heads, max(1, kernels.words(key, columns))), float("nan")),
+        "workspace": torch.full(
+            (requests * heads, max(1, kernels.words(key, columns * page.page_blocks(program)))), float("nan")
+        ),
         "pages": torch.full((requests, heads, b.capacity), -7, dtype=torch.int32),
         "counts": torch.full((requests, heads), -7, dtype=torch.int32),
         "layer": b.layer,

@@ -20,9 +20,9 @@ from vortex.budget import Budget
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.flow import oracle
-from vortex.flow.flow import find_flow
+from vortex.flow.flow import find_flow, vFlow
 from vortex.flow.trace import trace
-from vortex.ir.dialects.page import cap_of
+from vortex.ir.dialects.page import cap_of, page_blocks
 from vortex.ir.interpret import resource
 from vortex.ir.types import TensorType
 from vortex.runtime.decoder import Decoder, load
@@ -34,8 +34,14 @@ from vortex.runtime.tensors import as_kernel_sees
 from vortex.spec import Spec
 
 SPEC = Spec(page_size=8, head_dim=32, group=2)
-LATENT = {"latent_topk": Spec.of_latent("64+64", 20, page_size=8)}
-"""Flows of other shapes than that: MLA, whose rows a CTA of attend takes in blocks of heads."""
+IN_BLOCKS = "_in_blocks"
+OTHER = {
+    "latent_topk": Spec.of_latent("64+64", 20, page_size=8),
+    f"quest{IN_BLOCKS}": Spec(page_size=24, block_size=8, head_dim=32, group=2),
+    f"masked_quest{IN_BLOCKS}": Spec(page_size=64, block_size=16, head_dim=32, group=2),
+    f"latent_topk{IN_BLOCKS}": Spec.of_latent("64+64", 20, page_size=32, block_size=8),
+}
+"""Flows of other shapes than that: MLA, whose rows a CTA of attend takes in blocks of heads; blocks of pages."""
 HKV = 2
 BUDGET = Budget(3, "1/8")
 MOST = 8 * 80 + 3
@@ -63,10 +69,14 @@ class Eight(Cpu):
         return self.recording
 
 
+def flow_named(name: str) -> type[vFlow]:
+    return find_flow(name.removesuffix(IN_BLOCKS))
+
+
 @cache
 def kernels(name: str) -> Kernels:
-    knobs = {**KNOBS, "attend": {}} if name in LATENT else KNOBS
-    return Kernels.of({name: lower(trace(find_flow(name), LATENT.get(name, SPEC)), **knobs)}, KINDS)
+    knobs = {**KNOBS, "attend": {}} if name.startswith("latent") else KNOBS
+    return Kernels.of({name: lower(trace(flow_named(name), OTHER.get(name, SPEC)), **knobs)}, KINDS)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -107,12 +117,12 @@ def library(name: str, built: Kernels) -> Library:
         for k in built.sources.values()
     )
     fields = [
-        FieldEntry(d.name, d.type.tile, d.type.dtype.name)
+        FieldEntry(d.name, ((n,) if (n := page_blocks(program)) > 1 else ()) + d.type.tile, d.type.dtype.name)
         for d in program.declared("buffer")
         if d.attrs["role"] == "field" and isinstance(d.type, TensorType)
     ]
     constants = {d.name: as_kernel_sees(torch.tensor(resource(program, d.name))) for d in program.declared("resource")}
-    spec = LATENT.get(name, SPEC)
+    spec = OTHER.get(name, SPEC)
     targets = {"sm_90a": TargetEntry("lib.sm_90a.so", entries)}
     manifest = Manifest(name, "0" * 64, spec, tuple(fields), (), targets, cap=cap_of(program))
     return Library(manifest, "sm_90a", {k.symbol: launch(k.symbol) for k in entries}, constants, runs_on=device)
@@ -122,7 +132,7 @@ class Run:
     """Requests in a decoder over poisoned memory, every token also kept aside."""
 
     def __init__(self, name: str, decoder: Decoder, layout: Any = "HND") -> None:
-        self.flow, self.decoder, self.spec = find_flow(name), decoder, decoder.spec
+        self.flow, self.decoder, self.spec = flow_named(name), decoder, decoder.spec
         self.heads = 1 if self.spec.kv_lora_rank else HKV
         self.cache = PagedCache(160, self.heads, self.spec, decoder.fields, layout=layout)
         self.said: dict[int, torch.Tensor] = {}
@@ -225,17 +235,18 @@ class RowsOfTheirOwn(vortex.vFlow):
         return vortex.union(vortex.topp(score.relu(), 0.25, pages=8), few)
 
 
-EVERYDAY = ("quest", "test_rows_of_their_own")
-REST = ("block_topk", "gqa_block", "masked_quest", "latent_topk")
+EVERYDAY = ("quest", "quest_in_blocks", "test_rows_of_their_own")
+REST = ("block_topk", "gqa_block", "masked_quest", "latent_topk", *list(OTHER)[2:])
 
 
 @pytest.mark.parametrize("name", [*EVERYDAY, *(pytest.param(n, marks=pytest.mark.full) for n in REST)])
 def test_steps_of_a_changing_batch(name: str, tmp_path: Path) -> None:
-    made = compile_flow(name, spec=LATENT.get(name, SPEC), out=tmp_path / "cpu.vxa").artifact
+    made = compile_flow(flow_named(name), spec=OTHER.get(name, SPEC), out=tmp_path / "cpu.vxa").artifact
     assert made is not None
     decoder = Decoder(library(name, kernels(name)), budget=BUDGET, dense=True, debug=True)
-    mine = steps(Run(name, decoder, "NHD"))
-    others = steps(Run(name, load(made, target="cpu", budget=BUDGET, dense=True)))
+    layouts = ("HND", "NHD") if name.endswith(IN_BLOCKS) else ("NHD", "HND")
+    mine = steps(Run(name, decoder, layouts[0]))
+    others = steps(Run(name, load(made, target="cpu", budget=BUDGET, dense=True), layouts[1]))
     for a, b in zip(mine, others, strict=True):
         for x, y in zip(a, b, strict=True):
             torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-2)

@@ -106,3 +106,9 @@ def test_retracted_requests_say_what_transformers_says_with_all_pages(newest: La
     assert "retract" in answer.log.lower()
     want = [[token for token, _ in r] for r in answer.result["references"]]
     assert ids(answer.result["passes"][0]) == want
+
+
+@pytest.mark.parametrize(("page", "flow"), [(32, "quest"), (64, "block_topk"), (64, "quest"), (128, "quest")])
+def test_blocks_of_larger_pages_say_what_pages_of_their_size_say(newest: Lab, page: int, flow: str) -> None:
+    """The simulation knows pages of 16 alone."""
+    check(newest, flow, 3, {"block_size": 16}, page_size=page)

@@ -52,7 +52,8 @@ def check(flow: Module, b: Batch) -> None:
     for r, h in b.rows():
         pages = b.pages[r, h, : b.counts[r, h]].tolist()
         assert pages == oracle_selection(flow, want, r, h)
-        tokens = [p * size + i for p in pages for i in range(size) if p * size + i < b.lengths[r]]
+        block = page.block_size(flow)
+        tokens = [p * block + i for p in pages for i in range(block) if p * block + i < b.lengths[r]]
         slots = [(int(b.page_table[r, t // size]), t % size) for t in tokens]
         for g in range(h * group, (h + 1) * group):
             if not tokens:
@@ -105,6 +106,21 @@ def test_one_page_at_a_time_and_stored_by_the_engine() -> None:
     b, counts, _ = run(flow, FUSED, batch(flow, LENGTHS, stored=True))
     check(flow, b)
     assert counts.buffer("k_new").read == 0
+
+
+@pytest.mark.parametrize("passes", ["outline", FUSED])
+@pytest.mark.parametrize("name", ["quest", "venergy_gated"])
+def test_blocks_of_pages(name: str, passes: str) -> None:
+    """The flow's meaning, and the bytes of pages as small as the blocks."""
+    whole = Spec(page_size=24, block_size=8, head_dim=16, group=2, dtype="f32")
+    flow, small = (trace(find_flow(name), s) for s in (whole, whole.in_blocks))
+    lengths, new = [0, 1, 23, 24, 25, 160, 161], [0, 1, 9, 8, 2, 160, 1]
+    b = batch(flow, lengths, new=new)
+    summarise(flow, b)
+    done, counts, _ = run(flow, passes, b)
+    check(flow, done)
+    _, other, _ = run(small, passes, batch(small, lengths, new=new))
+    assert (counts.read, counts.written, counts.scratch) == (other.read, other.written, other.scratch)
 
 
 def test_plan_rows() -> None:

@@ -18,6 +18,7 @@ import torch
 from vortex.budget import Budget
 from vortex.check.weights import random_parameters
 from vortex.driver import compile_flow
+from vortex.errors import VortexError
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow, library_names, vFlow
 from vortex.flow.narrow import unpacked
@@ -83,9 +84,13 @@ def check_step(
     """
     spec, cls = decoder.spec, find_flow(flow) if isinstance(flow, str) else flow
     dtype = DTYPE[spec.dtype]
-    lengths = lengths_for(spec.page_size)
+    lengths = lengths_for(spec.block_size)
     total = sum(-(-n // spec.page_size) for n in lengths)
-    cache = PagedCache(total + 3, HKV, spec, decoder.fields, layout=layout)
+    cache = PagedCache(total + 3, HKV, spec, decoder.fields, layout="HND" if layout == "heads" else layout)
+    if layout == "heads":  # [Hkv, P, page, D] in memory
+        cache.k, cache.v = (
+            [x.transpose(0, 1).contiguous().transpose(0, 1) for x in xs if x is not None] for xs in (cache.k, cache.v)
+        )
     for pool in (cache.k[0], *(v for v in cache.v if v is not None), *cache.fields[0].values()):
         pool.fill_(float("nan") if pool.is_floating_point() else 0x5A)
     decoder.budget = budget
@@ -114,14 +119,14 @@ def check_step(
     assert decoder.pages is not None
     assert decoder.counts is not None
     for r, n in enumerate(lengths):
-        stored = [_stored(cache, r, h, n // spec.page_size) for h in range(HKV)]
+        stored = [_stored(cache, r, h, n // spec.block_size) for h in range(HKV)]
         _check_summaries(cls, decoder, keys[r], values[r], stored)
         want = oracle.step(cls, spec, q[r], keys[r], values[r], budget, fields=stored, **learned(decoder))
         for h in range(HKV):
             got = decoder.pages[r, h, : int(decoder.counts[r, h])].tolist()
             _check_selection(got, want.pages[h], want.scores[h], budget, exact=exact)
             heads = slice(h * spec.group, (h + 1) * spec.group)
-            tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, n)) for p in got])
+            tokens = torch.cat([torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, n)) for p in got])
             ref, ref_lse = oracle.attend(q[r, heads], keys[r][tokens, h], values[r][tokens, h], spec.head_dim**-0.5)
             torch.testing.assert_close(out[r, heads].float(), ref, rtol=1.6e-2, atol=1e-2)
             torch.testing.assert_close(lse[r, heads], ref_lse, rtol=1e-4, atol=1e-3)
@@ -144,8 +149,9 @@ def _check_pools(
 
 def _stored(cache: PagedCache, request: int, head: int, full: int) -> dict[str, torch.Tensor]:
     """The request's summaries as the append kernel left them."""
-    table = torch.tensor(cache.pages(request)[:full], dtype=torch.long)
-    return {name: pool[table, head] for name, pool in cache.fields[0].items()}
+    table, spec = torch.tensor(cache.pages(request), dtype=torch.long), cache.spec
+    found = {name: pool[table, head] for name, pool in cache.fields[0].items()}
+    return {name: (x if spec.page_blocks == 1 else x.flatten(0, 1))[:full] for name, x in found.items()}
 
 
 def _check_summaries(
@@ -153,8 +159,8 @@ def _check_summaries(
 ) -> None:
     spec, weights = decoder.spec, decoder.parameters.tensors
     types = {f.name: f.dtype for f in decoder.fields}
-    full = len(k) // spec.page_size * spec.page_size
-    shape = (full // spec.page_size, spec.page_size, spec.head_dim)
+    full = len(k) // spec.block_size * spec.block_size
+    shape = (full // spec.block_size, spec.block_size, spec.head_dim)
     for h, fields in enumerate(stored):
         of_head = (x[:full, h].reshape(shape) for x in (k, v))
         want = oracle.summaries(flow, spec, *of_head, head=decoder.head_offset + h, parameters=weights)
@@ -202,6 +208,28 @@ def test_shipped_flow(flow: str, tmp_path: Path) -> None:
         check_step(flow, decoder, budget, ("HND", "NHD")[i % 2], integers=i == 0)
 
 
+BLOCKS = {
+    "quest": Spec(page_size=64, block_size=16, head_dim=64, group=4),
+    "lserve": Spec(page_size=128, block_size=32, head_dim=64, group=2),
+    "venergy_gated": Spec(page_size=24, block_size=8, head_dim=96, group=3, dtype="f16", kv_dtype="fp8_e4m3"),
+    "mass": Spec(page_size=64, block_size=16, head_dim=64, group=4),
+    "masked_quest": Spec(page_size=32, block_size=16, head_dim=80, group=5),
+    "hash_bits": Spec(page_size=48, block_size=16, head_dim=64, group=2),
+}
+
+
+@pytest.mark.parametrize(
+    "flow", [*list(BLOCKS)[:4], *(pytest.param(n, marks=pytest.mark.full) for n in list(BLOCKS)[4:])]
+)
+def test_blocks_of_pages(flow: str, tmp_path: Path) -> None:
+    """Every layout of the pool: heads, tokens or pages of heads outermost in a page's memory."""
+    torch.manual_seed(3)
+    decoder = compiled(flow, BLOCKS[flow], tmp_path)
+    assert decoder.fields[0].tile[0] == decoder.spec.page_blocks
+    for i, budget in enumerate(BUDGETS):
+        check_step(flow, decoder, budget, ("HND", "NHD", "heads")[i], integers=i == 0)
+
+
 @pytest.mark.parametrize("flow", FP8)
 def test_pools_in_fp8(flow: str, tmp_path: Path) -> None:
     torch.manual_seed(2)
@@ -226,3 +254,32 @@ def test_matrix(flow: str, spec: Spec, tmp_path: Path) -> None:
     for layout in ("HND", "NHD"):
         for integers in (True, False):
             check_step(flow, decoder, BUDGETS[0], layout, integers=integers)
+
+
+def test_blocks_of_pages_are_what_is_counted(tmp_path: Path) -> None:
+    """Capacity, selections and lists of all pages are in blocks; tables and reservations in pages."""
+    spec = Spec(page_size=8, block_size=4, head_dim=16, group=2, dtype="f32")
+    made = compile_flow("quest", spec=spec, out=tmp_path / "quest.vxa").artifact
+    assert made is not None
+    decoder = load(made, budget=Budget(3, sink=1, recent=1), dense=True, debug=True)
+    cache = PagedCache(12, 1, spec, decoder.fields)
+    assert cache.fields[0]["lo"].shape == (12, 1, 2, 16)
+    with pytest.raises(VortexError, match=r"VX6002.*lo"):
+        decoder.bind(0, cache.k[0], cache.v[0], {n: x.flatten(1, 2) for n, x in cache.fields[0].items()})
+    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0])
+    assert [decoder.capacity(n) for n in (1, 2, 3)] == [2, 4, 5]
+    cache.add("r")
+    loc, offsets = cache.extend("r", 29), torch.tensor([0, 29], dtype=torch.int32)
+    k, v = torch.randn(2, 29, 1, 16)
+    decoder.plan(cache.lengths(["r"]), cache.page_table(["r"]))
+    decoder.append(0, k, v, loc, offsets)
+    q = torch.randn(1, 2, 16)
+    out, whole = torch.empty_like(q), torch.empty_like(q)
+    decoder.decode(0, q, out=out)
+    decoder.attend_all(0, q, out=whole)
+    assert decoder.pages is not None
+    assert decoder.counts is not None
+    assert int(decoder.counts[0, 0]) == 5
+    assert decoder.pages[0, 0, [0, 4]].tolist() == [0, 7], "the first of 8 blocks, and the last, which has one token"
+    right = torch.softmax(q[0] @ k[:, 0].T / 4, -1) @ v[:, 0]
+    torch.testing.assert_close(whole[0], right)

@@ -24,6 +24,7 @@ from vortex.spec import Spec
 SMALL = [
     ("latent_topk", Spec.of_latent("512+64", 20, page_size=16)),
     ("latent_slim", Spec.of_latent("160+32", 16, page_size=8, dtype="f16")),
+    ("latent_topk", Spec.of_latent("64+16", 8, page_size=32, block_size=8)),
 ]
 FULL = [
     (flow, Spec.of_latent("512+64", heads, page_size=page, dtype=dtype))
@@ -43,7 +44,7 @@ def compiled(flow: str, spec: Spec, folder: Path) -> Decoder:
 def check_step(flow: str, decoder: Decoder, layout: Any, *, integers: bool, budget: Any) -> None:
     """Prefill a ragged batch in two chunks, decode once; pages as the oracle's, output and lse near them."""
     spec, cls = decoder.spec, find_flow(flow)
-    lengths = lengths_for(spec.page_size)
+    lengths = lengths_for(spec.block_size)
     cache = PagedCache(sum(-(-n // spec.page_size) for n in lengths) + 3, 1, spec, decoder.fields, layout=layout)
     for pool in (cache.k[0], *cache.fields[0].values()):
         pool.fill_(float("nan"))
@@ -67,8 +68,9 @@ def check_step(flow: str, decoder: Decoder, layout: Any, *, integers: bool, budg
     assert decoder.pages is not None
     assert decoder.counts is not None
     for r, n in enumerate(lengths):
-        full = cache.pages(r)[: n // spec.page_size]
-        fields = [{name: pool[list(full), 0] for name, pool in cache.fields[0].items()}]
+        table, full = list(cache.pages(r)), n // spec.block_size
+        held = {name: pool[table, 0] for name, pool in cache.fields[0].items()}
+        fields = [{name: (x if spec.page_blocks == 1 else x.flatten(0, 1))[:full] for name, x in held.items()}]
         want = oracle.step(cls, spec, q[r], rows[r], None, budget, scale, fields=fields)
         got = decoder.pages[r, 0, : int(decoder.counts[r, 0])].tolist()
         scores = want.scores[0]
@@ -79,7 +81,7 @@ def check_step(flow: str, decoder: Decoder, layout: Any, *, integers: bool, budg
             worst, slack = min(kept, default=math.inf), 1e-5 * float(scores.abs().max())
             for p in set(got) ^ set(want.pages[0]):
                 assert abs(float(scores[p - budget.sink]) - worst) <= slack
-        tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, n)) for p in got])
+        tokens = torch.cat([torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, n)) for p in got])
         k = rows[r][tokens, 0]
         ref, ref_lse = oracle.attend(q[r], k, k[:, : spec.v_dim], scale)
         torch.testing.assert_close(out[r].float(), ref, rtol=1.6e-2, atol=1e-2)

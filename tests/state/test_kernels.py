@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vortex.budget import Budget
 from vortex.driver import compile_flow
 from vortex.ir.interpret_page import Batch
 from vortex.runtime.decoder import Decoder, load
+from vortex.runtime.paged_cache import PagedCache
 from vortex.runtime.tensors import TORCH
 
 
@@ -59,3 +61,38 @@ def test_kernels_keep_what_the_flow_keeps(name: str, pipeline: str, tmp_path: Pa
     # every row that has a candidate scores it: from none on, 1, 2, .. and more than 32
     traffic = Traffic(FLOWS[name], Budget(0, sink=1, recent=1), seed=6)
     live(traffic, Compiled(traffic, load(made.artifact, budget=traffic.budget, debug=True)), long=32)
+
+
+def test_blocks_keep_what_pages_of_their_size_keep(tmp_path: Path) -> None:
+    """State of pages is state of blocks: the same pages and numbers, step by step, and in a slot's second life."""
+    whole, ran = replace(SPEC, page_size=16, block_size=4), []
+    for n, spec in enumerate((whole, whole.in_blocks)):
+        made = compile_flow(FLOWS["ema"], spec=spec, out=tmp_path / f"{n}.vxa").artifact
+        assert made is not None
+        decoder = load(made, budget=Budget(3), debug=True)
+        cache = PagedCache(64, HEADS, spec, decoder.fields, states=decoder.states, slots=2, columns=32)
+        for x in (cache.k[0], cache.v[0], *cache.fields[0].values(), *cache.state[0].values()):
+            assert x is not None
+            x.fill_(float("nan"))
+        decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0], state=cache.state[0])
+        drawn, found = torch.Generator().manual_seed(0), list[Any]()
+        for life in (70, 45):
+            cache.add("r")
+            for new in (life, 1, 1, 5, 1, 1, 1):
+                loc, offsets = cache.extend_batch(["r"], [new])
+                k, v = torch.randn(2, new, HEADS, spec.head_dim, generator=drawn).bfloat16()
+                q = torch.randn(1, HEADS * spec.group, spec.head_dim, generator=drawn).bfloat16()
+                decoder.plan(cache.lengths(["r"]), cache.page_table(["r"]), cache.slots(["r"]))
+                decoder.append(0, k, v, loc, offsets)
+                decoder.decode(0, q, out=torch.empty_like(q))
+                assert decoder.pages is not None
+                assert decoder.counts is not None
+                slot, blocks = int(cache.slots(["r"])[0]), int(cache.lengths(["r"])[0]) // 4
+                kept = {name: x[slot].flatten(1).clone() for name, x in cache.state[0].items()}
+                found.append((decoder.pages.clone(), decoder.counts.clone(), kept["ema"][:, :blocks], kept["query"]))
+            cache.free("r")
+        ran.append(found)
+    for mine, right in zip(*ran, strict=True):
+        for a, b in zip(mine, right, strict=True):
+            assert torch.equal(a, b)
+    assert ran[0][-1][2].isfinite().all()

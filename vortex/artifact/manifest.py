@@ -70,7 +70,8 @@ Schedule = Annotated[Mapping[str, object], Check(_serves, "a schedule")]
 
 @dataclass(frozen=True, slots=True)
 class FieldEntry:
-    """A summary that the cache keeps per page and KV head: ``tile`` elements of storage type ``dtype``.
+    """A summary that the cache keeps per page and KV head: ``tile`` elements of storage type ``dtype``, those of its
+    blocks one after another where a page has several.
 
     Elements of less than a byte are packed along the last axis, the first in the lowest bits.
     """
@@ -93,7 +94,8 @@ class FieldEntry:
 @dataclass(frozen=True, slots=True)
 class StateEntry:
     """State that each request keeps from step to step, per KV head: ``tile`` elements of storage type ``dtype``, for
-    each of its pages (``per`` is "page") or once ("request"); ``init`` until they are first written.
+    each of its pages (``per`` is "page"; those of its blocks where a page has several) or once ("request"); ``init``
+    until they are first written.
     """
 
     name: Name

@@ -225,14 +225,14 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
     }
     report.pool_bytes = sum(size for name, size in sizes.items() if name in report.spec.pools)
     report.page_bytes = sum(sizes.values()) - report.pool_bytes
-    pages = -(-report.tokens // report.spec.page_size)
+    pages = -(-report.tokens // report.spec.block_size)
     report.state_bytes = sum(
         d.type.tile_bytes * (pages if d.attrs["layout"] == "entry" else 1)
         for d in program.declared("buffer")
         if isinstance(d.type, TensorType) and d.attrs["role"] == "state"
     )
     report.contractions = contractions(program)
-    dense = report.pool_bytes * (report.tokens // report.spec.page_size)
+    dense = report.pool_bytes * (report.tokens // report.spec.block_size)
     for r in remarks(program, report.kernels, dense):
         report.findings.append(_slow(r))
 

@@ -79,7 +79,7 @@ def _interpret(
     module: Module, spec: Spec, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, budget: Budget
 ) -> Judged:
     length, heads, dim = k.shape
-    pages = -(-length // spec.page_size)
+    pages = -(-length // spec.block_size)
     chosen: list[list[int]] = []
     seen: list[Selected | None] = []
     cap = cap_of(module)
@@ -89,13 +89,13 @@ def _interpret(
         chosen_by = None
         kept = list(range(pages))
         if scored := cap.scored(budget, pages):
-            whole = slice(budget.sink * spec.page_size, (pages - budget.recent) * spec.page_size)
+            whole = slice(budget.sink * spec.block_size, (pages - budget.recent) * spec.block_size)
             parts = (k,) if v is None else (k, v)
-            tiles = [x[whole, h].float().reshape(-1, spec.page_size, dim).numpy() for x in parts]
+            tiles = [x[whole, h].float().reshape(-1, spec.block_size, dim).numpy() for x in parts]
             chosen_by = selected(module, group.numpy(), summarise(module, *tiles), budget.sink, len(tiles[0]))
             best = chosen_by.best(cap.total(budget, pages) - budget.sink - budget.recent)
             kept = sorted({*range(budget.sink), *(budget.sink + best).tolist(), *range(budget.sink + scored, pages)})
-        at = [torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in kept]
+        at = [torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, length)) for p in kept]
         tokens = torch.cat(at)
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         outs.append(attend(group, k[tokens, h], values, dim**-0.5)[0])

@@ -68,4 +68,5 @@ def shown(spec: Spec) -> str:
     """A model shape in the words of a choice."""
     width = f"latent={spec.v_dim}+{spec.qk_rope_head_dim}" if spec.kv_lora_rank else f"head_dim={spec.head_dim}"
     stored = spec.dtype if spec.kv_dtype == spec.dtype else f"{spec.dtype}/{spec.kv_dtype}"
-    return f"group={spec.group} page_size={spec.page_size} {width} stored={stored}"
+    blocks = f" block_size={spec.block_size}" if spec.page_blocks > 1 else ""
+    return f"group={spec.group} page_size={spec.page_size}{blocks} {width} stored={stored}"

@@ -36,9 +36,10 @@ class StepBytes:
 def count_step(program: Module, spec: Spec, tokens: int, budget: Budget, seed: int = 0) -> list[StepBytes]:
     """What each kernel of ``program`` (page IR) moves for one row of ``tokens`` tokens, which end with a full page.
 
-    A page fills in one step of ``page_size``, so of what ``append`` moves to summarise it each step bears that part.
+    A page (a block, where pages have several) fills in one step of as many as it has tokens, so of what ``append``
+    moves to summarise it each step bears that part.
     """
-    size = spec.page_size
+    size = spec.block_size
     length = max(1, tokens // size) * size
     filled = run_program(program, _batch(program, spec, length, budget, seed))
     usual = run_program(program, _batch(program, spec, max(1, length - 1), budget, seed))
@@ -64,7 +65,7 @@ def _shared(name: str, filled: Counts, usual: Counts, size: int) -> StepBytes:
 def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) -> Batch:
     """One request with one KV head whose last token comes with this step; random numbers."""
     random = np.random.default_rng(seed)
-    pages = -(-length // spec.page_size)
+    pages, blocks = -(-length // spec.page_size), spec.page_blocks
 
     def numbers(*shape: int) -> Any:
         return random.standard_normal(shape, np.float32)
@@ -74,10 +75,13 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
     for d in program.declared("buffer"):
         if d.attrs["layout"] == "paged":
             assert isinstance(d.type, TensorType)
-            paged[d.name] = np.asarray(narrow(numbers(pages, 1, *d.type.tile), d.type.dtype), np.float32)
+            tile = (blocks, *d.type.tile) if blocks > 1 else d.type.tile
+            if d.attrs["role"] == "pool":
+                tile = (spec.page_size, *d.type.tile[1:])
+            paged[d.name] = np.asarray(narrow(numbers(pages, 1, *tile), d.type.dtype), np.float32)
         if d.attrs["role"] == "state":
             assert isinstance(d.type, TensorType)
-            lead = (1, 1, pages) if d.attrs["layout"] == "entry" else (1, 1)
+            lead = (1, 1, pages * blocks) if d.attrs["layout"] == "entry" else (1, 1)
             state[d.name] = np.asarray(narrow(numbers(*lead, *d.type.tile), d.type.dtype), np.float32)
     entries = [ParameterEntry.of(d) for d in program.declared("param")]
     weights = {name: x.float().numpy() for name, x in random_parameters(entries, 1, 1).items()}
@@ -88,7 +92,7 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
         lengths=np.array([length], np.int32),
         page_table=np.arange(pages, dtype=np.int32)[None],
         budget=budget.numbers(),
-        capacity=max(1, min(cap_of(program).total(budget, pages), pages)),
+        capacity=max(1, min(cap_of(program).total(budget, n := pages * blocks), n)),
         scale=float(spec.head_dim**-0.5),
         tokens={f"{name}_new": numbers(1, 1, spec.head_dim) for name in spec.pools},
         loc=np.array([length - 1], np.int64),

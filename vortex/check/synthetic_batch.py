@@ -76,7 +76,7 @@ class Planted:
 
     def begin(self, name: str, tokens: int, layers: range) -> None:
         """Draw what is true of a request of ``tokens`` tokens throughout."""
-        pages = -(-tokens // self.spec.page_size)
+        pages = -(-tokens // self.spec.block_size)
         for layer in layers:
             lean = self._noise(self.heads, self.spec.head_dim)
             self._lean[name, layer] = lean / lean.norm(dim=-1, keepdim=True)
@@ -94,7 +94,7 @@ class Planted:
         """K and V ``[size, Hkv, D]`` of the tokens from ``start`` on."""
         k = self._noise(size, self.heads, self.spec.head_dim)
         heavy = self._heavy[name, layer]
-        at = torch.arange(start, start + size) // self.spec.page_size
+        at = torch.arange(start, start + size) // self.spec.block_size
         inside = at < heavy.shape[1]
         k[inside] += LEAN_KEY * heavy[:, at[inside]].T[:, :, None] * self._lean[name, layer]
         return k, self._noise(*k.shape)
@@ -128,7 +128,7 @@ class Varied(Planted):
 
     def chunks(self, tokens: int) -> list[int]:
         """Uneven ones, then single tokens: pages fill in the midst of a step and at the end of one."""
-        single = min(tokens // 2, self.spec.page_size + 1, MOST_SINGLE)
+        single = min(tokens // 2, self.spec.block_size + 1, MOST_SINGLE)
         rest = tokens - single
         first = -(-2 * rest // 3)
         split = [part for size in (first, rest - first) for part in Planted.chunks(self, size)]
@@ -138,7 +138,7 @@ class Varied(Planted):
         k = self._noise(size, self.heads, self.spec.head_dim)
         v = self._noise(size, self.heads, self.spec.head_dim)
         for i in range(size):
-            large, norm, key_lean, value_lean = self._page(name, layer, (start + i) // self.spec.page_size)
+            large, norm, key_lean, value_lean = self._page(name, layer, (start + i) // self.spec.block_size)
             k[i] = large * (k[i] + key_lean)
             v[i] = norm * (v[i] + value_lean)
         self.given[name, layer].append((k, v))
@@ -272,7 +272,7 @@ class Trial:
         seconds = time.perf_counter() - start
         error = float((self.out[LAYER][row].float().cpu() - right.out).abs().max())
         q = asked.view(heads, self.spec.group, -1)
-        pages = -(-len(k) // self.spec.page_size)
+        pages = -(-len(k) // self.spec.block_size)
         wrong, kept, random, selected = 0, 0.0, 0.0, 0
         chosen, counts = self.selected[LAYER]
         for h in range(heads):
@@ -334,7 +334,7 @@ class Trial:
     def mass(self, q: torch.Tensor, k: torch.Tensor, pages: int) -> torch.Tensor:
         """Share of the dense attention mass on each page, ``[G, pages]``."""
         weights = torch.softmax(q @ k.T * self.scale, -1)
-        padded = torch.nn.functional.pad(weights, (0, pages * self.spec.page_size - k.shape[0]))
+        padded = torch.nn.functional.pad(weights, (0, pages * self.spec.block_size - k.shape[0]))
         return padded.view(q.shape[0], pages, -1).sum(-1)
 
     def _random_pages(self, pages: int, count: int) -> list[int]:

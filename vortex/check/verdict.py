@@ -30,6 +30,7 @@ from vortex.ir.ranking import Ranked, masses
 from vortex.ir.types import DTYPES, DType, TensorType, uint1
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.tensors import SHORT
+from vortex.spec import Spec
 
 LAYERS = 2
 TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 2e-2}
@@ -140,12 +141,12 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, s
     spec, budget, cap = trial.spec, trial.budget, cap_of(flow)
     row, heads = trial.requests.index(name), trial.cache.kv_heads
     k, v = (x.cpu() for x in trial.keys_and_values(name, layer))
-    pages = -(-len(k) // spec.page_size)
+    pages = -(-len(k) // spec.block_size)
     q = trial.q[layer][row].float().cpu().view(heads, spec.group, -1)
     out = trial.out[layer][row].float().cpu().view(heads, spec.group, -1)
     table = list(trial.cache.pages(name))
     types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
-    fields = {f: numbers(x[table].cpu(), types[f]) for f, x in trial.cache.fields[layer].items()}
+    fields = {f: numbers(by_block(x[table].cpu(), spec), types[f]) for f, x in trial.cache.fields[layer].items()}
     chosen, counts = trial.selected[layer]
     state = State(flow, heads) if state is None else state
     error, wrong, gap, kept, selected = 0.0, 0, 0.0, 0.0, 0
@@ -166,7 +167,7 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, s
         if not mine or not set(mine) <= set(range(pages)):
             error = float("inf")
             continue
-        tokens = (torch.arange(len(k)) // spec.page_size)[:, None].eq(torch.tensor(mine)).any(-1)
+        tokens = (torch.arange(len(k)) // spec.block_size)[:, None].eq(torch.tensor(mine)).any(-1)
         want = attend(q[h], k[tokens, h], v[tokens, h], trial.scale)[0]
         off = float((out[h] - want).abs().max() / max(1.0, float(want.abs().max())))
         error = max(error, off if off == off else float("inf"))
@@ -174,6 +175,11 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, s
     stale = unlike(trial, flow, layer, fields, k, v) + unkept(trial, name, layer, state) if cache else 0
     lost = misplaced(trial, name, layer, k, v) if cache else 0
     return Verdict(len(k), pages, selected, error, wrong, gap, stale, lost, kept)
+
+
+def by_block(x: torch.Tensor, spec: Spec) -> torch.Tensor:
+    """A field of pages as one of blocks, ``[blocks, Hkv, *tile]``."""
+    return x if spec.page_blocks == 1 else x.transpose(1, 2).flatten(0, 1)
 
 
 def at(trial: Trial, layer: int, head: int) -> dict[str, Any]:
@@ -220,13 +226,13 @@ def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k:
     """Pages with another summary than the flow makes of them, over all heads; a code with a scale may be the next."""
     spec = trial.spec
     types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
-    full = len(k) // spec.page_size
+    full = len(k) // spec.block_size
     count = 0
     if not full or not fields:
         return count
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
-        tiles = [x[: full * spec.page_size, h].reshape(full, spec.page_size, -1).numpy() for x in parts]
+        tiles = [x[: full * spec.block_size, h].reshape(full, spec.block_size, -1).numpy() for x in parts]
         made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():

@@ -36,7 +36,7 @@ def cross_compile(flow: str, spec: Spec, target: str, *, kv_heads: int, budget: 
     say(f"compiled in {time.perf_counter() - start:.1f} s")
     assert made.manifest is not None
     machine, kernels = MACHINES[target], made.manifest.targets[target].kernels
-    pages = [-(-n // spec.page_size) for n in lengths]
+    pages = [-(-n // spec.block_size) for n in lengths]
     rows = []
     for k in kernels:
         size = kv_heads * predicted_bytes(k, pages, spec, budget, made.manifest.cap)
@@ -56,6 +56,6 @@ def predicted_bytes(kernel: KernelEntry, pages: Sequence[int], spec: Spec, budge
     each = int(str(kernel.schedule.get("bytes_per_page", 0)))
     kept = [min(n, cap.total(budget, n)) for n in pages]
     scored = [cap.scored(budget, n) for n in pages]
-    # a page of a request fills once in page_size steps
-    count = {"none": 0, "filled": len(pages) / spec.page_size, "scored": sum(scored), "kept": sum(kept)}
+    # a page of a request (a block, where pages have several) fills once in as many steps as it has tokens
+    count = {"none": 0, "filled": len(pages) / spec.block_size, "scored": sum(scored), "kept": sum(kept)}
     return int(each * count[KINDS[kernel.kind].pages])

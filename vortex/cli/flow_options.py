@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vortex.spec import Spec
     from vortex.targets.target import Target
 
-SPEC = ("heads", "head_dim", "latent", "page_size", "dtype", "kv_dtype", "budget_table")
+SPEC = ("heads", "head_dim", "latent", "page_size", "block_size", "dtype", "kv_dtype", "budget_table")
 """Options that make up the model shape."""
 
 
@@ -24,6 +24,9 @@ def add_spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-dim", metavar="N", type=int, help="elements of a head (default: 128)")
     parser.add_argument("--latent", metavar="R+ROPE", help="MLA: compressed KV and rotary key of a token, e.g. 512+64")
     parser.add_argument("--page-size", metavar="N", type=int, help="tokens of a page (default: 16)")
+    parser.add_argument(
+        "--block-size", metavar="N", type=int, help="tokens of what is selected, a part of a page (default: a page)"
+    )
     parser.add_argument("--dtype", metavar="TYPE", help="bf16, f16 or f32: K, V and Q in memory (default: bf16)")
     parser.add_argument("--kv-dtype", metavar="TYPE", help="K and V alone: fp8_e4m3, with scales (default: as --dtype)")
     parser.add_argument(

@@ -104,7 +104,8 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     print(f"flow      {m.flow}")
     print(f"digest    {m.digest}")
     narrow = f", K and V in {s.kv_dtype} with scales" if s.scaled else ""
-    print(f"shape     page size {s.page_size}, {s}, {s.dtype}{narrow}")
+    blocks = f" in blocks of {s.block_size}" if s.page_blocks > 1 else ""
+    print(f"shape     page size {s.page_size}{blocks}, {s}, {s.dtype}{narrow}")
     for f in m.fields:
         print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head, {f.tile_bytes} bytes")
     for x in m.states:

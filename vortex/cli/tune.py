@@ -156,7 +156,7 @@ def _here(tuner: Tuner, args: argparse.Namespace, path: Path, seconds: float) ->
                 store.put([r])
 
             known = {r.id for r in made}
-            page = tuner.spec.page_size
+            page = tuner.spec.block_size
             Session(bundle, keep, say, end - time.monotonic(), 60.0, args.rounds, known, page).run()
             tuner.known = list(made)
     if args.out is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from vortex.codegen.narrow import STORAGE, narrow, unpacked, widen
-from vortex.codegen.tir import F32, I32, I64, U32, Buffer, Expr, T, cast, i32, tirx
+from vortex.codegen.tir import F32, I32, I64, U32, Buffer, Expr, T, cast, i32, let, tirx
 from vortex.ir.core import Decl, Function, Module
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import TensorType
@@ -22,6 +22,16 @@ def tensor_type(program: Module, name: str) -> TensorType:
     t = program.decls[name].type
     assert isinstance(t, TensorType)
     return t
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block that is selected or summarised lies."""
+
+    page: Expr
+    """The physical page, in 64 bits."""
+    block: Expr | None
+    """Which of the page's blocks it is; None where a page has one."""
 
 
 @dataclass
@@ -76,6 +86,49 @@ class Arguments:
         self.names.append(name)
         return self.scalars[name]
 
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return page.block_size(self.program)
+
+    @property
+    def page_blocks(self) -> int:
+        """Blocks of a page."""
+        return page.page_blocks(self.program)
+
+    @property
+    def columns(self) -> Expr:
+        """Blocks that a request may have by the width of the page table."""
+        columns = self.size("Pmax")
+        return columns if self.page_blocks == 1 else columns * self.page_blocks
+
+    def look_up(self, request: Expr, logical: Expr, name: str = "") -> Place:
+        """Where a logical block of a request lies; with a ``name`` it is bound to variables, the page to one of it."""
+        table, each = self.buffers["page_table"], self.page_blocks
+        bound = let if name else lambda _, x: x
+        if each == 1:
+            return Place(bound(name, cast(I64, table[cast(I64, request), logical])), None)
+        logical = bound("logical_block", logical)
+        one = tirx.const(each, logical.ty)
+        physical = bound(name, cast(I64, table[cast(I64, request), T.truncdiv(logical, one)]))
+        return Place(physical, bound("block", cast(I64, T.truncmod(logical, one))))
+
+    def of_block(self, block: Expr) -> Place:
+        """Where a *physical block* lies: ``physical page * blocks of a page + block``."""
+        each = self.page_blocks
+        if each == 1:
+            return Place(cast(I64, block), None)
+        one = tirx.const(each, block.ty)
+        return Place(cast(I64, T.truncdiv(block, one)), cast(I64, T.truncmod(block, one)))
+
+    def token(self, at: Place, token: Expr) -> Expr:
+        """The place in its page of a token of a block."""
+        return token if at.block is None else at.block * self.block_size + cast(I64, token)
+
+    def of_field(self, at: Place, head: Expr) -> tuple[Expr, ...]:
+        """The index of a block's tile in a field."""
+        return (at.page, head) if at.block is None else (at.page, head, at.block)
+
     def pool(self, d: Decl, *, align: int = 0) -> Buffer:
         """K or V, ``[P, Hkv, page, D]`` with any strides but the last: NHD and HND are views of one shape.
 
@@ -85,7 +138,7 @@ class Arguments:
         assert isinstance(d.type, TensorType)
         steps = (f"{d.name}_page_step", f"{d.name}_head_step", f"{d.name}_token_step", 1)
         sizes = ("P", "Hkv") if self.sizes_are == I64 else ("pool_pages", "pool_heads")
-        shape: tuple[str | int, ...] = (*sizes, *d.type.tile)
+        shape: tuple[str | int, ...] = (*sizes, self.page_blocks * d.type.tile[0], *d.type.tile[1:])
         return self.tensor(d.name, shape, STORAGE[d.type.dtype.name], steps, align=align, sizes_are=I64)
 
     def scales(self, *pools: Decl) -> None:
@@ -115,10 +168,11 @@ class Arguments:
     def field(self, d: Decl) -> Buffer:
         """The summaries called ``d.name`` of all physical pages."""
         assert isinstance(d.type, TensorType)
-        return self.tensor(f"field.{d.name}", ("P", "Hkv", *d.type.packed), STORAGE[d.type.dtype.name])
+        blocks = () if self.page_blocks == 1 else (self.page_blocks,)
+        return self.tensor(f"field.{d.name}", ("P", "Hkv", *blocks, *d.type.packed), STORAGE[d.type.dtype.name])
 
     def from_field(self, o: page.Load, at: Sequence[Expr], index: Sequence[Expr]) -> Expr:
-        """An element of what ``o`` loads, at ``index`` of the tile of physical page and head ``at``: as it is stored,
+        """An element of what ``o`` loads, at ``index`` of the tile at ``at`` (:meth:`of_field`): as it is stored,
         but for elements that share a byte, which are unpacked.
         """
         t, buffer = self.type_of(o.buffer), self.buffers[f"field.{o.buffer}"]
@@ -135,8 +189,17 @@ class Arguments:
     def state(self, d: Decl) -> Buffer:
         """The state called ``d.name`` of all slots."""
         assert isinstance(d.type, TensorType)
-        entries = ("Entries",) if d.attrs["layout"] == "entry" else ()
+        entries: tuple[str | int, ...] = ("Entries",) if d.attrs["layout"] == "entry" else ()
+        if entries and self.page_blocks > 1:
+            entries = (*entries, self.page_blocks)
         return self.tensor(f"state.{d.name}", ("Slots", "Hkv", *entries, *d.type.tile), STORAGE[d.type.dtype.name])
+
+    def entry(self, logical: Expr) -> tuple[Expr, ...]:
+        """The index of a logical page's (or block's) tile in state of pages."""
+        if self.page_blocks == 1:
+            return (logical,)
+        one = tirx.const(self.page_blocks, logical.ty)
+        return T.truncdiv(logical, one), T.truncmod(logical, one)
 
     def _states(self, touched: Set[str], *names: str) -> None:
         """Declare the state among these buffers, and what finds a request's; nothing where there is none."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vortex.budget import Cap
-from vortex.codegen.arguments import Arguments
+from vortex.codegen.arguments import Arguments, Place
 from vortex.codegen.narrow import narrow, stored_constant, widen
 from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.share import counted
@@ -171,7 +171,7 @@ class Workspace:
 
     def _word(self, d: Decl, index: Index, t: TensorType) -> Expr:
         inner = flat(without_page(index, t.shape), t.tile)
-        columns = self.args.size("Pmax")
+        columns = self.args.columns
         if d.attrs["layout"] == "ragged":
             return columns * d.attrs["offset"] + page_position(index, t) * t.numel + inner
         return columns * self.page_words + d.attrs["offset"] + inner
@@ -224,7 +224,8 @@ class State:
         first = [cast("int64", T.max(self.slot, T.int32(0))), self.row.head]
         if t.page_axis is None:
             return [*first, *index]
-        return [*first, self.row.first + page_position(index, t), *without_page(index, t.shape)]
+        entry = self.args.entry(self.row.first + page_position(index, t))
+        return [*first, *entry, *without_page(index, t.shape)]
 
 
 @dataclass(frozen=True)
@@ -233,8 +234,8 @@ class Here:
 
     position: Expr
     """Its place among the candidates."""
-    physical: Expr | None
-    """The physical page, where it was looked up."""
+    place: Place | None
+    """Where it lies, where it was looked up."""
 
 
 @dataclass(frozen=True)
@@ -258,11 +259,9 @@ class RowReader:
         if d.attrs["layout"] == "batched":
             return self.args.buffers[d.name][self.row.request, self.row.head * t.tile[0] + index[0], index[1]]
         position = page_position(index, t)
-        if here is not None and here.physical is not None and position is here.position:
-            physical = here.physical
-        else:
-            physical = self.look_up(position)
-        return self.args.from_field(o, (cast("int64", physical), self.row.head), without_page(index, t.shape))
+        known = here is not None and here.place is not None and position is here.position
+        at = here.place if here is not None and here.place is not None and known else self.look_up(position)
+        return self.args.from_field(o, self.args.of_field(at, self.row.head), without_page(index, t.shape))
 
     def store(self, o: page.Store, tiles: Tiles) -> None:
         """Write the value that ``o`` stores, of the page that the tiles are on: to the workspace, or to state."""
@@ -276,6 +275,6 @@ class RowReader:
         """The row's part of state ``d``."""
         return State(self.args, d, self.row)
 
-    def look_up(self, position: Expr) -> Expr:
-        """The physical page of a candidate; in 64 bits, because pools have more than 2^31 elements."""
-        return cast("int64", self.args.buffers["page_table"][self.row.request, self.row.first + position])
+    def look_up(self, position: Expr, name: str = "") -> Place:
+        """Where a candidate lies, bound to variables with a ``name`` for its page."""
+        return self.args.look_up(self.row.request, self.row.first + position, name)

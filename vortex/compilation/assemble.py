@@ -48,13 +48,20 @@ def assemble(
         t = _tensor(program, d.name)
         files[f"constants/{d.name}.bin"] = base64.b64decode(d.attrs["data"])
         constants.append(ConstantEntry(d.name, f"constants/{d.name}.bin", str(t.dtype), t.tile))
+    blocks = page.page_blocks(program)
     fields = [
-        FieldEntry(d.name, t.tile, str(t.dtype))
+        FieldEntry(d.name, t.tile if blocks == 1 else (blocks, *t.tile), str(t.dtype))
         for d in program.declared("buffer")
         if d.attrs.get("role") == "field" and (t := _tensor(program, d.name))
     ]
     states = [
-        StateEntry(d.name, t.tile, str(t.dtype), _PER[str(d.attrs["layout"])], str(float(d.attrs["init"])))
+        StateEntry(
+            d.name,
+            t.tile if blocks == 1 or d.attrs["layout"] != "entry" else (blocks, *t.tile),
+            str(t.dtype),
+            _PER[str(d.attrs["layout"])],
+            str(float(d.attrs["init"])),
+        )
         for d in program.declared("buffer")
         if d.attrs.get("role") == "state" and (t := _tensor(program, d.name))
     ]

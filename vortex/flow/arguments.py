@@ -38,7 +38,7 @@ class Page:
 
 def _what_there_is(spec: Spec) -> dict[str, str]:
     """For VX1022: what the cache of this shape holds, and what would do."""
-    shape = f"[{spec.page_size}, {spec.head_dim}]"
+    shape = f"[{spec.block_size}, {spec.head_dim}]"
     if spec.kv_lora_rank:
         use = f"page.latent, {shape}: keys are whole rows, values their first {spec.kv_lora_rank} numbers"
         return {"cache": f"MLA ({spec})", "hint": f"use {use}; or compile for a model with K and V: --heads 32/8"}

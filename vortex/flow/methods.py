@@ -63,7 +63,7 @@ def instantiate(flow: vFlow | type[vFlow]) -> vFlow:
 
 def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
     """What create_cache declares, checked."""
-    fields = called(flow, "create_cache", spec)
+    fields = called(flow, "create_cache", spec.in_blocks)
     at_return = return_loc(flow, "create_cache")
     code = code_of(flow.create_cache)
     if not isinstance(fields, Mapping):

@@ -337,7 +337,7 @@ def step(
         k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
     length, heads, dim = k.shape
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
-    n = -(-length // spec.page_size)
+    n = -(-length // spec.block_size)
     first, last = budget.sink, n - budget.recent
     state = RequestState(flow, spec, heads) if state is None else state
     pages: list[list[int]] = []
@@ -358,7 +358,7 @@ def step(
             selected, new = chosen_with(flow, spec, group, seen, held, *place, parameters)
             state.write(h, new, first, last)
         chosen = list(range(n)) if selected is None else select_pages(selected, n, mine)
-        tokens = torch.cat([torch.arange(p * spec.page_size, min((p + 1) * spec.page_size, length)) for p in chosen])
+        tokens = torch.cat([torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         out, lse = attend(group, k[tokens, h], values, scale)
         pages.append(chosen)
@@ -380,8 +380,8 @@ def _candidates(
     parameters: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
     """The fields of candidate pages ``[first, last)``."""
-    tokens = slice(first * spec.page_size, last * spec.page_size)
-    shape = (last - first, spec.page_size, k.shape[-1])
+    tokens = slice(first * spec.block_size, last * spec.block_size)
+    shape = (last - first, spec.block_size, k.shape[-1])
     pages = [None if x is None else x[tokens].reshape(shape) for x in (k, v)]
     assert pages[0] is not None
     return summaries(flow, spec, pages[0], pages[1], layer, head, parameters)

@@ -145,7 +145,7 @@ def _value(result: Any, function: Function) -> Value:
 
 def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
     # byte * scale is a number of fp32, and of no narrower type
-    type = TensorType(f32 if spec.scaled else dtype(spec.dtype), (spec.page_size, spec.head_dim))
+    type = TensorType(f32 if spec.scaled else dtype(spec.dtype), (spec.block_size, spec.head_dim))
     function = _function("cache", flow, "forward_cache", [Value(name, type) for name in spec.pools])
     with purity.running("forward_cache"), tracing(module, function) as tracer:
         page = Page(spec, [vTensor(a) for a in function.args])

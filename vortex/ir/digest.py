@@ -10,7 +10,7 @@ from vortex.ir.scratch import is_scratch
 
 VERSION = "vx1"
 
-SHAPE = ("page_size", "head_dim", "group", "dtype", "kv_lora_rank", "kv_dtype")
+SHAPE = ("page_size", "head_dim", "group", "dtype", "kv_lora_rank", "kv_dtype", "block_size")
 """Attributes of a program that every kernel depends on."""
 
 

@@ -163,6 +163,30 @@ class Launch:
     def write(self, name: str, tiles: int) -> None:
         self.traffic[name].written += tiles * self.tile_bytes(name)
 
+    def look_up(self, r: int, logical: Any) -> Any:
+        """The physical blocks of logical ones of a request; a block is a page where a page has one."""
+        each = page.page_blocks(self.program)
+        return self.batch.page_table[r, logical // each] * each + logical % each
+
+    def tiles(self, name: str, blocks: Any, h: int) -> Any:
+        """The tiles of physical blocks in a paged buffer."""
+        x, at = self._where(name, blocks, h)
+        return x[at]
+
+    def put(self, name: str, block: int, h: int, x: Any) -> None:
+        """Write the tile of a physical block."""
+        memory, at = self._where(name, block, h)
+        memory[at] = x
+
+    def _where(self, name: str, blocks: Any, h: int) -> tuple[Any, tuple[Any, ...]]:
+        """The memory of a paged buffer, and the index of the tiles of blocks in it."""
+        x, each = self.batch.paged[name], page.page_blocks(self.program)
+        if each == 1:
+            return x, (blocks, h)
+        if self.decl(name).attrs["role"] == "pool":
+            x = x.reshape(*x.shape[:2], each, -1, x.shape[-1])
+        return x, (blocks // each, h, blocks % each)
+
     def row(self, head: int, pages: int = 0, first: int = 0) -> Row:
         """What ops read of their surroundings in the row of a KV head with ``pages`` candidates."""
         b = self.batch
@@ -227,16 +251,16 @@ def _append(k: Launch) -> None:
             _reset(k, o)
     body = [o for o in k.f.ops if not isinstance(o, page.Scatter | page.Reset)]
     loads = {o.buffer for o in k.used() if isinstance(o, page.Load)}
-    for physical, h in _filled(k):
+    for block, h in _filled(k):
         env: dict[Value, Any] = {}
         row = k.row(h)
         for o in body:
             if isinstance(o, page.Load):
-                env[o.value] = k.batch.paged[o.buffer][physical, h]
+                env[o.value] = k.tiles(o.buffer, block, h)
                 if page.scaled(k.decl(o.buffer)):
                     env[o.value] = env[o.value] * k.batch.scale_of(o.buffer)
             elif isinstance(o, page.Store):
-                k.batch.paged[o.buffer][physical, h] = k.stored(o.buffer, env[o.x])
+                k.put(o.buffer, block, h, k.stored(o.buffer, env[o.x]))
                 k.write(o.buffer, 1)
             else:
                 row.run([o], env)
@@ -245,20 +269,20 @@ def _append(k: Launch) -> None:
 
 
 def _filled(k: Launch) -> Iterator[tuple[int, int]]:
-    """Physical page and head of every page that the step's tokens complete."""
+    """Physical block and head of every block that the step's tokens complete."""
     b = k.batch
-    size = int(k.program.attrs["page_size"])
+    size = page.block_size(k.program)
     for r in range(b.requests):
         new = 0 if b.row_offsets is None else int(b.row_offsets[r + 1] - b.row_offsets[r])
         now = int(b.lengths[r])
         for p in range((now - new) // size, now // size):
             for h in range(b.heads):
-                yield int(b.page_table[r, p]), h
+                yield int(k.look_up(r, p)), h
 
 
 def _reset(k: Launch, o: page.Reset) -> None:
     b, d = k.batch, k.decl(o.buffer)
-    size = int(k.program.attrs["page_size"])
+    size = page.block_size(k.program)
     init = k.stored(o.buffer, np.float32(d.attrs["init"]))
     for r in range(b.requests):
         slot, now = int(b.slots[r]), int(b.lengths[r])
@@ -284,7 +308,7 @@ def _scatter(k: Launch, o: page.Scatter) -> None:
     for token, slot in zip(source, k.batch.loc, strict=True):
         pool[slot // pool.shape[2], :, slot % pool.shape[2]] = token
         k.read(o.source, k.batch.heads)
-        k.traffic[o.buffer].written += k.batch.heads * k.tile_bytes(o.buffer) // pool.shape[2]
+        k.traffic[o.buffer].written += k.batch.heads * k.tile_bytes(o.buffer) // page.block_size(k.program)
 
 
 # select -----------------------------------------------------------------------------------------------
@@ -344,8 +368,8 @@ def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
     if role == "workspace":
         return k.batch.workspace[(o.buffer, r, h)]
     if layout == "paged":
-        physical = k.batch.page_table[r, row.first : row.first + row.pages]
-        found = np.ascontiguousarray(k.batch.paged[o.buffer][physical, h])
+        blocks = k.look_up(r, np.arange(row.first, row.first + row.pages))
+        found = np.ascontiguousarray(k.tiles(o.buffer, blocks, h))
         return words_of_bits(found) if isinstance(o, page.LoadWords) else found
     if role == "state":
         return _state(k, o, at, row)
@@ -426,12 +450,12 @@ def _attend(k: Launch) -> None:
 
 def _tokens(k: Launch, name: str, r: int, h: int) -> Any:
     """The rows of the selected pages that are tokens of the request."""
-    b, pool = k.batch, k.batch.paged[name]
-    size = pool.shape[2]
+    b, size = k.batch, page.block_size(k.program)
     rows = [
-        pool[b.page_table[r, p], h, : min(size, int(b.lengths[r]) - p * size)] for p in b.pages[r, h, : b.counts[r, h]]
+        k.tiles(name, k.look_up(r, p), h)[: min(size, int(b.lengths[r]) - p * size)]
+        for p in b.pages[r, h, : b.counts[r, h]]
     ]
-    found = np.concatenate(rows) if rows else np.zeros((0, pool.shape[3]), np.float32)
+    found = np.concatenate(rows) if rows else np.zeros((0, b.paged[name].shape[-1]), np.float32)
     k.traffic[name].read += len(found) * k.tile_bytes(name) // size
     return found * b.scale_of(name) if page.scaled(k.decl(name)) else found
 

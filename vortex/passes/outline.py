@@ -46,6 +46,11 @@ class Outline(Pass):
         for name in ("page_size", "head_dim", "group"):
             if not isinstance(module.attrs.get(name), int) or module.attrs[name] < 1:
                 raise IR_STRUCTURE.at(why=f"outline needs the module's '{name}', a positive integer")
+        block = module.attrs.get("block_size", 1)
+        if not isinstance(block, int) or block < 1 or module.attrs["page_size"] % block:
+            raise IR_STRUCTURE.at(
+                why="outline needs the module's 'block_size', where it has one, to divide 'page_size'"
+            )
         if module.attrs.get("dtype") not in DTYPES or module.attrs.get("kv_dtype", "f32") not in DTYPES:
             raise IR_STRUCTURE.at(why=f"outline needs the module's 'dtype' (and 'kv_dtype') of {', '.join(DTYPES)}")
         program = Module("page", module.name, dict(module.attrs))
@@ -58,7 +63,8 @@ class Outline(Pass):
 
 
 def _declare_buffers(program: Module, module: Module) -> None:
-    size, dim, group = (int(module.attrs[k]) for k in ("page_size", "head_dim", "group"))
+    size = page.block_size(module)
+    dim, group = (int(module.attrs[k]) for k in ("head_dim", "group"))
     rank = int(module.attrs.get("kv_lora_rank", 0))
     kv = DTYPES[module.attrs["dtype"]]
     kept = DTYPES[module.attrs.get("kv_dtype", kv.name)]
@@ -99,7 +105,7 @@ def kernel(name: str, kind: str) -> Function:
 def _plan(program: Module, index: Function) -> Function:
     f = kernel("plan", "plan")
     cap = flow.selected(index).cap
-    f.append(page.Plan("plan", int(program.attrs["page_size"]), cap.budgets, cap.pages, cap.always))
+    f.append(page.Plan("plan", page.block_size(program), cap.budgets, cap.pages, cap.always))
     return f
 
 

@@ -74,10 +74,9 @@ def check_pools(
         require(f"{name}_pool", as_stored(pool, kept), kept, shape, device or here, strided=True)
         if library.name != "cpu":
             require_aligned(f"{name}_pool", pool)
-    if library.name != "cpu" and pages * heads >= 2**31:
-        raise wrong(
-            f"{first}_pool", f"has {pages} pages of {heads} heads; a GPU's kernels count fewer than 2^31 in all"
-        )
+    if library.name != "cpu" and pages * heads * spec.page_blocks >= 2**31:
+        summaries = pages * heads * spec.page_blocks
+        raise wrong(f"{first}_pool", f"has {summaries} pages (or blocks) and heads; a GPU counts fewer than 2^31")
     return here, pages, heads
 
 

@@ -55,13 +55,15 @@ class Stage:
         self.heads = shape.kv_heads
         spec, page = self.spec, self.spec.page_size
         self.columns = shape.columns(page)
-        kept = min(shape.kept, self.columns)
+        self.blocks = shape.columns(spec.block_size)
+        kept = min(shape.kept, self.blocks)
         self.budget = Budget(max(0, kept - SINK - RECENT), sink=SINK, recent=RECENT)
         dtype, kv = TORCH[spec.dtype], TORCH[spec.kv_dtype]
         mla = bool(spec.kv_lora_rank)
         inner = () if mla else (self.heads,)
+        block_bytes = self.heads * spec.block_size * spec.head_dim * kv.itemsize * (1 if mla else 2)
         page_bytes = self.heads * page * spec.head_dim * kv.itemsize * (1 if mla else 2)
-        touched = shape.batch * kept * page_bytes
+        touched = shape.batch * kept * block_bytes
         self.layers = max(2, min(MOST_LAYERS, -(-TOUCHED // touched))) if self.cuda else 2
         most = (POOL if self.cuda else POOL // 64) // self.layers // page_bytes
         self.pool_pages = max(1, min(shape.batch * self.columns, most))
@@ -138,7 +140,7 @@ class Stage:
         zeros of the declared shape.
         """
         kernels = self.base.target.kernels
-        size = Size(self.shape.batch, self.columns, min(self.shape.kept, self.columns))
+        size = Size(self.shape.batch, self.columns * self.spec.page_blocks, min(self.shape.kept, self.blocks))
         sizes = Layout.of(kernels, self.heads, 1, dense=False).sizes(size, kernels)
         given: dict[str, object] = {
             "q": self.q, "pages": self.right_pages, "counts": self.right_counts, "scale": self.scale,

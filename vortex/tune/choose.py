@@ -8,6 +8,7 @@ from math import log as ln
 from typing import TYPE_CHECKING
 
 from vortex.ir.core import Function, Module
+from vortex.ir.dialects.page import block_size
 from vortex.kinds.buckets import Bucket
 from vortex.passes.manager import Choice
 from vortex.schedules.space import Space, space_of
@@ -47,7 +48,7 @@ class Chooser:
         """The choice for kernel ``f``; None where no database has one for it."""
         if not self.layers.layers:
             return None
-        bucket = self.shape.bucket(str(f.attrs["kind"]), int(program.attrs["page_size"])) if self.shape else Bucket()
+        bucket = self.shape.bucket(str(f.attrs["kind"]), block_size(program)) if self.shape else Bucket()
         query = query_of(program, f, target, bucket)
         if query is None:
             return None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from vortex.ir import digest
 from vortex.ir.core import Function, Module
+from vortex.ir.dialects.page import block_size
 from vortex.ir.types import TensorType
 from vortex.kinds.buckets import Bucket
 from vortex.schedules.template import schedulable
@@ -49,7 +50,7 @@ def query_of(
 
 def queries(program: Module, target: Target, shape: Shape) -> Iterator[tuple[Function, Query]]:
     """Each kernel of ``program`` that has something to choose."""
-    size = int(program.attrs["page_size"])
+    size = block_size(program)
     for f in program.functions.values():
         query = query_of(program, f, target, shape.bucket(str(f.attrs["kind"]), size))
         if query is not None:

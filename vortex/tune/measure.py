@@ -251,7 +251,7 @@ def measure(
     flow = next((c.flow for c in bundle.candidates), None)
     if flow is None:
         return {}
-    size = read_manifest(bundle.base(flow)).spec.page_size
+    size = read_manifest(bundle.base(flow)).spec.block_size
     with out.open("a", encoding="ascii") as lines:
 
         def keep(record: Record) -> None:

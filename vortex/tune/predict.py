@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from vortex.ir.core import Function, Module
+from vortex.ir.dialects.page import block_size
 from vortex.kinds.kind import KINDS
 from vortex.schedules.cuda_attend import CudaAttend
 from vortex.schedules.cuda_select import CudaSelect
@@ -36,7 +37,7 @@ def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Sha
     model = MODELS.get(type(schedulable(program, f, target)))
     if machine is None or model is None or "kv_lora_rank" in program.attrs:
         return None
-    page, each = int(program.attrs["page_size"]), bytes_per_page(program, f)
+    page, each = block_size(program), bytes_per_page(program, f)
 
     def seconds(config: Config) -> float:
         total = 0.0

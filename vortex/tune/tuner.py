@@ -12,6 +12,7 @@ from pathlib import Path
 from vortex.driver import compile_flow
 from vortex.errors import BAD_OPTION, BUNDLE_BUSY, UNKNOWN_NAME, nearest, writing
 from vortex.ir.core import Function, Module
+from vortex.ir.dialects.page import block_size
 from vortex.kinds.kind import KINDS
 from vortex.schedules.space import Config, Space, space_of
 from vortex.spec import Spec
@@ -120,9 +121,7 @@ class Tuner:
 
     def _known(self, program: Module, f: Function, space: Space) -> dict[Point, float]:
         """How far each measured point is from the best of its bucket, the mean over buckets."""
-        query = query_of(
-            program, f, self.target, self.shapes[0].bucket(str(f.attrs["kind"]), int(program.attrs["page_size"]))
-        )
+        query = query_of(program, f, self.target, self.shapes[0].bucket(str(f.attrs["kind"]), block_size(program)))
         if query is None:
             return {}
         groups: dict[object, dict[Point, float]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vortex.codegen.arguments import Arguments
+from vortex.codegen.arguments import Arguments, Place
 from vortex.codegen.narrow import narrow
 from vortex.codegen.resets import Begun, ResetTo
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
@@ -37,7 +37,7 @@ def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
         with when(slot >= 0):
             for o in scattered:
                 source, pool = args.buffers[o.source], args.buffers[o.buffer]
-                size, dim = args.type_of(o.buffer).tile
+                size, dim = int(args.program.attrs["page_size"]), args.type_of(o.buffer).tile[1]
                 to = let("to_page", T.floordiv(slot, T.int64(size)))
                 at = let("to_token", T.floormod(slot, T.int64(size)))
 
@@ -56,7 +56,7 @@ def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
 
 
 def _emit_summaries(args: Arguments, f: Function) -> None:
-    size = int(args.program.attrs["page_size"])
+    size = args.block_size
     heads = args.size("Hkv")
     knobs = read_knobs(CpuKnobs, f.attrs.get("schedule", {}))
     with parallel("row", args.size("B") * heads) as row:
@@ -67,10 +67,11 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
         # a padded request has length 0, whatever tokens are counted as its own
         before = let("full_before", T.max(T.int32(0), T.floordiv(now - new, T.int32(size))))
         with loop("p", T.floordiv(now, T.int32(size)), start=before) as p:
-            physical = let("page", cast(I64, args.buffers["page_table"][r, p]))
+            at = args.look_up(r, p, "page")
 
-            def load(o: page.Load, index: Index, physical: Expr = physical, h: Expr = h) -> Expr:
-                return args.from_pool(o.buffer, args.buffers[o.buffer][(physical, h, *index)])
+            def load(o: page.Load, index: Index, at: Place = at, h: Expr = h) -> Expr:
+                token, *dims = index
+                return args.from_pool(o.buffer, args.buffers[o.buffer][(at.page, h, args.token(at, token), *dims)])
 
             constants = args.constants
             values = Values(load, None, constants, args.place(h), parameters=args.parameters)
@@ -78,7 +79,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
             for o in f.ops:
                 require_emittable(o)
                 if isinstance(o, page.Store):
-                    _emit_store(args, tiles, o, physical, h)
+                    _emit_store(args, tiles, o, at, h)
                 elif o.result is not None and o.notes.get("in") == "tile":
                     values.open_tile(o.value)
                     tiles.compute(o)
@@ -86,7 +87,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
 
 def _emit_resets(args: Arguments, resets: list[page.Reset]) -> None:
     """Write ``init`` to state whose slot or page is another request's or another page from this step on."""
-    size, heads = T.int32(int(args.program.attrs["page_size"])), args.size("Hkv")
+    size, heads = T.int32(args.block_size), args.size("Hkv")
     tiles = Tiles(Values(lambda o, i: 0), Shape(1, 1))
     with parallel("row", args.size("B") * heads) as row:
         r = let("r", T.floordiv(row, heads))
@@ -102,17 +103,17 @@ def _emit_resets(args: Arguments, resets: list[page.Reset]) -> None:
 
                 if kept.of_pages:
                     with loop("p", T.floordiv(begun.now, size), start=T.floordiv(begun.known, size)) as p:
-                        clear(slot, h, p)
+                        clear(slot, h, *args.entry(p))
                 else:
                     with when(equal(begun.known, T.int32(0))):
                         clear(slot, h)
 
 
-def _emit_store(args: Arguments, tiles: Tiles, o: page.Store, physical: Expr, h: Expr) -> None:
+def _emit_store(args: Arguments, tiles: Tiles, o: page.Store, at: Place, h: Expr) -> None:
     dtype = args.type_of(o.buffer).dtype
     target = args.buffers[f"field.{o.buffer}"]
     assert isinstance(type_of(o.x), TensorType)
     if dtype.per_byte == 1:
-        tiles.copy(o.x, lambda i, x: put(target, narrow(x, dtype), physical, h, *i))
+        tiles.copy(o.x, lambda i, x: put(target, narrow(x, dtype), *args.of_field(at, h), *i))
     else:
-        tiles.copy_packed(o.x, dtype, lambda i, byte: put(target, byte, physical, h, *i))
+        tiles.copy_packed(o.x, dtype, lambda i, byte: put(target, byte, *args.of_field(at, h), *i))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vortex.codegen.arguments import Arguments
+from vortex.codegen.arguments import Arguments, Place
 from vortex.codegen.narrow import narrow, widen
 from vortex.codegen.tiles import Shape
 from vortex.codegen.tir import (
@@ -10,7 +10,6 @@ from vortex.codegen.tir import (
     Buffer,
     Expr,
     T,
-    cast,
     equal,
     f32,
     is_nan,
@@ -70,12 +69,12 @@ class _Row:
         length = let("length", self.args.buffers["lengths"][self.r])
         with loop("i", count) as i:
             logical = let("logical", self.args.buffers["pages"][self.r, self.h, i])
-            physical = let("page", cast(I64, self.args.buffers["page_table"][self.r, logical]))
+            at = self.args.look_up(self.r, logical, "page")
             # tokens at or beyond the length may be anything, NaN included: they are not read
             tokens = let("tokens", T.min(T.int32(self.page), length - logical * self.page))
-            self._scores(physical, tokens)
+            self._scores(at, tokens)
             self._rescale(tokens)
-            self._accumulate(physical, tokens)
+            self._accumulate(at, tokens)
         self._finish()
 
     def _vectors(self, dim: int) -> tuple[int, int]:
@@ -104,7 +103,7 @@ class _Row:
             put(self.top, f32(NEG_INF), g)
             put(self.total, f32(0), g)
 
-    def _scores(self, physical: Expr, tokens: Expr) -> None:
+    def _scores(self, at: Place, tokens: Expr) -> None:
         """Set ``weights[g, t]`` to scale * q_g . k_t."""
         keys = self.args.buffers[self.o.keys]
         width, chunks = self._vectors(self.dim)
@@ -118,7 +117,7 @@ class _Row:
                     for u, g in enumerate(block):
                         with lanes(width) as lane:
                             d = c * width + lane
-                            k = widen(keys[physical, self.h, t, d], self.k_type.dtype)
+                            k = widen(keys[at.page, self.h, self.args.token(at, t), d], self.k_type.dtype)
                             put(dots, dots[u * width + lane] + self.q[g * self.dim + d] * k, u * width + lane)
                 for u, g in enumerate(block):
                     self._add_up(dots, u * width, width)
@@ -152,7 +151,7 @@ class _Row:
                 put(self.weights, w, g * self.page + t)
                 put(self.total, self.total[g] + w, g)
 
-    def _accumulate(self, physical: Expr, tokens: Expr) -> None:
+    def _accumulate(self, place: Place, tokens: Expr) -> None:
         """Add the sum over t of ``weights[g, t] * v_t`` to ``acc_g``."""
         values = self.args.buffers[self.o.values]
         width, chunks = self._vectors(self.v_dim)
@@ -161,7 +160,7 @@ class _Row:
                 for g in block:
                     with lanes(width) as lane:
                         d = c * width + lane
-                        v = widen(values[physical, self.h, t, d], self.v_type.dtype)
+                        v = widen(values[place.page, self.h, self.args.token(place, t), d], self.v_type.dtype)
                         at = g * self.v_dim + d
                         put(self.acc, self.acc[at] + self.weights[g * self.page + t] * v, at)
 

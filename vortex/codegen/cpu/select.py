@@ -108,7 +108,7 @@ class _Kernel:
             require_emittable(o)
         knobs = read_knobs(CpuSelectKnobs, f.attrs.get("schedule", {}))
         reader = RowReader(args, row, Workspace(args, int(f.attrs.get("page_words", 0)), row.index))
-        scratch = Scratch(args.buffers["workspace"], row.index, args.size("Pmax"))
+        scratch = Scratch(args.buffers["workspace"], row.index, args.columns)
         leaves = {**args.place(row.head), "page_count": row.scored, "first_page": row.first}
         values = Values(reader.load, scratch, args.constants, leaves, parameters=args.parameters)
         tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
@@ -140,7 +140,7 @@ class _Kernel:
         carries = {o: self._accumulator(o) for o in ops if o.carries()}
         reads = any(isinstance(o, page.Load) and is_paged(self.args.program, o) for o in self.f.ops)
         with loop("s", self.row.scored) as s:
-            here = Here(s, let("page", self.reader.look_up(s)) if reads else None)
+            here = Here(s, self.reader.look_up(s, "page") if reads else None)
             values = replace(self.tiles.values, read_load=lambda o, i: self.reader.load(o, i, here))
             tiles = replace(self.tiles, values=values, position=s)
             for stream in self._streams(level):
@@ -160,10 +160,10 @@ class _Kernel:
         if not ahead:
             return
         t = self.args.type_of(o.buffer)
-        physical = let("later", self.reader.look_up(T.min(s + ahead, self.row.scored - 1)))
+        later = self.reader.look_up(T.min(s + ahead, self.row.scored - 1), "later")
         for first in range(0, math.prod(t.packed), LINE_BYTES // t.dtype.bytes):
             index = unflat(T.int32(first), t.packed)
-            prefetch(self.args.buffers[f"field.{o.buffer}"], physical, self.row.head, *index)
+            prefetch(self.args.buffers[f"field.{o.buffer}"], *self.args.of_field(later, self.row.head), *index)
 
     def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:
         """Do one op for the page that the tiles are on."""
@@ -235,7 +235,7 @@ class _Kernel:
         put(self.args.buffers["workspace"], key, self.row.index, self._key_at(o, tiles.position))
 
     def _key_at(self, o: flow.Part, position: Expr) -> Expr:
-        return self.args.size("Pmax") * key_slot(self.f, o) + position
+        return self.args.columns * key_slot(self.f, o) + position
 
     def pick(self, selection: flow.Selection, most: Expr, pages: Expr) -> None:
         """Write the selected candidates, at most ``most``, and the reserved of the ``pages`` pages, ascending."""

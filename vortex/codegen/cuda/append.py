@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vortex.codegen.arguments import Arguments
+from vortex.codegen.arguments import Arguments, Place
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles
 from vortex.codegen.cuda.ptx import (
     cta_sync,
@@ -48,7 +48,7 @@ def emit_append(program: Module, f: Function) -> list[str]:
     knobs = read_knobs(AppendKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
-    size, heads = int(program.attrs["page_size"]), args.size("Hkv")
+    size, heads = args.block_size, args.size("Hkv")
     requests = args.size("B")
     fits = T.max(i32(1), tirx.truncdiv(i32(CTAS), requests))
     # the longest request has all tokens but one of each other; of a batch that decodes, every request has one
@@ -119,7 +119,7 @@ class _Stripe:
     scattered: list[page.Scatter]
     cta: Cta
     size: int
-    """Tokens of a page."""
+    """Tokens of what is summarised: a page, or a block of one."""
     arena: Arena
     pools: dict[str, _Pool]
     pitch: dict[str, int]
@@ -156,12 +156,12 @@ class _Stripe:
             first, end = let("first_page", quotient(before, i32(self.size))), let("end_page", rounds_of(now, self.size))
             with loop("turn", quotient(end - first - stripe + stripes - 1, stripes)) as turn:
                 p = let("p", first + stripe + turn * stripes)
-                physical = let("page", wide(self.args.buffers["page_table"][wide(r), p]))
+                at = self.args.look_up(r, p, "page")
                 if self.scattered:
                     self._store(tokens, p, h)
                 if any(isinstance(o, page.Store) for o in self.f.ops):
                     with when((p + 1) * self.size <= now):
-                        self._summarise(physical, h)
+                        self._summarise(at, h)
         if resets := [o for o in self.f.ops if isinstance(o, page.Reset)]:
             self._reset(resets, Begun.of(self.args, r), stripe, stripes, h)
 
@@ -179,7 +179,7 @@ class _Stripe:
 
                 if kept.of_pages:
                     with loop("turn", quotient(end - first - stripe + stripes - 1, stripes)) as turn:
-                        clear(first + stripe + turn * stripes)
+                        clear(*self.args.entry(first + stripe + turn * stripes))
                 else:
                     with when(T.And(equal(stripe, i32(0)), equal(begun.known, i32(0)))):
                         clear()
@@ -199,16 +199,17 @@ class _Stripe:
                     t, d = let("t", token + quotient(e, i32(dim))), let("d", remainder(e, i32(dim)))
                     slot = let("slot", self.args.buffers["loc"][t])
                     with when(slot >= 0):
-                        to, at = T.truncdiv(slot, T.int64(self.size)), T.truncmod(slot, T.int64(self.size))
+                        page_size = T.int64(self.size * self.args.page_blocks)
+                        to, at = T.truncdiv(slot, page_size), T.truncmod(slot, page_size)
                         where = (wide(t) * wide(self.args.size("Hkv")) + wide(h)) * dim + wide(d)
                         put(pool.elements, self.args.to_pool(o, source[where]), pool.element(to, h, at, d))
             # this CTA summarises what it stored
             cta_sync()
 
-    def _summarise(self, physical: Expr, h: Expr) -> None:
+    def _summarise(self, place: Place, h: Expr) -> None:
         """Compute the summaries of a page that is full."""
         for name, at in self.tiles.items():
-            self._copy_tile(name, at, physical, h)
+            self._copy_tile(name, at, place, h)
         cta_sync()
         values = StoredValues(self._load)
         values.constants = self.args.constants
@@ -221,14 +222,14 @@ class _Stripe:
                     block.before([o.x])  # a byte takes elements of several threads
                 else:
                     block.before_copy(o.x)
-                self._write(block, o, physical, h)
+                self._write(block, o, place, h)
             elif o.result is not None and o.value in self.storages:
                 values.storages[o.value] = self.storages[o.value]
                 block.compute(o)
         # the next page overwrites what is read here
         cta_sync()
 
-    def _copy_tile(self, name: str, at: int, physical: Expr, h: Expr) -> None:
+    def _copy_tile(self, name: str, at: int, place: Place, h: Expr) -> None:
         """Copy the page into shared memory; each byte is read once."""
         pool = self.pools[name]
         row = pool.type.tile[1] * pool.size // 4
@@ -239,7 +240,10 @@ class _Stripe:
                 let("token", quotient(v, i32(row // width))),
                 let("word", remainder(v, i32(row // width)) * width),
             )
-            source = T.truncdiv(pool.element(physical, h, token, word * (4 // pool.size)), T.int64(4 // pool.size))
+            source = T.truncdiv(
+                pool.element(place.page, h, self.args.token(place, token), word * (4 // pool.size)),
+                T.int64(4 // pool.size),
+            )
             source = let("source", source)
             with vector(width) as w:
                 put(held, pool.words[source + w], w)
@@ -260,11 +264,11 @@ class _Stripe:
         low, high = unpack(word, 0, t.dtype), unpack(word, 1, t.dtype)
         return T.Select(remainder(dim, i32(2)) > 0, high, low)
 
-    def _write(self, block: Block, o: page.Store, physical: Expr, h: Expr) -> None:
+    def _write(self, block: Block, o: page.Store, place: Place, h: Expr) -> None:
         """Write one summary of a page."""
         t = self.args.type_of(o.buffer)
         target = flat_view(self.args.buffers[f"field.{o.buffer}"], STORAGE[t.dtype.name], t.dtype.bytes)
-        page_of_head = let("field_base", (physical * wide(self.args.size("Hkv")) + wide(h)) * math.prod(t.packed))
+        page_of_head = let("field_base", self._tile_of(place, h) * math.prod(t.packed))
 
         def keep(i: Index, x: Expr) -> None:
             put(target, narrow(x, t.dtype), page_of_head + wide(flat(i, t.tile)))
@@ -273,3 +277,8 @@ class _Stripe:
             block.tiles.copy(o.x, keep)
         else:
             block.tiles.copy_packed(o.x, t.dtype, lambda i, x: put(target, x, page_of_head + wide(flat(i, t.packed))))
+
+    def _tile_of(self, at: Place, h: Expr) -> Expr:
+        """The number of a block's tile among those of a field."""
+        tile = at.page * wide(self.args.size("Hkv")) + wide(h)
+        return tile if at.block is None else tile * self.args.page_blocks + at.block

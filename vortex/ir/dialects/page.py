@@ -47,6 +47,18 @@ def scaled(d: Decl) -> bool:
     return d.attrs.get("role") == "pool" and isinstance(d.type, TensorType) and d.type.dtype == fp8_e4m3
 
 
+def block_size(m: Module) -> int:
+    """Tokens of what is summarised and selected: a page, or the part of one that the module says."""
+    return int(m.attrs["block_size"] if "block_size" in m.attrs else m.attrs["page_size"])
+
+
+def page_blocks(m: Module) -> int:
+    """Blocks of a page. Where there are several, a *physical block* is ``physical page * blocks + block``, and a paged
+    buffer has an axis of blocks before its tile: of a pool that and the tokens of a block are the tokens of the page.
+    """
+    return int(m.attrs["page_size"]) // block_size(m)
+
+
 def tile_of(d: Decl) -> Type:
     """What a tile of the buffer is once it is loaded: fp32 where it is scaled."""
     return d.type.with_dtype(f32) if scaled(d) and isinstance(d.type, TensorType) else d.type

@@ -50,7 +50,7 @@ def artifact_for(config: EngineConfig, shape: ModelShape, target: str) -> Path:
     """
     flow = config.flow or ("latent_topk" if shape.spec.kv_lora_rank else "quest")
     if flow.endswith(".vxa"):
-        return _prebuilt(Path(flow), shape, target)
+        return _prebuilt(Path(flow), shape, target, blocks=bool(config.block_size))
     identity = _identity_or_once(flow, shape.spec, target)
     path = entry(flow, identity)
     try:
@@ -78,13 +78,15 @@ def artifact_for(config: EngineConfig, shape: ModelShape, target: str) -> Path:
     return path
 
 
-def _prebuilt(path: Path, shape: ModelShape, target: str) -> Path:
+def _prebuilt(path: Path, shape: ModelShape, target: str, *, blocks: bool) -> Path:
+    """The artifact at ``path`` when it serves the model; its blocks must be the shape's where ``blocks`` says so."""
     manifest = read_manifest(path)
     if target not in manifest.targets:
         raise NO_TARGET_IN_ARTIFACT.at(path=path, target=target, have=", ".join(manifest.targets) or "none")
     have = asdict(manifest.spec)
     for name, want in asdict(shape.spec).items():
-        if have[name] != want and not (name == "budget_table" and have[name]):
+        mine = have[name] if name == "budget_table" or not blocks else 0
+        if have[name] != want and not (name in ("budget_table", "block_size") and mine):
             why = f"'{path}' was compiled for {name} {have[name]}"
             hint = shlex.join(command(manifest.flow, shape, target, path))
             raise ENGINE_REFUSED.at(what=f"{name} {want} with this artifact", why=why, hint=hint)
@@ -100,6 +102,8 @@ def command(flow: str, shape: ModelShape, target: str, out: Path | str) -> list[
         model = ["--heads", f"{spec.group * shape.kv_heads}/{shape.kv_heads}", "--head-dim", str(spec.head_dim)]
     page = ["--page-size", str(spec.page_size), "--dtype", spec.dtype]
     page += ["--budget-table"] if spec.budget_table else []
+    if spec.page_blocks > 1:
+        page += ["--block-size", str(spec.block_size)]
     return ["vortex", "compile", flow, "--target", target, *model, *page, "-o", str(out)]
 
 

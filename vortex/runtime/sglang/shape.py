@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vortex.errors import ENGINE_REFUSED
+from vortex.errors import ENGINE_CONFIG, ENGINE_REFUSED
 from vortex.runtime.tensors import short
 from vortex.spec import Spec
 
@@ -27,12 +27,22 @@ class ModelShape:
 
 
 def model_shape(
-    model: Any, kv_dtype: torch.dtype, page_size: int, latent: bool = False, budget_table: bool = False
+    model: Any,
+    kv_dtype: torch.dtype,
+    page_size: int,
+    latent: bool = False,
+    budget_table: bool = False,
+    block_size: int = 0,
 ) -> ModelShape:
-    """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA), and
-    ``budget_table`` where the budget is a table.
-    VX9002 for KV of another type than the model's, and for latent rows on several ranks.
+    """The shape of ``model``, an SGLang ModelConfig, on this rank; ``latent`` where SGLang keeps latent rows (MLA),
+    ``budget_table`` where the budget is a table, ``block_size`` where less than a page is selected.
+
+    VX9002 for KV of another type than the model's, and for latent rows on several ranks; VX9003 for blocks that do not
+    divide the page.
     """
+    if block_size and page_size % block_size:
+        why = f"'block_size' is {block_size}, and the engine's pages of {page_size} tokens are no multiple of it"
+        raise ENGINE_CONFIG.at(why=why)
     dtype = short(model.dtype)
     if kv_dtype != model.dtype:
         why = "the scales of K and V that SGLang keeps by layer are not handed to the kernels"
@@ -50,11 +60,12 @@ def model_shape(
             raise ENGINE_REFUSED.at(what=f"an MLA model on {ranks} tensor-parallel ranks", why=why, hint="use --tp 1")
         row = f"{model.kv_lora_rank}+{model.qk_rope_head_dim}"
         more: dict[str, Any] = {"page_size": page_size, "dtype": dtype, "budget_table": budget_table}
+        more["block_size"] = block_size
         return ModelShape(Spec.of_latent(row, model.num_attention_heads, **more), 1)
     kv_heads = model.get_num_kv_heads(ranks)
     group = model.num_attention_heads // ranks // kv_heads
-    head_dim = model.head_dim
-    spec = Spec(page_size=page_size, head_dim=head_dim, group=group, dtype=dtype, budget_table=budget_table)
+    sizes = {"page_size": page_size, "block_size": block_size, "head_dim": model.head_dim}
+    spec = Spec(**sizes, group=group, dtype=dtype, budget_table=budget_table)
     # where there are more ranks than heads, several ranks hold one
     return ModelShape(spec, kv_heads, parallel.attn_tp_rank * model.get_num_kv_heads(1) // ranks)
 

@@ -46,12 +46,13 @@ class Stats:
     def __init__(self, path: Path | None, library: Library, config: EngineConfig, layers: Mapping[int, Layer]) -> None:
         self._path, self._budget, self._cap = path, config.budget, library.manifest.cap
         manifest, spec = library.manifest, library.manifest.spec
-        self._page = spec.page_size
+        self._page = spec.block_size  # what is selected is called a page here
         self._dense = sum(layer.dense for layer in layers.values())
         self._sparse = len(layers) - self._dense
         heads = next(iter(layers.values())).k.shape[1]
         self._kv_bytes = len(spec.pools) * self._page * spec.head_dim * TORCH[spec.dtype].itemsize * heads
         self._field_bytes = sum(f.tile_bytes for f in manifest.fields) * heads
+        self._field_bytes //= spec.page_blocks
         calls = Counter(KINDS[k.kind].call for k in library.target.kernels if k.variant_of == k.name)
         # where a plan divides the work among SMs, that of layers which keep all pages is a second one
         plans = 1 + (self._dense > 0 and any("work" in k.args for k in library.target.kernels))

@@ -302,7 +302,10 @@ class _Copies:
         """Where the first token of the warp's tile ``i`` lies in a pool, in elements."""
         tiling = self.template.tiling
         page_step, head_step, token_step = pool.buffer.strides[:3]
-        at = physical * page_step + wide(self.entries.head) * head_step
+        place = self.template.args.of_block(physical)
+        at = place.page * page_step + wide(self.entries.head) * head_step
+        if place.block is not None:
+            at = at + self.template.args.token(place, i32(0)) * token_step
         if tiling.of_page > 1:
             at = at + wide(tiling.first_token(self.entries.tile(i))) * token_step
         return let("origin", at)

@@ -258,7 +258,9 @@ class _Copies:
             token = within
             if tiling.of_page > 1:
                 token = token + tiling.first_token(i)
-            origin = let("origin", physical * t.pool.strides[0] + wide(token) * step + wide(chunk * CHUNK))
+            place = t.args.of_block(physical)
+            at_token = t.args.token(place, wide(token))
+            origin = let("origin", place.page * t.pool.strides[0] + at_token * step + wide(chunk * CHUNK))
             size = cast(U32, T.Select(within < room, i32(16), i32(0)))
             place = stage * t.stage_size + row * shape.dim
             place = let("place", place + T.bitwise_xor(chunk, remainder(row, 8)) * CHUNK)

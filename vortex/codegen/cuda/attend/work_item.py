@@ -117,7 +117,7 @@ class HeldPages:
     item: WorkItem
     tiling: Tiling
     ids: Buffer
-    """Physical pages, by batch."""
+    """Physical pages (physical blocks, where pages have several), by batch."""
     room: Buffer
     """How many tokens of the lane's part of a tile are the request's, by batch."""
 
@@ -128,7 +128,11 @@ class HeldPages:
 
     def hold(self, logical: Expr, tile: Expr, slot: int) -> None:
         """Look logical page ``logical`` up for ``tile`` and keep it in ``slot``."""
-        put(self.ids, self.args.buffers["page_table"][wide(self.item.request), logical], slot)
+        table, request, each = self.args.buffers["page_table"], wide(self.item.request), self.args.page_blocks
+        if each == 1:
+            put(self.ids, table[request, logical], slot)
+        else:
+            put(self.ids, table[request, quotient(logical, each)] * each + remainder(logical, each), slot)
         begin = logical * self.tiling.page
         if self.tiling.of_page > 1:
             begin = begin + self.tiling.first_token(tile)

@@ -153,7 +153,7 @@ class RowMemory:
 
     def of_page(self, slot: int) -> Held:
         """Words per page from ``slot`` on, one page after the other for each."""
-        m, columns = self.memory, self.memory.args.size("Pmax")
+        m, columns = self.memory, self.memory.args.columns
         return self._held(m.chip_at + slot * m.chip_pages, m.chip_pages, columns * slot, columns)
 
     def of_page_tile(self, o: Op) -> Held:
@@ -163,7 +163,7 @@ class RowMemory:
             if other is o:
                 break
             before += max(1, type_of(other.value).numel)
-        columns = m.args.size("Pmax")
+        columns = m.args.columns
         page_tiles = (columns + (PAGE_TILE - 1)) // PAGE_TILE
         base = columns * m.layout.page_words + int(m.layout.f.attrs.get("row_words", 0))
         pitch = m.chip_pages // PAGE_TILE

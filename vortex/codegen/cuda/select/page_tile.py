@@ -42,7 +42,7 @@ class PageTile:
     is_page: Expr
     """Whether this lane has a page of its own, rather than a repeated one."""
     physical: Expr | None = None
-    """This lane's physical page, where it was looked up."""
+    """This lane's physical page, or physical block where pages have several, where it was looked up."""
     record: Expr | None = None
     """``physical * KV heads + head``: where the summaries of this lane's page lie in every field."""
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vortex.codegen.arguments import Arguments
+from vortex.codegen.arguments import Arguments, Place
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles, stored_values
-from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, warp_sync, wide
+from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, quotient, remainder, warp_sync, wide
 from vortex.codegen.cuda.select.lane_group import LaneGroupTiles
 from vortex.codegen.cuda.select.layout import Layout, Memory, RowMemory
 from vortex.codegen.cuda.select.page_reduce import PageFolds
@@ -252,13 +252,25 @@ class Sweeps:
         return (turn * self.cta.warps + self.cta.warp) * PAGE_TILE + sweep.begin
 
     def _physical(self, sweep: _Sweep, turn: Expr) -> Expr:
-        """The physical page of this lane in the warp's page tile ``turn``; beyond the last page, the last."""
+        """The physical page of this lane in the warp's page tile ``turn``, or its physical block where pages have
+        several; beyond the last page, the last.
+        """
         position = T.min(self._start(sweep, turn) + self.cta.lane, sweep.end - 1)
-        return early("physical", self.args.buffers["page_table"], wide(self.row.request), self.row.first + position)
+        table, request, each = self.args.buffers["page_table"], wide(self.row.request), self.args.page_blocks
+        if each == 1:
+            return early("physical", table, request, self.row.first + position)
+        logical = let("logical_block", self.row.first + position)
+        return early("physical", table, request, quotient(logical, each)) * each + remainder(logical, each)
 
     def _record(self, physical: Expr) -> Expr:
         """Where the summaries of a page lie in every field."""
-        return physical * self.args.size("Hkv") + self.row.head
+        heads, each = self.args.size("Hkv"), self.args.page_blocks
+        if each == 1:
+            return physical * heads + self.row.head
+        return (quotient(physical, each) * heads + self.row.head) * each + remainder(physical, each)
+
+    def _place(self, physical: Expr | None) -> Place | None:
+        return None if physical is None else self.args.of_block(physical)
 
     def _per_page(self, sweep: _Sweep) -> None:
         """Do the ops of a sweep for all of this warp's page tiles."""
@@ -377,7 +389,7 @@ class Sweeps:
 
     def _of_page_tile(self, page_tile: PageTile) -> StoredValues:
         """The values, which are read for the pages of a page tile."""
-        here = Here(page_tile.position, page_tile.physical)
+        here = Here(page_tile.position, self._place(page_tile.physical))
         return replace(self.values, read_load=partial(self.reader.load, here=here))
 
     def _lanes(self, page_tile: PageTile) -> LaneTiles:
