@@ -47,13 +47,13 @@ class AllMass(TwoNumbers):
 
 class Two(TwoNumbers):
     def forward_indexer(self, q: Any, cache: Any) -> Any:
-        return vortex.union(vortex.topk(cache.a, pages=3), vortex.topp(cache.b, 0.75))
+        return vortex.union(vortex.topk(-cache.a, pages=3), vortex.topp(cache.b, 0.75))
 
 
 class Three(TwoNumbers):
     def forward_indexer(self, q: Any, cache: Any) -> Any:
         policy = vortex.topk(cache.b, count=cache.b.abs().amax(0) + 1, pages=6)
-        return vortex.union(vortex.topk(cache.a), vortex.union(vortex.topk(-cache.a), policy))
+        return vortex.union(vortex.topp(cache.a, 0.5, pages=4), vortex.union(vortex.topp(cache.b, 0.75), policy))
 
 
 class Counted(TwoNumbers):

@@ -31,7 +31,8 @@ class PlanMemory(Pass):
     (on chip, for the current page or row), or ``scratch`` at word ``slot`` of each page (kept from one
     pass over the pages to a later one; slots are reused when their passes do not meet). ``pass`` is the
     page pass the op runs in. Workspace buffers between kernels get an ``offset``; a selecting kernel
-    gets a word per page for the sorted keys of each part of its selection, from ``keys`` on.
+    gets a word per page for the sorted keys of each part of its selection, from ``keys`` on. A shortlist is a ``list``
+    on chip, chosen by keys at ``slot``.
 
         %d = flow.dot(%q, %c) {spec = "gd,sd->sg"} : f32[S, 4]
           ->
@@ -88,7 +89,9 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
         o.notes.pop("slot", None)
         if o.name.startswith("flow."):
             o.notes["pass"] = staging.loop[o]
-        if o.result in slots:
+        if isinstance(o, flow.Shortlist):
+            o.notes["in"], o.notes["slot"], words = "list", words, words + 1
+        elif o.result in slots:
             o.notes["in"], o.notes["slot"] = "scratch", slots[o.result]
         elif isinstance(o.result.type, TensorType) and not isinstance(o, page.Attend):
             heavy = weight[o.result] > HEAVY and o.role != "view"
@@ -100,7 +103,8 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     if selects:
         f.attrs["keys"], words = words, words + selects
     if KINDS[str(f.attrs["kind"])].workspace:
-        f.attrs["page_words"], f.attrs["row_words"] = words, batched + (KEY_PADDING if selects else 0)
+        ranks = any(isinstance(o, flow.Ranking) for o in f.ops)
+        f.attrs["page_words"], f.attrs["row_words"] = words, batched + (KEY_PADDING if ranks else 0)
 
 
 KEY_PADDING = 16

@@ -16,7 +16,7 @@ from vortex.compat.vortex_torch.indexer import Context as IndexerContext
 from vortex.errors import BAD_FIELD, BAD_FLOW_CLASS, NO_TERMINAL, OPERATOR_CALL, OTHER_BASE, Loc
 from vortex.flow import flow as native
 from vortex.flow import purity, source
-from vortex.flow.arguments import Page
+from vortex.flow.arguments import Cache, Page
 from vortex.flow.dialect import Dialect
 from vortex.flow.flow import Field
 from vortex.flow.methods import RESERVED, class_loc, code_of, kind, method_loc, return_loc
@@ -141,8 +141,7 @@ class Package(Dialect):
         with tracing(module, function), contextlib.suppress(Exception):
             held = {a.name: vTensor(a) for a in function.args}
             made = [held[n] for n in spec.pools]
-            given = _Trial({n: held[n] for n in declared.names.values()})
-            given.rows = {n: held[f"all_{n}"] for n in spec.pools}
+            given = Cache(spec, {n: held[n] for n in declared.names.values()}, lambda name: held[f"all_{name}"])
             calls_made: list[Call] = []
             for method, args in (("forward_cache", (Page(spec, made),)), ("forward_indexer", (held["q"], given))):
                 with purity.running(method):
@@ -192,18 +191,6 @@ class LatentPackage(Package):
 
 def _other_base(flow: Any, base: str, spec: Spec, hint: str) -> Exception:
     return OTHER_BASE.at(class_loc(type(flow)), flow=type(flow).__name__, base=base, spec=spec, hint=hint)
-
-
-class _Trial(dict[str, Any]):
-    """A cache for a trace on trial: fields by name, the rows of pages as attributes."""
-
-    rows: dict[str, Any]
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.rows[name]
-        except KeyError:
-            raise AttributeError(name) from None
 
 
 def _read(declared: Declared, name: str, given: Any) -> Any:
