@@ -122,6 +122,16 @@ def running_score(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tens
     return kept["s"]
 
 
+def true_mass(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    shares = torch.softmax(q @ k.flatten(0, 1).T * SPEC.head_dim**-0.5, -1).sum(0)
+    return shares.unflatten(0, k.shape[:2]).amax(1)
+
+
+def kept_rows(kept: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    kept["s"] = kept.get("s", 0.0) + (k @ q.sum(0)).amax(1)
+    return kept["s"]
+
+
 STATEFUL: dict[str, Step] = {
     "rule_1": velocity,
     "rule_4": variance,
@@ -130,6 +140,8 @@ STATEFUL: dict[str, Step] = {
     "least_so_far": least_so_far,
     "drifting": drifting,
     "unfilled": running_score,
+    "true_mass": true_mass,
+    "kept_rows": kept_rows,
 }
 GENERATION: dict[str, Formula] = {
     "in-place": lambda q, k, v: torch.softmax(0.09 * (c(k) @ q.T), 0).amax(1),
@@ -189,7 +201,7 @@ def follows(cls: type[vortex.vFlow], step: Step) -> None:
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_rules_with_state_follow_their_formulas(name: str) -> None:
+def test_rules_with_state_or_rows_follow_their_formulas(name: str) -> None:
     follows(find_flow(f"{RULES}:{name}"), STATEFUL[name])
 
 

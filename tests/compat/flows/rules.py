@@ -5,7 +5,7 @@ from typing import Dict
 
 from vortex_torch.flow import vFlow, register
 from vortex_torch.indexer import (
-    GeMM, GeMV, Mean, Max, Min, Sum, Multiply, Add, Maximum, Minimum, Relu, Sigmoid, Abs,
+    GeMM, GeMV, Mean, Max, Min, Sum, Multiply, Add, Maximum, Minimum, Relu, Sigmoid, Abs, Exp, Log,
     Softmax, Conv1d, WhereGreater, Load, Save, topK, TopK, Union,
 )
 from vortex_torch.cache import (
@@ -483,3 +483,46 @@ class Unfilled(Kept):
         s = Add(alpha=0.5, beta=1.0)(self.load(cache["kept"], ctx=ctx), super().score(q, cache, ctx), ctx=ctx)
         self.save(s, cache["kept"], ctx=ctx)
         return s
+
+
+@register("true_mass")
+class TrueMass(vFlow):
+    """The largest share of attention that a token of the block has, summed over heads: from the keys themselves."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits, self.best_token, self.best = GeMM(), Max(dim=1), Max(dim=0)
+        self.less, self.sum_tokens, self.sum = Add(alpha=1.0, beta=-1.0), Sum(dim=1), Sum(dim=0)
+        self.log, self.inverse, self.share = Log(), Exp(beta=-1.0), Multiply()
+        self.heads, self.tokens, self.output_func = Sum(dim=2), Max(dim=1), topK()
+        self.fill = CFill(0.0)
+
+    def create_cache(self, block_size, head_dim):
+        self.exp = Exp(beta=head_dim**-0.5)
+        return {"unused": (1, 1)}
+
+    def forward_cache(self, cache, loc, ctx):
+        self.fill(cache["unused"], loc=loc, ctx=ctx)
+
+    def forward_indexer(self, q, o, cache, ctx):
+        logits = self.logits(q, cache["k"], ctx=ctx)
+        top = self.best(self.best_token(logits, ctx=ctx), ctx=ctx)
+        e = self.exp(self.less(logits, top, ctx=ctx), ctx=ctx)
+        total = self.log(self.sum(self.sum_tokens(e, ctx=ctx), ctx=ctx), ctx=ctx)
+        share = self.share(e, self.inverse(total, ctx=ctx), ctx=ctx)
+        self.output_func(self.tokens(self.heads(share, ctx=ctx), ctx=ctx), o, ctx=ctx)
+
+
+@register("kept_rows")
+class KeptRows(TrueMass):
+    """Reads rows and saves: what is state is found where rows are read as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.save, self.load, self.add = Save(), Load(), Add()
+
+    def forward_indexer(self, q, o, cache, ctx):
+        s = self.tokens(self.heads(self.logits(q, cache["k"], ctx=ctx), ctx=ctx), ctx=ctx)
+        s = self.add(self.load(cache["unused"], ctx=ctx), s, ctx=ctx)
+        self.save(s, cache["unused"], ctx=ctx)
+        self.output_func(s, o, ctx=ctx)
