@@ -75,14 +75,21 @@ def batch(
                     fresh[f"{name}_new"].append(token)
             if t >= n - new[r] and not stored:
                 loc.append(slot)
+    state = {}
     for d in flow.declared("field"):
         assert isinstance(d.type, TensorType)
+        if "state" in d.attrs:
+            columns = (table.shape[1] * (size // block),) if d.attrs["state"] == "page" else ()
+            state[d.name] = np.full((len(lengths), heads, *columns, *d.type.tile), np.nan, np.float32)
+            continue
         blocks = () if block == size else (size // block,)
         held = held_as(d.type.dtype)
         paged[d.name] = np.full(
             (len(physical), heads, *blocks, *d.type.tile), POISON.get(d.type.dtype.name, np.nan), held
         )
     return Batch(
+        state=state,
+        slots=np.arange(len(lengths), dtype=np.int32)[::-1].copy() if state else (),
         head_offset=1,
         parameters=parameters(flow, layers=1, heads=heads + 1, integers=integers, seed=seed),
         q=numbers(len(lengths), heads * group, dim),
@@ -114,7 +121,12 @@ def parameters(flow: Module, *, layers: int, heads: int, integers: bool, seed: i
 
 def copy(b: Batch) -> Batch:
     """The same inputs in memory of their own."""
-    return dataclasses.replace(b, paged={n: x.copy() for n, x in b.paged.items()}, workspace={})
+    return dataclasses.replace(
+        b,
+        paged={n: x.copy() for n, x in b.paged.items()},
+        state={n: x.copy() for n, x in b.state.items()},
+        workspace={},
+    )
 
 
 def place(b: Batch, h: int) -> dict[str, Any]:

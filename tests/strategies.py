@@ -213,16 +213,43 @@ def selection_of(draw: Any, f: Function, scored: Callable[[], Value]) -> Value:
     return parts[0] if len(parts) == 1 else f.add(flow.Union(tuple(parts)), "p")
 
 
+def with_state(m: Module, f: Function) -> dict[str, Value]:
+    """Declare state in a module, and give it to its @index."""
+    made = {}
+    for name, per, shape, init in (("s", "page", (), 1.0), ("t", "page", (DIM,), -2.0), ("r", "request", (DIM,), 0.5)):
+        m.declare(Decl("field", name, TensorType(f32, shape), {"state": per, "init": init}))
+        made[name] = Value(name, TensorType(f32, (S, *shape) if per == "page" else shape))
+        f.args.append(made[name])
+    return made
+
+
+def became(draw: Any, f: Function, values: list[Value], kept: Value) -> Value:
+    """What state becomes: a value of its shape, halved with what was there or as it is: perhaps another state."""
+    alike = [v for v in values if shape_of(v).shape == shape_of(kept).shape]
+    v = draw(st.sampled_from(alike))
+    if draw(st.booleans()):
+        return v
+    half = f.add(flow.Constant(0.5, TensorType(f32)))
+    return f.add(flow.Mul(f.add(flow.Add(v, kept)), half))
+
+
 @st.composite
 def flows(
-    draw: Any, *, polynomial: bool = False, ranked: bool | None = None, steps: int = 8, selections: bool = False
+    draw: Any,
+    *,
+    polynomial: bool = False,
+    ranked: bool | None = None,
+    steps: int = 8,
+    selections: bool = False,
+    state: bool = False,
 ) -> str:
     """A flow module as text; @index ends in a topk, with ``selections`` in any selection, or returns values where
-    ``ranked`` is false.
+    ``ranked`` is false. With ``state`` it keeps state of pages, ``s`` and ``t``, and of requests, ``r``.
 
     Text, because hypothesis would print a module's every nested object.
     """
     m, f = new_module()
+    kept = with_state(m, f) if state else {}
     builder = _Builder(draw, f, polynomial=polynomial)
     for _ in range(draw(st.integers(1, steps))):
         builder.step()
@@ -234,7 +261,9 @@ def flows(
             return score(f, draw(st.sampled_from(over)), fold)
 
         end = selection_of(draw, f, scored) if selections else f.add(flow.TopK(scored()), "p")
-        f.append(flow.Return((end,)))
+        new = {name: became(draw, f, builder.values, v) for name, v in kept.items()}
+        names = (flow.SELECTED, *new) if new else ()
+        f.append(flow.Return((end, *new.values()), names))
     else:
         users = f.users()
         f.append(flow.Return(tuple([v for v in builder.values if not users[v]][-4:])))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vortex.flow.selection import topk as topk
     from vortex.flow.selection import topp as topp
     from vortex.flow.selection import union as union
+    from vortex.flow.shortlist import shortlist as shortlist
     from vortex.spec import Spec as Spec
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _PUBLIC = {
     "page_index": "vortex.flow.leaves",
     "register": "vortex.flow.flow",
     "same_bits": "vortex.flow.bits",
+    "shortlist": "vortex.flow.shortlist",
     "topk": "vortex.flow.selection",
     "topp": "vortex.flow.selection",
     "union": "vortex.flow.selection",

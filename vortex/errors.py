@@ -192,12 +192,7 @@ FIELD_UNDECLARED = kind(
     "field '{name}' is not declared in create_cache{nearest}",
     "declare it: vortex.Field(shape)",
 )
-PARTIAL_PAGE = kind(
-    "VX1010",
-    "reading a partial page",
-    "{what}: the page being filled has no summary and its rows may hold anything",
-    "summaries are made in forward_cache from whole pages; forward_indexer sees them as cache.<field>",
-)
+# VX1010 is retired: it refused cache.k in forward_indexer
 NO_SELECTION = kind(
     "VX1011",
     "no selection returned",
@@ -245,7 +240,7 @@ BAD_SPEC = kind(
     "e.g. --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16, or --heads 20 --latent 512+64 for MLA",
 )
 OTHER_CACHE = kind(
-    "VX1022", "the cache holds something else", "page.{name} is read, but the model shape has {cache}", "{hint}"
+    "VX1022", "the cache holds something else", "{read} is read, but the model shape has {cache}", "{hint}"
 )
 STATE = kind(
     "VX1023",
@@ -332,6 +327,18 @@ OTHER_PACKAGE = kind(
 BAD_PARAMETER = kind("VX1040", "bad parameter declaration", "{why}", "{hint}")
 
 CODE_RANGE = kind("VX1050", "what a field of codes cannot hold", "{why}", "{hint}")
+BAD_SHORTLIST = kind(
+    "VX1090",
+    "bad length of a shortlist",
+    "shortlist takes the number of pages to keep, pages={got} is no integer from 1 to {most}",
+    "near = vortex.shortlist(score, pages=64)",
+)
+NEAR_IS_AN_INDEX = kind(
+    "VX1091",
+    "shortlist used as a tensor",
+    "a shortlist is an index and no tensor",
+    "x[near] is what x holds at its pages; vortex.page_index()[near] are their page numbers",
+)
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")

@@ -117,8 +117,8 @@ def stood_in() -> Iterator[None]:
 class World:
     """A pool, its requests and the backend of one version, batch by batch."""
 
-    def __init__(self, artifact: Path, version: str = "0_5_23", pages: int = 2) -> None:
-        config = {"flow": str(artifact), "budget": {"pages": pages}, "dense_layers": [1]}
+    def __init__(self, artifact: Path, version: str = "0_5_23", pages: int = 2, **more: object) -> None:
+        config = {"flow": str(artifact), "budget": {"pages": pages}, "dense_layers": [1], **more}
         self.pool = MHATokenToKVPool()
         self.req_to_token = torch.zeros(9, 512, dtype=torch.int32)
         self.lengths: dict[int, int] = {}

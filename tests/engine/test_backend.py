@@ -12,12 +12,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from tests.engine.standins import KV_HEADS, SPEC, Mode, SharedReadEnds, World, stood_in
 from vortex.runtime.calls import Call
+from vortex.runtime.decoder import Decoder
 from vortex.runtime.sglang.compiled import COMPILER, artifact_for
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.memory import add_summaries
@@ -230,3 +232,36 @@ def test_summaries_are_counted_in_the_price_of_a_token(artifact: Path, monkeypat
     assert add_summaries(1000, None, kvc, 4) == 1000 + 2 * 64 * 4 * KV_HEADS * 3 // 16
     kvc.server_args.attention_backend = "triton"
     assert add_summaries(1000, None, kvc, 4) is None
+
+
+# --- reused selections
+
+
+def test_layers_reuse_selections_as_configured(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer 0 selects in each third step and after a prompt; layer 1 attends to its pages."""
+    asked: list[tuple[int, int | None, int]] = []
+    selected: list[int] = []
+    decode, select = Decoder.decode, Decoder.select
+
+    def decoded(self: Decoder, layer: int, *args: Any, **how: Any) -> None:
+        asked.append((layer, how.get("pages_of"), how.get("every", 1)))
+        decode(self, layer, *args, **how)
+
+    def chosen(self: Decoder, layer: int, *args: Any, **how: Any) -> None:
+        selected.append(layer)
+        select(self, layer, *args, **how)
+
+    monkeypatch.setattr(Decoder, "decode", decoded)
+    monkeypatch.setattr(Decoder, "select", chosen)
+    world, draw = World(artifact, dense_layers=[], every=3, layers={"1": 0}), drawn()
+    world.give(1, list(range(20, 9, -1)))
+    world.read([1], 150, draw)
+    for _ in range(7):
+        said = world.say([1], draw)
+        assert all(x.isfinite().all() for x in said)
+    assert selected == [0, 0, 0]
+    assert asked == [(0, None, 3), (1, 0, 1)] * 7
+    world.give(2, list(range(30, 21, -1)))
+    world.read([2], 20, draw)
+    world.say([1], draw)
+    assert selected == [0] * 4

@@ -197,9 +197,7 @@ IN_INDEX = [
     ),
     ("VX1009", "x = cache.aa", "cache.aa", "did you mean 'a'?"),
     ("VX1009", "x = cache['b']", "cache['b']", "'b' is not declared"),
-    ("VX1010", "x = cache.k", "cache.k", "the page being filled has no summary"),
-    ("VX1010", "x = cache.v.sum()", "cache.v", "forward_indexer reads cache.v"),
-    ("VX1010", "x = cache.latent", "cache.latent", "cache.latent"),
+    ("VX1022", "x = cache.latent", "cache.latent", "cache.latent is read", "use cache.k and cache.v, [S, 16, 8]"),
     ("VX1011", "return score", "return score", "a tensor f32[S]", "vortex.topk"),
     ("VX1011", "return", "return", "None"),
     ("VX1011", "return [1, 2]", "return [1, 2]", "a list"),
@@ -262,6 +260,32 @@ def test_mistakes_in_forward_indexer(write: Write, code: str, index: str, culpri
         assert error.loc.file == str(path)
     else:
         check(error, code, path, culprit, *said)
+
+
+WITH_SHORTLIST = [
+    ("VX1005", "x = cache.a + cache.a[near]", "cache.a + cache.a[near]", "all candidates meet", "x[near]"),
+    ("VX1005", "x = torch.cat([cache.a, cache.a[near]], 1)", "torch.cat([cache.a, cache.a[near]], 1)", "differ"),
+    ("VX1005", "x = q[near]", "q[near]", "has no page axis"),
+    ("VX1005", "x = cache.a.T[near]", "cache.a.T[near]", "axis 0", "x[:, near]"),
+    ("VX1005", "x = cache.a[near][near]", "cache.a[near][near]", "pages of another shortlist"),
+    ("VX1006", "x = vortex.shortlist(cache.a, pages=3)", "vortex.shortlist(cache.a, pages=3)", "shortlist needs one"),
+    ("VX1090", "x = vortex.shortlist(score, pages=0)", "vortex.shortlist(score, pages=0)", "pages=0"),
+    ("VX1090", "x = vortex.shortlist(score, pages=2.5)", "vortex.shortlist(score, pages=2.5)", "pages=2.5"),
+    ("VX1090", "x = vortex.shortlist(score, pages=True)", "vortex.shortlist(score, pages=True)", "from 1 to 4096"),
+    ("VX1090", "x = vortex.shortlist(score, pages=9999)", "vortex.shortlist(score, pages=9999)", "pages=9999"),
+    ("VX1091", "x = near + 1", "near + 1", "an index and no tensor", "x[near]"),
+    ("VX1091", "x = torch.maximum(score, near)", "torch.maximum(score, near)", "an index"),
+    ("VX1091", "x = score * near", "score * near", "vortex.page_index()[near]"),
+    ("VX1091", "x = len(near)", "len(near)", "an index"),
+    ("VX1091", "x = near.float()", "near.float", "an index"),
+    ("VX1011", "return near", "return near", "TracedNear"),
+]
+
+
+@pytest.mark.parametrize(("code", "index", "culprit", "said"), [(c, i, w, s) for c, i, w, *s in WITH_SHORTLIST])
+def test_mistakes_with_a_shortlist(write: Write, code: str, index: str, culprit: str, said: list[str]) -> None:
+    path = write(flow_text(index=f"near = vortex.shortlist(score, pages=3)\n{index}"))
+    check(refused(path), code, path, culprit, *said)
 
 
 IN_CACHE = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from vortex.ir.core import OPS, Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.types import S, TensorType, bf16, bool_, f32, i32, selection, uint1
+from vortex.ir.types import S, Sym, TensorType, bf16, bool_, f32, i32, selection, uint1
 from vortex.kinds.kind import KINDS
 
 ARGS = {
@@ -64,6 +64,8 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Layer: lambda v: flow.Layer(TensorType(i32)),
     flow.PageIndex: lambda v: flow.PageIndex(TensorType(i32, (S,))),
     flow.PageCount: lambda v: flow.PageCount(TensorType(i32)),
+    flow.Shortlist: lambda v: flow.Shortlist(v["s"], TensorType(i32, (Sym("S1", 3),))),
+    flow.Pick: lambda v: flow.Pick(v["c"], v["flow.shortlist"]),
     flow.TopK: lambda v: flow.TopK(v["s"], 3),
     flow.TopP: lambda v: flow.TopP(v["s"], 0.9),
     flow.Union: lambda v: flow.Union((v["flow.topk"], v["flow.topp"])),
@@ -82,7 +84,7 @@ def every_flow_op() -> Module:
         if name.startswith("flow.") and kind is not flow.Return:
             made = flow_op(kind, values)
             f.append(made)
-            if isinstance(made, flow.Part):
+            if isinstance(made, flow.Part | flow.Shortlist):
                 values[name] = made.value
     f.append(flow.Return((values["s"],)))
     return m

@@ -89,4 +89,5 @@ def test_one_kernel_of_each_kind_and_one_read_of_each_page(name: str) -> None:
         assert counts.of("append", pool).read == used * filled * 32 * 16 * 2
     for d in program.declared("buffer"):
         if d.attrs["role"] == "field":
-            assert counts.of("select", d.name).read == scored * d.type.tile_bytes  # type: ignore[union-attr]
+            size = d.type.numel * d.type.dtype.bits // 8  # type: ignore[union-attr]
+            assert counts.of("select", d.name).read == scored * size

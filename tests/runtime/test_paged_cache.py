@@ -147,3 +147,29 @@ def test_bad_arguments() -> None:
     assert refused(lambda: cache.page_table(["a"], 1)) == "VX6002"
     assert refused(lambda: cache.lengths(["b"])) == "VX6007"
     assert cache.lengths(["a"]).tolist() == [8]
+
+
+def test_packed_fields_lie_in_bytes() -> None:
+    fields = (
+        FieldEntry("x", (4, 6), "int4"),
+        FieldEntry("x_scale", (4, 1), "f16"),
+        FieldEntry("b", (16,), "uint1"),
+        FieldEntry("i", (3,), "int8"),
+    )
+    held = PagedCache(5, 2, Spec(page_size=4, head_dim=8, group=1), fields).fields[0]
+    shapes = {name: (list(x.shape), x.dtype) for name, x in held.items()}
+    assert shapes == {
+        "x": ([5, 2, 4, 3], torch.uint8),
+        "x_scale": ([5, 2, 4, 1], torch.float16),
+        "b": ([5, 2, 2], torch.uint8),
+        "i": ([5, 2, 3], torch.int8),
+    }
+    assert [f.tile_bytes for f in fields] == [12, 8, 2, 3]
+    assert all(f.tile_bytes == held[f.name][0, 0].nbytes for f in fields)
+
+
+def test_what_does_not_fit_the_memory_is_named_with_its_bytes() -> None:
+    fields = (FieldEntry("keys", (16, 128), "int4"),)
+    with pytest.raises(VortexError, match="VX6040") as e:
+        PagedCache(1 << 40, 2, Spec(page_size=16, head_dim=128, group=1), fields)
+    assert f"field 'keys' {(1 << 41) * 1024} bytes" in str(e.value)

@@ -217,3 +217,8 @@ def test_a_cache_has_no_more_requests_than_slots() -> None:
     assert cache.slots(["c"]).tolist() == [0]
     with pytest.raises(VortexError, match="needs slots="):
         cache_of(decoder(), slots=0)
+
+
+def test_state_is_kept_in_floats() -> None:
+    with pytest.raises(VortexError, match="state cannot be kept as int8"):
+        vortex.Field(8, dtype="int8", state="page")

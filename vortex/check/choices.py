@@ -36,7 +36,8 @@ class Bounds:
             if mass:
                 whole = high >= 2**SHARE_BITS
                 taken.append(min(room, len(right.score) if whole else reaching(right.score, int(high))))
-        return cls(masses(right.score) if right.share else right.score, slack, min(taken), max(taken))
+        score = right.over()
+        return cls(masses(score) if right.share else score, slack, min(taken), max(taken))
 
     def missed(self, count: int) -> tuple[Any, set[int]]:
         """How far each candidate's score is from that of the last of the best ``count``, 0 where rounding explains it;
@@ -49,7 +50,7 @@ class Bounds:
         last = order[min(count, len(order)) - 1]
         with np.errstate(invalid="ignore"):
             far = np.abs(np.asarray(self.scores, np.float64) - float(self.scores[last]))
-            near = far <= self.slack + self.slack[last]
+            near = (far <= self.slack + self.slack[last]) | np.isinf(self.slack)
         return np.where(near, 0.0, np.where(np.isnan(far), np.inf, far)), best
 
 

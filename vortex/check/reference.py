@@ -49,10 +49,10 @@ def differing(mine: list[int], right: Judged, head: int, budget: Budget) -> int:
     if selected is None or list(mine) == right.pages[head]:
         return len(set(mine) ^ set(right.pages[head]))
     parts = []
-    n = len(selected.parts[0].score) + budget.sink + budget.recent
+    n = selected.parts[0].candidates + budget.sink + budget.recent
     for part in selected.parts:
         finite = np.abs(part.score[np.isfinite(part.score)])
-        slack = np.full(len(part.score), ROUNDING * float(finite.max(initial=0.0)))
+        slack = np.full(part.candidates, ROUNDING * float(finite.max(initial=0.0)))
         left = budget.total(n) - budget.sink - budget.recent
         parts.append(Bounds.of(part, slack, left, mass=ROUNDING))
     cap = Cap(always=True)  # it was scored
@@ -137,7 +137,8 @@ def selected(
     state: Mapping[str, Any] | None = None,
     budget: int = 2**31 - 1,
 ) -> Selected:
-    """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields; ``pages`` is their
+    """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields, with their own rows
+    ``[pages, page, D]`` by the names of the pools beside them where the flow reads these; ``pages`` is their
     number, needed only where the flow has no fields. ``state`` is as it begins unless given; ``budget`` is the row's
     own, where rows have one.
     """

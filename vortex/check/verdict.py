@@ -157,6 +157,11 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, s
         if cap.scored(budget, pages):
             scored = slice(budget.sink, pages - budget.recent)
             of_head = {f: np.ascontiguousarray(x[scored, h]) for f, x in fields.items()}
+            inside = slice(scored.start * spec.block_size, scored.stop * spec.block_size)
+            shape = (scored.stop - scored.start, spec.block_size, -1)
+            of_head |= {
+                n: x[inside, h].reshape(shape).float().numpy() for n, x in zip(spec.pools, (k, v), strict=False)
+            }
             left = budget.total(pages) - budget.sink - budget.recent
             own = budget.row(layer, trial.decoder.head_offset + h)
             place = {**at(trial, layer, h), "state": state.read(h, scored), "budget": own}
@@ -210,16 +215,27 @@ def rounded(
     samples = [chosen(changed(q), *({f: changed(x) for f, x in g.items()} for g in given))[0] for _ in range(SAMPLES)]
     found = []
     for part, *others in zip(right, *samples, strict=True):
-        score = np.asarray(part.score, np.float32)
+        score = np.asarray(part.over(), np.float32)
         with np.errstate(invalid="ignore"):
             slack = OWN * np.abs(score)
             for other in others:
-                slack = np.fmax(slack, SPREAD * np.abs(other.score - score))
+                slack = np.fmax(slack, SPREAD * np.abs(other.over() - score))
         slack = np.where(np.isfinite(slack), slack, 0.0)
+        # what rounding may bring onto a shortlist, or off it, may be selected or not
+        for other in others:
+            slack[listed(part) != listed(other)] = np.inf
         mass = float(masses(score).sum(dtype=np.float64))
         share = float(slack.sum()) / mass if 0 < mass < float("inf") else 0.0
         found.append(Bounds.of(part, slack, left, mass=share, others=others))
     return found, new
+
+
+def listed(part: Ranked) -> Any:
+    """Whether each candidate is scored: all of them, or those on a shortlist."""
+    found = np.full(part.candidates, part.near is None)
+    if part.near is not None:
+        found[part.near] = True
+    return found
 
 
 def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k: torch.Tensor, v: torch.Tensor) -> int:

@@ -251,13 +251,16 @@ class Arguments:
         return found if offset is None else {**found, "head": offset + cast(I32, head)}
 
     def _inputs_of_select(self, f: Function) -> None:
-        """Declare the queries, summaries and captured tensors that ``f`` loads."""
+        """Declare the queries, summaries, rows of the pools and captured tensors that ``f`` loads."""
         loaded = {o.buffer for o in f.ops if isinstance(o, page.Load)}
         for d in self.program.declared("buffer"):
             if d.name in loaded and d.attrs["role"] == "input":
                 self.queries(d)
             elif d.name in loaded and d.attrs["role"] == "field":
                 self.field(d)
+            elif d.name in loaded and d.attrs["role"] == "pool":
+                self.pool(d)
+                self.scales(d)
         self._states(loaded | {o.buffer for o in f.ops if isinstance(o, page.Store)}, "slots")
         self.constants_of(f)
         self.parameters_of(f)

@@ -214,7 +214,7 @@ for _name, _emit in {
     "flow.sin": T.sin,
     "flow.cos": T.cos,
     "flow.tan": _libm("tanf"),
-    "flow.tanh": T.tanh,
+    "flow.tanh": _libm("tanhf"),
     "flow.sigmoid": lambda x: f32(1) / (f32(1) + T.exp(x * f32(-1))),
     "flow.erf": T.erf,
     "flow.floor": T.floor,

@@ -1,7 +1,7 @@
 """What ``select`` does on every target: which ops run once for the row and which in a sweep, and the row's workspace.
 
-A *sweep* is one loop over the candidates of a row. :mod:`vortex.ir.staging` numbers them: a value for the row is ready
-before the sweep of its level, and an op over pages runs in the sweep of its loop.
+A *sweep* is one loop over the candidates of a row, or over the pages of a shortlist. :mod:`vortex.ir.staging` numbers
+them: a value for the row is ready before the sweep of its level, and an op over pages runs in the sweep of its loop.
 
     before sweep 0: values of the row alone        q * scale, ..
     sweep 0:        for each page ..               scores; a sum over pages takes in this page
@@ -24,12 +24,12 @@ from vortex.codegen.share import counted
 from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Tiles
 from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put, when
-from vortex.codegen.values import Index, page_position, type_of, without_page
+from vortex.codegen.values import Index, page_position, pages_on, type_of, without_page
 from vortex.ir import numerics
-from vortex.ir.core import Decl, Function, Module, Op
+from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import Staging, over_pages
-from vortex.ir.types import DType, TensorType, bool_, fp8_e4m3
+from vortex.ir.types import DType, Sym, TensorType, bool_, fp8_e4m3
 from vortex.ir.types import i32 as i32_type
 
 
@@ -44,14 +44,17 @@ def parts_of(f: Function) -> list[flow.Part]:
     return [] if selection is None else list(dict.fromkeys(selection.parts))
 
 
-def key_slot(f: Function, o: flow.Part) -> int:
-    """The words per page where the keys of a part of the selection are."""
-    return int(f.attrs["keys"]) + parts_of(f).index(o)
+def key_slot(f: Function, o: flow.Ranking) -> int:
+    """The words per page where the keys of a part of the selection, or of a shortlist, are."""
+    return int(f.attrs["keys"]) + parts_of(f).index(o) if isinstance(o, flow.Part) else int(o.notes["slot"])
 
 
-def key_of(o: flow.Part, score: Expr) -> Expr:
-    """The key of a page, from its score."""
-    return sortable(counted(score) if o.share else score)
+def key_of(o: flow.Ranking, score: Expr) -> Expr:
+    """The key of a page, from its score; above 0 in a selection of a shortlist's, where 0 is for other candidates."""
+    if not isinstance(o, flow.Part):
+        return sortable(score)
+    key = sortable(counted(score) if o.share else score)
+    return key if o.near is None else T.max(key, T.uint32(1))
 
 
 def left_to(o: flow.Part, cap: Cap, most: Expr, scored: Expr) -> Expr:
@@ -59,9 +62,10 @@ def left_to(o: flow.Part, cap: Cap, most: Expr, scored: Expr) -> Expr:
     what those with a number leave.
     """
     if o.most:
-        return T.min(i32(o.most), scored)
+        return T.min(i32(o.most), listed_in(o, scored))
     rest = most - T.min(i32(cap.pages), scored) if cap.pages else most
-    return T.truncdiv(rest, i32(cap.budgets)) if cap.budgets > 1 else rest
+    left = T.truncdiv(rest, i32(cap.budgets)) if cap.budgets > 1 else rest
+    return left if o.near is None else let("left", T.min(left, listed_in(o, scored)))
 
 
 def wanted(o: flow.Part, most: Expr, count: Expr | None, reaching: Callable[[], Expr]) -> Expr:
@@ -74,8 +78,25 @@ def wanted(o: flow.Part, most: Expr, count: Expr | None, reaching: Callable[[], 
 
 
 def is_paged(program: Module, o: page.Load) -> bool:
-    """Whether a load reads a summary, through the request's page table."""
+    """Whether a load reads a summary or rows of a pool, through the request's page table."""
     return bool(program.decls[o.buffer].attrs["layout"] == "paged")
+
+
+def is_summary(program: Module, o: page.Load) -> bool:
+    """Whether a load reads a summary, which lies contiguous in memory."""
+    return is_paged(program, o) and program.decls[o.buffer].attrs["role"] == "field"
+
+
+def lists_of(f: Function, staging: Staging, level: int) -> list[flow.Shortlist]:
+    """The shortlists that are complete before sweep ``level``."""
+    return [o for o in f.ops if isinstance(o, flow.Shortlist) and staging.level[o.value] == level]
+
+
+def lists_read(f: Function, axis: Sym) -> list[Value]:
+    """The lists by which the pages of ``axis`` are found, each once."""
+    found = [o.at for o in f.ops if isinstance(o, flow.Pick)]
+    found += [o.near for o in f.ops if isinstance(o, flow.Part) and o.near is not None]
+    return [v for v in dict.fromkeys(found) if type_of(v).pages == axis]
 
 
 def is_for_row(o: Op) -> bool:
@@ -114,9 +135,29 @@ def page_ops(f: Function, staging: Staging, level: int) -> list[Op]:
     return [o for o in f.ops if runs(o)]
 
 
-def mean_count(o: flow.ReduceMean, pages: Expr) -> Expr:
-    """How many elements a mean over ``pages`` pages is of, in fp32."""
-    count = cast(F32, pages)
+def list_of_loads(program: Module, f: Function, axis: Sym) -> Value | None:
+    """The list by which a sweep over ``axis`` finds what it loads through the page table, if it does."""
+
+    def loaded(v: Value) -> bool:
+        o = v.owner
+        return loaded(o.x) if isinstance(o, flow.View) else isinstance(o, page.Load) and is_paged(program, o)
+
+    gathers = [o for o in f.ops if isinstance(o, flow.Pick) and type_of(o.at).pages == axis]
+    return next((o.at for o in gathers if loaded(o.x)), None)
+
+
+def listed_in(o: flow.Part, candidates: Expr) -> Expr:
+    """How many pages a part of a selection has to choose from: all candidates, or those of its shortlist."""
+    axis = type_of(o.scored).pages
+    assert axis is not None
+    return pages_on(axis, candidates)
+
+
+def mean_count(o: flow.ReduceMean, candidates: Expr) -> Expr:
+    """How many elements a mean over the pages of a row of ``candidates`` is of, in fp32."""
+    pages = type_of(o.x).pages
+    assert pages is not None
+    count = cast(F32, pages_on(pages, candidates))
     for axis in o.axes:
         if isinstance(d := type_of(o.x).shape[axis], int):
             count = count * T.float32(d)
@@ -261,7 +302,12 @@ class RowReader:
         position = page_position(index, t)
         known = here is not None and here.place is not None and position is here.position
         at = here.place if here is not None and here.place is not None and known else self.look_up(position)
-        return self.args.from_field(o, self.args.of_field(at, self.row.head), without_page(index, t.shape))
+        inner = without_page(index, t.shape)
+        if d.attrs["role"] == "pool":
+            token, *dims = inner
+            where = (at.page, self.row.head, self.args.token(at, token), *dims)
+            return self.args.from_pool(d.name, self.args.buffers[d.name][where])
+        return self.args.from_field(o, self.args.of_field(at, self.row.head), inner)
 
     def store(self, o: page.Store, tiles: Tiles) -> None:
         """Write the value that ``o`` stores, of the page that the tiles are on: to the workspace, or to state."""

@@ -15,7 +15,7 @@ from typing import Any
 from vortex.codegen.narrow import code, packed
 from vortex.codegen.scalar import comes_before, convert, fold_of, number_type
 from vortex.codegen.tir import F32, I32, Expr, T, f32, flat, i32, lanes, let, local, loop, nest, put, unflat
-from vortex.codegen.values import Index, Values, type_of
+from vortex.codegen.values import Index, Values, pages_on, type_of
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow
@@ -295,7 +295,9 @@ class Tiles:
 
     def _conv(self, o: flow.Conv, into: Into) -> None:
         outs, per_group, taps = type_of(o.w).tile
-        pages = self.values.leaves["page_count"]
+        axis = type_of(o.x).shape[0]
+        assert isinstance(axis, Sym)
+        pages = pages_on(axis, self.values.leaves["page_count"])
         acc = local("acc", 1)
 
         def one(i: Index) -> None:
@@ -368,7 +370,8 @@ class Tiles:
 
     def _shift(self, o: flow.Shift, into: Into) -> None:
         t = type_of(o.value)
-        pages, kind = self.values.leaves["page_count"], number_type(t.dtype)
+        assert t.pages is not None
+        pages, kind = pages_on(t.pages, self.values.leaves["page_count"]), number_type(t.dtype)
         s = self.position - o.by
         near = T.floormod(s, pages) if o.outside == "wrap" else T.max(T.min(s, pages - 1), i32(0))
         fill = convert(f32(o.fill) if kind == F32 else i32(int(o.fill)), kind)

@@ -59,12 +59,18 @@ class Values:
     """
     parameters: dict[str, Buffer] = field(default_factory=dict)
     tiles: dict[Value, Buffer] = field(default_factory=dict)
+    lists: dict[Value, Buffer] = field(default_factory=dict)
+    """Where the positions that a shortlist has chosen are kept."""
+    found: dict[Value, tuple[Expr, Expr]] = field(default_factory=dict)
+    """Of the page at hand, by list: its position in the list, and the position that stands there."""
 
     # reading
 
     def read(self, v: Value, index: Index) -> Expr:
         """The element of ``v`` at a logical index, in its computing type."""
         t = type_of(v)
+        if v in self.lists:
+            return self.lists[v][index[0]]
         if v in self.tiles:
             return self._from_word(self.tiles[v][flat(without_page(index, t.shape), t.tile)], t.dtype)
         if v.owner is not None and v.owner.notes.get("in") == "scratch":
@@ -79,9 +85,18 @@ class Values:
             return widen(self.read_load(o, index), t.dtype)
         if o.role == "elementwise":
             return emit_scalar(o, [self.read(x, fit(index, t.shape, type_of(x).shape)) for x in o.operands])
+        if isinstance(o, flow.Pick):
+            axis = t.page_axis
+            assert axis is not None
+            return self.read(o.x, [*index[:axis], self.place(o.at, index[axis]), *index[axis + 1 :]])
         if isinstance(o, flow.View):
             return self.read(o.x, view_index(o, index))
         return self._leaf(o, index)
+
+    def place(self, at: Value, position: Expr) -> Expr:
+        """The position that a list of pages has at ``position``."""
+        known = self.found.get(at)
+        return known[1] if known is not None and known[0] is position else self.read(at, [position])
 
     def _leaf(self, o: Op, index: Index) -> Expr:
         read = LEAVES.get(type(o))
@@ -151,6 +166,11 @@ LEAVES: dict[type[Op], Callable[[Values, Any, Index], Expr]] = {
     flow.PageIndex: lambda values, o, index: values.leaves["first_page"] + index[0],
 }
 """How an element of each op whose role is ``leaf`` is read; ``page.load`` goes by the template."""
+
+
+def pages_on(axis: Sym, candidates: Expr) -> Expr:
+    """How many pages an axis has in a row of that many candidates."""
+    return T.min(candidates, i32(axis.limit)) if axis.limit else candidates
 
 
 def page_position(index: Index, t: TensorType) -> Expr:

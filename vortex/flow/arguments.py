@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import Any, NoReturn
 
-from vortex.errors import FIELD_UNDECLARED, FLOW_RAISED, OTHER_CACHE, PARTIAL_PAGE, nearest
+from vortex.errors import FIELD_UNDECLARED, FLOW_RAISED, OTHER_CACHE, nearest
 from vortex.flow import purity
 from vortex.flow.tracer import fail
 from vortex.spec import Spec
@@ -24,7 +24,7 @@ class Page:
         if name in self._parts:
             return self._parts[name]
         if name in ("k", "v", "latent"):
-            raise fail(OTHER_CACHE, name=name, **_what_there_is(self._spec))
+            raise fail(OTHER_CACHE, read=f"page.{name}", **_what_there_is(self._spec, "page"))
         has = " and ".join(self._spec.pools)
         uses = " and ".join(f"page.{p}" for p in self._spec.pools)
         text = f"a page has {has}, no '{name}'"
@@ -36,41 +36,49 @@ class Page:
     __delattr__ = __setattr__  # type: ignore[assignment]
 
 
-def _what_there_is(spec: Spec) -> dict[str, str]:
+def _what_there_is(spec: Spec, of: str) -> dict[str, str]:
     """For VX1022: what the cache of this shape holds, and what would do."""
-    shape = f"[{spec.block_size}, {spec.head_dim}]"
+    shape = f"[{'S, ' if of == 'cache' else ''}{spec.block_size}, {spec.head_dim}]"
     if spec.kv_lora_rank:
-        use = f"page.latent, {shape}: keys are whole rows, values their first {spec.kv_lora_rank} numbers"
+        use = f"{of}.latent, {shape}: keys are whole rows, values their first {spec.kv_lora_rank} numbers"
         return {"cache": f"MLA ({spec})", "hint": f"use {use}; or compile for a model with K and V: --heads 32/8"}
-    hint = f"use page.k and page.v, {shape}; or compile for MLA: --latent 512+64 --heads 20"
+    hint = f"use {of}.k and {of}.v, {shape}; or compile for MLA: --latent 512+64 --heads 20"
     return {"cache": f"K and V ({spec})", "hint": hint}
 
 
 class Cache:
     """What forward_indexer is given: the fields of all candidate pages, ``cache.<field>`` or ``cache["<field>"]``.
 
-    It is a mapping as well; a field called ``keys`` or ``items`` hides the mapping's method of that name.
+    ``cache.k``, ``cache.v`` and under MLA ``cache.latent`` are the pages' own rows, ``[S, page_size, head_dim]``. Of
+    fields it is a mapping as well; a field called ``keys`` or ``items`` hides the mapping's method of that name.
     """
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
+    def __init__(self, spec: Spec, fields: Mapping[str, Any], rows: Callable[[str], Any]) -> None:
         # attributes of an object come before the methods of its class
         self.__dict__.update(fields)
+        object.__setattr__(self, "_of_pages", (spec, rows))
+
+    __slots__ = ("__dict__", "_of_pages")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise self._missing(name)
+        return self._other(name)
 
     def __getitem__(self, name: str) -> Any:
         try:
             return self.__dict__[name]
         except (KeyError, TypeError):
-            raise self._missing(str(name)) from None
+            return self._other(str(name))
 
-    def _missing(self, name: str) -> Exception:
+    def _other(self, name: str) -> Any:
+        """The pages' own rows of that name; the error that there is nothing of it."""
+        spec, rows = self._of_pages
+        if name in spec.pools:
+            return rows(name)
         if name in ("k", "v", "latent"):
-            return fail(PARTIAL_PAGE, what=f"forward_indexer reads cache.{name}")
-        return fail(FIELD_UNDECLARED, name=name, nearest=nearest(name, self.__dict__))
+            raise fail(OTHER_CACHE, read=f"cache.{name}", **_what_there_is(spec, "cache"))
+        raise fail(FIELD_UNDECLARED, name=name, nearest=nearest(name, self.__dict__))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise purity.written_argument("cache", name)

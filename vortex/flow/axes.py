@@ -8,7 +8,7 @@ from typing import Any
 from vortex.errors import SYMBOLIC_SIZE
 from vortex.flow.tensor import PageDim, vTensor
 from vortex.flow.tracer import fail, refuse
-from vortex.ir.types import Dim, S, Sym
+from vortex.ir.types import Dim, Sym
 
 
 def axis(dim: Any, rank: int) -> int:
@@ -33,8 +33,10 @@ def axes(dim: Any, rank: int) -> tuple[int, ...]:
 
 def size(d: Any) -> Dim:
     """One size: an integer, or S."""
-    if isinstance(d, PageDim | Sym):
-        return S
+    if isinstance(d, PageDim):
+        return d.axis
+    if isinstance(d, Sym):
+        return d
     if isinstance(d, vTensor):
         raise fail(SYMBOLIC_SIZE, what="a size computed from S")
     if not hasattr(d, "__index__"):

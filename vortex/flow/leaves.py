@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,9 @@ from vortex.flow.tracer import current, fail
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
 from vortex.ir.types import S, TensorType, i32
+
+if TYPE_CHECKING:
+    from vortex.flow.shortlist import EagerNear
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,17 @@ class Place:
     head: int = 0
     parameters: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """All sets of each parameter, as files have them."""
+    lists: list[EagerNear] = field(default_factory=list)
+    """The shortlists that were made so far."""
+    parents: tuple[int | None, ...] | None = None
+    """Which of them each is a shortlist of, if any; None where sizes have to tell."""
+
+    def parent(self, scored: int) -> EagerNear | None:
+        """The shortlist whose ``scored`` pages the next one ranks, None where it ranks all candidates."""
+        if self.parents is not None:
+            number = self.parents[len(self.lists)]
+            return None if number is None else self.lists[number]
+        return None if scored == self.pages else next((x for x in self.lists if len(x.candidates) == scored), None)
 
 
 _place: ContextVar[Place | None] = ContextVar("place", default=None)
@@ -48,7 +62,8 @@ def place() -> Place | None:
     return _place.get()
 
 
-def _here(what: str) -> Place:
+def here(what: str) -> Place:
+    """Where the eager step stands that calls ``vortex.<what>()``."""
     place = _place.get()
     if place is None:
         text = f"vortex.{what}() is called outside forward_cache and forward_indexer"
@@ -57,7 +72,7 @@ def _here(what: str) -> Place:
 
 
 def _pages(what: str) -> int:
-    pages = _here(what).pages
+    pages = here(what).pages
     if pages is None:
         raise _no_pages(what)
     return pages
@@ -82,21 +97,21 @@ def layer() -> Any:
     """The number of the layer that decodes, an int32 scalar."""
     if current() is not None:
         return _leaf("layer", flow.Layer(TensorType(i32)))
-    return torch.tensor(_here("layer").layer, dtype=torch.int32)
+    return torch.tensor(here("layer").layer, dtype=torch.int32)
 
 
 def head() -> Any:
     """The KV head of the row, counted over the whole model, an int32 scalar; 0 under MLA, on every rank."""
     if current() is not None:
         return _leaf("head", flow.Head(TensorType(i32)))
-    return torch.tensor(_here("head").head, dtype=torch.int32)
+    return torch.tensor(here("head").head, dtype=torch.int32)
 
 
 def page_index() -> Any:
     """Each candidate's page index in its request, int32 [S]."""
     if current() is not None:
         return _leaf("page_index", flow.PageIndex(TensorType(i32, (S,))))
-    place = _here("page_index")
+    place = here("page_index")
     return torch.arange(place.first_page, place.first_page + _pages("page_index"), dtype=torch.int32)
 
 

@@ -12,7 +12,7 @@ from vortex.flow.shapes import reshaped
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import emit, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym
+from vortex.ir.types import Dim, Sym
 
 BATCH = "abcdefgh"
 
@@ -224,7 +224,7 @@ def kron(input: Any, other: Any) -> vTensor:
         if isinstance(m, int) and isinstance(n, int):
             merged.append(m * n)
         elif 1 in (m, n):
-            merged.append(S)
+            merged.append(m if isinstance(m, Sym) else n)
         else:
             raise refuse(f"{a.type} and {b.type}: pages times {n if isinstance(m, Sym) else m}", "pages beside size 1")
     a = reshaped(a, [d for m in left for d in (m, 1)])

@@ -27,6 +27,7 @@ _MODULES = (
     "norms",
     "linear",
     "shapes",
+    "indexing",
     "repetition",
     "joins",
     "creation",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,9 +20,13 @@ from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
 from vortex.flow.methods import declared_fields, indexed, instantiate, require_shape, summaries_of, weights_of
 from vortex.flow.selection import Part, Selection
+from vortex.flow.shortlist import ByShortlist
 from vortex.flow.surroundings import plain
 from vortex.flow.trace import trace
-from vortex.ir.dialects.flow import cap_of
+from vortex.ir.core import Module
+from vortex.ir.dialects.flow import Part as TracedPart
+from vortex.ir.dialects.flow import Ranking, Shortlist, cap_of
+from vortex.ir.dialects.flow import selected as selected_by
 from vortex.ir.types import DTYPES, DType, TensorType, bf16, dtype, f16, f32, fp8_e4m3
 from vortex.spec import Spec
 
@@ -131,21 +136,25 @@ def summaries(
         return {name: _stored(rows[name], t) for name, t in types.items()}
 
 
-_ACCEPTED: WeakKeyDictionary[object, dict[Spec, Cap]] = WeakKeyDictionary()
+_ACCEPTED: WeakKeyDictionary[object, dict[Spec, Module]] = WeakKeyDictionary()
 
 
 def _accepted(flow: vFlow | type[vFlow], spec: Spec) -> vFlow:
     """A flow that can be traced as well: the oracle runs what compiles, and refuses by the same errors."""
-    cap(flow, spec)
+    _traced(flow, spec)
     return instantiate(flow)
+
+
+def _traced(flow: vFlow | type[vFlow], spec: Spec) -> Module:
+    made = _ACCEPTED.setdefault(flow, {})
+    if spec not in made:
+        made[spec] = trace(flow, spec)
+    return made[spec]
 
 
 def cap(flow: vFlow | type[vFlow], spec: Spec) -> Cap:
     """What bounds the pages that the flow selects."""
-    caps = _ACCEPTED.setdefault(flow, {})
-    if spec not in caps:
-        caps[spec] = cap_of(trace(flow, spec))
-    return caps[spec]
+    return cap_of(_traced(flow, spec))
 
 
 def _stored(rows: list[Tensor], t: TensorType) -> Tensor:
@@ -168,11 +177,11 @@ def score(
     those of its first part.
 
     ``pages`` is their number, needed only where a flow has no fields; ``head`` and ``parameters`` as in
-    :func:`summaries`. State is as it begins.
+    :func:`summaries`. State is as it begins. Beside the fields go the candidates' own rows ``[S, page, D]``, as
+    :func:`kept` gives them, by the names of the pools, where a flow reads ``cache.k`` or the like. A candidate that a
+    shortlist left out has NaN.
     """
-    made = selection(flow, spec, q, fields, layer, first_page, pages, head, parameters)
-    result: Tensor = made.score.detach().float()
-    return result
+    return selection(flow, spec, q, fields, layer, first_page, pages, head, parameters).parts[0].over()
 
 
 def selection(
@@ -207,21 +216,43 @@ def chosen_with(
     """
     pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
-        made = _accepted(flow, spec)
+        made, index = _accepted(flow, spec), _traced(flow, spec).functions["index"]
         declared = declared_fields(made, spec)  # a flow may keep what it works out here
         weights_of(made, declared)
         if state is None:
             state = {n: began(f, spec, pages) for n, f in declared.items() if f.state}
         # copies: what a flow writes by x += y is its own
         given = {**fields, **state}
-        cache = Cache({n: _read(n, f, given, spec) for n, f in declared.items() if n in given})
-        with eager(Place(layer, first_page, pages, head, parameters or {})), Fp32Arithmetic():
+        cache = Cache(
+            spec,
+            {n: _read(n, f, given, spec) for n, f in declared.items() if n in given},
+            lambda name: given[name].detach().float().clone(),
+        )
+        lists = [o for o in index.ops if isinstance(o, Shortlist)]
+        place = Place(layer, first_page, pages, head, parameters or {}, parents=tuple(_ranked(o, lists) for o in lists))
+        with eager(place), ByShortlist(), Fp32Arithmetic():
             selected, new = indexed(made, declared, q.detach().float().clone(), cache)
+        placed = partial(_placed, place, lists)
+        selected = replace(selected, parts=tuple(map(placed, selected.parts, selected_by(index).parts)))
         after = {}
         for name, x in new.items():
             after[name] = torch.as_tensor(x).detach().float()
             require_shape(made, name, tuple(state[name].shape), tuple(after[name].shape), "forward_indexer")
         return selected, after
+
+
+def _ranked(o: Ranking, lists: Sequence[Shortlist]) -> int | None:
+    """Which of the shortlists has the pages that an op ranks: real tensors do not tell, and traced ones do."""
+    pages = o.pages_of(o.scored)
+    return next((i for i, x in enumerate(lists) if x.listed == pages), None)
+
+
+def _placed(place: Place, lists: Sequence[Shortlist], part: Part, traced: TracedPart) -> Part:
+    """A part of an eager selection that knows which candidates its pages are."""
+    number = _ranked(traced, lists)
+    if number is None:
+        return part
+    return replace(part, near=place.lists[number].candidates, row=place.pages)
 
 
 def began(f: Field, spec: Spec, pages: int) -> Tensor:
@@ -283,7 +314,7 @@ def select_pages(selected: Selection | Tensor, n: int, budget: Budget) -> list[i
     left = budget.total(n) - budget.sink - budget.recent
     best: set[int] = set()
     for part in selected.parts:
-        assert len(part.score) == len(candidates), f"{len(part.score)} scores for {len(candidates)} candidates"
+        assert part.candidates == len(candidates), f"{part.candidates} scores for {len(candidates)} candidates"
         best |= {candidates[i] for i in part.best(left)}
     return [*range(budget.sink), *sorted(best), *range(n - budget.recent, n)]
 
@@ -305,8 +336,8 @@ class StepResult:
 
     @property
     def scores(self) -> list[Tensor | None]:
-        """Of the candidates; of a union, those of its first part."""
-        return [None if s is None else s.score.detach().float() for s in self.selected]
+        """Of the candidates, NaN for those that a shortlist left out; of a union, those of its first part."""
+        return [None if s is None else s.parts[0].over() for s in self.selected]
 
 
 def step(
@@ -354,6 +385,7 @@ def step(
                 seen = _candidates(flow, spec, *ours, first, last, layer, head_offset + h, parameters)
             else:
                 seen = {name: f[first:last] for name, f in fields[h].items()}
+            seen |= _rows(spec, *ours, first, last)
             held, place = state.read(h, first, last), (layer, first, last - first, head_offset + h)
             selected, new = chosen_with(flow, spec, group, seen, held, *place, parameters)
             state.write(h, new, first, last)
@@ -380,8 +412,13 @@ def _candidates(
     parameters: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
     """The fields of candidate pages ``[first, last)``."""
+    parts = list(_rows(spec, k, v, first, last).values())
+    return summaries(flow, spec, parts[0], parts[1] if v is not None else None, layer, head, parameters)
+
+
+def _rows(spec: Spec, k: Tensor, v: Tensor | None, first: int, last: int) -> dict[str, Tensor]:
+    """The tokens of candidate pages ``[first, last)`` by the names of the pools, ``[S, page, D]``."""
     tokens = slice(first * spec.block_size, last * spec.block_size)
+    given = [x for x in (k, v) if x is not None]
     shape = (last - first, spec.block_size, k.shape[-1])
-    pages = [None if x is None else x[tokens].reshape(shape) for x in (k, v)]
-    assert pages[0] is not None
-    return summaries(flow, spec, pages[0], pages[1], layer, head, parameters)
+    return {n: x[tokens].reshape(shape) for n, x in zip(spec.pools, given, strict=True)}

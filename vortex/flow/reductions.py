@@ -12,7 +12,7 @@ from vortex.flow.casts import cast, integer
 from vortex.flow.logic import as_bool, is_int, where
 from vortex.flow.optable import traces
 from vortex.flow.shapes import unsqueeze
-from vortex.flow.tensor import PAGES, NoIndices, lift, vTensor
+from vortex.flow.tensor import NoIndices, PageDim, lift, vTensor
 from vortex.flow.tracer import active, emit, refuse
 from vortex.ir.dialects import flow
 from vortex.ir.types import Sym, bool_, i32
@@ -44,11 +44,12 @@ def fold(op: type[flow.Reduce], x: vTensor, dim: Any, keepdim: bool) -> vTensor:
 
 def count(x: vTensor, dim: Any) -> Any:
     """How many elements are folded: an integer, or one computed from the page count."""
-    n, pages = 1, False
+    n: int = 1
+    pages: Sym | None = None
     for a in axes(dim, x.ndim):
         d = x.dims[a]
-        n, pages = (n, True) if isinstance(d, Sym) else (n * d, pages)
-    return lift(PAGES) * n if pages else n
+        n, pages = (n, d) if isinstance(d, Sym) else (n * d, pages)
+    return lift(PageDim(pages)) * n if pages is not None else n
 
 
 def _typed(x: vTensor, dtype: torch.dtype | None) -> vTensor:

@@ -14,10 +14,12 @@ from vortex.ir.dialects import flow
 from vortex.ir.types import Dim, S, Sym, TensorType, bool_, i32
 
 
-def over_pages(x: vTensor, i: int) -> vTensor:
+def over_pages(x: vTensor, i: int, pages: Sym) -> vTensor:
     """One value for every page: x where the page index is >= 0, which always holds; its size-1 axis i becomes S."""
     index = active().once("page_index", flow.PageIndex(TensorType(i32, (S,))), "page_index")
-    every = reshaped(emit(flow.Ge, index, lift(0)), [S if j == i else 1 for j in range(x.ndim)])
+    if pages != S:
+        index = emit(flow.Pick, index, vTensor(active().lists[pages]))
+    every = reshaped(emit(flow.Ge, index, lift(0)), [pages if j == i else 1 for j in range(x.ndim)])
     none = lift(False) if x.type.dtype == bool_ else lift(0 if not x.type.dtype.is_float else 0.0)
     return emit(flow.Where, every, x, none)
 
@@ -28,8 +30,9 @@ def expanded(x: vTensor, shape: list[Dim]) -> vTensor:
         return x
     if len(shape) < x.ndim:
         raise refuse(f"{x.type} has more axes than {flow.show(tuple(shape))}", "at least as many sizes as axes")
-    if S in shape and x.type.page_axis is None:
-        x = over_pages(reshaped(x, [*[1] * (len(shape) - x.ndim), *x.dims]), shape.index(S))
+    pages = next((d for d in shape if isinstance(d, Sym)), None)
+    if pages is not None and x.type.page_axis is None:
+        x = over_pages(reshaped(x, [*[1] * (len(shape) - x.ndim), *x.dims]), shape.index(pages), pages)
     return x if tuple(shape) == x.dims else emit(flow.Broadcast, x, shape=tuple(shape))
 
 

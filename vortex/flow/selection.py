@@ -13,13 +13,14 @@ import torch
 from vortex.budget import Cap, integer
 from vortex.errors import BAD_SCORE, BAD_SELECTION, NEGATIVE_MASS, NO_CAP, NO_EFFECT, Loc, warn
 from vortex.flow import source
+from vortex.flow.shortlist import listing, scored_pages
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import active, current, emit, fail
 from vortex.ir.core import Function, Value
 from vortex.ir.dialects import flow
 from vortex.ir.increasing import peel
 from vortex.ir.ranking import MASS_BITS, SHARE_BITS, Ranked, Selected, United, numerator
-from vortex.ir.types import S, TensorType, bool_, i32
+from vortex.ir.types import TensorType, bool_, i32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,19 @@ class Part:
     """The share of the mass that is reached; 0 where scores are no masses."""
     loc: Loc | None = None
     """The call that made it."""
+    near: torch.Tensor | None = None
+    """Of an eager step, which of its candidates the pages that are scored are, if they are those of a shortlist."""
+    row: int | None = None
+    """How many candidates that has."""
 
     def op(self, function: Function) -> Value:
         """The traced choice, in flow IR."""
         score = lift(self.score).value
+        at = listing(lift(self.score))
         if self.p:
-            return function.add(flow.TopP(score, self.p, self.pages), "pages", self.loc)
+            return function.add(flow.TopP(score, self.p, self.pages, at), "pages", self.loc)
         count = () if self.count is None else (lift(self.count).value,)
-        return function.add(flow.TopK(score, self.pages, count), "pages", self.loc)
+        return function.add(flow.TopK(score, self.pages, (*count, *at)), "pages", self.loc)
 
     def best(self, left: int) -> list[int]:
         """The candidates of an eager step that are taken, best first, where the budget leaves ``left`` pages."""
@@ -53,7 +59,20 @@ class Part:
         most = min(self.pages or left, len(scores))
         if self.p and scores:
             most = min(most, _reaching([scores[i] for i in order], self.p))
-        return order[: most if self.count is None else max(0, min(most, int(self.count)))]
+        best = order[: most if self.count is None else max(0, min(most, int(self.count)))]
+        return best if self.near is None else self.near[best].tolist()
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates an eager step has, scored or not."""
+        return len(self.score) if self.row is None else self.row
+
+    def over(self) -> torch.Tensor:
+        """The scores of all candidates of an eager step, NaN for those that a shortlist left out."""
+        scores: torch.Tensor = self.score.detach().float()
+        if self.near is None:
+            return scores
+        return torch.full((self.candidates,), math.nan).index_copy(0, self.near, scores)
 
 
 def _reaching(masses: Sequence[float], p: float) -> int:
@@ -94,7 +113,14 @@ class Selection:
     def ranked(self) -> Selected:
         """The choice of an eager step as an interpreter gives it."""
         made = tuple(
-            Ranked(part.score.detach().float().numpy(), part.pages, part.count, numerator(part.p) if part.p else 0)
+            Ranked(
+                part.score.detach().float().numpy(),
+                part.pages,
+                part.count,
+                numerator(part.p) if part.p else 0,
+                None if part.near is None else part.near.numpy(),
+                part.row,
+            )
             for part in self.parts
         )
         return made[0] if len(made) == 1 else United(made)
@@ -111,7 +137,7 @@ def topk(score: Any, *, pages: Any = None, count: Any = None, tolerance: float =
     Order: +inf, finite numbers, -inf, NaN; ties go to the lower page.
 
     Args:
-        score: one number per page, ``[S]``.
+        score: one number per page, ``[S]``, or one for each of a shortlist's, which are then the pages to choose from.
         pages: a budget of its own, at least 1: the most pages that are kept beside the reserved ones, whatever
             ``Budget`` says of scored pages.
         count: how many are kept within that, a number of the row made from ``page_count()``, ``layer()``, statistics of
@@ -180,11 +206,7 @@ def _score(score: Any, call: str) -> Any:
             got = list(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
             raise fail(BAD_SCORE, call=call, got=got)
         return score
-    if not isinstance(score, vTensor):
-        got = f"a {type(score).__name__}" if not isinstance(score, torch.Tensor) else "a constant"
-        raise fail(BAD_SCORE, call=call, got=got)
-    if lift(score).dims != (S,):
-        raise fail(BAD_SCORE, call=call, got=score.type)
+    scored_pages(score, call)
     return score
 
 

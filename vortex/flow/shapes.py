@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
+from vortex.errors import SYMBOLIC_SIZE
 from vortex.flow.axes import axes, axis, number, size, sizes
 from vortex.flow.optable import traces
 from vortex.flow.padded import Padded
 from vortex.flow.tensor import PageDim, lift, vTensor
 from vortex.flow.tracer import emit, fail, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym, bool_
+from vortex.ir.types import Dim, Sym
 
 
 def reshaped(x: vTensor, shape: Sequence[Dim]) -> vTensor:
@@ -29,13 +29,13 @@ def _infer(x: vTensor, shape: list[Dim]) -> list[Dim]:
     if not open_:
         return shape
     known = math.prod(d for d in shape if isinstance(d, int) and d != -1)
-    if x.type.page_axis is not None and S not in shape:
+    if x.type.pages is not None and x.type.pages not in shape:
         if known != x.type.numel:
             raise refuse(
                 f"-1 in {flow.show(tuple(shape))} would be {x.type.numel}/{known} of the pages of {x.type}",
                 "the page axis stays an axis of its own",
             )
-        left: Dim = S
+        left: Dim = x.type.pages
     elif known == 0 or x.type.numel % known:
         raise refuse(f"{x.type} does not reshape to {flow.show(tuple(shape))}", "the same number of elements per page")
     else:
@@ -64,11 +64,12 @@ def reshape_as(self: Any, other: Any) -> vTensor:
 
 def _merged(dims: tuple[Dim, ...]) -> Dim:
     inner = math.prod(d for d in dims if isinstance(d, int))
-    if not any(isinstance(d, Sym) for d in dims):
+    pages = next((d for d in dims if isinstance(d, Sym)), None)
+    if pages is None:
         return inner
     if inner != 1:
         raise refuse(f"flattening {flow.show(dims)} would mix the page axis with another", "flatten axes beside pages")
-    return S
+    return pages
 
 
 @traces("flatten", to="flow.reshape")
@@ -99,7 +100,7 @@ def unflatten(input: Any, dim: Any, sizes: Any) -> vTensor:
     if -1 in parts:
         if isinstance(whole, int) and (known == 0 or whole % known):
             raise refuse(f"axis {i} of {x.type} does not split into {parts}", "sizes whose product is the axis")
-        parts = [(whole // known if isinstance(whole, int) else S) if d == -1 else d for d in parts]
+        parts = [(whole // known if isinstance(whole, int) else whole) if d == -1 else d for d in parts]
     return reshaped(x, [*x.dims[:i], *parts, *x.dims[i + 1 :]])
 
 
@@ -205,78 +206,6 @@ def picked(x: vTensor, i: int, index: Any) -> vTensor:
         raise refuse(f"index {n} of axis {i} of {x.type}", f"an index from {-d} to {d - 1}")
     part = sliced(x, i, n % d, 1)
     return reshaped(part, [*part.dims[:i], *part.dims[i + 1 :]])
-
-
-@traces("Tensor.__getitem__", to="flow.slice, flow.reshape, flow.gather")
-def getitem(self: Any, key: Any) -> vTensor:
-    """Slices, integers, lists, masks, None and Ellipsis on axes other than the pages."""
-    from vortex.flow import gathers  # which cut and reshape by the functions above
-
-    padded = self if isinstance(self, Padded) else None
-    x = padded.x if padded is not None else lift(self)
-    keys = list(key) if isinstance(key, tuple) else [key]
-    used = sum(gathers.axes_of(k) for k in keys)
-    if used > x.ndim or sum(k is Ellipsis for k in keys) > 1:
-        raise refuse(f"{used} indices for {x.type}", "one index for each axis, at most one ...")
-    if not any(k is Ellipsis for k in keys):
-        keys.append(Ellipsis)
-    pages = _key_of_pages(x, keys, gathers.axes_of)
-    if padded is not None or (pages is not None and _cuts(keys[pages])):
-        cut = keys[pages] if pages is not None else None
-        if not isinstance(cut, slice):
-            raise fail(SYMBOLIC_SIZE, what="a single page")
-        others = getitem(x, tuple(slice(None) if j == pages else k for j, k in enumerate(keys)))
-        return Padded(others, *(padded.how if padded is not None else (0, 0))).cut(cut)
-    if any(gathers.is_list(k) for k in keys):
-        return gathers.indexed(x, keys)
-    i = 0
-    for k in keys:
-        if k is None:
-            x, i = unsqueeze(x, i), i + 1
-        elif k is Ellipsis:
-            i = x.ndim - sum(1 for later in keys[keys.index(Ellipsis) + 1 :] if later is not None)
-        elif isinstance(k, slice):
-            x, i = sliced_by(x, i, k), i + 1
-        elif _is_number(k):
-            x = picked(x, i, k)
-        elif isinstance(k, vTensor) and not k.ndim and not k.type.dtype.is_float and k.type.dtype != bool_:
-            x = looked_up(x, i, k)
-        else:
-            kind = "a traced tensor" if isinstance(k, vTensor) else f"a {type(k).__name__}"
-            raise fail(UNKNOWN_TORCH_OP, name=f"indexing with {kind}", nearest="; torch.where and slices can")
-    return x
-
-
-def _key_of_pages(x: vTensor, keys: list[Any], axes_of: Callable[[Any], int]) -> int | None:
-    """Which of the keys is for the page axis; None where the tensor has none, or ... stands for it."""
-    i = 0
-    for j, k in enumerate(keys):
-        i = x.ndim - sum(axes_of(later) for later in keys[j + 1 :]) if k is Ellipsis else i + axes_of(k)
-        if axes_of(k) and i - 1 == x.type.page_axis:
-            return j
-    return None
-
-
-def _cuts(k: Any) -> bool:
-    """Whether a slice of the page axis leaves some out."""
-    if not isinstance(k, slice):
-        return False
-    return not (k.start in (None, 0) and k.step in (None, 1) and (k.stop is None or isinstance(k.stop, PageDim)))
-
-
-def looked_up(x: vTensor, i: int, index: vTensor) -> vTensor:
-    """The element of an axis that a traced integer names, as in ``table[vortex.layer()]``; 0 beyond the axis."""
-    d = x.dims[i]
-    if isinstance(d, Sym):
-        raise fail(SYMBOLIC_SIZE, what="a single page")
-    at = emit(flow.Where, index < 0, index + d, index)
-    found = emit(flow.Gather, x, reshaped(at, [1] * x.ndim), axis=i)
-    zero = lift(False) if x.type.dtype == bool_ else lift(0.0 if x.type.dtype.is_float else 0)
-    return emit(flow.Where, (at >= 0) & (at < d), reshaped(found, [*x.dims[:i], *x.dims[i + 1 :]]), zero)
-
-
-def _is_number(k: Any) -> bool:
-    return hasattr(k, "__index__") and not isinstance(k, vTensor | bool) and not getattr(k, "ndim", 0)
 
 
 def sliced_by(x: vTensor, i: int, k: slice) -> vTensor:

@@ -9,29 +9,41 @@ from typing import Any
 
 import torch
 
-from vortex.errors import BAD_SHAPE, BRANCH, CONCRETIZE, IN_PLACE, STATE, SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
+from vortex.errors import (
+    BAD_SHAPE,
+    BRANCH,
+    CONCRETIZE,
+    IN_PLACE,
+    NEAR_IS_AN_INDEX,
+    STATE,
+    SYMBOLIC_SIZE,
+    UNKNOWN_TORCH_OP,
+)
 from vortex.flow import purity, source
 from vortex.flow.dispatch import assigned, bound_method, call_function, call_method, fills
 from vortex.flow.integers import MOST_PAGES, Whole
 from vortex.flow.tracer import DTYPES, Tracer, active, constant, current, fail
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym, TensorType, i32
+from vortex.ir.types import Dim, Sym, TensorType, i32
 
 
 class PageDim:
-    """The size of the page axis in a shape. Arithmetic with it is traced; as a Python number it is an error."""
+    """The size of a page axis in a shape. Arithmetic with it is traced; as a Python number it is an error."""
+
+    def __init__(self, axis: Sym) -> None:
+        self.axis = axis
 
     def __repr__(self) -> str:
-        return "S"
+        return str(self.axis)
 
     def __hash__(self) -> int:
-        return hash(S)
+        return hash(self.axis)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, int | float):
             raise fail(SYMBOLIC_SIZE, what=f"comparing S with {other}")
-        return isinstance(other, PageDim)
+        return isinstance(other, PageDim) and other.axis == self.axis
 
     def _number(self, *_: object) -> Any:
         raise fail(SYMBOLIC_SIZE, what="this use of S")
@@ -48,16 +60,13 @@ class PageDim:
         raise fail(SYMBOLIC_SIZE, what=getattr(function, "__name__", "this function"))
 
 
-PAGES = PageDim()
-
-
 class Size(tuple[Any, ...]):
-    """A shape as torch gives it; the page axis is :data:`PAGES`."""
+    """A shape as torch gives it; the page axis is a :class:`PageDim`."""
 
     def numel(self) -> Any:
         known = math.prod(d for d in self if isinstance(d, int))
-        pages: Any = PAGES
-        return pages * known if any(isinstance(d, PageDim) for d in self) else known
+        pages: Any = next((d for d in self if isinstance(d, PageDim)), None)
+        return pages * known if pages is not None else known
 
 
 def _operator(name: str, swap: bool = False) -> Any:
@@ -113,7 +122,7 @@ class vTensor:
 
     @property
     def shape(self) -> Size:
-        return Size(PAGES if isinstance(d, Sym) else d for d in self.dims)
+        return Size(PageDim(d) if isinstance(d, Sym) else d for d in self.dims)
 
     @property
     def ndim(self) -> int:
@@ -284,6 +293,17 @@ class NoIndices(Withheld):
         return fail(UNKNOWN_TORCH_OP, name=f"the indices of {self._call}", nearest="; its values can")
 
 
+class Near(Withheld):
+    """The pages of a shortlist, as an index: ``x[near]`` is what ``x`` holds at those pages. It is no tensor."""
+
+    __hash__ = object.__hash__
+
+    def refusal(self) -> Exception:
+        return fail(NEAR_IS_AN_INDEX)
+
+    __eq__ = __ne__ = __rpow__ = __invert__ = __and__ = __or__ = __contains__ = Withheld._use
+
+
 def foreign(x: vTensor) -> Exception:
     """VX1023 for a tensor that was kept beyond the call that made it."""
     made = x.home.method if x.home is not None else ""
@@ -310,7 +330,12 @@ def lift(x: Any) -> vTensor:
     if isinstance(x, PageDim):
         pages = active().once("S", flow.PageCount(TensorType(i32)), "page_count")
         active().integers.know(pages.value, Whole(torch.int64, 0, MOST_PAGES, python=True))
-        return pages
+        if not x.axis.limit:
+            return pages
+        most = constant(x.axis.limit)
+        made = active().once(x.axis, flow.Minimum(pages.value, most.value), "page_count")
+        active().integers.know(made.value, Whole(torch.int64, 0, x.axis.limit, python=True))
+        return made
     if isinstance(x, Withheld):
         raise x.refusal()
     if hasattr(x, "__array__") and not isinstance(x, torch.Tensor):

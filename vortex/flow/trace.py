@@ -191,7 +191,8 @@ def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
     with purity.running("forward_indexer"), tracing(module, function) as tracer:
         q, *held = (vTensor(a) for a in function.args)
         given = {x.value.name: x for x in held}
-        cache = Cache({n: narrow.read(n, f, given) for n, f in fields.items()})
+        read = {n: narrow.read(n, f, given) for n, f in fields.items()}
+        cache = Cache(spec, read, lambda name: _rows(name, spec, tracer))
         for o in function.ops:
             narrow.explain(tracer, [o], o.operands[0].name, fields[o.operands[0].name].loc)
         selection, new = indexed(flow, fields, q, cache, tracer)
@@ -209,6 +210,20 @@ def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
     end = ops.Return((selected, *state.values()), names=names)
     function.append(end, loc=return_loc(flow, "forward_indexer"))
     module.define(function)
+
+
+def _rows(name: str, spec: Spec, tracer: Tracer) -> vTensor:
+    """The candidates' own rows in a pool, an argument from the first time on that the flow asks for them."""
+    function = tracer.function
+    if name not in tracer.seen:
+        dtype_of_rows = f32 if spec.scaled else dtype(spec.dtype)
+        made = Value(name, TensorType(dtype_of_rows, (S, spec.block_size, spec.head_dim)))
+        for v in function.values():
+            if v.name == name:  # of the flow's own: the pool's name is the one that kernels have it by
+                v.name = function.fresh(name, made)
+        function.args.append(made)
+        tracer.seen[name] = made
+    return vTensor(tracer.seen[name])
 
 
 def _seen(f: Field) -> tuple[Dim, ...]:

@@ -19,7 +19,8 @@ from vortex.flow.integers import Integers, Whole
 from vortex.ir import types
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow
-from vortex.ir.types import DType, TensorType
+from vortex.ir.dialects.flow.kinds import TWO_AXES
+from vortex.ir.types import DType, Sym, TensorType
 
 if TYPE_CHECKING:
     from vortex.flow.tensor import vTensor
@@ -64,6 +65,8 @@ class Tracer:
         """The last error raised; C code between it and the flow may replace it by a bare TypeError."""
         self.seen: dict[object, Value] = {}
         self.integers = Integers()
+        self.lists: dict[Sym, Value] = {}
+        """Which candidates the pages of each shortlist are, by the page axis that it makes."""
         self.named: set[Value] = set()
         """Values that have a variable's name."""
         self.method = purity.method()
@@ -174,6 +177,8 @@ def emit(op: type[Op], *operands: vTensor | tuple[vTensor, ...], **attrs: Any) -
         made = op(*values, **attrs)
     except VortexError as e:
         why = str(e.fields["why"])
+        if why.startswith(TWO_AXES):
+            raise refuse(why, "x[near] is what a tensor over all candidates, x, holds at those pages") from None
         raise refuse(why, next((text for c, text in EXPECTED.items() if issubclass(op, c)), "")) from None
     _check_integers(made)
     return wrap(tracer.function.add(made, "", source.here()))

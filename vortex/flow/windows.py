@@ -24,7 +24,7 @@ from vortex.flow.shapes import permuted
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import S, Sym, bool_
+from vortex.ir.types import Sym, bool_
 
 NUMPY_MODES = {"replicate": "edge", "reflect": "reflect", "circular": "wrap"}
 """What numpy calls the modes of F.pad."""
@@ -140,7 +140,7 @@ def avg_pool1d(
     total = pool.reduced(0.0, lambda parts: _folded(parts, torch.add), flow.ReduceSum)
     if count_include_pad or not pool.padding:
         return total / float(pool.size)
-    ones = filled([S if isinstance(pool.x.dims[-1], Sym) else pool.x.dims[-1]], 1.0)
+    ones = filled([pool.x.dims[-1]], 1.0)
     return total / pool.on(ones).reduced(0.0, lambda parts: _folded(parts, torch.add), flow.ReduceSum)
 
 

@@ -128,10 +128,10 @@ def held_as(dtype: DType) -> Any:
 
 
 def fits(x: Any, v: Value, pages: int) -> bool:
-    """Whether ``x`` can be the value ``v`` of a row of that many pages."""
+    """Whether ``x`` can be the value ``v`` of a row of that many candidates."""
     if not isinstance(v.type, TensorType):
         return isinstance(x, Selected)
-    shape = tuple(d if isinstance(d, int) else pages for d in v.type.shape)
+    shape = tuple(d if isinstance(d, int) else d.pages(pages) for d in v.type.shape)
     return x.shape == shape and x.dtype == held_as(v.type.dtype)
 
 

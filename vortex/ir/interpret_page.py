@@ -1,9 +1,10 @@
 """The meaning and the cost of page programs: kernels run on a numpy batch, every byte counted.
 
 What is counted is what the emitted kernels move. A paged or ragged load is read once in each page pass that uses it
-(:mod:`vortex.ir.staging`), a row's tile and its set of a parameter once a kernel, ``attend`` reads tokens inside the
-request only, and rows that score nothing read nothing. Values that a pass keeps for a later one are *scratch*, counted
-apart. Page tables, lengths and offsets are not buffers of the program and not counted.
+(:mod:`vortex.ir.staging`), at the pages of the pass: all candidates, or those of a shortlist. A row's tile and its set
+of a parameter are read once a kernel, ``attend`` reads tokens inside the request only, and rows that score nothing read
+nothing. Values that a pass keeps for a later one, and lists of pages, are *scratch*, counted apart. Page tables,
+lengths and offsets are not buffers of the program and not counted.
 """
 
 from __future__ import annotations
@@ -350,16 +351,20 @@ def _score(
                 _keep_state(k, o, at, row, x)
             else:
                 k.batch.workspace[(o.buffer, *at)] = k.stored(o.buffer, x)
-                k.write(o.buffer, row.pages if k.decl(o.buffer).attrs["layout"] == "ragged" else 1)
+                d = k.decl(o.buffer)
+                k.write(o.buffer, page.pages_of(d).pages(row.pages) if d.attrs["layout"] == "ragged" else 1)
         else:
             row.run([o], env)
-    for name, _ in read:
+    for name, p in read:
         if k.decl(name).attrs["role"] != "state" or k.batch.slots[at[0]] >= 0:
-            k.read(name, row.pages if k.decl(name).attrs["layout"] in page.CANDIDATES else 1)
+            over_pages = k.decl(name).attrs["layout"] in page.CANDIDATES
+            k.read(name, plan.axes[p].pages(row.pages) if over_pages else 1)
     for name in k.parameters():
         k.read(name, 1)
-    words = sum(v.type.numel for v in plan.kept if isinstance(v.type, TensorType))
-    k.counts.scratch[k.f.name] += words * WORD * row.pages
+    lists = [o.value for o in k.f.ops if isinstance(o, flow.Shortlist)]
+    for v in (*plan.kept, *lists):
+        assert isinstance(v.type, TensorType) and v.type.pages is not None
+        k.counts.scratch[k.f.name] += v.type.numel * WORD * v.type.pages.pages(row.pages)
 
 
 def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
@@ -370,6 +375,8 @@ def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
     if layout == "paged":
         blocks = k.look_up(r, np.arange(row.first, row.first + row.pages))
         found = np.ascontiguousarray(k.tiles(o.buffer, blocks, h))
+        if page.scaled(k.decl(o.buffer)):
+            return found * k.batch.scale_of(o.buffer)
         return words_of_bits(found) if isinstance(o, page.LoadWords) else found
     if role == "state":
         return _state(k, o, at, row)

@@ -7,7 +7,8 @@ Grammar::
     func   := ("func" | "kernel") @name "(" (%name ":" type),* ")" dict? "{" loc? op* "}"
     op     := (%name "=")? op.name "(" %name,* ")" dict? notes? (":" type)? loc?
     dict   := "{" (key "=" attr),* "}"          notes := "<" (key "=" attr),* ">"
-    type   := dtype "[" dim,* "]" | "selection"  loc := "@" "file" ":" line ":" col ("-" end)?
+    type   := dtype "[" dim,* "]" | "selection"
+    dim    := size | "S" | name "<=" pages       loc := "@" "file" ":" line ":" col ("-" end)?
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from vortex.errors import (
 from vortex.ir.core import OPS, Attr, Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page  # noqa: F401 - their ops register themselves
 from vortex.ir.printer import HEAD, VERSION
-from vortex.ir.types import DTYPES, Dim, DType, S, Sym, TensorType, Type, selection
+from vortex.ir.types import DTYPES, MOST_LISTED, Dim, DType, S, Sym, TensorType, Type, selection
 from vortex.ir.verify import verify
 
 TOKEN = re.compile(
@@ -44,6 +45,8 @@ TOKEN = re.compile(
 )
 DEPTH = 16
 """How deep attributes may nest."""
+AXIS = re.compile(r"S[1-9]\d*", re.ASCII)
+"""The name of a shortlist's page axis."""
 RANK = 16
 """How many axes a tensor may have."""
 DIGITS = 18
@@ -307,8 +310,8 @@ class _Parser:
         self._expect("[")
         dims: list[Dim] = []
         while not self._accept("]"):
-            if self._accept("S"):
-                dims.append(S)
+            if (pages := self._pages()) is not None:
+                dims.append(pages)
             else:
                 dims.append(self._int("a size or S"))
                 if dims[-1] < 0:  # type: ignore[operator]
@@ -319,6 +322,21 @@ class _Parser:
             if not self._peek("]"):
                 self._expect(",")
         return TensorType(DTYPES[name], tuple(dims))
+
+    def _pages(self) -> Sym | None:
+        """A page axis, if one is next: ``S``, or that of a shortlist, ``S1<=64``."""
+        if self._accept("S"):
+            return S
+        if not AXIS.fullmatch(self.tokens[self.next].text):
+            return None
+        name = self._take("word", "a page axis")
+        self._expect("<")
+        self._expect("=")
+        limit = self._int("how many pages a shortlist has")
+        if not 1 <= limit <= MOST_LISTED:
+            self.next -= 1
+            raise self._fail(f"1 to {MOST_LISTED} pages")
+        return Sym(name, limit)
 
     def _dict(self) -> dict[str, Attr]:
         # a function's or module's body opens with '{' too: a dict has 'key =' inside
@@ -379,8 +397,10 @@ class _Parser:
         after = self.tokens[self.next + 1].text
         if t.text == "selection" or (t.text in DTYPES and after == "["):
             return self._type()
-        constants: dict[str, bool | float | DType | Sym] = {
-            "true": True, "false": False, "inf": float("inf"), "nan": float("nan"), "S": S, **DTYPES,
+        if (pages := self._pages()) is not None:
+            return pages
+        constants: dict[str, bool | float | DType] = {
+            "true": True, "false": False, "inf": float("inf"), "nan": float("nan"), **DTYPES,
         }  # fmt: skip
         if t.text not in constants:
             raise self._fail("an attribute value")

@@ -36,7 +36,7 @@ class Selected(ABC):
         with a number of their own that many, the others equal shares of the rest.
         """
         own = [part.pages for part in self.parts if part.pages]
-        rest = max(0, most - min(sum(own), len(self.parts[0].score)))
+        rest = max(0, most - min(sum(own), self.parts[0].candidates))
         left = rest // max(1, len(self.parts) - len(own))
         return np.unique(np.concatenate([part.order()[: part.taken(left)] for part in self.parts]))
 
@@ -50,18 +50,36 @@ class Ranked(Selected):
     """
 
     score: Any
-    """One number for each candidate, ``[S]``."""
+    """One number for each page that is scored: every candidate, ``[S]``, or those of a shortlist."""
     pages: int = 0
     count: int | None = None
     share: int = 0
+    near: Any = None
+    """Which candidates the pages of the shortlist are, by their positions, ascending; None where all are scored."""
+    row: int | None = None
+    """How many candidates the row has, where not all of them are scored."""
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates there are, scored or not."""
+        return len(self.score) if self.near is None or self.row is None else self.row
+
+    def over(self) -> Any:
+        """The scores of all candidates, NaN for those that a shortlist left out."""
+        if self.near is None:
+            return self.score
+        spread = np.full(self.candidates, np.nan, np.float32)
+        spread[self.near] = self.score
+        return spread
 
     @property
     def parts(self) -> tuple[Ranked, ...]:
         return (self,)
 
     def order(self) -> Any:
-        """Positions from best to worst."""
-        return ranking(masses(self.score) if self.share else self.score)
+        """Positions among the candidates from best to worst of those that are scored."""
+        order = ranking(masses(self.score) if self.share else self.score)
+        return order if self.near is None else np.asarray(self.near)[order]
 
     def taken(self, left: int) -> int:
         """How many are selected, where the budget leaves so many."""

@@ -1,12 +1,19 @@
 """Where page loops must end: the levels of the values of a ``rows`` kernel.
 
-A row is computed in passes over its candidate pages. A value at level n can be computed in pass n: a
-fold over pages (max, mean, softmax's denominator) is complete only when its pass has ended, so what
-uses it is one level later.
+A row is computed in passes over its candidate pages, or over the pages of a shortlist. A value at level n can be
+computed in pass n: a fold over pages (max, mean, softmax's denominator) is complete only when its pass has ended, so
+what uses it is one level later.
 
     %dots = flow.dot(%q, %c)               level 0, pass 0
     %mean = flow.reduce_mean(%dots)        pass 0, known from level 1 on
     %diff = flow.sub(%dots, %mean)         level 1: %dots is *kept* from pass 0 to pass 1
+
+A shortlist is complete when the pass over its scores has ended, as a fold is; the passes after it that go over its
+pages find them in the list, which is kept for the row.
+
+    %near = flow.shortlist(%dots)          pass 0 over S; S1, its list, is known from level 1 on
+    %k = flow.pick(%keys, %near)           level 1
+    %mass = flow.dot(%q, %k)               level 1, pass 1 over S1
 
 State is written in the pass that looks at it last, after everything else; where an op looks at neighbouring pages, one
 pass later. State of the row is written when all passes have ended, by which time no CTA of the row reads it.
@@ -18,7 +25,7 @@ from dataclasses import dataclass
 
 from vortex.ir.core import Function, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.types import TensorType
+from vortex.ir.types import S, Sym, TensorType
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class Staging:
     """The pass an op over pages runs in; per-row ops run before the pass of that number."""
     loops: int
     """Passes over the candidates; 0 when nothing depends on them."""
+    axes: tuple[Sym, ...]
+    """The page axis that each pass goes over: the candidates, or the pages of a shortlist."""
     kept: dict[Value, int]
     """Per-page values that a later pass reads, and the last pass that does: they need scratch per page."""
 
@@ -40,36 +49,53 @@ def over_pages(v: Value) -> bool:
     return isinstance(v.type, TensorType) and v.type.page_axis is not None
 
 
+def axis_of(o: Op) -> Sym | None:
+    """The page axis that an op goes over: that of what it folds or ranks, else that of its result."""
+    crosses = o.crosses_pages() or isinstance(o, flow.Selection)
+    result = o.result.type.pages if o.result is not None and isinstance(o.result.type, TensorType) else None
+    of_operands = next((v.type.pages for v in o.operands if isinstance(v.type, TensorType) and v.type.pages), None)
+    return result if result is not None and not crosses else of_operands
+
+
 def stage(f: Function) -> Staging:
     """Assign every value of ``f`` its level, and find what must be kept between passes."""
     level: dict[Value, int] = dict.fromkeys(f.args, 0)
     loop: dict[Op, int] = {}
-    loops = 0
+    axes: dict[int, Sym] = {}
+
+    def place(ready: int, axis: Sym) -> int:
+        """The first pass from ``ready`` on that goes over ``axis``, or over nothing yet."""
+        while axes.setdefault(ready, axis) != axis:
+            ready += 1
+        return ready
+
     for o in f.ops:
         ready = max((level[v] for v in o.operands), default=0)
         spans_pages = any(over_pages(v) for v in o.operands)
-        if isinstance(o, flow.Selection):
+        axis = axis_of(o)
+        in_pass = axis is not None and (spans_pages or o.role != "leaf")
+        if isinstance(o, flow.Part):
             # what says how many pages are taken may come later than the scores
-            loop[o] = level[o.scored] if isinstance(o, flow.Part) else ready
-        elif spans_pages and o.crosses_pages() and o.result is not None:
-            folds = not over_pages(o.result)
-            loop[o] = ready if folds else ready + 1
-            level[o.result] = ready + 1
-        else:
-            loop[o] = ready
+            ready = max(level[v] for v in (o.scored, o.near) if v is not None)
+        elif spans_pages and o.crosses_pages() and o.result is not None and not folds(o):
+            ready += 1
+        loop[o] = place(ready, axis) if in_pass and axis is not None else ready
         if o.result is not None:
-            level.setdefault(o.result, loop[o])
-        if spans_pages or (o.result is not None and over_pages(o.result) and o.role != "leaf"):
-            loops = max(loops, loop[o] + 1)
+            level[o.result] = loop[o] + 1 if spans_pages and o.crosses_pages() and folds(o) else loop[o]
     for o, last in _updates(f, loop).items():
         if over_pages(o.x):
-            loop[o] = max(loop[o], last)
-            loops = max(loops, loop[o] + 1)
+            loop[o] = place(max(loop[o], last), S)
         else:
-            loops = max(loops, 1)
+            axes.setdefault(0, S)
+    loops = max(axes, default=-1) + 1
     for o in _updates(f, loop):
         loop[o] = loop[o] if over_pages(o.x) else loops
-    return Staging(level, loop, loops, _kept(f, level, loop))
+    return Staging(level, loop, loops, tuple(axes.get(n, S) for n in range(loops)), _kept(f, level, loop))
+
+
+def folds(o: Op) -> bool:
+    """Whether what an op makes of pages is complete only when the pass has ended: a number of the row, or a list."""
+    return o.result is not None and (isinstance(o, flow.Shortlist) or not over_pages(o.result))
 
 
 def updated(f: Function) -> set[str]:
@@ -103,7 +129,7 @@ def _kept(f: Function, level: dict[Value, int], loop: dict[Op, int]) -> dict[Val
     kept: dict[Value, int] = {}
     for o in f.ops:
         for v in o.operands:
-            crosses = o.crosses_pages() and o.result is not None and over_pages(o.result)
+            crosses = o.crosses_pages() and o.result is not None and not folds(o)
             for source in _sources(v):
                 if over_pages(source) and (loop[o] > level[source] or crosses):
                     kept[source] = max(kept.get(source, 0), loop[o])
@@ -111,15 +137,17 @@ def _kept(f: Function, level: dict[Value, int], loop: dict[Op, int]) -> dict[Val
 
 
 def _sources(v: Value) -> list[Value]:
-    """The values behind the views of ``v`` that are computed, not loaded."""
+    """The values behind the views of ``v`` that are computed, not loaded, and no lists, which are kept for the row."""
     o = v.owner
-    if o is None or o.role == "leaf":
+    if o is None or o.role == "leaf" or isinstance(o, flow.Shortlist):
         return []
+    if isinstance(o, flow.Pick):
+        return [*_sources(o.x), *_sources(o.at)]
     return _sources(o.x) if isinstance(o, flow.View) else [v]
 
 
 def loads_by_loop(f: Function, staging: Staging) -> dict[Op, set[int]]:
-    """For every ``page.load``, the passes in which memory is read: each pass reads it once."""
+    """For every ``page.load``, the passes in which memory is read: each reads it once, at the pages it goes over."""
     found: dict[Op, set[int]] = {}
     for o in f.ops:
         for v in o.operands:

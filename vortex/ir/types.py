@@ -65,12 +65,21 @@ def dtype(name: str | DType) -> DType:
 
 @dataclass(frozen=True, slots=True)
 class Sym:
-    """A dimension whose size is known only when the kernel runs."""
+    """A dimension whose size is known only when the kernel runs: a page axis.
+
+    That of a shortlist, ``S1<=64``, has as many pages as there are candidates, but at most ``limit``.
+    """
 
     name: str
+    limit: int = 0
+    """The most pages it has; 0 for all candidates, :data:`S`."""
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.name}<={self.limit}" if self.limit else self.name
+
+    def pages(self, candidates: int) -> int:
+        """How many pages it has in a row of that many candidates."""
+        return min(candidates, self.limit) if self.limit else candidates
 
 
 Dim = int | Sym
@@ -79,10 +88,13 @@ Shape = tuple[Dim, ...]
 S = Sym("S")
 """The page axis: the candidate pages of one (request, KV head) row, in logical order."""
 
+MOST_LISTED = 4096
+"""The longest shortlist: its pages are listed on chip."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """``f32[S, 4]``: element type and dimensions, at most one of which is :data:`S`."""
+    """``f32[S, 4]``: element type and dimensions, at most one of which is a page axis."""
 
     dtype: DType
     shape: Shape = ()
@@ -94,6 +106,11 @@ class TensorType:
     def page_axis(self) -> int | None:
         """Which axis runs over pages, or None for a value that is one per row."""
         return next((i for i, d in enumerate(self.shape) if isinstance(d, Sym)), None)
+
+    @property
+    def pages(self) -> Sym | None:
+        """The page axis itself, or None for a value that is one per row."""
+        return next((d for d in self.shape if isinstance(d, Sym)), None)
 
     @property
     def tile(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from vortex.errors import IR_REDEFINED, IR_STRUCTURE, IR_TYPE, IR_UNDEFINED
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.scratch import is_scratch, verify_scratch
-from vortex.ir.types import S, SelectionType, TensorType, Type, selection
+from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, selection
 from vortex.kinds.kind import KINDS, KernelKind
 
 
@@ -54,6 +54,25 @@ def _verify_function(f: Function) -> None:
             raise IR_TYPE.at(o.loc, op=o.name, inferred=inferred, declared=declared)
         if o.result is not None:
             define(o.result, o)
+    _verify_page_axes(f)
+
+
+def _verify_page_axes(f: Function) -> None:
+    """One shortlist makes each page axis beside the candidates, and lists of pages come from shortlists."""
+    made = {S}
+    for o in f.ops:
+        if isinstance(o, flow.Shortlist):
+            if o.listed in made or o.listed.name in {axis.name for axis in made}:
+                _no(f"a second shortlist makes the page axis {o.listed}", o)
+            made.add(o.listed)
+        for at in (o.at,) if isinstance(o, flow.Pick) else (o.near,) if isinstance(o, flow.Part) else ():
+            if at is not None and not flow.is_list(at):
+                _no(f"%{at.name} is no list of pages: flow.shortlist makes one", o)
+        axis = o.result.type.pages if o.result is not None and isinstance(o.result.type, TensorType) else None
+        if isinstance(o, page.Load) and axis is not None:
+            made.add(axis)
+        if axis is not None and axis not in made:
+            _no(f"no shortlist makes the page axis {axis}", o)
 
 
 def _no(why: str, o: Op | Function | None = None) -> None:
@@ -165,6 +184,8 @@ def _verify_program(m: Module) -> None:
             _no(f"buffer @{d.name}: layouts {', '.join(page.STATE_LAYOUTS.values())} are for role 'state' alone")
         if d.attrs["role"] == "state" and not _is_init(d.attrs.get("init")):
             _no(f"buffer @{d.name}: state needs a number as init")
+        if not isinstance(d.attrs.get("pages", S), Sym):
+            _no(f"buffer @{d.name}: 'pages' must name a page axis such as S1<=64")
         if isinstance(d.type, TensorType) and d.type.page_axis is not None:
             _no(f"buffer @{d.name}: a buffer's type is one tile, without the page axis")
         _verify_packed(d)
@@ -238,9 +259,10 @@ def _verify_rows(m: Module, o: page.Attend) -> None:
 
 def tile_in(d: Decl, kind: KernelKind) -> Type:
     """What loading ``d`` gives in a kernel of that kind: all candidates of a row, or the current tile."""
-    if kind.candidates and d.attrs["layout"] in page.CANDIDATES and isinstance(d.type, TensorType):
-        return TensorType(d.type.dtype, (S, *d.type.shape))
-    return page.tile_of(d)
+    tile = page.tile_of(d)
+    if kind.candidates and d.attrs["layout"] in page.CANDIDATES and isinstance(tile, TensorType):
+        return TensorType(tile.dtype, (page.pages_of(d), *tile.shape))
+    return tile
 
 
 def _buffer(m: Module, o: Op, name: str) -> Decl:

@@ -205,7 +205,8 @@ declare(
         arguments=(
             *_call("q", "lengths", "page_table", "slots"),
             *_call("pages", "counts", access="writes"),
-            *_layer("field.*"),
+            *_layer(*POOLS, "field.*"),
+            *SCALES,
             *_layer("state.*", access="updates"),
             *PLACE,
             CONSTANTS,

@@ -34,8 +34,10 @@ class Canonicalize(Pass):
         %t = flow.transpose(%a) {perm = [1, 0]}
         %u = flow.transpose(%t) {perm = [1, 0]}
         %y = flow.neg(%u)
+        %z = flow.pick(%y, %near)
           ->
-        %y = flow.neg(%x)
+        %x_1 = flow.pick(%x, %near)
+        %z = flow.neg(%x_1)
     """
 
     def run(self, module: Module, ctx: PassContext) -> Module:
@@ -242,6 +244,26 @@ def _slice(rw: Rewriter, o: Op) -> Value | None:
     return None
 
 
+def _pick(rw: Rewriter, o: Op) -> Value | None:
+    """What is computed of a page alone is computed at the pages of a shortlist alone, unless others want it anyway."""
+    assert isinstance(o, flow.Pick)
+    inner = o.x.owner
+    stays = isinstance(inner, flow.Shortlist | flow.PackBits)  # stored bits are packed as they lie
+    if inner is None or inner.role == "leaf" or stays or inner.crosses_pages():
+        return None
+    if isinstance(inner, flow.Pick):
+        return rw.add(flow.Pick(inner.x, rw.add(flow.Pick(inner.at, o.at), o.at.name)), o.value.name)
+    cheap = inner.role == "view" or isinstance(inner, flow.Cast)
+    if not cheap and any(o.x in u.operands and not isinstance(u, flow.Pick) for u in rw.f.ops):
+        return None
+    listed, name = _type(o.at).shape[0], o.value.name
+    parts = [rw.add(flow.Pick(v, o.at), v.name) if _type(v).page_axis is not None else v for v in inner.operands]
+    if isinstance(inner, flow.Reshape | flow.Broadcast):
+        shape = tuple(d if isinstance(d, int) else listed for d in inner.shape)
+        return rw.add(type(inner)(parts[0], shape), name)
+    return rw.add(inner.with_operands(parts), name)
+
+
 def _pack_bits(rw: Rewriter, o: Op) -> Value | None:
     """Stored bits are packed as they are, and views of the other axes come after the packing."""
     assert isinstance(o, flow.PackBits)
@@ -269,5 +291,6 @@ RULES: dict[type[Op], Callable[[Rewriter, Op], Value | None]] = {
     flow.Mul: _mul, flow.Div: _div, flow.Add: _add, flow.Sub: _sub, flow.Neg: _neg, flow.Not: _not,
     flow.Cast: _cast, flow.Where: _where, flow.Reduce: _reduce, flow.Reshape: _reshape,
     flow.Transpose: _transpose, flow.Broadcast: _broadcast, flow.Slice: _slice, flow.Concat: _concat,
+    flow.Pick: _pick,
     flow.PackBits: _pack_bits,
 }  # fmt: skip

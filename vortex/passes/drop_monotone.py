@@ -36,7 +36,7 @@ class DropMonotone(Pass):
 
 
 def _rank(rw: Rewriter, o: Op) -> Value | None:
-    if not isinstance(o, flow.Part) or not o.only_ranks:
+    if not isinstance(o, flow.Ranking) or not o.only_ranks:
         return None
     new = _argument(rw, o.scored, scalar=False)
     if new is not None:

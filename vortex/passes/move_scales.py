@@ -14,6 +14,8 @@ from vortex.passes.manager import Pass, PassContext, register
 
 PAGES = 1024
 """What the page axis counts as, where multiplications are counted."""
+MOST_SUMS = 256
+"""Sums over groups that a page may have at once: they are kept on chip until all are added up."""
 
 
 @register("move-scales", stage="flow", tag="real", version=1)
@@ -172,6 +174,8 @@ def _contraction(rw: Rewriter, o: flow.Dot) -> Value | None:
         sums = lo + "".join(c for c in of_scale if c not in lo)
         operand = "".join(c for c in of_scale if c not in theirs) + theirs
         kept, after, before = (_count(letters, sizes) for letters in (mine, sums, operand))
+        if sums != lo and after > MOST_SUMS * PAGES:
+            after = kept
         if min(after, before) >= kept:
             continue
         name = o.value.name

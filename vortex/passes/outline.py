@@ -149,14 +149,14 @@ class _Outliner:
 
     def load(self, f: Function, v: Value, d: Decl) -> Value:
         """``v`` from its buffer, with the page axis where ``v`` has it."""
-        assert isinstance(v.type, TensorType) and isinstance(d.type, TensorType)
+        assert isinstance(v.type, TensorType)
         axis = v.type.page_axis
         loc = v.owner.loc if v.owner is not None else None
+        tile = page.tile_of(d)
+        assert isinstance(tile, TensorType)
         if axis is None:
-            tile = page.tile_of(d)
-            assert isinstance(tile, TensorType)
             return f.add(page.Load(d.name, tile), d.name, loc)
-        whole = TensorType(d.type.dtype, (S, *d.type.tile))
+        whole = TensorType(tile.dtype, (page.pages_of(d), *tile.tile))
         if isinstance(v.owner, flow.PackBits) and (words := page.words_of(whole)) is not None:
             return f.add(page.LoadWords(d.name, words), v.name, loc)
         loaded = f.add(page.Load(d.name, whole), d.name, loc)
@@ -236,13 +236,15 @@ def _outline_op(program: Module, outliner: _Outliner, o: Op) -> None:
         name += "_"
     f = kernel(f"select_{name}", "select")
     result = outliner.copy(f, o, {})
-    layout = "batched"
+    layout: dict[str, Attr] = {"layout": "batched", "role": "workspace"}
     if over_pages(v):
-        layout = "ragged"
+        layout["layout"] = "ragged"
         result = _page_major(f, result)
+        if v.type.pages != S:
+            layout["pages"] = v.type.pages
     assert isinstance(result.type, TensorType)
     kept = result.type.dtype if result.type.dtype in (i32, bool_) else f32
-    program.declare(Decl("buffer", name, TensorType(kept, result.type.tile), {"layout": layout, "role": "workspace"}))
+    program.declare(Decl("buffer", name, TensorType(kept, result.type.tile), layout))
     f.append(page.Store(result, name))
     program.define(f)
     outliner.homes[v] = name

@@ -8,7 +8,7 @@ from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.rewrite import set_operands
 from vortex.ir.staging import Staging, over_pages, stage, updated
-from vortex.ir.types import TensorType, f32
+from vortex.ir.types import MOST_CODE, TensorType, f32
 from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
@@ -16,9 +16,9 @@ HEAVY = 64
 """Size of an expression, in ops and loads, beyond which its value is computed once into a tile."""
 
 
-LIGHT, LARGE = 8, 256
-"""Size of an expression up to which a value of each page is computed anew at each use, where a tile would be large:
-numbers, of which a GPU keeps a tile for 32 pages a warp.
+LARGE = 256
+"""Numbers of a page from which on an elementwise result is computed anew at each use: a GPU keeps a tile for 32 pages a
+warp.
 """
 
 
@@ -31,7 +31,8 @@ class PlanMemory(Pass):
     (on chip, for the current page or row), or ``scratch`` at word ``slot`` of each page (kept from one
     pass over the pages to a later one; slots are reused when their passes do not meet). ``pass`` is the
     page pass the op runs in. Workspace buffers between kernels get an ``offset``; a selecting kernel
-    gets a word per page for the sorted keys of each part of its selection, from ``keys`` on.
+    gets a word per page for the sorted keys of each part of its selection, from ``keys`` on. A shortlist is a ``list``
+    on chip, chosen by keys at ``slot``.
 
         %d = flow.dot(%q, %c) {spec = "gd,sd->sg"} : f32[S, 4]
           ->
@@ -88,11 +89,13 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
         o.notes.pop("slot", None)
         if o.name.startswith("flow."):
             o.notes["pass"] = staging.loop[o]
-        if o.result in slots:
+        if isinstance(o, flow.Shortlist):
+            o.notes["in"], o.notes["slot"], words = "list", words, words + 1
+        elif o.result in slots:
             o.notes["in"], o.notes["slot"] = "scratch", slots[o.result]
         elif isinstance(o.result.type, TensorType) and not isinstance(o, page.Attend):
             heavy = weight[o.result] > HEAVY and o.role != "view"
-            wanted = _needs_tile(o, users) and not (weight[o.result] <= LIGHT and _is_large(o))
+            wanted = _needs_tile(o, users) and not _is_large(o)
             o.notes["in"] = "tile" if heavy or o.result in kept or wanted else "inline"
         if o.notes.get("in") != "inline":
             weight[o.result] = 1
@@ -100,7 +103,8 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     if selects:
         f.attrs["keys"], words = words, words + selects
     if KINDS[str(f.attrs["kind"])].workspace:
-        f.attrs["page_words"], f.attrs["row_words"] = words, batched + (KEY_PADDING if selects else 0)
+        ranks = any(isinstance(o, flow.Ranking) for o in f.ops)
+        f.attrs["page_words"], f.attrs["row_words"] = words, batched + (KEY_PADDING if ranks else 0)
 
 
 KEY_PADDING = 16
@@ -125,9 +129,19 @@ def _slots(staging: Staging, first: int) -> tuple[dict[Value, int], int]:
 
 
 def _is_large(o: Op) -> bool:
-    """Whether an elementwise result for each page is too large a tile to be worth keeping."""
+    """Whether an elementwise result for each page is too large a tile to be worth keeping; codes times their scale are
+    always.
+    """
     t = o.value.type
-    return o.role == "elementwise" and isinstance(t, TensorType) and over_pages(o.value) and t.numel > LARGE
+    if o.role != "elementwise" or not isinstance(t, TensorType) or not over_pages(o.value):
+        return False
+    return t.numel > LARGE or (isinstance(o, flow.Mul) and any(_are_codes(v) for v in o.operands))
+
+
+def _are_codes(v: Value) -> bool:
+    while isinstance(v.owner, flow.View):
+        v = v.owner.x
+    return isinstance(v.type, TensorType) and v.type.dtype in MOST_CODE
 
 
 def _needs_tile(o: Op, users: dict[Value, list[Op]]) -> bool:

@@ -117,5 +117,8 @@ def _alike(a: Value, b: Value) -> bool:
     while isinstance(a.owner, flow.View):
         if type(a.owner) is not type(b.owner) or a.owner.attrs != b.owner.attrs:
             return False
+        assert b.owner is not None
+        if a.owner.operands[1:] != b.owner.operands[1:]:
+            return False
         a, b = a.owner.x, b.owner.x
     return not isinstance(b.owner, flow.View)

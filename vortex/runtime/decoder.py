@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ from vortex.runtime.calls import Signature, signature
 from vortex.runtime.checks import check_selection, check_slots, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
 from vortex.runtime.parameters import Given, Parameters
+from vortex.runtime.reuse import Kept, mapped, paused, resumed
 from vortex.runtime.shapes import (
     check_given,
     check_pools,
@@ -47,6 +48,7 @@ def load(
     require_digest: str | None = None,
     parameters: Given | Parameters | None = None,
     head_offset: int = 0,
+    keep: Iterable[int] = (),
 ) -> Decoder:
     """A decoder on the library of ``target`` in the artifact at ``path``; loading runs its code. The target is
     ``cpu``, ``sm_90a``, ...; left out or ``auto``, the current CUDA device's if the artifact has it, else ``cpu``.
@@ -57,7 +59,15 @@ def load(
             parameters of another flow or model, and VX7002 for a file that cannot be read.
     """
     library = open_library(path, target, require_digest)
-    return Decoder(library, budget=budget, debug=debug, dense=dense, parameters=parameters, head_offset=head_offset)
+    return Decoder(
+        library,
+        budget=budget,
+        debug=debug,
+        dense=dense,
+        parameters=parameters,
+        head_offset=head_offset,
+        keep=keep,
+    )
 
 
 class Decoder:
@@ -78,7 +88,8 @@ class Decoder:
     replays. ``debug`` looks at numbers, which waits for the device and cannot be captured; ``dense`` prepares
     :meth:`attend_all` in each plan. ``parameters`` has the weights of the flow (VX6020 when they do not fit it);
     :class:`~vortex.runtime.parameters.Parameters` may be shared by decoders. ``head_offset`` is how many KV heads of
-    the model come before those of the pools, under tensor parallelism: ``vortex.head()`` counts from there.
+    the model come before those of the pools, under tensor parallelism: ``vortex.head()`` counts from there. The
+    selections of the layers in ``keep`` outlast the call that makes them: :meth:`decode` says for whom.
 
     Attributes:
         pages, counts: what the last :meth:`decode` selected, unless it was given tensors of the caller's.
@@ -93,10 +104,14 @@ class Decoder:
         dense: bool = False,
         parameters: Given | Parameters | None = None,
         head_offset: int = 0,
+        keep: Iterable[int] = (),
     ) -> None:
         self.library, self.debug = library, debug
         self.spec = library.manifest.spec
         self.head_offset = require_integer("head_offset", head_offset)
+        self.keep = tuple(sorted({require_integer("keep", layer) for layer in keep}))
+        self._rows: torch.Tensor | None = None  # the slots of the planned step
+        self._selected: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # in the planned step, by layer
         if not isinstance(parameters, Parameters):
             parameters = Parameters(library.manifest.flow, library.manifest.parameters, parameters)
         self.parameters = parameters
@@ -105,7 +120,7 @@ class Decoder:
         self._dtype = TORCH[self.spec.dtype]
         self._aligned = library.name != "cpu"  # kernels that move 16 bytes at a time
         self._scale = self.spec.head_dim**-0.5
-        self._steps = Steps(library, budget, dense=dense, head_offset=self.head_offset)
+        self._steps = Steps(library, budget, dense=dense, head_offset=self.head_offset, keep=self.keep)
         self._step: Step | None = None  # the planned one, and the tensors it was planned with
         self._lengths = self._page_table = torch.empty(0)
         self._pool_pages = 0  # of the smallest layer
@@ -315,7 +330,8 @@ class Decoder:
             self._look(check_tables, lengths, page_table, self.spec.page_size, self._pool_pages)
         if self.debug and self.states and slots is not None:
             self._look(check_slots, slots, lengths, self._slots)
-        self._step, self._lengths, self._page_table = step, lengths, page_table
+        self._step, self._lengths, self._page_table, self._rows = step, lengths, page_table, slots
+        self._selected.clear()
         self._state_rows = {}
         if self.states:
             self._state_rows = {"slots": slots, "fresh": step.not_fresh if fresh is None else fresh}
@@ -370,6 +386,8 @@ class Decoder:
         if self.debug and step.size.batch:
             slots = None if stored else loc
             self._look(check_tokens, slots, row_offsets, self._lengths, self._page_table, self.spec.page_size)
+        if self.keep and loc is not None and loc.shape[0] > step.size.batch:
+            self.forget()  # a prompt: slots may be another's from here on
         given: dict[str, object] = {f"{name}_new": tokens for name, tokens in new.items()}
         given |= {"loc": loc, "row_offsets": row_offsets, "lengths": self._lengths, "page_table": self._page_table}
         given |= self._state_rows
@@ -460,17 +478,99 @@ class Decoder:
         scale: float | None = None,
         pages: torch.Tensor | None = None,
         counts: torch.Tensor | None = None,
+        pages_of: int | None = None,
+        heads: torch.Tensor | None = None,
+        every: int = 1,
     ) -> None:
         """:meth:`select` and then :meth:`attend`, over ``pages`` and ``counts`` or, without them, tensors of the
         decoder's own (:attr:`pages`, :attr:`counts`).
+
+        With ``pages_of`` nothing is selected: the layer, which needs no fields, attends to what layer ``pages_of``
+        decoded with in this step, KV head h to what head ``heads[h]`` had where ``heads`` (i64 ``[Hkv]``, on the
+        device) is given. That layer is in ``keep``, or the last one that selected (without ``heads``).
+
+        With ``every=n`` a layer in ``keep`` selects in every n-th step alone, and in the n - 1 steps after it attends
+        to what it selected then, with the last ``recent`` entries of each row moved to the last pages that the request
+        has now; a page that leaves them is not attended to until the next selection, and a row that may keep all its
+        pages does. It selects anew in any step whose requests are not those of its last step, in the same rows by
+        :meth:`plan`'s ``slots``, each one token longer; after :meth:`forget`, after another budget, and after tokens of
+        a prompt were appended (more of them than requests). All this is decided on the device, in a CUDA graph as well.
+
+        Raises:
+            VortexError: as :meth:`select` and :meth:`attend`; VX6002 for arguments that contradict each other, VX6003
+                where there is no such selection, or no ``slots``.
         """
-        if pages is None or counts is None:
-            if pages is not counts:
-                raise wrong("decode", "has one of pages and counts; both or neither are needed")
+        own = pages is None and counts is None
+        if (pages is None) != (counts is None):
+            raise wrong("decode", "has one of pages and counts; both or neither are needed")
+        every = require_integer("every", every, 1)
+        if (pages_of is not None) + (every > 1) + (not own) > 1:
+            raise wrong("decode", "has more than one of pages, pages_of and every; they say where pages come from")
+        if heads is not None and pages_of is None:
+            raise wrong("decode", "has heads without pages_of, the layer whose heads they are")
+        if pages_of is not None:
+            pages, counts = self._pages_of(self._ready("decode", layer), layer, pages_of, heads)
+        elif pages is None or counts is None:
             step = self._ready("decode", layer, fields=True)
-            pages, counts = step.pages, step.counts
-        self.select(layer, q, pages=pages, counts=counts)
+            kept = step.kept.get(layer)
+            if every > 1 and (kept is None or self._rows is None):
+                needs = f"load(..., keep=[{layer}])" if kept is None else "plan(..., slots=)"
+                raise NOT_READY.at(call=f"decode of layer {layer} with every={every}", needs=needs)
+            pages, counts = (step.pages, step.counts) if kept is None else (kept.pages, kept.counts)
+            if kept is None:
+                self._selected = {n: x for n, x in self._selected.items() if n in step.kept}
+            if kept is not None and self._rows is not None and every > 1:
+                self._select_if_due(step, layer, q, kept, every, self._rows)
+            else:
+                if kept is not None:
+                    kept.forget()  # whoever asks for every=n later begins anew
+                self.select(layer, q, pages=pages, counts=counts)
+            self._selected[layer] = pages, counts
+        else:
+            self.select(layer, q, pages=pages, counts=counts)
+        if own:
+            self.pages, self.counts = pages, counts
         self.attend(layer, q, pages, counts, out=out, lse=lse, scale=scale)
+
+    def forget(self) -> None:
+        """Let each layer that decodes with ``every`` select in its next step: for engines that give a slot to another
+        request without this decoder having appended its prompt.
+        """
+        self._steps.forget()
+
+    def _pages_of(
+        self, step: Step, layer: int, source: int, heads: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The selection of another layer in this step, with heads exchanged where asked for."""
+        found = self._selected.get(source)
+        if found is None or (heads is not None and source not in step.kept):
+            after = ", for another layer has selected since or heads are exchanged" if found is None else ""
+            needs = f"decode of layer {source} in this step, and load(..., keep=[{source}]){after}"
+            raise NOT_READY.at(call=f"decode of layer {layer} with pages_of={source}", needs=needs)
+        if heads is None:
+            return found
+        kind = signature(heads, "heads")
+        if step.seen.get("heads") != kind:
+            require("heads", heads, torch.int64, (self.kv_heads,), self._steps.device)
+            step.seen["heads"] = kind
+        mapped(dict(zip(("pages", "counts"), found, strict=True)), heads, step.mapped)
+        return step.mapped["pages"], step.mapped["counts"]
+
+    def _select_if_due(
+        self, step: Step, layer: int, q: torch.Tensor, kept: Kept, every: int, slots: torch.Tensor
+    ) -> None:
+        """Select where what is kept does not stand for this step, and let it stand for it."""
+        holds = kept.holds(slots, self._lengths, every)
+        work = step.shared.get("work")
+        if work is None:  # kernels of a CPU, which has the number at hand
+            if not bool(holds):
+                self.select(layer, q, pages=kept.pages, counts=kept.counts)
+        else:
+            saved = step.shared["kept.items"]
+            paused(work, saved, holds)
+            self.select(layer, q, pages=kept.pages, counts=kept.counts)
+            resumed(work, saved)
+        kept.move(step.shared["plan"], step.shared["budget"][2])
 
     def launch(self, kind: str, layer: int, **given: object) -> None:
         """Launch the kernels of a kind that none of the calls above launches (``vortex.kinds.kind``); ``given`` has the

@@ -12,6 +12,9 @@ partials      f32 ``[B + slots, Hkv, N]``     GPU: what an item of attend leaves
 workspace     f32 ``[B * Hkv, W]``            intermediates of select, ``W = page_words * Pmax + row_words``
 pages         i32 ``[B, Hkv, K]``             the selection of :meth:`Decoder.decode`
 counts        i32 ``[B, Hkv]``                how many pages of it are in use
+kept.*        pages, counts, and state i32    the selections of layers that others or later steps take, of the
+              ``[2 + 2 B]`` of the largest    largest step's K (:mod:`vortex.runtime.reuse`); ``mapped`` is one with
+              step, ``kept.items`` i32 ``[1]`` heads exchanged
 dense.*       as budget, plan, work,          the same for :meth:`Decoder.attend_all`, where it is wanted:
               pages and counts                all pages of every request, once a step
 ============  ==============================  =================================================================
@@ -26,7 +29,7 @@ keeps the width of the largest step, for the same reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -35,6 +38,7 @@ import torch
 from vortex.artifact.manifest import KernelEntry
 from vortex.errors import SCRATCH_FIXED
 from vortex.kinds.kind import KINDS
+from vortex.runtime.reuse import Kept
 from vortex.runtime.tensors import ALIGNMENT, TORCH, wrong
 
 ALIGN = 256
@@ -78,13 +82,22 @@ class Layout:
     dense: bool
     page_blocks: int = 1
     """Blocks of a page: what :class:`Size` calls columns are so many times those of the page table."""
+    keep: tuple[int, ...] = ()
+    """The layers whose selections are kept."""
 
     @classmethod
     def of(
-        cls, kernels: Sequence[KernelEntry], heads: int, multiprocessors: int, *, dense: bool, page_blocks: int = 1
+        cls,
+        kernels: Sequence[KernelEntry],
+        heads: int,
+        multiprocessors: int,
+        *,
+        dense: bool,
+        page_blocks: int = 1,
+        keep: tuple[int, ...] = (),
     ) -> Layout:
         """A layout for any step that runs some of ``kernels``."""
-        return cls(tuple(kernels), heads, multiprocessors, dense, page_blocks)
+        return cls(tuple(kernels), heads, multiprocessors, dense, page_blocks, keep)
 
     def slots(self, kernels: Sequence[KernelEntry]) -> int:
         """Items that are cut beyond one a request: ``ROUNDS`` times as many CTAs of the kernels that pace (attend) are
@@ -121,6 +134,12 @@ class Layout:
         i32 = torch.int32
         made["pages"] = (i32, (size.batch, self.heads, max(1, min(size.columns, size.capacity))))
         made["counts"] = (i32, (size.batch, self.heads))
+        wide = (size.batch, self.heads, max(1, min(most.columns, most.capacity)))
+        for name in (*(f"kept.{layer}" for layer in self.keep), *(("mapped",) if self.keep else ())):
+            made |= {f"{name}.pages": (i32, wide), f"{name}.counts": made["counts"]}
+        made |= {f"kept.{layer}.state": (i32, (2 + 2 * most.batch,)) for layer in self.keep}
+        if self.keep and self.planned:
+            made["kept.items"] = (i32, (1,))
         if self.dense:
             if self.planned:
                 made |= {f"dense.{name}": made[name] for name in ("budget", "plan", "work")}
@@ -198,6 +217,9 @@ class Scratch:
         self.most, self._places = most, places
         self.write_budget(budget)
         lasting = self.views(most)
+        for name, x in lasting.items():
+            if name.startswith("kept."):
+                x.zero_()  # of no step
         if "dense.budget" in lasting:
             lasting["dense.budget"].copy_(torch.tensor(ALL_PAGES, dtype=torch.int32))
         if "dense.pages" in lasting:
@@ -214,13 +236,20 @@ class Scratch:
                 what=what, have=self.most, when=when, batch=n.batch, columns=columns, capacity=n.capacity
             )
 
+    def forget(self) -> None:
+        """Kept selections stand for no step from here on in the current stream."""
+        if self._places and self.layout.keep:
+            views = self.views(self.most)
+            for layer in self.layout.keep:
+                Kept.of(views, layer).forget()
+
     def write_budget(self, budget: Sequence[int]) -> None:
         """New numbers for the steps after this one in the current stream."""
         if self._places:
             self.views(Size())["budget"].copy_(torch.tensor(budget, dtype=torch.int32))
 
     @torch.inference_mode(False)
-    def views(self, size: Size, kernels: Sequence[KernelEntry] | None = None) -> Mapping[str, torch.Tensor]:
+    def views(self, size: Size, kernels: Sequence[KernelEntry] | None = None) -> dict[str, torch.Tensor]:
         """The buffers of a step of ``size``, which is reserved, that runs ``kernels`` (all, unless given)."""
         made = {}
         for name, (dtype, shape) in self.layout.buffers(size, self.most, kernels).items():

@@ -16,6 +16,7 @@ from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY, SHAPE_MISMATCH
 from vortex.kinds.kind import KINDS
 from vortex.runtime.calls import Call, Signature
 from vortex.runtime.library import Library
+from vortex.runtime.reuse import Kept
 from vortex.runtime.scratch import Layout, Scratch, Size, require_block
 from vortex.runtime.tensors import require_integer, wrong
 from vortex.runtime.variants import Variants
@@ -41,6 +42,10 @@ class Step:
     """Zeros ``[B]``: no request begins in its slot but with its own first token."""
     kernels: tuple[KernelEntry, ...]
     """Those that serve this size, in launch order."""
+    kept: Mapping[int, Kept]
+    """Selections that outlast a call, by layer."""
+    mapped: Mapping[str, torch.Tensor]
+    """Where a selection with heads exchanged goes: pages and counts."""
     calls: dict[tuple[str, int], list[Call]] = field(default_factory=dict)
     seen: dict[str, Signature] = field(default_factory=dict)
     """Signature of the last checked arguments, by method."""
@@ -49,8 +54,16 @@ class Step:
 class Steps:
     """All steps of a decoder: what it was given once, its scratch, and the steps that are ready."""
 
-    def __init__(self, library: Library, budget: Budget | None, *, dense: bool, head_offset: int = 0) -> None:
-        self.library, self.dense = library, dense
+    def __init__(
+        self,
+        library: Library,
+        budget: Budget | None,
+        *,
+        dense: bool,
+        head_offset: int = 0,
+        keep: tuple[int, ...] = (),
+    ) -> None:
+        self.library, self.dense, self.keep = library, dense, keep
         self._head_offset = head_offset
         self._by_row = any("row_budget" in k.args for k in library.target.kernels)
         self._row_budgets: dict[int, torch.Tensor] = {}  # layer -> pages of each head
@@ -108,6 +121,7 @@ class Steps:
                 raise CAPACITY.at(need=need, capacity=held).note("a captured CUDA graph has that selection")
         if self._scratch is not None:
             self._scratch.write_budget(budget.numbers())
+            self._scratch.forget()
         for layer in self._row_budgets:
             self._write_rows(layer, budget, self.heads)
         self.budget = budget
@@ -133,6 +147,11 @@ class Steps:
         self._drop("set_workspace")
         self._block = block
 
+    def forget(self) -> None:
+        """Kept selections stand for no step from here on."""
+        if self._scratch is not None:
+            self._scratch.forget()
+
     def size(self, batch: int, columns: int, room: int | None = None) -> Size:
         """Of a step by the budget, for ``columns`` of the page table; ``room`` for pages beyond what it keeps.
 
@@ -152,9 +171,8 @@ class Steps:
             raise NOT_READY.at(call=call, needs="a budget (load(..., budget=) or decoder.budget)")
         if self._scratch is None:
             sms = self._machine.multiprocessors(self.device)
-            blocks = self.library.manifest.spec.page_blocks
-            kernels = self.library.target.kernels
-            layout = Layout.of(kernels, self.heads, sms, dense=self.dense, page_blocks=blocks)
+            kernels, blocks = self.library.target.kernels, self.library.manifest.spec.page_blocks
+            layout = Layout.of(kernels, self.heads, sms, dense=self.dense, page_blocks=blocks, keep=self.keep)
             block = None if self._block is None else require_block(self._block, self.device)
             self._scratch = Scratch(layout, self.device, block)
         return self._scratch
@@ -182,8 +200,11 @@ class Steps:
         dense = {name[6:]: views.pop(name) for name in list(views) if name.startswith("dense.")}
         if len(self._ready) >= KEPT:
             self._ready.clear()
+        kept = {layer: Kept.of(views, layer) for layer in self.keep}
+        mapped = {name[7:]: views.pop(name) for name in list(views) if name.startswith("mapped.")}
         none = torch.zeros(size.batch if self.library.manifest.states else 0, dtype=torch.int32, device=self.device)
-        made = self._ready[kind] = Step(size, views, dense, views.pop("pages"), views.pop("counts"), none, kernels)
+        pages, counts = views.pop("pages"), views.pop("counts")
+        made = self._ready[kind] = Step(size, views, dense, pages, counts, none, kernels, kept, mapped)
         return made
 
     def run(self, step: Step, call: str, layer: int, given: Mapping[str, object], *, dense: bool = False) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.budgets import FIRST, KEPT, PAGES, SCORED
 from vortex.codegen.cpu.share import emit_reaching
-from vortex.codegen.cpu.topk import Choice, emit_keep_all, emit_topk
+from vortex.codegen.cpu.topk import Choice, emit_keep_all, emit_shortlist, emit_topk
 from vortex.codegen.scalar import convert, fold_of, number_type
 from vortex.codegen.sweep import (
     Here,
@@ -21,9 +21,13 @@ from vortex.codegen.sweep import (
     RowReader,
     Workspace,
     is_paged,
+    is_summary,
     key_of,
     key_slot,
     left_to,
+    list_of_loads,
+    lists_of,
+    lists_read,
     mean_count,
     page_ops,
     parts_of,
@@ -49,10 +53,11 @@ from vortex.codegen.tir import (
     put,
     unflat,
 )
-from vortex.codegen.values import Index, Scratch, Values, type_of
+from vortex.codegen.values import Index, Scratch, Values, pages_on, type_of
 from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import Staging, loads_by_loop, stage
+from vortex.ir.types import S
 from vortex.schedules.cpu import CpuSelectKnobs
 from vortex.schedules.knobs import read_knobs
 
@@ -119,6 +124,8 @@ class _Kernel:
     def sweep(self) -> None:
         """Compute everything up to the scores, which are left as sortable keys in the scratch."""
         for level in range(self.staging.loops + 1):
+            for o in lists_of(self.f, self.staging, level):
+                self._list(o)
             self._per_row(level)
             if level < self.staging.loops:
                 self._per_page(level)
@@ -135,13 +142,24 @@ class _Kernel:
                 self.tiles.compute(o)
 
     def _per_page(self, level: int) -> None:
-        """Sweep over the candidates once."""
+        """Sweep over the candidates, or the pages of a shortlist, once."""
         ops = page_ops(self.f, self.staging, level)
+        axis = self.staging.axes[level]
         carries = {o: self._accumulator(o) for o in ops if o.carries()}
         reads = any(isinstance(o, page.Load) and is_paged(self.args.program, o) for o in self.f.ops)
-        with loop("s", self.row.scored) as s:
-            here = Here(s, self.reader.look_up(s, "page") if reads else None)
-            values = replace(self.tiles.values, read_load=lambda o, i: self.reader.load(o, i, here))
+        if axis != S:
+            for o in ops:
+                if isinstance(o, flow.Part):
+                    with loop("s", self.row.scored) as s:
+                        self._clear_key(key_slot(self.f, o), s)
+        with loop("s", pages_on(axis, self.row.scored)) as s:
+            found = {v: (s, let("near", self.tiles.values.read(v, [s]))) for v in lists_read(self.f, axis)}
+            candidate = s
+            if axis != S:
+                by = list_of_loads(self.args.program, self.f, axis)
+                reads, candidate = by is not None, found[by][1] if by is not None else s
+            here = Here(candidate, self.reader.look_up(candidate, "page") if reads else None)
+            values = replace(self.tiles.values, read_load=lambda o, i: self.reader.load(o, i, here), found=found)
             tiles = replace(self.tiles, values=values, position=s)
             for stream in self._streams(level):
                 self._prefetch(stream, s)
@@ -149,10 +167,12 @@ class _Kernel:
                 self._on_page(o, tiles, carries.get(o))
 
     def _streams(self, level: int) -> list[page.Load]:
-        """The summaries read from memory in this sweep."""
+        """The summaries read from memory in this sweep; those of a shortlist are few and lie apart."""
+        if self.staging.axes[level] != S:
+            return []
         sweeps = loads_by_loop(self.f, self.staging)
         loads = [o for o, where in sweeps.items() if isinstance(o, page.Load) and level in where]
-        return [o for o in loads if is_paged(self.args.program, o)]
+        return [o for o in loads if is_summary(self.args.program, o)]
 
     def _prefetch(self, o: page.Load, s: Expr) -> None:
         """Ask for a later page's summary now: pages lie anywhere, and the processor guesses within one only."""
@@ -169,7 +189,7 @@ class _Kernel:
         """Do one op for the page that the tiles are on."""
         if isinstance(o, page.Store):
             self.reader.store(o, tiles)
-        elif isinstance(o, flow.Part):
+        elif isinstance(o, flow.Ranking):
             self._write_key(o, tiles)
         elif carry is None:
             if o.notes.get("in") == "tile":
@@ -228,25 +248,45 @@ class _Kernel:
 
     # selection
 
-    def _write_key(self, o: flow.Part, tiles: Tiles) -> None:
-        """Keep the key of the page that the tiles are on."""
+    def _write_key(self, o: flow.Ranking, tiles: Tiles) -> None:
+        """Keep the key of the page that the tiles are on; in the selection, at the place of its candidate."""
         score = convert(tiles.values.read(o.scored, [tiles.position]), F32)
-        key = T.reinterpret(F32, key_of(o, score))
-        put(self.args.buffers["workspace"], key, self.row.index, self._key_at(o, tiles.position))
+        key, position = T.reinterpret(F32, key_of(o, score)), tiles.position
+        if isinstance(o, flow.Part) and o.near is not None:
+            position = tiles.values.place(o.near, position)
+        put(self.args.buffers["workspace"], key, self.row.index, self._key_at(key_slot(self.f, o), position))
 
-    def _key_at(self, o: flow.Part, position: Expr) -> Expr:
-        return self.args.columns * key_slot(self.f, o) + position
+    def _clear_key(self, slot: int, position: Expr) -> None:
+        """Leave the least key, 0, whose bits are those of 0.0."""
+        put(self.args.buffers["workspace"], T.float32(0), self.row.index, self._key_at(slot, position))
+
+    def _key_at(self, slot: int, position: Expr) -> Expr:
+        return self.args.columns * slot + position
+
+    def _key(self, slot: int, position: Expr) -> Expr:
+        return T.reinterpret("uint32", self.args.buffers["workspace"][self.row.index, self._key_at(slot, position)])
+
+    def _list(self, o: flow.Shortlist) -> None:
+        """Choose the pages of a shortlist, whose keys the sweep before has left."""
+        ranked, slot = type_of(o.score).pages, key_slot(self.f, o)
+        assert ranked is not None
+        scored = let("ranked", pages_on(ranked, self.row.scored))
+        listed = local(o.value.name, o.listed.limit, I32)
+        emit_shortlist(lambda s: self._key(slot, s), scored, pages_on(o.listed, self.row.scored), listed)
+        self.tiles.values.lists[o.value] = listed
 
     def pick(self, selection: flow.Selection, most: Expr, pages: Expr) -> None:
         """Write the selected candidates, at most ``most``, and the reserved of the ``pages`` pages, ascending."""
         a, row, parts = self.args, self.row, parts_of(self.f)
 
         def choice(o: flow.Part) -> Choice:
+            slot = key_slot(self.f, o)
+
             def key(position: Expr) -> Expr:
-                return T.reinterpret("uint32", a.buffers["workspace"][row.index, self._key_at(o, position)])
+                return self._key(slot, position)
 
             def clear(position: Expr) -> None:
-                put(a.buffers["workspace"], T.float32(0), row.index, self._key_at(o, position))  # the bits of key 0
+                self._clear_key(slot, position)
 
             count = None if o.counted is None else let("count", convert(self.tiles.values.read(o.counted, []), I32))
             left = left_to(o, selection.cap, most, row.scored)

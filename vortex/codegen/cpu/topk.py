@@ -69,6 +69,22 @@ def emit_topk(choices: Sequence[Choice], pages: Buffer, counts: Buffer, row: Row
     put(counts, end[0], r, h)
 
 
+def emit_shortlist(key: Callable[[Expr], Expr], pages: Expr, kept: Expr, to: Buffer) -> None:
+    """List the ``kept`` pages of ``pages`` with the largest keys in ``to``, ascending, by their positions."""
+    chunks = let("chunks", T.floordiv(pages + (LANES - 1), T.int32(LANES)))
+    threshold, room = _bound(Choice(key, None, kept), pages, chunks)
+    end = local("end", 1, I32)
+    put(end, T.int32(0), 0)
+    with loop("s", pages) as s:
+        mine = let("mine", key(s))
+        tied = let("tied", T.And(equal(mine, threshold[0]), room[0] > 0))
+        with when(T.Or(mine > threshold[0], tied)):
+            put(to, s, end[0])
+            put(end, end[0] + 1, 0)
+            with when(tied):
+                put(room, room[0] - 1, 0)
+
+
 def _bound(choice: Choice, scored: Expr, chunks: Expr) -> tuple[Buffer, Buffer]:
     """The last key that is taken, and how many of those that have it are."""
     key = choice.key

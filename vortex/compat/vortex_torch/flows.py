@@ -115,6 +115,7 @@ class Package(Dialect):
             loc = (source.key_loc(code, name) if code is not None and isinstance(name, str) else None) or at_return
             shapes[name] = self._shape(name, shape, loc)
             names[name] = _ir_name(name, names.values())
+        flow.cache_meta_info = {name: (shape, flow.intermediate_dtype) for name, shape in shapes.items()}
         learned.declare(flow, names.values())
         declared = flow.__dict__["_declared"] = Declared(spec, shapes, names)
         declared.state.update(self._state(flow, spec, declared))
@@ -132,6 +133,7 @@ class Package(Dialect):
         values = [Value(n, tile) for n in spec.pools]
         values.append(Value("q", TensorType(f32, (spec.group, spec.head_dim))))
         values += [Value(declared.names[n], TensorType(f32, (S, *s))) for n, s in declared.shapes.items()]
+        values += [Value(f"all_{n}", TensorType(f32, (S, *tile.shape))) for n in spec.pools]
         function = Function("func", "index", values)
         module = Module("flow", "trial")
         for p in flow.__dict__["_parameters"].values():
@@ -139,7 +141,7 @@ class Package(Dialect):
         with tracing(module, function), contextlib.suppress(Exception):
             held = {a.name: vTensor(a) for a in function.args}
             made = [held[n] for n in spec.pools]
-            given = Cache({n: held[n] for n in declared.names.values()})
+            given = Cache(spec, {n: held[n] for n in declared.names.values()}, lambda name: held[f"all_{name}"])
             calls_made: list[Call] = []
             for method, args in (("forward_cache", (Page(spec, made),)), ("forward_indexer", (held["q"], given))):
                 with purity.running(method):
@@ -223,9 +225,11 @@ class _Base(native.vFlow):
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
 
-    def __init__(self) -> None:
-        for name in ("block_size", "kv_cache_dtype", "q_data_type", "intermediate_dtype", "cache_meta_info"):
-            setattr(self, name, None)
+    block_size: int | None = None
+    kv_cache_dtype: Any = None
+    q_data_type: Any = None
+    intermediate_dtype: Any = None
+    cache_meta_info: Any = None
 
     def _initialize(self, sizes: tuple[int, ...], kv: Any, q: Any, intermediate: Any) -> None:
         self.block_size, self.kv_cache_dtype, self.q_data_type = sizes[0], kv, q
@@ -235,17 +239,14 @@ class _Base(native.vFlow):
 
     def get_cache_meta_info(self) -> Any:
         """Shape and type of every declared field."""
-        return {n: (s, self.intermediate_dtype) for n, s in self.__dict__["_declared"].shapes.items()}
+        return self.cache_meta_info
 
 
 class vFlow(_Base):
     """A flow over K and V."""
 
     dialect = Package()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head_dim: int | None = None
+    head_dim: int | None = None
 
     def initialize(
         self,
@@ -254,6 +255,7 @@ class vFlow(_Base):
         kv_cache_dtype: Any,
         q_data_type: Any,
         intermediate_dtype: Any = torch.bfloat16,
+        **_: Any,
     ) -> None:
         """Set the sizes, then call create_cache."""
         self.head_dim = head_dim
@@ -264,12 +266,9 @@ class vFlowMLA(_Base):
     """A flow over latent rows, ``cache["latent"]``."""
 
     dialect = LatentPackage()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kv_lora_rank: int | None = None
-        self.qk_rope_head_dim: int | None = None
-        self.latent_dim: int | None = None
+    kv_lora_rank: int | None = None
+    qk_rope_head_dim: int | None = None
+    latent_dim: int | None = None
 
     def initialize(
         self,
@@ -279,6 +278,7 @@ class vFlowMLA(_Base):
         kv_cache_dtype: Any,
         q_data_type: Any,
         intermediate_dtype: Any = torch.bfloat16,
+        **_: Any,
     ) -> None:
         """Set the sizes, then call create_cache."""
         self.kv_lora_rank, self.qk_rope_head_dim = kv_lora_rank, qk_rope_head_dim

@@ -7,7 +7,8 @@ stores. A buffer's type is one tile; its layout says how many tiles there are an
 layout       one tile for each                              found by
 ============ ============================================== =====================================
 ``batched``  (request, KV head) row                         row number
-``ragged``   candidate page of a row                        row number, position among candidates
+``ragged``   candidate page of a row, or page of the        row number, position among those pages
+             shortlist that ``pages`` names
 ``paged``    physical page and KV head                      the request's page table
 ``token``    new token and KV head                          position in the step
 ``slot``     request slot and KV head                       the request's slot
@@ -29,7 +30,7 @@ from __future__ import annotations
 from vortex.budget import Cap
 from vortex.ir.core import Decl, Module, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
-from vortex.ir.types import SelectionType, TensorType, Type, f32, fp8_e4m3, i32, uint1
+from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3, i32, uint1
 
 LAYOUTS = ("batched", "ragged", "paged", "token", "slot", "entry", "request", "step")
 ROLES = ("input", "pool", "field", "state", "output", "workspace", "plan", "scratch")
@@ -57,6 +58,13 @@ def page_blocks(m: Module) -> int:
     buffer has an axis of blocks before its tile: of a pool that and the tokens of a block are the tokens of the page.
     """
     return int(m.attrs["page_size"]) // block_size(m)
+
+
+def pages_of(d: Decl) -> Sym:
+    """The pages of which a paged or ragged buffer has a tile: the candidates, or the shortlist that ``pages`` names."""
+    found = d.attrs.get("pages", S)
+    assert isinstance(found, Sym)
+    return found
 
 
 def tile_of(d: Decl) -> Type:

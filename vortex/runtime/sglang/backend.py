@@ -70,13 +70,19 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             k = _as_pages(pool.get_key_buffer(number), shape.spec.page_size)
             v = None if latent else _as_pages(pool.get_value_buffer(number), shape.spec.page_size)
             entries = self._library.manifest.fields
-            dense = number in config.dense_layers
-            fields = None if dense else new_fields(entries, k.shape[0], k.shape[1], k.device)
-            state = None if dense else new_state(self._library.manifest.states, slots, k.shape[1], columns, k.device)
-            self._layers[number] = Layer(k, v, fields, state)
+            source = config.pages_of.get(number)
+            bare = number in config.dense_layers or source is not None
+            fields = None if bare else new_fields(entries, k.shape[0], k.shape[1], k.device)
+            state = None if bare else new_state(self._library.manifest.states, slots, k.shape[1], columns, k.device)
+            self._layers[number] = Layer(k, v, fields, state, source)
         if odd := config.dense_layers - self._layers.keys():
             why = f"the model has layers {min(self._layers)} to {max(self._layers)}"
             raise ENGINE_REFUSED.at(what=f"dense layer {min(odd)}", why=why, hint="change 'dense_layers'")
+        for number, source in config.pages_of.items():
+            if number not in self._layers or source not in self._layers or {number, source} & config.dense_layers:
+                has = f"the model has layers {min(self._layers)} to {max(self._layers)}"
+                why = f"{has}, and dense layers select no pages"
+                raise ENGINE_REFUSED.at(what=f"layer {number} with pages of {source}", why=why, hint="change 'layers'")
         self._eager = self._captured = self._step = self._new_step(1)
         self._expected = self._decode_rows = 0  # of the next pass and of this one, if it has prompts too
         self._stats = stats.Stats.wanted(self._library, config, self._layers)
@@ -89,8 +95,10 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         )
 
     def _new_step(self, rows: int) -> Step:
-        slots = self.req_to_token_pool.req_to_token
-        return Step(self._library, self._config.budget, self._layers, slots, rows, self._weights, self._first_head)
+        slots, every = self.req_to_token_pool.req_to_token, self._config.every
+        return Step(
+            self._library, self._config.budget, self._layers, slots, rows, self._weights, self._first_head, every
+        )
 
     # --- what a pass begins with ----------------------------------------------------------------------------
 
@@ -112,6 +120,8 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             return
         self._prefill.init_forward_metadata(forward_batch)
         step.plan_fill(forward_batch.extend_seq_lens, self._decode_rows)
+        for decoding in (self._eager, self._captured):
+            decoding.forget()
         if rows := self._decode_rows:
             # the scheduler puts the decoding requests last, each with its one new token
             step.plan_decode(rows)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from vortex.budget import Budget
 from vortex.errors import ENGINE_CONFIG
-from vortex.untrusted_json import JsonError, Length, Partial, Range, parse, read
+from vortex.untrusted_json import Check, JsonError, Length, Partial, Pattern, Range, parse, read
 
 VARIABLE = "VORTEX_CONFIG"
+
+
+Layer = Annotated[int, Range(0, 1 << 16)]
+EARLIER = "an object of layers, each with an earlier one that selects"
+
+
+def _earlier(layers: Mapping[str, int]) -> bool:
+    """Whether each layer names one before it that is not itself among them."""
+    return all(source < int(layer) and str(source) not in layers for layer, source in layers.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +32,8 @@ class EngineConfig:
     ``page_size`` counts where the engine was given none; ``block_size`` is the tokens of what is selected where that is
     a part of the engine's page, 0 for the page or for what an artifact was compiled for. ``prefill_backend`` is the
     dense attention backend of SGLang's that prefills, ``""`` for triton, or torch_native on a CPU. ``parameters`` is
-    the file of the flow's weights, where it has some.
+    the file of the flow's weights, where it has some. Layers select in every ``every``-th step, and those in ``layers``
+    never: each attends to the pages of the layer that it names.
     """
 
     flow: Annotated[str, Length(1, 4096)] = ""
@@ -32,6 +43,15 @@ class EngineConfig:
     block_size: Annotated[int, Range(0, 1 << 16)] = 0
     prefill_backend: str = ""
     parameters: Annotated[str, Length(0, 4096)] = ""
+    every: Annotated[int, Range(1, 1 << 16)] = 1
+    layers: Annotated[Mapping[Annotated[str, Pattern("[0-9]{1,5}", "a layer")], Layer], Check(_earlier, EARLIER)] = (
+        field(default_factory=dict)
+    )
+
+    @property
+    def pages_of(self) -> dict[int, int]:
+        """The layer whose pages each of those that do not select attends to."""
+        return {int(layer): source for layer, source in self.layers.items()}
 
     @classmethod
     def read(cls, text: str | None = None) -> EngineConfig:

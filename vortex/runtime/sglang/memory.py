@@ -55,13 +55,14 @@ def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) 
         return None
     refuse_settings(kvc.server_args)
     config = EngineConfig.read()
-    latent, block = kvc.use_mla_backend, config.block_size
-    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, latent, block_size=block)
+    latent, by_row, block = kvc.use_mla_backend, bool(config.budget.table), config.block_size
+    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, latent, by_row, block)
     manifest = read_manifest(artifact_for(config, shape, target_of(kvc.device)))
-    dense = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in config.dense_layers)
-    if taken := _state_of(manifest.flow, manifest.states, kvc, shape, num_layers - dense):
+    without = config.dense_layers | config.pages_of.keys()
+    bare = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in without)
+    if taken := _state_of(manifest.flow, manifest.states, kvc, shape, num_layers - bare):
         configurator.vortex_state_bytes = taken
-    return cell_size + bytes_per_token(manifest.fields, shape, num_layers - dense)
+    return cell_size + bytes_per_token(manifest.fields, shape, num_layers - bare)
 
 
 SPARE = 8

@@ -16,19 +16,21 @@ from vortex.runtime.parameters import Parameters
 @dataclass(frozen=True, slots=True)
 class Layer:
     """The memory of one layer: ``k`` and ``v`` are SGLang's pools seen as pages ``[P, Hkv, page, D]``, or ``k`` its
-    pool of latent rows and ``v`` None; a layer without ``fields`` keeps every page. ``state`` has what requests keep,
-    by the rows of ``req_to_token``.
+    pool of latent rows and ``v`` None; a layer without ``fields`` keeps every page, or those of another. ``state`` has
+    what requests keep, by the rows of ``req_to_token``.
     """
 
     k: torch.Tensor
     v: torch.Tensor | None
     fields: Mapping[str, torch.Tensor] | None
     state: Mapping[str, torch.Tensor] | None = None
+    pages_of: int | None = None
+    """The layer to whose pages it attends, where it selects none."""
 
     @property
     def dense(self) -> bool:
         """Whether the flow skips it."""
-        return self.fields is None
+        return self.fields is None and self.pages_of is None
 
 
 class Step:
@@ -53,13 +55,20 @@ class Step:
         rows: int,
         weights: Parameters | None = None,
         first_head: int = 0,
+        every: int = 1,
     ) -> None:
         self._page = page = library.manifest.spec.page_size
         self._first_slots = req_to_token[:, ::page]  # slot of each page's first token, by request
         self._columns = self._first_slots.shape[1]
         self._layers = layers
         dense = any(layer.dense for layer in layers.values())
-        self._decode = Decoder(library, budget=budget, dense=dense, parameters=weights, head_offset=first_head)
+        self._every = every
+        keep = {layer.pages_of for layer in layers.values() if layer.pages_of is not None}
+        if every > 1:
+            keep |= {number for number, layer in layers.items() if layer.fields is not None}
+        self._decode = Decoder(
+            library, budget=budget, dense=dense, parameters=weights, head_offset=first_head, keep=keep
+        )
         self._fill = Decoder(library, budget=budget, parameters=weights, head_offset=first_head)
         for number, layer in layers.items():
             self._decode.bind(number, layer.k, layer.v, layer.fields, state=layer.state)
@@ -83,7 +92,7 @@ class Step:
             self._grow(batch)
         self.lengths, self.table, self.slots = self._lengths[:batch], self._table[:batch], self._slots[:batch]
         self.lengths.copy_(lengths)
-        if self._decode.states:
+        if self._decode.states or self._decode.keep:
             self.slots.copy_(requests)
             self.slots[batch if live is None else live :] = -1
         torch.index_select(self._first_slots, 0, requests, out=self.table)
@@ -96,9 +105,14 @@ class Step:
     def plan_decode(self, rows: int | None = None) -> None:
         """Plan decoding of the last ``rows`` requests, all unless given."""
         first = 0 if rows is None else len(self.lengths) - rows
-        lengths, table = self.lengths[first:], self.table[first:]
+        lengths, table, slots = self.lengths[first:], self.table[first:], self.slots[first:]
         self._decode_offsets = self._one_each[: len(lengths) + 1]
-        self._decode.plan(lengths, table, self.slots[first:])
+        self._decode.plan(lengths, table, slots)
+
+    def forget(self) -> None:
+        """Let all layers select in the next step: a prompt was read, and slots may be another's."""
+        if self._decode.keep:
+            self._decode.forget()
 
     def plan_fill(self, new_tokens: torch.Tensor, decoding: int = 0) -> None:
         """Plan summaries of the pages that ``new_tokens`` ``[B]`` more tokens of each request fill; the last
@@ -116,17 +130,20 @@ class Step:
 
     def fill(self, layer: int, loc: torch.Tensor) -> None:
         """Summarise the pages that this pass filled, after SGLang stored K and V at ``loc`` i64 ``[T]``."""
-        if not self._layers[layer].dense:
+        if self._layers[layer].fields is not None:
             self._fill.append(layer, None, None, loc, self._fill_offsets)
 
     def fill_decoded(self, layer: int, loc: torch.Tensor) -> None:
         """As :meth:`fill`, where each planned request has one new token."""
-        if not self._layers[layer].dense:
+        if self._layers[layer].fields is not None:
             self._decode.append(layer, None, None, loc, self._decode_offsets)
 
     def attend(self, layer: int, q: torch.Tensor, out: torch.Tensor, scale: float) -> None:
         """Write to ``out`` ``[B, Hq, Dv]`` what each planned request's one query of ``q`` ``[B, Hq, D]`` attends to."""
-        if self._layers[layer].dense:
+        mine = self._layers[layer]
+        if mine.dense:
             self._decode.attend_all(layer, q, out=out, scale=scale)
+        elif mine.pages_of is not None:
+            self._decode.decode(layer, q, out=out, scale=scale, pages_of=mine.pages_of)
         else:
-            self._decode.decode(layer, q, out=out, scale=scale)
+            self._decode.decode(layer, q, out=out, scale=scale, every=self._every)

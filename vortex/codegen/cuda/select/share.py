@@ -34,8 +34,12 @@ class Share:
         """Take the shared memory."""
         return cls(cta, arena, arena.take(2 * cta.warps))
 
-    def reaching(self, keys: RowKeys, share: int) -> Expr:
-        """How many of the best candidates have ``share`` (in 2^-24) of the mass of all."""
+    def reaching(self, keys: RowKeys, share: int, *, again: bool) -> Expr:
+        """How many of the best candidates have ``share`` (in 2^-24) of the mass of all; ``again`` where it is not the
+        first such count of the kernel.
+        """
+        if again:
+            cta_sync()  # the sums before are read by all
         top, last = local("top_exponent", 1, U32), local("last_key", 1, U32)
         put(top, T.uint32(1), 0)
         keys.each(lambda s, inside, key: put(top, T.max(top[0], exponent(key)), 0))
@@ -77,7 +81,6 @@ class Share:
         put(found, self.arena.u32[self.sums], 0)
         for w in range(1, self.cta.warps):
             put(found, T.max(found[0], self.arena.u32[self.sums + w]), 0)
-        cta_sync()
         return found[0]
 
     def _sum(self, mine: Buffer) -> Expr:
@@ -85,6 +88,7 @@ class Share:
         for mask in (16, 8, 4, 2, 1):
             low, high = (let(n, x) for n, x in zip(("low", "high"), _words(mine[0]), strict=True))
             put(mine, mine[0] + _number(shuffle_xor(low, mask), shuffle_xor(high, mask)), 0)
+        cta_sync()  # what lies there is read by all
         with when(equal(self.cta.lane, i32(0))):
             for i, x in enumerate(_words(mine[0])):
                 put(self.arena.i32, x, 2 * self.cta.warp + (self.sums + i))
@@ -93,7 +97,6 @@ class Share:
         for w in range(self.cta.warps):
             at = self.sums + 2 * w
             put(mine, mine[0] + _number(self.arena.i32[at], self.arena.i32[at + 1]), 0)
-        cta_sync()  # what lies there is read by all before it is written again
         return let("sum_of_all", mine[0])
 
 

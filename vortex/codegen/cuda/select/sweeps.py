@@ -26,7 +26,19 @@ from vortex.codegen.cuda.select.topk import Choice, TopK
 from vortex.codegen.cuda.storage import Arena, Held, LaneStorage, PageTileStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.scalar import convert
-from vortex.codegen.sweep import Here, Row, Workspace, is_paged, key_of, key_slot, left_to, page_ops, row_ops, wanted
+from vortex.codegen.sweep import (
+    Here,
+    Row,
+    Workspace,
+    is_paged,
+    key_of,
+    key_slot,
+    left_to,
+    page_ops,
+    parts_of,
+    row_ops,
+    wanted,
+)
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, equal, i32, let, local, loop, put, when
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Op, Value
@@ -127,6 +139,8 @@ class Sweeps:
         """A part of the selection, where all parts together may take ``most`` pages; after all sweeps."""
         assert self.layout.selection is not None
         keys = topk.load(self.keys(o), self.row.scored)
+        parts = parts_of(self.layout.f)
+        again = any(before.share for before in parts[: parts.index(o)])
         count = None
         if o.counted is not None:
             self.block.before([o.counted])
@@ -135,7 +149,7 @@ class Sweeps:
             put(held, convert(self.values.read(o.counted, []), I32), 0)
             count = held[0]
         left = left_to(o, self.layout.selection.cap, most, self.row.scored)
-        return Choice(keys, wanted(o, left, count, lambda: topk.reaching(keys, o.share)))
+        return Choice(keys, wanted(o, left, count, lambda: topk.reaching(keys, o.share, again=again)))
 
     # the row's inputs
 

@@ -85,10 +85,12 @@ class TopK:
         """The keys of a row's ``scored`` candidates."""
         return RowKeys.load(self.cta, keys, scored, self.held)
 
-    def reaching(self, keys: RowKeys, share: int) -> Expr:
-        """How many of the best candidates have ``share`` (in 2^-24) of the mass of all."""
+    def reaching(self, keys: RowKeys, share: int, *, again: bool) -> Expr:
+        """How many of the best candidates have ``share`` (in 2^-24) of the mass of all; ``again`` after another such
+        count.
+        """
         assert self.share is not None
-        return self.share.reaching(keys, share)
+        return self.share.reaching(keys, share, again=again)
 
     def write(self, choices: Sequence[Choice], row: Row, pages: Expr, to: Selection) -> None:
         """Write the candidates of all choices and all reserved pages of the row's ``pages``, ascending."""

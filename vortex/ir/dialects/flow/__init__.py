@@ -1,8 +1,9 @@
 """The ``flow`` dialect: what a sparse-attention algorithm computes, with no word on where or when; frontend,
 passes, interpreters and scalar emitters import it.
 
-Tensors have at most one page axis, ``S``. Elementwise ops broadcast as numpy does. Arithmetic is fp32
-(int32 where both sides are integers); narrower floats are storage types and widen when they are read.
+Tensors have at most one page axis: ``S``, or that of a shortlist, which no op mixes with ``S`` but ``flow.pick``.
+Elementwise ops broadcast as numpy does. Arithmetic is fp32 (int32 where both sides are integers); narrower floats are
+storage types and widen when they are read.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from vortex.ir.dialects.flow.kinds import (
     Compare,
     Logical,
     Part,
+    Ranking,
     Reduce,
     Selection,
     Unary,
@@ -99,6 +101,7 @@ from vortex.ir.dialects.flow.reductions import (
 )
 from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union, cap_of, selected
 from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Shift, Slice, Transpose
+from vortex.ir.dialects.flow.shortlist import Pick, Shortlist, is_list
 
 __all__ = [
     "MOST_PAGES",
@@ -155,7 +158,9 @@ __all__ = [
     "PageIndex",
     "Param",
     "Part",
+    "Pick",
     "Pow",
+    "Ranking",
     "Reduce",
     "ReduceMax",
     "ReduceMean",
@@ -172,6 +177,7 @@ __all__ = [
     "Scan",
     "Selection",
     "Shift",
+    "Shortlist",
     "Sigmoid",
     "Sin",
     "Slice",
@@ -193,6 +199,7 @@ __all__ = [
     "arithmetic",
     "broadcast",
     "cap_of",
+    "is_list",
     "one_page_axis",
     "selected",
     "show",

@@ -12,6 +12,8 @@ from vortex.ir.core import Op, Value
 from vortex.ir.ranking import Ranked
 from vortex.ir.types import Dim, DType, S, SelectionType, Sym, TensorType, bool_, f32, i32, selection
 
+TWO_AXES = "all candidates meet the pages of a shortlist"
+"""What is wrong where an op mixes page axes."""
 MOST_PAGES = 2**25
 """More than a part of a selection can take, so that sums over parts are 32-bit numbers."""
 
@@ -25,6 +27,7 @@ def tensor(o: Op, v: Value) -> TensorType:
 
 
 def one_page_axis(o: Op, dtype: DType, shape: tuple[Dim, ...]) -> TensorType:
+    """The type of that shape; two page axes are refused."""
     o.require(sum(isinstance(d, Sym) for d in shape) <= 1, "the result has two page axes")
     return TensorType(dtype, shape)
 
@@ -35,6 +38,7 @@ def broadcast(o: Op, *shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
     for back in range(1, max(map(len, shapes), default=0) + 1):
         dims = {s[-back] for s in shapes if len(s) >= back} - {1}
         if len(dims) > 1:
+            o.require(sum(isinstance(d, Sym) for d in dims) < 2, f"{TWO_AXES}: {' and '.join(map(show, shapes))}")
             o.require(False, f"shapes {' and '.join(map(show, shapes))} do not broadcast")
         out.append(dims.pop() if dims else 1)
     return tuple(reversed(out))
@@ -63,6 +67,27 @@ class View(Op):
 
 
 @dataclass(eq=False, repr=False)
+class Ranking(Op):
+    """Puts pages in an order by their scores and takes some of them."""
+
+    only_ranks: ClassVar[bool] = True
+    """Nothing but the order of the scores matters, so that an increasing map of them changes nothing."""
+
+    @property
+    def scored(self) -> Value:
+        """The operand with one number for each page, by which pages are ordered."""
+        raise NotImplementedError(self.name)
+
+    def pages_of(self, score: Value) -> Sym:
+        """The page axis of a score; anything but one number per page is refused."""
+        t = tensor(self, score)
+        one = len(t.shape) == 1 and t.pages is not None
+        self.require(one, f"the score must be one number per page, [S], not {show(t.shape)}")
+        assert t.pages is not None
+        return t.pages
+
+
+@dataclass(eq=False, repr=False)
 class Selection(Op):
     """Ends the index function: the pages that a row attends to. What a kind of selection adds is an op of its own."""
 
@@ -82,15 +107,21 @@ class Selection(Op):
 
 
 @dataclass(eq=False, repr=False)
-class Part(Selection):
+class Part(Ranking, Selection):
     """The best candidates by one score, ``most`` of them or, where that is 0, as many as the budget leaves."""
 
+    role = "selection"
+
     only_ranks: ClassVar[bool] = False
-    """Nothing but the order of the scores matters, so that an increasing map of them changes nothing."""
 
     def infer(self) -> SelectionType:
-        t = tensor(self, self.scored)
-        self.require(t.shape == (S,), f"the score must be one number per page, [S], not {show(t.shape)}")
+        pages = self.pages_of(self.scored)
+        listed = None if self.near is None else tensor(self, self.near)
+        if listed is None:
+            self.require(pages == S, f"which candidates the pages of {pages} are has to be an operand: the shortlist")
+        else:
+            fits = listed == TensorType(i32, (pages,))
+            self.require(fits, f"{listed} does not list the pages that {show((pages,))} scores")
         self.require(0 <= self.most < MOST_PAGES, f"pages is {self.most}, not below {MOST_PAGES}")
         return selection
 
@@ -99,9 +130,9 @@ class Part(Selection):
         return (self,)
 
     @property
-    def scored(self) -> Value:
-        """The operand with one number for each candidate page, by which pages are ordered."""
-        raise NotImplementedError(self.name)
+    def near(self) -> Value | None:
+        """The operand that says which candidates the pages that are scored are, where they are those of a shortlist."""
+        return None
 
     @property
     def most(self) -> int:
@@ -123,11 +154,12 @@ class Part(Selection):
         """Rows are scored even where the budget has room for all their pages."""
         return self.counted is not None or self.share > 0
 
-    def evaluate(self, *operands: Any) -> Any:
+    def evaluate_in(self, row: Any, *operands: Any) -> Any:
         """The scores with the order that :func:`vortex.ir.ranking.ranking` gives them."""
         known = dict(zip(self.operands, operands, strict=True))
         count = None if self.counted is None else int(known[self.counted])
-        return Ranked(known[self.scored], self.most, count, self.share)
+        near = None if self.near is None else known[self.near]
+        return Ranked(known[self.scored], self.most, count, self.share, near, row.pages)
 
 
 @dataclass(eq=False, repr=False)

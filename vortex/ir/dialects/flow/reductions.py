@@ -15,7 +15,7 @@ from vortex.ir.dialects.flow.kinds import (
     tensor,
 )
 from vortex.ir.numerics import widen
-from vortex.ir.types import Dim, DType, S, Sym, TensorType, f32, i32
+from vortex.ir.types import Dim, DType, Sym, TensorType, f32, i32
 
 
 @op("flow.reduce_sum")
@@ -185,7 +185,7 @@ class Conv(Op):
         fits = self.groups > 0 and o % self.groups == 0 and c * self.groups == n
         self.require(fits, f"{w} does not fit {x} in {self.groups} groups")
         self.require(k % 2 == 1, f"the kernel spans {k} pages; an odd number keeps the page axis")
-        return TensorType(f32, (S, o))
+        return TensorType(f32, (x.shape[0], o))
 
     def crosses_pages(self) -> bool:
         return True

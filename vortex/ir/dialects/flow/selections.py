@@ -20,19 +20,22 @@ MOST_PARTS = 8
 class TopK(Part):
     """The best pages by score, as many as the budget leaves: +inf > finite > -inf > NaN, ties to the lower page.
 
-    With ``pages``, that many at most, whatever the budget leaves. With a ``count`` of the row, that many within these
-    bounds, none where it is negative.
+    With ``pages``, that many at most, whatever the budget leaves. With a count of the row ``beside`` the score, that
+    many within these bounds, none where it is negative. The score may be of the pages of a shortlist, whose list is
+    then beside it.
     """
 
     score: Value
     pages: int = 0
-    count: tuple[Value, ...] = ()
+    beside: tuple[Value, ...] = ()
     only_ranks = True
 
     def infer(self) -> SelectionType:
-        self.require(len(self.count) <= 1, "one count, or none")
-        for c in self.count:
-            self.require(tensor(self, c) == TensorType(i32), f"the count must be i32[], not {c.type}")
+        for v in self.beside:
+            fits = tensor(self, v).dtype == i32 and (tensor(self, v).page_axis is not None or v.type == TensorType(i32))
+            self.require(fits, f"the count must be i32[], and a list of pages i32[S1], not {v.type}")
+        known = [v for v in (self.counted, self.near) if v is not None]
+        self.require(len(known) == len(self.beside), "one count and one list of pages, or none")
         return super().infer()
 
     @property
@@ -45,7 +48,11 @@ class TopK(Part):
 
     @property
     def counted(self) -> Value | None:
-        return self.count[0] if self.count else None
+        return next((v for v in self.beside if v.type == TensorType(i32)), None)
+
+    @property
+    def near(self) -> Value | None:
+        return next((v for v in self.beside if v.type != TensorType(i32)), None)
 
 
 @op("flow.topp")
@@ -57,8 +64,11 @@ class TopP(Part):
     mass: Value
     p: float
     pages: int = 0
+    at: tuple[Value, ...] = ()
+    """The list of the pages that the mass is of, where they are those of a shortlist."""
 
     def infer(self) -> SelectionType:
+        self.require(len(self.at) <= 1, "a mass is of one shortlist")
         self.require(0 < self.p <= 1, f"p is {self.p}, not above 0 and at most 1")
         return super().infer()
 
@@ -69,6 +79,10 @@ class TopP(Part):
     @property
     def most(self) -> int:
         return self.pages
+
+    @property
+    def near(self) -> Value | None:
+        return self.at[0] if self.at else None
 
     @property
     def share(self) -> int:

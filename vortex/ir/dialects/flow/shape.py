@@ -30,7 +30,7 @@ class Reshape(View):
         t = tensor(self, self.x)
         out = one_page_axis(self, t.dtype, self.shape)
         self.require(all(isinstance(d, Sym) or d >= 0 for d in self.shape), f"{show(self.shape)} has a negative size")
-        same = out.numel == t.numel and (out.page_axis is None) == (t.page_axis is None)
+        same = out.numel == t.numel and out.pages == t.pages
         self.require(same, f"{t} does not reshape to {show(self.shape)}")
         if t.page_axis is not None and out.page_axis is not None:
             before, after = t.shape[: t.page_axis], out.shape[: out.page_axis]
@@ -69,8 +69,9 @@ class Broadcast(View):
         t = tensor(self, self.x)
         fits = broadcast(self, t.shape, self.shape) == self.shape
         self.require(fits, f"{t} does not broadcast to {show(self.shape)}")
-        self.require(t.page_axis is not None or S not in self.shape, "only a tensor over pages has a page axis")
-        return one_page_axis(self, t.dtype, self.shape)
+        made = one_page_axis(self, t.dtype, self.shape)
+        self.require(t.page_axis is not None or made.page_axis is None, "only a tensor over pages has a page axis")
+        return made
 
     def evaluate(self, x: Any) -> Any:
         t = tensor(self, self.x)

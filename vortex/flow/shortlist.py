@@ -1,0 +1,160 @@
+"""Selections in steps: the best candidates as a page axis of their own.
+
+    near = vortex.shortlist(bound, pages=64)      # bound: [S]
+    keys = cache.k[near]                          # [S, page, D] -> [S1, page, D]
+
+``near`` is an index and no tensor. A traced one knows the page axis that it makes, an eager one where its pages stand
+on each axis that it can index.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from vortex.budget import integer
+from vortex.errors import BAD_SCORE, BAD_SHORTLIST
+from vortex.flow import source
+from vortex.flow.leaves import here
+from vortex.flow.tensor import Near, foreign, lift, vTensor
+from vortex.flow.tracer import active, current, emit, fail, refuse
+from vortex.ir.core import Value
+from vortex.ir.dialects import flow
+from vortex.ir.ranking import ranking
+from vortex.ir.types import MOST_LISTED, S, Sym, TensorType, i32
+
+
+class TracedNear(Near):
+    """A shortlist of the flow that is traced."""
+
+    __slots__ = ("candidates", "over", "positions")
+
+    def __init__(self, over: Sym, positions: vTensor, candidates: vTensor) -> None:
+        self.over = over
+        """The page axis that was scored."""
+        self.positions, self.candidates = positions, candidates
+        """Where its pages stand on that axis, and among all candidates."""
+
+    def of(self, x: vTensor, i: int) -> vTensor:
+        """``x`` at the pages of the shortlist, by its axis ``i``."""
+        if self.positions.home is not current():
+            raise foreign(self.positions)
+        pages = x.type.pages
+        at = {self.over: self.positions, S: self.candidates}.get(pages) if pages is not None else None
+        if i == x.type.page_axis and at is not None:
+            return emit(flow.Pick, x, at)
+        if pages is None:
+            why = f"{x.type} has no page axis to index by a shortlist"
+        elif at is None:
+            why = f"{x.type} is over the pages of another shortlist"
+        else:
+            why = f"axis {i} of {x.type} is indexed by a shortlist, and its pages are axis {x.type.page_axis}"
+        axes = " or ".join(map(str, dict.fromkeys((S, self.over))))
+        raise refuse(why, f"x[near] where the first axis of x is {axes}, x[:, near] where its second is")
+
+
+class EagerNear(Near):
+    """A shortlist of real scores."""
+
+    __slots__ = ("places",)
+
+    def __init__(self, places: dict[int, torch.Tensor]) -> None:
+        self.places = places
+        """Where its pages stand on each axis above it, by how many pages that has; one that holds all pages of the
+        axis above it has them in the same places, so that no two differ for one number.
+        """
+
+    @property
+    def candidates(self) -> torch.Tensor:
+        """Where its pages stand among all candidates."""
+        return self.places[max(self.places)]
+
+
+class ByShortlist(TorchFunctionMode):
+    """Lets real tensors be indexed by shortlists."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__getitem__ and len(args) == 2:
+            return func(args[0], _placed(args[0], args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def _placed(x: torch.Tensor, key: Any) -> Any:
+    keys = key if isinstance(key, tuple) else (key,)
+    if not any(isinstance(k, EagerNear) for k in keys):
+        return key
+    found, axis = [], 0
+    for i, k in enumerate(keys):
+        if isinstance(k, EagerNear):
+            k = k.places[x.shape[axis]]
+        elif k is Ellipsis:
+            axis = x.ndim - sum(later is not None for later in keys[i + 1 :]) - 1
+        axis += k is not None
+        found.append(k)
+    return tuple(found)
+
+
+def shortlist(score: Any, *, pages: int) -> Any:
+    """The ``pages`` best candidates by ``score``, all where there are fewer: an index for tensors over pages.
+
+    ``cache.f[near]`` is field ``f`` at those pages, and ``x[near]`` any tensor whose first axis is S (``x[:, near]``
+    where its second is). What follows has the shortlist's pages as its page axis; a selection by a score over them, or
+    another shortlist, chooses among them. Scores order pages as they do in :func:`vortex.topk`; the list ascends.
+    Reserved pages are selected as ever. Where the budget scores more pages than the shortlist has, all of these are
+    selected and no others.
+
+    Raises:
+        VortexError: VX1006 when the score is not one number per page, VX1090 when ``pages`` is not an integer from 1
+            to 4096.
+    """
+    count = integer(pages)
+    if count is None or not 1 <= count <= MOST_LISTED:
+        raise fail(BAD_SHORTLIST, got=repr(pages), most=MOST_LISTED)
+    if current() is None:
+        if not isinstance(score, torch.Tensor) or score.ndim != 1:
+            got = list(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
+            raise fail(BAD_SCORE, call="shortlist", got=got)
+        return _eager(score, count)
+    over = scored_pages(score, "shortlist")
+    tracer = active()
+    name = f"S{len(tracer.lists) + 1}"
+    axis = Sym(name, min(count, over.limit) if over.limit else count)
+    names = source.assigned_names(frame) if (frame := source.user_frame()) is not None else ()
+    made = flow.Shortlist(lift(score).value, TensorType(i32, (axis,)))
+    positions = vTensor(tracer.function.add(made, names[0] if len(names) == 1 else "near", source.here()))
+    candidates = positions
+    if over != S:
+        candidates = emit(flow.Pick, vTensor(tracer.lists[over]), positions)
+    tracer.lists[axis] = candidates.value
+    return TracedNear(over, positions, candidates)
+
+
+def listing(score: vTensor) -> tuple[Value, ...]:
+    """Which candidates the pages of a score are: the list of a shortlist, nothing where they are all."""
+    listed = active().lists.get(score.type.pages) if score.type.pages is not None else None
+    return () if listed is None else (listed,)
+
+
+def scored_pages(score: Any, call: str) -> Sym:
+    """The pages that a traced score is of; VX1006 unless it is one number for each."""
+    if not isinstance(score, vTensor):
+        got = f"a {type(score).__name__}" if not isinstance(score, torch.Tensor) else "a constant"
+        raise fail(BAD_SCORE, call=call, got=got)
+    pages = lift(score).type.pages
+    if pages is None or len(score.dims) != 1:
+        raise fail(BAD_SCORE, call=call, got=score.type)
+    return pages
+
+
+def _eager(score: torch.Tensor, count: int) -> EagerNear:
+    positions = torch.from_numpy(ranking(score.detach().float().numpy())[:count].copy()).sort().values
+    place = here("shortlist")
+    above = place.parent(len(score))
+    places = {len(score): positions}
+    if above is not None:
+        places |= {n: at[positions] for n, at in above.places.items()}
+    made = EagerNear(places)
+    place.lists.append(made)
+    return made
