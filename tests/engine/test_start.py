@@ -48,11 +48,12 @@ def test_every_key_counts(tmp_path: Path) -> None:
             "budget": {"pages": 5, "ratio": "1/8", "sink": 2, "recent": 3},
             "dense_layers": [0, 3],
             "page_size": 32,
+            "block_size": 16,
             "prefill_backend": "fa3",
             "parameters": "w.safetensors",
         }
     )
-    want = EngineConfig("mine.py:f", Budget(5, "1/8", 2, 3), frozenset((0, 3)), 32, "fa3", "w.safetensors")
+    want = EngineConfig("mine.py:f", Budget(5, "1/8", 2, 3), frozenset((0, 3)), 32, 16, "fa3", "w.safetensors")
     assert EngineConfig.read(text) == want
     (tmp_path / "c.json").write_text(text)
     assert EngineConfig.read(str(tmp_path / "c.json")) == want
@@ -74,6 +75,7 @@ def test_every_key_counts(tmp_path: Path) -> None:
         ('{"layers": {"x": 3}}', "a layer is needed"),
         ('{"page_size": 0}', "page_size is 0; an integer from 1"),
         ('{"page_size": true}', "page_size is True; an integer"),
+        ('{"block_size": -1}', "block_size is -1; an integer from 0"),
         ('{"flow": ""}', "flow is ''"),
         ("{", "is not JSON"),
         ("/nowhere.json", "file '/nowhere.json'"),
@@ -217,6 +219,9 @@ def test_latent_rows_are_one_kv_head_and_no_ranks_share_them(monkeypatch: pytest
     assert shape == ModelShape(Spec.of_latent("512+64", 20, page_size=64), 1)
     words = " ".join(compiled.command("latent_topk", shape, "sm_90a", "x.vxa"))
     assert "--heads 20 --latent 512+64 --page-size 64 --dtype bf16" in words
+    shape = model_shape(model, torch.bfloat16, 64, latent=True, block_size=16)
+    assert "--page-size 64 --dtype bf16 --block-size 16" in " ".join(compiled.command("x", shape, "sm_90a", "x.vxa"))
+    assert code(model_shape, model, torch.bfloat16, 64, True, False, 24).startswith("VX9003")
     ranks.attn_tp_size = 2
     said = code(model_shape, model, torch.bfloat16, 64, True)
     assert said.startswith("VX9002")
