@@ -30,7 +30,7 @@ def lacks(kind: type[Op]) -> list[str]:
         "elementwise": kind.emitter in EMITTERS,
         "view": issubclass(kind, flow.View),
         "leaf": kind in LEAVES,
-        "nest": bool(kind.rewritten_by) or any(issubclass(kind, base) for base in NESTS),
+        "nest": bool(kind.rewritten_by) or any(issubclass(kind, base) for base in (*NESTS, flow.Shortlist)),
         "selection": kind.parts is not flow.Selection.parts if issubclass(kind, flow.Selection) else False,
     }
     if not emitted[role]:
