@@ -87,10 +87,13 @@ class VortexError(Exception):
 
 
 class VortexWarning(UserWarning):
-    """What is allowed and most likely not meant; ``mistake`` has code, place and way out as an error has."""
+    """What is allowed and most likely not meant; ``mistake`` has code, place and way out as an error has.
 
-    def __init__(self, mistake: VortexError) -> None:
-        super().__init__(mistake.render())
+    ``mistake`` is None where the warning was made again from its text, as pytest's workers do.
+    """
+
+    def __init__(self, text: str, mistake: VortexError | None = None) -> None:
+        super().__init__(text)  # the text alone, from which a warning is made again in another process
         self.mistake = mistake
 
 
@@ -101,7 +104,7 @@ _warned: dict[Any, Any] = {}
 def warn(mistake: VortexError) -> None:
     """Say it through :mod:`warnings`: once for each text and line, unless the caller's filters say otherwise."""
     file, line = (mistake.loc.file, mistake.loc.line) if mistake.loc is not None else ("vortex", 1)
-    warnings.warn_explicit(VortexWarning(mistake), VortexWarning, file, line, registry=_warned)
+    warnings.warn_explicit(VortexWarning(mistake.render(), mistake), VortexWarning, file, line, registry=_warned)
 
 
 def _fill(template: str, fields: dict[str, object]) -> str:
