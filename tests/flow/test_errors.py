@@ -317,7 +317,7 @@ def test_mistakes_in_forward_cache(write: Write, code: str, cache: str, culprit:
 IN_CREATE = [
     ('return {"a": vortex.Field(0)}', "vortex.Field(0)", "size 0"),
     ('return {"a": vortex.Field(8.0)}', "vortex.Field(8.0)", "size 8.0"),
-    ('return {"a": vortex.Field(8, dtype="int4")}', 'vortex.Field(8, dtype="int4")', "int4"),
+    ('return {"a": vortex.Field(8, dtype="int3")}', 'vortex.Field(8, dtype="int3")', "int3"),
     ('return {"a": vortex.Field(8, state="slot")}', 'vortex.Field(8, state="slot")', "no state='slot'"),
     ('return {"a": vortex.Field(8, state=1)}', "vortex.Field(8, state=1)", "no state=1"),
     ('return {"a": vortex.Field(8, init=1)}', "vortex.Field(8, init=1)", "init=1 without state"),

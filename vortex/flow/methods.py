@@ -134,19 +134,19 @@ def indexed(
     """What forward_indexer returns: the selection, and each state field as it becomes, in declared order.
 
     Raises:
-        VortexError: VX1011 without a selection, VX1060 and VX1061 for state that is missing and for what is not state,
+        VortexError: VX1011 without a selection, VX1072 with several, VX1060 and VX1061 for state that is missing and for what is not state,
             or what the flow raises.
     """
     returned = called(flow, "forward_indexer", q, cache, tracer=tracer)
     at_return = return_loc(flow, "forward_indexer")
     selected: Any = returned
     new: Any = {}
+    if isinstance(returned, tuple | list) and sum(isinstance(x, Selection) for x in returned) > 1:
+        raise SELECTIONS.at(at_return, got=f"{len(returned)} selections")
     if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], Selection):
         selected, new = returned
         if not isinstance(new, Mapping):
             raise NO_SELECTION.at(at_return, got=f"a selection and {kind(new)}, which is not a dict of state,")
-    if isinstance(selected, tuple | list) and sum(isinstance(x, Selection) for x in selected) > 1:
-        raise SELECTIONS.at(at_return, got=f"{len(selected)} selections")
     if not isinstance(selected, Selection):
         raise NO_SELECTION.at(at_return, got=kind(selected))
     state = {name: f for name, f in declared.items() if f.state}
