@@ -134,8 +134,8 @@ def indexed(
     """What forward_indexer returns: the selection, and each state field as it becomes, in declared order.
 
     Raises:
-        VortexError: VX1011 without a selection, VX1072 with several, VX1060 and VX1061 for state that is missing and for
-            what is not state, or what the flow raises.
+        VortexError: VX1011 without a selection, VX1072 with several, VX1060 and VX1061 for state that is missing
+            and for what is not state, or what the flow raises.
     """
     returned = called(flow, "forward_indexer", q, cache, tracer=tracer)
     at_return = return_loc(flow, "forward_indexer")
