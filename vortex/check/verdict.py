@@ -283,10 +283,12 @@ def unkept(trial: Trial, name: str, layer: int, state: State) -> int:
     count = 0
     for h, mine in enumerate(state.kept):
         for field, want in mine.items():
-            x = trial.cache.state[layer][field][slot, h]
-            pages = len(want) if trial.per_page(field) else 1
+            x, pages = trial.cache.state[layer][field][slot, h], 1
+            if trial.per_page(field):
+                x, pages = x if trial.spec.page_blocks == 1 else x.flatten(0, 1), len(want)
+                x = x[:pages]
             dtype = DTYPES[SHORT[x.dtype]]
-            got = numbers(x[:pages] if trial.per_page(field) else x, dtype)
+            got = numbers(x, dtype)
             largest = np.abs(want[np.isfinite(want)]).max(initial=0.0)
             far = 4 * STEP[dtype.name] * np.abs(want) + DRIFT * OWN * largest
             with np.errstate(invalid="ignore"):
