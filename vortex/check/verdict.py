@@ -283,7 +283,7 @@ def unkept(trial: Trial, name: str, layer: int, state: State) -> int:
     count = 0
     for h, mine in enumerate(state.kept):
         for field, want in mine.items():
-            x, pages = trial.cache.state[layer][field][slot, h], 1
+            x, pages = trial.cache.state[layer][field][slot, h].cpu(), 1
             if trial.per_page(field):
                 x, pages = x if trial.spec.page_blocks == 1 else x.flatten(0, 1), len(want)
                 x = x[:pages]

@@ -1,12 +1,12 @@
 """Compile a flow into an artifact, or any part of the way.
 
-FLOW is the name of a shipped flow, file.py (with one flow in it) or file.py:name; with --from, a file or folder
-that an earlier compilation dumped, edited or not.
+FLOW is the name of a shipped flow, file.py (with one flow in it) or file.py:name, written for vortex or for
+vortex_torch (docs/compat.md); with --from, a file or folder that an earlier compilation dumped, edited or not.
 
 examples:
   vortex compile quest --target cpu -o quest.vxa
   vortex compile my_flow.py:mine --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16
-  vortex compile their_flow.py:theirs --page-size 32    (a file written for vortex_torch: docs/compat.md)
+  vortex compile their_flow.py:theirs --page-size 32
   vortex compile latent_topk --heads 20 --latent 512+64 --page-size 32
   vortex compile quest --to page --print-after fuse
   vortex compile quest --target sm_100 --to page
