@@ -126,12 +126,13 @@ def judge(
 
 def budgets(asked: Budget) -> list[Budget]:
     """The budget asked for and others near it, so that each of its numbers decides about some page."""
-    return [
-        asked,
-        replace(asked, ratio=max(Fraction(asked.ratio), Fraction(2, 5))),
-        replace(asked, pages=asked.pages + 1, sink=asked.sink + 2),
-        replace(asked, sink=0, recent=asked.recent + 2),
-    ]
+    if asked.table:
+        more = tuple(tuple(n + 1 for n in row) for row in asked.table)
+        larger, longer = replace(asked, pages=-1, table=more, sink=asked.sink + 2), asked
+    else:
+        larger = replace(asked, pages=asked.pages + 1, sink=asked.sink + 2)
+        longer = replace(asked, ratio=max(Fraction(asked.ratio), Fraction(2, 5)))
+    return [asked, longer, larger, replace(asked, sink=0, recent=asked.recent + 2)]
 
 
 def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, state: State | None = None) -> Verdict:
