@@ -148,6 +148,11 @@ def test_a_cache_that_cannot_be_made(tmp_path: Path) -> None:
     assert "internal" not in found.stderr
 
 
+def hear_interrupts() -> None:
+    """The background jobs of a shell ignore the signal, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("after", [0.3, 1.0, 2.0, 3.0, 4.5, 6.0])
 def test_interrupted(after: float, compiled: Path, tmp_path: Path) -> None:
     """One line and 130, wherever it comes; the artifact of before is there, and nothing else."""
@@ -157,7 +162,15 @@ def test_interrupted(after: float, compiled: Path, tmp_path: Path) -> None:
     before = content(out)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
     words = [sys.executable, "-m", "vortex", "compile", "quest", *SMALL, "--no-dump", "-o", str(out / "quest.vxa")]
-    running = subprocess.Popen(words, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    running = subprocess.Popen(
+        words,
+        env=env,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
+    )
     time.sleep(after)
     os.killpg(running.pid, signal.SIGINT)
     _, said = running.communicate(timeout=120)
@@ -181,6 +194,7 @@ def test_interrupted_while_the_command_line_is_loaded(tmp_path: Path) -> None:
     """One line and 130, before there is anything that could handle it."""
     (tmp_path / "early.py").write_text(
         "import os, runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'vortex.cli.main':\n"
