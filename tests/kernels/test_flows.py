@@ -168,7 +168,8 @@ def _check_summaries(
             kept = DTYPES[types[name]]
             if not kept.is_float:
                 if kept == uint1:  # a number next to zero may fall on either side
-                    assert (unpacked(got, kept) != unpacked(want[name], kept)).float().mean().nan_to_num() < 1e-4, name
+                    wrong = unpacked(got, kept) != unpacked(want[name], kept)
+                    assert int(wrong.sum()) <= max(2, wrong.numel() // 10_000), name
                     continue
                 off = int((unpacked(got, kept).int() - unpacked(want[name], kept).int()).abs().max()) if len(got) else 0
                 assert off <= (f"{name}_scale" in fields), name

@@ -40,7 +40,9 @@ class PlanMemory(Pass):
     """
 
     def run(self, module: Module, ctx: PassContext) -> Module:
-        ragged = batched = 0
+        # keys are padded beyond the pages' words, while a later kernel still wants the row's
+        ranks = any(isinstance(o, flow.Ranking) for f in module.functions.values() for o in f.ops)
+        ragged, batched = 0, KEY_PADDING if ranks else 0
         for d in module.declared("buffer"):
             if d.attrs["role"] != "workspace" or not isinstance(d.type, TensorType):
                 continue
@@ -103,8 +105,7 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     if selects:
         f.attrs["keys"], words = words, words + selects
     if KINDS[str(f.attrs["kind"])].workspace:
-        ranks = any(isinstance(o, flow.Ranking) for o in f.ops)
-        f.attrs["page_words"], f.attrs["row_words"] = words, batched + (KEY_PADDING if ranks else 0)
+        f.attrs["page_words"], f.attrs["row_words"] = words, batched
 
 
 KEY_PADDING = 16
