@@ -167,9 +167,9 @@ def _check_summaries(
         for name, got in fields.items():
             kept = DTYPES[types[name]]
             if not kept.is_float:
-                if kept == uint1:  # a number next to zero may fall on either side
+                if kept == uint1:  # sums next to zero may fall on either side; wrong packing moves half of all bits
                     wrong = unpacked(got, kept) != unpacked(want[name], kept)
-                    assert int(wrong.sum()) <= max(2, wrong.numel() // 10_000), name
+                    assert int(wrong.sum()) <= max(4, wrong.numel() // 2_000), name
                     continue
                 off = int((unpacked(got, kept).int() - unpacked(want[name], kept).int()).abs().max()) if len(got) else 0
                 assert off <= (f"{name}_scale" in fields), name
