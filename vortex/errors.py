@@ -67,6 +67,11 @@ class VortexError(Exception):
     def message(self) -> str:
         return _fill(self.kind.message, self.fields)
 
+    @property
+    def help(self) -> str:
+        """The way out; empty where the catalogue has none."""
+        return _fill(self.kind.help, self.fields)
+
     def note(self, text: str) -> VortexError:
         """Add a line of context; returns self so that it can stand in a ``raise``."""
         self.notes.append(text)
@@ -79,7 +84,7 @@ class VortexError(Exception):
             lines += _snippet(self.loc, self.source)
         lines += [f"   = note: {n}" for n in self.notes]
         if self.kind.help:
-            lines.append(f"   = help: {_fill(self.kind.help, self.fields)}")
+            lines.append(f"   = help: {self.help}")
         return "\n".join(lines)
 
     def __str__(self) -> str:

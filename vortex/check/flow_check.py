@@ -95,6 +95,11 @@ class Report:
         return not any(f.severity == "error" for f in self.findings) and all(c.ok for c in self.compared)
 
     @property
+    def launches(self) -> int:
+        """Kernels of a layer; ``plan`` runs once for all."""
+        return len([k for k in self.kernels if k.kernel != "plan"])
+
+    @property
     def rows(self) -> int:
         return self.batch * self.kv_heads
 
@@ -120,7 +125,7 @@ class Report:
                 "tokens": self.tokens,
                 "kv_heads": self.kv_heads,
                 "page_size": self.spec.page_size,
-                "launches": len([k for k in self.kernels if k.kernel != "plan"]),
+                "launches": self.launches,
                 "summary_bytes_a_page": self.page_bytes,
                 "kv_bytes_a_page": self.pool_bytes,
                 "state_bytes_a_request": self.state_bytes,
@@ -156,13 +161,11 @@ def check_flow(
     name = getattr(flow, "flow_name", "") or getattr(flow, "__name__", type(flow).__name__)
     report = Report(name, spec, batch=batch, tokens=tokens, kv_heads=kv_heads)
     choices = pairwise(LATENT if latent else DENSE)
-    found: dict[tuple[str, str, Loc | None], list[str]] = {}
-    kinds: dict[tuple[str, str, Loc | None], VortexError] = {}
+    found: dict[tuple[str, Loc | None], tuple[VortexError, list[str]]] = {}
+    """By code and place: the first error, and the shapes at which it came."""
 
     def tried(shape: str, error: VortexError) -> None:
-        key = (error.code, error.kind.title, error.loc)
-        kinds.setdefault(key, error)
-        found.setdefault(key, []).append(shape)
+        found.setdefault((error.code, error.loc), (error, []))[1].append(shape)
 
     for at, choice in enumerate(choices):
         shape = " ".join(f"{k}={v}" for k, v in choice.items())
@@ -172,7 +175,6 @@ def check_flow(
             compile_flow(trace(flow, spec_of(choice)), targets=[TARGETS[str(choice["target"])]], to="page")
         except VortexError as e:
             tried(shape, e)
-    here = shown(spec)
     program = None
     try:
         advance(len(choices), "TensorIR")
@@ -181,7 +183,7 @@ def check_flow(
         for target in ("cpu", GPU):
             compile_flow(module, targets=[TARGETS[target]], to="tir")
     except VortexError as e:
-        tried(here, e)
+        tried(shown(spec), e)
     if program is not None:
         _costs(report, program, budget or Budget(pages=27))
         others = [spec_of(c) for c in choices if c["target"] == "cpu" and int(str(c["group"])) <= MOST_COMPARED]
@@ -193,8 +195,8 @@ def check_flow(
             except VortexError as e:
                 tried(shown(each), e)
     report.findings[:0] = [
-        Finding("error", key[0], e.message, _help(e), *_place(e.loc), tuple(found[key]), e.render())
-        for key, e in kinds.items()
+        Finding("error", e.code, e.message, e.help, *_place(e.loc), tuple(shapes), e.render())
+        for e, shapes in found.values()
     ]
     return report
 
@@ -206,10 +208,6 @@ def _wants_latent(flow: type[vFlow] | vFlow) -> bool:
     except VortexError as e:
         return e.kind is OTHER_CACHE
     return False
-
-
-def _help(e: VortexError) -> str:
-    return e.render().rpartition("= help: ")[2] if e.kind.help else ""
 
 
 def _place(loc: Loc | None) -> tuple[str, int]:

@@ -131,18 +131,9 @@ def selected(
     fields: Mapping[str, Any],
     first: int,
     pages: int = 0,
-    layer: int = 0,
-    head: int = 0,
-    parameters: Mapping[str, Any] | None = None,
-    state: Mapping[str, Any] | None = None,
-    budget: int = 2**31 - 1,
 ) -> Selected:
-    """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields, with their own rows
-    ``[pages, page, D]`` by the names of the pools beside them where the flow reads these; ``pages`` is their
-    number, needed only where the flow has no fields. ``state`` is as it begins unless given; ``budget`` is the row's
-    own, where rows have one.
-    """
-    return indexed(module, q, fields, first, pages, layer, head, parameters, state, budget)[0]
+    """What :func:`indexed` selects in the first layer and head, with state as it begins."""
+    return indexed(module, q, fields, first, pages)[0]
 
 
 def indexed(
@@ -157,7 +148,11 @@ def indexed(
     state: Mapping[str, Any] | None = None,
     budget: int = 2**31 - 1,
 ) -> tuple[Selected, dict[str, Any]]:
-    """:func:`selected`, and what each state field becomes."""
+    """What is selected of the candidates ``first ..`` from ``q`` ``[group, D]`` and their fields, with their own rows
+    ``[pages, page, D]`` by the names of the pools beside them where the flow reads these; and what each state field
+    becomes. ``pages`` is their number, needed only where the flow has no fields. ``state`` is as it begins unless
+    given; ``budget`` is the row's own, where rows have one.
+    """
     index = module.functions["index"]
     pages = next((len(x) for x in fields.values()), pages)
     known = {**fields, **(state or {d.name: began(d, pages) for d in states_of(module)})}

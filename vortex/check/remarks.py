@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vortex.check.step_bytes import StepBytes
 from vortex.errors import Loc
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import loads_by_loop, over_pages, stage
+from vortex.ir.staging import loads_by_loop, origin_of, over_pages, stage
 from vortex.ir.types import DType, Shape, TensorType
-from vortex.kinds.kind import KINDS
-from vortex.schedules.contractions import Paged, matrix_of, why_no_matrix
+from vortex.schedules.contractions import why_no_matrix
+from vortex.schedules.cuda_select import matrices_of
 from vortex.targets.gpu import Machine, machine_of
 
 RULES = {
@@ -57,14 +58,10 @@ def contractions(program: Module) -> list[Contraction]:
     """Every contraction over pages, and whether tensor cores do it."""
     found = []
     for f in _of_kind(program, "select"):
-        paged = _paged(program)
         for o in f.ops:
-            if isinstance(o, flow.Dot) and over_pages(o.value) and (matrix := matrix_of(o, paged)) is None:
-                found.append(
-                    Contraction(_shown(o), o.loc, why_no_matrix(o, paged) or "it is no contraction of a field")
-                )
-            elif isinstance(o, flow.Dot) and over_pages(o.value) and matrix is not None:
-                found.append(Contraction(_shown(o), o.loc, ""))
+            if isinstance(o, flow.Dot) and over_pages(o.value):
+                why = why_no_matrix(o, partial(page.is_paged, program)) or ""
+                found.append(Contraction(_shown(o), o.loc, why))
     return found
 
 
@@ -78,8 +75,8 @@ def remarks(program: Module, steps: Sequence[StepBytes], dense_bytes: int) -> li
     for f in _of_kind(program, "select"):
         made += _arithmetic(program, f)
         made += _read_again(program, f)
-    kernels = [f.name for f in program.functions.values() if f.attrs["kind"] != "plan"]
-    if len(kernels) > len([k for k in KINDS if k in ("append", "select", "attend")]):
+    kernels = {f.name: f.attrs["kind"] for f in program.functions.values() if f.attrs["kind"] != "plan"}
+    if len(kernels) > len(set(kernels.values())):
         why = f"a layer takes {len(kernels)} launches: {', '.join(kernels)}"
         made.append(Remark("launches", why, "keep fewer numbers of each page between sweeps: reduce before a softmax"))
     read = sum(s.read for s in steps if s.kernel.startswith("select"))
@@ -96,10 +93,6 @@ def _of_kind(program: Module, kind: str) -> Iterator[Function]:
     return (f for f in program.functions.values() if f.attrs["kind"] == kind)
 
 
-def _paged(program: Module) -> Paged:
-    return lambda o: bool(program.decls[o.buffer].attrs["layout"] == "paged")
-
-
 def _shown(o: flow.Dot) -> str:
     a, b = o.a.type, o.b.type
     return f"the contraction {o.attrs['spec']} of {a} and {b}"
@@ -107,15 +100,15 @@ def _shown(o: flow.Dot) -> str:
 
 def _arithmetic(program: Module, f: Function) -> Iterator[Remark]:
     """Scalar instructions of a page, beside the time of its bytes."""
-    machine, paged = machine_of(program), _paged(program)
+    machine, matrices = machine_of(program), {m.op for m in matrices_of(program, f)}
     counted: dict[Op, int] = {}
     for o in f.ops:
-        if o.role in ("elementwise", "nest") and _spans_pages(o) and matrix_of(o, paged) is None:
+        if o.role in ("elementwise", "nest") and _spans_pages(o) and o not in matrices:
             counted[o] = _scalar(o)
     size, conversions = 0, 0
     for load, sweeps in _field_reads(program, f):
         size += _numel(load.value) * _dtype(load).bits * len(sweeps) // 8
-        if not all(matrix_of(o, paged) is not None for o in f.ops if _reads(o, load)):
+        if not all(o in matrices for o in f.ops if _reads(o, load)):
             conversions += _numel(load.value) * CONVERSION.get(_dtype(load).name, 0) * len(sweeps)
     total = sum(counted.values()) + conversions
     if not size or not counted:
@@ -145,20 +138,13 @@ def _spans_pages(o: Op) -> bool:
 
 def _reads(o: Op, load: page.Load) -> bool:
     """Whether an op takes what was loaded, seen through views."""
-    for v in o.operands:
-        owner = v.owner
-        while isinstance(owner, flow.View):
-            owner = owner.x.owner
-        if owner is load and not isinstance(o, flow.View):
-            return True
-    return False
+    return not isinstance(o, flow.View) and any(origin_of(v).owner is load for v in o.operands)
 
 
 def _field_reads(program: Module, f: Function) -> Iterator[tuple[page.Load, set[int]]]:
     """The loads through the page table, and the sweeps in which memory is read."""
-    paged = _paged(program)
     for o, sweeps in loads_by_loop(f, stage(f)).items():
-        if isinstance(o, page.Load) and paged(o):
+        if isinstance(o, page.Load) and page.is_paged(program, o):
             yield o, sweeps
 
 

@@ -87,7 +87,7 @@ def _print(report: Report) -> None:
         share = report.page_bytes / report.pool_bytes if report.pool_bytes else 0.0
         scalar = [c for c in report.contractions if c.why_scalar]
         facts = [
-            ("launches", f"{len([k for k in report.kernels if k.kernel != 'plan'])} a layer, and plan once a step"),
+            ("launches", f"{report.launches} a layer, and plan once a step"),
             ("summaries", f"{report.page_bytes} bytes a page and KV head, {share:.1%} of its K and V"),
             ("step", f"{_size(report.step_bytes)} a layer; {machine.name} ({name}) copies that in "
              f"{report.microseconds(name):.0f} us, and no kernel can be faster"),

@@ -77,14 +77,9 @@ def wanted(o: flow.Part, most: Expr, count: Expr | None, reaching: Callable[[], 
     return let("wanted", most) if o.always_scores else most
 
 
-def is_paged(program: Module, o: page.Load) -> bool:
-    """Whether a load reads a summary or rows of a pool, through the request's page table."""
-    return bool(program.decls[o.buffer].attrs["layout"] == "paged")
-
-
 def is_summary(program: Module, o: page.Load) -> bool:
     """Whether a load reads a summary, which lies contiguous in memory."""
-    return is_paged(program, o) and program.decls[o.buffer].attrs["role"] == "field"
+    return page.is_paged(program, o) and program.decls[o.buffer].attrs["role"] == "field"
 
 
 def lists_of(f: Function, staging: Staging, level: int) -> list[flow.Shortlist]:
@@ -140,7 +135,7 @@ def list_of_loads(program: Module, f: Function, axis: Sym) -> Value | None:
 
     def loaded(v: Value) -> bool:
         o = v.owner
-        return loaded(o.x) if isinstance(o, flow.View) else isinstance(o, page.Load) and is_paged(program, o)
+        return loaded(o.x) if isinstance(o, flow.View) else isinstance(o, page.Load) and page.is_paged(program, o)
 
     gathers = [o for o in f.ops if isinstance(o, flow.Pick) and type_of(o.at).pages == axis]
     return next((o.at for o in gathers if loaded(o.x)), None)

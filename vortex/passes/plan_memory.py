@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.rewrite import set_operands
-from vortex.ir.staging import Staging, over_pages, stage, updated
+from vortex.ir.staging import Staging, origin_of, over_pages, stage, updated
 from vortex.ir.types import MOST_CODE, TensorType, f32
 from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
@@ -140,9 +140,8 @@ def _is_large(o: Op) -> bool:
 
 
 def _are_codes(v: Value) -> bool:
-    while isinstance(v.owner, flow.View):
-        v = v.owner.x
-    return isinstance(v.type, TensorType) and v.type.dtype in MOST_CODE
+    t = origin_of(v).type
+    return isinstance(t, TensorType) and t.dtype in MOST_CODE
 
 
 def _needs_tile(o: Op, users: dict[Value, list[Op]]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow
 from vortex.ir.rewrite import Rewriter
+from vortex.ir.staging import origin_of
 from vortex.ir.types import TensorType, f32
 from vortex.passes.manager import Pass, PassContext, register
 
@@ -69,7 +70,7 @@ def _ordered(low: Value, high: Value) -> bool:
     a, b = low.owner, high.owner
     if not isinstance(a, flow.ReduceMin) or not isinstance(b, flow.ReduceMax) or a.axes != b.axes:
         return False
-    return _source(a.x) is _source(b.x) and _alike(a.x, b.x)
+    return origin_of(a.x) is origin_of(b.x) and _alike(a.x, b.x)
 
 
 def _split(rw: Rewriter, o: Op, boxes: set[tuple[Value, Value]]) -> Value | None:
@@ -101,15 +102,9 @@ def _box(a: Value, b: Value, boxes: set[tuple[Value, Value]]) -> tuple[Value, Va
         return None
     for q, low in ((x.a, x.b), (x.b, x.a)):
         for other, high in ((y.a, y.b), (y.b, y.a)):
-            if q is other and (_source(low), _source(high)) in boxes and _alike(low, high):
+            if q is other and (origin_of(low), origin_of(high)) in boxes and _alike(low, high):
                 return q, low, high
     return None
-
-
-def _source(v: Value) -> Value:
-    while isinstance(v.owner, flow.View):
-        v = v.owner.x
-    return v
 
 
 def _alike(a: Value, b: Value) -> bool:

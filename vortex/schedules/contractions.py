@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import over_pages
+from vortex.ir.staging import origin_of, over_pages
 from vortex.ir.types import Dim, DType, Sym, TensorType, bf16, f16, f32, fp8_e4m3, i32, int4, int8
 from vortex.targets.gpu import WARP
 
@@ -325,7 +325,7 @@ def _matrix(o: Op, paged: Paged) -> Matrix | str:
     (load,) = lane_group.loads
     la, lb, lo = o.letters()
     sides = ((o.a, la, o.b, lb), (o.b, lb, o.a, la))
-    pages, mine, row, letters = next((s for s in sides if _is_load(s[0], load.load)), (None, "", o.a, ""))
+    pages, mine, row, letters = next((s for s in sides if origin_of(s[0]).owner is load.load), (None, "", o.a, ""))
     dims = dict(zip(la + lb, type_of(o.a).shape + type_of(o.b).shape, strict=True))
     summed = [c for c in dict.fromkeys(la + lb) if c not in lo]
     if pages is None:
@@ -352,12 +352,6 @@ def _matrix(o: Op, paged: Paged) -> Matrix | str:
     if any(chr(k) in mine for k, _ in columns):
         return f"an axis of field {load.load.buffer} that stays is not read by index"
     return Matrix(o, load, extent, row, letters, columns, tiles, lane_group.axis, exact)
-
-
-def _is_load(v: Value, load: page.Load) -> bool:
-    while isinstance(v.owner, flow.View):
-        v = v.owner.x
-    return v.owner is load
 
 
 def _exact(v: Value, dtype: DType) -> bool:

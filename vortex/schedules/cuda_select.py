@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
@@ -64,11 +65,7 @@ def default(words_per_page: int, machine: Machine = H200, *, roomy: bool = True,
 
 def matrices_of(program: Module, f: Function) -> list[Matrix]:
     """What of a kernel tensor cores contract."""
-
-    def paged(o: page.Load) -> bool:
-        return bool(program.decls[o.buffer].attrs["layout"] == "paged")
-
-    return [m for o in f.ops if (m := matrix_of(o, paged)) is not None]
+    return [m for o in f.ops if (m := matrix_of(o, partial(page.is_paged, program))) is not None]
 
 
 @declare

@@ -20,7 +20,6 @@ from vortex.codegen.sweep import (
     Row,
     RowReader,
     Workspace,
-    is_paged,
     is_summary,
     key_of,
     key_slot,
@@ -146,7 +145,7 @@ class _Kernel:
         ops = page_ops(self.f, self.staging, level)
         axis = self.staging.axes[level]
         carries = {o: self._accumulator(o) for o in ops if o.carries()}
-        reads = any(isinstance(o, page.Load) and is_paged(self.args.program, o) for o in self.f.ops)
+        reads = any(isinstance(o, page.Load) and page.is_paged(self.args.program, o) for o in self.f.ops)
         if axis != S:
             for o in ops:
                 if isinstance(o, flow.Part):

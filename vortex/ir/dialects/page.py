@@ -100,6 +100,11 @@ class LoadWords(Load):
     """As ``page.load`` of a summary of bits (uint1), 32 of them a word: i32[.., n / 32], bit i % 32 of word i // 32."""
 
 
+def is_paged(m: Module, o: Load) -> bool:
+    """Whether a load reads a summary or rows of a pool, through the request's page table."""
+    return bool(m.decls[o.buffer].attrs["layout"] == "paged")
+
+
 @op("page.load_selection")
 class LoadSelection(Op):
     """The pages that ``select`` kept for the current row."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.storage import Arena, Held
-from vortex.codegen.sweep import is_for_row, is_paged, selection_of
+from vortex.codegen.sweep import is_for_row, selection_of
 from vortex.codegen.tir import Expr
 from vortex.codegen.values import type_of
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import Staging, over_pages, stage
 from vortex.ir.types import TensorType
-from vortex.schedules.contractions import LaneGroup, Matrix, lane_group_of, matrix_of
-from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs
+from vortex.schedules.contractions import LaneGroup, Matrix, lane_group_of
+from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs, matrices_of
 
 IN_REGISTERS = 8
 """Numbers of a page that its lane may keep in registers."""
@@ -37,10 +38,8 @@ class Layout:
 
     @classmethod
     def of(cls, program: Module, f: Function) -> Layout:
-        def paged(o: page.Load) -> bool:
-            return is_paged(program, o)
-
-        matrices = {o: m for o in f.ops if (m := matrix_of(o, paged)) is not None}
+        paged = partial(page.is_paged, program)
+        matrices: dict[Op, Matrix] = {m.op: m for m in matrices_of(program, f)}
         rest = [o for o in f.ops if o not in matrices]
         groups = {o: group for o in rest if (group := lane_group_of(o, paged)) is not None}
         return cls(program, f, stage(f), matrices, groups)

@@ -30,7 +30,6 @@ from vortex.codegen.sweep import (
     Here,
     Row,
     Workspace,
-    is_paged,
     key_of,
     key_slot,
     left_to,
@@ -120,7 +119,7 @@ class Sweeps:
         reader = GpuReader(args, row, workspace, arena, reserved.inputs)
         leaves = {**args.place(row.head), "page_count": row.scored, "first_page": row.first}
         values = StoredValues(reader.load, constants=args.constants, leaves=leaves, parameters=args.parameters)
-        loads = [o for o in layout.f.ops if isinstance(o, page.Load) and is_paged(layout.program, o)]
+        loads = [o for o in layout.f.ops if isinstance(o, page.Load) and page.is_paged(layout.program, o)]
         views = {o.buffer: flat_view(args.buffers[f"field.{o.buffer}"], U32, 16) for o in loads}
         folds = PageFolds(values, of_row, cta)
         block = Block(values, BlockTiles(values, PLAIN, cta=cta))
@@ -336,7 +335,7 @@ class Sweeps:
             return False
         o = v.owner
         if isinstance(o, page.Load):
-            return is_paged(self.layout.program, o)
+            return page.is_paged(self.layout.program, o)
         kept = o.notes.get("in") in ("tile", "scratch")
         return not kept and any(self._looks_up(x) for x in o.operands)
 
