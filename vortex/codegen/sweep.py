@@ -28,7 +28,7 @@ from vortex.codegen.values import Index, page_position, pages_on, type_of, witho
 from vortex.ir import numerics
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import Staging, over_pages
+from vortex.ir.staging import Staging, origin_of, over_pages
 from vortex.ir.types import DType, Sym, TensorType, bool_, fp8_e4m3
 from vortex.ir.types import i32 as i32_type
 
@@ -132,13 +132,12 @@ def page_ops(f: Function, staging: Staging, level: int) -> list[Op]:
 
 def list_of_loads(program: Module, f: Function, axis: Sym) -> Value | None:
     """The list by which a sweep over ``axis`` finds what it loads through the page table, if it does."""
-
-    def loaded(v: Value) -> bool:
-        o = v.owner
-        return loaded(o.x) if isinstance(o, flow.View) else isinstance(o, page.Load) and page.is_paged(program, o)
-
-    gathers = [o for o in f.ops if isinstance(o, flow.Pick) and type_of(o.at).pages == axis]
-    return next((o.at for o in gathers if loaded(o.x)), None)
+    for o in f.ops:
+        if isinstance(o, flow.Pick) and type_of(o.at).pages == axis:
+            load = origin_of(o.x).owner
+            if isinstance(load, page.Load) and page.is_paged(program, load):
+                return o.at
+    return None
 
 
 def listed_in(o: flow.Part, candidates: Expr) -> Expr:
