@@ -12,6 +12,10 @@ def run() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    finally:
+        # CPython takes an interrupt that left a string given to exec (dataclasses do that) for one that nobody caught, and
+        # ends the process by the signal, whatever is returned here; a string that ran to its end takes that back
+        exec("")
 
 
 if __name__ == "__main__":

@@ -190,18 +190,18 @@ def test_interrupted_when_it_is_done(tmp_path: Path) -> None:
     assert (found.returncode, found.stderr) == (0, "")
 
 
-def test_interrupted_while_the_command_line_is_loaded(tmp_path: Path) -> None:
-    """One line and 130, before there is anything that could handle it."""
-    (tmp_path / "early.py").write_text(
-        "import os, runpy, signal, sys\n"
+@pytest.mark.parametrize("code", ["{}", "exec({!r})"], ids=["plain", "exec"])
+@pytest.mark.parametrize("module", ["vortex.cli.main", "vortex.cli.kinds"])
+def test_interrupted_while_the_command_line_is_loaded(tmp_path: Path, module: str, code: str) -> None:
+    """One line and 130, before there is anything that could handle it; also inside of a string that is executed."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'vortex.cli.main':\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        f"        if name == {module!r}:\n"
+        f"            {code.format('os.kill(os.getpid(), signal.SIGINT)')}\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "sys.argv = ['vortex', 'kinds']\n"
-        "runpy.run_module('vortex', run_name='__main__')\n"
     )
-    found = shell(f"{sys.executable} early.py", tmp_path)
+    found = shell(f"{VORTEX} kinds", tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     assert (found.returncode, found.stdout, found.stderr) == (130, "", "interrupted\n")
