@@ -13,8 +13,8 @@ def run() -> int:
         sys.stderr.write("interrupted\n")
         return 130
     finally:
-        # CPython takes an interrupt that left a string given to exec (dataclasses do that) for one that nobody caught, and
-        # ends the process by the signal, whatever is returned here; a string that ran to its end takes that back
+        # An interrupt that left a string given to exec (dataclasses run such) counts in CPython as one that nobody
+        # caught: the process ends by the signal, whatever is returned here. A string that runs to its end undoes it.
         exec("")
 
 
