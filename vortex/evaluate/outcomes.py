@@ -31,7 +31,7 @@ class Outcome:
         text: the answer, decoded greedily.
         score: 0 to 1, as the task scores it.
         logprob: mean log-probability of a token of the right answer, in nats, under teacher forcing.
-        recall: share of (step, layer, head) that read all of the evidence's pages, teacher-forced; NaN without evidence.
+        recall: share of (step, layer, head) that read all pages of the evidence, teacher-forced; NaN without.
         mass: ``[layers, heads]``, share of dense attention's mass that was read, mean over steps and the group's heads.
         error: ``[layers, heads]``, ``|out - dense| / |dense|`` of what attention gives, mean over steps.
         pages: pages that a head read, mean over steps, layers and heads.
