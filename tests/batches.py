@@ -154,6 +154,23 @@ def summarise(flow: Module, b: Batch) -> None:
                     b.paged[name][where] = narrow(x, kind.dtype)
 
 
+def candidates(flow: Module, b: Batch, r: int, h: int, first: int, scored: int) -> dict[str, Any]:
+    """What a row's candidates hold, by name: fields as they are stored, rows of the pools times their scale."""
+    each, blocks = page.page_blocks(flow), np.arange(first, first + scored)
+    physical = b.page_table[r, blocks // each]
+    where = (physical, h) if each == 1 else (physical, h, blocks % each)
+
+    def rows(name: str) -> Any:
+        of_pages = b.paged[name][physical, h] * b.scale_of(name)
+        of_blocks = of_pages.reshape(scored, each, -1, of_pages.shape[-1])
+        return of_blocks[np.arange(scored), blocks % each]
+
+    pools = ("k", "v", "latent")
+    return {
+        a.name: rows(a.name) if a.name in pools else b.paged[a.name][where] for a in flow.functions["index"].args[1:]
+    }
+
+
 def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     """The pages of a row, by the flow interpreter on a filled cache."""
     index = flow.functions["index"]
@@ -161,10 +178,7 @@ def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     if not scored:
         return list(range(n))
     group = b.q.shape[1] // b.heads
-    each, blocks = page.page_blocks(flow), np.arange(first, first + scored)
-    physical = b.page_table[r, blocks // each]
-    where = (physical, h) if each == 1 else (physical, h, blocks % each)
-    fields = [b.paged[a.name][where] for a in index.args[1:]]
+    fields = candidates(flow, b, r, h, first, scored).values()
     (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, first=first, **place(b, h))
     assert isinstance(best, Selected)
     chosen = {first + int(i) for i in best.best(kept - (n - scored))}

@@ -60,7 +60,7 @@ def contractions(program: Module) -> list[Contraction]:
     for f in _of_kind(program, "select"):
         for o in f.ops:
             if isinstance(o, flow.Dot) and over_pages(o.value):
-                why = why_no_matrix(o, partial(page.is_paged, program)) or ""
+                why = why_no_matrix(o, partial(page.is_summary, program)) or ""
                 found.append(Contraction(_shown(o), o.loc, why))
     return found
 

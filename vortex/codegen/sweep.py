@@ -77,11 +77,6 @@ def wanted(o: flow.Part, most: Expr, count: Expr | None, reaching: Callable[[], 
     return let("wanted", most) if o.always_scores else most
 
 
-def is_summary(program: Module, o: page.Load) -> bool:
-    """Whether a load reads a summary, which lies contiguous in memory."""
-    return page.is_paged(program, o) and program.decls[o.buffer].attrs["role"] == "field"
-
-
 def lists_of(f: Function, staging: Staging, level: int) -> list[flow.Shortlist]:
     """The shortlists that are complete before sweep ``level``."""
     return [o for o in f.ops if isinstance(o, flow.Shortlist) and staging.level[o.value] == level]
@@ -299,8 +294,9 @@ class RowReader:
         inner = without_page(index, t.shape)
         if d.attrs["role"] == "pool":
             token, *dims = inner
-            where = (at.page, self.row.head, self.args.token(at, token), *dims)
-            return self.args.from_pool(d.name, self.args.buffers[d.name][where])
+            return self.args.from_pool(
+                d.name, self.row_of(d, (at.page, self.row.head, self.args.token(at, token), *dims))
+            )
         return self.args.from_field(o, self.args.of_field(at, self.row.head), inner)
 
     def store(self, o: page.Store, tiles: Tiles) -> None:
@@ -310,6 +306,10 @@ class RowReader:
             self.state_of(d).store(o, tiles)
         else:
             self.workspace.store(o, tiles)
+
+    def row_of(self, pool: Decl, where: tuple[Expr, ...]) -> Expr:
+        """A number of a pool as it is stored, at ``[page, KV head, token of the page, dim]``."""
+        return self.args.buffers[pool.name][where]
 
     def state_of(self, d: Decl) -> State:
         """The row's part of state ``d``."""

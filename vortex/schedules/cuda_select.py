@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vortex.ir.core import Attr, Function, Module
-from vortex.ir.dialects import page
-from vortex.schedules.contractions import Matrix, matrix_of
+from vortex.ir.core import Attr, Function, Module, Op
+from vortex.ir.dialects import flow, page
+from vortex.ir.staging import stage
+from vortex.schedules.contractions import LaneGroup, Matrix, lane_group_of, matrix_of
 from vortex.schedules.knobs import Knobs, knob
+from vortex.schedules.page_tiles import PAGE_TILE, PageTiles
 from vortex.schedules.template import Schedulable, declare
-from vortex.targets.gpu import H200, MACHINES, Machine
+from vortex.targets.gpu import H200, MACHINES, WARP, Machine
 from vortex.targets.target import Target
-
-PAGE_TILE = 32
-"""Pages that a warp computes together; sums over pages are made per page tile, so it is not a knob."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,45 @@ def default(words_per_page: int, machine: Machine = H200, *, roomy: bool = True,
 
 def matrices_of(program: Module, f: Function) -> list[Matrix]:
     """What of a kernel tensor cores contract."""
-    return [m for o in f.ops if (m := matrix_of(o, partial(page.is_paged, program))) is not None]
+    return [m for o in f.ops if (m := matrix_of(o, partial(page.is_summary, program))) is not None]
+
+
+def lane_groups_of(program: Module, f: Function) -> dict[Op, LaneGroup]:
+    """What of a kernel lane groups fold, where tensor cores do not."""
+    summaries = partial(page.is_summary, program)
+    return {o: group for o in f.ops if (group := lane_group_of(o, summaries)) is not None}
+
+
+def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, free: Container[str]) -> SelectKnobs:
+    """The knobs, of which those that are ``free`` become smaller until a CTA has the shared memory: first what is kept of
+    a row's pages, which may as well lie in the workspace, then threads.
+    """
+    together = {*lane_groups_of(program, f), *(m.op for m in matrices_of(program, f))}
+    tiles, lists = PageTiles.of(f, stage(f), together), list_words(f)
+
+    def fits(k: SelectKnobs) -> bool:
+        return 4 * (tiles.words(k.threads // WARP) + lists + k.chip_words) + OTHER_BYTES <= machine.cta_shared
+
+    for words in (8192, 2048):
+        if not fits(knobs) and "chip_words" in free and knobs.chip_words > words:
+            knobs = replace(knobs, chip_words=words)
+    while not fits(knobs) and "threads" in free and knobs.threads >= 2 * WARP:
+        knobs = replace(knobs, threads=knobs.threads // 2 // WARP * WARP)
+    return knobs
+
+
+OTHER_BYTES = 24 << 10
+"""Of shared memory, for the row's own values, fragments of them for tensor cores, and the choice of pages."""
+
+
+def shortlists(f: Function) -> list[flow.Shortlist]:
+    """The shortlists of a kernel, whose lists are in shared memory."""
+    return [o for o in f.ops if isinstance(o, flow.Shortlist)]
+
+
+def list_words(f: Function) -> int:
+    """32-bit words of shared memory that those lists take."""
+    return sum(o.listed.limit for o in shortlists(f))
 
 
 @declare
@@ -78,7 +115,8 @@ class CudaSelect(Schedulable[SelectKnobs]):
         many = any(m.column_tiles * m.accumulators > 2 or m.chunks > 8 for m in matrices_of(program, f))
         words = int(f.attrs.get("page_words", 0))
         chosen = default(words, MACHINES[target.name], roomy=group <= 8, crowded=group > 32 or many)
-        return SelectKnobs(**{**chosen.attrs(), **given})
+        made = SelectKnobs(**{**chosen.attrs(), **given})
+        return fitting(program, f, MACHINES[target.name], made, made.attrs().keys() - given.keys())
 
     def space(self, program: Module, f: Function, target: Target) -> Iterable[SelectKnobs]:
         return (
@@ -92,10 +130,16 @@ class CudaSelect(Schedulable[SelectKnobs]):
         )
 
     def refuse(self, program: Module, f: Function, target: Target, knobs: SelectKnobs) -> str | None:
-        return too_many_threads(MACHINES[target.name], knobs.threads, knobs.residents)
+        machine = MACHINES[target.name]
+        listed, kept = 4 * list_words(f), 4 * knobs.chip_words
+        if listed and listed + kept > machine.cta_shared:
+            lists = f"the lists of its shortlists take {listed} bytes of shared memory, 'chip_words' {kept}"
+            return f"{lists}, and a CTA may have {machine.cta_shared}"
+        return too_many_threads(machine, knobs.threads, knobs.residents)
 
     def facts(self, program: Module, f: Function, knobs: SelectKnobs) -> dict[str, Attr]:
-        return {"bytes_in_flight": knobs.in_flight_bytes(matrices=bool(matrices_of(program, f)))}
+        made: dict[str, Attr] = {"bytes_in_flight": knobs.in_flight_bytes(matrices=bool(matrices_of(program, f)))}
+        return {**made, "list_bytes": 4 * listed} if (listed := list_words(f)) else made
 
 
 def too_many_threads(machine: Machine, threads: int, residents: int) -> str | None:

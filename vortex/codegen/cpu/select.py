@@ -20,7 +20,6 @@ from vortex.codegen.sweep import (
     Row,
     RowReader,
     Workspace,
-    is_summary,
     key_of,
     key_slot,
     left_to,
@@ -171,7 +170,7 @@ class _Kernel:
             return []
         sweeps = loads_by_loop(self.f, self.staging)
         loads = [o for o, where in sweeps.items() if isinstance(o, page.Load) and level in where]
-        return [o for o in loads if is_summary(self.args.program, o)]
+        return [o for o in loads if page.is_summary(self.args.program, o)]
 
     def _prefetch(self, o: page.Load, s: Expr) -> None:
         """Ask for a later page's summary now: pages lie anywhere, and the processor guesses within one only."""

@@ -68,6 +68,24 @@ class RowStorage:
 
 
 @dataclass(frozen=True)
+class ListStorage:
+    """The list of a shortlist, in shared memory: a word for each of its pages."""
+
+    arena: Arena
+    at: int
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.arena.f32[position + self.at]
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        put(self.arena.f32, x, position + self.at)
+
+    def put(self, page: Expr, at: Expr) -> None:
+        """Write the position of a page at its place ``at`` in the list."""
+        put(self.arena.i32, page, at + self.at)
+
+
+@dataclass(frozen=True)
 class PageTileStorage:
     """A value of the 32 pages that a warp has in hand, in the warp's shared memory: neighbours are pages."""
 

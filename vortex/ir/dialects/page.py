@@ -105,6 +105,11 @@ def is_paged(m: Module, o: Load) -> bool:
     return bool(m.decls[o.buffer].attrs["layout"] == "paged")
 
 
+def is_summary(m: Module, o: Load) -> bool:
+    """Whether a load reads a summary, which lies contiguous in memory; rows of a pool have strides of their own."""
+    return is_paged(m, o) and m.decls[o.buffer].attrs["role"] == "field"
+
+
 @op("page.load_selection")
 class LoadSelection(Op):
     """The pages that ``select`` kept for the current row."""

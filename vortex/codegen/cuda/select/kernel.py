@@ -28,20 +28,13 @@ from vortex.codegen.cuda.work_list import HEADER, SELECT, Entry, part_pages, unp
 from vortex.codegen.sweep import Row, parts_of
 from vortex.codegen.tir import T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
-from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Function, Module
-from vortex.ir.dialects import flow, page
 from vortex.schedules.cuda_select import CudaSelect, SelectKnobs
 from vortex.schedules.knobs import read_knobs
 
 
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
-    for o in f.ops:
-        rows = isinstance(o, page.Load) and program.decls[o.buffer].attrs["role"] == "pool"
-        if rows or isinstance(o, flow.Shortlist | flow.Pick):
-            why = f"{o.name} has no kernel for GPUs yet" if not rows else "rows of the pools are not read on GPUs yet"
-            raise NOT_EMITTABLE.at(o.loc, why=why, hint="compile for a CPU: --target cpu")
     args = Arguments(program)
     args.of_select(f, CudaSelect.taken())
     layout = Layout.of(program, f)
@@ -64,8 +57,8 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
     arena = Arena()
     memory = Memory.reserve(layout, args, arena, knobs)
     reserved = Reserved.take(layout, arena, cta, knobs)
-    chosen = layout.selection
-    topk = TopK.reserve(cta, arena, knobs.keys, chosen) if chosen is not None else None
+    chosen = parts_of(layout.f)
+    topk = TopK.reserve(cta, arena, knobs.keys, chosen) if chosen or reserved.lists else None
     arrived = arena.take(1)
     arena.open()
     item, h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
@@ -96,13 +89,12 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
                     cta_sync()
                 # the last item of the row does the rest; arena[arrived] is how many came before it
                 with when(T.Or(equal(parts, i32(1)), equal(arena.i32[arrived], parts - 1))):
-                    sweeps.rest()
-                    if topk is not None and chosen is not None:
-                        choices = [sweeps.choice(o, topk, best) for o in parts_of(layout.f)]
-                        topk.write(choices, row, pages, selection)
+                    sweeps.rest(topk)
+                    if topk is not None and chosen:
+                        topk.write([sweeps.choice(o, topk, best) for o in chosen], row, pages, selection)
             with other():
                 overlap_wait(knobs.overlap)
-                if topk is None:
-                    T.evaluate(0)
-                else:
+                if chosen:
                     selection.keep_all(pages)
+                else:
+                    T.evaluate(0)

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.storage import Arena, Held
 from vortex.codegen.sweep import is_for_row, selection_of
 from vortex.codegen.tir import Expr
 from vortex.codegen.values import type_of
-from vortex.ir.core import Function, Module, Op, Value
-from vortex.ir.dialects import flow, page
-from vortex.ir.staging import Staging, over_pages, stage
-from vortex.ir.types import TensorType
-from vortex.schedules.contractions import LaneGroup, Matrix, lane_group_of
-from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs, matrices_of
-
-IN_REGISTERS = 8
-"""Numbers of a page that its lane may keep in registers."""
-WIDE = 32
-"""Results of a fold over pages from which on lanes take results rather than pages."""
+from vortex.ir.core import Function, Module, Op
+from vortex.ir.dialects import flow
+from vortex.ir.staging import Staging, stage
+from vortex.schedules.contractions import LaneGroup, Matrix
+from vortex.schedules.cuda_select import SelectKnobs, lane_groups_of, matrices_of
+from vortex.schedules.page_tiles import PAGE_TILE, stays_in_lane
 
 
 @dataclass(frozen=True)
@@ -38,10 +32,8 @@ class Layout:
 
     @classmethod
     def of(cls, program: Module, f: Function) -> Layout:
-        paged = partial(page.is_paged, program)
         matrices: dict[Op, Matrix] = {m.op: m for m in matrices_of(program, f)}
-        rest = [o for o in f.ops if o not in matrices]
-        groups = {o: group for o in rest if (group := lane_group_of(o, paged)) is not None}
+        groups = {o: g for o, g in lane_groups_of(program, f).items() if o not in matrices}
         return cls(program, f, stage(f), matrices, groups)
 
     @property
@@ -69,44 +61,18 @@ class Layout:
         """Ops with one result for the row that is kept in shared memory."""
         return [o for o in self.f.ops if is_for_row(o)]
 
-    def tiles(self) -> list[Op]:
-        """Ops whose result is kept for the pages in hand."""
-        return [
-            o for o in self.f.ops
-            if o.result is not None and isinstance(o.result.type, TensorType) and over_pages(o.result)
-            and o.notes.get("in") == "tile"
-        ]  # fmt: skip
-
     def in_lane(self, o: Op) -> bool:
         """Whether a tile's value can stay with the lane that computed it: no other lane ever asks."""
-        if o in self.lane_groups or o in self.matrices or type_of(o.value).numel > IN_REGISTERS:
-            return False
-        return all(
-            u not in self.lane_groups
-            and not (u.crosses_pages() and wide(u))
-            and self.staging.loop[u] == self.staging.loop[o]
-            for u in _users(self.f, o.value)
-        )
+        return stays_in_lane(self.f, self.staging, self.together, o)
+
+    @property
+    def together(self) -> set[Op]:
+        """What several lanes do together."""
+        return {*self.matrices, *self.lane_groups}
 
     def kept(self) -> list[Op]:
         """Ops whose results later passes read."""
         return [o for o in self.f.ops if o.result is not None and o.notes.get("in") == "scratch"]
-
-
-def wide(o: Op) -> bool:
-    """Whether a fold over pages has so many results that lanes take results."""
-    return not isinstance(o, flow.Scan) and o.result is not None and type_of(o.value).numel >= WIDE
-
-
-def _users(f: Function, v: Value) -> list[Op]:
-    """The ops in which the value is looked at, through what is computed where it is used."""
-    found: list[Op] = []
-    for o in f.ops:
-        if v not in o.operands:
-            continue
-        inline = o.result is not None and (o.role == "view" or o.notes.get("in") == "inline")
-        found += _users(f, o.value) if inline and o.result is not None else [o]
-    return found
 
 
 def workspace_words(program: Module, f: Function) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vortex.codegen.cuda.cta_compute import PLAIN
 from vortex.codegen.cuda.minmax import fold_on_gpu
 from vortex.codegen.cuda.ptx import WARP, cta_sync
-from vortex.codegen.cuda.select.layout import RowMemory, wide
+from vortex.codegen.cuda.select.layout import RowMemory
 from vortex.codegen.cuda.select.page_tile import PageTile, WideTiles
 from vortex.codegen.cuda.storage import Held, RowStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
@@ -16,11 +16,12 @@ from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.sweep import mean_count
 from vortex.codegen.tiles import Take, Tiles
 from vortex.codegen.tir import F32, I32, Expr, T, equal, flat, i32, let, local, loop, put, when
-from vortex.codegen.values import Index, type_of
+from vortex.codegen.values import Index, pages_on, type_of
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
+from vortex.ir.staging import axis_of
 from vortex.ir.types import TensorType
-from vortex.schedules.cuda_select import PAGE_TILE
+from vortex.schedules.page_tiles import PAGE_TILE, wide
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,11 @@ class PageFolds:
 
         tiles.compute(o, keep)
 
-    def finish(self, o: Op, storage: RowStorage, pages: Expr) -> None:
-        """Fold the page tiles' results in one fixed tree: a warp for each element."""
-        along = _Along.of(o, self.memory)
-        page_tiles = let("slabs", rounds_of(pages, PAGE_TILE))
+    def finish(self, o: Op, storage: RowStorage, candidates: Expr) -> None:
+        """Fold the page tiles' results of a row in one fixed tree: a warp for each element."""
+        along, axis = _Along.of(o, self.memory), axis_of(o)
+        assert axis is not None
+        page_tiles = let("slabs", rounds_of(pages_on(axis, candidates), PAGE_TILE))
         acc = local("acc", 1, along.kind)
         with loop("result_round", -(-along.numel // self.cta.warps)) as turn:
             e = let("result", turn * self.cta.warps + self.cta.warp)
@@ -105,7 +107,7 @@ class PageFolds:
                         put(acc, along.take(acc[0], along.get(page_tile, e)), 0)
                 whole = warp_fold(acc[0], along.take, f"{o.value.name}_all")
                 if isinstance(o, flow.ReduceMean):
-                    whole = whole / mean_count(o, pages)
+                    whole = whole / mean_count(o, candidates)
                 with when(equal(self.cta.lane, i32(0))):
                     storage.store(whole if along.kind == F32 else T.reinterpret(F32, whole), i32(0), i32(0), e)
 

@@ -23,6 +23,7 @@ from vortex.codegen.cuda.ptx import WARP
 from vortex.codegen.tiles import Fold, extents
 from vortex.codegen.tir import Expr, T, i32, let, local, loop, nest, put, unflat, when
 from vortex.codegen.values import Index
+from vortex.ir.core import Value
 
 RESULTS = 4
 """Results for one page that a lane accumulates side by side."""
@@ -30,24 +31,28 @@ RESULTS = 4
 
 @dataclass(frozen=True)
 class PageTile:
-    """The pages that a warp has at hand: candidates ``[start, start + 32)``, of which ``count`` exist."""
+    """The pages that a warp has at hand: ``[start, start + 32)`` of candidates or of a shortlist; ``count`` exist."""
 
     start: Expr
     count: Expr
     lane: Expr
     last: Expr
-    """The last candidate of the work item; lanes beyond it repeat it, and their results go nowhere."""
+    """The last page of the work item; lanes beyond it repeat it, and their results go nowhere."""
     position: Expr
-    """The candidate that is this lane's page."""
+    """Where this lane's page stands among those that the sweep goes over."""
     is_page: Expr
     """Whether this lane has a page of its own, rather than a repeated one."""
+    found: dict[Value, Expr] = field(default_factory=dict)
+    """What stands there in each list that is read: a candidate, or a position on the axis above."""
+    candidate: Expr | None = None
+    """The candidate that is this lane's page, where it was looked up in the page table."""
     physical: Expr | None = None
     """This lane's physical page, or physical block where pages have several, where it was looked up."""
     record: Expr | None = None
     """``physical * KV heads + head``: where the summaries of this lane's page lie in every field."""
 
     def position_of(self, slot: Expr) -> Expr:
-        """The candidate that is page ``slot`` of the page tile."""
+        """Where page ``slot`` of the page tile stands."""
         return T.min(self.start + slot, self.last)
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import quotient, remainder
+from vortex.codegen.cuda.ptx import quotient, remainder, wide
 from vortex.codegen.cuda.select.layout import Layout
 from vortex.codegen.cuda.select.tensor_core import Contractions
-from vortex.codegen.cuda.storage import Arena, RowStorage
+from vortex.codegen.cuda.storage import Arena, ListStorage, RowStorage
 from vortex.codegen.cuda.vector_load import unpack
 from vortex.codegen.cuda.warp import Cta
 from vortex.codegen.sweep import Here, RowReader, page_ops
 from vortex.codegen.tiles import require_emittable
-from vortex.codegen.tir import Expr, T, i32
+from vortex.codegen.tir import Buffer, Expr, T, i32
 from vortex.codegen.values import Index, type_of
-from vortex.ir.core import Module, Value
-from vortex.ir.dialects import page
+from vortex.ir.core import Decl, Module, Value
+from vortex.ir.dialects import flow, page
 from vortex.ir.types import bf16, f16
-from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs
+from vortex.schedules.cuda_select import SelectKnobs, shortlists
+from vortex.schedules.page_tiles import PageTiles
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,15 @@ class Reserved:
 
     rows: dict[Value, RowStorage]
     """Of values of the row."""
-    page_tiles: dict[Value, int]
+    page_tiles: PageTiles
     """Where values of a page tile begin in the words of a warp."""
-    page_tile_words: int
-    """Words of each warp."""
     page_tiles_at: int
     inputs: dict[str, int]
     """Inputs of the row that go through shared memory, by buffer: they are asked for first and used last."""
     contractions: dict[int, Contractions]
     """What tensor cores do in each sweep."""
+    lists: dict[flow.Shortlist, ListStorage]
+    """Of each shortlist, a word for each of its pages."""
 
     @classmethod
     def take(cls, layout: Layout, arena: Arena, cta: Cta, knobs: SelectKnobs) -> Reserved:
@@ -42,13 +43,8 @@ class Reserved:
         for o in layout.f.ops:
             require_emittable(o)
         rows = {o.value: RowStorage(arena, arena.take(max(1, type_of(o.value).numel))) for o in layout.per_row()}
-        page_tiles: dict[Value, int] = {}
-        words = 0
-        for o in layout.tiles():
-            if not layout.in_lane(o):
-                page_tiles[o.value] = words
-                words += max(1, type_of(o.value).numel) * PAGE_TILE
-        page_tiles_at = arena.take(words * cta.warps)
+        page_tiles = PageTiles.of(layout.f, layout.staging, layout.together)
+        page_tiles_at = arena.take(page_tiles.words(cta.warps))
         inputs: dict[str, int] = {}
         for o in layout.f.ops:
             if isinstance(o, page.Load) and _stageable(layout.program, o):
@@ -59,7 +55,8 @@ class Reserved:
             ops = page_ops(layout.f, layout.staging, level)
             if mine := [m for o, m in layout.matrices.items() if o in ops]:
                 contractions[level] = Contractions.reserve(mine, arena, knobs.ahead)
-        return cls(rows, page_tiles, words, page_tiles_at, inputs, contractions)
+        lists = {o: ListStorage(arena, arena.take(o.listed.limit)) for o in shortlists(layout.f)}
+        return cls(rows, page_tiles, page_tiles_at, inputs, contractions, lists)
 
 
 def _stageable(program: Module, o: page.Load) -> bool:
@@ -76,6 +73,8 @@ class GpuReader(RowReader):
 
     arena: Arena
     inputs: dict[str, int]
+    pools: dict[str, Buffer]
+    """The memory of each pool as one row of elements: TVM's buffers have no strides on a GPU."""
 
     def load(self, o: page.Load, index: Index, here: Here | None = None) -> Expr:
         if o.buffer not in self.inputs:
@@ -84,3 +83,10 @@ class GpuReader(RowReader):
         word = self.arena.u32[quotient(index[0] * t.tile[1] + index[1], i32(2)) + self.inputs[o.buffer]]
         odd = remainder(index[1], i32(2)) > 0
         return T.Select(odd, unpack(word, 1, t.dtype), unpack(word, 0, t.dtype))
+
+    def row_of(self, pool: Decl, where: tuple[Expr, ...]) -> Expr:
+        steps = self.args.buffers[pool.name].strides
+        element: Expr = T.int64(0)
+        for i, step in zip(where, steps, strict=True):
+            element = element + wide(i) * step
+        return self.pools[pool.name][element]

@@ -1,5 +1,8 @@
 """The sweeps of ``select`` over the candidates of a row, by the warps of a CTA: everything from summaries to keys.
 
+A sweep over the pages of a shortlist is the same with the list between a page and where it lies: position -> candidate
+-> physical page. The CTA that arrives last does it alone, for it has all keys that the list is chosen by.
+
 The pages of a sweep are dealt out to the warps in page tiles of 32:
 
     candidates   begin ..   + 32 ..    + 64 ..    + 96 ..   + 128 ..
@@ -25,6 +28,7 @@ from vortex.codegen.cuda.select.tensor_core import Pipeline
 from vortex.codegen.cuda.select.topk import Choice, TopK
 from vortex.codegen.cuda.storage import Arena, Held, LaneStorage, PageTileStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
+from vortex.codegen.narrow import STORAGE
 from vortex.codegen.scalar import convert
 from vortex.codegen.sweep import (
     Here,
@@ -33,16 +37,21 @@ from vortex.codegen.sweep import (
     key_of,
     key_slot,
     left_to,
+    list_of_loads,
+    lists_of,
+    lists_read,
     page_ops,
     parts_of,
     row_ops,
     wanted,
 )
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, equal, i32, let, local, loop, put, when
-from vortex.codegen.values import Index, type_of
+from vortex.codegen.values import Index, pages_on, type_of
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.schedules.cuda_select import PAGE_TILE, SelectKnobs
+from vortex.ir.types import S, Sym
+from vortex.schedules.cuda_select import SelectKnobs
+from vortex.schedules.page_tiles import PAGE_TILE
 
 
 @dataclass(frozen=True)
@@ -60,9 +69,11 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """One sweep over candidates ``[begin, end)``, as this warp takes part in it."""
+    """One sweep over pages ``[begin, end)`` of an axis, as this warp takes part in it."""
 
     level: int
+    axis: Sym
+    """The pages that it goes over: the candidates, or those of a shortlist."""
     begin: Expr
     end: Expr
     rounds: Expr
@@ -116,22 +127,30 @@ class Sweeps:
         layout, arena = memory.layout, memory.arena
         of_row = RowMemory(memory, row.index, on_chip)
         workspace = Workspace(args, layout.page_words, wide(row.index))
-        reader = GpuReader(args, row, workspace, arena, reserved.inputs)
+        loads = [o for o in layout.f.ops if isinstance(o, page.Load) and page.is_paged(layout.program, o)]
+        pools, views = {}, {}
+        for load in loads:
+            if page.is_summary(layout.program, load):
+                views[load.buffer] = flat_view(args.buffers[f"field.{load.buffer}"], U32, 16)
+            else:
+                t = args.type_of(load.buffer)
+                pools[load.buffer] = flat_view(args.buffers[load.buffer], STORAGE[t.dtype.name], t.dtype.bytes)
+        reader = GpuReader(args, row, workspace, arena, reserved.inputs, pools)
         leaves = {**args.place(row.head), "page_count": row.scored, "first_page": row.first}
         values = StoredValues(reader.load, constants=args.constants, leaves=leaves, parameters=args.parameters)
-        loads = [o for o in layout.f.ops if isinstance(o, page.Load) and page.is_paged(layout.program, o)]
-        views = {o.buffer: flat_view(args.buffers[f"field.{o.buffer}"], U32, 16) for o in loads}
         folds = PageFolds(values, of_row, cta)
         block = Block(values, BlockTiles(values, PLAIN, cta=cta))
         for o in layout.kept():
             values.storages[o.value] = of_row.of_page(o.notes["slot"])
-        for v, at in reserved.page_tiles.items():
-            base = let(f"{v.name}_slab", cta.warp * reserved.page_tile_words + (reserved.page_tiles_at + at))
-            values.storages[v] = PageTileStorage(arena, base)
+        tiles = reserved.page_tiles
+        for places, words in ((tiles.of_candidates, tiles.candidate_words), (tiles.of_lists, tiles.list_words)):
+            for v, at in places.items():
+                base = let(f"{v.name}_slab", cta.warp * words + (reserved.page_tiles_at + at))
+                values.storages[v] = PageTileStorage(arena, base)
         return cls(args, layout, reserved, of_row, arena, cta, knobs, row, reader, views, values, folds, block)
 
-    def keys(self, o: flow.Part) -> Held:
-        """Where the keys of the row's pages are kept for a part of the selection."""
+    def keys(self, o: flow.Ranking) -> Held:
+        """Where the keys of the row's pages are kept for a part of the selection, or for a shortlist."""
         return self.memory.of_page(key_slot(self.layout.f, o))
 
     def choice(self, o: flow.Part, topk: TopK, most: Expr) -> Choice:
@@ -180,10 +199,15 @@ class Sweeps:
     # the sweeps in order
 
     def first(self, begin: Expr, end: Expr, wait: Callable[[], None]) -> None:
-        """Do what needs no other page: sweep 0 over ``[begin, end)``, and a barrier.
+        """Do what needs no other page: sweep 0 over candidates ``[begin, end)``, and a barrier.
 
         Until it calls ``wait`` it reads what ``plan`` wrote and nothing else.
         """
+        if self._lists_first:
+            wait()
+            self._put_inputs(self._ask_inputs())
+            cta_sync()
+            return
         sweep = self._open(0, begin, end)
         wait()
         asked = self._ask_inputs()
@@ -195,22 +219,62 @@ class Sweeps:
             self._per_page(sweep)
         cta_sync()
 
-    def rest(self) -> None:
+    @property
+    def _lists_first(self) -> bool:
+        """Whether even sweep 0 goes over a shortlist, that of a kernel before: it is left to the last CTA, too."""
+        return self._axis(0) != S
+
+    def _axis(self, level: int) -> Sym:
+        """The pages that a sweep goes over; behind the last sweep, the candidates."""
+        axes = self.layout.staging.axes
+        return axes[level] if level < len(axes) else S
+
+    def rest(self, topk: TopK | None) -> None:
         """Do all later sweeps, over the whole row; then all threads find all keys."""
         staging = self.layout.staging
-        for level in range(1, staging.loops + 1):
-            sweep = self._open(level, i32(0), self.row.scored)
+        for level in range(0 if self._lists_first else 1, staging.loops + 1):
+            self._before_lists_are_read(level, topk)
+            sweep = self._open(level, i32(0), pages_on(self._axis(level), self.row.scored))
             self._fill(sweep)
             self._per_row(level, i32(0))
             if level < staging.loops:
                 for o in self.layout.f.ops:
                     if isinstance(o, flow.Scan) and o.crosses_pages() and staging.loop[o] == level:
                         self.block.sync()
-                        self.folds.prepare(o, self.row.scored, self._lanes_on)
+                        self.folds.prepare(o, sweep.end, self._lanes_on)
                 self.block.sync()
                 self._per_page(sweep)
                 if level + 1 < staging.loops or self._completed(level + 1) or self.layout.selection is not None:
                     cta_sync()
+
+    # lists of pages
+
+    def _before_lists_are_read(self, level: int, topk: TopK | None) -> None:
+        """Choose the shortlists whose scores are complete, and make ready what sweep ``level`` over a list writes."""
+        listed = [o for o in parts_of(self.layout.f) if o.near is not None and self.layout.staging.loop[o] == level]
+        for part in listed:
+            self._clear_keys(part)
+        made = lists_of(self.layout.f, self.layout.staging, level)
+        for o in made:
+            assert topk is not None
+            self._list(o, topk)
+        if listed and not made:
+            cta_sync()
+
+    def _list(self, o: flow.Shortlist, topk: TopK) -> None:
+        """Choose the pages of a shortlist by their keys, ascending; then all threads find them."""
+        ranked, to = type_of(o.score).pages, self.reserved.lists[o]
+        assert ranked is not None
+        keys = topk.load(self.keys(o), let("ranked", pages_on(ranked, self.row.scored)))
+        topk.take(keys, let("wanted", pages_on(o.listed, self.row.scored)), to.put)
+        self.values.storages[o.value] = to
+        cta_sync()
+
+    def _clear_keys(self, o: flow.Part) -> None:
+        """Leave the least key, 0, for all candidates of a part that chooses among those of a shortlist."""
+        keys = self.keys(o)
+        with self.cta.share("s", self.row.scored) as s:
+            keys.set(T.float32(0), s)
 
     def _completed(self, level: int) -> list[Op]:
         """Ops with a result for the row whose operands are complete after sweep ``level - 1``."""
@@ -239,16 +303,17 @@ class Sweeps:
 
     def _open(self, level: int, begin: Expr, end: Expr) -> _Sweep:
         """Find this warp's pages of a sweep, before what is computed once for the row."""
+        axis = self._axis(level)
         page_tiles = let("slabs", rounds_of(end - begin, PAGE_TILE))
         rounds = let("rounds", rounds_of(page_tiles - self.cta.warp, self.cta.warps))
         work = self.reserved.contractions.get(level)
         if work is None:
-            return _Sweep(level, begin, end, rounds, None)
+            return _Sweep(level, axis, begin, end, rounds, None)
         record, later = local("record_here", 1, I32), local("page_later", 1, I32)
         put(record, i32(0), 0)
         put(later, i32(0), 0)
         pipeline = Pipeline.open(work, self.arena, self.cta, self.views)
-        sweep = _Sweep(level, begin, end, rounds, _Contracting(pipeline, record, later))
+        sweep = _Sweep(level, axis, begin, end, rounds, _Contracting(pipeline, record, later))
         with when(rounds > 0):
             put(record, self._record(self._physical(sweep, i32(0))), 0)
             put(later, self._physical(sweep, i32(1)), 0)
@@ -261,18 +326,26 @@ class Sweeps:
                 sweep.contractions.pipeline.fill(sweep.contractions.record[0])
 
     def _start(self, sweep: _Sweep, turn: Expr) -> Expr:
-        """The first candidate of this warp's page tile number ``turn``."""
+        """The first page of this warp's page tile number ``turn``."""
         return (turn * self.cta.warps + self.cta.warp) * PAGE_TILE + sweep.begin
 
     def _physical(self, sweep: _Sweep, turn: Expr) -> Expr:
         """The physical page of this lane in the warp's page tile ``turn``, or its physical block where pages have
         several; beyond the last page, the last.
         """
-        position = T.min(self._start(sweep, turn) + self.cta.lane, sweep.end - 1)
+        return self._physical_of(self._candidate(sweep, T.min(self._start(sweep, turn) + self.cta.lane, sweep.end - 1)))
+
+    def _candidate(self, sweep: _Sweep, position: Expr) -> Expr:
+        """The candidate at a position of what a sweep goes over, by the list with which it finds what it loads."""
+        by = list_of_loads(self.layout.program, self.layout.f, sweep.axis)
+        return position if by is None else self.values.read(by, [position])
+
+    def _physical_of(self, candidate: Expr) -> Expr:
+        """The physical page, or block, of a candidate."""
         table, request, each = self.args.buffers["page_table"], wide(self.row.request), self.args.page_blocks
         if each == 1:
-            return early("physical", table, request, self.row.first + position)
-        logical = let("logical_block", self.row.first + position)
+            return early("physical", table, request, self.row.first + candidate)
+        logical = let("logical_block", self.row.first + candidate)
         return early("physical", table, request, quotient(logical, each)) * each + remainder(logical, each)
 
     def _record(self, physical: Expr) -> Expr:
@@ -311,11 +384,14 @@ class Sweeps:
         lane, last = self.cta.lane, let("last", sweep.end - 1)
         position = let("position", T.min(start + lane, last))
         is_page = let("is_page", lane < count)
+        found = {v: let("near", self.values.read(v, [position])) for v in lists_read(self.layout.f, sweep.axis)}
         if not looks_up:
-            return PageTile(start, count, lane, last, position, is_page)
-        physical = let("page", self._physical(sweep, turn))
+            return PageTile(start, count, lane, last, position, is_page, found)
+        by = list_of_loads(self.layout.program, self.layout.f, sweep.axis)
+        physical = let("page", self._physical(sweep, turn) if by is None else self._physical_of(found[by]))
         record = let("record_of_lane", self._record(physical))
-        return PageTile(start, count, lane, last, position, is_page, physical, record)
+        candidate = position if by is None else found[by]
+        return PageTile(start, count, lane, last, position, is_page, found, candidate, physical, record)
 
     def _contract(self, sweep: _Sweep, work: _Contracting, page_tile: PageTile, turn: Expr) -> None:
         """Do the contractions of a page tile, and start the loads of the next."""
@@ -377,7 +453,7 @@ class Sweeps:
                 warp_sync()
             with when(page_tile.is_page):
                 self.reader.store(o, tiles)
-        elif isinstance(o, flow.Part):
+        elif isinstance(o, flow.Ranking):
             self._write_key(o, tiles, page_tile.is_page)
         elif isinstance(o, flow.Scan) and o.carries():
             self._open_lane_storage(o)
@@ -402,8 +478,11 @@ class Sweeps:
 
     def _of_page_tile(self, page_tile: PageTile) -> StoredValues:
         """The values, which are read for the pages of a page tile."""
-        here = Here(page_tile.position, self._place(page_tile.physical))
-        return replace(self.values, read_load=partial(self.reader.load, here=here))
+        here = None
+        if page_tile.candidate is not None:
+            here = Here(page_tile.candidate, self._place(page_tile.physical))
+        found = {v: (page_tile.position, at) for v, at in page_tile.found.items()}
+        return replace(self.values, read_load=partial(self.reader.load, here=here), found=found)
 
     def _lanes(self, page_tile: PageTile) -> LaneTiles:
         """Tiles where each lane has its page of a page tile."""
@@ -425,8 +504,11 @@ class Sweeps:
             unpacked=self.knobs.unpacked,
         )
 
-    def _write_key(self, o: flow.Part, tiles: LaneTiles, is_page: Expr) -> None:
-        """Keep the keys of the lanes' pages."""
+    def _write_key(self, o: flow.Ranking, tiles: LaneTiles, is_page: Expr) -> None:
+        """Keep the keys of the lanes' pages; in the selection, at the places of their candidates."""
         score = convert(tiles.values.read(o.scored, [tiles.position]), F32)
+        place = tiles.position
+        if isinstance(o, flow.Part) and o.near is not None:
+            place = tiles.values.place(o.near, place)
         with when(is_page):
-            self.keys(o).set(T.reinterpret(F32, key_of(o, score)), tiles.position)
+            self.keys(o).set(T.reinterpret(F32, key_of(o, score)), place)

@@ -54,7 +54,7 @@ from vortex.ir.core import Value
 from vortex.ir.dialects import flow
 from vortex.ir.types import Sym
 from vortex.schedules.contractions import COLUMNS, PIECES, Matrix
-from vortex.schedules.cuda_select import PAGE_TILE
+from vortex.schedules.page_tiles import PAGE_TILE
 
 ROWS = 16
 """Pages on M of one product."""

@@ -75,10 +75,10 @@ class TopK:
     share: Share | None
 
     @classmethod
-    def reserve(cls, cta: Cta, arena: Arena, held: int, chosen: flow.Selection) -> TopK:
-        """Take the shared memory that ``chosen`` takes."""
+    def reserve(cls, cta: Cta, arena: Arena, held: int, parts: Sequence[flow.Part]) -> TopK:
+        """Take the shared memory that it takes to choose pages for shortlists, and the ``parts`` of a selection."""
         kth, shortlist = KthKey.reserve(cta, arena), Shortlist.reserve(cta, arena)
-        shares = any(o.share for o in chosen.parts)
+        shares = any(o.share for o in parts)
         return cls(cta, held, kth, shortlist, Share.reserve(cta, arena) if shares else None)
 
     def load(self, keys: Held, scored: Expr) -> RowKeys:
@@ -108,12 +108,16 @@ class TopK:
         def put_chosen(s: Expr, at: Expr) -> None:
             to.place(first + s, first + at)
 
-        few, count = self._list(mine, best)
+        self.take(mine, best, put_chosen)
+
+    def take(self, keys: RowKeys, best: Expr, place: Callable[[Expr, Expr], None]) -> None:
+        """Call ``place(page, n)`` for the ``best`` best pages by their keys, n counting pages as they ascend."""
+        few, count = self._list(keys, best)
         with choose(few) as (then, other):
             with then():
-                self.shortlist.take(count, best, put_chosen)
+                self.shortlist.take(count, best, place)
             with other():
-                self._sweep(mine, best, put_chosen)
+                self._sweep(keys, best, place)
 
     def _list(self, keys: RowKeys, best: Expr) -> tuple[Expr, Expr]:
         """Whether all that may be among the best fit on the shortlist, and how many that are."""
