@@ -589,6 +589,12 @@ UNKNOWN_MODEL = kind(
     "smollm2, a folder of a Hugging Face causal LM, or a name in the Hugging Face cache; nothing is downloaded",
 )
 MODEL_REFUSED = kind("VX9103", "model that cannot be evaluated", "model '{name}': {why}", "{hint}")
+PROMPT_TOO_SHORT = kind(
+    "VX9104",
+    "task does not fit into its prompt",
+    "task '{task}' has no question that fits into {tokens} tokens with its answer",
+    "more --tokens, or another of --tasks",
+)
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
