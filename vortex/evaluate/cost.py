@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from vortex.ir.core import Module
 
 LAUNCH = 5.0e-6
-"""Seconds that each kernel of a layer takes beside its bytes: launch, work lists, choosing the best pages. Fitted to the
-layers of bench/results/h200/layer.json, from 1 request to 128."""
+"""Seconds that each kernel of a layer takes beside its bytes: launch, work lists, choosing the best pages. Fitted to
+the layers of bench/results/h200/layer.json, from 1 request to 128."""
 
 
 @dataclass(frozen=True)
