@@ -59,14 +59,15 @@ def evaluation(
 ) -> Iterator[Outcome]:
     """As a run gives them: three tasks at two lengths, perplexity without answers, a task that the model cannot do."""
     random = np.random.default_rng(0)
-    lanes = [DENSE, *(Lane(r, b) for r in ("oracle", "random", "recent", *flows) for b in budgets)]
+    rules = ("oracle", "random", "recent", *flows)
+    lanes = [DENSE, *(Lane(r, b) for r in rules for b in budgets)]
     for length in (4096, 8192):
         for task, able in (("niah_single", 0.9), ("niah_multikey", 0.7), ("frequent_words", 0.1), ("perplexity", 1.0)):
             for index in range(prompts):
                 luck = random.random()
-                for n, lane in enumerate(lanes):
+                for lane in lanes:
                     sure = lane.rule in ("dense", "oracle")
-                    worse = 0.3 + 0.7 * (n * 7 % 11) / 11
+                    worse = 0.0 if sure else 1 - 0.7 * rules.index(lane.rule) / len(rules)
                     bad = 0.0 if sure else max(0.0, worse - 0.1 * math.log2(lane.budget))
                     mass = np.clip(1 - bad * random.random((LAYERS, HEADS)), 0, 1)
                     score = math.nan if task == "perplexity" else float(luck < able - bad)

@@ -9,7 +9,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       heads.forEach((h) => h.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const value = (row) => {
-        const text = row.cells[column].textContent, number = parseFloat(text);
+        const text = row.cells[column].textContent, number = parseFloat(text.replace("<", ""));
         return head.classList.contains("n") ? (isNaN(number) ? null : number) : text;
       };
       const sorted = [...body.rows].map((row) => [value(row), row]).sort(([a], [b]) => {
