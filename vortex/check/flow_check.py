@@ -24,6 +24,7 @@ from vortex.flow.flow import vFlow
 from vortex.flow.trace import trace
 from vortex.install.scratch import scratch_folder
 from vortex.ir.core import Module
+from vortex.ir.dialects.page import pages_of
 from vortex.ir.types import TensorType
 from vortex.runtime.decoder import load
 from vortex.spec import Spec
@@ -218,7 +219,7 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
     """Bytes and remarks, at the report's own shape."""
     report.kernels = count_step(program, report.spec, report.tokens, budget)
     sizes: Mapping[str, int] = {
-        d.name: d.type.tile_bytes
+        d.name: d.type.tile_bytes // pages_of(d).blocks  # of a block, where pages have several
         for d in program.declared("buffer")
         if isinstance(d.type, TensorType) and d.attrs["layout"] == "paged"
     }
