@@ -143,6 +143,10 @@ class Cap:
         end = max(0, n - budget.recent) // self.whole * self.whole
         return range(first, max(first, end))
 
+    def kept(self, budget: Budget, n: int) -> int:
+        """The most pages that are selected of just ``n``."""
+        return min(n, n - len(self.candidates(budget, n)) + self.most(budget, n))
+
     def scored(self, budget: Budget, n: int) -> int:
         """How many of ``n`` pages are scored."""
         candidates = len(self.candidates(budget, n))

@@ -38,7 +38,7 @@ class Exact(vortex.vFlow):
         return {"hi": page.k.amax(0), "sum": page.block.k.sum(0)}
 
     def forward_indexer(self, q: Any, cache: Any) -> Any:
-        first = (cache.hi * q.amax(0)).sum(-1) - 2 * (vortex.page_index() % 3)  # over pages
+        first = (cache.hi * q.amax(0)).sum(-1) - 2 * (vortex.page_index() % 5)  # over pages
         near = vortex.shortlist(first, pages=5)
         second = first[near] + (cache.hi[near] * q[0]).amax(-1)
         nearer = vortex.shortlist(second - second.sum(0), pages=3)

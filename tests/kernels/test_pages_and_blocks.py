@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,17 @@ import torch
 
 from tests.flow.pages_and_blocks import FLOWS, Pyramid
 from tests.kernels import test_flows
-from vortex.budget import Budget
+from vortex.budget import Budget, Cap
 from vortex.check.verdict import judge
+from vortex.codegen import values
+from vortex.codegen.arguments import Arguments
+from vortex.codegen.tir import T, i32, tirx
+from vortex.codegen.values import Values
 from vortex.driver import compile_flow
+from vortex.errors import VortexError
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
+from vortex.ir.dialects import page
 from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.paged_cache import PagedCache
 from vortex.spec import Spec
@@ -72,6 +79,40 @@ def test_steps_one_after_another(tmp_path: Path) -> None:
     found, _ = judge(decoder, trace(Pyramid, spec), [62, 63, 14, 700, 1279], steps=4)
     for name, verdict in found.items():
         assert verdict.good(spec.dtype), f"{name}: {verdict.why()}"
+
+
+def _another_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Values._block_of
+    monkeypatch.setattr(Values, "_block_of", lambda self, o, i: right(self, o, T.bitwise_or(i, tirx.const(1, i.ty))))
+
+
+def _another_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Arguments.look_up_page
+    monkeypatch.setattr(Arguments, "look_up_page", lambda self, r, p, name="": right(self, r, T.max(p, i32(1)), name))
+
+
+def _candidates_in_the_midst_of_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page.Plan, "cap", property(lambda self: Cap(self.budgets, self.pages, self.always)))
+
+
+def _first_index_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "first_of", lambda o, first: first)
+
+
+PLANTED = (_another_block, _another_page, _candidates_in_the_midst_of_pages, _first_index_in_blocks)
+
+
+@pytest.mark.parametrize("fault", PLANTED, ids=lambda f: f.__name__)
+def test_planted_faults_are_seen(
+    fault: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    spec = Spec(page_size=16, block_size=4, head_dim=16, group=2, dtype="f32")
+    with monkeypatch.context() as planted:
+        fault(planted)
+        decoder = compiled("Exact", tmp_path, spec)
+    with pytest.raises((AssertionError, VortexError)):
+        test_flows.check_step(FLOWS["Exact"], decoder, Budget(3, sink=5, recent=2), "HND", integers=True)
 
 
 def test_pools_of_fields(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from vortex.budget import Budget
 from vortex.check.weights import random_parameters
 from vortex.ir.core import Module
 from vortex.ir.dialects.page import cap_of, of_whole_pages
+from vortex.ir.interpret import held_as
 from vortex.ir.interpret_page import Batch, Counts, run_program
 from vortex.ir.numerics import narrow
 from vortex.ir.types import TensorType
@@ -80,7 +81,7 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
             tile = (blocks, *d.type.tile) if blocks > 1 and not of_whole_pages(d) else d.type.tile
             if d.attrs["role"] == "pool":
                 tile = (spec.page_size, *d.type.tile[1:])
-            paged[d.name] = np.asarray(narrow(numbers(pages, 1, *tile), d.type.dtype), np.float32)
+            paged[d.name] = np.asarray(narrow(numbers(pages, 1, *tile), d.type.dtype), held_as(d.type.dtype))
         if d.attrs["role"] == "state":
             assert isinstance(d.type, TensorType)
             lead = (1, 1, pages * blocks) if d.attrs["layout"] == "entry" else (1, 1)
