@@ -172,9 +172,11 @@ def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
         x = b.paged[name]
         if name in whole:
             return x[pages, h]
-        if name in ("k", "v", "latent") and each > 1:
+        if name not in ("k", "v", "latent"):
+            return x[where]
+        if each > 1:
             x = x.reshape(*x.shape[:2], each, -1, x.shape[-1])
-        return x[where]
+        return x[where] * b.scale_of(name)
 
     fields = [seen(a.name) for a in index.args[1:]]
     (best,) = run_function(index, [b.q[r, h * group : (h + 1) * group], *fields], flow, first=first, **place(b, h))

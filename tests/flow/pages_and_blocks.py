@@ -58,7 +58,7 @@ class Beside(vortex.vFlow):
         return {"mean": page.block.k.sum(0), "top": page.v.amax()}
 
     def forward_indexer(self, q: Any, cache: Any) -> Any:
-        ceiling = cache.top.amax(0)
+        ceiling = cache.top.amax(0) + cache.top.shape[0] - vortex.block_index().amin(0)
         return vortex.topp((cache.mean @ q.sum(0)).clamp(min=0) + ceiling.clamp(min=0), 0.75)
 
 
@@ -77,6 +77,22 @@ class Wide(vortex.vFlow):
         return vortex.union(
             vortex.topk((cache.k[near] @ q[0]).amax(1), pages=5), vortex.topk(cache.v[near].amax((1, 2)), pages=3)
         )
+
+
+class Latent(vortex.vFlow):
+    """The same way down under MLA: the range of whole latent rows, then the blocks' own."""
+
+    def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
+        return {"hi": vortex.Field(spec.head_dim), "sum": vortex.Field(spec.kv_lora_rank, per="block")}
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        rank = page.block.latent.shape[1] // 4 * 3
+        return {"hi": page.latent.amax(0), "sum": page.block.latent[:, :rank].sum(0)}
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        near = vortex.shortlist((cache.hi @ q.T).amax(-1), pages=3)
+        rank = cache.sum.shape[1]
+        return vortex.topk((cache.sum[near] @ q[:, :rank].T).amax(-1) + cache.latent[near].amax((1, 2)))
 
 
 FLOWS = {f.__name__: f for f in (Pyramid, Exact, Beside, Wide)}

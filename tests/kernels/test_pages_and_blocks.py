@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.flow.pages_and_blocks import FLOWS, Pyramid
+from tests.flow.pages_and_blocks import FLOWS, Latent, Pyramid
 from tests.kernels import test_flows
 from vortex.budget import Budget, Cap
 from vortex.check.verdict import judge
@@ -79,6 +79,16 @@ def test_steps_one_after_another(tmp_path: Path) -> None:
     found, _ = judge(decoder, trace(Pyramid, spec), [62, 63, 14, 700, 1279], steps=4)
     for name, verdict in found.items():
         assert verdict.good(spec.dtype), f"{name}: {verdict.why()}"
+
+
+def test_latent_rows(tmp_path: Path) -> None:
+    spec = Spec.of_latent("24+8", 3, page_size=16, block_size=4, dtype="bf16")
+    made = compile_flow(Latent, spec=spec, out=tmp_path / "flow.vxa")
+    assert made.artifact is not None
+    decoder = load(made.artifact, budget=Budget(4), debug=True)
+    found, _ = judge(decoder, trace(Latent, spec), [15, 16, 3, 16 * 20, 16 * 30 - 1], steps=4)
+    for verdict in found.values():
+        assert verdict.good(spec.dtype), verdict.why()
 
 
 def _another_block(monkeypatch: pytest.MonkeyPatch) -> None:
