@@ -355,6 +355,20 @@ ROWS_OF_ALL = kind(
     "warning",
 )
 
+PAGE_AND_BLOCK = kind(
+    "VX1093",
+    "field made from rows that are not its own",
+    "field '{name}' belongs to {of}, and is made from {rows}",
+    "{hint}",
+)
+PAGES_SELECTED = kind(
+    "VX1094",
+    "pages scored where blocks are selected",
+    "{call} is given a score of pages, {got}, and what is selected are their blocks",
+    "near = vortex.shortlist(score, pages=64), then select by a score of cache.f[near], where f has per='block', or of "
+    "cache.k[near]; or leave per= out of all fields, which then belong to blocks",
+)
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
