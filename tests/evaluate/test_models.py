@@ -1,6 +1,7 @@
 """Where models are found, what is told of them, and which are refused in plain words."""
 
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,6 +134,11 @@ def test_weights_that_are_missing(saved):
     with pytest.raises(VortexError, match="transformers does not load it") as caught:
         load_model(str(folder))
     assert caught.value.code == "VX9103"
+
+
+def test_versions_that_are_installed_by_hand_are_those_of_the_house():
+    pinned = Path(__file__).parents[2].joinpath("constraints.txt").read_text().splitlines()
+    assert {word for word in packages.DATA.split() if "==" in word} <= set(pinned)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,14 @@ def test_answers_and_pairs() -> None:
     assert f.of_dense == pytest.approx(6 / 7)
     assert f.pairs == Pairs(both=1, only_dense=2, only_this=1, neither=1, better=1, worse=2)
     assert f.pairs.p == 1.0
-    assert f.stderr == pytest.approx(math.sqrt((0.16 + 0.36 + 0.01 + 0.16 + 0.01) / 4 / 5))
+    assert f.stderr == pytest.approx(math.sqrt((3.5 / 7 - (4 / 7) ** 2) / 7)), "of 1 0 .5 1 .5 and one right, one wrong"
+
+
+def test_few_prompts_are_not_certain() -> None:
+    total = summarise(scores(DENSE, [1] * 4) + scores(QUEST, [0]), SETTINGS)
+    dense, quest = (t.figures.stderr for t in total.totals)
+    assert dense == pytest.approx(math.sqrt(5 / 36 / 6))
+    assert quest == pytest.approx(math.sqrt(2 / 9 / 3))
 
 
 def test_only_prompts_of_both_are_compared() -> None:

@@ -119,7 +119,7 @@ class Figures:
     Attributes:
         prompts: that were answered.
         answers: mean score, 0 to 1.
-        stderr: its standard error.
+        stderr: its standard error, as if one more prompt had been answered right and one more wrong.
         dense: mean score of dense attention on the same prompts.
         pairs: prompts one by one beside dense attention.
         logprob: mean log-probability of a token of the right answer, nats.
@@ -436,10 +436,10 @@ def _mean_matrix(every: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _stderr(numbers: Sequence[float]) -> float:
-    """Standard error of a mean; NaN of fewer than two."""
-    if len(numbers) < 2 or not np.isfinite(numbers).all():
+    """Standard error of a mean score, one right and one wrong answer added: four of four are not certain."""
+    if not numbers or not np.isfinite(numbers).all():
         return math.nan
-    return float(np.std(numbers, ddof=1) / math.sqrt(len(numbers)))
+    return float(np.std([*numbers, 0.0, 1.0]) / math.sqrt(len(numbers) + 2))
 
 
 def _values(p: Pairs) -> tuple[int, ...]:
