@@ -568,7 +568,8 @@ NO_COMPILED_FLOW = kind(
     "flow not compiled for this model",
     "flow '{flow}' is not compiled for this model on {target}, and no compiler is at hand",
     "run 'vortex toolchain install' once, or where vortex[compile] is installed\n       {command}\n"
-    '     and set VORTEX_CONFIG=\'{{"flow": "{out}"}}\', or set VORTEX_COMPILER to the Python of that environment',
+    '     and name {out} as the flow (SGLang: VORTEX_CONFIG=\'{{"flow": "{out}"}}\'; transformers:\n'
+    '     vortex.hf.register(flow="{out}")), or set VORTEX_COMPILER to the Python of that environment',
 )
 COMPILE_FAILED = kind(
     "VX9005", "flow did not compile at start", "compiling flow '{flow}' failed:\n{why}", "the command was: {command}"
