@@ -576,6 +576,21 @@ COMPILE_FAILED = kind(
 )
 TOOLCHAIN_FAILED = kind("VX9006", "toolchain not installed", "{step} failed:\n{why}", "{hint}")
 
+# VX91xx: vortex eval -----------------------------------------------------------------------------
+EVAL_PACKAGE = kind(
+    "VX9101",
+    "package of vortex eval not installed",
+    "{what} needs the package {package}, which is not installed",
+    "{install}",
+)
+UNKNOWN_MODEL = kind(
+    "VX9102",
+    "no such model",
+    "no model '{name}': {why}",
+    "smollm2, a folder of a Hugging Face causal LM, or a name in the Hugging Face cache; nothing is downloaded",
+)
+MODEL_REFUSED = kind("VX9103", "model that cannot be evaluated", "model '{name}': {why}", "{hint}")
+
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What a disk says that takes no more: never a mistake of ours."""
