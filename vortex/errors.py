@@ -590,6 +590,24 @@ UNKNOWN_MODEL = kind(
     "smollm2, a folder of a Hugging Face causal LM, or a name in the Hugging Face cache; nothing is downloaded",
 )
 MODEL_REFUSED = kind("VX9103", "model that cannot be evaluated", "model '{name}': {why}", "{hint}")
+PROMPT_TOO_LONG = kind(
+    "VX9121",
+    "prompt longer than the model's context",
+    "{what}, do not fit into the {context} tokens of model '{model}'",
+    "ask for fewer tokens (--tokens), or name a model of longer context (--model)",
+)
+EVAL_MEMORY = kind(
+    "VX9122",
+    "out of memory while evaluating",
+    "{what} does not fit into the memory of {device}, beside {weights} GiB of weights",
+    "K and V of a token take {row} bytes; about {tokens} tokens fit now: ask for fewer (--tokens), or free memory",
+)
+NOT_A_NUMBER = kind(
+    "VX9123",
+    "outputs that are not numbers",
+    "{lane} gave NaN or infinite outputs on prompt {index} of {task}, in layer {layer}",
+    "vortex check FLOW compares it with its own eager code; the other flows went on",
+)
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
