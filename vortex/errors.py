@@ -608,6 +608,7 @@ NOT_A_NUMBER = kind(
     "{lane} gave NaN or infinite outputs on prompt {index} of {task}, in layer {layer}",
     "vortex check FLOW compares it with its own eager code; the other flows went on",
 )
+BAD_TRACE = kind("VX9124", "not a trace of decoding steps", "{what}: {why}", "make one: vortex capture -o steps.safetensors")
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -127,12 +127,8 @@ class Random(Baseline):
         return made.to(mass.device)
 
 
-BASELINES = ("dense", "oracle", "random", "recent")
-"""What every evaluation has beside the flows."""
-
-
 def baseline(rule: str, budget: int, seed: str) -> Rule:
-    """One of :data:`BASELINES`."""
+    """One of :data:`vortex.evaluate.outcomes.BASELINES`."""
     if rule == "random":
         return Random(budget, seed)
     return Dense() if rule == "dense" else {"oracle": Oracle, "recent": Recent}[rule](budget)

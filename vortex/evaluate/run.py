@@ -18,11 +18,12 @@ from vortex.evaluate import store
 from vortex.evaluate.decode import decode
 from vortex.evaluate.flow_rules import Compiled, Eager, FlowRules
 from vortex.evaluate.lanes import Failure, Lanes
-from vortex.evaluate.outcomes import Lane, Outcome
+from vortex.evaluate.outcomes import BASELINES, Lane, Outcome
 from vortex.evaluate.prefill import PromptCache, digest, out_of_memory, require_room
 from vortex.evaluate.prompts import Prompt
-from vortex.evaluate.rules import BASELINES, Rule, baseline
+from vortex.evaluate.rules import Rule, baseline
 from vortex.evaluate.shared_pages import PAGE, SharedPages
+from vortex.evaluate.traces import Trace, judge
 from vortex.flow.flow import find_flow
 from vortex.install.cache import cache_root
 from vortex.install.identity import digest as digest_of
@@ -229,3 +230,40 @@ class Evaluation:
     def _watch(self) -> None:
         if time.monotonic() > self._end:
             raise TimeIsUp
+
+
+def judge_trace(
+    trace: Trace,
+    flows: Mapping[str, str],
+    budgets: Sequence[int],
+    backend: Backend = "compiled",
+    seed: int = 0,
+    parameters: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[list[Outcome], dict[str, VortexError]]:
+    """What the baselines and flows read of recorded steps, and what kept a flow from it; arithmetic is in f32.
+
+    Layers and heads have the numbers that they have in the trace, from 0.
+    """
+    q, k = next(iter(trace.q.values())), next(iter(trace.k.values()))
+    spec = Spec(page_size=PAGE, head_dim=int(k.shape[2]), group=int(q.shape[1] // k.shape[0]), dtype="f32")
+    make, cpu = Compiled if backend == "compiled" else Eager, torch.device("cpu")
+    ready: dict[str, FlowRules] = {}
+    failures: dict[str, VortexError] = {}
+    for rule, text in flows.items():
+        try:
+            ready[rule] = make(text, spec, int(k.shape[0]), tuple(range(len(trace.layers))), cpu, parameters)
+        except VortexError as error:
+            failures[rule] = error
+    lanes = [Lane("dense", 0), *(Lane(rule, k) for rule in (*BASELINES[1:], *ready) for k in budgets)]
+
+    def rules(pages: SharedPages) -> list[Rule]:
+        for flow in ready.values():
+            flow.begin(pages)
+        return [
+            baseline(lane.rule, lane.budget, str(seed)) if lane.rule in BASELINES else ready[lane.rule].lane(lane.budget)
+            for lane in lanes
+        ]
+
+    with torch.inference_mode():
+        made, failed = judge(trace, lanes, rules, torch.float32)
+    return made, {**failures, **failed}

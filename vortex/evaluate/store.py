@@ -63,13 +63,13 @@ class Outcomes:
 
 
 def written(outcome: Outcome) -> dict[str, object]:
-    """As JSON; numbers in 6 digits, NaN as null."""
+    """As JSON; those of layers and heads in 6 digits, NaN as null."""
     made = asdict(outcome)
     for name, x in made.items():
         if isinstance(x, np.ndarray):
             made[name] = [[_number(n) for n in row] for row in x.tolist()]
-        elif isinstance(x, float):
-            made[name] = _number(x)
+        elif isinstance(x, float) and x != x:
+            made[name] = None
     return made
 
 
