@@ -355,6 +355,20 @@ ROWS_OF_ALL = kind(
     "warning",
 )
 
+PAGE_AND_BLOCK = kind(
+    "VX1093",
+    "field made from rows that are not its own",
+    "field '{name}' belongs to {of}, and is made from {rows}",
+    "{hint}",
+)
+PAGES_SELECTED = kind(
+    "VX1094",
+    "pages scored where blocks are selected",
+    "{call} is given a score of pages, {got}, and what is selected are their blocks",
+    "near = vortex.shortlist(score, pages=64), then select by a score of cache.f[near], where f has per='block', or of "
+    "cache.k[near]; or leave per= out of all fields, which then belong to blocks",
+)
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
@@ -590,6 +604,12 @@ UNKNOWN_MODEL = kind(
     "smollm2, a folder of a Hugging Face causal LM, or a name in the Hugging Face cache; nothing is downloaded",
 )
 MODEL_REFUSED = kind("VX9103", "model that cannot be evaluated", "model '{name}': {why}", "{hint}")
+PROMPT_TOO_SHORT = kind(
+    "VX9104",
+    "task does not fit into its prompt",
+    "task '{task}' has no question that fits into {tokens} tokens with its answer",
+    "more --tokens, or another of --tasks",
+)
 PROMPT_TOO_LONG = kind(
     "VX9121",
     "prompt longer than the model's context",
@@ -608,7 +628,9 @@ NOT_A_NUMBER = kind(
     "{lane} gave NaN or infinite outputs on prompt {index} of {task}, in layer {layer}",
     "vortex check FLOW compares it with its own eager code; the other flows went on",
 )
-BAD_TRACE = kind("VX9124", "not a trace of decoding steps", "{what}: {why}", "make one: vortex capture -o steps.safetensors")
+BAD_TRACE = kind(
+    "VX9124", "not a trace of decoding steps", "{what}: {why}", "make one: vortex capture -o steps.safetensors"
+)
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -59,15 +59,16 @@ def evaluation(
 ) -> Iterator[Outcome]:
     """As a run gives them: three tasks at two lengths, perplexity without answers, a task that the model cannot do."""
     random = np.random.default_rng(0)
-    lanes = [DENSE, *(Lane(r, b) for r in ("oracle", "random", "recent", *flows) for b in budgets)]
+    rules = ("oracle", "random", "recent", *flows)
+    lanes = [DENSE, *(Lane(r, b) for r in rules for b in budgets)]
     for length in (4096, 8192):
         for task, able in (("niah_single", 0.9), ("niah_multikey", 0.7), ("frequent_words", 0.1), ("perplexity", 1.0)):
             for index in range(prompts):
                 luck = random.random()
-                for n, lane in enumerate(lanes):
-                    bad = (
-                        0.0 if lane.rule in ("dense", "oracle") else 0.8 * n / len(lanes) - 0.1 * math.log2(lane.budget)
-                    )
+                for lane in lanes:
+                    sure = lane.rule in ("dense", "oracle")
+                    worse = 0.0 if sure else 1 - 0.7 * rules.index(lane.rule) / len(rules)
+                    bad = 0.0 if sure else max(0.0, worse - 0.1 * math.log2(lane.budget))
                     mass = np.clip(1 - bad * random.random((LAYERS, HEADS)), 0, 1)
                     score = math.nan if task == "perplexity" else float(luck < able - bad)
                     yield outcome(
@@ -76,10 +77,10 @@ def evaluation(
                         score,
                         task,
                         length,
-                        logprob=-0.5 - max(bad, 0),
+                        logprob=-0.5 - bad,
                         recall=math.nan if task == "perplexity" else float(np.clip(1 - bad, 0, 1)),
                         mass=mass,
-                        error=max(bad, 0),
+                        error=bad,
                         pages=length / 16 if lane == DENSE else lane.budget + 3,
                     )
 
@@ -88,6 +89,8 @@ def costs(flows: Sequence[str] = ("quest", "mass"), budgets: Sequence[int] = (4,
     made = {DENSE: Cost(4.3e9, 1009.0, {"append": 3e5, "attend": 4.3e9})}
     for n, rule in enumerate(("oracle", "random", "recent", *flows)):
         for b in budgets:
-            size = b * 2.1e6 + n * 1e8
-            made[Lane(rule, b)] = Cost(size, 15 + size / 4.3e6, {"append": 3e5, "select": n * 1e8, "attend": b * 2.1e6})
+            size = b * 2.1e6 + (0 if n < 3 else 5e7 * 1.4 ** (n - 3))
+            made[Lane(rule, b)] = Cost(
+                size, 15 + size / 4.3e6, {"append": 3e5, "select": size - b * 2.1e6, "attend": b * 2.1e6}
+            )
     return made

@@ -126,10 +126,10 @@ def scalar_work(program: Module, f: Function) -> ScalarWork:
     counted: dict[Op, int] = {}
     for o in f.ops:
         if o.role in ("elementwise", "nest") and _spans_pages(o) and o not in matrices:
-            counted[o] = _scalar(o)
+            counted[o] = _scalar(o) // _candidates(o)
     size, conversions = 0, 0
     for load, sweeps in _field_reads(program, f):
-        size += _numel(load.value) * _dtype(load).bits * len(sweeps) // 8
+        size += _numel(load.value) * _dtype(load).bits * len(sweeps) // 8 // _candidates(load)
         if not all(o in matrices for o in f.ops if _reads(o, load)):
             conversions += _numel(load.value) * CONVERSION.get(_dtype(load).name, 0) * len(sweeps)
     return ScalarWork(counted, conversions, size)
@@ -156,6 +156,13 @@ CONVERSION = {"bf16": 1, "f16": 1, "fp8_e4m3": 4, "int8": 2, "int4": 3, "uint1":
 def scalar_rate(machine: Machine) -> float:
     """Scalar instructions a second, over all lanes: 128 lanes an SM at 1.7 GHz, an estimate."""
     return machine.sms * 128 * 1.7e9
+
+
+def _candidates(o: Op) -> int:
+    """How many candidates share what an op computes: the blocks of a page, where it is of pages of several."""
+    values = [*o.operands, *([o.result] if o.result is not None else [])]
+    axes = [v.type.pages for v in values if isinstance(v.type, TensorType)]
+    return max((axis.blocks for axis in axes if axis is not None), default=1)
 
 
 def _spans_pages(o: Op) -> bool:

@@ -178,7 +178,8 @@ def _summary(
     from vortex.install.versions import vortex_version
 
     at = Workload(target=args.target)
-    costs = {lane: cost_of_baseline(lane.rule, lane.budget, at) for lane in {o.lane for o in outcomes} if lane.rule in BASELINES}
+    baselines = {o.lane for o in outcomes if o.lane.rule in BASELINES}
+    costs = {lane: cost_of_baseline(lane.rule, lane.budget, at) for lane in baselines}
     for name, text in flows.items():
         if name in failures:
             continue

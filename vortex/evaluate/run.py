@@ -260,7 +260,9 @@ def judge_trace(
         for flow in ready.values():
             flow.begin(pages)
         return [
-            baseline(lane.rule, lane.budget, str(seed)) if lane.rule in BASELINES else ready[lane.rule].lane(lane.budget)
+            baseline(lane.rule, lane.budget, str(seed))
+            if lane.rule in BASELINES
+            else ready[lane.rule].lane(lane.budget)
             for lane in lanes
         ]
 

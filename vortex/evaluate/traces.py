@@ -201,9 +201,7 @@ def judge(
     return made, failures
 
 
-def _outcome(
-    trace: Trace, lane: Lane, recall: float, mass: np.ndarray, error: np.ndarray, pages: float
-) -> Outcome:
+def _outcome(trace: Trace, lane: Lane, recall: float, mass: np.ndarray, error: np.ndarray, pages: float) -> Outcome:
     about = trace.about
     length, index = (int(str(about.get(n, 0))) for n in ("length", "index"))
     task = str(about.get("task", "trace"))
