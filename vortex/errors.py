@@ -582,7 +582,8 @@ NO_COMPILED_FLOW = kind(
     "flow not compiled for this model",
     "flow '{flow}' is not compiled for this model on {target}, and no compiler is at hand",
     "run 'vortex toolchain install' once, or where vortex[compile] is installed\n       {command}\n"
-    '     and set VORTEX_CONFIG=\'{{"flow": "{out}"}}\', or set VORTEX_COMPILER to the Python of that environment',
+    '     and name {out} as the flow (SGLang: VORTEX_CONFIG=\'{{"flow": "{out}"}}\'; transformers:\n'
+    '     vortex.hf.register(flow="{out}")), or set VORTEX_COMPILER to the Python of that environment',
 )
 COMPILE_FAILED = kind(
     "VX9005", "flow did not compile at start", "compiling flow '{flow}' failed:\n{why}", "the command was: {command}"
@@ -608,6 +609,27 @@ PROMPT_TOO_SHORT = kind(
     "task does not fit into its prompt",
     "task '{task}' has no question that fits into {tokens} tokens with its answer",
     "more --tokens, or another of --tasks",
+)
+PROMPT_TOO_LONG = kind(
+    "VX9121",
+    "prompt longer than the model's context",
+    "{what}, do not fit into the {context} tokens of model '{model}'",
+    "ask for fewer tokens (--tokens), or name a model of longer context (--model)",
+)
+EVAL_MEMORY = kind(
+    "VX9122",
+    "out of memory while evaluating",
+    "{what} does not fit into the memory of {device}, beside {weights} GiB of weights",
+    "K and V of a token take {row} bytes; about {tokens} tokens fit now: ask for fewer (--tokens), or free memory",
+)
+NOT_A_NUMBER = kind(
+    "VX9123",
+    "outputs that are not numbers",
+    "{lane} gave NaN or infinite outputs on prompt {index} of {task}, in layer {layer}",
+    "vortex check FLOW compares it with its own eager code; the other flows went on",
+)
+BAD_TRACE = kind(
+    "VX9124", "not a trace of decoding steps", "{what}: {why}", "make one: vortex capture -o steps.safetensors"
 )
 
 
