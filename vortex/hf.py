@@ -33,8 +33,8 @@ def register(
     dense_layers: Iterable[int] = (),
     parameters: str = "",
 ) -> None:
-    """Make ``attn_implementation=name`` known to transformers; several names may differ in what follows, and a name that
-    is registered again has the new settings in models that are loaded already.
+    """Make ``attn_implementation=name`` known to transformers; several names may differ in what follows, and a name
+    that is registered again has the new settings in models that are loaded already.
 
     Args:
         name: not one of transformers' own.

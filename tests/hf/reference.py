@@ -1,4 +1,4 @@
-"""What decoding through a flow should give: the oracle over all of a request's real tokens, from nothing in each step."""
+"""What decoding through a flow should give: the oracle over a request's real tokens, from nothing in each step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Reference:
                 self.states[layer, row] = oracle.RequestState(self.flow, spec, heads)
             state = self.states[layer, row]
             scale = more.get("scaling")
-            outs.append(oracle.step(self.flow, spec, query[row, :, 0], k, v, self.budget, scale, layer, state=state).out)
+            outs.append(
+                oracle.step(self.flow, spec, query[row, :, 0], k, v, self.budget, scale, layer, state=state).out
+            )
         return torch.stack(outs)[:, None].to(query.dtype), None
 
 

@@ -1,5 +1,5 @@
-"""Tokens that ``generate`` gives through a flow: those of transformers' own attention where all pages are kept, those of
-the oracle where few are.
+"""Tokens that ``generate`` gives through a flow: those of transformers' own attention where all pages are kept, those
+of the oracle where few are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def test_with_all_pages_tokens_are_those_of_sdpa(kind: str) -> None:
     for given, more in (
         (prompts(70, 33, 90, 7), {}),
         (prompts(64, seed=1), {}),
-        (prompts(101, seed=2), {"new": 30}),
+        (prompts(41, seed=2), {"new": 30}),
         (prompts(100, 41, seed=3), {"prefill_chunk_size": 32}),
     ):
         assert torch.equal(tokens(sparse, given, **more), tokens(dense, given, **more))
@@ -49,12 +49,22 @@ def test_with_all_pages_tokens_are_those_of_sdpa(kind: str) -> None:
 def test_with_all_pages_the_oracle_gives_the_tokens_of_sdpa() -> None:
     vortex.hf.register("all", budget=1000, backend="eager")
     given = prompts(40, 27)
-    assert torch.equal(tokens(model(attention="all"), given), tokens(model(), given))
+    assert torch.equal(tokens(model(attention="all"), given, 4), tokens(model(), given, 4))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("flow", ["quest", "mass", "query_ema.py"])
-def test_with_few_pages_tokens_are_those_of_the_oracle(flow: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("flow", "backend"),
+    [
+        ("quest", "compiled"),
+        ("quest", "eager"),
+        ("mass", "compiled"),
+        ("query_ema.py", "compiled"),
+        ("query_ema.py", "eager"),
+    ],
+)
+def test_with_few_pages_tokens_are_those_of_the_oracle(
+    flow: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Batches with padding, chunks, sampling; memory that grows page by page."""
     monkeypatch.setattr(compiled, "SPARE", 1)
     where = str(EXAMPLES / flow) if flow.endswith(".py") else flow
@@ -62,11 +72,11 @@ def test_with_few_pages_tokens_are_those_of_the_oracle(flow: str, backend: str, 
     vortex.hf.register("few", flow=where, budget=FEW, page_size=PAGE, backend=backend)
     want, got, dense = model(attention="reference"), model(attention="few"), model()
     for given, more in (
-        (prompts(70, 53, 90), {}),
-        (prompts(80, seed=2), {"new": 24}),
-        (prompts(75, 41, seed=3), {"prefill_chunk_size": 32}),
-        (prompts(75, 41, seed=4), {"do_sample": True, "temperature": 0.7, "num_return_sequences": 2}),
+        (prompts(60, 53), {"prefill_chunk_size": 32}),
+        (prompts(46, seed=2), {"new": 20}),
+        (prompts(59, seed=4), {"do_sample": True, "temperature": 0.7, "num_return_sequences": 2}),
     ):
+        more = {"new": 6, **more}
         expected = tokens(want, given, **more)
         assert torch.equal(tokens(got, given, **more), expected)
         assert not torch.equal(tokens(dense, given, **more), expected), "all pages say the same: nothing is tested"
@@ -77,7 +87,7 @@ def test_a_page_that_is_shifted_by_padding_shows(monkeypatch: pytest.MonkeyPatch
     """Planted: the pages of padded requests begin at the first place of the tensors."""
     reference.register("quest", FEW, PAGE)
     vortex.hf.register("few", budget=FEW, page_size=PAGE)
-    given = prompts(70, 53, 90)
+    given = prompts(70, 53)
     want, got = model(attention="reference"), model(attention="few")
     found = attention.first_tokens
     monkeypatch.setattr(attention, "first_tokens", lambda *a: tuple(n - n % PAGE + PAGE // 2 for n in found(*a)))

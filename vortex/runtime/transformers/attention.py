@@ -2,9 +2,9 @@
 
 It is handed tensors and no cache. So each attention module gets a hook, which looks before a forward at the cache that
 the module is called with: whose it is, and whether its tensors are the very ones that the last forward left there.
-Whatever else was done to them, by reordering beams, cropping, resetting or hand, makes other tensors, or another version
-of these, and what was kept of them is made anew. (Tensors of ``torch.inference_mode`` count no versions: writing into
-those in place goes unseen.)
+Whatever else was done to them, by reordering beams, cropping, resetting or hand, makes other tensors, or another
+version of these, and what was kept of them is made anew. (Tensors of ``torch.inference_mode`` count no versions:
+writing into those in place goes unseen.)
 """
 
 from __future__ import annotations

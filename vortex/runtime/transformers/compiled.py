@@ -1,8 +1,8 @@
 """Decode steps by compiled kernels: K and V copied to pages, token by token, and a Decoder over them.
 
-transformers' cache stays the truth, for prompts are read from it by sdpa, and pools of pages are made beside it: one new
-row a step is copied. The tensors of a DynamicCache cannot be those pools, for they are other ones after each token; a
-cache class of our own could, but ``generate`` makes its cache by itself.
+transformers' cache stays the truth, for prompts are read from it by sdpa, and pools of pages are made beside it: one
+new row a step is copied. The tensors of a DynamicCache cannot be those pools, for they are other ones after each
+token; a cache class of our own could, but ``generate`` makes its cache by itself.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class CompiledPages(Pages):
             new = self._new_memory(self._columns)
             pages = [(memory.k, new.k), (memory.v, new.v), *((x, new.fields[n]) for n, x in memory.fields.items())]
             for x, y in pages:
-                y.unflatten(0, (self._batch, -1))[:, :old] = x.unflatten(0, (self._batch, -1))
+                y.view(self._batch, -1, *y.shape[1:])[:, :old] = x.view(self._batch, -1, *x.shape[1:])
             for s in self._library.manifest.states:
                 x, y = memory.state[s.name], new.state[s.name]
                 (y[:, :, :old] if s.per == "page" else y).copy_(x)

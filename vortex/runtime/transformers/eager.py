@@ -93,8 +93,9 @@ class EagerPages(Pages):
         if first == last:
             return
         for head, mine in enumerate(request.fields):
-            parts = [x[first * page : last * page, head].reshape(last - first, page, -1) for x in (k, v)]
-            new = oracle.summaries(self._flow, self._spec, *parts, layer, head, self._parameters)
+            shape = last - first, page, k.shape[-1]
+            k_pages, v_pages = (x[first * page : last * page, head].reshape(shape) for x in (k, v))
+            new = oracle.summaries(self._flow, self._spec, k_pages, v_pages, layer, head, self._parameters)
             for name, x in new.items():
                 mine[name] = torch.cat([mine[name], x]) if name in mine else x
         request.pages = last

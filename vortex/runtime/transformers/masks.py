@@ -6,6 +6,7 @@ request's first real one on, or is masked in a way that pages do not follow.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class Made:
     starts: tuple[int, ...] | None = None
 
 
-_MADE = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
+_MADE: MutableMapping[torch.Tensor, Made] = WeakTensorKeyDictionary()
 
 
 def causal_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:

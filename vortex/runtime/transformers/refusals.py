@@ -32,10 +32,12 @@ EXTRAS = {
 """Arguments that models hand to attention and that change what it computes."""
 
 HARMLESS = frozenset(
-    "is_causal sliding_window position_ids position_embeddings cache_position cache past_key_values use_cache "
-    "output_hidden_states output_router_logits return_dict logits_to_keep num_items_in_batch token_type_ids "
-    "mm_token_type_ids deterministic inputs_embeds".split()
-)
+    (
+        "is_causal", "sliding_window", "position_ids", "position_embeddings", "cache_position", "cache",
+        "past_key_values", "use_cache", "output_hidden_states", "output_router_logits", "return_dict",
+        "logits_to_keep", "num_items_in_batch", "token_type_ids", "mm_token_type_ids", "deterministic", "inputs_embeds",
+    )
+)  # fmt: skip
 """Arguments that do not, or that are looked at."""
 
 

@@ -13,9 +13,9 @@ from vortex.untrusted_json import JsonError, Length, Partial, Range, read
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``flow`` is a shipped flow's name, ``file.py``, ``file.py:name`` or an artifact ``x.vxa``, which the eager backend
-    does not take. ``page_size`` is in tokens. ``parameters`` is the file of the flow's weights, where it has some.
-    Layers in ``dense_layers`` attend to everything.
+    """``flow`` is a shipped flow's name, ``file.py``, ``file.py:name`` or an artifact ``x.vxa``, which the eager
+    backend does not take. ``page_size`` is in tokens. ``parameters`` is the file of the flow's weights, where it has
+    some. Layers in ``dense_layers`` attend to everything.
     """
 
     flow: Annotated[str, Length(1, 4096)] = "quest"
