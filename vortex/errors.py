@@ -355,6 +355,20 @@ ROWS_OF_ALL = kind(
     "warning",
 )
 
+PAGE_AND_BLOCK = kind(
+    "VX1093",
+    "field made from rows that are not its own",
+    "field '{name}' belongs to {of}, and is made from {rows}",
+    "{hint}",
+)
+PAGES_SELECTED = kind(
+    "VX1094",
+    "pages scored where blocks are selected",
+    "{call} is given a score of pages, {got}, and what is selected are their blocks",
+    "near = vortex.shortlist(score, pages=64), then select by a score of cache.f[near], where f has per='block', or of "
+    "cache.k[near]; or leave per= out of all fields, which then belong to blocks",
+)
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
@@ -593,6 +607,27 @@ HF_SETTINGS = kind(
     "{why}",
     'vortex.hf.register(flow="quest", budget=61), or config.vortex = {{"flow": "quest", "budget": 61}}; see '
     "docs/transformers.md",
+)
+
+# VX91xx: vortex eval -----------------------------------------------------------------------------
+EVAL_PACKAGE = kind(
+    "VX9101",
+    "package of vortex eval not installed",
+    "{what} needs the package {package}, which is not installed",
+    "{install}",
+)
+UNKNOWN_MODEL = kind(
+    "VX9102",
+    "no such model",
+    "no model '{name}': {why}",
+    "smollm2, a folder of a Hugging Face causal LM, or a name in the Hugging Face cache; nothing is downloaded",
+)
+MODEL_REFUSED = kind("VX9103", "model that cannot be evaluated", "model '{name}': {why}", "{hint}")
+PROMPT_TOO_SHORT = kind(
+    "VX9104",
+    "task does not fit into its prompt",
+    "task '{task}' has no question that fits into {tokens} tokens with its answer",
+    "more --tokens, or another of --tasks",
 )
 
 
