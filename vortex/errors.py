@@ -589,6 +589,25 @@ COMPILE_FAILED = kind(
     "VX9005", "flow did not compile at start", "compiling flow '{flow}' failed:\n{why}", "the command was: {command}"
 )
 TOOLCHAIN_FAILED = kind("VX9006", "toolchain not installed", "{step} failed:\n{why}", "{hint}")
+HF_VERSION = kind(
+    "VX9020",
+    "transformers without a binding",
+    "{what}; vortex.hf needs 5.20 or later, and is tested with 5.24",
+    "pip install 'transformers>=5.20'",
+)
+HF_REFUSED = kind(
+    "VX9021",
+    "not served by this attn_implementation",
+    "attn_implementation '{name}' does not serve {what}: {why}",
+    "{hint}",
+)
+HF_SETTINGS = kind(
+    "VX9022",
+    "wrong settings for transformers",
+    "{why}",
+    'vortex.hf.register(flow="quest", budget=61), or config.vortex = {{"flow": "quest", "budget": 61}}; see '
+    "docs/transformers.md",
+)
 
 # VX91xx: vortex eval -----------------------------------------------------------------------------
 EVAL_PACKAGE = kind(
