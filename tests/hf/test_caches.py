@@ -1,4 +1,4 @@
-"""What else is done to caches between forwards: each script gives what the oracle gives that looks at the cache alone."""
+"""What else is done to caches between forwards: each gives what the oracle says of the cache alone."""
 
 from __future__ import annotations
 
