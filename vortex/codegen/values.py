@@ -12,7 +12,7 @@ from typing import Any
 
 from vortex.codegen.narrow import widen
 from vortex.codegen.scalar import convert, emit_scalar, number_type
-from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, cast, f32, flat, i32, local, put, tirx, unflat
+from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, cast, f32, flat, i32, local, put, tirx, unflat, word_of
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
@@ -143,7 +143,7 @@ class Values:
         """As kept: scratch holds fp32 words, so integers go there bit by bit."""
         kind = number_type(dtype)
         word = convert(convert(x, kind), I32) if kind != F32 else convert(x, F32)
-        return T.reinterpret(F32, word) if packed and kind != F32 else word
+        return word_of(word) if packed and kind != F32 else word
 
     def _from_word(self, word: Expr, dtype: DType, *, packed: bool = False) -> Expr:
         kind = number_type(dtype)
