@@ -29,3 +29,28 @@ def tokenizer():
     from vortex.evaluate.models import load_tokenizer
 
     return load_tokenizer("smollm2")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A small Llama of random weights, large enough ones that attention has peaks; words of its text are numbers."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from vortex.evaluate.models import Model
+
+    size = 128
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(size)}, unk_token="0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, initializer_range=0.15,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(7)
+    hf = LlamaForCausalLM(config).eval()
+    return Model(
+        name="tiny", hf=hf, tokenizer=PreTrainedTokenizerFast(tokenizer_object=words), identity="tiny7", layers=3,
+        heads=4, kv_heads=2, head_dim=16, sparse_layers=(0, 1, 2), context=2048, stop=(2,),
+    )  # fmt: skip

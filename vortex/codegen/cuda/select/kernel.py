@@ -42,6 +42,9 @@ def emit_select(program: Module, f: Function) -> list[str]:
         if rows or isinstance(o, flow.Shortlist | flow.Pick):
             why = f"{o.name} has no kernel for GPUs yet" if not rows else "rows of the pools are not read on GPUs yet"
             raise NOT_EMITTABLE.at(o.loc, why=why, hint="compile for a CPU: --target cpu")
+        if isinstance(o, page.Load) and page.of_whole_pages(program.decls[o.buffer]):
+            why = f"@{o.buffer} has a tile for each page of several blocks, which GPUs do not read yet"
+            raise NOT_EMITTABLE.at(o.loc, why=why, hint="compile for a CPU: --target cpu")
     args = Arguments(program)
     args.of_select(f, CudaSelect.taken())
     layout = Layout.of(program, f)
