@@ -1,4 +1,4 @@
-"""What models are asked: RULER's tasks, values of keys in a program, and long text that goes on.
+"""What models are asked: RULER's tasks, keys of a program, text that goes on; ``vortex.evaluate`` and ``vortex.cli`` import it.
 
 A new task is a module with a subclass of :class:`Task`, and a line in :data:`TASKS`.
 """
