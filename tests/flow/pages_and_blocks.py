@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 import vortex
 
@@ -63,7 +64,7 @@ class Beside(vortex.vFlow):
 
 
 class Wide(vortex.vFlow):
-    """Fields of pages alone, as wide as the page; rows of blocks rank."""
+    """Fields of pages alone, as wide as the page, beside their neighbours and what is before; rows of blocks rank."""
 
     def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
         return {"first": vortex.Field(spec.page_size, per="page"), "sign": vortex.Field(32, dtype="uint1", per="page")}
@@ -73,7 +74,9 @@ class Wide(vortex.vFlow):
 
     def forward_indexer(self, q: Any, cache: Any) -> Any:
         same = vortex.same_bits(cache.sign, (q.sum(0) > 0).tile(32)[:32])
-        near = vortex.shortlist(cache.first.sum(-1) + same, pages=4)
+        score = cache.first.sum(-1) + same
+        score = score + F.pad(score, (1, 0))[:-1] - score.cumsum(0) % 7
+        near = vortex.shortlist(score, pages=4)
         return vortex.union(
             vortex.topk((cache.k[near] @ q[0]).amax(1), pages=5), vortex.topk(cache.v[near].amax((1, 2)), pages=3)
         )
