@@ -1,4 +1,5 @@
-"""What models are asked: RULER's tasks, keys of a program, text that goes on; ``vortex.evaluate`` and ``vortex.cli`` import it.
+"""What models are asked: RULER's tasks, keys of a program, and text that goes on; ``vortex.evaluate`` and
+``vortex.cli`` import it.
 
 A new task is a module with a subclass of :class:`Task`, and a line in :data:`TASKS`.
 """
