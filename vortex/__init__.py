@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vortex.flow.flow import find_flow as find_flow
     from vortex.flow.flow import register as register
     from vortex.flow.flow import vFlow as vFlow
+    from vortex.flow.leaves import block_index as block_index
     from vortex.flow.leaves import head as head
     from vortex.flow.leaves import layer as layer
     from vortex.flow.leaves import page_count as page_count
@@ -40,6 +41,7 @@ _PUBLIC = {
     "head": "vortex.flow.leaves",
     "layer": "vortex.flow.leaves",
     "load": "vortex.runtime.decoder",
+    "block_index": "vortex.flow.leaves",
     "page_count": "vortex.flow.leaves",
     "page_index": "vortex.flow.leaves",
     "register": "vortex.flow.flow",

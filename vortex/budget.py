@@ -118,19 +118,36 @@ class Cap:
     A selection has one or several parts. ``budgets`` of them take up to as many pages as the :class:`Budget` leaves
     beside the reserved ones, the others together up to ``pages``. ``always``: rows are scored even where all their
     pages would fit, for how many are selected depends on the scores.
+
+    Where a flow has fields of pages and selects their blocks, candidates are whole pages of ``whole`` blocks: what is
+    reserved at both ends reaches on to where a page begins.
     """
 
     budgets: Annotated[int, Range(0, 8)] = 1
     pages: Annotated[int, Range(0, 2**28)] = 0
     always: bool = False
+    whole: Annotated[int, Range(1, 2**28)] = 1
+
+    def most(self, budget: Budget, n: int) -> int:
+        """The most candidates that are selected of ``n`` pages; not clipped to their number."""
+        return self.budgets * (budget.total(n) - budget.sink - budget.recent) + self.pages
 
     def total(self, budget: Budget, n: int) -> int:
-        """The most pages that are selected of ``n``, reserved ones included; not clipped to ``n``."""
-        reserved = budget.sink + budget.recent
-        return reserved + self.budgets * (budget.total(n) - reserved) + self.pages
+        """The most pages that are selected of up to ``n``, reserved ones included; not clipped to ``n``."""
+        beside = 0 if self.whole == 1 else 2 * (self.whole - 1)
+        return budget.sink + budget.recent + beside + self.most(budget, n)
+
+    def candidates(self, budget: Budget, n: int) -> range:
+        """Those of ``n`` pages that are not reserved."""
+        first = -(-budget.sink // self.whole) * self.whole
+        end = max(0, n - budget.recent) // self.whole * self.whole
+        return range(first, max(first, end))
+
+    def kept(self, budget: Budget, n: int) -> int:
+        """The most pages that are selected of just ``n``."""
+        return min(n, n - len(self.candidates(budget, n)) + self.most(budget, n))
 
     def scored(self, budget: Budget, n: int) -> int:
         """How many of ``n`` pages are scored."""
-        if not self.always and n <= self.total(budget, n):
-            return 0
-        return max(0, n - budget.sink - budget.recent)
+        candidates = len(self.candidates(budget, n))
+        return candidates if self.always or candidates > self.most(budget, n) else 0

@@ -355,6 +355,20 @@ ROWS_OF_ALL = kind(
     "warning",
 )
 
+PAGE_AND_BLOCK = kind(
+    "VX1093",
+    "field made from rows that are not its own",
+    "field '{name}' belongs to {of}, and is made from {rows}",
+    "{hint}",
+)
+PAGES_SELECTED = kind(
+    "VX1094",
+    "pages scored where blocks are selected",
+    "{call} is given a score of pages, {got}, and what is selected are their blocks",
+    "near = vortex.shortlist(score, pages=64), then select by a score of cache.f[near], where f has per='block', or of "
+    "cache.k[near]; or leave per= out of all fields, which then belong to blocks",
+)
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
@@ -568,12 +582,74 @@ NO_COMPILED_FLOW = kind(
     "flow not compiled for this model",
     "flow '{flow}' is not compiled for this model on {target}, and no compiler is at hand",
     "run 'vortex toolchain install' once, or where vortex[compile] is installed\n       {command}\n"
-    '     and set VORTEX_CONFIG=\'{{"flow": "{out}"}}\', or set VORTEX_COMPILER to the Python of that environment',
+    '     and name {out} as the flow (SGLang: VORTEX_CONFIG=\'{{"flow": "{out}"}}\'; transformers:\n'
+    '     vortex.hf.register(flow="{out}")), or set VORTEX_COMPILER to the Python of that environment',
 )
 COMPILE_FAILED = kind(
     "VX9005", "flow did not compile at start", "compiling flow '{flow}' failed:\n{why}", "the command was: {command}"
 )
 TOOLCHAIN_FAILED = kind("VX9006", "toolchain not installed", "{step} failed:\n{why}", "{hint}")
+HF_VERSION = kind(
+    "VX9020",
+    "transformers without a binding",
+    "{what}; vortex.hf needs 5.20 or later, and is tested with 5.24",
+    "pip install 'transformers>=5.20'",
+)
+HF_REFUSED = kind(
+    "VX9021",
+    "not served by this attn_implementation",
+    "attn_implementation '{name}' does not serve {what}: {why}",
+    "{hint}",
+)
+HF_SETTINGS = kind(
+    "VX9022",
+    "wrong settings for transformers",
+    "{why}",
+    'vortex.hf.register(flow="quest", budget=61), or config.vortex = {{"flow": "quest", "budget": 61}}; see '
+    "docs/transformers.md",
+)
+
+# VX91xx: vortex eval -----------------------------------------------------------------------------
+EVAL_PACKAGE = kind(
+    "VX9101",
+    "package of vortex eval not installed",
+    "{what} needs the package {package}, which is not installed",
+    "{install}",
+)
+UNKNOWN_MODEL = kind(
+    "VX9102",
+    "no such model",
+    "no model '{name}': {why}",
+    "smollm2, a folder of a Hugging Face causal LM, or a name in the Hugging Face cache; nothing is downloaded",
+)
+MODEL_REFUSED = kind("VX9103", "model that cannot be evaluated", "model '{name}': {why}", "{hint}")
+PROMPT_TOO_SHORT = kind(
+    "VX9104",
+    "task does not fit into its prompt",
+    "task '{task}' has no question that fits into {tokens} tokens with its answer",
+    "more --tokens, or another of --tasks",
+)
+PROMPT_TOO_LONG = kind(
+    "VX9121",
+    "prompt longer than the model's context",
+    "{what}, do not fit into the {context} tokens of model '{model}'",
+    "ask for fewer tokens (--tokens), or name a model of longer context (--model)",
+)
+EVAL_MEMORY = kind(
+    "VX9122",
+    "out of memory while evaluating",
+    "{what} does not fit into the memory of {device}, beside {weights} GiB of weights",
+    "K and V of a token take {row} bytes; about {tokens} tokens fit now: ask for fewer (--tokens), or free memory",
+)
+NOT_A_NUMBER = kind(
+    "VX9123",
+    "outputs that are not numbers",
+    "{lane} gave NaN or infinite outputs on prompt {index} of {task}, in layer {layer}",
+    "vortex check FLOW compares it with its own eager code; the other flows went on",
+)
+BAD_TRACE = kind(
+    "VX9124", "not a trace of decoding steps", "{what}: {why}", "make one: vortex capture -o steps.safetensors"
+)
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -16,7 +16,7 @@ import torch
 
 from tests.runtime.fake import fake_library
 from tests.runtime.test_variants import doubled
-from vortex.budget import Budget
+from vortex.budget import Budget, Cap
 from vortex.check.reference import Judged
 from vortex.ir.ranking import Ranked
 from vortex.runtime.library import Library
@@ -96,7 +96,7 @@ class OneRow:
 
 
 def judged(*_: object) -> Judged:
-    return Judged([[0, 1, 4, 5]], [Ranked(np.array([1.0, 1.0, 0.0], np.float32))], torch.zeros(1))
+    return Judged([[0, 1, 4, 5]], [Ranked(np.array([1.0, 1.0, 0.0], np.float32))], torch.zeros(1), 6, Cap())
 
 
 def test_what_graphs_promise(script: Callable[[str], ModuleType]) -> None:

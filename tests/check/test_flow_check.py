@@ -16,6 +16,7 @@ from vortex.check.shapes import DENSE, LATENT, pairwise, spec_of
 from vortex.check.step_bytes import count_step
 from vortex.cli.main import main
 from vortex.driver import compile_flow
+from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.ir.core import Module
 from vortex.spec import Spec
@@ -163,3 +164,22 @@ def test_kernels_that_compute_something_else_are_wrong(monkeypatch: pytest.Monke
     compared = flow_check._compare(Other, Spec(page_size=16, head_dim=64))
     assert not compared.ok
     assert compared.differing > 0
+
+
+def test_flows_that_know_blocks_are_tried_in_blocks() -> None:
+    """Three shapes more, one of them compared; a page fills in fewer steps than a block."""
+    pyramid = find_flow(str(Path(__file__).resolve().parents[2] / "examples" / "pyramid.py"))
+    report = flow_check.check_flow(pyramid, Spec(page_size=16, head_dim=64, group=2), tokens=4096)
+    assert len([s for s in report.shapes if "block_size" in s]) == 3
+    assert [c.shape for c in report.compared if "block_size" in c.shape]
+    assert all(f.rule == "VX4006" for f in report.findings if f.severity == "error"), report.findings
+    spec = Spec(page_size=64, block_size=16, head_dim=64, group=2)
+    by_kernel = {s.kernel: s for s in count_step(program(pyramid, spec), spec, 64 * 32, Budget(8))}
+    append = by_kernel["append"].buffers
+    assert append["lo"] == 64 * 2 / 64
+    assert append["keys"] == 16 * 64 / 2 / 16
+    # a token, and its part of what is read of a block and of a page when these fill
+    assert append["k"] == 64 * 2 + 16 * 64 * 2 / 16 + 64 * 64 * 2 / 64
+    # of 30 pages between the first one and the last, all bounds, and the codes of their blocks
+    assert by_kernel["select"].buffers["lo"] == 30 * 64 * 2
+    assert by_kernel["select"].buffers["keys"] == 30 * 4 * 16 * 64 / 2

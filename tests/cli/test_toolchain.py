@@ -17,7 +17,7 @@ import vortex as package
 from tests.cli.conftest import Vortex
 from vortex.cli.main import USER_ERROR
 from vortex.install import toolchain
-from vortex.runtime.sglang.compiled import COMPILER, compiler
+from vortex.runtime.compiled import COMPILER, compiler
 
 PYTHON = """\
 #!/bin/sh

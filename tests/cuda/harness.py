@@ -146,7 +146,10 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
             given[prefix + d.name] = stored(b.paged[d.name], d.type.dtype.name)
         if d.name in b.state:
             assert isinstance(d.type, TensorType)
-            given[f"state.{d.name}"] = stored(b.state[d.name], d.type.dtype.name)
+            held, blocks = b.state[d.name], page.page_blocks(program)
+            if blocks > 1 and d.attrs["layout"] == "entry":
+                held = held.reshape(*held.shape[:2], -1, blocks, *d.type.tile)
+            given[f"state.{d.name}"] = stored(held, d.type.dtype.name)
     for d in program.declared("param"):
         assert isinstance(d.type, TensorType)
         x = b.parameters[d.name]

@@ -19,11 +19,9 @@ import torch
 
 from tests.engine.standins import KV_HEADS, SPEC, Mode, SharedReadEnds, World, stood_in
 from vortex.runtime.calls import Call
+from vortex.runtime.compiled import COMPILER, ModelShape, artifact_for
 from vortex.runtime.decoder import Decoder
-from vortex.runtime.sglang.compiled import COMPILER, artifact_for
-from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.memory import add_summaries
-from vortex.runtime.sglang.shape import ModelShape
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv(COMPILER, sys.executable)
-        return artifact_for(EngineConfig("quest"), ModelShape(SPEC, KV_HEADS), "cpu")
+        return artifact_for("quest", ModelShape(SPEC, KV_HEADS), "cpu")
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,13 @@ import torch
 
 from vortex.budget import Budget
 from vortex.errors import VortexError
-from vortex.runtime.sglang import compiled, plugin
+from vortex.runtime import compiled
+from vortex.runtime.compiled import ModelShape
+from vortex.runtime.sglang import plugin
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.memory import bytes_per_token
 from vortex.runtime.sglang.refusals import SETTINGS, refuse_model, refuse_settings
-from vortex.runtime.sglang.shape import ModelShape, model_shape
+from vortex.runtime.sglang.shape import model_shape
 from vortex.spec import Spec
 
 SHAPE = ModelShape(Spec(page_size=16, head_dim=64, group=4, dtype="f32"), 2)
@@ -256,7 +258,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("alone")
 def test_without_a_compiler_the_command_is_given() -> None:
-    said = code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")
+    said = code(compiled.artifact_for, "", SHAPE, "cpu")
     assert said.startswith("VX9004")
     want = "vortex compile quest --target cpu --heads 8/2 --head-dim 64 --page-size 16 --dtype f32 -o quest.vxa"
     assert want in said
@@ -267,26 +269,26 @@ def test_a_compiler_that_fails_is_quoted(alone: Path, monkeypatch: pytest.Monkey
     broken.write_text("#!/bin/sh\necho no such thing >&2; exit 2\n")
     broken.chmod(0o755)
     monkeypatch.setenv(compiled.COMPILER, str(broken))
-    said = code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")
+    said = code(compiled.artifact_for, "", SHAPE, "cpu")
     assert said.startswith("VX9005")
     assert "no such thing" in said
     monkeypatch.setenv(compiled.COMPILER, str(alone / "missing"))
-    assert "No such file" in code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")
+    assert "No such file" in code(compiled.artifact_for, "", SHAPE, "cpu")
 
 
 def test_a_compiled_flow_is_found_again_and_another_shape_is_not(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compiled.COMPILER, sys.executable)
-    path = compiled.artifact_for(EngineConfig(), SHAPE, "cpu")
+    path = compiled.artifact_for("", SHAPE, "cpu")
     monkeypatch.delenv(compiled.COMPILER)
-    assert compiled.artifact_for(EngineConfig(), SHAPE, "cpu") == path
-    assert compiled.artifact_for(EngineConfig(flow=str(path)), SHAPE, "cpu") == path
+    assert compiled.artifact_for("", SHAPE, "cpu") == path
+    assert compiled.artifact_for(str(path), SHAPE, "cpu") == path
     other = ModelShape(Spec(page_size=32, head_dim=64, group=4, dtype="f32"), 2)
-    assert code(compiled.artifact_for, EngineConfig(), other, "cpu").startswith("VX9004")
-    said = code(compiled.artifact_for, EngineConfig(flow=str(path)), other, "cpu")
+    assert code(compiled.artifact_for, "", other, "cpu").startswith("VX9004")
+    said = code(compiled.artifact_for, str(path), other, "cpu")
     assert said.startswith("VX9002")
     assert "page_size 32 with this artifact" in said
     assert "compiled for page_size 16" in said
-    assert code(compiled.artifact_for, EngineConfig(flow=str(path)), SHAPE, "sm_90a").startswith("VX5003")
+    assert code(compiled.artifact_for, str(path), SHAPE, "sm_90a").startswith("VX5003")
     fields = compiled.read_manifest(path).fields
     # quest keeps two rows of 64 f32 a page and KV head
     assert bytes_per_token(fields, SHAPE, 4) == 2 * 64 * 4 * 2 * 4 // 16
@@ -296,7 +298,7 @@ def test_a_cache_that_cannot_be_written(alone: Path, monkeypatch: pytest.MonkeyP
     """What it holds is used; what it lacks is an error that names it."""
     (alone / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(alone / "file"))
-    said = code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")
+    said = code(compiled.artifact_for, "", SHAPE, "cpu")
     assert said.startswith("VX7004")
     assert f"{alone}/file/vortex/engine/quest-" in said
 
@@ -311,6 +313,6 @@ def test_a_cache_that_cannot_be_written(alone: Path, monkeypatch: pytest.MonkeyP
 
     opened = Path.open
     monkeypatch.setattr(Path, "open", read_only)
-    assert compiled.artifact_for(EngineConfig(), SHAPE, "cpu") == kept
+    assert compiled.artifact_for("", SHAPE, "cpu") == kept
     kept.rmdir()
-    assert "Read-only file system" in code(compiled.artifact_for, EngineConfig(), SHAPE, "cpu")
+    assert "Read-only file system" in code(compiled.artifact_for, "", SHAPE, "cpu")

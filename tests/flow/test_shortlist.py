@@ -153,6 +153,33 @@ def test_examples_are_their_formulas(name: str, pages: int) -> None:
     np.testing.assert_allclose(ranked.score, want.numpy(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("pages", [1, 2, 33, 300])
+def test_twilight_keeps_a_share_of_the_mass(pages: int) -> None:
+    """The fewest pages, best first, with 85 % of the mass that keys in four bits tell of the pages near by."""
+    flow = find_flow(str(EXAMPLES / "twilight.py"))
+    made = torch.Generator().manual_seed(pages)
+    spec = Spec(page_size=4, head_dim=8, group=2, dtype="f32")
+    q, k = 3 * torch.randn(2, 8, generator=made), torch.randn(pages, 4, 8, generator=made)
+    (got,) = oracle.selection(flow, spec, q, oracle.summaries(flow, spec, k, k)).parts
+    bound = torch.maximum(q * k.amin(1)[:, None], q * k.amax(1)[:, None]).sum(-1).amax(-1)
+    near = bound.topk(min(256, pages)).indices.sort().values
+    assert got.near is not None
+    assert got.near.tolist() == near.tolist()
+    scale = (k.abs().amax(-1, keepdim=True) / 7).half().float()
+    keys = (k / scale).clamp(-7, 7).round() * scale
+    mass = (torch.einsum("spd,gd->spg", keys[near], q) * 8**-0.5).exp().sum(1)
+    want = (mass / mass.sum(0)).sum(-1)
+    torch.testing.assert_close(got.score, want, rtol=1e-4, atol=1e-6)
+    best = got.best(1000)
+    order = want.argsort(descending=True)
+    shares = want[order].cumsum(0) / want.sum()
+    least = 1 + int((shares < 0.85 - 1e-5).sum())
+    most = 1 + int((shares < 0.85 + 1e-5).sum())
+    assert least <= len(best) <= most
+    assert set(best) == set(near[order[: len(best)]].tolist())
+    assert len(best) < pages or pages < 3
+
+
 def test_a_shortlist_shorter_than_the_budget() -> None:
     """All of it and no other page, beside the reserved ones."""
     q, k = torch.randn(2, 8), torch.randn(4 * 40, 1, 8)

@@ -17,9 +17,8 @@ from vortex.cli.main import main
 from vortex.flow.flow import _REGISTRY
 from vortex.install import databases
 from vortex.install.identity import UNUSED, Identity, code, of_build, records, tools, traced
-from vortex.runtime.sglang import compiled
-from vortex.runtime.sglang.config import EngineConfig
-from vortex.runtime.sglang.shape import ModelShape
+from vortex.runtime import compiled
+from vortex.runtime.compiled import ModelShape
 from vortex.spec import Spec
 from vortex.tune.store import Store
 
@@ -219,7 +218,7 @@ def kept(path: Path) -> list[int]:
 def test_an_engine_start_after_a_weight_changed(
     flow: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, shape = EngineConfig(flow=flow), ModelShape(SPEC, 1)
+    shape = ModelShape(SPEC, 1)
 
     def command(*args: str) -> str:
         capsys.readouterr()
@@ -228,21 +227,21 @@ def test_an_engine_start_after_a_weight_changed(
 
     options = ("explain-cache", flow, "--heads", "2/1", "--head-dim", "16", "--page-size", "4")
     assert not json.loads(command(*options, "--json"))["hit"]
-    late = compiled.artifact_for(config, shape, "cpu")
+    late = compiled.artifact_for(flow, shape, "cpu")
     assert kept(late) == [0, 16, 17, 18, 19]
-    assert compiled.artifact_for(config, shape, "cpu") == late
+    assert compiled.artifact_for(flow, shape, "cpu") == late
     assert f"hit: {late}" in command(*options)
     torch.save(torch.tensor([-1.0]), "sign.pt")
     found = json.loads(command(*options, "--json"))
     assert (found["hit"], found["nearest"], list(found["differs"])) == (False, str(late), ["constants"])
     assert f"the nearest is {late}, which differs in constants" in command(*options)
-    early = compiled.artifact_for(config, shape, "cpu")
+    early = compiled.artifact_for(flow, shape, "cpu")
     assert early != late and kept(early) == [0, 1, 2, 3, 19]
     # without a compiler nobody can say which tools are meant
     monkeypatch.delenv(compiled.COMPILER)
     monkeypatch.setattr(compiled, "compiler", lambda: None)
     monkeypatch.setattr("vortex.install.identity.tools", lambda python=None: "others")
-    assert compiled.artifact_for(config, shape, "cpu") == early
+    assert compiled.artifact_for(flow, shape, "cpu") == early
 
 
 def test_a_flow_that_only_the_compiler_can_load_is_compiled_each_time(
@@ -253,10 +252,10 @@ def test_a_flow_that_only_the_compiler_can_load_is_compiled_each_time(
     monkeypatch.setattr(compiled, "_compile", lambda flow, shape, target, path: calls.append(path))
     for _ in range(2):
         sys.modules.pop("knobs_of_mine", None)
-        compiled.artifact_for(EngineConfig(flow=flow), ModelShape(SPEC, 1), "cpu")
+        compiled.artifact_for(flow, ModelShape(SPEC, 1), "cpu")
     assert len(set(calls)) == 2
     with pytest.raises(vortex.VortexError, match="VX7002"):
-        compiled.artifact_for(EngineConfig(flow="gone.py"), ModelShape(SPEC, 1), "cpu")
+        compiled.artifact_for("gone.py", ModelShape(SPEC, 1), "cpu")
 
 
 def test_it_is_quick() -> None:

@@ -20,6 +20,7 @@ ARGS = {
     "b": TensorType(bool_, (S, 8)),
     "w": TensorType(f32, (2, 8, 3)),
     "i": TensorType(i32, (1, 3)),
+    "halves": TensorType(i32, (Sym("S", 0, 2),)),
 }
 
 
@@ -66,6 +67,7 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.PageCount: lambda v: flow.PageCount(TensorType(i32)),
     flow.Shortlist: lambda v: flow.Shortlist(v["s"], TensorType(i32, (Sym("S1", 3),))),
     flow.Pick: lambda v: flow.Pick(v["c"], v["flow.shortlist"]),
+    flow.BlocksOf: lambda v: flow.BlocksOf(v["halves"]),
     flow.TopK: lambda v: flow.TopK(v["s"], 3),
     flow.TopP: lambda v: flow.TopP(v["s"], 0.9),
     flow.Union: lambda v: flow.Union((v["flow.topk"], v["flow.topp"])),
@@ -114,6 +116,7 @@ def every_page_op() -> Module:
     kernel("plan").append(page.Plan("plan", 16, 2, 8, True))
     append = kernel("append")
     append.append(page.Scatter("k_new", "k"))
+    append.add(page.LoadPage("k", tile), "rows")
     m.declare(Decl("buffer", "ema", TensorType(f32, (1,)), {"layout": "entry", "role": "state", "init": 0.0}))
     append.append(page.Reset("ema"))
     buffer("bits", TensorType(uint1, (2, 64)), "paged", "field")

@@ -22,6 +22,8 @@ from vortex.errors import VortexError
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow, library_names, vFlow
 from vortex.flow.narrow import unpacked
+from vortex.flow.trace import trace
+from vortex.ir.dialects.flow import of_pages
 from vortex.ir.types import DTYPES, uint1
 from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.paged_cache import PagedCache
@@ -118,13 +120,14 @@ def check_step(
     decoder.decode(0, q, out=out, lse=lse)
     assert decoder.pages is not None
     assert decoder.counts is not None
+    whole, first_scored = of_pages(trace(cls, spec)), oracle.cap(cls, spec).candidates(budget, 1).start
     for r, n in enumerate(lengths):
-        stored = [_stored(cache, r, h, n // spec.block_size) for h in range(HKV)]
+        stored = [_stored(cache, r, h, n, whole) for h in range(HKV)]
         _check_summaries(cls, decoder, keys[r], values[r], stored)
         want = oracle.step(cls, spec, q[r], keys[r], values[r], budget, fields=stored, **learned(decoder))
         for h in range(HKV):
             got = decoder.pages[r, h, : int(decoder.counts[r, h])].tolist()
-            _check_selection(got, want.pages[h], want.scores[h], budget, exact=exact)
+            _check_selection(got, want.pages[h], want.scores[h], first_scored, exact=exact)
             heads = slice(h * spec.group, (h + 1) * spec.group)
             tokens = torch.cat([torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, n)) for p in got])
             ref, ref_lse = oracle.attend(q[r, heads], keys[r][tokens, h], values[r][tokens, h], spec.head_dim**-0.5)
@@ -147,11 +150,14 @@ def _check_pools(
             assert torch.equal(held * torch.tensor(scale), tokens)
 
 
-def _stored(cache: PagedCache, request: int, head: int, full: int) -> dict[str, torch.Tensor]:
-    """The request's summaries as the append kernel left them."""
+def _stored(cache: PagedCache, request: int, head: int, tokens: int, whole: list[str]) -> dict[str, torch.Tensor]:
+    """The request's summaries as the append kernel left them; those of ``whole`` pages have no axis of blocks."""
     table, spec = torch.tensor(cache.pages(request), dtype=torch.long), cache.spec
     found = {name: pool[table, head] for name, pool in cache.fields[0].items()}
-    return {name: (x if spec.page_blocks == 1 else x.flatten(0, 1))[:full] for name, x in found.items()}
+    for name, x in found.items():
+        of_pages = spec.page_blocks == 1 or name in whole
+        found[name] = x[: tokens // spec.page_size] if of_pages else x.flatten(0, 1)[: tokens // spec.block_size]
+    return found
 
 
 def _check_summaries(
@@ -179,18 +185,16 @@ def _check_summaries(
             torch.testing.assert_close(got, want[name], **close)
 
 
-def _check_selection(
-    got: list[int], want: list[int], scores: torch.Tensor | None, budget: Budget, *, exact: bool
-) -> None:
+def _check_selection(got: list[int], want: list[int], scores: torch.Tensor | None, first: int, *, exact: bool) -> None:
     assert got == sorted(set(got))
     assert len(got) == len(want)
     if scores is None or exact:
         assert got == want
         return
-    kth = min((float(scores[p - budget.sink]) for p in want if 0 <= p - budget.sink < len(scores)), default=math.inf)
+    kth = min((float(scores[p - first]) for p in want if 0 <= p - first < len(scores)), default=math.inf)
     slack = 1e-5 * max(1.0, float(scores.abs().max()))
     for p in set(got) ^ set(want):
-        assert math.isclose(float(scores[p - budget.sink]), kth, rel_tol=0, abs_tol=slack), (p, got, want)
+        assert math.isclose(float(scores[p - first]), kth, rel_tol=0, abs_tol=slack), (p, got, want)
 
 
 def compiled(flow: str, spec: Spec, folder: Path) -> Decoder:

@@ -38,7 +38,7 @@ class Request:
     tokens: dict[str, Any] = field(default_factory=dict)
     """K and V ``[n, Hkv, D]``."""
     fields: list[dict[str, Any]] = field(default_factory=list)
-    """Of each full page: ``[Hkv, *shape]``."""
+    """Of each full page, or block of one: ``[Hkv, *shape]``."""
     prefix: int = 0
     """Tokens that another request has stored, until the first append."""
 
@@ -57,9 +57,10 @@ class Traffic:
         self.state = {}
         for d in self.module.declared("field"):
             assert isinstance(d.type, TensorType)
-            lead = {"page": (SLOTS, HEADS, COLUMNS), "request": (SLOTS, HEADS)}.get(d.attrs.get("state", ""))
+            columns, blocks = COLUMNS * spec.page_blocks, () if spec.page_blocks == 1 else (spec.page_blocks,)
+            lead = {"page": (SLOTS, HEADS, columns), "request": (SLOTS, HEADS)}.get(d.attrs.get("state", ""))
             into = self.paged if lead is None else self.state
-            into[d.name] = np.full((*(lead or (PAGES, HEADS)), *d.type.tile), np.nan, np.float32)
+            into[d.name] = np.full((*(lead or (PAGES, HEADS, *blocks)), *d.type.tile), np.nan, np.float32)
         self.requests: dict[str, Request] = {}
         self.free_pages = list(self.random.permutation(PAGES - 1) + 1)  # page 0 is what padded rows name
         self.free_slots = list(range(SLOTS))
@@ -76,7 +77,7 @@ class Traffic:
             other, pages = self.requests[share], tokens // self.spec.page_size
             made.pages, made.prefix = list(other.pages[:pages]), tokens
             made.tokens = {n: x[:tokens] for n, x in other.tokens.items()}
-            made.fields = list(other.fields[:pages])
+            made.fields = list(other.fields[: pages * self.spec.page_blocks])
             self.held[made.pages] += 1
         self.requests[name] = made
 
@@ -124,7 +125,7 @@ class Traffic:
             lengths=np.array(lengths, np.int32),
             page_table=table,
             budget=self.budget.numbers(),
-            capacity=max(1, *(min(width, self.budget.total(width)) for _ in rows)),
+            capacity=max(1, min(columns := width * self.spec.page_blocks, self.budget.total(columns))),
             scale=0.125,
             tokens={n: np.concatenate([none, *x]) for n, x in given.items()},
             loc=np.array(loc, np.int64),
@@ -147,7 +148,7 @@ class Traffic:
                 continue
             r = self.requests[name]
             self._summarise(r)
-            n = len(r.pages)
+            n = -(-r.length // self.spec.block_size)
             first, last = self.budget.sink, n - self.budget.recent
             for h in range(HEADS):
                 if n <= self.budget.total(n):
@@ -162,7 +163,7 @@ class Traffic:
         return found
 
     def _summarise(self, r: Request) -> None:
-        size = self.spec.page_size
+        size = self.spec.block_size
         for p in range(len(r.fields), r.length // size):
             k, v = (torch.from_numpy(r.tokens[n][p * size : (p + 1) * size]).transpose(0, 1) for n in "kv")
             r.fields.append(oracle.summaries(self.flow, self.spec, k, v))

@@ -71,7 +71,7 @@ Schedule = Annotated[Mapping[str, object], Check(_serves, "a schedule")]
 @dataclass(frozen=True, slots=True)
 class FieldEntry:
     """A summary that the cache keeps per page and KV head: ``tile`` elements of storage type ``dtype``, those of its
-    blocks one after another where a page has several.
+    blocks one after another where a page has several and the summary is not one of the whole page.
 
     Elements of less than a byte are packed along the last axis, the first in the lowest bits.
     """

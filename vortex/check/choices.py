@@ -81,8 +81,8 @@ def differing(mine: Sequence[int], parts: Sequence[Bounds], n: int, budget: Budg
     """
     if list(mine) != sorted(set(mine)):
         return max(1, len(mine)), float("inf")
-    scored = cap.scored(budget, n)
-    candidates = range(budget.sink, budget.sink + scored)
+    scored, first = cap.scored(budget, n), cap.candidates(budget, n).start
+    candidates = range(first, first + scored)
     if others := (set(mine) ^ set(range(n))) - set(candidates):
         return len(others), float("inf")
-    return unexplained([p - budget.sink for p in mine if p in candidates], parts) if scored else (0, 0.0)
+    return unexplained([p - first for p in mine if p in candidates], parts) if scored else (0, 0.0)

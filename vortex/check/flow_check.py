@@ -7,13 +7,13 @@ through compiled CPU kernels at three shapes, where it is compared with its own 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
 from vortex.check.reference import eager
 from vortex.check.remarks import Contraction, Remark, contractions, remarks
-from vortex.check.shapes import DENSE, LATENT, pairwise, shown, spec_of
+from vortex.check.shapes import BLOCKS, DENSE, LATENT, pairwise, shown, spec_of
 from vortex.check.step_bytes import StepBytes, count_step
 from vortex.check.synthetic_batch import Trial
 from vortex.check.verdict import LAYERS, judge
@@ -24,6 +24,8 @@ from vortex.flow.flow import vFlow
 from vortex.flow.trace import trace
 from vortex.install.scratch import scratch_folder
 from vortex.ir.core import Module
+from vortex.ir.dialects.flow import of_pages
+from vortex.ir.dialects.page import pages_of
 from vortex.ir.types import TensorType
 from vortex.runtime.decoder import load
 from vortex.spec import Spec
@@ -161,6 +163,8 @@ def check_flow(
     name = getattr(flow, "flow_name", "") or getattr(flow, "__name__", type(flow).__name__)
     report = Report(name, spec, batch=batch, tokens=tokens, kv_heads=kv_heads)
     choices = pairwise(LATENT if latent else DENSE)
+    if knows_blocks := _knows_blocks(flow, latent=latent):
+        choices += [{**choices[i], **sizes} for i, sizes in enumerate(BLOCKS)]
     found: dict[tuple[str, Loc | None], tuple[VortexError, list[str]]] = {}
     """By code and place: the first error, and the shapes at which it came."""
 
@@ -188,6 +192,8 @@ def check_flow(
         _costs(report, program, budget or Budget(pages=27))
         others = [spec_of(c) for c in choices if c["target"] == "cpu" and int(str(c["group"])) <= MOST_COMPARED]
         compared = [spec, *(next(s for s in reversed(others) if s.page_size == size) for size in COMPARED_PAGES)]
+        if knows_blocks and spec.page_blocks == 1:
+            compared.append(next(s for s in map(spec_of, choices) if s.page_blocks > 1))
         for n, each in enumerate(compared):
             advance(len(choices) + 1 + n, f"against the eager flow: {shown(each)}")
             try:
@@ -210,6 +216,15 @@ def _wants_latent(flow: type[vFlow] | vFlow) -> bool:
     return False
 
 
+def _knows_blocks(flow: type[vFlow] | vFlow, *, latent: bool) -> bool:
+    """Whether a flow has fields of pages beside their blocks."""
+    spec = replace(Spec.of_latent() if latent else Spec(), page_size=64, block_size=16)
+    try:
+        return bool(of_pages(trace(flow, spec)))
+    except VortexError:
+        return False
+
+
 def _place(loc: Loc | None) -> tuple[str, int]:
     return (loc.file, loc.line) if loc is not None else ("", 0)
 
@@ -218,7 +233,7 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
     """Bytes and remarks, at the report's own shape."""
     report.kernels = count_step(program, report.spec, report.tokens, budget)
     sizes: Mapping[str, int] = {
-        d.name: d.type.tile_bytes
+        d.name: d.type.tile_bytes // pages_of(d).blocks  # of a block, where pages have several
         for d in program.declared("buffer")
         if isinstance(d.type, TensorType) and d.attrs["layout"] == "paged"
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -14,9 +14,9 @@ from vortex.budget import Budget, Cap
 from vortex.check import choices
 from vortex.check.choices import Bounds
 from vortex.flow.flow import vFlow
-from vortex.flow.oracle import attend, step
+from vortex.flow.oracle import attend, candidates_of, cap, step
 from vortex.ir.core import Decl, Module
-from vortex.ir.dialects.flow import Return, cap_of
+from vortex.ir.dialects.flow import Return, blocks_of_page, cap_of, of_pages
 from vortex.ir.interpret import began, held_as, run_function
 from vortex.ir.numerics import narrow, widen
 from vortex.ir.ranking import Selected
@@ -34,6 +34,10 @@ class Judged:
     """What each head selects of the candidates; None where all pages are kept."""
     out: torch.Tensor
     """``[Hq, D]``, fp32."""
+    total: int
+    """How many pages there are."""
+    cap: Cap
+    """What bounds those that are selected."""
 
 
 Reference: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, Budget], Judged]
@@ -49,13 +53,13 @@ def differing(mine: list[int], right: Judged, head: int, budget: Budget) -> int:
     if selected is None or list(mine) == right.pages[head]:
         return len(set(mine) ^ set(right.pages[head]))
     parts = []
-    n = selected.parts[0].candidates + budget.sink + budget.recent
+    n = right.total
     for part in selected.parts:
         finite = np.abs(part.score[np.isfinite(part.score)])
         slack = np.full(part.candidates, ROUNDING * float(finite.max(initial=0.0)))
         left = budget.total(n) - budget.sink - budget.recent
         parts.append(Bounds.of(part, slack, left, mass=ROUNDING))
-    cap = Cap(always=True)  # it was scored
+    cap = replace(right.cap, always=True)  # it was scored
     return choices.differing(mine, parts, n, budget, cap)[0]
 
 
@@ -65,7 +69,7 @@ def eager(flow: type[vFlow], spec: Spec, parameters: Mapping[str, torch.Tensor] 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, budget: Budget) -> Judged:
         made = step(flow, spec, q, k, v, budget, parameters=parameters)
         selected = [None if x is None else x.ranked() for x in made.selected]
-        return Judged(made.pages, selected, made.out)
+        return Judged(made.pages, selected, made.out, -(-len(k) // spec.block_size), cap(flow, spec))
 
     return run
 
@@ -82,33 +86,34 @@ def _interpret(
     pages = -(-length // spec.block_size)
     chosen: list[list[int]] = []
     seen: list[Selected | None] = []
-    cap = cap_of(module)
+    bound = cap_of(module)
     outs = []
     for h in range(heads):
         group = q[h * spec.group : (h + 1) * spec.group].float()
         chosen_by = None
         kept = list(range(pages))
-        if scored := cap.scored(budget, pages):
-            whole = slice(budget.sink * spec.block_size, (pages - budget.recent) * spec.block_size)
+        if scored := bound.scored(budget, pages):
+            first, last = bound.candidates(budget, pages).start, bound.candidates(budget, pages).stop
+            whole = slice(first * spec.block_size, last * spec.block_size)
             parts = (k,) if v is None else (k, v)
             tiles = [x[whole, h].float().reshape(-1, spec.block_size, dim).numpy() for x in parts]
-            chosen_by = selected(module, group.numpy(), summarise(module, *tiles), budget.sink, len(tiles[0]))
-            best = chosen_by.best(cap.total(budget, pages) - budget.sink - budget.recent)
-            kept = sorted({*range(budget.sink), *(budget.sink + best).tolist(), *range(budget.sink + scored, pages)})
+            chosen_by = selected(module, group.numpy(), summarise(module, *tiles), first, len(tiles[0]))
+            best = chosen_by.best(bound.most(budget, pages))
+            kept = sorted({*range(first), *(first + best).tolist(), *range(first + scored, pages)})
         at = [torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, length)) for p in kept]
         tokens = torch.cat(at)
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         outs.append(attend(group, k[tokens, h], values, dim**-0.5)[0])
         chosen.append(kept)
         seen.append(chosen_by)
-    return Judged(chosen, seen, torch.cat(outs))
+    return Judged(chosen, seen, torch.cat(outs), pages, bound)
 
 
 def summarise(
     module: Module, *parts: Any, layer: int = 0, head: int = 0, parameters: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The fields of full pages from their ``parts`` ``[pages, page, D]``, K and V or latent rows, as they are stored:
-    ``{name: [pages, *tile]}``.
+    """The fields of full pages (blocks, where pages have several) from their ``parts`` ``[pages, page, D]``, K and V or
+    latent rows, as they are stored: ``{name: [pages, *tile]}``; a field of whole pages has a row for each full one.
     """
     cache = module.functions["cache"]
     declared = module.declared("field")
@@ -116,10 +121,19 @@ def summarise(
     end = cache.ops[-1]
     assert isinstance(end, Return)
     made: dict[str, list[Any]] = {name: [] for name in end.names}
-    for of_page in zip(*parts, strict=True):
-        values = run_function(cache, list(of_page), module, layer=layer, head=head, parameters=parameters)
+    whole = of_pages(module)
+    blocks = blocks_of_page(module) if whole else 1
+    for p, of_block in enumerate(zip(*parts, strict=True)):
+        first = p - p % blocks
+        full = first + blocks <= len(parts[0])
+        rows = list(of_block)
+        if whole:
+            none = [np.zeros((blocks * x.shape[1], x.shape[2]), x.dtype) for x in parts]
+            rows += [x[first : first + blocks].reshape(-1, x.shape[-1]) for x in parts] if full else none
+        values = run_function(cache, rows, module, layer=layer, head=head, parameters=parameters)
         for name, x in zip(end.names, values, strict=True):
-            made[name].append(np.asarray(narrow(x, stored[name]), held_as(stored[name])))
+            if name not in whole or (full and p == first):
+                made[name].append(np.asarray(narrow(x, stored[name]), held_as(stored[name])))
     tiles = {d.name: d.type.tile for d in declared if isinstance(d.type, TensorType)}
     empty = {n: np.zeros((0, *tile), held_as(stored[n])) for n, tile in tiles.items()}
     return {name: np.stack(x) if x else empty[name] for name, x in made.items()}
@@ -154,7 +168,7 @@ def indexed(
     given; ``budget`` is the row's own, where rows have one.
     """
     index = module.functions["index"]
-    pages = next((len(x) for x in fields.values()), pages)
+    pages = candidates_of(module, {name: len(x) for name, x in fields.items()}, pages)
     known = {**fields, **(state or {d.name: began(d, pages) for d in states_of(module)})}
     given = [known[a.name] for a in index.args[1:]]
     where: dict[str, Any] = {"layer": layer, "head": head, "parameters": parameters, "budget": budget}

@@ -98,27 +98,53 @@ def _shown(o: flow.Dot) -> str:
     return f"the contraction {o.attrs['spec']} of {a} and {b}"
 
 
-def _arithmetic(program: Module, f: Function) -> Iterator[Remark]:
-    """Scalar instructions of a page, beside the time of its bytes."""
-    machine, matrices = machine_of(program), {m.op for m in matrices_of(program, f)}
+@dataclass(frozen=True, slots=True)
+class ScalarWork:
+    """Scalar instructions that a ``select`` kernel spends on one page, beside the bytes that it reads of it."""
+
+    counted: dict[Op, int]
+    """By the op that needs them."""
+    conversions: int
+    """To make fp32 numbers of what is stored."""
+    size: int
+    """Bytes of the page's fields, each sweep counted."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.counted.values()) + self.conversions
+
+    def beside_memory(self, machine: Machine) -> float:
+        """How many times as long as the bytes the instructions take; 0 where either are none."""
+        if not self.size or not self.counted:
+            return 0.0
+        return self.total / scalar_rate(machine) * machine.copy_bandwidth / self.size
+
+
+def scalar_work(program: Module, f: Function) -> ScalarWork:
+    """What of a ``select`` kernel is not done by tensor cores."""
+    matrices = {m.op for m in matrices_of(program, f)}
     counted: dict[Op, int] = {}
     for o in f.ops:
         if o.role in ("elementwise", "nest") and _spans_pages(o) and o not in matrices:
-            counted[o] = _scalar(o)
+            counted[o] = _scalar(o) // _candidates(o)
     size, conversions = 0, 0
     for load, sweeps in _field_reads(program, f):
-        size += _numel(load.value) * _dtype(load).bits * len(sweeps) // 8
+        size += _numel(load.value) * _dtype(load).bits * len(sweeps) // 8 // _candidates(load)
         if not all(o in matrices for o in f.ops if _reads(o, load)):
             conversions += _numel(load.value) * CONVERSION.get(_dtype(load).name, 0) * len(sweeps)
-    total = sum(counted.values()) + conversions
-    if not size or not counted:
-        return
-    seconds, memory = total / scalar_rate(machine), size / machine.copy_bandwidth
-    if seconds > memory:
-        worst = max(counted, key=lambda o: counted[o])
+    return ScalarWork(counted, conversions, size)
+
+
+def _arithmetic(program: Module, f: Function) -> Iterator[Remark]:
+    """Scalar instructions of a page, where they outlast its bytes."""
+    work = scalar_work(program, f)
+    times = work.beside_memory(machine_of(program))
+    if times > 1:
+        worst = max(work.counted, key=lambda o: work.counted[o])
         why = (
-            f"about {total} scalar instructions a page take {seconds / memory:.1f} times as long as its {size} bytes: "
-            f"{counted[worst]} of them in {worst.name.removeprefix('flow.')}, {conversions} to convert what is stored"
+            f"about {work.total} scalar instructions a page take {times:.1f} times as long as its {work.size} bytes: "
+            f"{work.counted[worst]} of them in {worst.name.removeprefix('flow.')}, "
+            f"{work.conversions} to convert what is stored"
         )
         yield Remark("arithmetic", why, "turn it into a contraction with the field, or fold an axis earlier", worst.loc)
 
@@ -130,6 +156,13 @@ CONVERSION = {"bf16": 1, "f16": 1, "fp8_e4m3": 4, "int8": 2, "int4": 3, "uint1":
 def scalar_rate(machine: Machine) -> float:
     """Scalar instructions a second, over all lanes: 128 lanes an SM at 1.7 GHz, an estimate."""
     return machine.sms * 128 * 1.7e9
+
+
+def _candidates(o: Op) -> int:
+    """How many candidates share what an op computes: the blocks of a page, where it is of pages of several."""
+    values = [*o.operands, *([o.result] if o.result is not None else [])]
+    axes = [v.type.pages for v in values if isinstance(v.type, TensorType)]
+    return max((axis.blocks for axis in axes if axis is not None), default=1)
 
 
 def _spans_pages(o: Op) -> bool:

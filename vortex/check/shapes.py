@@ -24,6 +24,12 @@ LATENT: Mapping[str, Sequence[object]] = {
     "target": TARGETS,
 }
 """Settings by name; ``stored`` is the type of K, V and Q, and after a slash that of K and V alone."""
+BLOCKS = (
+    {"page_size": 64, "block_size": 16, "target": "cpu"},
+    {"page_size": 128, "block_size": 32, "target": "sm_90a"},
+    {"page_size": 24, "block_size": 8, "target": "sm_100a"},
+)
+"""What takes the place of these settings, for flows that tell pages from their blocks."""
 
 
 def pairwise(settings: Mapping[str, Sequence[object]]) -> list[dict[str, object]]:
@@ -56,12 +62,12 @@ def _pairs(choice: Mapping[str, object], names: Sequence[str]) -> set[tuple[str,
 def spec_of(choice: Mapping[str, object]) -> Spec:
     """The model shape of a choice."""
     dtype, _, kv_dtype = str(choice["stored"]).partition("/")
-    page_size = int(str(choice["page_size"]))
+    page, block = int(str(choice["page_size"])), int(str(choice.get("block_size", 0)))
     if "latent" in choice:
         heads = str(choice["group"])
-        return Spec.of_latent(str(choice["latent"]), heads, page_size=page_size, dtype=dtype)
+        return Spec.of_latent(str(choice["latent"]), heads, page_size=page, block_size=block, dtype=dtype)
     dim, group = int(str(choice["head_dim"])), int(str(choice["group"]))
-    return Spec(page_size=page_size, head_dim=dim, group=group, dtype=dtype, kv_dtype=kv_dtype)
+    return Spec(page_size=page, block_size=block, head_dim=dim, group=group, dtype=dtype, kv_dtype=kv_dtype)
 
 
 def shown(spec: Spec) -> str:

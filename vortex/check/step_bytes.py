@@ -11,7 +11,8 @@ from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
 from vortex.check.weights import random_parameters
 from vortex.ir.core import Module
-from vortex.ir.dialects.page import cap_of
+from vortex.ir.dialects.page import cap_of, of_whole_pages
+from vortex.ir.interpret import held_as
 from vortex.ir.interpret_page import Batch, Counts, run_program
 from vortex.ir.numerics import narrow
 from vortex.ir.types import TensorType
@@ -39,23 +40,25 @@ def count_step(program: Module, spec: Spec, tokens: int, budget: Budget, seed: i
     A page (a block, where pages have several) fills in one step of as many as it has tokens, so of what ``append``
     moves to summarise it each step bears that part.
     """
-    size = spec.block_size
-    length = max(1, tokens // size) * size
+    size, page = spec.block_size, spec.page_size if cap_of(program).whole > 1 else spec.block_size
+    length = max(1, tokens // page) * page
     filled = run_program(program, _batch(program, spec, length, budget, seed))
     usual = run_program(program, _batch(program, spec, max(1, length - 1), budget, seed))
-    return [_shared(name, filled, usual, size) for name in filled.kernels]
+    # where pages have summaries beside their blocks, fewer steps fill a page
+    block = filled if page == size else run_program(program, _batch(program, spec, length - size, budget, seed))
+    return [_shared(name, filled, block, usual, size, page) for name in filled.kernels]
 
 
-def _shared(name: str, filled: Counts, usual: Counts, size: int) -> StepBytes:
-    """A kernel's bytes: those of any step, and a part of what is moved only in the step that fills a page."""
-    kernels = filled.kernels[name], usual.kernels.get(name, {})
+def _shared(name: str, filled: Counts, block: Counts, usual: Counts, size: int, page: int) -> StepBytes:
+    """A kernel's bytes: those of any step, and a part of what only the step moves that fills a block or page."""
+    kernels = [c.kernels.get(name, {}) for c in (filled, block, usual)]
     if not name.startswith("append"):
-        kernels = kernels[0], kernels[0]
+        kernels = [kernels[0]] * 3
     buffers: dict[str, float] = {}
     read = written = 0.0
-    for buffer in {*kernels[0], *kernels[1]}:
-        more, less = ((t.read, t.written) if (t := k.get(buffer)) is not None else (0, 0) for k in kernels)
-        r, w = (b + (a - b) / size for a, b in zip(more, less, strict=True))
+    for buffer in {b for k in kernels for b in k}:
+        each = [(t.read, t.written) if (t := k.get(buffer)) is not None else (0, 0) for k in kernels]
+        r, w = (c + (b - c) / size + (a - b) / page for a, b, c in zip(*each, strict=True))
         read, written, buffers[buffer] = read + r, written + w, r + w
     if kept := filled.scratch.get(name, 0):
         buffers["kept between sweeps"] = float(kept)
@@ -75,10 +78,10 @@ def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) 
     for d in program.declared("buffer"):
         if d.attrs["layout"] == "paged":
             assert isinstance(d.type, TensorType)
-            tile = (blocks, *d.type.tile) if blocks > 1 else d.type.tile
+            tile = (blocks, *d.type.tile) if blocks > 1 and not of_whole_pages(d) else d.type.tile
             if d.attrs["role"] == "pool":
                 tile = (spec.page_size, *d.type.tile[1:])
-            paged[d.name] = np.asarray(narrow(numbers(pages, 1, *tile), d.type.dtype), np.float32)
+            paged[d.name] = np.asarray(narrow(numbers(pages, 1, *tile), d.type.dtype), held_as(d.type.dtype))
         if d.attrs["role"] == "state":
             assert isinstance(d.type, TensorType)
             lead = (1, 1, pages * blocks) if d.attrs["layout"] == "entry" else (1, 1)

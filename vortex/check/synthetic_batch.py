@@ -339,7 +339,7 @@ class Trial:
 
     def _random_pages(self, pages: int, count: int) -> list[int]:
         """As many pages as were selected: the reserved ones and random others."""
-        b = self.budget
-        reserved = {*range(min(b.sink, pages)), *range(max(0, pages - b.recent), pages)}
+        candidates = self.decoder.library.manifest.cap.candidates(self.budget, pages)
+        reserved = {*range(pages)} - {*candidates}
         others = [p for p in torch.randperm(pages, generator=self.random).tolist() if p not in reserved]
         return [*reserved, *others][:count]

@@ -25,7 +25,7 @@ from vortex.flow import narrow
 from vortex.flow.oracle import attend, round_to
 from vortex.flow.oracle import kept as stored
 from vortex.ir.core import Module
-from vortex.ir.dialects.flow import cap_of
+from vortex.ir.dialects.flow import cap_of, of_pages
 from vortex.ir.ranking import Ranked, masses
 from vortex.ir.types import DTYPES, DType, TensorType, uint1
 from vortex.runtime.decoder import Decoder
@@ -147,7 +147,11 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, s
     out = trial.out[layer][row].float().cpu().view(heads, spec.group, -1)
     table = list(trial.cache.pages(name))
     types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
-    fields = {f: numbers(by_block(x[table].cpu(), spec), types[f]) for f, x in trial.cache.fields[layer].items()}
+    whole = dict.fromkeys(of_pages(flow), cap.whole)
+    fields = {
+        f: numbers(x[table].cpu() if f in whole else by_block(x[table].cpu(), spec), types[f])
+        for f, x in trial.cache.fields[layer].items()
+    }
     chosen, counts = trial.selected[layer]
     state = State(flow, heads) if state is None else state
     error, wrong, gap, kept, selected = 0.0, 0, 0.0, 0.0, 0
@@ -156,8 +160,12 @@ def compare(trial: Trial, name: str, flow: Module, layer: int, *, cache: bool, s
         selected = max(selected, len(mine))
         parts: list[Bounds] = []
         if cap.scored(budget, pages):
-            scored = slice(budget.sink, pages - budget.recent)
-            of_head = {f: np.ascontiguousarray(x[scored, h]) for f, x in fields.items()}
+            candidates = cap.candidates(budget, pages)
+            scored = slice(candidates.start, candidates.stop)
+            of_head = {}
+            for f, x in fields.items():
+                each = whole.get(f, 1)
+                of_head[f] = np.ascontiguousarray(x[scored.start // each : scored.stop // each, h])
             inside = slice(scored.start * spec.block_size, scored.stop * spec.block_size)
             shape = (scored.stop - scored.start, spec.block_size, -1)
             of_head |= {
@@ -253,7 +261,8 @@ def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k:
         made = summarise(flow, *tiles, **at(trial, layer, h))
         wrong = np.zeros(full, bool)
         for name, x in fields.items():
-            mine, want = x[:full, h], made[name]
+            want = made[name]
+            mine = x[: len(want), h]
             if types[name] == uint1:
                 same = (mine == want) | near_zero(flow, name, want, tiles, at(trial, layer, h))
             elif want.dtype.kind != "f":
@@ -264,7 +273,8 @@ def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k:
                     far = far + OWN * np.abs(want[np.isfinite(want)]).max()
                 with np.errstate(invalid="ignore"):
                     same = (np.abs(mine - want) <= far) | (mine == want) | (np.isnan(mine) & np.isnan(want))
-            wrong |= ~same.reshape(full, -1).all(-1)
+            of_page = same.reshape(len(want), -1).all(-1) if len(want) else np.ones(0, bool)
+            wrong[: len(want)] |= ~of_page
         count += int(wrong.sum())
     return count
 

@@ -54,7 +54,7 @@ def cross_compile(flow: str, spec: Spec, target: str, *, kv_heads: int, budget: 
 def predicted_bytes(kernel: KernelEntry, pages: Sequence[int], spec: Spec, budget: Budget, cap: Cap) -> int:
     """What a kernel reads of pages and summaries in a decode step, for one KV head of requests of so many pages."""
     each = int(str(kernel.schedule.get("bytes_per_page", 0)))
-    kept = [min(n, cap.total(budget, n)) for n in pages]
+    kept = [cap.kept(budget, n) for n in pages]
     scored = [cap.scored(budget, n) for n in pages]
     # a page of a request (a block, where pages have several) fills once in as many steps as it has tokens
     count = {"none": 0, "filled": len(pages) / spec.block_size, "scored": sum(scored), "kept": sum(kept)}

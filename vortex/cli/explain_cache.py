@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the parts, and how the nearest artifact differs where there is none of just these."""
-    from vortex.runtime.sglang.compiled import entries, entry, identity_of
+    from vortex.runtime.compiled import entries, entry, identity_of
 
     target = parse_targets(args.target or "cpu", say)[0].name
     identity = identity_of(args.flow, spec_of(args), target)

@@ -29,6 +29,8 @@ COMMANDS = {
     "db": "the database of tuning results: look, share, merge",
     "run": "decode a small random batch with an artifact and check it",
     "demo": "compile quest, decode a ragged batch, print what it kept and cost",
+    "eval": "how many of a real model's answers a flow keeps",
+    "capture": "record decoding steps of a real model, for vortex eval --trace",
     "info": "what an artifact holds, or what this machine has",
     "diff": "compare two IR files or two artifacts",
     "ops": "what a flow may use, and the operations of the IR",

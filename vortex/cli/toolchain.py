@@ -65,7 +65,7 @@ def _install(args: argparse.Namespace) -> int:
 
 def _show() -> int:
     # the engine's own rule, which works without the engine
-    from vortex.runtime.sglang.compiled import COMPILER, compiler
+    from vortex.runtime.compiled import COMPILER, compiler
 
     words = compiler()
     rows = [

@@ -31,7 +31,7 @@ class Place:
     page: Expr
     """The physical page, in 64 bits."""
     block: Expr | None
-    """Which of the page's blocks it is; None where a page has one."""
+    """Which of the page's blocks it is; None where a page has one, or the whole page is meant."""
 
 
 @dataclass
@@ -113,6 +113,11 @@ class Arguments:
         physical = bound(name, cast(I64, table[cast(I64, request), T.truncdiv(logical, one)]))
         return Place(physical, bound("block", cast(I64, T.truncmod(logical, one))))
 
+    def look_up_page(self, request: Expr, logical: Expr, name: str = "") -> Place:
+        """Where a logical page of a request lies, as one; with a ``name`` it is bound to a variable."""
+        physical = cast(I64, self.buffers["page_table"][cast(I64, request), logical])
+        return Place(let(name, physical) if name else physical, None)
+
     def of_block(self, block: Expr) -> Place:
         """Where a *physical block* lies: ``physical page * blocks of a page + block``."""
         each = self.page_blocks
@@ -122,11 +127,11 @@ class Arguments:
         return Place(cast(I64, T.truncdiv(block, one)), cast(I64, T.truncmod(block, one)))
 
     def token(self, at: Place, token: Expr) -> Expr:
-        """The place in its page of a token of a block."""
+        """The place in its page of a token of a block, or of the whole page."""
         return token if at.block is None else at.block * self.block_size + cast(I64, token)
 
     def of_field(self, at: Place, head: Expr) -> tuple[Expr, ...]:
-        """The index of a block's tile in a field."""
+        """The index of a block's tile in a field, or of a page's in a field of pages."""
         return (at.page, head) if at.block is None else (at.page, head, at.block)
 
     def pool(self, d: Decl, *, align: int = 0) -> Buffer:
@@ -168,7 +173,7 @@ class Arguments:
     def field(self, d: Decl) -> Buffer:
         """The summaries called ``d.name`` of all physical pages."""
         assert isinstance(d.type, TensorType)
-        blocks = () if self.page_blocks == 1 else (self.page_blocks,)
+        blocks = () if self.page_blocks == 1 or page.of_whole_pages(d) else (self.page_blocks,)
         return self.tensor(f"field.{d.name}", ("P", "Hkv", *blocks, *d.type.packed), STORAGE[d.type.dtype.name])
 
     def from_field(self, o: page.Load, at: Sequence[Expr], index: Sequence[Expr]) -> Expr:

@@ -35,13 +35,22 @@ def plan_request(args: Arguments, r: Expr, of: page.Plan, divide: Callable[[Expr
         fits = let("fits", cast("int64", n) <= total)
         kept = cast(I32, total)
     else:
-        candidates = let("candidates", n - reserved)
+        if cap.whole > 1:
+            # whole pages of blocks: what is reserved reaches on to where a page begins
+            whole, first = (
+                i32(cap.whole),
+                let("first", divide(budget[SINK] + (cap.whole - 1), i32(cap.whole)) * cap.whole),
+            )
+            end = divide(T.max(i32(0), n - budget[RECENT]), whole) * cap.whole
+            candidates = let("candidates", end - first)
+        else:
+            candidates = let("candidates", n - reserved)
         left = let("left", total - cast("int64", reserved))
         most = T.int64(0) if cap.always else left * T.int64(cap.budgets) + T.int64(cap.pages)
         fits = let("fits", cast("int64", candidates) <= most)
         open_pages = cast(I32, T.min(left, cast("int64", candidates))) * cap.budgets
-        kept = reserved + open_pages + T.min(i32(cap.pages), candidates)
+        kept = (reserved if cap.whole == 1 else n - candidates) + open_pages + T.min(i32(cap.pages), candidates)
     put(plan, n, PAGES, r)
     put(plan, T.Select(fits, n, kept), KEPT, r)
-    put(plan, T.Select(fits, i32(0), budget[SINK]), FIRST, r)
-    put(plan, T.Select(fits, i32(0), n - reserved), SCORED, r)
+    put(plan, T.Select(fits, i32(0), budget[SINK] if cap.whole == 1 else first), FIRST, r)
+    put(plan, T.Select(fits, i32(0), n - reserved if cap.whole == 1 else candidates), SCORED, r)

@@ -1,12 +1,15 @@
 """One emitter for each scalar op of the flow dialect: operands in, a TVM expression out. CPU and GPU share it.
 
-NaN needs care: TVM folds ``x != x`` to false and its own max and min lose a NaN on one side.
+Floats need care, since TVM simplifies them as if they were exact and finite: it folds ``x != x`` to false, ``x - x``,
+``x * 0`` and ``0 / x`` to 0, ``(x + 1) - 1`` to ``x``, and its own max and min lose a NaN on one side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from tvm_ffi import structural_equal
 
 from vortex.codegen.narrow import round_to
 from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, is_nan, kind, tirx
@@ -66,12 +69,48 @@ def _wrapped(compute: Fold) -> Fold:
 
 
 def _less(a: Expr, b: Expr) -> Expr:
-    return a - b if kind(a) == F32 else a + (T.uint64(2**32) - b)
+    if kind(a) == F32:
+        return a - (_hidden(b) if _cancels(a, b) else b)
+    return a + (T.uint64(2**32) - b)
+
+
+def _product(a: Expr, b: Expr) -> Expr:
+    return _zero_hidden(a) * _zero_hidden(b)
+
+
+def _quotient(a: Expr, b: Expr) -> Expr:
+    return _zero_hidden(a) / _zero_hidden(b)
+
+
+def _hidden(x: Expr) -> Expr:
+    """fp32 ``x`` as TVM does not see through it; compilers behind it do, and know about NaN and rounding."""
+    return T.reinterpret(F32, T.reinterpret(U32, x))
+
+
+def _zero_hidden(x: Expr) -> Expr:
+    """``x``; a literal 0 as its square root, which TVM leaves alone (it cannot compile the bits of 0)."""
+    return T.sqrt(f32(0)) if isinstance(x, tirx.FloatImm) and x.value == 0 else x
+
+
+def _terms(x: Expr) -> Iterator[Expr]:
+    """What TVM might find in ``x`` to subtract from: ``x`` itself and what it adds up or picks from."""
+    yield x
+    if isinstance(x, tirx.Add | tirx.Sub):
+        yield from (*_terms(x.a), *_terms(x.b))
+    elif isinstance(x, tirx.Select):
+        yield from (*_terms(x.true_value), *_terms(x.false_value))
+
+
+def _cancels(a: Expr, b: Expr) -> bool:
+    """Whether ``a`` and ``b`` have a term in common, or a number each."""
+    mine, others = list(_terms(a)), list(_terms(b))
+    numbers = [any(isinstance(x, tirx.FloatImm) for x in terms) for terms in (mine, others)]
+    return all(numbers) or any(structural_equal(x, y) for x in mine for y in others)
 
 
 add = _wrapped(lambda a, b: a + b)
 sub = _wrapped(_less)
-mul = _wrapped(lambda a, b: a * b)
+mul = _wrapped(lambda a, b: _product(a, b) if kind(a) == F32 else a * b)
 
 
 def negative(x: Expr) -> Expr:
@@ -226,7 +265,7 @@ for _name, _emit in {
     "flow.add": add,
     "flow.sub": sub,
     "flow.mul": mul,
-    "flow.div": lambda a, b: a / b,
+    "flow.div": _quotient,
     "flow.pow": T.pow,
     "flow.remainder": floor_mod,
     "flow.fmod": trunc_mod,

@@ -23,7 +23,7 @@ from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.share import counted
 from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put, when
+from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put, when, word_of
 from vortex.codegen.values import Index, page_position, pages_on, type_of, without_page
 from vortex.ir import numerics
 from vortex.ir.core import Decl, Function, Module, Op, Value
@@ -194,7 +194,7 @@ class Workspace:
 
         def keep(i: Index, x: Expr) -> None:
             whole = number_type(t.dtype) == F32
-            word = convert(x, F32) if t.dtype == bool_ else x if whole else T.reinterpret(F32, x)
+            word = convert(x, F32) if t.dtype == bool_ else x if whole else word_of(x)
             put(self.args.buffers["workspace"], word, self.row, self._word(d, tiles.full(o.x, i), t))
 
         tiles.copy(o.x, keep)
@@ -290,7 +290,10 @@ class RowReader:
             return self.args.buffers[d.name][self.row.request, self.row.head * t.tile[0] + index[0], index[1]]
         position = page_position(index, t)
         known = here is not None and here.place is not None and position is here.position
-        at = here.place if here is not None and here.place is not None and known else self.look_up(position)
+        if here is not None and here.place is not None and known:
+            at = here.place
+        else:
+            at = self.look_up(position, blocks=page.pages_of(d).blocks)
         inner = without_page(index, t.shape)
         if d.attrs["role"] == "pool":
             token, *dims = inner
@@ -315,6 +318,9 @@ class RowReader:
         """The row's part of state ``d``."""
         return State(self.args, d, self.row)
 
-    def look_up(self, position: Expr, name: str = "") -> Place:
-        """Where a candidate lies, bound to variables with a ``name`` for its page."""
+    def look_up(self, position: Expr, name: str = "", blocks: int = 1) -> Place:
+        """Where a candidate lies, or a page of so many ``blocks``, bound to variables with a ``name`` for its page."""
+        if blocks > 1:
+            first = T.truncdiv(self.row.first, i32(blocks))
+            return self.args.look_up_page(self.row.request, first + position, name)
         return self.args.look_up(self.row.request, self.row.first + position, name)

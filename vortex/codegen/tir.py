@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
+from tvm.sym import Analyzer
 from tvm.tirx.script import builder as T
 
 Expr: TypeAlias = Any
@@ -55,6 +56,14 @@ def differ(a: Expr, b: Expr) -> Expr:
 def is_nan(x: Expr) -> Expr:
     """Whether fp32 ``x`` is NaN, by its bits: TVM folds ``x != x`` to false, and its isnan breaks up vectors."""
     return T.bitwise_and(T.reinterpret(U32, x), T.uint32(0x7FFFFFFF)) > T.uint32(0x7F800000)
+
+
+def word_of(x: Expr) -> Expr:
+    """The fp32 word that has the bits of integer ``x``. Of a literal, TVM's CUDA C++ would take the address; a sum with
+    a 0 that only the compilers behind TVM know is none.
+    """
+    literal = isinstance(Analyzer().simplify(x), tirx.IntImm)
+    return T.reinterpret(F32, x + cast(kind(x), T.sqrt(f32(0))) if literal else x)
 
 
 def let(name: str, value: Expr) -> Expr:

@@ -12,7 +12,7 @@ from typing import Any
 
 from vortex.codegen.narrow import widen
 from vortex.codegen.scalar import convert, emit_scalar, number_type
-from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, cast, f32, flat, i32, local, put, unflat
+from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, cast, f32, flat, i32, local, put, tirx, unflat, word_of
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow, page
@@ -89,9 +89,17 @@ class Values:
             axis = t.page_axis
             assert axis is not None
             return self.read(o.x, [*index[:axis], self.place(o.at, index[axis]), *index[axis + 1 :]])
+        if isinstance(o, flow.BlocksOf):
+            return self._block_of(o, index[0])
         if isinstance(o, flow.View):
             return self.read(o.x, view_index(o, index))
         return self._leaf(o, index)
+
+    def _block_of(self, o: flow.BlocksOf, position: Expr) -> Expr:
+        """The place among the candidates of a block of listed pages."""
+        each = tirx.const(o.blocks, position.ty)
+        listed = self.read(o.x, [T.truncdiv(position, each)])
+        return listed * o.blocks + cast(I32, T.truncmod(position, each))
 
     def place(self, at: Value, position: Expr) -> Expr:
         """The position that a list of pages has at ``position``."""
@@ -135,7 +143,7 @@ class Values:
         """As kept: scratch holds fp32 words, so integers go there bit by bit."""
         kind = number_type(dtype)
         word = convert(convert(x, kind), I32) if kind != F32 else convert(x, F32)
-        return T.reinterpret(F32, word) if packed and kind != F32 else word
+        return word_of(word) if packed and kind != F32 else word
 
     def _from_word(self, word: Expr, dtype: DType, *, packed: bool = False) -> Expr:
         kind = number_type(dtype)
@@ -155,6 +163,11 @@ def _constant(values: Values, o: flow.Constant, index: Index) -> Expr:
     return f32(o.number) if kind == F32 else convert(i32(int(o.number)), kind)
 
 
+def first_of(o: flow.PageIndex, first: Expr) -> Expr:
+    """The index of the first candidate, or of the page that it begins."""
+    return first if o.blocks == 1 else T.truncdiv(first, i32(o.blocks))
+
+
 LEAVES: dict[type[Op], Callable[[Values, Any, Index], Expr]] = {
     flow.Constant: _constant,
     flow.Resource: lambda values, o, index: widen(values.constants[o.symbol][tuple(index)], o.type.dtype),
@@ -163,14 +176,15 @@ LEAVES: dict[type[Op], Callable[[Values, Any, Index], Expr]] = {
     flow.Head: lambda values, o, index: values.leaves["head"],
     flow.Layer: lambda values, o, index: values.leaves["layer"],
     flow.PageCount: lambda values, o, index: values.leaves["page_count"],
-    flow.PageIndex: lambda values, o, index: values.leaves["first_page"] + index[0],
+    flow.PageIndex: lambda values, o, index: first_of(o, values.leaves["first_page"]) + index[0],
 }
 """How an element of each op whose role is ``leaf`` is read; ``page.load`` goes by the template."""
 
 
 def pages_on(axis: Sym, candidates: Expr) -> Expr:
     """How many pages an axis has in a row of that many candidates."""
-    return T.min(candidates, i32(axis.limit)) if axis.limit else candidates
+    most = T.truncdiv(candidates, i32(axis.blocks)) if axis.blocks > 1 else candidates
+    return T.min(most, i32(axis.limit)) if axis.limit else most
 
 
 def page_position(index: Index, t: TensorType) -> Expr:

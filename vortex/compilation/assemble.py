@@ -50,7 +50,7 @@ def assemble(
         constants.append(ConstantEntry(d.name, f"constants/{d.name}.bin", str(t.dtype), t.tile))
     blocks = page.page_blocks(program)
     fields = [
-        FieldEntry(d.name, t.tile if blocks == 1 else (blocks, *t.tile), str(t.dtype))
+        FieldEntry(d.name, t.tile if blocks == 1 or page.of_whole_pages(d) else (blocks, *t.tile), str(t.dtype))
         for d in program.declared("buffer")
         if d.attrs.get("role") == "field" and (t := _tensor(program, d.name))
     ]

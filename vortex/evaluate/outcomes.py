@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+BASELINES = ("dense", "oracle", "random", "recent")
+"""Rules that are no flows; every evaluation has them."""
+
 
 @dataclass(frozen=True)
 class Lane:
     """One way to read a prompt's pages; the lanes of a prompt are decoded as one batch over the same pages.
 
     Attributes:
-        rule: a flow's name, or ``dense``, ``oracle``, ``random``, ``recent``.
+        rule: a flow's name, or one of :data:`BASELINES`.
         budget: candidate pages that are kept beside the first and the recent ones; 0 for ``dense``.
     """
 
@@ -29,7 +32,7 @@ class Outcome:
 
     Attributes:
         text: the answer, decoded greedily.
-        score: 0 to 1, as the task scores it.
+        score: 0 to 1, as the task scores it; NaN for a prompt that wants nothing but log-probability.
         logprob: mean log-probability of a token of the right answer, in nats, under teacher forcing.
         recall: share of (step, layer, head) that read all pages of the evidence, teacher-forced; NaN without.
         mass: ``[layers, heads]``, share of dense attention's mass that was read, mean over steps and the group's heads.

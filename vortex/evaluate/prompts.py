@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,8 @@ class Prompt:
     new_tokens: int
 
     def scored(self, text: str) -> float:
-        """Share of right in the answer ``text``, 0 to 1; case does not count, as in RULER."""
+        """Share of right in the answer ``text``, 0 to 1; case does not count, as in RULER. NaN if nothing is wanted."""
+        if not self.wanted:
+            return math.nan
         found = [w.lower() in text.lower() for w in self.wanted]
-        return float(any(found)) if self.score == "part" else sum(found) / max(len(found), 1)
+        return float(any(found)) if self.score == "part" else sum(found) / len(found)

@@ -12,11 +12,14 @@ from vortex.spec import Spec
 
 
 class Page:
-    """What forward_cache is given: ``page.k`` and ``page.v`` of one full page, or under MLA ``page.latent``."""
+    """What forward_cache is given: ``page.k`` and ``page.v`` of one full page, or under MLA ``page.latent``, and the
+    same of one of its blocks in ``page.block``, which is the page itself where it has one.
+    """
 
-    def __init__(self, spec: Spec, parts: Sequence[Any]) -> None:
+    def __init__(self, spec: Spec, parts: Sequence[Any], block: Page | None = None) -> None:
         self.__dict__["_spec"] = spec
         self.__dict__["_parts"] = dict(zip(spec.pools, parts, strict=True))
+        self.__dict__["block"] = self if block is None else block
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -27,7 +30,7 @@ class Page:
             raise fail(OTHER_CACHE, read=f"page.{name}", **_what_there_is(self._spec, "page"))
         has = " and ".join(self._spec.pools)
         uses = " and ".join(f"page.{p}" for p in self._spec.pools)
-        text = f"a page has {has}, no '{name}'"
+        text = f"a page has {has}, and block, no '{name}'"
         raise fail(FLOW_RAISED, type="AttributeError", text=text, hint=f"summaries are made from {uses}")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 METHODS = ("create_cache", "forward_cache", "forward_indexer")
 HOW_TO_DECLARE = "write vortex.Field(dim, ...) with positive integers"
+UNITS = ("page", "block")
+"""What a field can belong to, where a page has several blocks."""
 STORABLE = ("bf16", "f16", "f32", "fp8_e4m3", "int8", "int4", "uint1")
 
 
@@ -46,15 +48,27 @@ class Field:
 
     int4 packs two codes a byte along the last axis and uint1 eight bits, the first in the lowest bits.
 
+    ``per`` matters where a page has several blocks (``Spec(page_size=64, block_size=16)``): a field belongs to the
+    page, unless ``per="block"`` says that each of its blocks has one. A flow that says ``per`` nowhere is written for
+    blocks alone, and calls them pages.
+
     Raises:
-        VortexError: VX1016 when a size, the element type, an axis, ``state`` or ``init`` is none, or the last axis does
-            not fill bytes.
+        VortexError: VX1016 when a size, the element type, an axis, ``state``, ``init`` or ``per`` is none, or the last
+            axis does not fill bytes.
     """
 
     def __init__(
-        self, *shape: int, dtype: Any = None, scale: Any = None, state: str | None = None, init: Any = None
+        self,
+        *shape: int,
+        dtype: Any = None,
+        scale: Any = None,
+        state: str | None = None,
+        init: Any = None,
+        per: str | None = None,
     ) -> None:
         loc = source.here()
+        self.per = _per(per, state, loc)
+        """What there is one for where pages have several blocks: "page" or "block"; nothing where it is not said."""
         self.state = _state(state, loc)
         self.init = _init(init, self.state, loc)
         self.shape = tuple(_size(d, loc) for d in shape)
@@ -64,17 +78,18 @@ class Field:
         if self.state and self.dtype is not None and not self.dtype.is_float:
             hint = "dtype= of state is one of bf16, f16, f32, fp8_e4m3; K's own without it"
             raise BAD_FIELD.at(loc, why=f"state cannot be kept as {self.dtype}", hint=hint)
-        per = self.dtype.per_byte if self.dtype is not None else 1
-        if per > 1 and (not self.shape or self.shape[-1] % per):
+        each = self.dtype.per_byte if self.dtype is not None else 1
+        if each > 1 and (not self.shape or self.shape[-1] % each):
             last = self.shape[-1] if self.shape else "none"
-            why = f"{self.dtype} packs {per} elements a byte along the last axis, whose size is {last}"
-            hint = f"make it a multiple of {per}: pad with torch.nn.functional.pad, or store int8"
+            why = f"{self.dtype} packs {each} elements a byte along the last axis, whose size is {last}"
+            hint = f"make it a multiple of {each}: pad with torch.nn.functional.pad, or store int8"
             raise BAD_FIELD.at(loc, why=why, hint=hint)
 
     def __repr__(self) -> str:
         scale = "" if self.scale is None else f", scale={self.scale}"
         state = f", state={self.state!r}, init={self.init}" if self.state else ""
-        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype}{scale}{state})"
+        per = f", per={self.per!r}" if self.per else ""
+        return f"Field({', '.join(map(str, self.shape))}, dtype={self.dtype}{scale}{state}{per})"
 
 
 def _scaled(f: Field, scale: Any) -> tuple[int, ...]:
@@ -103,6 +118,18 @@ def _state(state: Any, loc: Loc | None) -> str:
         hint = 'state="page" for a tensor for each page of a request, state="request" for one; a summary without it'
         raise BAD_FIELD.at(loc, why=f"there is no state={state!r}", hint=hint)
     return state
+
+
+def _per(per: Any, state: Any, loc: Loc | None) -> str:
+    """What there is a summary, or state, for; nothing where it is not said."""
+    if per is None:
+        return ""
+    if not isinstance(per, str) or per not in UNITS:
+        hint = 'per="page", or per="block" for one for each block of a page'
+        raise BAD_FIELD.at(loc, why=f"there is no per={per!r}", hint=hint)
+    if state == "request":
+        raise BAD_FIELD.at(loc, why=f"per={per!r} of state of the request", hint="leave it out: a request has one")
+    return per
 
 
 def _init(init: Any, state: str, loc: Loc | None) -> float:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vortex.errors import FLOW_RAISED, VortexError
-from vortex.flow.tracer import current, fail
+from vortex.flow.tracer import active, current, fail
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
-from vortex.ir.types import S, TensorType, i32
+from vortex.ir.types import S, TensorType, i32, whole_pages
 
 if TYPE_CHECKING:
     from vortex.flow.shortlist import EagerNear
@@ -35,6 +35,14 @@ class Place:
     """The shortlists that were made so far."""
     parents: tuple[int | None, ...] | None = None
     """Which of them each is a shortlist of, if any; None where sizes have to tell."""
+    units: tuple[int, ...] = ()
+    """How many candidates an element of each is, where not one."""
+    blocks: int = 1
+    """How many candidates make a page, where the flow knows of blocks."""
+
+    def unit(self) -> int:
+        """How many candidates an element of the next shortlist is."""
+        return self.units[len(self.lists)] if self.units else 1
 
     def parent(self, scored: int) -> EagerNear | None:
         """The shortlist whose ``scored`` pages the next one ranks, None where it ranks all candidates."""
@@ -107,16 +115,36 @@ def head() -> Any:
     return torch.tensor(here("head").head, dtype=torch.int32)
 
 
+def page_indices(blocks: int) -> Any:
+    """The traced index of each page of so many candidates, int32 [S/blocks]."""
+    name = "page_index" if blocks == active().blocks else "block_index"
+    return active().once(name, flow.PageIndex(TensorType(i32, (whole_pages(blocks),))), name)
+
+
 def page_index() -> Any:
-    """Each candidate's page index in its request, int32 [S]."""
-    if current() is not None:
-        return _leaf("page_index", flow.PageIndex(TensorType(i32, (S,))))
-    place = here("page_index")
-    return torch.arange(place.first_page, place.first_page + _pages("page_index"), dtype=torch.int32)
+    """Each candidate's page index in its request, int32 [S]; in a flow with fields of pages and blocks that of each
+    page, int32 [S / blocks].
+    """
+    if (tracer := current()) is not None:
+        return _leaf("page_index", flow.PageIndex(TensorType(i32, (whole_pages(tracer.blocks),))))
+    return _indices("page_index", here("page_index").blocks)
+
+
+def block_index() -> Any:
+    """Each candidate's block index in its request, int32 [S]: that of its page where the flow knows of no blocks."""
+    if (tracer := current()) is not None:
+        return page_index() if tracer.blocks == 1 else _leaf("block_index", flow.PageIndex(TensorType(i32, (S,))))
+    return _indices("block_index", 1)
+
+
+def _indices(what: str, blocks: int) -> torch.Tensor:
+    pages, first = _pages(what) // blocks, here(what).first_page // blocks
+    return torch.arange(first, first + pages, dtype=torch.int32)
 
 
 def page_count() -> Any:
-    """How many candidates there are, an int32 scalar."""
-    if current() is not None:
-        return _leaf("page_count", flow.PageCount(TensorType(i32)))
-    return torch.tensor(_pages("page_count"), dtype=torch.int32)
+    """How many candidate pages there are, an int32 scalar."""
+    if (tracer := current()) is None:
+        return torch.tensor(_pages("page_count") // here("page_count").blocks, dtype=torch.int32)
+    counted = _leaf("page_count", flow.PageCount(TensorType(i32)))
+    return counted if tracer.blocks == 1 else counted // tracer.blocks

@@ -62,8 +62,29 @@ def instantiate(flow: vFlow | type[vFlow]) -> vFlow:
 
 
 def declared_fields(flow: vFlow, spec: Spec) -> dict[str, Field]:
-    """What create_cache declares, checked."""
-    fields = called(flow, "create_cache", spec.in_blocks)
+    """What create_cache declares, checked. A flow that says of a field whether it belongs to pages or to blocks is
+    asked with the size of pages, another one with that of blocks.
+    """
+    fields = _declared(flow, spec.in_blocks)
+    if spec.page_blocks == 1 or not any(f.per for f in fields.values()):
+        return fields
+    fields = _declared(flow, spec)
+    for name in of_pages(fields, spec):
+        if fields[name].state:
+            why = f"state '{name}' belongs to pages, of which blocks are selected"
+            raise BAD_FIELD.at(fields[name].loc, why=why, hint='state="page", per="block" keeps it for each block')
+    return fields
+
+
+def of_pages(fields: Mapping[str, Field], spec: Spec) -> list[str]:
+    """The fields that belong to whole pages of several blocks: none in a flow that says ``per`` nowhere."""
+    if spec.page_blocks == 1 or not any(f.per for f in fields.values()):
+        return []
+    return [name for name, f in fields.items() if f.per != "block" and f.state != "request"]
+
+
+def _declared(flow: vFlow, spec: Spec) -> dict[str, Field]:
+    fields = called(flow, "create_cache", spec)
     at_return = return_loc(flow, "create_cache")
     code = code_of(flow.create_cache)
     if not isinstance(fields, Mapping):

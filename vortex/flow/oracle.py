@@ -18,7 +18,15 @@ from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
 from vortex.flow.flow import Field, vFlow
 from vortex.flow.leaves import Place, eager
-from vortex.flow.methods import declared_fields, indexed, instantiate, require_shape, summaries_of, weights_of
+from vortex.flow.methods import (
+    declared_fields,
+    indexed,
+    instantiate,
+    of_pages,
+    require_shape,
+    summaries_of,
+    weights_of,
+)
 from vortex.flow.selection import Part, Selection
 from vortex.flow.shortlist import ByShortlist
 from vortex.flow.surroundings import plain
@@ -26,6 +34,7 @@ from vortex.flow.trace import trace
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import Part as TracedPart
 from vortex.ir.dialects.flow import Ranking, Shortlist, cap_of
+from vortex.ir.dialects.flow import of_pages as fields_of_pages
 from vortex.ir.dialects.flow import selected as selected_by
 from vortex.ir.types import DTYPES, DType, TensorType, bf16, dtype, f16, f32, fp8_e4m3
 from vortex.spec import Spec
@@ -113,7 +122,8 @@ def summaries(
     parameters: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The fields of full pages ``[P, page, D]`` of one KV head as they lie in memory: ``{name: [P, *shape]}`` in their
-    storage dtype, codes packed along the last axis and their scales as ``<name>_scale``.
+    storage dtype, codes packed along the last axis and their scales as ``<name>_scale``. Where pages have blocks
+    ``[P, block, D]`` are those, and a field of whole pages has a row for each page that is full.
 
     ``head`` is the KV head of the model, ``parameters`` are all sets of the flow's parameters, as files have them.
     The pages are as :func:`kept` gives them. Under MLA ``k_pages`` are latent rows, and ``v_pages`` is not given.
@@ -122,12 +132,23 @@ def summaries(
     with at_home(flow), plain():
         made = _accepted(flow, spec)
         fields = {name: f for name, f in declared_fields(made, spec).items() if not f.state}
+        whole = of_pages(fields, spec)
         types = {k: t for name, f in fields.items() for k, t in narrow.kept(name, f, dtype(spec.dtype)).items()}
         rows: dict[str, list[Tensor]] = {name: [] for name in types}
+        blocks = spec.page_blocks if whole else 1
         for p in range(k_pages.shape[0]):
+            first, full = p - p % blocks, p - p % blocks + blocks <= k_pages.shape[0]
+            block = page = Page(spec, [x[p].clone() for x in parts])
+            if whole:
+                # of a page that is not full there is no summary
+                rows_of = [x[first : first + blocks].flatten(0, 1) if full else x.new_zeros(spec.page_size, x.shape[-1])
+                           for x in parts]  # fmt: skip
+                page = Page(spec, rows_of, block)
             with eager(Place(layer, head=head, parameters=parameters or {})), Fp32Arithmetic():
-                written = summaries_of(made, fields, Page(spec, [x[p] for x in parts]))
+                written = summaries_of(made, fields, page)
             for name, f in fields.items():
+                if name in whole and (p != first or not full):
+                    continue
                 x = torch.as_tensor(written[name])
                 require_shape(made, name, f.shape, tuple(x.shape))
                 with Fp32Arithmetic():
@@ -214,10 +235,11 @@ def chosen_with(
     """:func:`selection`, and what each state field becomes: ``[S, *shape]`` for state of pages, ``[*shape]`` for state
     of the request, in fp32. ``state`` is what they are now, ``init`` everywhere unless given.
     """
-    pages = next((f.shape[0] for f in fields.values()), pages or 0)
     with at_home(flow), plain():
-        made, index = _accepted(flow, spec), _traced(flow, spec).functions["index"]
+        made, module = _accepted(flow, spec), _traced(flow, spec)
+        index = module.functions["index"]
         declared = declared_fields(made, spec)  # a flow may keep what it works out here
+        pages = candidates_of(module, {name: len(f) for name, f in fields.items()}, pages or 0)
         weights_of(made, declared)
         if state is None:
             state = {n: began(f, spec, pages) for n, f in declared.items() if f.state}
@@ -229,7 +251,10 @@ def chosen_with(
             lambda name: given[name].detach().float().clone(),
         )
         lists = [o for o in index.ops if isinstance(o, Shortlist)]
-        place = Place(layer, first_page, pages, head, parameters or {}, parents=tuple(_ranked(o, lists) for o in lists))
+        place = Place(
+            layer, first_page, pages, head, parameters or {}, parents=tuple(_ranked(o, lists) for o in lists),
+            units=tuple(o.listed.blocks for o in lists), blocks=cap_of(module).whole,
+        )  # fmt: skip
         with eager(place), ByShortlist(), Fp32Arithmetic():
             selected, new = indexed(made, declared, q.detach().float().clone(), cache)
         placed = partial(_placed, place, lists)
@@ -244,7 +269,7 @@ def chosen_with(
 def _ranked(o: Ranking, lists: Sequence[Shortlist]) -> int | None:
     """Which of the shortlists has the pages that an op ranks: real tensors do not tell, and traced ones do."""
     pages = o.pages_of(o.scored)
-    return next((i for i, x in enumerate(lists) if x.listed == pages), None)
+    return next((i for i, x in enumerate(lists) if pages in (x.listed, x.listed.in_blocks)), None)
 
 
 def _placed(place: Place, lists: Sequence[Shortlist], part: Part, traced: TracedPart) -> Part:
@@ -300,23 +325,24 @@ def _read(name: str, f: Field, fields: dict[str, Tensor], spec: Spec) -> Tensor:
     return made.clone()
 
 
-def select_pages(selected: Selection | Tensor, n: int, budget: Budget) -> list[int]:
+def select_pages(selected: Selection | Tensor, n: int, budget: Budget, whole: int = 1) -> list[int]:
     """The pages kept of ``n``, ascending; what is selected, or the scores for a plain top-k, is of the candidates
-    ``[sink, n - recent)``.
+    ``[sink, n - recent)``, or of those that make whole pages of ``whole`` blocks among them.
 
     Order: +inf, finite, -inf, NaN; -0 equals +0; ties and NaNs go to the lower page.
     """
     if isinstance(selected, Tensor):
         selected = Selection((Part(selected),))
-    if not selected.cap.scored(budget, n):
+    of = replace(selected.cap, whole=whole)
+    if not of.scored(budget, n):
         return list(range(n))
-    candidates = range(budget.sink, n - budget.recent)
+    candidates = of.candidates(budget, n)
     left = budget.total(n) - budget.sink - budget.recent
     best: set[int] = set()
     for part in selected.parts:
         assert part.candidates == len(candidates), f"{part.candidates} scores for {len(candidates)} candidates"
         best |= {candidates[i] for i in part.best(left)}
-    return [*range(budget.sink), *sorted(best), *range(n - budget.recent, n)]
+    return [*range(candidates.start), *sorted(best), *range(candidates.stop, n)]
 
 
 def attend(q: Tensor, k_tokens: Tensor, v_tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -369,27 +395,28 @@ def step(
     length, heads, dim = k.shape
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
     n = -(-length // spec.block_size)
-    first, last = budget.sink, n - budget.recent
     state = RequestState(flow, spec, heads) if state is None else state
     pages: list[list[int]] = []
     chosen_by: list[Selection | None] = []
     of = cap(flow, spec)
+    blocks = dict.fromkeys(fields_of_pages(_traced(flow, spec)), of.whole)
     outs, lses = [], []
     for h in range(heads):
         group = q[h * spec.group : (h + 1) * spec.group]
         selected = None
         mine = budget.of(layer, head_offset + h)
         if of.scored(mine, n):
+            first, last = of.candidates(mine, n).start, of.candidates(mine, n).stop
             ours = k[:, h], None if v is None else v[:, h]
             if fields is None:
                 seen = _candidates(flow, spec, *ours, first, last, layer, head_offset + h, parameters)
             else:
-                seen = {name: f[first:last] for name, f in fields[h].items()}
+                seen = {name: _between(f, first, last, blocks.get(name, 1)) for name, f in fields[h].items()}
             seen |= _rows(spec, *ours, first, last)
             held, place = state.read(h, first, last), (layer, first, last - first, head_offset + h)
             selected, new = chosen_with(flow, spec, group, seen, held, *place, parameters)
             state.write(h, new, first, last)
-        chosen = list(range(n)) if selected is None else select_pages(selected, n, mine)
+        chosen = list(range(n)) if selected is None else select_pages(selected, n, mine, of.whole)
         tokens = torch.cat([torch.arange(p * spec.block_size, min((p + 1) * spec.block_size, length)) for p in chosen])
         values = k[tokens, h, : spec.v_dim] if v is None else v[tokens, h]
         out, lse = attend(group, k[tokens, h], values, scale)
@@ -398,6 +425,17 @@ def step(
         outs.append(out)
         lses.append(lse)
     return StepResult(pages, chosen_by, torch.cat(outs), torch.cat(lses))
+
+
+def _between(field: Tensor, first: int, last: int, blocks: int) -> Tensor:
+    """The rows of a field, one for so many candidates, of candidates ``[first, last)``."""
+    return field[first // blocks : last // blocks]
+
+
+def candidates_of(module: Module, rows: Mapping[str, int], otherwise: int) -> int:
+    """How many candidates there are, from the rows of fields; ``otherwise`` where there are no fields."""
+    whole, blocks = fields_of_pages(module), cap_of(module).whole
+    return next((n * blocks if name in whole else n for name, n in rows.items()), otherwise)
 
 
 def _candidates(

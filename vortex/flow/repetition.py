@@ -6,19 +6,20 @@ from typing import Any
 
 from vortex.errors import SYMBOLIC_SIZE
 from vortex.flow.axes import axis, number, sizes
+from vortex.flow.leaves import page_indices
 from vortex.flow.optable import traces
 from vortex.flow.shapes import flatten, reshaped
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import active, emit, fail, refuse
 from vortex.ir.dialects import flow
-from vortex.ir.types import Dim, S, Sym, TensorType, bool_, i32
+from vortex.ir.types import Dim, Sym, bool_
 
 
 def over_pages(x: vTensor, i: int, pages: Sym) -> vTensor:
     """One value for every page: x where the page index is >= 0, which always holds; its size-1 axis i becomes S."""
-    index = active().once("page_index", flow.PageIndex(TensorType(i32, (S,))), "page_index")
-    if pages != S:
-        index = emit(flow.Pick, index, vTensor(active().lists[pages]))
+    index = page_indices(pages.blocks)
+    if (listed := active().listed(pages)) is not None:
+        index = emit(flow.Pick, index, vTensor(listed))
     every = reshaped(emit(flow.Ge, index, lift(0)), [pages if j == i else 1 for j in range(x.ndim)])
     none = lift(False) if x.type.dtype == bool_ else lift(0 if not x.type.dtype.is_float else 0.0)
     return emit(flow.Where, every, x, none)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vortex.budget import Cap, integer
-from vortex.errors import BAD_SCORE, BAD_SELECTION, NEGATIVE_MASS, NO_CAP, NO_EFFECT, Loc, warn
+from vortex.errors import BAD_SCORE, BAD_SELECTION, NEGATIVE_MASS, NO_CAP, NO_EFFECT, PAGES_SELECTED, Loc, warn
 from vortex.flow import source
 from vortex.flow.shortlist import listing, scored_pages
 from vortex.flow.tensor import lift, vTensor
@@ -206,7 +206,8 @@ def _score(score: Any, call: str) -> Any:
             got = list(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
             raise fail(BAD_SCORE, call=call, got=got)
         return score
-    scored_pages(score, call)
+    if (pages := scored_pages(score, call)).blocks > 1:
+        raise fail(PAGES_SELECTED, call=call, got=f"[{pages}]")
     return score
 
 

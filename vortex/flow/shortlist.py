@@ -23,7 +23,7 @@ from vortex.flow.tracer import active, current, emit, fail, refuse
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
 from vortex.ir.ranking import ranking
-from vortex.ir.types import MOST_LISTED, S, Sym, TensorType, i32
+from vortex.ir.types import MOST_LISTED, S, Sym, TensorType, i32, whole_pages
 
 
 class TracedNear(Near):
@@ -42,7 +42,7 @@ class TracedNear(Near):
         if self.positions.home is not current():
             raise foreign(self.positions)
         pages = x.type.pages
-        at = {self.over: self.positions, S: self.candidates}.get(pages) if pages is not None else None
+        at = self._at(pages) if pages is not None else None
         if i == x.type.page_axis and at is not None:
             return emit(flow.Pick, x, at)
         if pages is None:
@@ -51,25 +51,42 @@ class TracedNear(Near):
             why = f"{x.type} is over the pages of another shortlist"
         else:
             why = f"axis {i} of {x.type} is indexed by a shortlist, and its pages are axis {x.type.page_axis}"
-        axes = " or ".join(map(str, dict.fromkeys((S, self.over))))
+        axes = " or ".join(map(str, dict.fromkeys((S, whole_pages(self.over.blocks), self.over))))
         raise refuse(why, f"x[near] where the first axis of x is {axes}, x[:, near] where its second is")
+
+    def _at(self, pages: Sym) -> vTensor | None:
+        """The list by which a tensor over ``pages`` is indexed, if it can be."""
+        if pages == self.over:
+            return self.positions
+        if pages == whole_pages(self.over.blocks):
+            return self.candidates
+        made = self.positions.type.pages
+        assert made is not None
+        listed = active().listed(made.in_blocks) if pages == S else None
+        return None if listed is None else vTensor(listed)
 
 
 class EagerNear(Near):
-    """A shortlist of real scores."""
+    """A shortlist of real scores: ``positions`` of ``scored`` pages, of ``blocks`` each, which are all candidates or
+    the pages of the shortlist ``above``.
+    """
 
-    __slots__ = ("places",)
+    __slots__ = ("candidates", "pages", "places", "total")
 
-    def __init__(self, places: dict[int, torch.Tensor]) -> None:
-        self.places = places
-        """Where its pages stand on each axis above it, by how many pages that has; one that holds all pages of the
-        axis above it has them in the same places, so that no two differ for one number.
-        """
-
-    @property
-    def candidates(self) -> torch.Tensor:
-        """Where its pages stand among all candidates."""
-        return self.places[max(self.places)]
+    def __init__(self, positions: torch.Tensor, scored: int, blocks: int, above: EagerNear | None) -> None:
+        self.total: int = scored * blocks if above is None else above.total
+        """How many candidates there are."""
+        self.pages: torch.Tensor = (
+            positions if above is None else (above.pages if blocks > 1 else above.candidates)[positions]
+        )
+        """Where its pages stand among all pages."""
+        self.candidates: torch.Tensor = self.pages
+        """Where they, or their blocks, stand among all candidates."""
+        if blocks > 1:
+            self.candidates = (self.pages[:, None] * blocks + torch.arange(blocks)).reshape(-1)
+        # one that holds all pages of the axis above it has them in the same places, so that no two differ for a number
+        self.places = {self.total: self.candidates, self.total // blocks: self.pages, scored: positions}
+        """Where its pages stand on each axis that it can index, by how many pages that has."""
 
 
 class ByShortlist(TorchFunctionMode):
@@ -99,6 +116,9 @@ def _placed(x: torch.Tensor, key: Any) -> Any:
 def shortlist(score: Any, *, pages: int) -> Any:
     """The ``pages`` best candidates by ``score``, all where there are fewer: an index for tensors over pages.
 
+    Where a flow has fields of pages beside fields of blocks, a score of pages lists pages, and ``cache.f[near]`` of a
+    field of blocks has the blocks of these pages.
+
     ``cache.f[near]`` is field ``f`` at those pages, and ``x[near]`` any tensor whose first axis is S (``x[:, near]``
     where its second is). What follows has the shortlist's pages as its page axis; a selection by a score over them, or
     another shortlist, chooses among them. Scores order pages as they do in :func:`vortex.topk`; the list ascends.
@@ -119,21 +139,21 @@ def shortlist(score: Any, *, pages: int) -> Any:
         return _eager(score, count)
     over = scored_pages(score, "shortlist")
     tracer = active()
-    name = f"S{len(tracer.lists) + 1}"
-    axis = Sym(name, min(count, over.limit) if over.limit else count)
+    name = f"S{len({axis.name for axis in tracer.lists}) + 1}"
+    axis = Sym(name, min(count, over.limit) if over.limit else count, over.blocks)
     names = source.assigned_names(frame) if (frame := source.user_frame()) is not None else ()
     made = flow.Shortlist(lift(score).value, TensorType(i32, (axis,)))
     positions = vTensor(tracer.function.add(made, names[0] if len(names) == 1 else "near", source.here()))
     candidates = positions
-    if over != S:
-        candidates = emit(flow.Pick, vTensor(tracer.lists[over]), positions)
+    if (above := tracer.listed(over)) is not None:
+        candidates = emit(flow.Pick, vTensor(above), positions)
     tracer.lists[axis] = candidates.value
     return TracedNear(over, positions, candidates)
 
 
 def listing(score: vTensor) -> tuple[Value, ...]:
     """Which candidates the pages of a score are: the list of a shortlist, nothing where they are all."""
-    listed = active().lists.get(score.type.pages) if score.type.pages is not None else None
+    listed = active().listed(score.type.pages) if score.type.pages is not None else None
     return () if listed is None else (listed,)
 
 
@@ -151,10 +171,6 @@ def scored_pages(score: Any, call: str) -> Sym:
 def _eager(score: torch.Tensor, count: int) -> EagerNear:
     positions = torch.from_numpy(ranking(score.detach().float().numpy())[:count].copy()).sort().values
     place = here("shortlist")
-    above = place.parent(len(score))
-    places = {len(score): positions}
-    if above is not None:
-        places |= {n: at[positions] for n, at in above.places.items()}
-    made = EagerNear(places)
+    made = EagerNear(positions, len(score), place.unit(), place.parent(len(score)))
     place.lists.append(made)
     return made

@@ -330,6 +330,8 @@ def lift(x: Any) -> vTensor:
     if isinstance(x, PageDim):
         pages = active().once("S", flow.PageCount(TensorType(i32)), "page_count")
         active().integers.know(pages.value, Whole(torch.int64, 0, MOST_PAGES, python=True))
+        if x.axis.blocks > 1:
+            pages = pages // x.axis.blocks
         if not x.axis.limit:
             return pages
         most = constant(x.axis.limit)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any
 
-from vortex.errors import ROWS_OF_ALL, STATE, UNREPEATABLE, Loc, VortexError, warn
+from vortex.errors import PAGE_AND_BLOCK, ROWS_OF_ALL, STATE, UNREPEATABLE, Loc, VortexError, warn
 from vortex.flow import narrow, purity, source
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.files import at_home
@@ -21,6 +21,7 @@ from vortex.flow.methods import (
     instantiate,
     key_loc,
     method_loc,
+    of_pages,
     require_shape,
     return_loc,
     summaries_of,
@@ -35,7 +36,8 @@ from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow as ops
 from vortex.ir.digest import structural
 from vortex.ir.printer import print_op
-from vortex.ir.types import Dim, S, TensorType, dtype, f32
+from vortex.ir.rewrite import behind
+from vortex.ir.types import Dim, S, TensorType, dtype, f32, whole_pages
 from vortex.ir.verify import verify
 from vortex.spec import Spec
 
@@ -101,11 +103,11 @@ ANEW = (
 def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     cls = type(made)
     module = Module("flow", cls.flow_name or cls.__name__, {**spec.attrs(), "source": _source_digest(made)})
-    stored = dtype(spec.dtype)
+    stored, whole = dtype(spec.dtype), of_pages(fields, spec)
     for name, f in fields.items():
-        state = {"state": f.state, "init": f.init} if f.state else {}
+        more = {"state": f.state, "init": f.init} if f.state else {"per": "page"} if name in whole else {}
         for kept, tile in narrow.kept(name, f, stored).items():
-            module.declare(Decl("field", kept, tile, dict(state)))
+            module.declare(Decl("field", kept, tile, dict(more)))
     for p in weights_of(made, fields).values():
         module.declare(declaration(p, spec))
     _trace_cache(made, spec, module, fields)
@@ -167,10 +169,15 @@ def _value(result: Any, function: Function) -> Value:
 
 def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
     # byte * scale is a number of fp32, and of no narrower type
-    type = TensorType(f32 if spec.scaled else dtype(spec.dtype), (spec.block_size, spec.head_dim))
-    function = _function("cache", flow, "forward_cache", [Value(name, type) for name in spec.pools])
+    kind, whole = f32 if spec.scaled else dtype(spec.dtype), of_pages(fields, spec)
+    args = [Value(name, TensorType(kind, (spec.block_size, spec.head_dim))) for name in spec.pools]
+    if whole:
+        args += [Value(f"page_{name}", TensorType(kind, (spec.page_size, spec.head_dim))) for name in spec.pools]
+    function = _function("cache", flow, "forward_cache", args)
     with purity.running("forward_cache"), tracing(module, function) as tracer:
-        page = Page(spec, [vTensor(a) for a in function.args])
+        block = page = Page(spec, [vTensor(a) for a in args[: len(spec.pools)]])
+        if whole:
+            page = Page(spec, [vTensor(a) for a in args[len(spec.pools) :]], block)
         values: dict[str, Value] = {}
         for name, x in summaries_of(flow, fields, page, tracer).items():
             try:
@@ -187,11 +194,27 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
             before = len(function.ops)
             parts = narrow.written(name, f, made)
             narrow.explain(tracer, function.ops[before:], name, key_loc(flow, name))
+            if whole:
+                others = args[: len(spec.pools)] if name in whole else args[len(spec.pools) :]
+                _require_own_rows(flow, name, [part.value for part in parts.values()], others, of_page=name in whole)
             for kept, part in parts.items():
                 values[kept] = part.value
                 _name_after(part.value, kept, tracer)
     function.append(ops.Return(tuple(values.values()), names=tuple(values)), loc=return_loc(flow, "forward_cache"))
     module.define(function)
+
+
+def _require_own_rows(flow: vFlow, name: str, parts: list[Value], others: list[Value], *, of_page: bool) -> None:
+    """VX1093 where a field of pages is made from the rows of a block, or one of blocks from those of the page."""
+    if not behind(*parts).intersection(others):
+        return
+    said = (
+        ("its page", "the rows of a block, page.block") if of_page else ("a block", "the rows of the whole page, page")
+    )
+    hint = "make it from page.k and page.v (or page.latent); or declare it with per='block'" if of_page else (
+        "make it from page.block.k and page.block.v (or page.block.latent); or leave out per='block'"
+    )  # fmt: skip
+    raise PAGE_AND_BLOCK.at(key_loc(flow, name), name=name, of=said[0], rows=said[1], hint=hint)
 
 
 def _name_after(value: Value, name: str, tracer: Tracer) -> None:
@@ -204,10 +227,12 @@ def _name_after(value: Value, name: str, tracer: Tracer) -> None:
 def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
     stored = dtype(spec.dtype)
     args = [Value("q", TensorType(stored, (spec.group, spec.head_dim)))]
+    whole = of_pages(fields, spec)
     for n, f in fields.items():
-        tiles = narrow.kept(n, f, stored)
+        tiles, axis = narrow.kept(n, f, stored), whole_pages(spec.page_blocks if n in whole else 1)
         args += [
-            Value(k, TensorType(t.dtype, t.shape if f.state == "request" else (S, *t.shape))) for k, t in tiles.items()
+            Value(k, TensorType(t.dtype, t.shape if f.state == "request" else (axis, *t.shape)))
+            for k, t in tiles.items()
         ]
     function = _function("index", flow, "forward_indexer", args)
     with purity.running("forward_indexer"), tracing(module, function) as tracer:

@@ -19,7 +19,7 @@ from vortex.flow.integers import Integers, Whole
 from vortex.ir import types
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow
-from vortex.ir.dialects.flow.kinds import TWO_AXES
+from vortex.ir.dialects.flow.kinds import PAGES_AND_BLOCKS, TWO_AXES
 from vortex.ir.types import DType, Sym, TensorType
 
 if TYPE_CHECKING:
@@ -66,12 +66,21 @@ class Tracer:
         self.seen: dict[object, Value] = {}
         self.integers = Integers()
         self.lists: dict[Sym, Value] = {}
-        """Which candidates the pages of each shortlist are, by the page axis that it makes."""
+        """Which candidates the pages of each shortlist are, by the page axis that it makes (:meth:`listed`)."""
+        self.blocks = flow.blocks_of_page(module) if flow.of_pages(module) else 1
+        """How many candidates make a page, where the flow knows of blocks."""
         self.named: set[Value] = set()
         """Values that have a variable's name."""
         self.method = purity.method()
         """The method of the flow that is traced, for messages."""
         self._born: list[weakref.ref[vTensor]] = []
+
+    def listed(self, axis: Sym) -> Value | None:
+        """Which candidates the pages of a shortlist are, or the blocks of its pages; None where they are all."""
+        pages = next((a for a in self.lists if a.in_blocks == axis), None)
+        if axis not in self.lists and pages is not None:
+            self.lists[axis] = self.function.add(flow.BlocksOf(self.lists[pages]), "blocks", source.here())
+        return self.lists.get(axis)
 
     def bear(self, tensor: weakref.ref[vTensor]) -> int:
         """Count a traced tensor; its place in order."""
@@ -179,6 +188,9 @@ def emit(op: type[Op], *operands: vTensor | tuple[vTensor, ...], **attrs: Any) -
         why = str(e.fields["why"])
         if why.startswith(TWO_AXES):
             raise refuse(why, "x[near] is what a tensor over all candidates, x, holds at those pages") from None
+        if why.startswith(PAGES_AND_BLOCKS):
+            works = "a score of pages makes a shortlist; what is computed at cache.f[near] is of blocks where f is"
+            raise refuse(why, works) from None
         raise refuse(why, next((text for c, text in EXPECTED.items() if issubclass(op, c)), "")) from None
     _check_integers(made)
     return wrap(tracer.function.add(made, "", source.here()))

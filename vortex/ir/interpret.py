@@ -99,8 +99,8 @@ def run_function(
     env = {a: _held(x, a) for a, x in zip(f.args, args, strict=True)}
     for a, x in env.items():
         assert isinstance(a.type, TensorType)
-        if a.type.page_axis is not None:
-            pages = x.shape[a.type.page_axis]
+        if a.type.page_axis is not None and a.type.pages is not None:
+            pages = x.shape[a.type.page_axis] * a.type.pages.blocks
     for a, x in env.items():
         if not fits(x, a, pages):
             raise IR_STRUCTURE.at(f.loc, why=f"{a!r} of @{f.name} does not hold {list(x.shape)} of {pages} pages")

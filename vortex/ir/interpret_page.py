@@ -169,20 +169,28 @@ class Launch:
         each = page.page_blocks(self.program)
         return self.batch.page_table[r, logical // each] * each + logical % each
 
+    def look_up_page(self, r: int, logical: Any) -> Any:
+        """The physical pages of logical ones of a request."""
+        return self.batch.page_table[r, logical]
+
+    def whole_pages(self, name: str, pages: Any, h: int) -> Any:
+        """What a paged buffer has of physical pages: the tiles of a field of pages, or the rows of a pool."""
+        return self.batch.paged[name][pages, h]
+
     def tiles(self, name: str, blocks: Any, h: int) -> Any:
         """The tiles of physical blocks in a paged buffer."""
         x, at = self._where(name, blocks, h)
         return x[at]
 
     def put(self, name: str, block: int, h: int, x: Any) -> None:
-        """Write the tile of a physical block."""
+        """Write the tile of a physical block, or of a physical page where the buffer has one for each."""
         memory, at = self._where(name, block, h)
         memory[at] = x
 
     def _where(self, name: str, blocks: Any, h: int) -> tuple[Any, tuple[Any, ...]]:
         """The memory of a paged buffer, and the index of the tiles of blocks in it."""
         x, each = self.batch.paged[name], page.page_blocks(self.program)
-        if each == 1:
+        if each == 1 or page.of_whole_pages(self.decl(name)):
             return x, (blocks, h)
         if self.decl(name).attrs["role"] == "pool":
             x = x.reshape(*x.shape[:2], each, -1, x.shape[-1])
@@ -233,12 +241,12 @@ def plan_row(
     """
     pages, sink, recent, numerator, denominator = budget
     n = -(-length // page_size)
-    reserved = sink + recent
-    left = max(pages, numerator * n // denominator - reserved)
-    candidates = n - reserved
+    left = max(pages, numerator * n // denominator - sink - recent)
+    first, end = -(-sink // cap.whole) * cap.whole, max(0, n - recent) // cap.whole * cap.whole
+    candidates = end - first
     if candidates <= (0 if cap.always else cap.budgets * left + cap.pages):
-        return n, n, sink, 0
-    return n, reserved + cap.budgets * min(left, candidates) + min(cap.pages, candidates), sink, candidates
+        return n, n, first, 0
+    return n, n - candidates + cap.budgets * min(left, candidates) + min(cap.pages, candidates), first, candidates
 
 
 # append -----------------------------------------------------------------------------------------------
@@ -250,35 +258,41 @@ def _append(k: Launch) -> None:
             _scatter(k, o)
         elif isinstance(o, page.Reset):
             _reset(k, o)
-    body = [o for o in k.f.ops if not isinstance(o, page.Scatter | page.Reset)]
-    loads = {o.buffer for o in k.used() if isinstance(o, page.Load)}
-    for block, h in _filled(k):
-        env: dict[Value, Any] = {}
-        row = k.row(h)
-        for o in body:
-            if isinstance(o, page.Load):
-                env[o.value] = k.tiles(o.buffer, block, h)
-                if page.scaled(k.decl(o.buffer)):
-                    env[o.value] = env[o.value] * k.batch.scale_of(o.buffer)
-            elif isinstance(o, page.Store):
-                k.put(o.buffer, block, h, k.stored(o.buffer, env[o.x]))
-                k.write(o.buffer, 1)
-            else:
-                row.run([o], env)
-        for name in loads | k.parameters():
-            k.read(name, 1)
+    of_block, of_page = page.summaries_of(k.program, k.f)
+    blocks = page.page_blocks(k.program)
+    for body, whole in ((of_block, False), (of_page, True)):
+        used = {v for o in body for v in o.operands}
+        loads = {o.buffer for o in body if isinstance(o, page.Load) and o.value in used}
+        parameters = {o.symbol for o in body if isinstance(o, flow.Param)}
+        for place, h in _filled(k, whole=whole) if body else ():
+            env: dict[Value, Any] = {}
+            row = k.row(h)
+            for o in body:
+                if isinstance(o, page.Load):
+                    env[o.value] = k.whole_pages(o.buffer, place, h) if whole else k.tiles(o.buffer, place, h)
+                    if page.scaled(k.decl(o.buffer)):
+                        env[o.value] = env[o.value] * k.batch.scale_of(o.buffer)
+                elif isinstance(o, page.Store):
+                    k.put(o.buffer, place, h, k.stored(o.buffer, env[o.x]))
+                    k.write(o.buffer, 1)
+                else:
+                    row.run([o], env)
+            for name in loads:
+                k.read(name, blocks if whole else 1)
+            for name in parameters:
+                k.read(name, 1)
 
 
-def _filled(k: Launch) -> Iterator[tuple[int, int]]:
-    """Physical block and head of every block that the step's tokens complete."""
+def _filled(k: Launch, *, whole: bool) -> Iterator[tuple[int, int]]:
+    """Physical block, or whole page, and head of every one that the step's tokens complete."""
     b = k.batch
-    size = page.block_size(k.program)
+    size = page.block_size(k.program) * (page.page_blocks(k.program) if whole else 1)
     for r in range(b.requests):
         new = 0 if b.row_offsets is None else int(b.row_offsets[r + 1] - b.row_offsets[r])
         now = int(b.lengths[r])
         for p in range((now - new) // size, now // size):
             for h in range(b.heads):
-                yield int(k.look_up(r, p)), h
+                yield int(k.look_up_page(r, p) if whole else k.look_up(r, p)), h
 
 
 def _reset(k: Launch, o: page.Reset) -> None:
@@ -373,8 +387,12 @@ def _load(k: Launch, o: page.Load, at: tuple[int, int], row: Row) -> Any:
     if role == "workspace":
         return k.batch.workspace[(o.buffer, r, h)]
     if layout == "paged":
-        blocks = k.look_up(r, np.arange(row.first, row.first + row.pages))
-        found = np.ascontiguousarray(k.tiles(o.buffer, blocks, h))
+        if (each := page.pages_of(k.decl(o.buffer)).blocks) > 1:
+            pages = k.look_up_page(r, np.arange(row.first // each, (row.first + row.pages) // each))
+            found = np.ascontiguousarray(k.whole_pages(o.buffer, pages, h))
+        else:
+            blocks = k.look_up(r, np.arange(row.first, row.first + row.pages))
+            found = np.ascontiguousarray(k.tiles(o.buffer, blocks, h))
         if page.scaled(k.decl(o.buffer)):
             return found * k.batch.scale_of(o.buffer)
         return words_of_bits(found) if isinstance(o, page.LoadWords) else found

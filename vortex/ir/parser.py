@@ -34,13 +34,24 @@ from vortex.errors import (
 from vortex.ir.core import OPS, Attr, Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page  # noqa: F401 - their ops register themselves
 from vortex.ir.printer import HEAD, VERSION
-from vortex.ir.types import DTYPES, MOST_LISTED, Dim, DType, S, Sym, TensorType, Type, selection
+from vortex.ir.types import (
+    DTYPES,
+    MOST_BLOCKS,
+    MOST_LISTED,
+    Dim,
+    DType,
+    Sym,
+    TensorType,
+    Type,
+    selection,
+    whole_pages,
+)
 from vortex.ir.verify import verify
 
 TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n]+|//[^\n]*)|(?P<string>"(?:[^"\\\n]|\\.)*")
     |(?P<number>-?(?:\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+|\d+)|-inf\b)
-    |(?P<value>%\w+)|(?P<symbol>@[\w.]+)|(?P<word>[A-Za-z_][\w.]*)|(?P<arrow>->)|(?P<punct>[{}()\[\]<>=,:@-])""",
+    |(?P<value>%\w+)|(?P<symbol>@[\w.]+)|(?P<word>[A-Za-z_][\w.]*)|(?P<arrow>->)|(?P<punct>[{}()\[\]<>=,:@/-])""",
     re.VERBOSE | re.ASCII,
 )
 DEPTH = 16
@@ -324,19 +335,30 @@ class _Parser:
         return TensorType(DTYPES[name], tuple(dims))
 
     def _pages(self) -> Sym | None:
-        """A page axis, if one is next: ``S``, or that of a shortlist, ``S1<=64``."""
+        """A page axis, if one is next: ``S``, that of a shortlist, ``S1<=64``, or either of whole pages, ``S/4``."""
         if self._accept("S"):
-            return S
+            return whole_pages(self._blocks())
         if not AXIS.fullmatch(self.tokens[self.next].text):
             return None
         name = self._take("word", "a page axis")
+        blocks = self._blocks()
         self._expect("<")
         self._expect("=")
         limit = self._int("how many pages a shortlist has")
-        if not 1 <= limit <= MOST_LISTED:
+        if not 1 <= limit <= MOST_LISTED * MOST_BLOCKS:
             self.next -= 1
             raise self._fail(f"1 to {MOST_LISTED} pages")
-        return Sym(name, limit)
+        return Sym(name, limit, blocks)
+
+    def _blocks(self) -> int:
+        """How many candidates an element of a page axis stands for, where that is said."""
+        if not self._accept("/"):
+            return 1
+        blocks = self._int("the blocks of a page")
+        if not 2 <= blocks <= MOST_BLOCKS:
+            self.next -= 1
+            raise self._fail(f"2 to {MOST_BLOCKS} blocks")
+        return blocks
 
     def _dict(self) -> dict[str, Attr]:
         # a function's or module's body opens with '{' too: a dict has 'key =' inside

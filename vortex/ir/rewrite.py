@@ -46,6 +46,18 @@ def replace_uses(f: Function, old: Value, new: Value) -> None:
             set_operands(o, [new if v is old else v for v in o.operands])
 
 
+def behind(*made: Value) -> set[Value]:
+    """These values and all that they are made from, arguments of the function included."""
+    found: set[Value] = set()
+    open_ = list(made)
+    while open_:
+        v = open_.pop()
+        if v not in found:
+            found.add(v)
+            open_ += v.owner.operands if v.owner is not None else ()
+    return found
+
+
 def drop_dead(f: Function) -> bool:
     """Remove ops whose result nobody uses; ops without a result stay. Whether there were any."""
     used: set[Value] = set()

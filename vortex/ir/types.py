@@ -68,18 +68,31 @@ class Sym:
     """A dimension whose size is known only when the kernel runs: a page axis.
 
     That of a shortlist, ``S1<=64``, has as many pages as there are candidates, but at most ``limit``.
+
+    Candidates are what is selected, blocks of pages where pages have several. An axis of whole pages, ``S/4`` of the
+    candidates or ``S1/4<=64`` of a shortlist, has one element for so many of them; ``S1<=256`` are the blocks of that
+    shortlist.
     """
 
     name: str
     limit: int = 0
-    """The most pages it has; 0 for all candidates, :data:`S`."""
+    """The most elements it has; 0 for all candidates, :data:`S`."""
+    blocks: int = 1
+    """How many candidates an element stands for."""
 
     def __str__(self) -> str:
-        return f"{self.name}<={self.limit}" if self.limit else self.name
+        name = self.name if self.blocks == 1 else f"{self.name}/{self.blocks}"
+        return f"{name}<={self.limit}" if self.limit else name
 
     def pages(self, candidates: int) -> int:
-        """How many pages it has in a row of that many candidates."""
-        return min(candidates, self.limit) if self.limit else candidates
+        """How many elements it has in a row of that many candidates."""
+        most = candidates // self.blocks
+        return min(most, self.limit) if self.limit else most
+
+    @property
+    def in_blocks(self) -> Sym:
+        """The axis of the blocks of its pages."""
+        return Sym(self.name, self.limit * self.blocks)
 
 
 Dim = int | Sym
@@ -88,8 +101,16 @@ Shape = tuple[Dim, ...]
 S = Sym("S")
 """The page axis: the candidate pages of one (request, KV head) row, in logical order."""
 
+
+def whole_pages(blocks: int) -> Sym:
+    """The candidates as pages of so many blocks, ``S/4``; :data:`S` where a page has one."""
+    return Sym("S", 0, blocks)
+
+
 MOST_LISTED = 4096
 """The longest shortlist: its pages are listed on chip."""
+MOST_BLOCKS = 1 << 16
+"""Of a page."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from vortex.errors import IR_REDEFINED, IR_STRUCTURE, IR_TYPE, IR_UNDEFINED
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
+from vortex.ir.rewrite import behind
 from vortex.ir.scratch import is_scratch, verify_scratch
-from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, selection
+from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, selection, whole_pages
 from vortex.kinds.kind import KINDS, KernelKind
 
 
@@ -64,14 +65,14 @@ def _verify_page_axes(f: Function) -> None:
         if isinstance(o, flow.Shortlist):
             if o.listed in made or o.listed.name in {axis.name for axis in made}:
                 _no(f"a second shortlist makes the page axis {o.listed}", o)
-            made.add(o.listed)
+            made |= {o.listed, o.listed.in_blocks}
         for at in (o.at,) if isinstance(o, flow.Pick) else (o.near,) if isinstance(o, flow.Part) else ():
             if at is not None and not flow.is_list(at):
                 _no(f"%{at.name} is no list of pages: flow.shortlist makes one", o)
         axis = o.result.type.pages if o.result is not None and isinstance(o.result.type, TensorType) else None
         if isinstance(o, page.Load) and axis is not None:
-            made.add(axis)
-        if axis is not None and axis not in made:
+            made |= {axis, axis.in_blocks}
+        if axis is not None and axis not in made and axis != whole_pages(axis.blocks):
             _no(f"no shortlist makes the page axis {axis}", o)
 
 
@@ -91,6 +92,7 @@ def _verify_flow(m: Module) -> None:
             _verify_resource(m, o)
     for d in m.declared("field"):
         _verify_state(d)
+    _verify_units(m)
     if "cache" in m.functions:
         _verify_fields(m, m.functions["cache"])
     if "index" in m.functions:
@@ -104,6 +106,40 @@ def _verify_state(d: Decl) -> None:
         return
     if state not in flow.STATES or not _is_init(init):
         _no(f'state @{d.name} needs state = "page" or "request" and a number as init')
+
+
+def _verify_units(m: Module) -> None:
+    """What belongs to whole pages, how many blocks these have, and that its summaries are made from the page's rows."""
+    for d in m.declared("field"):
+        if "per" in d.attrs and (d.attrs["per"] != "page" or "state" in d.attrs):
+            _no(f'field @{d.name}: per = "page" is for summaries of pages of several blocks')
+    whole = flow.of_pages(m)
+    if not whole:
+        return
+    if _page_blocks(m) == 1:
+        _no(f"field @{whole[0]} belongs to pages of several blocks, and the module's have one")
+    axes = {S, whole_pages(flow.blocks_of_page(m))}
+    for a in m.functions["index"].args if "index" in m.functions else []:
+        if isinstance(a.type, TensorType) and a.type.pages is not None and a.type.pages not in axes:
+            _no(f"%{a.name} is {a.type}, and the module's pages have {flow.blocks_of_page(m)} blocks")
+    if "cache" in m.functions:
+        f = m.functions["cache"]
+        end, of_page = f.ops[-1], set(f.args[len(f.args) // 2 :])
+        assert isinstance(end, flow.Return)
+        for name, v in zip(end.names, end.values, strict=True):
+            others = set(f.args) - of_page if name in whole else of_page
+            if behind(v) & others:
+                _no(f"field @{name} is made from rows of {'blocks' if name in whole else 'whole pages'}", end)
+
+
+def _page_blocks(m: Module) -> int:
+    """Blocks of a page, from attributes that nobody vouches for."""
+    size = m.attrs.get("page_size")
+    block = m.attrs.get("block_size", size)
+    if not isinstance(size, int) or not isinstance(block, int) or not 0 < block <= size or size % block:
+        _no(f"page_size is {size} and block_size {block}; positive integers are needed that divide")
+    assert isinstance(size, int) and isinstance(block, int)
+    return size // block
 
 
 def _is_init(x: object) -> bool:
@@ -186,6 +222,9 @@ def _verify_program(m: Module) -> None:
             _no(f"buffer @{d.name}: state needs a number as init")
         if not isinstance(d.attrs.get("pages", S), Sym):
             _no(f"buffer @{d.name}: 'pages' must name a page axis such as S1<=64")
+        of_cache = d.attrs["role"] in ("field", "pool", "state") and page.pages_of(d) != S
+        if of_cache and page.pages_of(d) != whole_pages(_page_blocks(m)):
+            _no(f"buffer @{d.name}: {page.pages_of(d)} are no pages of the module's")
         if isinstance(d.type, TensorType) and d.type.page_axis is not None:
             _no(f"buffer @{d.name}: a buffer's type is one tile, without the page axis")
         _verify_packed(d)
@@ -221,6 +260,9 @@ def _verify_access(m: Module, kind: KernelKind, o: Op) -> None:
         expected = tile_in(d, kind)
         if isinstance(o, page.LoadWords):
             expected = page.words_of(expected) or selection
+        elif isinstance(o, page.LoadPage):
+            _page_blocks(m)
+            expected = page.whole_tile(m, d) or selection
         if o.type != expected:
             _no(f"{o.name} of @{d.name} in domain {kind.domain} is {expected}, not {o.type}", o)
     elif isinstance(o, page.LoadSelection):

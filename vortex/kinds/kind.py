@@ -174,7 +174,7 @@ declare(
         about="new tokens into the pools, and the summaries of the pages that they fill",
         order=20,
         domain="new_pages",
-        ops=("page.load", "page.store", "page.scatter", "page.reset", "flow.*"),
+        ops=("page.load", "page.load_page", "page.store", "page.scatter", "page.reset", "flow.*"),
         fusion="always",
         axes=("rows",),
         pages="filled",

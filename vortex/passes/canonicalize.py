@@ -248,7 +248,8 @@ def _pick(rw: Rewriter, o: Op) -> Value | None:
     """What is computed of a page alone is computed at the pages of a shortlist alone, unless others want it anyway."""
     assert isinstance(o, flow.Pick)
     inner = o.x.owner
-    stays = isinstance(inner, flow.Shortlist | flow.PackBits)  # stored bits are packed as they lie
+    # stored bits are packed as they lie, and of a block there is no list of pages to look it up in
+    stays = isinstance(inner, flow.Shortlist | flow.PackBits | flow.BlocksOf)
     if inner is None or inner.role == "leaf" or stays or inner.crosses_pages():
         return None
     if isinstance(inner, flow.Pick):

@@ -134,18 +134,18 @@ def _join(name: str, parts: list[Function], inner: set[str]) -> Function:
         joined.attrs["schedule"] = given
     here: dict[str, Value] = {}
     """What was stored to, or loaded from, each buffer so far."""
-    words: dict[str, Value] = {}
-    """The same of what was loaded in words."""
+    others: dict[type[page.Load], dict[str, Value]] = {page.LoadWords: {}, page.LoadPage: {}}
+    """The same of what was loaded in words, or as rows of a whole page."""
     leaves: dict[tuple[str, str], Value] = {}
     reads = {b for f in parts for b in _reads(f)}
     for f in parts:
         made: dict[Value, Value] = {}
         for o in f.ops:
-            known = words if isinstance(o, page.LoadWords) else here
+            known = others.get(type(o), here) if isinstance(o, page.Load) else here
             if isinstance(o, page.Load) and o.buffer in known:
                 made[o.value] = known[o.buffer]
                 continue
-            key = (o.name, str(o.attrs))
+            key = (o.name, f"{o.attrs} {o.result.type if o.result is not None else None}")
             if o.role == "leaf" and key in leaves:
                 made[o.value] = leaves[key]
                 continue

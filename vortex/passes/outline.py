@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Attr, Decl, Function, Module, Op, Value
@@ -11,6 +12,9 @@ from vortex.ir.staging import over_pages
 from vortex.ir.types import DTYPES, S, TensorType, bool_, f32, i32, selection
 from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
+
+if TYPE_CHECKING:
+    from vortex.budget import Cap
 
 
 @register("outline", stage="flow", tag="exact", version=1)
@@ -55,7 +59,7 @@ class Outline(Pass):
             raise IR_STRUCTURE.at(why=f"outline needs the module's 'dtype' (and 'kv_dtype') of {', '.join(DTYPES)}")
         program = Module("page", module.name, dict(module.attrs))
         _declare_buffers(program, module)
-        program.define(_plan(program, module.functions["index"]))
+        program.define(_plan(program, flow.cap_of(module)))
         _outline_cache(program, module.functions["cache"])
         _outline_index(program, module.functions["index"])
         program.define(_attend(program))
@@ -86,6 +90,8 @@ def _declare_buffers(program: Module, module: Module) -> None:
         if d.name in program.decls:
             raise IR_STRUCTURE.at(why=f"a field may not be called '{d.name}': the kernels have a buffer of that name")
         attrs: dict[str, Attr] = {"layout": "paged", "role": "field"}
+        if "per" in d.attrs:
+            attrs["pages"] = page.pages_axis(module)
         if "state" in d.attrs:
             attrs = {"layout": page.STATE_LAYOUTS[d.attrs["state"]], "role": "state", "init": d.attrs["init"]}
         program.declare(Decl("buffer", d.name, d.type, attrs))
@@ -102,10 +108,9 @@ def kernel(name: str, kind: str) -> Function:
     return Function("kernel", name, attrs={"kind": kind, "domain": KINDS[kind].domain})
 
 
-def _plan(program: Module, index: Function) -> Function:
+def _plan(program: Module, cap: Cap) -> Function:
     f = kernel("plan", "plan")
-    cap = flow.selected(index).cap
-    f.append(page.Plan("plan", page.block_size(program), cap.budgets, cap.pages, cap.always))
+    f.append(page.Plan("plan", page.block_size(program), cap.budgets, cap.pages, cap.always, cap.whole))
     return f
 
 
@@ -125,10 +130,12 @@ def _attend(program: Module) -> Function:
 class _Outliner:
     """Copies ops into kernels, fetching operands from buffers or by repeating cheap ops."""
 
-    def __init__(self, program: Module, homes: dict[Value, str]) -> None:
+    def __init__(self, program: Module, homes: dict[Value, str], pages: dict[Value, str] | None = None) -> None:
         self.program = program
         self.homes = homes
         """The buffer in which each value can be found."""
+        self.pages = pages or {}
+        """The pool in which the rows of the whole page can be found, where pages have several blocks."""
 
     def copy(self, f: Function, o: Op, made: dict[Value, Value]) -> Value:
         """Append ``o`` to ``f`` with its operands fetched; returns the copied result."""
@@ -140,6 +147,11 @@ class _Outliner:
 
     def fetch(self, f: Function, v: Value, made: dict[Value, Value]) -> Value:
         if v in made:
+            return made[v]
+        if v in self.pages:
+            rows = page.whole_tile(self.program, self.program.decls[self.pages[v]])
+            assert rows is not None
+            made[v] = f.add(page.LoadPage(self.pages[v], rows), f"page_{self.pages[v]}")
             return made[v]
         if v in self.homes:
             made[v] = self.load(f, v, self.program.decls[self.homes[v]])
@@ -172,9 +184,11 @@ def _outline_cache(program: Module, cache: Function) -> None:
     for name in pools:
         store.append(page.Scatter(f"{name}_new", name))
     program.define(store)
-    if len(cache.args) != len(pools):
+    twice = any(page.of_whole_pages(d) for d in program.declared("buffer"))
+    if len(cache.args) != len(pools) * (1 + twice):
         raise IR_STRUCTURE.at(cache.loc, why=f"func @cache takes {len(cache.args)} tensors; the pages hold {pools}")
-    outliner = _Outliner(program, dict(zip(cache.args, pools, strict=True)))
+    of_block, of_page = cache.args[: len(pools)], cache.args[len(pools) :]
+    outliner = _Outliner(program, dict(zip(of_block, pools, strict=True)), dict(zip(of_page, pools, strict=twice)))
     end = cache.ops[-1]
     assert isinstance(end, flow.Return)
     for name, v in zip(end.names, end.values, strict=True):

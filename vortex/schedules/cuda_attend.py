@@ -47,7 +47,7 @@ class AttendKnobs(Knobs):
 
     warps: int = knob(
         4, "warps of a CTA", only=(1, 2, 4, 8, 16),
-        chosen="4; fewer where their rings do not fit, more where too little is on its way",
+        chosen="4; fewer where their rings do not fit or registers run out, more where too little is on its way",
     )  # fmt: skip
     stages: int = knob(
         3, "tiles of each warp's ring: one is computed on, the others are on their way", least=2, most=16,
@@ -126,6 +126,9 @@ def choose(shape: AttendShape, given: Mapping[str, int], machine: Machine = H200
     if "stages" not in given and 2 * (found.arena_bytes(shape) + CTA_BYTES) > machine.cta_shared:
         found = replace(found, stages=2)
     if "warps" not in given:
+        if shape.head_tiles * shape.v_dim >= 512 and shape.page < found.tile:
+            # sums of 16 heads and 256 numbers leave no register for where the pages of a tile lie: ptxas spills at 4
+            found = replace(found, warps=2)
         while not found.fits(shape, machine) and found.warps > 1:
             found = replace(found, warps=found.warps // 2)
     return found if {"warps", "stages"} & set(given) else _deep_enough(found, shape, machine)

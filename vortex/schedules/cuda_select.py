@@ -74,8 +74,8 @@ def lane_groups_of(program: Module, f: Function) -> dict[Op, LaneGroup]:
 
 
 def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, free: Container[str]) -> SelectKnobs:
-    """The knobs, of which those that are ``free`` become smaller until a CTA has the shared memory: first what is kept of
-    a row's pages, which may as well lie in the workspace, then threads.
+    """The knobs, of which those that are ``free`` become smaller until a CTA has the shared memory: first
+    what is kept of a row's pages, which may as well lie in the workspace, then threads.
     """
     together = {*lane_groups_of(program, f), *(m.op for m in matrices_of(program, f))}
     tiles, lists = PageTiles.of(f, stage(f), together), list_words(f)

@@ -82,7 +82,7 @@ class PageTiles:
             places[listed][o.value] = words[listed]
             words[listed] += max(1, type_of(o.value).numel) * PAGE_TILE
             warps = max(warps, -(-axis.limit // PAGE_TILE))
-        return cls(*places, *words, warps)
+        return cls(places[0], places[1], words[0], words[1], warps)
 
     def __contains__(self, v: Value) -> bool:
         return v in self.of_candidates or v in self.of_lists

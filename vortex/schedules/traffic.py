@@ -14,8 +14,9 @@ def bytes_per_page(program: Module, f: Function) -> int:
     total = 0
     for o, passes in loads_by_loop(f, stage(f)).items():
         tile = paged.get(o.buffer) if isinstance(o, page.Load) else None
-        if isinstance(tile, TensorType):
-            total += tile.tile_bytes * len(passes)
+        if isinstance(o, page.Load) and isinstance(tile, TensorType):
+            # of a page of several blocks, each has its part
+            total += -(-tile.tile_bytes * len(passes) // page.pages_of(program.decls[o.buffer]).blocks)
     for o in f.ops:
         if isinstance(o, page.Attend):
             for name in {o.keys, o.values}:

@@ -8,7 +8,7 @@ from vortex.codegen.resets import Begun, ResetTo
 from vortex.codegen.tiles import Shape, Tiles, require_emittable
 from vortex.codegen.tir import I64, Buffer, Expr, T, cast, equal, let, loop, parallel, put, when
 from vortex.codegen.values import Index, Values, type_of
-from vortex.ir.core import Function, Module
+from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
 from vortex.schedules.cpu import CpuKnobs
@@ -22,8 +22,9 @@ def emit_append(program: Module, f: Function) -> list[str]:
     args.of_append(f, loc=bool(scattered))
     if scattered:
         _emit_scatter(args, scattered)
-    if any(isinstance(o, page.Store) for o in f.ops):
-        _emit_summaries(args, f)
+    for body, blocks in zip(page.summaries_of(program, f), (1, args.page_blocks), strict=True):
+        if any(isinstance(o, page.Store) for o in body):
+            _emit_summaries(args, f, body, blocks)
     if resets := [o for o in f.ops if isinstance(o, page.Reset)]:
         _emit_resets(args, resets)
     return args.names
@@ -55,8 +56,9 @@ def _emit_scatter(args: Arguments, scattered: list[page.Scatter]) -> None:
                     tiles.each([dim], store)
 
 
-def _emit_summaries(args: Arguments, f: Function) -> None:
-    size = args.block_size
+def _emit_summaries(args: Arguments, f: Function, body: list[Op], blocks: int) -> None:
+    """Summarise what the new tokens fill: each block, or each page of so many ``blocks``."""
+    size = args.block_size * blocks
     heads = args.size("Hkv")
     knobs = read_knobs(CpuKnobs, f.attrs.get("schedule", {}))
     with parallel("row", args.size("B") * heads) as row:
@@ -67,7 +69,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
         # a padded request has length 0, whatever tokens are counted as its own
         before = let("full_before", T.max(T.int32(0), T.floordiv(now - new, T.int32(size))))
         with loop("p", T.floordiv(now, T.int32(size)), start=before) as p:
-            at = args.look_up(r, p, "page")
+            at = args.look_up(r, p, "page") if blocks == 1 else args.look_up_page(r, p, "page")
 
             def load(o: page.Load, index: Index, at: Place = at, h: Expr = h) -> Expr:
                 token, *dims = index
@@ -76,7 +78,7 @@ def _emit_summaries(args: Arguments, f: Function) -> None:
             constants = args.constants
             values = Values(load, None, constants, args.place(h), parameters=args.parameters)
             tiles = Tiles(values, Shape(knobs.lanes, knobs.unroll))
-            for o in f.ops:
+            for o in body:
                 require_emittable(o)
                 if isinstance(o, page.Store):
                     _emit_store(args, tiles, o, at, h)

@@ -55,7 +55,7 @@ from vortex.codegen.values import Index, Scratch, Values, pages_on, type_of
 from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import Staging, loads_by_loop, stage
-from vortex.ir.types import S
+from vortex.ir.types import whole_pages
 from vortex.schedules.cpu import CpuSelectKnobs
 from vortex.schedules.knobs import read_knobs
 
@@ -145,7 +145,8 @@ class _Kernel:
         axis = self.staging.axes[level]
         carries = {o: self._accumulator(o) for o in ops if o.carries()}
         reads = any(isinstance(o, page.Load) and page.is_paged(self.args.program, o) for o in self.f.ops)
-        if axis != S:
+        listed = axis != whole_pages(axis.blocks)
+        if listed:
             for o in ops:
                 if isinstance(o, flow.Part):
                     with loop("s", self.row.scored) as s:
@@ -153,10 +154,11 @@ class _Kernel:
         with loop("s", pages_on(axis, self.row.scored)) as s:
             found = {v: (s, let("near", self.tiles.values.read(v, [s]))) for v in lists_read(self.f, axis)}
             candidate = s
-            if axis != S:
+            if listed:
                 by = list_of_loads(self.args.program, self.f, axis)
                 reads, candidate = by is not None, found[by][1] if by is not None else s
-            here = Here(candidate, self.reader.look_up(candidate, "page") if reads else None)
+            place = self.reader.look_up(candidate, "page", axis.blocks) if reads else None
+            here = Here(candidate, place)
             values = replace(self.tiles.values, read_load=lambda o, i: self.reader.load(o, i, here), found=found)
             tiles = replace(self.tiles, values=values, position=s)
             for stream in self._streams(level):
@@ -166,7 +168,8 @@ class _Kernel:
 
     def _streams(self, level: int) -> list[page.Load]:
         """The summaries read from memory in this sweep; those of a shortlist are few and lie apart."""
-        if self.staging.axes[level] != S:
+        axis = self.staging.axes[level]
+        if axis != whole_pages(axis.blocks):
             return []
         sweeps = loads_by_loop(self.f, self.staging)
         loads = [o for o, where in sweeps.items() if isinstance(o, page.Load) and level in where]
@@ -178,7 +181,9 @@ class _Kernel:
         if not ahead:
             return
         t = self.args.type_of(o.buffer)
-        later = self.reader.look_up(T.min(s + ahead, self.row.scored - 1), "later")
+        blocks = page.pages_of(self.args.program.decls[o.buffer]).blocks
+        last = pages_on(whole_pages(blocks), self.row.scored) - 1
+        later = self.reader.look_up(T.min(s + ahead, last), "later", blocks)
         for first in range(0, math.prod(t.packed), LINE_BYTES // t.dtype.bytes):
             index = unflat(T.int32(first), t.packed)
             prefetch(self.args.buffers[f"field.{o.buffer}"], *self.args.of_field(later, self.row.head), *index)

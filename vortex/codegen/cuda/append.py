@@ -1,4 +1,5 @@
-"""``append`` on a GPU: a CTA takes the pages of one (request, KV head) that the step's tokens reach, in stripes.
+"""``append`` on a GPU: a CTA takes the pages of one (request, KV head) that the step's tokens reach, in stripes; of
+pages that are summarised beside their blocks, it does both.
 
 The CTA that summarises a page has itself stored all of the page's new tokens: a token belongs to one page and a
 page to one CTA, so no CTA ever waits for another. The grid comes from the number of tokens alone; in a decode step
@@ -30,7 +31,7 @@ from vortex.codegen.narrow import STORAGE, narrow
 from vortex.codegen.resets import Begun, ResetTo
 from vortex.codegen.tir import U32, Buffer, Expr, T, cast, equal, flat, i32, let, local, loop, put, tirx, unflat, when
 from vortex.codegen.values import Index, type_of
-from vortex.ir.core import Function, Module, Value
+from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
 from vortex.schedules.cuda_append import AppendKnobs
@@ -48,7 +49,8 @@ def emit_append(program: Module, f: Function) -> list[str]:
     knobs = read_knobs(AppendKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
-    size, heads = args.block_size, args.size("Hkv")
+    units = _units(args, f)
+    size, heads = units[-1].size, args.size("Hkv")
     requests = args.size("B")
     fits = T.max(i32(1), tirx.truncdiv(i32(CTAS), requests))
     # the longest request has all tokens but one of each other; of a batch that decodes, every request has one
@@ -61,7 +63,7 @@ def emit_append(program: Module, f: Function) -> list[str]:
     of_row = [("lengths", r), ("row_offsets", r), ("row_offsets", r + 1)]
     now, begin, end = (early(name, args.buffers[name], at) for name, at in of_row)
     overlap_wait(knobs.overlap)
-    kernel = _Stripe.open(args, f, scattered, cta, size)
+    kernel = _Stripe.open(args, f, scattered, cta, units)
     kernel.emit(r, let("stripe", stripe), let("stripes", stripes), let("h", head), now, begin, end)
     return args.names
 
@@ -111,6 +113,32 @@ class _NewTokens:
 
 
 @dataclass(frozen=True)
+class _Unit:
+    """What is summarised: a block, which may be a page, or a page of several blocks."""
+
+    body: list[Op]
+    size: int
+    """Its tokens."""
+
+    @property
+    def loads(self) -> list[str]:
+        """The pools of which it needs the rows."""
+        return list(dict.fromkeys(o.buffer for o in self.body if isinstance(o, page.Load)))
+
+    @property
+    def stores(self) -> bool:
+        """Whether anything is kept of it."""
+        return any(isinstance(o, page.Store) for o in self.body)
+
+
+def _units(args: Arguments, f: Function) -> list[_Unit]:
+    """Blocks, and pages where something is kept of these beside them."""
+    of_block, of_page = page.summaries_of(args.program, f)
+    blocks = _Unit(of_block, args.block_size)
+    return [blocks, _Unit(of_page, args.block_size * args.page_blocks)] if of_page else [blocks]
+
+
+@dataclass(frozen=True)
 class _Stripe:
     """The body of one CTA: every ``stripes``-th of the pages that the request's new tokens reach."""
 
@@ -118,33 +146,39 @@ class _Stripe:
     f: Function
     scattered: list[page.Scatter]
     cta: Cta
-    size: int
-    """Tokens of what is summarised: a page, or a block of one."""
+    units: list[_Unit]
+    """What is summarised, the last of them dealt out to CTAs."""
     arena: Arena
     pools: dict[str, _Pool]
     pitch: dict[str, int]
     """Words between the rows of a page in shared memory."""
     tiles: dict[str, int]
-    """Where the page of each pool begins in shared memory."""
+    """Where the rows of each pool begin in shared memory; those of a page take the place of those of its blocks."""
     storages: dict[Value, RowStorage]
 
     @classmethod
-    def open(cls, args: Arguments, f: Function, scattered: list[page.Scatter], cta: Cta, size: int) -> _Stripe:
+    def open(cls, args: Arguments, f: Function, scattered: list[page.Scatter], cta: Cta, units: list[_Unit]) -> _Stripe:
         """Declare the shared memory."""
         loads = dict.fromkeys(o.buffer for o in f.ops if isinstance(o, page.Load))
+        size = {n: max(u.size for u in units if n in u.loads) for n in loads}
         names = [*loads, *(o.buffer for o in scattered if o.buffer not in loads)]
         arena = Arena()
         pools = {n: _Pool.of(args, n) for n in names}
         # rows are one word further apart than they are long, so that a column spreads over the banks
         pitch = {n: pools[n].type.tile[1] * pools[n].size // 4 + 1 for n in loads}
-        tiles = {n: arena.take(pitch[n] * size) for n in loads}
+        tiles = {n: arena.take(pitch[n] * size[n]) for n in loads}
         storages = {
             o.value: RowStorage(arena, arena.take(max(1, type_of(o.value).numel)))
             for o in f.ops
             if o.result is not None and o.notes.get("in") == "tile"
         }
         arena.open()
-        return cls(args, f, scattered, cta, size, arena, pools, pitch, tiles, storages)
+        return cls(args, f, scattered, cta, units, arena, pools, pitch, tiles, storages)
+
+    @property
+    def size(self) -> int:
+        """Tokens of what is dealt out."""
+        return self.units[-1].size
 
     def emit(self, r: Expr, stripe: Expr, stripes: Expr, h: Expr, now: Expr, begin: Expr, end_token: Expr) -> None:
         """Store the new tokens of the request in its pages, and summarise each page that they fill."""
@@ -156,18 +190,30 @@ class _Stripe:
             first, end = let("first_page", quotient(before, i32(self.size))), let("end_page", rounds_of(now, self.size))
             with loop("turn", quotient(end - first - stripe + stripes - 1, stripes)) as turn:
                 p = let("p", first + stripe + turn * stripes)
-                at = self.args.look_up(r, p, "page")
+                whole = len(self.units) > 1
+                at = self.args.look_up_page(r, p, "page") if whole else self.args.look_up(r, p, "page")
                 if self.scattered:
                     self._store(tokens, p, h)
-                if any(isinstance(o, page.Store) for o in self.f.ops):
+                if whole:
+                    self._blocks(self.units[0], tokens, p, at, h)
+                if self.units[-1].stores:
                     with when((p + 1) * self.size <= now):
-                        self._summarise(at, h)
+                        self._summarise(self.units[-1], at, h)
         if resets := [o for o in self.f.ops if isinstance(o, page.Reset)]:
             self._reset(resets, Begun.of(self.args, r), stripe, stripes, h)
 
+    def _blocks(self, unit: _Unit, tokens: _NewTokens, p: Expr, at: Place, h: Expr) -> None:
+        """Summarise the blocks of page ``p`` that the new tokens fill."""
+        if not unit.stores:
+            return
+        with loop("block", self.args.page_blocks) as block:
+            end = let("block_end", p * self.size + (block + 1) * unit.size)
+            with when(T.And(end > tokens.before, end <= tokens.now)):
+                self._summarise(unit, Place(at.page, wide(block)), h)
+
     def _reset(self, resets: list[page.Reset], begun: Begun, stripe: Expr, stripes: Expr, h: Expr) -> None:
         """Write ``init`` to state whose slot or page is another request's or another page from this step on."""
-        size = i32(self.size)
+        size = i32(self.args.block_size)
         first, end = quotient(begun.known, size), quotient(begun.now, size)
         with when(T.And(begun.slot >= 0, begun.now > 0)):
             for o in resets:
@@ -199,24 +245,25 @@ class _Stripe:
                     t, d = let("t", token + quotient(e, i32(dim))), let("d", remainder(e, i32(dim)))
                     slot = let("slot", self.args.buffers["loc"][t])
                     with when(slot >= 0):
-                        page_size = T.int64(self.size * self.args.page_blocks)
+                        page_size = T.int64(self.args.block_size * self.args.page_blocks)
                         to, at = T.truncdiv(slot, page_size), T.truncmod(slot, page_size)
                         where = (wide(t) * wide(self.args.size("Hkv")) + wide(h)) * dim + wide(d)
                         put(pool.elements, self.args.to_pool(o, source[where]), pool.element(to, h, at, d))
             # this CTA summarises what it stored
             cta_sync()
 
-    def _summarise(self, place: Place, h: Expr) -> None:
-        """Compute the summaries of a page that is full."""
+    def _summarise(self, unit: _Unit, place: Place, h: Expr) -> None:
+        """Compute the summaries of a page, or block, that is full."""
         for name, at in self.tiles.items():
-            self._copy_tile(name, at, place, h)
+            if name in unit.loads:
+                self._copy_tile(name, at, unit.size, place, h)
         cta_sync()
         values = StoredValues(self._load)
         values.constants = self.args.constants
         values.leaves = self.args.place(h)
         values.parameters = self.args.parameters
         block = Block(values, BlockTiles(values, PLAIN, cta=self.cta))
-        for o in self.f.ops:
+        for o in unit.body:
             if isinstance(o, page.Store):
                 if self.args.type_of(o.buffer).dtype.per_byte > 1:
                     block.before([o.x])  # a byte takes elements of several threads
@@ -229,13 +276,13 @@ class _Stripe:
         # the next page overwrites what is read here
         cta_sync()
 
-    def _copy_tile(self, name: str, at: int, place: Place, h: Expr) -> None:
-        """Copy the page into shared memory; each byte is read once."""
+    def _copy_tile(self, name: str, at: int, size: int, place: Place, h: Expr) -> None:
+        """Copy the ``size`` rows of a page, or block, into shared memory; each byte is read once."""
         pool = self.pools[name]
         row = pool.type.tile[1] * pool.size // 4
         width = pool.width
         held = local(f"{name}_words", max(2, width), U32)
-        with self.cta.share("vector", self.size * row // width) as v:
+        with self.cta.share("vector", size * row // width) as v:
             token, word = (
                 let("token", quotient(v, i32(row // width))),
                 let("word", remainder(v, i32(row // width)) * width),

@@ -28,9 +28,10 @@ as work lists (:mod:`vortex.ir.scratch`). No op names them; each kernel says in 
 from __future__ import annotations
 
 from vortex.budget import Cap
-from vortex.ir.core import Decl, Module, Op, Value, op
+from vortex.ir.core import Decl, Function, Module, Op, Value, op
 from vortex.ir.dialects.flow import one_page_axis, tensor
-from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3, i32, uint1
+from vortex.ir.rewrite import behind
+from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3, i32, uint1, whole_pages
 
 LAYOUTS = ("batched", "ragged", "paged", "token", "slot", "entry", "request", "step")
 ROLES = ("input", "pool", "field", "state", "output", "workspace", "plan", "scratch")
@@ -61,10 +62,30 @@ def page_blocks(m: Module) -> int:
 
 
 def pages_of(d: Decl) -> Sym:
-    """The pages of which a paged or ragged buffer has a tile: the candidates, or the shortlist that ``pages`` names."""
+    """The pages of which a paged or ragged buffer has a tile: the candidates, or what ``pages`` names: a shortlist, or
+    the candidates as whole pages.
+    """
     found = d.attrs.get("pages", S)
     assert isinstance(found, Sym)
     return found
+
+
+def of_whole_pages(d: Decl) -> bool:
+    """Whether a paged or ragged buffer has a tile for a page of several blocks, and not for each block."""
+    return pages_of(d).blocks > 1
+
+
+def pages_axis(m: Module) -> Sym:
+    """The candidates as pages of the module's blocks."""
+    return whole_pages(page_blocks(m))
+
+
+def whole_tile(m: Module, d: Decl) -> TensorType | None:
+    """What ``page.load_page`` gives of a pool: the rows of all blocks of a page; None for another buffer."""
+    tile = tile_of(d)
+    if d.attrs.get("role") != "pool" or not isinstance(tile, TensorType):
+        return None
+    return TensorType(tile.dtype, (tile.tile[0] * page_blocks(m), *tile.tile[1:]))
 
 
 def tile_of(d: Decl) -> Type:
@@ -93,6 +114,11 @@ class Load(Op):
 
     def infer(self) -> TensorType:
         return one_page_axis(self, self.type.dtype, self.type.shape)
+
+
+@op("page.load_page")
+class LoadPage(Load):
+    """As ``page.load`` of a pool, in a kernel that runs once for a page: the rows of the whole page, not of a block."""
 
 
 @op("page.load_words")
@@ -191,7 +217,7 @@ class Attend(Op):
 class Plan(Op):
     """Page counts, budgets and work lists from the lengths, written to ``buffer``.
 
-    ``budgets``, ``pages`` and ``always`` are what bounds the selection (:class:`vortex.budget.Cap`).
+    ``budgets``, ``pages``, ``always`` and ``whole`` are what bounds the selection (:class:`vortex.budget.Cap`).
     """
 
     buffer: str
@@ -199,16 +225,35 @@ class Plan(Op):
     budgets: int = 1
     pages: int = 0
     always: bool = False
+    whole: int = 1
     role = "effect"
 
     def infer(self) -> None:
         self.require(self.page_size > 0, "the page size must be positive")
         self.require(self.budgets >= 0 and self.pages >= 0, "a selection of fewer than no pages")
+        self.require(self.whole > 0, "candidates of less than a block")
 
     @property
     def cap(self) -> Cap:
-        """What bounds the pages that are selected: ``budgets``, ``pages`` and ``always``."""
-        return Cap(self.budgets, self.pages, self.always)
+        """What bounds the pages that are selected: ``budgets``, ``pages``, ``always`` and ``whole``."""
+        return Cap(self.budgets, self.pages, self.always, self.whole)
+
+
+def summaries_of(program: Module, f: Function) -> tuple[list[Op], list[Op]]:
+    """The ops of an ``append`` kernel that run for each block that fills, and those for each page of several blocks;
+    a number that both need is in both.
+    """
+    body = [o for o in f.ops if not isinstance(o, Scatter | Reset)]
+    of_page = [o for o in body if isinstance(o, Store) and of_whole_pages(program.decls[o.buffer])]
+    if not of_page:
+        return body, []
+
+    def made_for(stores: list[Store]) -> list[Op]:
+        needed = behind(*(o.x for o in stores))
+        return [o for o in body if o in stores or (o.result is not None and o.result in needed)]
+
+    of_block = [o for o in body if isinstance(o, Store) and o not in of_page]
+    return made_for(of_block), made_for(of_page)
 
 
 def cap_of(program: Module) -> Cap:

@@ -16,15 +16,15 @@ from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 
 from vortex.errors import ENGINE_REFUSED
+from vortex.runtime.compiled import artifact_for, target_of
 from vortex.runtime.library import open_library
 from vortex.runtime.parameters import Parameters
 from vortex.runtime.sglang import stats
-from vortex.runtime.sglang.compiled import artifact_for
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.latent import read_latent_by
 from vortex.runtime.sglang.memory import new_fields, new_state, state_bytes
 from vortex.runtime.sglang.refusals import refuse_model, refuse_settings
-from vortex.runtime.sglang.shape import model_shape, target_of
+from vortex.runtime.sglang.shape import model_shape
 from vortex.runtime.sglang.step import Layer, Step
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,10 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         pool = self.token_to_kv_pool = runner.token_to_kv_pool  # SGLang finds both by these names
         self.req_to_token_pool = runner.req_to_token_pool
         latent = runner.use_mla_backend
-        by_row = bool(config.budget.table)
-        shape = model_shape(
-            runner.model_config, runner.kv_cache_dtype, runner.page_size, latent, by_row, config.block_size
-        )
+        by_row, block = bool(config.budget.table), config.block_size
+        shape = model_shape(runner.model_config, runner.kv_cache_dtype, runner.page_size, latent, by_row, block)
         target = target_of(runner.device)
-        self._library = open_library(artifact_for(config, shape, target), target)
+        self._library = open_library(artifact_for(config.flow, shape, target, blocks=bool(block)), target)
         manifest = self._library.manifest
         weights = Parameters(manifest.flow, manifest.parameters, config.parameters or None)
         self._weights, self._first_head = weights, shape.first_head

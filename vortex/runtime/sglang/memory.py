@@ -10,10 +10,10 @@ import torch
 from vortex.artifact.folder import read_manifest
 from vortex.artifact.manifest import FieldEntry, StateEntry
 from vortex.errors import ENGINE_REFUSED
-from vortex.runtime.sglang.compiled import artifact_for
+from vortex.runtime.compiled import ModelShape, artifact_for, target_of
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.refusals import refuse_settings
-from vortex.runtime.sglang.shape import ModelShape, model_shape, target_of
+from vortex.runtime.sglang.shape import model_shape
 from vortex.runtime.tensors import TORCH
 
 
@@ -57,7 +57,7 @@ def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) 
     config = EngineConfig.read()
     latent, by_row, block = kvc.use_mla_backend, bool(config.budget.table), config.block_size
     shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, latent, by_row, block)
-    manifest = read_manifest(artifact_for(config, shape, target_of(kvc.device)))
+    manifest = read_manifest(artifact_for(config.flow, shape, target_of(kvc.device), blocks=bool(block)))
     without = config.dense_layers | config.pages_of.keys()
     bare = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in without)
     if taken := _state_of(manifest.flow, manifest.states, kvc, shape, num_layers - bare):

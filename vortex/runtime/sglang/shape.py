@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from vortex.errors import ENGINE_CONFIG, ENGINE_REFUSED
+from vortex.runtime.compiled import ModelShape
 from vortex.runtime.tensors import short
 from vortex.spec import Spec
-
-CUDA_TARGETS = {(9, 0): "sm_90a", (10, 0): "sm_100a"}
-"""By compute capability."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """``spec`` and the KV heads of one tensor-parallel rank, the first of which is ``first_head`` of the model; latent
-    rows (MLA) are as one KV head.
-    """
-
-    spec: Spec
-    kv_heads: int
-    first_head: int = 0
 
 
 def model_shape(
@@ -68,17 +54,3 @@ def model_shape(
     spec = Spec(**sizes, group=group, dtype=dtype, budget_table=budget_table)
     # where there are more ranks than heads, several ranks hold one
     return ModelShape(spec, kv_heads, parallel.attn_tp_rank * model.get_num_kv_heads(1) // ranks)
-
-
-def target_of(device: str) -> str:
-    """The target whose kernels run on SGLang's ``device``; VX9002 for a processor that none is for."""
-    if device == "cpu":
-        return "cpu"
-    what = f"device '{device}'"
-    if device.startswith("cuda") and torch.version.cuda:
-        capability = torch.cuda.get_device_capability()
-        if capability in CUDA_TARGETS:
-            return CUDA_TARGETS[capability]
-        what = f"{torch.cuda.get_device_name()}, compute capability {capability[0]}.{capability[1]}"
-    why = f"kernels are made for cpu, {', '.join(CUDA_TARGETS.values())}"
-    raise ENGINE_REFUSED.at(what=what, why=why, hint="use another attention backend on this machine")

@@ -76,7 +76,7 @@ class Stats:
         for length in lengths:
             n = -(-length // self._page)
             self._pages += n
-            self._kept += min(n, self._cap.total(self._budget, n))
+            self._kept += self._cap.kept(self._budget, n)
             self._scored += self._cap.scored(self._budget, n)
         pages, kept = self._pages - pages, self._kept - kept
         logger.debug("vortex: %d requests decode, %d of their %d pages are read", len(lengths), kept, pages)

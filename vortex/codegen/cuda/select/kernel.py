@@ -28,13 +28,19 @@ from vortex.codegen.cuda.work_list import HEADER, SELECT, Entry, part_pages, unp
 from vortex.codegen.sweep import Row, parts_of
 from vortex.codegen.tir import T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
+from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Function, Module
+from vortex.ir.dialects import page
 from vortex.schedules.cuda_select import CudaSelect, SelectKnobs
 from vortex.schedules.knobs import read_knobs
 
 
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
+    for o in f.ops:
+        if isinstance(o, page.Load) and page.of_whole_pages(program.decls[o.buffer]):
+            why = f"@{o.buffer} has a tile for each page of several blocks, which GPUs do not read yet"
+            raise NOT_EMITTABLE.at(o.loc, why=why, hint="compile for a CPU: --target cpu")
     args = Arguments(program)
     args.of_select(f, CudaSelect.taken())
     layout = Layout.of(program, f)

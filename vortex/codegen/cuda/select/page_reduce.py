@@ -15,7 +15,7 @@ from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
 from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.sweep import mean_count
 from vortex.codegen.tiles import Take, Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, equal, flat, i32, let, local, loop, put, when
+from vortex.codegen.tir import F32, I32, Expr, T, equal, flat, i32, let, local, loop, put, when, word_of
 from vortex.codegen.values import Index, pages_on, type_of
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
@@ -50,7 +50,7 @@ class _Along:
 
     def set(self, x: Expr, page_tile: Expr, element: Expr) -> None:
         """Leave the result of a page tile; integers are kept bit by bit."""
-        self.storage.set(x if self.kind == F32 else T.reinterpret(F32, x), page_tile, element)
+        self.storage.set(x if self.kind == F32 else word_of(x), page_tile, element)
 
     def get(self, page_tile: Expr, element: Expr) -> Expr:
         """The result that a page tile left."""
@@ -109,7 +109,7 @@ class PageFolds:
                 if isinstance(o, flow.ReduceMean):
                     whole = whole / mean_count(o, candidates)
                 with when(equal(self.cta.lane, i32(0))):
-                    storage.store(whole if along.kind == F32 else T.reinterpret(F32, whole), i32(0), i32(0), e)
+                    storage.store(whole if along.kind == F32 else word_of(whole), i32(0), i32(0), e)
 
     def prepare(self, o: flow.Scan, pages: Expr, place: Callable[[Expr], Tiles]) -> None:
         """Leave for each page tile the fold of all page tiles before it.

@@ -99,9 +99,18 @@ from vortex.ir.dialects.flow.reductions import (
     Scan,
     Softmax,
 )
-from vortex.ir.dialects.flow.selections import MOST_PARTS, TopK, TopP, Union, cap_of, selected
+from vortex.ir.dialects.flow.selections import (
+    MOST_PARTS,
+    TopK,
+    TopP,
+    Union,
+    blocks_of_page,
+    cap_of,
+    of_pages,
+    selected,
+)
 from vortex.ir.dialects.flow.shape import Broadcast, Concat, Gather, Reshape, Shift, Slice, Transpose
-from vortex.ir.dialects.flow.shortlist import Pick, Shortlist, is_list
+from vortex.ir.dialects.flow.shortlist import BlocksOf, Pick, Shortlist, is_list
 
 __all__ = [
     "MOST_PAGES",
@@ -113,6 +122,7 @@ __all__ = [
     "And",
     "ArgSort",
     "Binary",
+    "BlocksOf",
     "Broadcast",
     "Cast",
     "Ceil",
@@ -197,9 +207,11 @@ __all__ = [
     "Xor",
     "alike",
     "arithmetic",
+    "blocks_of_page",
     "broadcast",
     "cap_of",
     "is_list",
+    "of_pages",
     "one_page_axis",
     "selected",
     "show",

@@ -14,6 +14,8 @@ from vortex.ir.types import Dim, DType, S, SelectionType, Sym, TensorType, bool_
 
 TWO_AXES = "all candidates meet the pages of a shortlist"
 """What is wrong where an op mixes page axes."""
+PAGES_AND_BLOCKS = "pages meet blocks of pages"
+"""The same where one is that of the other's blocks."""
 MOST_PAGES = 2**25
 """More than a part of a selection can take, so that sums over parts are 32-bit numbers."""
 
@@ -38,7 +40,9 @@ def broadcast(o: Op, *shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
     for back in range(1, max(map(len, shapes), default=0) + 1):
         dims = {s[-back] for s in shapes if len(s) >= back} - {1}
         if len(dims) > 1:
-            o.require(sum(isinstance(d, Sym) for d in dims) < 2, f"{TWO_AXES}: {' and '.join(map(show, shapes))}")
+            axes = [d for d in dims if isinstance(d, Sym)]
+            why = TWO_AXES if len({d.blocks for d in axes}) < 2 else PAGES_AND_BLOCKS
+            o.require(len(axes) < 2, f"{why}: {' and '.join(map(show, shapes))}")
             o.require(False, f"shapes {' and '.join(map(show, shapes))} do not broadcast")
         out.append(dims.pop() if dims else 1)
     return tuple(reversed(out))
@@ -120,7 +124,7 @@ class Part(Ranking, Selection):
         if listed is None:
             self.require(pages == S, f"which candidates the pages of {pages} are has to be an operand: the shortlist")
         else:
-            fits = listed == TensorType(i32, (pages,))
+            fits = listed == TensorType(i32, (pages,)) and pages.blocks == 1
             self.require(fits, f"{listed} does not list the pages that {show((pages,))} scores")
         self.require(0 <= self.most < MOST_PAGES, f"pages is {self.most}, not below {MOST_PAGES}")
         return selection

@@ -8,7 +8,7 @@ import numpy as np
 
 from vortex.ir.core import Op, Value, op
 from vortex.ir.numerics import narrow
-from vortex.ir.types import S, TensorType, i32
+from vortex.ir.types import TensorType, i32, whole_pages
 
 
 @op("flow.constant")
@@ -112,17 +112,26 @@ class RowBudget(Op):
 
 @op("flow.page_index")
 class PageIndex(Op):
-    """Each candidate's logical page index in its request."""
+    """Each candidate's logical page index in its request; of type i32[S/4] that of each page of four candidates."""
 
     type: TensorType
     role = "leaf"
 
     def infer(self) -> TensorType:
-        self.require(self.type == TensorType(i32, (S,)), "the page index is i32[S]")
+        axis = self.type.pages
+        fits = axis is not None and axis == whole_pages(axis.blocks) and self.type == TensorType(i32, (axis,))
+        self.require(fits, "the page index is i32[S]")
         return self.type
 
     def evaluate_in(self, row: Any, *operands: Any) -> Any:
-        return np.asarray(row.candidates(), np.int32)
+        blocks = self.blocks
+        return np.asarray(row.candidates(), np.int32)[::blocks] // blocks
+
+    @property
+    def blocks(self) -> int:
+        """How many candidates each index is of."""
+        assert self.type.pages is not None
+        return self.type.pages.blocks
 
 
 @op("flow.page_count")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vortex.budget import Cap
@@ -119,5 +120,17 @@ def selected(index: Function) -> Selection:
 
 
 def cap_of(flow: Module) -> Cap:
-    """What bounds the pages that a flow module selects."""
-    return selected(flow.functions["index"]).cap
+    """What bounds the pages that a flow module selects: whole pages where it has fields of pages beside blocks."""
+    cap = selected(flow.functions["index"]).cap
+    return replace(cap, whole=blocks_of_page(flow)) if of_pages(flow) else cap
+
+
+def of_pages(flow: Module) -> list[str]:
+    """The fields of a flow module that belong to pages of several blocks."""
+    return [d.name for d in flow.declared("field") if d.attrs.get("per") == "page"]
+
+
+def blocks_of_page(flow: Module) -> int:
+    """Into how many blocks the pages of a flow module are divided."""
+    size = int(flow.attrs.get("page_size", 1))
+    return size // int(flow.attrs.get("block_size", size))

@@ -1,6 +1,7 @@
 """The artifact for a model's shape: the one that was named, one compiled before, or one compiled now.
 
-Compiling happens in another interpreter, because the compiler and SGLang need different versions of the same packages.
+Bindings to engines import it. Compiling happens in another interpreter, because the compiler and an engine may need
+different versions of the same packages.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import torch
 
 from vortex.artifact.folder import read_manifest
 from vortex.errors import (
@@ -29,8 +32,6 @@ from vortex.errors import (
 from vortex.install import toolchain
 from vortex.install.cache import cache_root
 from vortex.install.identity import Identity, of_build, traced
-from vortex.runtime.sglang.config import EngineConfig
-from vortex.runtime.sglang.shape import ModelShape
 from vortex.spec import Spec
 from vortex.targets.cpu import detect_mcpu
 
@@ -40,17 +41,47 @@ COMPILER = "VORTEX_COMPILER"
 """The Python interpreter of an environment that has ``vortex[compile]``."""
 
 
-def artifact_for(config: EngineConfig, shape: ModelShape, target: str) -> Path:
-    """An artifact of ``config.flow`` for this model and ``target``.
+CUDA_TARGETS = {(9, 0): "sm_90a", (10, 0): "sm_100a"}
+"""By compute capability."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """``spec`` and the KV heads of one tensor-parallel rank, the first of which is ``first_head`` of the model; latent
+    rows (MLA) are as one KV head.
+    """
+
+    spec: Spec
+    kv_heads: int
+    first_head: int = 0
+
+
+def target_of(device: str) -> str:
+    """The target whose kernels run on ``device``; VX9002 for a processor that none is for."""
+    if device == "cpu":
+        return "cpu"
+    what = f"device '{device}'"
+    if device.startswith("cuda") and torch.version.cuda:
+        capability = torch.cuda.get_device_capability()
+        if capability in CUDA_TARGETS:
+            return CUDA_TARGETS[capability]
+        what = f"{torch.cuda.get_device_name()}, compute capability {capability[0]}.{capability[1]}"
+    why = f"kernels are made for cpu, {', '.join(CUDA_TARGETS.values())}"
+    raise ENGINE_REFUSED.at(what=what, why=why, hint="use another attention backend on this machine")
+
+
+def artifact_for(flow: str, shape: ModelShape, target: str, *, blocks: bool = False) -> Path:
+    """An artifact of ``flow`` for this model and ``target``: a name, ``file.py``, ``file.py:name``, an artifact, or
+    ``""`` for quest (latent_topk under MLA). ``blocks`` says that an artifact must select blocks of the shape's size.
 
     Raises:
         VortexError: VX9002 for an artifact of another shape, VX9004 without a compiler, VX9005 when it fails,
             VX5001 to VX5003 for what is not an artifact or lacks the target, VX7004 when the cache cannot be written
             and has no artifact for it, and what tracing the flow raises.
     """
-    flow = config.flow or ("latent_topk" if shape.spec.kv_lora_rank else "quest")
+    flow = flow or ("latent_topk" if shape.spec.kv_lora_rank else "quest")
     if flow.endswith(".vxa"):
-        return _prebuilt(Path(flow), shape, target, blocks=bool(config.block_size))
+        return _prebuilt(Path(flow), shape, target, blocks=blocks)
     identity = _identity_or_once(flow, shape.spec, target)
     path = entry(flow, identity)
     try:

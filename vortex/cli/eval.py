@@ -1,0 +1,242 @@
+"""Is a flow any good: how many of a real model's answers it keeps, beside dense, oracle, random and recent pages.
+
+The model reads each prompt once, densely; then every rule, with every budget, decodes the answer from the pages that it
+chooses itself. Prompts and outcomes are kept on disk, so that an interrupted run goes on where it stopped and the next
+flow needs neither prompts nor baselines. Nothing is downloaded. The exit code is 1 when a flow failed or the time limit
+left something out.
+
+examples:
+  vortex eval mass
+  vortex eval quest my_flow.py:mine --tokens 4096,8192 --prompts 16 -o report.html
+  vortex eval my_flow.py --tasks niah_multikey,vt --budgets 8 --verdict
+  vortex eval quest --backend eager --time-limit 5m --json
+  vortex eval quest mass --trace steps.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vortex.cli.show import emit_json, progress, say
+from vortex.errors import BAD_OPTION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+
+    from vortex.errors import VortexError
+    from vortex.evaluate.models import Model
+    from vortex.evaluate.outcomes import Outcome
+    from vortex.evaluate.prompts import Prompt
+    from vortex.evaluate.statistics import Summary
+
+INCOMPLETE = 1
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+TOKENS, BUDGETS, PROMPTS = "4096", "4,16,64", 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("flows", metavar="FLOW", nargs="+", help="name, file.py or file.py:name")
+    parser.add_argument(
+        "--model", metavar="NAME", default="smollm2", help="smollm2, a folder, or a name in the cache of Hugging Face"
+    )
+    parser.add_argument("--tasks", metavar="T,T", help="by name, ours or RULER's (default: niah_single,keyvalue)")
+    parser.add_argument("--tokens", metavar="N,N", default=TOKENS, help=f"of a prompt (default: {TOKENS})")
+    parser.add_argument(
+        "--budgets", metavar="K,K", default=BUDGETS, help=f"candidate pages that are kept beside 3 (default: {BUDGETS})"
+    )
+    parser.add_argument(
+        "--prompts", metavar="N", type=int, default=PROMPTS, help=f"of each task and length (default: {PROMPTS})"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of prompts and of random pages (default: 0)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where model and kernels run")
+    parser.add_argument(
+        "--backend", choices=("compiled", "eager"), default="compiled", help="kernels, or the flow's own torch code"
+    )
+    parser.add_argument("--parameters", metavar="FILE", help="weights of flows that have some, safetensors")
+    parser.add_argument("--time-limit", metavar="TIME", help="after which nothing more is begun, e.g. 90s, 10m")
+    parser.add_argument("--cache", metavar="DIR", type=Path, help="of prompts and outcomes (default: the user's)")
+    parser.add_argument("--trace", metavar="FILE", type=Path, help="judge by recorded steps, without a model")
+    parser.add_argument("--target", metavar="NAME", default="sm_90a", help="GPU that costs are for (default: sm_90a)")
+    parser.add_argument("-o", dest="out", metavar="FILE", type=Path, help="also write a report, .html")
+    parser.add_argument("--json", action="store_true", help="print JSON; docs/eval.md has the schema")
+    parser.add_argument("--verdict", action="store_true", help="print one line of JSON for each flow and budget")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; 1 when something is missing."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    budgets = numbers("--budgets", args.budgets)
+    tokens = numbers("--tokens", args.tokens)
+    if args.prompts < 1:
+        raise BAD_OPTION.at(option="--prompts", why=f"is {args.prompts}", hint="at least 1")
+    if args.json and args.verdict:
+        raise BAD_OPTION.at(option="--verdict", why="contradicts --json", hint="give one of them")
+    seconds = _seconds(args.time_limit)
+    weights = _weights(args.parameters)
+    from vortex.evaluate.run import Evaluation, flow_names
+
+    flows = {name: text for text, name in flow_names(args.flows).items()}
+    if args.trace is not None:
+        return _traced(args, flows, budgets, weights)
+    names = _tasks(args.tasks)
+    from vortex.evaluate.models import load_model
+
+    with progress(f"loading {args.model}", 1):
+        model = load_model(args.model, args.device)
+    prompts = _prompts(model, names, tokens, args.prompts, args.seed)
+    evaluation = Evaluation(
+        model, flows, budgets, args.backend, args.seed, parameters=weights, folder=args.cache, seconds=seconds
+    )
+    _say_size(evaluation, prompts)
+    with progress(f"{len(prompts)} prompts, {len(evaluation.lanes())} lanes", len(prompts)) as advance:
+        result = evaluation.run(prompts, advance)
+    if result.missing:
+        say(f"the time limit left out {result.missing} outcomes; the same command goes on where it stopped")
+    summary = _summary(args, result.outcomes, result.failures, flows, budgets, model)
+    return max(_show(args, summary, result.failures), INCOMPLETE if result.missing else 0)
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Positive integers between commas, ascending; VX7001."""
+    parts = [p.strip() for p in text.split(",")]
+    if not all(p.isdecimal() and int(p) for p in parts):
+        raise BAD_OPTION.at(option=option, why=f"'{text}' is not a list of positive integers", hint="e.g. 4,16,64")
+    return sorted({int(p) for p in parts})
+
+
+def _seconds(text: str | None) -> float:
+    if text is None:
+        return math.inf
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not found:
+        raise BAD_OPTION.at(option="--time-limit", why=f"'{text}' is not a time", hint="e.g. 90s, 10m or 1h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _weights(file: str | None) -> Mapping[str, torch.Tensor] | None:
+    if file is None:
+        return None
+    from vortex.runtime.safetensors import read_safetensors
+
+    return read_safetensors(file)
+
+
+def _tasks(text: str | None) -> list[str]:
+    """Names of tasks; VX7003 for one that there is not."""
+    from vortex.evaluate.tasks import DEFAULT, find_task
+
+    return [find_task(t.strip()).name for t in (text.split(",") if text else DEFAULT)]
+
+
+def _prompts(model: Model, tasks: Sequence[str], tokens: Sequence[int], count: int, seed: int) -> list[Prompt]:
+    from vortex.evaluate.tasks import find_task
+
+    made = []
+    with progress("writing prompts", len(tasks) * len(tokens)):
+        for name in tasks:
+            for length in tokens:
+                made += find_task(name).make(model.tokenizer, length, count, seed)
+    # every task gets its first prompt before any gets its second: a time limit leaves something of each
+    return sorted(made, key=lambda p: (p.index, p.length))
+
+
+def _say_size(evaluation: object, prompts: Sequence[Prompt]) -> None:
+    from vortex.evaluate.prefill import PromptCache, stored_bytes
+    from vortex.evaluate.run import Evaluation
+
+    assert isinstance(evaluation, Evaluation)
+    cache, model = PromptCache(evaluation.folder), evaluation.model
+    new = [p for p in prompts if not cache.has(model, p)]
+    if new:
+        size = sum(stored_bytes(model, len(p.tokens)) for p in new)
+        say(f"K and V of {len(new)} prompts will be kept in {cache.folder}: {size / 1e6:.0f} MB")
+
+
+def _summary(
+    args: argparse.Namespace,
+    outcomes: Sequence[Outcome],
+    failures: dict[str, VortexError],
+    flows: Mapping[str, str],
+    budgets: Sequence[int],
+    model: Model | None,
+) -> Summary:
+    """Statistics and costs of what came of it; a flow whose cost cannot be told joins the failures."""
+    from vortex.errors import VortexError
+    from vortex.evaluate.cost import Workload, cost_of_baseline, cost_of_flow
+    from vortex.evaluate.outcomes import BASELINES, Lane
+    from vortex.evaluate.statistics import Failure, Settings, summarise
+    from vortex.flow.flow import find_flow
+    from vortex.install.versions import vortex_version
+
+    at = Workload(target=args.target)
+    baselines = {o.lane for o in outcomes if o.lane.rule in BASELINES}
+    costs = {lane: cost_of_baseline(lane.rule, lane.budget, at) for lane in baselines}
+    for name, text in flows.items():
+        if name in failures:
+            continue
+        try:
+            costs |= {Lane(name, k): cost for k, cost in cost_of_flow(find_flow(text), budgets, at).items()}
+        except VortexError as error:
+            failures[name] = error
+    settings = Settings(
+        model=model.name if model is not None else str(args.trace),
+        seed=args.seed,
+        device=args.device,
+        backend=args.backend,
+        layers=model.sparse_layers if model is not None else (),
+        windowed=len(model.windowed_layers) if model is not None else 0,
+        workload=at,
+        command=shlex.join(["vortex", "eval", *args.argv]),
+        versions={"vortex": vortex_version()},
+    )
+    return summarise(outcomes, settings, costs, [Failure(what, e.render()) for what, e in failures.items()])
+
+
+def _show(args: argparse.Namespace, summary: Summary, failures: Mapping[str, VortexError]) -> int:
+    """Print the summary and write the report."""
+    import json
+
+    from vortex.cli.eval_tables import print_tables
+
+    for what, error in failures.items():
+        say(f"{what}: {error.render()}")
+    if args.json:
+        emit_json(summary.as_json())
+    elif args.verdict:
+        for verdict in summary.verdicts():
+            print(json.dumps(verdict))
+    else:
+        print_tables(summary)
+    if args.out is not None:
+        from vortex.evaluate.report import write_html
+
+        write_html(summary, args.out)
+        say(f"wrote {args.out}")
+    return INCOMPLETE if failures else 0
+
+
+def _traced(
+    args: argparse.Namespace,
+    flows: Mapping[str, str],
+    budgets: Sequence[int],
+    weights: Mapping[str, torch.Tensor] | None,
+) -> int:
+    """Judge by recorded steps."""
+    from vortex.evaluate.run import judge_trace
+    from vortex.evaluate.traces import read_trace
+
+    trace = read_trace(args.trace)
+    what = f"{args.trace}: {trace.steps} steps of {len(trace.layers)} layers, {trace.prompt} tokens"
+    with progress(what, 1):
+        outcomes, failures = judge_trace(trace, flows, budgets, args.backend, args.seed, weights)
+    summary = _summary(args, outcomes, failures, flows, budgets, None)
+    return _show(args, summary, failures)

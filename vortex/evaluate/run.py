@@ -1,0 +1,271 @@
+"""The evaluation itself: every prompt under every rule, those that are known already read from disk.
+
+prompts x lanes  ->  known outcomes, read  +  the others: prefill (once), one batch of lanes -> appended to the file
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from vortex.errors import NOT_A_NUMBER, VortexError
+from vortex.evaluate import store
+from vortex.evaluate.decode import decode
+from vortex.evaluate.flow_rules import Compiled, Eager, FlowRules
+from vortex.evaluate.lanes import Failure, Lanes
+from vortex.evaluate.outcomes import BASELINES, Lane, Outcome
+from vortex.evaluate.prefill import PromptCache, digest, out_of_memory, require_room
+from vortex.evaluate.prompts import Prompt
+from vortex.evaluate.rules import Rule, baseline
+from vortex.evaluate.shared_pages import PAGE, SharedPages
+from vortex.evaluate.traces import Trace, judge
+from vortex.flow.flow import find_flow
+from vortex.install.cache import cache_root
+from vortex.install.identity import digest as digest_of
+from vortex.runtime.compiled import identity_of
+from vortex.runtime.tensors import TORCH
+from vortex.spec import Spec
+
+if TYPE_CHECKING:
+    from vortex.evaluate.models import Model
+
+Backend = Literal["compiled", "eager"]
+TRACED = ("ir", "constants", "source")
+"""Parts of a flow's identity that say what it computes."""
+
+
+class TimeIsUp(Exception):
+    """The time limit was reached amid a prompt."""
+
+
+@dataclass
+class Result:
+    """What an evaluation gave.
+
+    Attributes:
+        outcomes: of all lanes and prompts that were decoded, now or before; by prompt, then lane.
+        failures: what kept a flow, or a prompt, from an outcome.
+        missing: outcomes that the time limit left out.
+        decoded: outcomes that were made now.
+        prefilled: prompts that were read now.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    failures: dict[str, VortexError] = field(default_factory=dict)
+    missing: int = 0
+    decoded: int = 0
+    prefilled: int = 0
+
+
+def spec_of(model: Model) -> Spec:
+    """What flows are compiled for."""
+    names = {torch_type: name for name, torch_type in TORCH.items() if name in ("f32", "bf16", "f16")}
+    return Spec(page_size=PAGE, head_dim=model.head_dim, group=model.group, dtype=names[model.dtype])
+
+
+def flow_names(flows: Sequence[str]) -> dict[str, str]:
+    """What each flow is called in outcomes: its own name, or the text it was asked for by where two have the same.
+
+    Raises:
+        VortexError: what keeps a flow from being found.
+    """
+    own = {text: find_flow(text).flow_name for text in dict.fromkeys(flows)}
+    names = list(own.values())
+    return {text: text if names.count(name) > 1 or name in BASELINES else name for text, name in own.items()}
+
+
+@dataclass
+class Evaluation:
+    """How flows are evaluated.
+
+    Attributes:
+        flows: by the name they have in outcomes: a library's name, ``file.py`` or ``file.py:name``.
+        budgets: candidate pages that lanes keep.
+        seed: of the random rule.
+        parameters: weights of flows that have some, by name.
+        folder: of prompts and outcomes on disk.
+        seconds: after which nothing more is begun.
+    """
+
+    model: Model
+    flows: Mapping[str, str]
+    budgets: Sequence[int]
+    backend: Backend = "compiled"
+    seed: int = 0
+    parameters: Mapping[str, torch.Tensor] | None = None
+    folder: Path | None = None
+    seconds: float = float("inf")
+
+    def __post_init__(self) -> None:
+        self.folder = self.folder or cache_root() / "evaluate"
+        self.spec = spec_of(self.model)
+        self._end = time.monotonic() + self.seconds
+        self._rules: dict[str, FlowRules] = {}
+        self._identities: dict[str, str] = {}
+        self.result = Result()
+
+    def lanes(self) -> list[Lane]:
+        """Of every prompt: the baselines, then the flows."""
+        rules = [*BASELINES[1:], *self.flows]
+        return [Lane("dense", 0), *(Lane(rule, k) for rule in rules for k in self.budgets)]
+
+    def run(self, prompts: Sequence[Prompt], advance: Callable[[int, str], None] = lambda done, note: None) -> Result:
+        """Decode what is not known yet.
+
+        Raises:
+            VortexError: where the disk refuses; what goes wrong with one flow or prompt is among the failures.
+        """
+        assert self.folder is not None
+        cache, known = PromptCache(self.folder), store.Outcomes(self.folder / "outcomes.jsonl")
+        result = self.result = Result()
+        late = False
+        for done, prompt in enumerate(prompts):
+            note = f"{prompt.task} {prompt.length}, prompt {prompt.index}"
+            advance(done, note)
+            keys = self._keys(prompt)
+            found = {lane: known.get(at) for lane, at in keys.items()}
+            new = [lane for lane, outcome in found.items() if outcome is None]
+            if new and not late:
+                try:
+                    made = self._decode(cache, prompt, new)
+                    known.add((keys[lane], outcome) for lane, outcome in made.items())
+                    found.update(made)
+                    result.decoded += len(made)
+                except TimeIsUp:
+                    late = True
+                except VortexError as error:
+                    result.failures.setdefault(f"{prompt.task} {prompt.length}", error)
+            late = late or time.monotonic() > self._end
+            result.missing += sum(found[lane] is None for lane in new) if late else 0
+            result.outcomes += [outcome for outcome in found.values() if outcome is not None]
+        advance(len(prompts), "")
+        return result
+
+    def _keys(self, prompt: Prompt) -> dict[Lane, str]:
+        """What decides each lane's outcome, flows that cannot be evaluated left out."""
+        made = {}
+        about = self.model.identity, digest(prompt), prompt.task, prompt.length, prompt.index, str(self.spec.attrs())
+        for lane in self.lanes():
+            own: tuple[object, ...] = ()
+            if lane.rule == "random":
+                own = (self.seed,)
+            elif lane.rule not in BASELINES:
+                own = (self.backend, self._identity(lane.rule))
+                if not own[1]:
+                    continue
+            made[lane] = store.key(*about, lane.rule if not own or lane.rule == "random" else "", lane.budget, *own)
+        return made
+
+    def _identity(self, rule: str) -> str:
+        """What a flow computes, parameters included; empty for one that cannot be traced."""
+        if rule not in self._identities:
+            try:
+                parts = identity_of(self.flows[rule], self.spec, "cpu").parts
+                weights = [f"{n} {x.sum().item()!r} {list(x.shape)}" for n, x in (self.parameters or {}).items()]
+                self._identities[rule] = digest_of(*(parts.get(p, "") for p in TRACED), *sorted(weights))
+            except VortexError as error:
+                self.result.failures[rule] = error
+                self._identities[rule] = ""
+        return self._identities[rule]
+
+    def _flow(self, rule: str) -> FlowRules | None:
+        """A flow that is ready; None for one that failed."""
+        if rule not in self._rules and rule not in self.result.failures:
+            model, make = self.model, Compiled if self.backend == "compiled" else Eager
+            try:
+                self._rules[rule] = make(
+                    self.flows[rule], self.spec, model.kv_heads, model.sparse_layers, model.device, self.parameters
+                )
+            except VortexError as error:
+                self.result.failures[rule] = error
+        return None if rule in self.result.failures else self._rules[rule]
+
+    def _decode(self, cache: PromptCache, prompt: Prompt, lanes: Sequence[Lane]) -> dict[Lane, Outcome]:
+        """Outcomes of the lanes that did not fail."""
+        require_room(self.model, prompt)
+        flows = {rule: ready for rule in self.flows if (ready := self._flow(rule)) is not None}
+        lanes = [lane for lane in lanes if lane.rule in BASELINES or lane.rule in flows]
+        if not lanes:
+            return {}
+        if time.monotonic() > self._end:
+            raise TimeIsUp
+        self.result.prefilled += not cache.has(self.model, prompt)
+        read = cache.read(self.model, prompt)
+        new = 1 + max(len(prompt.answer), prompt.new_tokens)
+        try:
+            pages = SharedPages(read, len(lanes), new, device=self.model.device, dtype=self.model.dtype)
+            for rule in {lane.rule for lane in lanes} & flows.keys():
+                try:
+                    flows[rule].begin(pages)
+                except VortexError as error:
+                    self.result.failures[rule] = error
+            lanes = [lane for lane in lanes if lane.rule not in self.result.failures]
+            rules = [self._rule(lane, prompt, flows) for lane in lanes]
+            reading = Lanes(pages, rules, self.model.sparse_layers)
+            made = decode(self.model, prompt, lanes, reading, self._watch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if isinstance(error, VortexError):
+                raise
+            what = f"decoding {len(lanes)} lanes of a prompt of {len(prompt.tokens)} tokens"
+            raise out_of_memory(error, self.model, what) from error
+        for at, failure in reading.failed.items():
+            self.result.failures.setdefault(lanes[at].rule, self._why(lanes[at], prompt, failure))
+        return made
+
+    def _rule(self, lane: Lane, prompt: Prompt, flows: Mapping[str, FlowRules]) -> Rule:
+        if lane.rule in BASELINES:
+            return baseline(lane.rule, lane.budget, f"{self.seed} {digest(prompt)}")
+        return flows[lane.rule].lane(lane.budget)
+
+    def _why(self, lane: Lane, prompt: Prompt, failure: Failure) -> VortexError:
+        if failure.error is not None:
+            return failure.error
+        return NOT_A_NUMBER.at(lane=lane, index=prompt.index, task=prompt.task, layer=failure.layer)
+
+    def _watch(self) -> None:
+        if time.monotonic() > self._end:
+            raise TimeIsUp
+
+
+def judge_trace(
+    trace: Trace,
+    flows: Mapping[str, str],
+    budgets: Sequence[int],
+    backend: Backend = "compiled",
+    seed: int = 0,
+    parameters: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[list[Outcome], dict[str, VortexError]]:
+    """What the baselines and flows read of recorded steps, and what kept a flow from it; arithmetic is in f32.
+
+    Layers and heads have the numbers that they have in the trace, from 0.
+    """
+    q, k = next(iter(trace.q.values())), next(iter(trace.k.values()))
+    spec = Spec(page_size=PAGE, head_dim=int(k.shape[2]), group=int(q.shape[1] // k.shape[0]), dtype="f32")
+    make, cpu = Compiled if backend == "compiled" else Eager, torch.device("cpu")
+    ready: dict[str, FlowRules] = {}
+    failures: dict[str, VortexError] = {}
+    for rule, text in flows.items():
+        try:
+            ready[rule] = make(text, spec, int(k.shape[0]), tuple(range(len(trace.layers))), cpu, parameters)
+        except VortexError as error:
+            failures[rule] = error
+    lanes = [Lane("dense", 0), *(Lane(rule, k) for rule in (*BASELINES[1:], *ready) for k in budgets)]
+
+    def rules(pages: SharedPages) -> list[Rule]:
+        for flow in ready.values():
+            flow.begin(pages)
+        return [
+            baseline(lane.rule, lane.budget, str(seed))
+            if lane.rule in BASELINES
+            else ready[lane.rule].lane(lane.budget)
+            for lane in lanes
+        ]
+
+    with torch.inference_mode():
+        made, failed = judge(trace, lanes, rules, torch.float32)
+    return made, {**failures, **failed}
