@@ -10,7 +10,7 @@ import torch
 
 from tests.codegen.harness import Compiled, compile_all
 from tests.flow.op_cases import CASES, Case, tensors, types
-from vortex.flow.oracle import Fp32Arithmetic
+from vortex.flow.arithmetic import Fp32Arithmetic
 from vortex.flow.trace import trace_function
 
 SHARD = 75

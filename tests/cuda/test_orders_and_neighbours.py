@@ -8,7 +8,7 @@ import torch
 
 from tests.cuda.test_random_flows import compile_all
 from tests.flow.op_cases import CASES, tensors, types
-from vortex.flow.oracle import Fp32Arithmetic
+from vortex.flow.arithmetic import Fp32Arithmetic
 from vortex.flow.trace import trace_function
 
 NAMES = [

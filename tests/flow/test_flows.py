@@ -19,6 +19,7 @@ import vortex
 from tests.flow.evaluate import run
 from vortex.errors import VortexError
 from vortex.flow import oracle
+from vortex.flow.arithmetic import Fp32Arithmetic
 from vortex.flow.flow import find_flow, library_names
 from vortex.flow.trace import trace, trace_function
 from vortex.ir.dialects import flow
@@ -333,10 +334,28 @@ def test_narrow_casts_round_and_arithmetic_stays_fp32() -> None:
 
     x = torch.randn(6)
     module = trace_function(f, {"x": TensorType(f32, (S,))})
-    with oracle.Fp32Arithmetic():
+    with Fp32Arithmetic():
         want = f(x)
     assert want.dtype == torch.float32
     np.testing.assert_array_equal(run(module, {"x": x}, 6)[0], want.numpy())
+
+
+def test_what_is_computed_of_captured_tensors_is_computed_as_in_the_oracle() -> None:
+    """Ties go to the lower index and rounded numbers are fp32 again, though torch computes while the flow is traced."""
+    table = torch.tensor([2, 0, -2, 2, -1, -2, 0, 0, 2, -1, -2, -2, -1, 0, -1, 2.0])
+
+    def f(x: Tensor) -> Tensor:
+        return x[table.topk(2).indices] + table[:2].bfloat16() / 3 + table.argsort(descending=True)[3:5] + WEIGHTS
+
+    x = torch.randn(16)
+    module = trace_function(f, {"x": TensorType(f32, (16,))})
+    with Fp32Arithmetic():
+        want = f(x)
+    np.testing.assert_array_equal(run(module, {"x": x}, 6)[0], want.numpy())
+    assert [d.type for d in module.declared("resource") if d.name == "WEIGHTS"] == [TensorType(bf16, (2,))]
+
+
+WEIGHTS = torch.tensor([0.5, 3.0]).bfloat16()
 
 
 def test_the_type_of_the_cache() -> None:

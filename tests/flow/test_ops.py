@@ -7,8 +7,8 @@ import torch
 
 from tests.flow.evaluate import run
 from tests.flow.op_cases import CASES, Case, tensors, types
+from vortex.flow.arithmetic import Fp32Arithmetic
 from vortex.flow.optable import listing
-from vortex.flow.oracle import Fp32Arithmetic
 from vortex.flow.trace import trace_function
 from vortex.ir.digest import structural
 from vortex.ir.parser import parse_module

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.codegen.harness import compile_all
 from vortex.errors import VortexError
 from vortex.flow import optable
+from vortex.flow.arithmetic import Fp32Arithmetic
 from vortex.flow.optable import listing
-from vortex.flow.oracle import Fp32Arithmetic
 from vortex.flow.trace import trace_function
 from vortex.ir.core import Module
 from vortex.ir.interpret import run_function

@@ -11,6 +11,7 @@ from typing import Any
 from vortex.errors import PAGE_AND_BLOCK, ROWS_OF_ALL, STATE, UNREPEATABLE, Loc, VortexError, warn
 from vortex.flow import narrow, purity, source
 from vortex.flow.arguments import Cache, Page
+from vortex.flow.arithmetic import Fp32Arithmetic
 from vortex.flow.files import at_home
 from vortex.flow.flow import METHODS, Field, vFlow
 from vortex.flow.methods import (
@@ -150,7 +151,7 @@ def trace_function(fn: Callable[..., Any], inputs: Mapping[str, TensorType], nam
     module = Module("flow", name)
     function = Function("func", "index", [Value(n, t) for n, t in inputs.items()])
     with plain(), tracing(module, function) as tracer:
-        with at_the_flow(tracer):
+        with at_the_flow(tracer), Fp32Arithmetic():
             result = fn(*(vTensor(v) for v in function.args))
         listed = result if isinstance(result, tuple | list) else (result,)
         values = tuple(_value(r, function) for r in listed)
@@ -179,7 +180,9 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
         if whole:
             page = Page(spec, [vTensor(a) for a in args[len(spec.pools) :]], block)
         values: dict[str, Value] = {}
-        for name, x in summaries_of(flow, fields, page, tracer).items():
+        with Fp32Arithmetic():
+            written = summaries_of(flow, fields, page, tracer)
+        for name, x in written.items():
             try:
                 made = lift(x)
             except VortexError as e:
@@ -242,7 +245,8 @@ def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
         cache = Cache(spec, read, lambda name: _rows(name, spec, tracer))
         for o in function.ops:
             narrow.explain(tracer, [o], o.operands[0].name, fields[o.operands[0].name].loc)
-        selection, new = indexed(flow, fields, q, cache, tracer)
+        with Fp32Arithmetic():
+            selection, new = indexed(flow, fields, q, cache, tracer)
         with at_the_flow(tracer, return_loc(flow, "forward_indexer")):
             if spec.budget_table:
                 selection = by_row(selection)

@@ -103,7 +103,11 @@ class Tracer:
         return wrap(self.seen[key])
 
     def resource(self, data: torch.Tensor, name: str) -> vTensor:
-        """A captured tensor: declared once for each content."""
+        """A captured tensor: declared once for each content, in its own type."""
+        with torch._C.DisableTorchFunction():  # or what a flow computes in would widen it
+            return self._resource(data, name)
+
+    def _resource(self, data: torch.Tensor, name: str) -> vTensor:
         dtype = DTYPES.get(data.dtype)
         if dtype is None:
             if data.dtype == torch.float64:
