@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         result = evaluation.run(prompts, advance)
     if result.missing:
         say(f"the time limit left out {result.missing} outcomes; the same command goes on where it stopped")
-    summary = _summary(args, result.outcomes, result.failures, flows, budgets, model)
+    summary = _summary(args, result.outcomes, result.failures, flows, budgets, model, model.sparse_layers)
     return max(_show(args, summary, result.failures), INCOMPLETE if result.missing else 0)
 
 
@@ -168,6 +168,7 @@ def _summary(
     flows: Mapping[str, str],
     budgets: Sequence[int],
     model: Model | None,
+    layers: Sequence[int],
 ) -> Summary:
     """Statistics and costs of what came of it; a flow whose cost cannot be told joins the failures."""
     from vortex.errors import VortexError
@@ -192,7 +193,7 @@ def _summary(
         seed=args.seed,
         device=args.device,
         backend=args.backend,
-        layers=model.sparse_layers if model is not None else (),
+        layers=tuple(layers),
         windowed=len(model.windowed_layers) if model is not None else 0,
         workload=at,
         command=shlex.join(["vortex", "eval", *args.argv]),
@@ -238,5 +239,5 @@ def _traced(
     what = f"{args.trace}: {trace.steps} steps of {len(trace.layers)} layers, {trace.prompt} tokens"
     with progress(what, 1):
         outcomes, failures = judge_trace(trace, flows, budgets, args.backend, args.seed, weights)
-    summary = _summary(args, outcomes, failures, flows, budgets, None)
+    summary = _summary(args, outcomes, failures, flows, budgets, None, trace.layers)
     return _show(args, summary, failures)

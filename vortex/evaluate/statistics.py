@@ -361,8 +361,14 @@ def _of_cell(mine: Mapping[int, Outcome], dense: Mapping[int, Outcome]) -> Figur
         mass=_mean_matrix([o.mass for o in every]),
         error=_mean([_mean(np.ravel(o.error)) for o in every]),
         pages=_mean([o.pages for o in every]),
-        invalid=sum(not (math.isfinite(o.logprob) and np.isfinite(o.error).all()) for o in every),
+        invalid=sum(not _is_valid(o) for o in every),
     )
+
+
+def _is_valid(o: Outcome) -> bool:
+    """Whether it is made of numbers; what is judged by a trace has neither score nor log-probability."""
+    traced = math.isnan(o.score) and math.isnan(o.logprob)
+    return bool(np.isfinite(o.error).all()) and (traced or math.isfinite(o.logprob))
 
 
 def _pair(this: float, dense: float) -> Pairs:
