@@ -6,7 +6,6 @@ the places of what must be read; vortex/evaluate/traces.py describes it. Its siz
 examples:
   vortex capture -o steps.safetensors
   vortex capture --task keyvalue --tokens 2048 --layers 5,12,20 --kv-heads 0 -o small.safetensors
-  vortex eval quest mass --trace steps.safetensors
 """
 
 from __future__ import annotations
