@@ -134,8 +134,7 @@ class Cap:
 
     def total(self, budget: Budget, n: int) -> int:
         """The most pages that are selected of up to ``n``, reserved ones included; not clipped to ``n``."""
-        beside = 0 if self.whole == 1 else 2 * (self.whole - 1)
-        return budget.sink + budget.recent + beside + self.most(budget, n)
+        return budget.sink + budget.recent + 2 * (self.whole - 1) + self.most(budget, n)
 
     def candidates(self, budget: Budget, n: int) -> range:
         """Those of ``n`` pages that are not reserved."""

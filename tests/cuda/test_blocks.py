@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import vortex
-from tests.batches import batch, copy, oracle_selection, summarise
-from tests.cuda.harness import Kernels, dtype_of, fails, loaded, lower, tensors
-from tests.cuda.test_append import interpret
+from tests.batches import batch, oracle_selection, summarise
+from tests.cuda import test_narrow as narrow
+from tests.cuda.harness import Kernels, fails, lower, tensors
 from tests.kernels import test_selections as selections
 from tests.narrow_flows import FLOWS
 from vortex.budget import Budget
@@ -52,17 +52,9 @@ def kernels(name: str) -> Kernels:
 
 def check_append(built: Kernels, name: str, step: str, seed: int) -> None:
     lengths, new = STEPS[step]
-    program = built.programs[name]
     b = batch(flow_of(name), lengths, new=new, seed=seed, integers=seed == 0)
-    given, want = tensors(built, name, b), copy(b)
-    built.run(name, given, ["append"], seed=seed)
-    interpret(program, want)
-    for d in program.declared("buffer"):
-        if d.name in want.paged and d.attrs["role"] == "field":
-            have = loaded(given[f"field.{d.name}"], dtype_of(program, d.name))
-            assert have.shape[2] == SPEC.page_blocks
-            close = 0 if have.dtype == np.int32 or seed == 0 else 1e-2
-            np.testing.assert_allclose(have, want.paged[d.name], rtol=close, err_msg=d.name)
+    for have in narrow.check_append(built, name, b, seed).values():
+        assert have.shape[2] == SPEC.page_blocks
 
 
 def check_select(built: Kernels, name: str, budget: Budget, *, slots: int, seed: int) -> None:

@@ -16,6 +16,7 @@ from tests.narrow_flows import FLOWS
 from vortex.budget import Budget
 from vortex.flow.trace import trace
 from vortex.ir.core import Module
+from vortex.ir.interpret_page import Batch
 from vortex.passes.manager import PassContext, run_pipeline
 from vortex.spec import Spec
 
@@ -39,22 +40,26 @@ def kernels(name: str) -> Kernels:
     return Kernels.of({name: program}, ["plan", "append", "select"])
 
 
+def check_append(built: Kernels, name: str, b: Batch, seed: int) -> dict[str, np.ndarray]:
+    """``append`` makes the fields that the interpreter makes: exactly so of seed 0, integers. Returns them."""
+    program, found = built.programs[name], {}
+    given, want = tensors(built, name, b), copy(b)
+    built.run(name, given, ["append"], seed=seed)
+    interpret(program, want)
+    for d in program.declared("buffer"):
+        if d.name in want.paged and d.attrs["role"] == "field":
+            have = found[d.name] = loaded(given[f"field.{d.name}"], dtype_of(program, d.name))
+            close = 0 if have.dtype == np.int32 or seed == 0 else 1e-2
+            np.testing.assert_allclose(have, want.paged[d.name], rtol=close, err_msg=d.name)
+    return found
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", MORE)
 def test_append_packs_what_the_interpreter_packs(name: str, step: str) -> None:
     lengths, new = STEPS[step]
-    built = kernels(name)
-    program = built.programs[name]
     for seed in (0, 1):
-        b = batch(flow_of(name), lengths, new=new, seed=seed, integers=seed == 0)
-        given, want = tensors(built, name, b), copy(b)
-        built.run(name, given, ["append"], seed=seed)
-        interpret(program, want)
-        for d in program.declared("buffer"):
-            if d.name in want.paged and d.attrs["role"] == "field":
-                have = loaded(given[f"field.{d.name}"], dtype_of(program, d.name))
-                close = 0 if have.dtype == np.int32 or seed == 0 else 1e-2
-                np.testing.assert_allclose(have, want.paged[d.name], rtol=close, err_msg=d.name)
+        check_append(kernels(name), name, batch(flow_of(name), lengths, new=new, seed=seed, integers=seed == 0), seed)
 
 
 @pytest.mark.parametrize("name", MORE)

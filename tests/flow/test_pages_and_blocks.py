@@ -12,6 +12,7 @@ import torch
 import vortex
 from tests import batches
 from tests.flow.pages_and_blocks import FLOWS, Exact, Pyramid
+from tests.flow.test_shortlist import PIPELINES, WHOLE
 from vortex.budget import Budget, Cap
 from vortex.errors import VortexError
 from vortex.flow import oracle
@@ -20,10 +21,9 @@ from vortex.flow.trace import trace
 from vortex.ir.interpret_page import plan_row, run_program
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
-from vortex.passes.manager import DEFAULT_PIPELINE, PassContext, run_pipeline
+from vortex.passes.manager import PassContext, run_pipeline
 from vortex.spec import Spec
 
-WHOLE = f"{DEFAULT_PIPELINE['flow']},{DEFAULT_PIPELINE['page']}"
 SPEC = Spec(page_size=16, block_size=4, head_dim=8, group=2, dtype="bf16")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BUDGETS = (Budget(3, sink=1, recent=1), Budget(2, "1/3", sink=5, recent=6), Budget(0, sink=0, recent=4))
@@ -130,9 +130,6 @@ def test_a_flow_that_says_nothing_is_about_blocks() -> None:
     text = print_module(trace(Says, SPEC))
     assert "%lo: bf16[S, 8]" in text
     assert "S/4" not in text
-
-
-PIPELINES = ["outline", "canonicalize,cse,outline,expand-softmax,fuse,plan-memory", WHOLE]
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

@@ -93,7 +93,8 @@ def _interpret(
         chosen_by = None
         kept = list(range(pages))
         if scored := bound.scored(budget, pages):
-            first, last = bound.candidates(budget, pages).start, bound.candidates(budget, pages).stop
+            candidates = bound.candidates(budget, pages)
+            first, last = candidates.start, candidates.stop
             whole = slice(first * spec.block_size, last * spec.block_size)
             parts = (k,) if v is None else (k, v)
             tiles = [x[whole, h].float().reshape(-1, spec.block_size, dim).numpy() for x in parts]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vortex.cli.numbers import integers
 from vortex.cli.show import emit_json, progress, say
 from vortex.errors import BAD_OPTION
 
@@ -62,7 +63,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _listed(option: str, text: str | None) -> list[int]:
-    parts = [p.strip() for p in text.split(",")] if text is not None else []
-    if not all(p.isdecimal() for p in parts):
-        raise BAD_OPTION.at(option=option, why=f"'{text}' is not a list of numbers", hint="e.g. 0,5,12")
-    return [int(p) for p in parts]
+    return [] if text is None else integers(option, text, "e.g. 0,5,12", least=0)

@@ -18,11 +18,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vortex.cli.numbers import integers, seconds
 from vortex.cli.show import emit_json, progress, say
 from vortex.errors import BAD_OPTION
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from vortex.evaluate.models import Model
     from vortex.evaluate.outcomes import Outcome
     from vortex.evaluate.prompts import Prompt
+    from vortex.evaluate.run import Evaluation
     from vortex.evaluate.statistics import Summary
 
 INCOMPLETE = 1
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 TOKENS, BUDGETS, PROMPTS = "4096", "4,16,64", 4
 
 
@@ -74,13 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate; 1 when something is missing."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    budgets = numbers("--budgets", args.budgets)
-    tokens = numbers("--tokens", args.tokens)
+    budgets, tokens = (sorted(set(integers(f"--{o}", getattr(args, o), "e.g. 4,16,64"))) for o in ("budgets", "tokens"))
     if args.prompts < 1:
         raise BAD_OPTION.at(option="--prompts", why=f"is {args.prompts}", hint="at least 1")
     if args.json and args.verdict:
         raise BAD_OPTION.at(option="--verdict", why="contradicts --json", hint="give one of them")
-    seconds = _seconds(args.time_limit)
+    limit = math.inf if args.time_limit is None else seconds("--time-limit", args.time_limit, none=True)
     weights = _weights(args.parameters)
     from vortex.evaluate.run import Evaluation, flow_names
 
@@ -94,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         model = load_model(args.model, args.device)
     prompts = _prompts(model, names, tokens, args.prompts, args.seed)
     evaluation = Evaluation(
-        model, flows, budgets, args.backend, args.seed, parameters=weights, folder=args.cache, seconds=seconds
+        model, flows, budgets, args.backend, args.seed, parameters=weights, folder=args.cache, seconds=limit
     )
     _say_size(evaluation, prompts)
     with progress(f"{len(prompts)} prompts, {len(evaluation.lanes())} lanes", len(prompts)) as advance:
@@ -103,23 +102,6 @@ def run(args: argparse.Namespace) -> int:
         say(f"the time limit left out {result.missing} outcomes; the same command goes on where it stopped")
     summary = _summary(args, result.outcomes, result.failures, flows, budgets, model, model.sparse_layers)
     return max(_show(args, summary, result.failures), INCOMPLETE if result.missing else 0)
-
-
-def numbers(option: str, text: str) -> list[int]:
-    """Positive integers between commas, ascending; VX7001."""
-    parts = [p.strip() for p in text.split(",")]
-    if not all(p.isdecimal() and int(p) for p in parts):
-        raise BAD_OPTION.at(option=option, why=f"'{text}' is not a list of positive integers", hint="e.g. 4,16,64")
-    return sorted({int(p) for p in parts})
-
-
-def _seconds(text: str | None) -> float:
-    if text is None:
-        return math.inf
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if not found:
-        raise BAD_OPTION.at(option="--time-limit", why=f"'{text}' is not a time", hint="e.g. 90s, 10m or 1h")
-    return float(found[1]) * UNITS[found[2]]
 
 
 def _weights(file: str | None) -> Mapping[str, torch.Tensor] | None:
@@ -149,11 +131,9 @@ def _prompts(model: Model, tasks: Sequence[str], tokens: Sequence[int], count: i
     return sorted(made, key=lambda p: (p.index, p.length))
 
 
-def _say_size(evaluation: object, prompts: Sequence[Prompt]) -> None:
+def _say_size(evaluation: Evaluation, prompts: Sequence[Prompt]) -> None:
     from vortex.evaluate.prefill import PromptCache, stored_bytes
-    from vortex.evaluate.run import Evaluation
 
-    assert isinstance(evaluation, Evaluation)
     cache, model = PromptCache(evaluation.folder), evaluation.model
     new = [p for p in prompts if not cache.has(model, p)]
     if new:

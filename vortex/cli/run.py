@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vortex.cli.numbers import integers
 from vortex.cli.show import emit_json, say, table
 from vortex.errors import BAD_OPTION, NOT_ARTIFACT
 
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decode and compare; 1 when something differs."""
-    lengths = _lengths(args.tokens)
+    lengths = integers("--tokens", args.tokens, "e.g. 5,200,1000")
     for option in ("steps", "kv_heads"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why="must be at least 1", hint="give more")
@@ -116,12 +117,3 @@ def traced_flow(artifact: str) -> Module:
         if name.endswith(".flow"):
             return parse_module(read_file(artifact, manifest, name).decode(), f"{Path(artifact) / name}")
     raise NOT_ARTIFACT.at(path=artifact, why="it holds no flow IR to check against; it was compiled from a later stage")
-
-
-def _lengths(text: str) -> list[int]:
-    parts = [p.strip() for p in text.split(",")]
-    if not all(p.isdecimal() and int(p) for p in parts):
-        raise BAD_OPTION.at(
-            option="--tokens", why=f"'{text}' is not a list of positive integers", hint="e.g. 5,200,1000"
-        )
-    return [int(p) for p in parts]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.flow_options import add_spec, spec_of
+from vortex.cli.numbers import seconds
 from vortex.cli.show import emit_json, progress, say
 from vortex.errors import BAD_OPTION, UNKNOWN_NAME, nearest
 from vortex.install.scratch import scratch_folder
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from vortex.tune.bundle import Bundle
     from vortex.tune.record import Record
     from vortex.tune.tuner import Tuner
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from vortex.tune.shapes import read_shapes
     from vortex.tune.tuner import Tuner
 
-    seconds = _seconds(args.budget)
+    limit = seconds("--budget", args.budget)
     kinds = tuple(filter(None, (k.strip() for k in args.kinds.split(","))))
     for kind in kinds:
         if kind not in KINDS:
@@ -94,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         if args.bundle is not None:
             return _bundle(tuner, args)
-        return _here(tuner, args, path, seconds)
+        return _here(tuner, args, path, limit)
 
 
 def _bundle(tuner: Tuner, args: argparse.Namespace) -> int:
@@ -135,13 +134,13 @@ def _build(tuner: Tuner) -> Bundle:
         return tuner.bundle(told)
 
 
-def _here(tuner: Tuner, args: argparse.Namespace, path: Path, seconds: float) -> int:
+def _here(tuner: Tuner, args: argparse.Namespace, path: Path, limit: float) -> int:
     from vortex.tune.exchange import write_file, write_lines
     from vortex.tune.measure import Session
     from vortex.tune.record import merge
     from vortex.tune.store import Store
 
-    end = time.monotonic() + seconds
+    end = time.monotonic() + limit
     with Store(path) as store:
         if store.read_only:
             store.put([])  # says why
@@ -176,10 +175,3 @@ def _where(options: list[str]) -> dict[str, tuple[int, ...]]:
             raise BAD_OPTION.at(option="--where", why=f"'{text}' names no values", hint="e.g. warps=2,4")
         found[name.strip()] = tuple(map(int, values.split(",")))
     return found
-
-
-def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if not found or not float(found[1]):
-        raise BAD_OPTION.at(option="--budget", why=f"'{text}' is not a time", hint="e.g. 90s, 10m or 1h")
-    return float(found[1]) * UNITS[found[2]]

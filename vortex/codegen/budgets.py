@@ -37,10 +37,8 @@ def plan_request(args: Arguments, r: Expr, of: page.Plan, divide: Callable[[Expr
     else:
         if cap.whole > 1:
             # whole pages of blocks: what is reserved reaches on to where a page begins
-            whole, first = (
-                i32(cap.whole),
-                let("first", divide(budget[SINK] + (cap.whole - 1), i32(cap.whole)) * cap.whole),
-            )
+            whole = i32(cap.whole)
+            first = let("first", divide(budget[SINK] + (cap.whole - 1), whole) * cap.whole)
             end = divide(T.max(i32(0), n - budget[RECENT]), whole) * cap.whole
             candidates = let("candidates", end - first)
         else:

@@ -39,7 +39,6 @@ def decode(
             continue
         text = texts.get(i, "")
         assert tally is not None
-        steps = max(tally.steps, 1)
         made[lane] = Outcome(
             task=prompt.task,
             length=prompt.length,
@@ -48,10 +47,7 @@ def decode(
             text=text,
             score=prompt.scored(text) if prompt.wanted else math.nan,
             logprob=float(logprobs[i]),
-            recall=float(tally.found[i].mean()) / steps if tally.evidence else math.nan,
-            mass=(tally.mass[i] / steps).numpy(),
-            error=(tally.error[i] / steps).numpy(),
-            pages=float(tally.pages[i].mean()) / steps,
+            **tally.of(i),
         )
     return made
 

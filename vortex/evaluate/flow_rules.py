@@ -193,7 +193,8 @@ class EagerLane:
         kept = torch.zeros(q.shape[0], n, dtype=torch.bool)
         if not flow.cap.scored(budget, n):
             return Read(~kept.to(q.device))
-        first, last = budget.sink, n - budget.recent
+        candidates = flow.cap.candidates(budget, n)
+        first, last = candidates.start, candidates.stop
         for head in range(q.shape[0]):
             fields = {name: x[first:last] for name, x in self._summaries(layer, head, last).items()}
             fields |= dict(zip(flow.spec.pools, self._rows(layer, head, first, last), strict=True))

@@ -9,17 +9,28 @@ A lane with kernels of its own gives pages and outputs itself; of it the weights
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
+import numpy as np
 import torch
 
 from vortex.errors import VortexError
 from vortex.evaluate.attention import Dense
 from vortex.evaluate.rules import Rule, Step
 from vortex.evaluate.shared_pages import PAGE, SharedPages
+
+
+class Measures(TypedDict):
+    """What of an :class:`~vortex.evaluate.outcomes.Outcome` is measured inside of attention."""
+
+    recall: float
+    mass: np.ndarray
+    error: np.ndarray
+    pages: float
 
 
 class Tally:
@@ -33,6 +44,16 @@ class Tally:
         self.steps = 0
         self.evidence = sorted({p for first, last in evidence for p in range(first // PAGE, -(-last // PAGE))})
         """Pages that hold the answer."""
+
+    def of(self, lane: int) -> Measures:
+        """The means of a lane."""
+        steps = max(self.steps, 1)
+        return Measures(
+            recall=float(self.found[lane].mean()) / steps if self.evidence else math.nan,
+            mass=(self.mass[lane] / steps).numpy(),
+            error=(self.error[lane] / steps).numpy(),
+            pages=float(self.pages[lane].mean()) / steps,
+        )
 
     def add(self, at: int, kept: torch.Tensor, mass: torch.Tensor, out: torch.Tensor, dense: torch.Tensor) -> None:
         """Pages that were kept ``[B, Hkv, n]``, dense mass ``[B, Hkv, G, n]``, outputs ``[B, Hkv, G, D]``."""

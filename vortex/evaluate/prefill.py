@@ -29,6 +29,11 @@ MOST_BYTES = 16 << 30
 """That prompts may take on disk; the ones that were read least recently go first."""
 
 
+def default_folder() -> Path:
+    """Where prompts and outcomes are kept unless said otherwise."""
+    return cache_root() / "evaluate"
+
+
 @dataclass(frozen=True)
 class Prefilled:
     """K and V of the first ``tokens`` tokens of a prompt, of each layer ``[Hkv, tokens, D]``, K after the rotary
@@ -129,7 +134,7 @@ class PromptCache:
     """
 
     def __init__(self, folder: Path | None = None, most: int = MOST_BYTES) -> None:
-        self.folder = (folder or cache_root() / "evaluate") / "prompts"
+        self.folder = (folder or default_folder()) / "prompts"
         self.most = most
 
     def path(self, model: Model, prompt: Prompt) -> Path:

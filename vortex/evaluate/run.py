@@ -19,13 +19,12 @@ from vortex.evaluate.decode import decode
 from vortex.evaluate.flow_rules import Compiled, Eager, FlowRules
 from vortex.evaluate.lanes import Failure, Lanes
 from vortex.evaluate.outcomes import BASELINES, Lane, Outcome
-from vortex.evaluate.prefill import PromptCache, digest, out_of_memory, require_room
+from vortex.evaluate.prefill import PromptCache, default_folder, digest, out_of_memory, require_room
 from vortex.evaluate.prompts import Prompt
 from vortex.evaluate.rules import Rule, baseline
 from vortex.evaluate.shared_pages import PAGE, SharedPages
 from vortex.evaluate.traces import Trace, judge
 from vortex.flow.flow import find_flow
-from vortex.install.cache import cache_root
 from vortex.install.identity import digest as digest_of
 from vortex.runtime.compiled import identity_of
 from vortex.runtime.tensors import TORCH
@@ -102,7 +101,7 @@ class Evaluation:
     seconds: float = float("inf")
 
     def __post_init__(self) -> None:
-        self.folder = self.folder or cache_root() / "evaluate"
+        self.folder = self.folder or default_folder()
         self.spec = spec_of(self.model)
         self._end = time.monotonic() + self.seconds
         self._rules: dict[str, FlowRules] = {}

@@ -42,8 +42,7 @@ def pareto(summary: Summary) -> Table:
 def _pareto(summary: Summary, t: Total) -> tuple[str, ...]:
     f, dense = t.figures, t.lane.rule == "dense"
     return (
-        t.lane.rule,
-        NONE if dense else str(t.lane.budget),
+        *_lane(t),
         f"{share(f.answers)} ± {share(f.stderr)}" if not math.isnan(f.stderr) else share(f.answers),
         NONE if dense else share(f.of_dense),
         NONE if dense else f"{f.pairs.better}/{f.pairs.worse}",
@@ -55,14 +54,18 @@ def _pareto(summary: Summary, t: Total) -> tuple[str, ...]:
     )
 
 
+def _lane(t: Total) -> tuple[str, str]:
+    """The cells under ``rule`` and ``pages``."""
+    return t.lane.rule, NONE if t.lane.rule == "dense" else str(t.lane.budget)
+
+
 def tasks(summary: Summary) -> Table:
     """A row for each rule and budget, a column for each task and length: answers, or log-probability without any."""
     found = {(c.lane, c.task, c.length): c for c in summary.cells}
     head = ("rule", "pages", *(f"{t.name} {_tokens(t.length)}{'' if t.informative else ' *'}" for t in summary.tasks))
     rows = tuple(
         (
-            t.lane.rule,
-            NONE if t.lane.rule == "dense" else str(t.lane.budget),
+            *_lane(t),
             *(_answers(found.get((t.lane, k.name, k.length)), k.scored) for k in summary.tasks),
         )
         for t in summary.totals
@@ -78,8 +81,7 @@ def details(summary: Summary) -> Table:
     head = ("rule", "pages", "log-prob", "to dense", "recall", "mass", "worst head", "error", "pages read", "invalid")
     rows = tuple(
         (
-            t.lane.rule,
-            NONE if t.lane.rule == "dense" else str(t.lane.budget),
+            *_lane(t),
             number(t.figures.logprob, 3),
             number(t.figures.logprob_difference, 3),
             share(t.figures.recall),

@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from vortex.errors import BAD_TRACE, VortexError
 from vortex.evaluate.attention import Dense, attending
-from vortex.evaluate.lanes import Lanes, Tally
+from vortex.evaluate.lanes import Lanes, Measures, Tally
 from vortex.evaluate.outcomes import Lane, Outcome
 from vortex.evaluate.prefill import Prefilled, PromptCache, require_room, stored_type
 from vortex.evaluate.prompts import Prompt
@@ -194,18 +193,16 @@ def judge(
     made = []
     for i, lane in enumerate(lanes):
         if i not in reading.failed:
-            recall = float(tally.found[i].mean()) / tally.steps if tally.evidence else math.nan
-            mass, error = ((x[i] / tally.steps).numpy() for x in (tally.mass, tally.error))
-            made.append(_outcome(trace, lane, recall, mass, error, float(tally.pages[i].mean()) / tally.steps))
+            made.append(_outcome(trace, lane, tally.of(i)))
     failures = {lanes[i].rule: f.error for i, f in reading.failed.items() if f.error is not None}
     return made, failures
 
 
-def _outcome(trace: Trace, lane: Lane, recall: float, mass: np.ndarray, error: np.ndarray, pages: float) -> Outcome:
+def _outcome(trace: Trace, lane: Lane, measures: Measures) -> Outcome:
     about = trace.about
     length, index = (int(str(about.get(n, 0))) for n in ("length", "index"))
     task = str(about.get("task", "trace"))
-    return Outcome(task, length, index, lane, "", math.nan, math.nan, recall, mass, error, pages)
+    return Outcome(task, length, index, lane, "", math.nan, math.nan, **measures)
 
 
 def _nothing() -> torch.Tensor:

@@ -362,7 +362,8 @@ def step(
         selected = None
         mine = budget.of(layer, head_offset + h)
         if of.scored(mine, n):
-            first, last = of.candidates(mine, n).start, of.candidates(mine, n).stop
+            candidates = of.candidates(mine, n)
+            first, last = candidates.start, candidates.stop
             ours = k[:, h], None if v is None else v[:, h]
             if fields is None:
                 seen = _candidates(flow, spec, *ours, first, last, layer, head_offset + h, parameters)

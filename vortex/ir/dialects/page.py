@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from vortex.budget import Cap
 from vortex.ir.core import Decl, Function, Module, Op, Value, op
-from vortex.ir.dialects.flow import one_page_axis, tensor
+from vortex.ir.dialects.flow import blocks_of_page, one_page_axis, tensor
 from vortex.ir.rewrite import behind
 from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3, i32, uint1, whole_pages
 
@@ -58,7 +58,7 @@ def page_blocks(m: Module) -> int:
     """Blocks of a page. Where there are several, a *physical block* is ``physical page * blocks + block``, and a paged
     buffer has an axis of blocks before its tile: of a pool that and the tokens of a block are the tokens of the page.
     """
-    return int(m.attrs["page_size"]) // block_size(m)
+    return blocks_of_page(m)
 
 
 def pages_of(d: Decl) -> Sym:

@@ -80,7 +80,7 @@ class Pages(ABC):
         """Pages that the requests have, and the most of them that a step reads: sums over requests and KV heads."""
         lengths = [-(-(places - start) // self.page_size) for start in self._starts]
         budgets = [self.budget.of(layer, head) for head in range(kv_heads)]
-        kept = [min(n, self.cap.total(budget, n)) for budget in budgets for n in lengths]
+        kept = [self.cap.kept(budget, n) for budget in budgets for n in lengths]
         return sum(lengths) * kv_heads, sum(kept)
 
     @abstractmethod
