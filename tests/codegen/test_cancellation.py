@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -64,3 +66,15 @@ def test_nothing_cancels_that_torch_computes(name: str, compiled: object) -> Non
     inputs = {"q": np.stack([q, q]), "c": np.stack([X, X])}
     have = compiled.run(f"e{list(EXPRESSIONS).index(name)}", inputs, len(X))[0]  # type: ignore[attr-defined]
     np.testing.assert_array_equal(np.asarray(have).reshape(X.shape), np.asarray(want).reshape(X.shape))
+
+
+def test_no_literal_is_taken_the_bits_of() -> None:
+    """TVM's CUDA C++ would take its address, which is an error there."""
+    from vortex.codegen import scalar
+    from vortex.codegen.tir import Analyzer, T, f32, is_nan, tirx, word_of
+
+    x, one, picked = tirx.Var("x", "float32"), f32(1), T.Select(T.bool(True), f32(1), f32(2))
+    made = [scalar.sub(x + one, one), scalar.sub(x + one, x + picked), scalar.mul(x, f32(0)), scalar.absolute(f32(-1))]
+    made += [scalar.maximum(one, picked), scalar.minimum(one, f32(float("nan"))), word_of(T.int32(7))]
+    for e in (*made, T.Select(is_nan(picked), x, one)):
+        assert not re.search(r"reinterpret\(\"\w+\", T\.(float32|u?int32)\([^()]*\)\)", str(Analyzer().simplify(e))), e

@@ -12,7 +12,23 @@ from typing import Any
 from tvm_ffi import structural_equal
 
 from vortex.codegen.narrow import round_to
-from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, is_nan, kind, tirx
+from vortex.codegen.tir import (
+    F32,
+    I32,
+    U32,
+    Expr,
+    T,
+    bits_of,
+    cast,
+    differ,
+    equal,
+    f32,
+    i32,
+    is_nan,
+    kind,
+    tirx,
+    word_of,
+)
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
@@ -84,12 +100,11 @@ def _quotient(a: Expr, b: Expr) -> Expr:
 
 def _hidden(x: Expr) -> Expr:
     """fp32 ``x`` as TVM does not see through it; compilers behind it do, and know about NaN and rounding."""
-    return T.reinterpret(F32, T.reinterpret(U32, x))
+    return word_of(bits_of(x))
 
 
 def _zero_hidden(x: Expr) -> Expr:
-    """``x``; a literal 0 as its square root, which TVM leaves alone (it cannot compile the bits of 0)."""
-    return T.sqrt(f32(0)) if isinstance(x, tirx.FloatImm) and x.value == 0 else x
+    return _hidden(x) if isinstance(x, tirx.FloatImm) and x.value == 0 else x
 
 
 def _terms(x: Expr) -> Iterator[Expr]:
@@ -135,7 +150,7 @@ def _extreme(first: Expr, second: Expr, a: Expr, b: Expr) -> Expr:
     if kind(a) != F32:
         return T.Select(first, a, b)
     sides = T.Select(first, a, b), T.Select(second, b, a)
-    return T.reinterpret(F32, T.bitwise_or(*(T.reinterpret(U32, x) for x in sides)))
+    return word_of(T.bitwise_or(*(bits_of(x) for x in sides)))
 
 
 def _divisor(b: Expr) -> Expr:
@@ -189,7 +204,7 @@ def _libm(name: str) -> Callable[..., Expr]:
 def absolute(x: Expr) -> Expr:
     if kind(x) == I32:
         return T.Select(x < i32(0), negative(x), x)
-    return T.reinterpret(F32, T.bitwise_and(T.reinterpret(U32, x), T.uint32(0x7FFFFFFF)))
+    return word_of(T.bitwise_and(bits_of(x), T.uint32(0x7FFFFFFF)))
 
 
 def invert(x: Expr) -> Expr:

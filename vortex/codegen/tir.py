@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from keyword import iskeyword
 from typing import Any, TypeAlias
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.sym import Analyzer
@@ -55,7 +56,15 @@ def differ(a: Expr, b: Expr) -> Expr:
 
 def is_nan(x: Expr) -> Expr:
     """Whether fp32 ``x`` is NaN, by its bits: TVM folds ``x != x`` to false, and its isnan breaks up vectors."""
-    return T.bitwise_and(T.reinterpret(U32, x), T.uint32(0x7FFFFFFF)) > T.uint32(0x7F800000)
+    return T.bitwise_and(bits_of(x), T.uint32(0x7FFFFFFF)) > T.uint32(0x7F800000)
+
+
+def bits_of(x: Expr) -> Expr:
+    """The bits of fp32 ``x`` as uint32: a number where ``x`` is one, whose address TVM's CUDA C++ would take."""
+    literal = Analyzer().simplify(x)
+    if isinstance(literal, tirx.FloatImm):
+        return T.uint32(int(np.float32(literal.value).view(np.uint32)))
+    return T.reinterpret(U32, x)
 
 
 def word_of(x: Expr) -> Expr:
