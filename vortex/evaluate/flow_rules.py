@@ -101,18 +101,18 @@ class CompiledLane:
     own_attention = True
 
     def __init__(self, flow: Compiled, budget: Budget) -> None:
-        self._flow = flow
+        self.flow = flow
         self._decoder = flow.decoder(budget)
 
     def begin(self, pages: SharedPages, lane: int) -> None:
-        device = self._flow.device
-        self._flow.bind(self._decoder, pages)
+        device = self.flow.device
+        self.flow.bind(self._decoder, pages)
         self._table = pages.page_table(torch.tensor([lane], device=device))
         self._slots = torch.zeros(1, dtype=torch.int32, device=device)
         self._offsets = torch.tensor([0, 1], dtype=torch.int32, device=device)
 
     def plan(self, step: Step) -> None:
-        device = self._flow.device
+        device = self.flow.device
         at = step.length - 1
         self._loc = self._table[0, at // PAGE].long()[None] * PAGE + at % PAGE
         self._n = step.pages
@@ -123,7 +123,7 @@ class CompiledLane:
         self._decoder.plan(lengths, self._table, self._slots, fresh)
 
     def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        decoder, spec = self._decoder, self._flow.spec
+        decoder, spec = self._decoder, self.flow.spec
         if self._appends:
             decoder.append(layer, None, None, self._loc, self._offsets)
         asked = q.reshape(1, -1, spec.head_dim).to(TORCH[spec.dtype]).contiguous()
@@ -175,7 +175,7 @@ class EagerLane:
     own_attention = False
 
     def __init__(self, flow: Eager, budget: Budget) -> None:
-        self._flow, self._budget = flow, budget
+        self.flow, self.budget = flow, budget
 
     def begin(self, pages: SharedPages, lane: int) -> None:
         self._pages, self._lane = pages, lane
@@ -183,13 +183,13 @@ class EagerLane:
     def plan(self, step: Step) -> None:
         self._step = step
         if step.first:
-            flow = self._flow
+            flow = self.flow
             self._state = {layer: RequestState(flow.flow, flow.spec, flow.kv_heads) for layer in flow.layers}
             self._fields = dict(flow.fields)
             self._known = dict.fromkeys(self._fields, self._pages.full)
 
     def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        n, budget, flow = self._step.pages, self._budget, self._flow
+        n, budget, flow = self._step.pages, self.budget, self.flow
         kept = torch.zeros(q.shape[0], n, dtype=torch.bool)
         if not flow.cap.scored(budget, n):
             return Read(~kept.to(q.device))
@@ -197,7 +197,7 @@ class EagerLane:
         first, last = candidates.start, candidates.stop
         for head in range(q.shape[0]):
             fields = {name: x[first:last] for name, x in self._summaries(layer, head, last).items()}
-            fields |= dict(zip(flow.spec.pools, self._rows(layer, head, first, last), strict=True))
+            fields |= dict(zip(flow.spec.pools, self.rows(layer, head, first, last), strict=True))
             held = self._state[layer].read(head, first, last)
             chosen, new = chosen_with(
                 flow.flow, flow.spec, q[head].float().cpu(), fields, held, layer, first, last - first, head, flow.given
@@ -206,7 +206,7 @@ class EagerLane:
             kept[head, select_pages(chosen, n, budget)] = True
         return Read(kept.to(q.device))
 
-    def _rows(self, layer: int, head: int, first: int, last: int) -> list[torch.Tensor]:
+    def rows(self, layer: int, head: int, first: int, last: int) -> list[torch.Tensor]:
         """K and V of pages ``[first, last)``, each ``[S, page, D]``."""
         made = []
         for x in (self._pages.k[layer], self._pages.v[layer]):
@@ -222,8 +222,8 @@ class EagerLane:
         """Of pages ``[0, last)`` at least, which are full."""
         at = layer, head
         if self._known[at] < last:
-            k, v = self._rows(layer, head, self._known[at], last)
-            new = self._flow.summaries(layer, head, k, v)
+            k, v = self.rows(layer, head, self._known[at], last)
+            new = self.flow.summaries(layer, head, k, v)
             self._fields[at] = {name: torch.cat([x, new[name]]) for name, x in self._fields[at].items()}
             self._known[at] = last
         return self._fields[at]
