@@ -222,7 +222,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--flows", nargs="+", default=["quest", "mass"], help="names or files, without state")
     parser.add_argument("--tokens", type=int, default=1024, help="of a prompt")
-    parser.add_argument("--prompts", type=int, default=2, help="of each default task")
+    parser.add_argument("--prompts", type=int, default=1, help="of each default task")
     parser.add_argument("--budgets", default="4,16")
     parser.add_argument("--cache", type=Path, default=Path("eval-cache"), help="of prompts and outcomes")
     parser.add_argument("--skip", nargs="*", default=[], choices=("pages", "tokens", "command"))

