@@ -74,9 +74,9 @@ class Both:
         self.eager.plan(step)
         self.step = step
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        made = self.compiled.read(layer, q, mass)
-        mine, right = made.pages.cpu(), self.eager.read(layer, q, mass).pages.cpu()
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
+        made = self.compiled.read(layer, q, mass, scale)
+        mine, right = made.pages.cpu(), self.eager.read(layer, q, mass, scale).pages.cpu()
         self.rows += len(mine)
         for head in (mine != right).any(-1).nonzero()[:, 0].tolist():
             self.other += 1

@@ -47,8 +47,8 @@ def test_another_page_is_seen(
     assert bench.wrong(bench.compared(*given)) == []
     right = CompiledLane.read
 
-    def read(self: CompiledLane, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        made = right(self, layer, q, mass)
+    def read(self: CompiledLane, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
+        made = right(self, layer, q, mass, scale)
         if layer == 1:
             made.pages[0, 1:-2] = made.pages[0, 1:-2].roll(1)
         return made

@@ -122,8 +122,8 @@ class WithoutRecent:
     def plan(self, step) -> None:
         self.rule.plan(step)
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        pages = self.rule.read(layer, q, mass).pages.clone()
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
+        pages = self.rule.read(layer, q, mass, scale).pages.clone()
         pages[:, -2:] = False
         return Read(pages)
 
@@ -131,8 +131,8 @@ class WithoutRecent:
 class Reversed(WithoutRecent):
     """Another rule, whose candidates are mirrored."""
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        pages = self.rule.read(layer, q, mass).pages.clone()
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
+        pages = self.rule.read(layer, q, mass, scale).pages.clone()
         pages[:, 1:-2] = pages[:, 1:-2].flip(-1)
         return Read(pages)
 
@@ -300,3 +300,31 @@ def test_a_sliding_window_is_the_models_own(tmp_path: Path) -> None:
     prompt = Prompt("w", 120, 0, tuple(ids[0].tolist()), ("x",), "all", answer, (), 5)
     (dense,) = (o for o in evaluated(model, tmp_path, [], [prompt], budgets=()) if str(o.lane) == "dense")
     assert dense.text.split() == [str(t) for t in answer if t != 2]
+
+
+def test_windows_stay_dense_beside_layers_where_pages_are_selected(tiny: Model, tmp_path: Path) -> None:
+    """A Gemma 3: every second layer has a window, and the softmax scale is not that of the head dim."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    config = Gemma3TextConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, sliding_window=40, initializer_range=0.15,
+        query_pre_attn_scalar=3, layer_types=["sliding_attention", "full_attention"] * 2,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    hf = Gemma3ForCausalLM(config).eval()
+    model = replace(tiny, hf=hf, identity="gemma3", layers=4, sparse_layers=(1, 3), context=512)
+    assert model.windowed_layers == (0, 2)
+    given = prompts(model, 250, 1)
+    compiled, eager = (
+        by_lane(evaluated(model, tmp_path, ["quest"], given, budgets=(2, 64), backend=backend))
+        for backend in ("compiled", "eager")
+    )
+    for name in compiled:
+        (a,), (b,) = compiled[name], eager[name]
+        assert (a.text, a.recall, a.pages) == (b.text, b.recall, b.pages)
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+        assert a.mass.shape == (2, 2)
+        if name == "dense" or name.endswith("@64"):
+            assert a.text == " ".join(given[0].wanted) and a.error.max() < 1e-5
+    assert compiled["quest@2"][0].pages == 5.0 and compiled["quest@2"][0].error.max() > 1e-2

@@ -99,7 +99,11 @@ def test_identity_is_that_of_weights_and_tokenizer(saved, tokenizer):
     [
         ("Mistral", {"sliding_window": 64}, "all of its layers have a sliding window"),
         ("Gemma2", {"head_dim": 16}, "attn_logit_softcapping"),
-        ("DeepseekV3", {"n_routed_experts": 8, "moe_intermediate_size": 16, "num_key_value_heads": 4}, "MLA"),
+        (
+            "DeepseekV32",
+            {"n_routed_experts": 8, "moe_intermediate_size": 16, "num_key_value_heads": 4, "kv_lora_rank": 16},
+            "layers of indexed_attention",
+        ),
     ],
 )
 def test_attention_that_no_pages_are_selected_for(saved, kind, config, why):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from vortex.errors import VortexError
+    from vortex.evaluate.cost import Workload
     from vortex.evaluate.models import Model
     from vortex.evaluate.outcomes import Outcome
     from vortex.evaluate.prompts import Prompt
@@ -152,13 +153,13 @@ def _summary(
 ) -> Summary:
     """Statistics and costs of what came of it; a flow whose cost cannot be told joins the failures."""
     from vortex.errors import VortexError
-    from vortex.evaluate.cost import Workload, cost_of_baseline, cost_of_flow
+    from vortex.evaluate.cost import cost_of_baseline, cost_of_flow
     from vortex.evaluate.outcomes import BASELINES, Lane
     from vortex.evaluate.statistics import Failure, Settings, summarise
     from vortex.flow.flow import find_flow
     from vortex.install.versions import vortex_version
 
-    at = Workload(target=args.target)
+    at = _workload(args.target, model)
     baselines = {o.lane for o in outcomes if o.lane.rule in BASELINES}
     costs = {lane: cost_of_baseline(lane.rule, lane.budget, at) for lane in baselines}
     for name, text in flows.items():
@@ -180,6 +181,16 @@ def _summary(
         versions={"vortex": vortex_version()},
     )
     return summarise(outcomes, settings, costs, [Failure(what, e.render()) for what, e in failures.items()])
+
+
+def _workload(target: str, model: Model | None) -> Workload:
+    """Where costs are told: at K and V of 8 heads, or at the latent rows of DeepSeek-V3."""
+    from vortex.evaluate.cost import Workload
+    from vortex.spec import Spec
+
+    if model is None or not model.kv_lora_rank:
+        return Workload(target=target)
+    return Workload(target=target, kv_heads=1, spec=Spec.of_latent())
 
 
 def _show(args: argparse.Namespace, summary: Summary, failures: Mapping[str, VortexError]) -> int:

@@ -91,7 +91,8 @@ class Compiled:
                 )
                 for s in decoder.states
             }  # fmt: skip
-            pools = pages.pool(pages.k[layer]), pages.pool(pages.v[layer])
+            latent = bool(self.spec.kv_lora_rank)
+            pools = pages.pool(pages.k[layer]), None if latent else pages.pool(pages.v[layer])
             decoder.bind(layer, *pools, self.fields[layer], state=state)
 
 
@@ -122,13 +123,13 @@ class CompiledLane:
         fresh = torch.tensor([step.first], dtype=torch.int32, device=device)
         self._decoder.plan(lengths, self._table, self._slots, fresh)
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
         decoder, spec = self._decoder, self.flow.spec
         if self._appends:
             decoder.append(layer, None, None, self._loc, self._offsets)
         asked = q.reshape(1, -1, spec.head_dim).to(TORCH[spec.dtype]).contiguous()
-        out = torch.empty_like(asked)
-        decoder.decode(layer, asked, out=out)
+        out = asked.new_empty(*asked.shape[:2], spec.v_dim)
+        decoder.decode(layer, asked, out=out, scale=scale)
         assert decoder.pages is not None and decoder.counts is not None
         listed = torch.arange(decoder.pages.shape[2], device=q.device) < decoder.counts[0, :, None]
         kept = torch.zeros(q.shape[0], self._n + 1, dtype=torch.bool, device=q.device)
@@ -160,13 +161,18 @@ class Eager:
     def begin(self, pages: SharedPages) -> None:
         for layer in self.layers:
             for head in range(self.kv_heads):
-                k, v = (pages.shared(x[layer])[head] for x in (pages.k, pages.v))
-                self.fields[layer, head] = self.summaries(layer, head, k, v)
+                rows = [pages.shared(x[layer])[head] for x in self.pools(pages)]
+                self.fields[layer, head] = self.summaries(layer, head, rows)
 
-    def summaries(self, layer: int, head: int, k: torch.Tensor, v: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Of the full pages with tokens ``[T, D]``."""
-        k_pages, v_pages = (x.reshape(-1, PAGE, x.shape[-1]).float().cpu() for x in (k, v))
-        return summaries(self.flow, self.spec, k_pages, v_pages, layer, head, self.given)
+    def pools(self, pages: SharedPages) -> list[list[torch.Tensor]]:
+        """K and V, or the latent rows, of each layer."""
+        return [pages.k, pages.v][: len(self.spec.pools)]
+
+    def summaries(self, layer: int, head: int, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Of the full pages with tokens ``[T, D]`` in each pool."""
+        parts = [x.reshape(-1, PAGE, x.shape[-1]).float().cpu() for x in rows]
+        v_pages = parts[1] if len(parts) > 1 else None
+        return summaries(self.flow, self.spec, parts[0], v_pages, layer, head, self.given)
 
 
 class EagerLane:
@@ -188,7 +194,7 @@ class EagerLane:
             self._fields = dict(flow.fields)
             self._known = dict.fromkeys(self._fields, self._pages.full)
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
         n, budget, flow = self._step.pages, self.budget, self.flow
         kept = torch.zeros(q.shape[0], n, dtype=torch.bool)
         if not flow.cap.scored(budget, n):
@@ -207,9 +213,9 @@ class EagerLane:
         return Read(kept.to(q.device))
 
     def rows(self, layer: int, head: int, first: int, last: int) -> list[torch.Tensor]:
-        """K and V of pages ``[first, last)``, each ``[S, page, D]``."""
+        """K and V, or latent rows, of pages ``[first, last)``, each ``[S, page, D]``."""
         made = []
-        for x in (self._pages.k[layer], self._pages.v[layer]):
+        for x in (of_layers[layer] for of_layers in self.flow.pools(self._pages)):
             rows = self._pages.shared(x)[head, first * PAGE : last * PAGE]
             if last > self._pages.full:
                 own = self._pages.of_lanes(x)[head, self._lane]
@@ -222,8 +228,7 @@ class EagerLane:
         """Of pages ``[0, last)`` at least, which are full."""
         at = layer, head
         if self._known[at] < last:
-            k, v = self.rows(layer, head, self._known[at], last)
-            new = self.flow.summaries(layer, head, k, v)
+            new = self.flow.summaries(layer, head, self.rows(layer, head, self._known[at], last))
             self._fields[at] = {name: torch.cat([x, new[name]]) for name, x in self._fields[at].items()}
             self._known[at] = last
         return self._fields[at]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vortex.errors import EVAL_MEMORY, PROMPT_TOO_LONG, VortexError, writing
-from vortex.evaluate.attention import Dense, attending
+from vortex.evaluate.attention import attending
 from vortex.evaluate.prompts import Prompt
 from vortex.install.cache import cache_root
 from vortex.runtime.safetensors import read_safetensors, write_safetensors
@@ -37,11 +37,18 @@ def default_folder() -> Path:
 @dataclass(frozen=True)
 class Prefilled:
     """K and V of the first ``tokens`` tokens of a prompt, of each layer ``[Hkv, tokens, D]``, K after the rotary
-    embedding, in the type they are stored in.
+    embedding, in the type they are stored in. Under MLA ``k`` are latent rows, ``rank`` is how many numbers of each are
+    the value, and ``v`` are views of those.
     """
 
     k: tuple[torch.Tensor, ...]
     v: tuple[torch.Tensor, ...]
+    rank: int = 0
+
+    @classmethod
+    def of_latent(cls, rows: tuple[torch.Tensor, ...], rank: int) -> Prefilled:
+        """Latent rows ``[1, tokens, D]`` of each layer."""
+        return cls(rows, tuple(x[..., :rank] for x in rows), rank)
 
     @property
     def tokens(self) -> int:
@@ -71,8 +78,7 @@ def stored_type(dtype: torch.dtype) -> torch.dtype:
 
 def stored_bytes(model: Model, tokens: int) -> int:
     """What a prompt of so many tokens takes on disk."""
-    row = model.layers * model.kv_heads * model.head_dim
-    return 2 * row * (tokens - 1) * stored_type(model.dtype).itemsize
+    return model.layers * model.token_elements * (tokens - 1) * stored_type(model.dtype).itemsize
 
 
 @torch.inference_mode()
@@ -83,13 +89,10 @@ def prefill(model: Model, prompt: Prompt) -> Prefilled:
         VortexError: VX9121 for a prompt longer than the context, VX9122 when memory runs out.
     """
     require_room(model, prompt)
-    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    kept: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
-    def read(
-        layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int, dense: Dense
-    ) -> torch.Tensor:
-        kept[layer] = _stored(k[0]), _stored(v[0])
-        return dense()
+    def read(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> None:
+        kept[layer] = _stored(k[0]), None if model.kv_lora_rank else _stored(v[0])
 
     tokens = torch.tensor([prompt.tokens[:-1]], device=model.device)
     try:
@@ -98,7 +101,10 @@ def prefill(model: Model, prompt: Prompt) -> Prefilled:
     except (torch.OutOfMemoryError, RuntimeError) as error:
         raise out_of_memory(error, model, f"reading a prompt of {tokens.shape[1]} tokens") from error
     layers = [kept[n] for n in sorted(kept)]
-    return Prefilled(tuple(k for k, _ in layers), tuple(v for _, v in layers))
+    keys = tuple(k for k, _ in layers)
+    if model.kv_lora_rank:
+        return Prefilled.of_latent(keys, model.kv_lora_rank)
+    return Prefilled(keys, tuple(v for _, v in layers if v is not None))
 
 
 def _stored(x: torch.Tensor) -> torch.Tensor:
@@ -111,7 +117,7 @@ def out_of_memory(error: Exception, model: Model, what: str) -> Exception:
     if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
         return error
     weights = sum(w.numel() * w.element_size() for w in model.hf.parameters())
-    row = 2 * model.layers * model.kv_heads * model.head_dim * model.dtype.itemsize
+    row = model.layers * model.token_elements * model.dtype.itemsize
     have = _free_bytes(model.device)
     # attention scores of a lane and activations of a prompt take about as much again as K and V
     fits = max(0, have // (2 * row))
@@ -155,9 +161,15 @@ class PromptCache:
             try:
                 found = read_safetensors(path)
                 layers = range(model.layers)
-                made = Prefilled(tuple(found[f"k.{n}"] for n in layers), tuple(found[f"v.{n}"] for n in layers))
-                want = (model.kv_heads, len(prompt.tokens) - 1, model.head_dim)
-                if all(tuple(x.shape) == want for x in (*made.k, *made.v)):
+                keys = tuple(found[f"k.{n}"] for n in layers)
+                if model.kv_lora_rank:
+                    made = Prefilled.of_latent(keys, model.kv_lora_rank)
+                else:
+                    made = Prefilled(keys, tuple(found[f"v.{n}"] for n in layers))
+                want = (model.kv_heads, len(prompt.tokens) - 1)
+                dims = [(x.shape[-1], y.shape[-1]) for x, y in zip(made.k, made.v, strict=True)]
+                same = all(tuple(x.shape[:2]) == want for x in (*made.k, *made.v))
+                if same and set(dims) == {(model.head_dim, model.kv_lora_rank or model.head_dim)}:
                     os.utime(path)
                     return made
             except (VortexError, KeyError, OSError):
@@ -167,7 +179,8 @@ class PromptCache:
         return made
 
     def _write(self, path: Path, made: Prefilled) -> None:
-        tensors = {f"k.{n}": x for n, x in enumerate(made.k)} | {f"v.{n}": x for n, x in enumerate(made.v)}
+        tensors = {f"k.{n}": x for n, x in enumerate(made.k)}
+        tensors |= {} if made.rank else {f"v.{n}": x for n, x in enumerate(made.v)}
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
