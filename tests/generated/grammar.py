@@ -240,7 +240,8 @@ def _pinned(f: _Flow) -> None:
     first, rest = (f"{{0}}[{keys + ', ' if keys else ''}{part}]" for part in (":1", "1:"))
     form = f"torch.cat([torch.ones_like({first}) * {most}, {rest}.clamp(-{most}, {most})], {pin})"
     y = b.add(form, (x,), x.shape, most=float(most), bits=x.bits)
-    large = f"torch.where({{1}}.sum({shared}, keepdim=True) > 0, {rng.choice(['2.0', '4.0'])}, {rng.choice(['1.0', '0.5'])})"
+    two = f"{rng.choice(['2.0', '4.0'])}, {rng.choice(['1.0', '0.5'])}"
+    large = f"torch.where({{1}}.sum({shared}, keepdim=True) > 0, {two})"
     z = b.add(f"{{0}} * {large}", (y, x), x.shape, most=4.0 * most, bits=x.bits + 1)
     how = rng.choice([scale, scale[0] - rank if len(scale) == 1 else scale])
     f.field(z, f'dtype="{dtype}", scale={how}', replace(z, bits=1))

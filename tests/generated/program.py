@@ -86,6 +86,10 @@ class Program:
     """Whether fp32 holds every number of it without rounding, so that all stages agree to the bit."""
 
     @property
+    def name(self) -> str:
+        return f"flow{self.seed}"
+
+    @property
     def text(self) -> str:
         """A file that a developer can run by itself."""
         fields = "".join(f'            "{n}": {d},\n' for n, d in self.fields.items())

@@ -1,4 +1,4 @@
-"""Requests for a generated flow, in memory that is poisoned where nobody has written, and what eager torch makes of them.
+"""Requests for a generated flow, in memory that is poisoned where nobody wrote, and what eager torch makes of them.
 
 Rows have 0, 1, 2, 33 and 300 candidates. The longest has few pages, each many times in its table: what is read of it is
 another row's length, and no other summaries have to be made.
