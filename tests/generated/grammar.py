@@ -9,9 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+from tests.generated.over_pages import PAGES
 from tests.generated.program import Dim, Program, Var, swept
-from tests.generated.values import ELEMENTWISE, KNOWN, PAGES, SMOOTH, Body, Unfit, static
+from tests.generated.rounding import SMOOTH
+from tests.generated.values import ELEMENTWISE, KNOWN, LIMIT, Body, Unfit, number, spread, static
 from vortex.budget import Budget
 from vortex.spec import Spec
 
@@ -78,11 +81,13 @@ class _Flow:
             self.cache.grow(rng.randint(0, 4), ELEMENTWISE + KNOWN)
             rng.choice(FIELDS)(self)
         q = Var("q", (self.spec.group, self.spec.head_dim), most=QUERIES)
-        kept = self.state() if not self.exact or rng.random() < 0.4 else {}
+        kept = self.state() if not self.exact or rng.random() < 0.3 else {}
         rows = [Var(f"cache.{n}", ("S", self.spec.block_size, self.spec.head_dim), most=KEYS) for n in self.spec.pools]
-        leaves = [*self.tables(), *kept, q, *self.read, Var("vortex.page_index()", ("S",), "int", 512)]
+        some = Var("q.amax(0)", (self.spec.head_dim,), most=QUERIES)
+        leaves = [*self.tables(), *kept, q, some, *self.read, Var("vortex.page_index()", ("S",), "int", 512)]
         self.index = Body(rng, "x", leaves, exact=self.exact)
-        kinds = ELEMENTWISE + KNOWN + KNOWN + PAGES + [_placed] + ([] if self.exact else SMOOTH * 2)
+        kinds = ELEMENTWISE + KNOWN + KNOWN + PAGES + [_placed, _same_bits] + ([] if self.exact else SMOOTH * 2)
+        self.opening(leaves)
         self.index.grow(rng.randint(2, 9), kinds)
         steps = rng.choice([0, 0, 1, 1, 2]) if self.exact else 0
         bound = 40
@@ -142,6 +147,16 @@ class _Flow:
             made.append(Var(f"cache.s{i}", ("S", *shape) if kind == "p" else shape, most=STATE))
         return made
 
+    def opening(self, leaves: list[Var]) -> None:
+        """Lines that use what the flow declares, as flows do that people write."""
+        b, rng = self.index, self.rng
+        for v in leaves:
+            if rng.random() < 0.6:
+                uses = {"bool": (_same_bits, number), "int": (number,)}.get(
+                    v.kind, (_weighed, _product) if v.axis == 0 else (_weighed,)
+                )
+                b.attempt(partial(rng.choice(uses), v=v))
+
     # steps and ends
 
     def shortlist(self, step: int, bound: int, rows: list[Var]) -> int:
@@ -157,19 +172,29 @@ class _Flow:
         return pages
 
     def score(self, axis: str) -> Var:
-        """One number for each page of an axis."""
+        """One number for each page of an axis, often of several values."""
+        b = self.index
+        v = self.number(axis)
+        while self.rng.random() < 0.5:
+            more = self.number(axis)
+            most, bits = v.most + more.most, max(v.bits, more.bits)
+            if self.exact and most * 2.0**bits > LIMIT:
+                break
+            if more != v:
+                v = b.add("{0} + {1}", (v, more), v.shape, most=most, bits=bits)
+        return v
+
+    def number(self, axis: str) -> Var:
         b = self.index
         v = b.pick(lambda v: v.axis == 0 and v.pages == axis)
-        start = len(b.lines)
         while len(v.shape) > 1:
             last = len(v.shape) - 1
             n = int(v.shape[last])
             name = self.rng.choice(["sum", "amax", "amin"])
             most = v.most * n if name == "sum" else v.most
-            if self.exact and most * 2.0**v.bits > 2.0**22:
+            if self.exact and most * 2.0**v.bits > LIMIT:
                 name, most = "amax", v.most
             v = b.add(f"{{0}}.{name}({self.rng.choice([-1, last])})", (v,), v.shape[:-1], most=most, bits=v.bits)
-        assert len(b.lines) >= start
         return v
 
     def selection(self, axis: str) -> Var:
@@ -260,17 +285,37 @@ def _bits(f: _Flow) -> None:
     f.field(y, 'dtype="uint1"')
 
 
-FIELDS = [_floats, _floats, _floats, _pinned, _pinned, _codes, _bits]
+FIELDS = [_floats, _floats, _floats, _pinned, _pinned, _codes, _bits, _bits]
+
+
+def _same_bits(b: Body, v: Var | None = None) -> None:
+    """Bits that agree with those of the queries."""
+    x = v or b.pick(lambda v: v.axis == 0 and len(v.shape) > 1 and int(v.shape[-1]) % 8 == 0, "bool")
+    if len(x.shape) < 2 or int(x.shape[-1]) % 8:
+        raise Unfit
+    y = b.pick(lambda v: v.shape == x.shape[-1:])
+    b.add("vortex.same_bits({0}, {1} > 0)", (x, y), x.shape[:-1], "int", float(x.shape[-1]))
+
+
+def _weighed(b: Body, v: Var) -> None:
+    """Something of the pages times a value that broadcasts to it."""
+    x = b.pick(lambda x: x.axis == 0 and all(d in x.shape for d in v.shape) and x != v)
+    b.add(f"{{0}} * {spread(v, x.shape, 1)}", (x, v), x.shape, most=x.most * v.most, bits=x.bits + v.bits)
+
+
+def _product(b: Body, v: Var) -> None:
+    """Scalar products of the queries and what is kept of pages, or of weights."""
+    if v.axis != 0 or len(v.shape) < 2:
+        raise Unfit
+    q = b.pick(lambda x: x.pages is None and len(x.shape) == 2 and x.shape[-1] == v.shape[-1])
+    shape = (*v.shape[:-1], q.shape[0])
+    most = int(v.shape[-1]) * v.most * q.most
+    b.add("{0} @ {1}.T", (v, q), shape, most=most, bits=v.bits + q.bits)
 
 
 def _placed(b: Body) -> None:
-    """Where the flow is: its layer and head, the pages there are; bits that agree with those of the queries."""
-    kind = b.rng.choice(["layer", "head", "count", "bits"])
-    if kind == "bits":
-        x = b.pick(lambda v: v.axis == 0 and int(v.shape[-1]) % 8 == 0 if len(v.shape) > 1 else False, "bool")
-        y = b.pick(lambda v: v.shape == x.shape[-1:])
-        b.add("vortex.same_bits({0}, {1} > 0)", (x, y), x.shape[:-1], "int", float(x.shape[-1]))
-        return
+    """Where the flow is: its layer and head, the pages there are."""
+    kind = b.rng.choice(["layer", "head", "count"])
     x = b.pick()
     form, most = {
         "layer": ("{0} * (vortex.layer() + 1)", 2 * x.most),

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 
 from tests.generated.program import Dim, Line, Var
 
-MOST_PAGES = 512
-"""More than any row of the tests has."""
 LIMIT = 2.0**22
 """Exact flows keep every sum below it in units of its last bit: fp32 holds 2^24."""
 
@@ -23,7 +21,7 @@ class Body:
     def __init__(self, rng: random.Random, prefix: str, values: Sequence[Var], *, exact: bool) -> None:
         self.rng, self.prefix, self.exact = rng, prefix, exact
         self.values, self.lines = list(values), list[Line]()
-        self.given = len(self.values)
+        self.used = set[Var]()
 
     def add(
         self, form: str, operands: Sequence[Var], shape: Sequence[Dim], kind: str = "float", most: float = 1.0,
@@ -35,23 +33,28 @@ class Body:
             raise Unfit
         self.lines.append(Line(v, form, tuple(operands)))
         self.values.append(v)
+        self.used |= set(operands)
         return v
 
     def pick(self, fits: Callable[[Var], bool] = lambda v: True, kind: str = "float") -> Var:
-        """A value, likely one of the latest."""
+        """A value, likely one of the latest or one that nothing uses yet."""
         ok = [v for v in self.values if v.kind == kind and fits(v)]
         if not ok:
             raise Unfit
-        return self.rng.choice(ok[-1:] * 3 + ok[-5:] + ok[:8])
+        return self.rng.choice(ok[-1:] * 3 + ok[-5:] + ok[:8] + 2 * [v for v in ok if v not in self.used])
 
     def grow(self, steps: int, kinds: Sequence[Callable[[Body], object]]) -> None:
         """Up to so many lines more."""
         for _ in range(steps):
-            before = len(self.lines), len(self.values)
-            try:
-                self.rng.choice(kinds)(self)
-            except Unfit:
-                del self.lines[before[0] :], self.values[before[1] :]
+            self.attempt(self.rng.choice(kinds))
+
+    def attempt(self, kind: Callable[[Body], object]) -> None:
+        """The lines of a production, or none where what it draws fits nothing."""
+        before = len(self.lines), len(self.values)
+        try:
+            kind(self)
+        except Unfit:
+            del self.lines[before[0] :], self.values[before[1] :]
 
 
 def static(v: Var) -> list[int]:
@@ -130,7 +133,7 @@ def where(b: Body) -> None:
 
 def compare(b: Body) -> None:
     x, y, form = pair(b)
-    b.add(f"{{0}} {b.rng.choice(['<', '>=', '=='])} {form}", (x, y), x.shape, "bool")
+    b.add(f"{{0}} {b.rng.choice(['<', '<=', '>', '>=', '==', '!='])} {form}", (x, y), x.shape, "bool")
 
 
 def unary(b: Body) -> None:
@@ -146,6 +149,30 @@ def unary(b: Body) -> None:
     b.add(form, (x,), x.shape, most=most, bits=bits)
 
 
+def divided(b: Body) -> None:
+    """Quotients and remainders of whole numbers."""
+    x = b.pick(lambda v: v.bits == 0 and v.most < 1e4)
+    form, most = b.rng.choice([
+        ("{0}.fmod(3)", 2.0), ("{0}.remainder(3)", 2.0), ("{0} // 4", x.most), ("{0} // 3", x.most),
+        ("torch.div({0}, 2, rounding_mode='trunc')", x.most),
+    ])  # fmt: skip
+    b.add(form, (x,), x.shape, most=most)
+
+
+def settled(b: Body) -> None:
+    """A function that rounds, of few numbers, made whole so far from every step that rounding does not tell."""
+    x = b.pick(lambda v: v.bits <= 1)
+    y = "{0}.clamp(-4, 4)"
+    form = b.rng.choice([
+        f"torch.exp({y})", f"torch.exp2({y})", f"torch.expm1({y})", f"torch.log({y}.abs() + 1)",
+        f"torch.log2({y}.abs() + 1)", f"torch.log10({y}.abs() + 1)", f"torch.log1p({y}.abs())", f"{y}.abs().sqrt()",
+        f"({y}.abs() + 1).rsqrt()", f"torch.sin({y})", f"torch.cos({y})", "torch.tan({0}.clamp(-1, 1))",
+        f"torch.tanh({y})", f"torch.erf({y})", f"torch.sigmoid({y})", f"F.silu({y})", f"F.gelu({y})",
+        f"F.softplus({y})", f"{y}.abs() ** 1.5", f"torch.hypot({y}, 1 - {y})", f"{y} / ({y}.abs() + 1)",
+    ])  # fmt: skip
+    b.add(f"({form} * 5.3 + 0.37).floor()", (x,), x.shape, most=512.0)
+
+
 def narrow(b: Body) -> None:
     """What a cast rounds to is on the same grid or a coarser one."""
     x = b.pick()
@@ -154,9 +181,9 @@ def narrow(b: Body) -> None:
     b.add(f"{{0}}.{b.rng.choice(['bfloat16', 'half'])}().float()", (x,), x.shape, most=1.01 * x.most, bits=x.bits)
 
 
-def number(b: Body) -> None:
+def number(b: Body, v: Var | None = None) -> None:
     """A float of an integer or a bool."""
-    x = b.pick(kind=b.rng.choice(["int", "bool"]))
+    x = v or b.pick(kind=b.rng.choice(["int", "bool"]))
     b.add("{0}.float()", (x,), x.shape, most=x.most)
 
 
@@ -198,6 +225,12 @@ def reduce(b: Body) -> None:
     most = n * x.most if name == "sum" else x.most
     where = b.rng.choice([i, i - len(x.shape)])
     b.add(f"{{0}}.{name}({where}{', keepdim=True' if keep else ''})", (x,), without(x, i, keep), most=most, bits=bits)
+
+
+def signs(b: Body) -> None:
+    x = b.pick()
+    i = axis_of(b, x)
+    b.add(f"{{0}}.sign().prod({i})", (x,), without(x, i))
 
 
 def count(b: Body) -> None:
@@ -342,92 +375,7 @@ def contract(b: Body) -> None:
     b.add(form, (x, y), [sizes[c] for c in out], most=n * x.most * y.most, bits=x.bits + y.bits)
 
 
-# pages -----------------------------------------------------------------------------------------------
-
-
-def over_pages(b: Body) -> None:
-    """A number of the row from those of its pages."""
-    x = b.pick(lambda v: v.axis == 0 and v.numel <= 32)
-    name = b.rng.choice(["amax", "amin", "sum"])
-    most = x.most * (MOST_PAGES if name == "sum" else 1)
-    b.add(f"{{0}}.{name}(0)", (x,), x.shape[1:], most=most, bits=x.bits)
-
-
-def scan(b: Body) -> None:
-    x = b.pick(lambda v: v.axis == 0 and v.numel <= 16)
-    if b.rng.random() < 0.5:
-        b.add("{0}.cumsum(0)", (x,), x.shape, most=MOST_PAGES * x.most, bits=x.bits)
-    else:
-        b.add("{0}.cummax(0).values", (x,), x.shape, most=x.most, bits=x.bits)
-
-
-def shift(b: Body) -> None:
-    """Pages beside a page."""
-    x = b.pick(lambda v: v.axis == 0 and v.numel <= 16)
-    n = b.rng.choice([1, 1, 2, 5])
-    zeros = "0, 0, " * (len(x.shape) - 1)
-    value = b.rng.choice(["", ", value=3.0"])
-    form = b.rng.choice([
-        f"F.pad({{0}}, ({zeros}{n}, 0){value})[:-{n}]", f"F.pad({{0}}, ({zeros}0, {n}){value})[{n}:]",
-        f"{{0}}.roll({n}, 0)", f"{{0}}.roll(-{n}, 0)",
-    ])  # fmt: skip
-    b.add(form, (x,), x.shape, most=max(x.most, 3.0), bits=x.bits)
-
-
-def window(b: Body) -> None:
-    x = b.pick(lambda v: v.axis == 0 and len(v.shape) <= 2 and v.numel <= 16)
-    one = len(x.shape) == 1
-    t, back = ("{0}[None]", "[0]") if one else ("{0}.T", ".T")
-    kind = b.rng.choice(["unfold", "pool", "conv", "causal"])
-    if kind == "unfold":
-        b.add(f"F.pad({t}, (1, 1)).unfold(-1, 3, 1){back if one else '.transpose(0, 1)'}", (x,), (*x.shape, 3),
-              most=x.most, bits=x.bits)  # fmt: skip
-    elif kind == "pool":
-        b.add(f"F.max_pool1d({t}, 3, 1, 1){back}", (x,), x.shape, most=x.most, bits=x.bits)
-    elif one:
-        around, padding = (f"F.pad({t}, (2, 0))", "") if kind == "causal" else (t, ", padding=1")
-        form = f"F.conv1d({around}, torch.tensor([[[1.0, 2.0, -1.0]]]){padding})[0]"
-        b.add(form, (x,), x.shape, most=4 * x.most, bits=x.bits)
-    else:
-        raise Unfit
-
-
-# rounding functions, of flows that are compared within a tolerance ------------------------------------
-
-
-def smooth(b: Body) -> None:
-    x = b.pick()
-    form, most = b.rng.choice([
-        ("torch.exp({0}.clamp(-4, 4))", 60.0), ("torch.sigmoid({0})", 1.0), ("torch.tanh({0})", 1.0),
-        ("F.silu({0})", x.most), ("torch.sqrt({0}.abs())", x.most + 1), ("torch.log({0}.abs() + 1)", x.most),
-        ("torch.sin({0})", 1.0), ("F.gelu({0})", x.most), ("{0} / ({0}.abs() + 1)", 1.0), ("{0}.rsqrt()", 1e4),
-        ("F.softplus({0})", x.most + 1), ("{0}.square()", x.most**2), ("torch.exp2({0}.clamp(-6, 6))", 64.0),
-    ])[:2]  # fmt: skip
-    if "rsqrt" in form:
-        form, most = "({0}.abs() + 0.25).rsqrt()", 2.0
-    b.add(form, (x,), x.shape, most=most)
-
-
-def share(b: Body) -> None:
-    x = b.pick(lambda v: bool(v.shape))
-    i = b.rng.choice([0, len(x.shape) - 1])
-    if isinstance(x.shape[i], str) and x.numel > 16:
-        raise Unfit
-    form = b.rng.choice([f"{{0}}.softmax({i})", f"{{0}}.softmax({i})", f"{{0}}.mean({i}, keepdim=True)"])
-    shape = x.shape if "softmax" in form else without(x, i, keep=True)
-    if "mean" in form and isinstance(x.shape[i], str):
-        form, shape = "{0} - {0}.mean(0)", x.shape
-    b.add(form, (x,), shape, most=2 * x.most if "-" in form else x.most)
-
-
-def logsum(b: Body) -> None:
-    x = b.pick(lambda v: bool(static(v)))
-    i = axis_of(b, x)
-    form = b.rng.choice([f"{{0}}.logsumexp({i})", f"{{0}}.std({i}, correction=0)", f"{{0}}.norm(dim={i})"])
-    b.add(form, (x,), without(x, i), most=4 * x.most + 6)
-
-
 ELEMENTWISE = [add, add, multiply, extreme, where, unary, unary, narrow, number, logic, masked, compare, integers]
-KNOWN = [reduce, reduce, count, order, places, looked_up, taken, cut, cut, shape, shape, joined, contract, contract]
-PAGES = [over_pages, scan, shift, shift, window]
-SMOOTH = [smooth, smooth, smooth, share, share, logsum]
+ELEMENTWISE += [divided, divided, settled]
+KNOWN = [reduce, reduce, count, signs, order, places, looked_up, taken, cut, cut, shape, shape, joined]
+KNOWN += [contract, contract]
