@@ -9,8 +9,9 @@ from functools import partial
 from vortex.ir.core import Attr, Function, Module, Op
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import stage
-from vortex.schedules.contractions import LaneGroup, Matrix, lane_group_of, matrix_of
+from vortex.schedules.contractions import LaneGroup, lane_group_of
 from vortex.schedules.knobs import Knobs, knob
+from vortex.schedules.matrices import Matrix, matrix_of, with_scales
 from vortex.schedules.page_tiles import PAGE_TILE, PageTiles
 from vortex.schedules.template import Schedulable, declare
 from vortex.targets.gpu import H200, MACHINES, WARP, Machine
@@ -64,7 +65,8 @@ def default(words_per_page: int, machine: Machine = H200, *, roomy: bool = True,
 
 def matrices_of(program: Module, f: Function) -> list[Matrix]:
     """What of a kernel tensor cores contract."""
-    return [m for o in f.ops if (m := matrix_of(o, partial(page.is_summary, program))) is not None]
+    paged, users = partial(page.is_summary, program), f.users()
+    return [with_scales(m, users, paged) for o in f.ops if (m := matrix_of(o, paged)) is not None]
 
 
 def lane_groups_of(program: Module, f: Function) -> dict[Op, LaneGroup]:
@@ -77,8 +79,8 @@ def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, 
     """The knobs, of which those that are ``free`` become smaller until a CTA has the shared memory: first
     what is kept of a row's pages, which may as well lie in the workspace, then threads.
     """
-    together = {*lane_groups_of(program, f), *(m.op for m in matrices_of(program, f))}
-    tiles, lists = PageTiles.of(f, stage(f), together), list_words(f)
+    matrices = matrices_of(program, f)
+    tiles, lists = PageTiles.of(f, stage(f), lane_groups_of(program, f), matrices), list_words(f)
 
     def fits(k: SelectKnobs) -> bool:
         return 4 * (tiles.words(k.threads // WARP) + lists + k.chip_words) + OTHER_BYTES <= machine.cta_shared
