@@ -78,6 +78,9 @@ def lane_groups_of(program: Module, f: Function) -> dict[Op, LaneGroup]:
 def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, free: Container[str]) -> SelectKnobs:
     """The knobs, of which those that are ``free`` become smaller until a CTA has the shared memory: first
     what is kept of a row's pages, which may as well lie in the workspace, then threads.
+
+    Where tensor cores leave much for lanes to fold, an SM should have room for all CTAs that are to share it: one loads
+    while another folds.
     """
     matrices = matrices_of(program, f)
     tiles, lists = PageTiles.of(f, stage(f), lane_groups_of(program, f), matrices), list_words(f)
@@ -85,6 +88,14 @@ def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, 
     def fits(k: SelectKnobs) -> bool:
         return 4 * (tiles.words(k.threads // WARP) + lists + k.chip_words) + OTHER_BYTES <= machine.cta_shared
 
+    def shares(k: SelectKnobs) -> bool:
+        fragments = sum(m.fragment_words * len(m.fragments()) for m in matrices)
+        own = 4 * (tiles.words(k.threads // WARP) + lists + k.chip_words + fragments) + ROW_BYTES
+        return machine.ctas_of(own, k.threads) >= k.residents
+
+    if any(m.stacked > 1 for m in matrices) and "chip_words" in free:
+        smaller = [replace(knobs, chip_words=words) for words in (8192, 2048) if words < knobs.chip_words]
+        knobs = next((k for k in (knobs, *smaller) if shares(k)), knobs)
     for words in (8192, 2048):
         if not fits(knobs) and "chip_words" in free and knobs.chip_words > words:
             knobs = replace(knobs, chip_words=words)
@@ -95,6 +106,8 @@ def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, 
 
 OTHER_BYTES = 24 << 10
 """Of shared memory, for the row's own values, fragments of them for tensor cores, and the choice of pages."""
+ROW_BYTES = 8 << 10
+"""Of that, about what all but the fragments takes."""
 
 
 def shortlists(f: Function) -> list[flow.Shortlist]:

@@ -184,7 +184,7 @@ class Contractions:
             for at, tile in _places(m, half)
             for c in range(0, m.chunks, m.unit_chunks)
         )
-        fit = max(1, ahead // max(2 * m.unit_chunks * m.words for m in matrices))
+        fit = max(1, ahead // max(2 * m.unit_chunks * m.words + (m.scale is not None) for m in matrices))
         depth, turns = max(d for d in range(1, min(fit, len(units)) + 1) if len(units) % d == 0), 1
         if len(matrices) == 1 and matrices[0].stacked > 1:
             # a turn ends with a product
