@@ -101,6 +101,21 @@ class PageTileStorage:
 
 
 @dataclass(frozen=True)
+class PageStorage:
+    """The same where neighbours are elements of a page, and pages ``pitch`` words apart."""
+
+    arena: Arena
+    base: Expr
+    pitch: int
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.arena.f32[self.base + slot * self.pitch + inner]
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        put(self.arena.f32, x, self.base + slot * self.pitch + inner)
+
+
+@dataclass(frozen=True)
 class LaneStorage:
     """A value of one page in the registers of the lane that has the page."""
 

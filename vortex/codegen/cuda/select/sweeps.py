@@ -28,7 +28,7 @@ from vortex.codegen.cuda.select.reserved import GpuReader, Reserved
 from vortex.codegen.cuda.select.row_inputs import RowInputs
 from vortex.codegen.cuda.select.tensor_core import Pipeline
 from vortex.codegen.cuda.select.topk import Choice, TopK
-from vortex.codegen.cuda.storage import Arena, LaneStorage, PageTileStorage, StoredValues
+from vortex.codegen.cuda.storage import Arena, LaneStorage, PageStorage, PageTileStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.scalar import convert
@@ -136,7 +136,8 @@ class Sweeps:
         for places, words in ((tiles.of_candidates, tiles.candidate_words), (tiles.of_lists, tiles.list_words)):
             for v, at in places.items():
                 base = let(f"{v.name}_slab", cta.warp * words + (reserved.page_tiles_at + at))
-                values.storages[v] = PageTileStorage(arena, base)
+                pitch = tiles.by_page.get(v)
+                values.storages[v] = PageTileStorage(arena, base) if pitch is None else PageStorage(arena, base, pitch)
         inputs = RowInputs(args, reserved.inputs, arena, cta, row)
         lists = Lists(layout, reserved, of_row, cta, row, values)
         lookup = PageLookup(args, row)
@@ -281,9 +282,12 @@ class Sweeps:
             return
         work = sweep.contractions
         if work is not None:
+            work.pipeline.find_powers(self.values)
             work.pipeline.make_fragments(self.values)
             cta_sync()
-        looks_up = any(self._looks_up(v) for o in ops if o not in self.layout.matrices for v in o.operands)
+            work.pipeline.take_powers()
+        contracted = self.layout.contracted
+        looks_up = any(self._looks_up(v) for o in ops if o not in contracted for v in o.operands)
         with loop("slab_round", sweep.rounds) as turn:
             page_tile = self._page_tile(sweep, turn, looks_up=looks_up)
             if work is not None and self._shares(ops):
@@ -336,7 +340,9 @@ class Sweeps:
 
     def _shares(self, ops: list[Op]) -> bool:
         """Whether lanes leave each other anything in the warp's shared memory."""
-        return any(o.result is not None and o.value in self.reserved.page_tiles for o in ops)
+        written = {m.result for m in self.layout.matrices if m.op in ops}
+        written |= {o.value for o in ops if o.result is not None}
+        return any(v in self.reserved.page_tiles for v in written)
 
     # one page tile
 
@@ -344,14 +350,15 @@ class Sweeps:
         """Do the ops of a sweep for one page tile, with a warp barrier where lanes read what others wrote."""
         shared = {o.value for o in ops if o.result is not None and o.value in self.reserved.page_tiles}
         kept = {o.value for o in ops if o.result is not None and o.notes.get("in") == "scratch"}
-        done = [o for o in ops if o in self.layout.matrices]
-        written: set[Value] = {o.value for o in done}
+        contracted = self.layout.contracted
+        done = [m for m in self.layout.matrices if m.op in ops]
+        written: set[Value] = {m.result for m in done}
         """Values in storages that lanes share, written since the last warp barrier."""
         if shared and not done:
             # the page tile before is done with
             warp_sync()
         for o in ops:
-            if o in self.layout.matrices:
+            if o in contracted:
                 continue
             if written & stored_values(o.operands, self.values):
                 warp_sync()
