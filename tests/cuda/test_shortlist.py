@@ -91,6 +91,15 @@ class Many(TwoSteps):
         return vortex.topk(bound - score)
 
 
+class LatentMass(Latent):
+    """The mass that all heads give the pages of a shortlist, whose logits are kept."""
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        near = vortex.shortlist(cache.mean @ q.sum(0), pages=64)
+        logits = cache.latent[near] @ q.T
+        return vortex.topk(logits.logsumexp(1).softmax(0).sum(-1))
+
+
 class Wide(TwoSteps):
     """Much to keep for each page of a warp, beside a list."""
 
@@ -335,6 +344,19 @@ def test_a_cta_of_too_many_bytes_names_the_line() -> None:
         compiled(Wide, threads=1024, residents=1, chip_words=40000)
     assert "a CTA needs" in str(found.value) and "fewer pages in the flow's shortlists" in str(found.value)
     assert found.value.loc is not None and found.value.loc.line == line_of(Wide, "vortex.shortlist")
+
+
+def test_many_heads_over_long_pages_say_what_is_too_large() -> None:
+    """Under MLA the logits of 64 tokens by 128 heads are 1 MiB for the pages that a warp has at hand."""
+    spec = Spec.of_latent("512+64", 128, page_size=64)
+    program = lower(trace(LatentMass, spec), H200)
+    with pytest.raises(VortexError, match="VX4006") as found:
+        emit_kernel(program, program.functions["select"], H200)
+    assert "[64, 128] numbers of each of 32 pages are kept here" in str(found.value)
+    assert found.value.loc is not None and found.value.loc.line == line_of(LatentMass, "cache.latent[near]")
+    spec = Spec.of_latent("512+64", 20, page_size=64, block_size=8)
+    program = lower(trace(LatentMass, spec), H200)
+    emit_kernel(program, program.functions["select"], H200)
 
 
 @pytest.mark.parametrize("pages", [0, 4097, 2.5])

@@ -116,8 +116,8 @@ def test_blocks_of_larger_pages_say_what_pages_of_their_size_say(newest: Lab, pa
 
 @pytest.mark.parametrize("pages", [1000, 3])
 def test_fields_of_pages_beside_those_of_blocks(newest: Lab, pages: int) -> None:
-    """``pyramid`` has bounds of whole pages of 64 and codes of blocks of 16. With all pages kept it says what
-    a simulation with all pages says; with three, what pages say that the radix cache keeps is what they said when they were filled.
+    """``pyramid`` has bounds of whole pages of 64 and codes of blocks of 16. With all pages kept it says what a
+    simulation with all pages says; with three, pages that the radix cache keeps say what they said when they filled.
     """
     asked = prompts(3, (310, 333, 401))
     references = [{"flow": "quest", "pages": None, "prompt": p, "tokens": TOKENS} for p in asked]
