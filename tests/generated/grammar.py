@@ -294,7 +294,7 @@ def _same_bits(b: Body, v: Var | None = None) -> None:
     if len(x.shape) < 2 or int(x.shape[-1]) % 8:
         raise Unfit
     y = b.pick(lambda v: v.shape == x.shape[-1:])
-    b.add("vortex.same_bits({0}, {1} > 0)", (x, y), x.shape[:-1], "int", float(x.shape[-1]))
+    number(b, b.add("vortex.same_bits({0}, {1} > 0)", (x, y), x.shape[:-1], "int", float(x.shape[-1])))
 
 
 def _weighed(b: Body, v: Var) -> None:

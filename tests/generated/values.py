@@ -189,7 +189,12 @@ def number(b: Body, v: Var | None = None) -> None:
 
 def logic(b: Body) -> None:
     x, y, form = pair(b, "bool")
-    b.add(b.rng.choice([f"{{0}} & {form}", f"{{0}} | {form}", f"~{{0}} ^ {form}"]), (x, y), x.shape, "bool")
+    b.add(
+        b.rng.choice([f"{{0}} & {form}", f"{{0}} | {form}", f"~{{0}} ^ {form}", f"{{0}} ^ {form}"]),
+        (x, y),
+        x.shape,
+        "bool",
+    )
 
 
 def integers(b: Body) -> None:
@@ -376,6 +381,6 @@ def contract(b: Body) -> None:
 
 
 ELEMENTWISE = [add, add, multiply, extreme, where, unary, unary, narrow, number, logic, masked, compare, integers]
-ELEMENTWISE += [divided, divided, settled]
+ELEMENTWISE += [divided, divided, settled, settled]
 KNOWN = [reduce, reduce, count, signs, order, places, looked_up, taken, cut, cut, shape, shape, joined]
 KNOWN += [contract, contract]
