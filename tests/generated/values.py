@@ -184,7 +184,8 @@ def narrow(b: Body) -> None:
 def number(b: Body, v: Var | None = None) -> None:
     """A float of an integer or a bool."""
     x = v or b.pick(kind=b.rng.choice(["int", "bool"]))
-    b.add("{0}.float()", (x,), x.shape, most=x.most)
+    form = b.rng.choice(["{0}", "{0}", "({0} // 2)", "({0} % 5)"]) if x.kind == "int" else "{0}"
+    b.add(f"{form}.float()", (x,), x.shape, most=x.most + 5)
 
 
 def logic(b: Body) -> None:
