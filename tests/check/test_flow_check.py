@@ -189,7 +189,7 @@ def test_flows_that_know_blocks_are_tried_in_blocks() -> None:
     report = flow_check.check_flow(pyramid, Spec(page_size=16, head_dim=64, group=2), tokens=4096)
     assert len([s for s in report.shapes if "block_size" in s]) == 3
     assert [c.shape for c in report.compared if "block_size" in c.shape]
-    assert all(f.rule == "VX4006" for f in report.findings if f.severity == "error"), report.findings
+    assert not [f for f in report.findings if f.severity == "error"], report.findings
     spec = Spec(page_size=64, block_size=16, head_dim=64, group=2)
     by_kernel = {s.kernel: s for s in count_step(program(pyramid, spec), spec, 64 * 32, Budget(8))}
     append = by_kernel["append"].buffers

@@ -241,6 +241,21 @@ def test_a_prompt_that_is_too_long_is_refused(tiny: Model, tmp_path: Path) -> No
         prefill(tiny, long)
 
 
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        ({"head_dim": 8}, "layer 0 has K of 2 KV heads of 16, not of 2 heads of 8"),
+        ({"kv_heads": 4}, "layer 0 has K of 2 KV heads of 16, not of 4 heads of 16"),
+        ({"layers": 4}, "of 4 layers, 3 have attention"),
+    ],
+)
+def test_layers_of_other_shapes_are_refused(shape: dict, why: str, tiny: Model, tmp_path: Path) -> None:
+    """As of models whose config tells of some layers alone."""
+    given = prompts(tiny, 100, 1)
+    made = Evaluation(replace(tiny, **shape), {}, (2,), folder=tmp_path).run(given)
+    assert made.failures["random 100"].code == "VX9103" and why in made.failures["random 100"].message
+
+
 def test_prompts_on_disk(tiny: Model, tmp_path: Path) -> None:
     given = prompts(tiny, 200, 3)
     cache = PromptCache(tmp_path)

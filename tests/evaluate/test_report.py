@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
@@ -142,6 +145,63 @@ def test_where_marks_lie() -> None:
     [(x, y)] = re.findall(r'class="line" d="M([\d.]+) ([\d.]+)"', quest)
     assert float(y) == plots.TOP + 160
     assert plots.LEFT < float(x) < plots.LEFT + plots.PLOT / 4
+
+
+@pytest.mark.parametrize(
+    ("costs", "ticks"),
+    [
+        ([8.4, 4300], [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]),
+        ([1, 99], [1, 2, 5, 10, 20, 50, 100]),
+        ([1, 1e5], [1, 10, 100, 1000, 1e4, 1e5]),
+        ([101, 118], [100, 110, 120, 130]),
+        ([40.0], [36, 38, 40, 42, 44]),
+    ],
+)
+def test_ticks_are_round_and_apart(costs: list[float], ticks: list[float]) -> None:
+    low, high = plots._decades(costs)
+    assert plots._ticks(low, high) == pytest.approx(ticks)
+    places = [plots.PLOT * (math.log10(t) - low) / (high - low) for t in ticks]
+    assert all(b - a > 6.4 * len(f"{t:g}") for (a, b), t in zip(pairwise(places), ticks, strict=False))
+
+
+NODE = shutil.which("node")
+DOCUMENT = """
+const cell = (text) => ({ textContent: text }), row = (...texts) => ({ cells: texts.map(cell) });
+const head = (kind) => {
+  const at = {};
+  return {
+    firstElementChild: { addEventListener: (_, f) => { click.push(f); } },
+    classList: { contains: (c) => c === kind },
+    hasAttribute: (n) => n in at, getAttribute: (n) => at[n] ?? null,
+    setAttribute: (n, x) => { at[n] = x; }, removeAttribute: (n) => { delete at[n]; },
+  };
+};
+const click = [], moved = {}, shown = { style: {} };
+const body = { rows: [row("b", "<.001"), row("a", "-"), row("c", ".5 L0H1")], append(...rows) { this.rows = rows; } };
+const table = { tHead: { rows: [{ cells: [head(""), head("n")] }] }, tBodies: [body] };
+const map = {
+  dataset: { mass: "0.10 0.20 0.30 0.40", layers: "3 7" },
+  addEventListener: (name, f) => { moved[name] = f; },
+  getBoundingClientRect: () => ({ left: 10, top: 10, width: 20, height: 20 }),
+};
+globalThis.document = {
+  querySelectorAll: (what) => what === "svg.heat" ? [map] : [table], getElementById: () => shown,
+};
+"""
+ASKED = """
+const names = () => body.rows.map((r) => r.cells[0].textContent).join(""), told = [];
+for (const column of [0, 0, 1, 1]) { click[column](); told.push(names()); }
+moved.pointermove({ clientX: 25, clientY: 12 });
+console.log(JSON.stringify([...told, shown.textContent]));
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no node")
+def test_the_script_sorts_tables_and_tells_cells() -> None:
+    """A click on a column sorts it: names up and then down, numbers down and then up, what is no number last."""
+    script = files("vortex.evaluate").joinpath("report.js").read_text("utf-8")
+    ran = subprocess.run([NODE or "", "-"], input=DOCUMENT + script + ASKED, capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout) == ["abc", "cba", "cba", "bca", "layer 7, head 0: 0.30"]
 
 
 def test_heat_maps_have_every_cell_once() -> None:

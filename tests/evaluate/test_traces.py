@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from vortex.cli import eval as eval_command
 from vortex.cli.main import main
 from vortex.errors import VortexError
+from vortex.evaluate.cost import Workload, cost_of_baseline
 from vortex.evaluate.outcomes import BASELINES, Outcome
 from vortex.evaluate.run import judge_trace
 from vortex.evaluate.traces import Trace, read_trace, write_trace
@@ -109,10 +111,25 @@ def test_broken_files_are_refused(name: str, tmp_path: Path) -> None:
 
 def test_the_command_judges_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["eval", "quest", "mass", "--trace", str(FILE), "--budgets", "4", "--backend", "eager", "--json"]
-    assert main(words) == 0
+    assert main([*words, "--cost-batch", "3", "--cost-tokens", "4096", "--target", "sm_100a"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {x["rule"] for x in found["lanes"]} == {"quest", "mass", *BASELINES}
+    at = Workload(batch=3, tokens=4096, target="sm_100a")
+    told = found["settings"]["workload"]
+    assert (told["batch"], told["tokens"], told["target"]) == (at.batch, at.tokens, at.target)
+    [dense] = [x for x in found["lanes"] if x["rule"] == "dense"]
+    assert dense["microseconds"] == pytest.approx(cost_of_baseline("dense", 0, at).microseconds, rel=1e-5)
     assert found["settings"]["layers"] == [5, 20] and not any(x["invalid"] for x in found["lanes"])
+
+
+@pytest.mark.parametrize("option", ["--cost-batch", "--cost-tokens"])
+def test_costs_of_nothing_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "quest", "--trace", str(FILE), option, "0"]) == 2
+    assert option in capsys.readouterr().err
+
+
+def test_costs_are_for_what_the_library_takes() -> None:
+    assert Workload() == Workload(batch=eval_command.COST_BATCH, tokens=eval_command.COST_TOKENS)
 
 
 def test_a_trace_that_asks_for_nothing(trace: Trace, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ examples:
   vortex eval my_flow.py --tasks niah_multikey,vt --budgets 8 --verdict
   vortex eval quest --backend eager --time-limit 5m --json
   vortex eval quest mass --trace steps.safetensors
+  vortex eval quest --target sm_100a --cost-batch 8 --cost-tokens 131072
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import math
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 INCOMPLETE = 1
 TOKENS, BUDGETS, PROMPTS = "4096", "4,16,64", 4
+COST_BATCH, COST_TOKENS = 32, 32768
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", metavar="DIR", type=Path, help="of prompts and outcomes (default: the user's)")
     parser.add_argument("--trace", metavar="FILE", type=Path, help="judge by recorded steps, without a model")
     parser.add_argument("--target", metavar="NAME", default="sm_90a", help="GPU that costs are for (default: sm_90a)")
+    for name, default, what in (("batch", COST_BATCH, "requests"), ("tokens", COST_TOKENS, "tokens of each request")):
+        parser.add_argument(
+            f"--cost-{name}", metavar="N", type=int, default=default, help=f"{what} that costs are for ({default})"
+        )
     parser.add_argument("-o", dest="out", metavar="FILE", type=Path, help="also write a report, .html")
     parser.add_argument("--json", action="store_true", help="print JSON; docs/eval.md has the schema")
     parser.add_argument("--verdict", action="store_true", help="print one line of JSON for each flow and budget")
@@ -80,18 +87,20 @@ def run(args: argparse.Namespace) -> int:
         raise BAD_OPTION.at(option="--prompts", why=f"is {args.prompts}", hint="at least 1")
     if args.json and args.verdict:
         raise BAD_OPTION.at(option="--verdict", why="contradicts --json", hint="give one of them")
+    at = _workload(args)
     limit = math.inf if args.time_limit is None else seconds("--time-limit", args.time_limit, none=True)
     weights = _weights(args.parameters)
     from vortex.evaluate.run import Evaluation, flow_names
 
     flows = {name: text for text, name in flow_names(args.flows).items()}
     if args.trace is not None:
-        return _traced(args, flows, budgets, weights)
+        return _traced(args, flows, budgets, weights, at)
     names = _tasks(args.tasks)
     from vortex.evaluate.models import load_model
 
     with progress(f"loading {args.model}", 1):
         model = load_model(args.model, args.device)
+    at = _at_latent_rows(at) if model.kv_lora_rank else at
     prompts = _prompts(model, names, tokens, args.prompts, args.seed)
     evaluation = Evaluation(
         model, flows, budgets, args.backend, args.seed, parameters=weights, folder=args.cache, seconds=limit
@@ -101,8 +110,20 @@ def run(args: argparse.Namespace) -> int:
         result = evaluation.run(prompts, advance)
     if result.missing:
         say(f"the time limit left out {result.missing} outcomes; the same command goes on where it stopped")
-    summary = _summary(args, result.outcomes, result.failures, flows, budgets, model, model.sparse_layers)
+    summary = _summary(args, result.outcomes, result.failures, flows, budgets, model, model.sparse_layers, at)
     return max(_show(args, summary, result.failures), INCOMPLETE if result.missing else 0)
+
+
+def _workload(args: argparse.Namespace) -> Workload:
+    """Where costs are told; VX7001 for a target that is no GPU and for numbers below 1."""
+    for option in ("cost_batch", "cost_tokens"):
+        if getattr(args, option) < 1:
+            raise BAD_OPTION.at(
+                option=f"--{option.replace('_', '-')}", why=f"is {getattr(args, option)}", hint="at least 1"
+            )
+    from vortex.evaluate.cost import Workload
+
+    return Workload(batch=args.cost_batch, tokens=args.cost_tokens, target=args.target)
 
 
 def _weights(file: str | None) -> Mapping[str, torch.Tensor] | None:
@@ -150,8 +171,9 @@ def _summary(
     budgets: Sequence[int],
     model: Model | None,
     layers: Sequence[int],
+    at: Workload,
 ) -> Summary:
-    """Statistics and costs of what came of it; a flow whose cost cannot be told joins the failures."""
+    """Statistics and costs ``at`` a workload; a flow whose cost cannot be told joins the failures."""
     from vortex.errors import VortexError
     from vortex.evaluate.cost import cost_of_baseline, cost_of_flow
     from vortex.evaluate.outcomes import BASELINES, Lane
@@ -159,7 +181,6 @@ def _summary(
     from vortex.flow.flow import find_flow
     from vortex.install.versions import vortex_version
 
-    at = _workload(args.target, model)
     baselines = {o.lane for o in outcomes if o.lane.rule in BASELINES}
     costs = {lane: cost_of_baseline(lane.rule, lane.budget, at) for lane in baselines}
     for name, text in flows.items():
@@ -183,14 +204,11 @@ def _summary(
     return summarise(outcomes, settings, costs, [Failure(what, e.render()) for what, e in failures.items()])
 
 
-def _workload(target: str, model: Model | None) -> Workload:
-    """Where costs are told: at K and V of 8 heads, or at the latent rows of DeepSeek-V3."""
-    from vortex.evaluate.cost import Workload
+def _at_latent_rows(at: Workload) -> Workload:
+    """The same where a model keeps latent rows: those of DeepSeek-V3."""
     from vortex.spec import Spec
 
-    if model is None or not model.kv_lora_rank:
-        return Workload(target=target)
-    return Workload(target=target, kv_heads=1, spec=Spec.of_latent())
+    return replace(at, kv_heads=1, spec=Spec.of_latent())
 
 
 def _show(args: argparse.Namespace, summary: Summary, failures: Mapping[str, VortexError]) -> int:
@@ -221,6 +239,7 @@ def _traced(
     flows: Mapping[str, str],
     budgets: Sequence[int],
     weights: Mapping[str, torch.Tensor] | None,
+    at: Workload,
 ) -> int:
     """Judge by recorded steps."""
     from vortex.evaluate.run import judge_trace
@@ -230,5 +249,5 @@ def _traced(
     what = f"{args.trace}: {trace.steps} steps of {len(trace.layers)} layers, {trace.prompt} tokens"
     with progress(what, 1):
         outcomes, failures = judge_trace(trace, flows, budgets, args.backend, args.seed, weights)
-    summary = _summary(args, outcomes, failures, flows, budgets, None, trace.layers)
+    summary = _summary(args, outcomes, failures, flows, budgets, None, trace.layers, at)
     return _show(args, summary, failures)

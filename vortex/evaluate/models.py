@@ -241,6 +241,8 @@ def _shape(name: str, config: Any) -> dict[str, Any]:
     context = getattr(text, "max_position_embeddings", None)
     if not all(isinstance(n, int) for n in (layers, heads, kv_heads, head_dim, context)):
         refuse("its layers do not all have the same heads, or its config tells no max_position_embeddings")
+    if heads % kv_heads:
+        refuse(f"{heads} query heads do not divide into {kv_heads} KV heads")
     for what in ("attn_logit_softcapping", "alibi"):
         if getattr(text, what, None):
             refuse(f"its attention is no plain softmax of scores ({what})")

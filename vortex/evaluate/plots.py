@@ -59,7 +59,7 @@ def pareto(summary: Summary, of: Callable[[Cost], float], unit: str, title: str)
     def y(answers: float) -> float:
         return TOP + height * (1 - answers)
 
-    parts = [*_grid(low, high, x, y, unit)]
+    parts = [*_grid(low, high, x, y)]
     dense = next((t for t, _ in lanes if t.lane.rule == "dense"), None)
     if dense:
         at = y(dense.figures.answers)
@@ -91,22 +91,33 @@ def _point(t: Total, x: float, y: float, cost: float, unit: str) -> _Point:
     return _Point(x, y, text, t.lane.budget)
 
 
-def _grid(
-    low: float, high: float, x: Callable[[float], float], y: Callable[[float], float], unit: str
-) -> Iterator[str]:
+def _grid(low: float, high: float, x: Callable[[float], float], y: Callable[[float], float]) -> Iterator[str]:
+    """Lines of round answers and costs; the unit of costs is in the plot's title, which stands under the axis."""
     for n in range(6):
         at = y(n / 5)
         yield f'<path class="grid" d="M{LEFT} {at:.1f}H{LEFT + PLOT}"/>'
         yield f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{n / 5:.1f}</text>'
     yield f'<text class="axis" transform="translate(13 {y(0.5):.0f}) rotate(-90)" text-anchor="middle">answers</text>'
-    few = high - low < 2
-    for decade in range(math.floor(low), math.ceil(high) + 1):
-        for n in (1, 2, 5) if few else (1,):
-            if low - 1e-9 <= decade + math.log10(n) <= high + 1e-9:
-                at = x(n * 10.0**decade)
-                yield f'<path class="grid" d="M{at:.1f} {y(1):.1f}V{y(0):.1f}"/>'
-                text = f"{n * 10.0**decade:g}"
-                yield f'<text x="{at:.1f}" y="{y(0) + 17:.1f}" text-anchor="middle">{text} {escape(unit)}</text>'
+    for cost in _ticks(low, high):
+        at = x(cost)
+        yield f'<path class="grid" d="M{at:.1f} {y(1):.1f}V{y(0):.1f}"/>'
+        yield f'<text class="tick" x="{at:.1f}" y="{y(0) + 17:.1f}" text-anchor="middle">{cost:g}</text>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round costs between two powers of 10: those that begin with 1, 2 or 5 where there is room for them, decades on a
+    longer axis, and equal steps on one so short that fewer than three of those lie on it.
+    """
+    leading = (1, 2, 5) if high - low < 3.2 else (1,)
+    every = (n * 10.0**decade for decade in range(math.floor(low), math.ceil(high) + 1) for n in leading)
+    ticks = [t for t in every if low - 1e-9 <= math.log10(t) <= high + 1e-9]
+    if len(ticks) < 3:
+        first, last = 10.0**low, 10.0**high
+        rough = (last - first) / 5
+        unit = 10.0 ** math.floor(math.log10(rough))
+        step = next(n * unit for n in (1, 2, 5, 10) if n * unit >= rough)
+        ticks = [step * n for n in range(math.ceil(first / step), math.floor(last / step) + 1)]
+    return ticks
 
 
 def _decades(costs: Sequence[float]) -> tuple[float, float]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from vortex.errors import EVAL_MEMORY, PROMPT_TOO_LONG, VortexError, writing
+from vortex.errors import EVAL_MEMORY, MODEL_REFUSED, PROMPT_TOO_LONG, VortexError, writing
 from vortex.evaluate.attention import attending
 from vortex.evaluate.prompts import Prompt
 from vortex.install.cache import cache_root
@@ -86,7 +87,8 @@ def prefill(model: Model, prompt: Prompt) -> Prefilled:
     """Read a prompt densely.
 
     Raises:
-        VortexError: VX9121 for a prompt longer than the context, VX9122 when memory runs out.
+        VortexError: VX9121 for a prompt longer than the context, VX9122 when memory runs out,
+            VX9103 for a model whose layers have several shapes.
     """
     require_room(model, prompt)
     kept: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
@@ -100,11 +102,26 @@ def prefill(model: Model, prompt: Prompt) -> Prefilled:
             model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         raise out_of_memory(error, model, f"reading a prompt of {tokens.shape[1]} tokens") from error
+    _require_shapes(model, kept, int(tokens.shape[1]))
     layers = [kept[n] for n in sorted(kept)]
     keys = tuple(k for k, _ in layers)
     if model.kv_lora_rank:
         return Prefilled.of_latent(keys, model.kv_lora_rank)
     return Prefilled(keys, tuple(v for _, v in layers if v is not None))
+
+
+def _require_shapes(model: Model, kept: Mapping[int, tuple[torch.Tensor, torch.Tensor | None]], tokens: int) -> None:
+    """VX9103 where a layer has no attention, or another shape than the config says of all."""
+    why = f"of {model.layers} layers, {len(kept)} have attention" if len(kept) != model.layers else ""
+    want = model.kv_heads, tokens, model.head_dim
+    for layer, sides in kept.items():
+        for name, x in zip("KV", sides, strict=True):
+            if x is not None and tuple(x.shape) != want:
+                have = f"{x.shape[0]} KV heads of {x.shape[2]}"
+                why = why or f"layer {layer} has {name} of {have}, not of {want[0]} heads of {want[2]}"
+    if why:
+        hint = "models whose layers all have K and V of one shape are known to do"
+        raise MODEL_REFUSED.at(name=model.name, why=why, hint=hint)
 
 
 def _stored(x: torch.Tensor) -> torch.Tensor:

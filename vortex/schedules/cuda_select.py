@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from vortex.errors import Loc
 from vortex.ir.core import Attr, Function, Module, Op
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import stage
@@ -151,6 +152,10 @@ class CudaSelect(Schedulable[SelectKnobs]):
             lists = f"the lists of its shortlists take {listed} bytes of shared memory, 'chip_words' {kept}"
             return f"{lists}, and a CTA may have {machine.cta_shared}"
         return too_many_threads(machine, knobs.threads, knobs.residents)
+
+    def blamed(self, f: Function) -> Loc | None:
+        lists = [o for o in shortlists(f) if o.loc is not None]
+        return max(lists, key=lambda o: o.listed.limit).loc if lists else super().blamed(f)
 
     def facts(self, program: Module, f: Function, knobs: SelectKnobs) -> dict[str, Attr]:
         made: dict[str, Attr] = {"bytes_in_flight": knobs.in_flight_bytes(matrices=bool(matrices_of(program, f)))}

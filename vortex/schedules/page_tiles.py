@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from vortex.ir.core import Function, Op, Value
 from vortex.ir.dialects import flow
 from vortex.ir.staging import Staging, over_pages
-from vortex.ir.types import S, TensorType
+from vortex.ir.types import TensorType
 from vortex.schedules.contractions import type_of
 from vortex.schedules.matrices import Matrix
 
@@ -91,7 +91,7 @@ class PageTiles:
             if not kept or not over_pages(o.result) or stays_in_lane(f, staging, together, o):
                 continue
             axis = staging.axes[staging.loop[o]]
-            listed = int(axis != S)
+            listed = int(axis.listed)
             places[listed][o.value] = words[listed]
             words[listed] += by_page.get(o.value, max(1, type_of(o.value).numel)) * PAGE_TILE
             warps = max(warps, -(-axis.limit // PAGE_TILE))
