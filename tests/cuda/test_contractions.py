@@ -114,10 +114,10 @@ def filled(name: str, seed: int) -> Batch:
 
 def plant(b: Batch) -> None:
     """Leave three pages that are best, one that is fourth, and one before it that would be fourth by 11 bits of the
-    queries: 1.5 * 3 = 4.5, and 0.9 * 5 + 0.3 / 512 is a little more.
+    queries: 1.5 * 3 = 4.5, and 0.9 * 5 + 0.15 / 512 is a little more.
     """
     b.q[:], b.paged["keys"][:] = 0, 0
-    b.q[:, :3] = (5, 3, 1)
+    b.q[..., :3] = (5, 3, 0.5)
     for r, length in enumerate(b.lengths):
         if length > 16 * 8:
             for p, keys in ((1, (4, 0, 0)), (2, (4, 0, 0)), (3, (3, 0, 0)), (4, (4, 0, 0)), (5, (0, 5, 2**-9))):
