@@ -369,6 +369,21 @@ PAGES_SELECTED = kind(
     "cache.k[near]; or leave per= out of all fields, which then belong to blocks",
 )
 
+NO_SCALE = kind(
+    "VX1095",
+    "softmax without its scale",
+    "{what} of products with q that nothing scales: attention multiplies them by head_dim ** -0.5 first",
+    "multiply q or the products by q.shape[-1] ** -0.5: without it nearly all of the mass is on one page",
+    "warning",
+)
+SMALL_SHORTLIST = kind(
+    "VX1096",
+    "shortlist smaller than what is kept of it",
+    "up to {pages} pages are kept, and the shortlist has {listed}",
+    "near = vortex.shortlist(score, pages=n) with an n of several times as many",
+    "warning",
+)
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")
@@ -497,6 +512,13 @@ KERNEL_REFUSED = kind(
     "what an earlier launch broke may show only here: CUDA_LAUNCH_BLOCKING=1 makes it show at once",
 )
 
+SHORT_OF_PAGES = kind(
+    "VX6013",
+    "budget larger than the flow's shortlist",
+    "the budget scores {pages} pages, and {flow} chooses them from a shortlist of {listed}: no more are kept",
+    "raise the pages of the flow's last vortex.shortlist, or lower the budget",
+    "warning",
+)
 OUT_OF_MEMORY = kind(
     "VX6040",
     "no memory for a cache",

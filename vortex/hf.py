@@ -51,7 +51,7 @@ def register(
 
     Raises:
         VortexError: VX9020 without transformers or with one that is too old, VX9022 for wrong settings, VX1018 and
-            VX7002 for a flow that is not there, VX1020 for what is no budget.
+            VX7002 for a flow that is not there.
     """
     _require()
     from transformers import AttentionInterface, AttentionMaskInterface

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from tests.emulation import Emulated
 from vortex.codegen.build.nvcc import emit_cuda
-from vortex.codegen.emit import KernelSource, emit_kernel, parse_tir, variants_of
+from vortex.codegen.emit import KernelSource, emit_function, parse_tir, variants_of
 from vortex.errors import VortexError
 from vortex.flow.narrow import numbers
 from vortex.flow.oracle import round_to
@@ -38,6 +38,23 @@ def lower(flow: Module, target: Target = H200, **knobs: Mapping[str, Attr]) -> M
     return program
 
 
+def emitted(
+    programs: Mapping[str, Module], kinds: Iterable[str], target: Target
+) -> tuple[dict[tuple[str, str], KernelSource], dict[str, Any]]:
+    """Kernels by program and name, and what is to be compiled by symbol: kernels that differ by name only are one."""
+    wanted, seen = tuple(kinds), dict[str, str]()
+    sources, functions = dict[tuple[str, str], KernelSource](), dict[str, Any]()
+    for key, program in programs.items():
+        program.name = key
+        for f in program.functions.values():
+            for v in variants_of(f) if str(f.attrs["kind"]) in wanted else ():
+                made, function = emit_function(program, v, target)
+                symbol = seen.setdefault(made.text.replace(made.symbol, "kernel"), made.symbol)
+                sources[key, v.name] = replace(made, symbol=symbol)
+                functions.setdefault(symbol, function)
+    return sources, functions
+
+
 def cuda_source(source: KernelSource, target: Target = H200) -> str:
     """CUDA C++ of a kernel and its launcher, as the product builds it."""
     return emit_cuda(source.symbol, parse_tir(source.text, source.name), target.arch)
@@ -55,14 +72,8 @@ class Kernels:
 
     @classmethod
     def of(cls, programs: dict[str, Module], names: Iterable[str] = ("plan", "append", "select")) -> Kernels:
-        wanted = tuple(names)
-        sources = {}
-        for key, program in programs.items():
-            program.name = key
-            for f in program.functions.values():
-                for v in variants_of(f) if str(f.attrs["kind"]) in wanted else ():
-                    sources[key, v.name] = emit_kernel(program, v, H200)
-        texts = {s.symbol: cuda_source(s) for s in sources.values()}
+        sources, functions = emitted(programs, names, H200)
+        texts = {symbol: emit_cuda(symbol, f, H200.arch) for symbol, f in functions.items()}
         return cls(programs, sources, texts, Emulated(texts))
 
     def mutated(self, symbol: str, text: str) -> Kernels:

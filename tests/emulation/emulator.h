@@ -103,6 +103,16 @@ INLINE uint32_t pack_f16(float high, float low) {
   memcpy(&u, h, 4);
   return u;
 }
+INLINE float half_float(uint32_t bits) {
+  __half_raw raw;
+  raw.x = (uint16_t)bits;
+  return __half2float(__half(raw));
+}
+template <class F>
+INLINE uint32_t each_f16(uint32_t a, uint32_t b, uint32_t c, F of) {  // both numbers of pairs, rounded once
+  float high = of(half_float(a >> 16), half_float(b >> 16), half_float(c >> 16));
+  return pack_f16(high, of(half_float(a), half_float(b), half_float(c)));
+}
 INLINE uint16_t from_e4m3(unsigned byte) {  // the bits of the f16 of that value
   int exponent = byte >> 3 & 15, fraction = byte & 7;
   float x = exponent ? ldexpf(8 + fraction, exponent - 10) : ldexpf(fraction, -9);

@@ -122,8 +122,8 @@ class WithoutRecent:
     def plan(self, step) -> None:
         self.rule.plan(step)
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        pages = self.rule.read(layer, q, mass).pages.clone()
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
+        pages = self.rule.read(layer, q, mass, scale).pages.clone()
         pages[:, -2:] = False
         return Read(pages)
 
@@ -131,8 +131,8 @@ class WithoutRecent:
 class Reversed(WithoutRecent):
     """Another rule, whose candidates are mirrored."""
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        pages = self.rule.read(layer, q, mass).pages.clone()
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
+        pages = self.rule.read(layer, q, mass, scale).pages.clone()
         pages[:, 1:-2] = pages[:, 1:-2].flip(-1)
         return Read(pages)
 
@@ -241,6 +241,21 @@ def test_a_prompt_that_is_too_long_is_refused(tiny: Model, tmp_path: Path) -> No
         prefill(tiny, long)
 
 
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        ({"head_dim": 8}, "layer 0 has K of 2 KV heads of 16, not of 2 heads of 8"),
+        ({"kv_heads": 4}, "layer 0 has K of 2 KV heads of 16, not of 4 heads of 16"),
+        ({"layers": 4}, "of 4 layers, 3 have attention"),
+    ],
+)
+def test_layers_of_other_shapes_are_refused(shape: dict, why: str, tiny: Model, tmp_path: Path) -> None:
+    """As of models whose config tells of some layers alone."""
+    given = prompts(tiny, 100, 1)
+    made = Evaluation(replace(tiny, **shape), {}, (2,), folder=tmp_path).run(given)
+    assert made.failures["random 100"].code == "VX9103" and why in made.failures["random 100"].message
+
+
 def test_prompts_on_disk(tiny: Model, tmp_path: Path) -> None:
     given = prompts(tiny, 200, 3)
     cache = PromptCache(tmp_path)
@@ -300,3 +315,31 @@ def test_a_sliding_window_is_the_models_own(tmp_path: Path) -> None:
     prompt = Prompt("w", 120, 0, tuple(ids[0].tolist()), ("x",), "all", answer, (), 5)
     (dense,) = (o for o in evaluated(model, tmp_path, [], [prompt], budgets=()) if str(o.lane) == "dense")
     assert dense.text.split() == [str(t) for t in answer if t != 2]
+
+
+def test_windows_stay_dense_beside_layers_where_pages_are_selected(tiny: Model, tmp_path: Path) -> None:
+    """A Gemma 3: every second layer has a window, and the softmax scale is not that of the head dim."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    config = Gemma3TextConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, sliding_window=40, initializer_range=0.15,
+        query_pre_attn_scalar=3, layer_types=["sliding_attention", "full_attention"] * 2,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    hf = Gemma3ForCausalLM(config).eval()
+    model = replace(tiny, hf=hf, identity="gemma3", layers=4, sparse_layers=(1, 3), context=512)
+    assert model.windowed_layers == (0, 2)
+    given = prompts(model, 250, 1)
+    compiled, eager = (
+        by_lane(evaluated(model, tmp_path, ["quest"], given, budgets=(2, 64), backend=backend))
+        for backend in ("compiled", "eager")
+    )
+    for name in compiled:
+        (a,), (b,) = compiled[name], eager[name]
+        assert (a.text, a.recall, a.pages) == (b.text, b.recall, b.pages)
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+        assert a.mass.shape == (2, 2)
+        if name == "dense" or name.endswith("@64"):
+            assert a.text == " ".join(given[0].wanted) and a.error.max() < 1e-5
+    assert compiled["quest@2"][0].pages == 5.0 and compiled["quest@2"][0].error.max() > 1e-2

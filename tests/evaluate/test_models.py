@@ -1,5 +1,6 @@
 """Where models are found, what is told of them, and which are refused in plain words."""
 
+import json
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -99,12 +100,25 @@ def test_identity_is_that_of_weights_and_tokenizer(saved, tokenizer):
     [
         ("Mistral", {"sliding_window": 64}, "all of its layers have a sliding window"),
         ("Gemma2", {"head_dim": 16}, "attn_logit_softcapping"),
-        ("DeepseekV3", {"n_routed_experts": 8, "moe_intermediate_size": 16, "num_key_value_heads": 4}, "MLA"),
+        (
+            "DeepseekV32",
+            {"n_routed_experts": 8, "moe_intermediate_size": 16, "num_key_value_heads": 4, "kv_lora_rank": 16},
+            "layers of indexed_attention",
+        ),
     ],
 )
 def test_attention_that_no_pages_are_selected_for(saved, kind, config, why):
     with pytest.raises(VortexError, match=why) as caught:
         load_model(str(saved(kind, **config)))
+    assert caught.value.code == "VX9103"
+
+
+def test_heads_that_do_not_divide(saved):
+    folder = saved("Llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 3}))
+    with pytest.raises(VortexError, match="4 query heads do not divide into 3 KV heads") as caught:
+        load_model(str(folder))
     assert caught.value.code == "VX9103"
 
 

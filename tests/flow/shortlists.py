@@ -23,7 +23,7 @@ class TwoSteps(vortex.vFlow):
     def forward_indexer(self, q: Any, cache: Any) -> Any:
         bound = torch.maximum(q * cache.lo[:, None], q * cache.hi[:, None]).sum(-1).amax(-1)
         near = vortex.shortlist(bound, pages=self.pages)
-        mass = (cache.k[near] @ q.T).logsumexp(1).softmax(0).sum(-1)
+        mass = (cache.k[near] @ q.T * q.shape[-1] ** -0.5).logsumexp(1).softmax(0).sum(-1)
         return vortex.topk(mass)
 
 

@@ -479,6 +479,14 @@ WARNINGS = [
     ("VX1074", "return vortex.topk(score.softmax(0))", "score.softmax(0)", "topp"),
     ("VX1074", "return vortex.topk(score - score.mean(0))", "score - score.mean(0)", "sub"),
     ("VX1074", "return vortex.topk((2 * score).float())", "2 * score", "mul"),
+    ("VX1095", "return vortex.topk((cache.a @ q.T).softmax(0).sum(-1))", "(cache.a @ q.T).softmax(0)", "softmax"),
+    ("VX1095", "return vortex.topp((cache.a @ q[0]).exp(), 0.9)", "(cache.a @ q[0]).exp()", "exp"),
+    (
+        "VX1096",
+        "return vortex.topk(vortex.page_index()[vortex.shortlist(score, pages=4)], pages=8)",
+        "vortex.topk(vortex.page_index()[vortex.shortlist(score, pages=4)], pages=8)",
+        "up to 8 pages are kept, and the shortlist has 4",
+    ),
 ]
 
 
@@ -495,10 +503,12 @@ def test_what_is_most_likely_not_meant_is_said(write: Write, code: str, index: s
 @pytest.mark.parametrize(
     "index",
     [
-        "return vortex.topp(score.exp(), 0.9)",
-        "return vortex.topp((cache.a @ q.T).softmax(0).sum(-1), 0.9)",
+        "return vortex.topp((score * 0.1).exp(), 0.9)",
+        "return vortex.topp((cache.a @ q.T / 8).softmax(0).sum(-1), 0.9)",
         "return vortex.topk(score.clamp(min=0))",
-        "return vortex.topk((cache.a @ q.T).softmax(0).amax(-1))",
+        "return vortex.topk((cache.a @ (q * 0.125).T).softmax(0).amax(-1))",
+        "return vortex.topk((cache.a @ (q / q.norm(dim=-1, keepdim=True)).T).softmax(0).amax(-1))",
+        "return vortex.topk(vortex.page_index()[vortex.shortlist(score, pages=8)], pages=8)",
     ],
 )
 def test_nothing_is_said_of_what_has_its_sense(write: Write, index: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.flow.shortlists import FLOWS
 from tests.kernels import test_flows
 from vortex.budget import Budget
 from vortex.driver import compile_flow
+from vortex.errors import VortexWarning
 from vortex.runtime.decoder import load
 from vortex.spec import Spec
 
@@ -34,3 +36,13 @@ def test_steps(flow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for i, budget in enumerate(BUDGETS):
         integers = flow != "TwoSteps" and i == 0
         test_flows.check_step(flow, decoder, budget, ("HND", "NHD")[i % 2], integers=integers)
+
+
+def test_a_budget_of_more_pages_than_the_shortlist_is_warned_of(tmp_path: Path) -> None:
+    made = compile_flow(FLOWS["TwoSteps"], spec=SPECS["TwoSteps"], out=tmp_path / "flow.vxa")
+    assert made.artifact is not None
+    with pytest.warns(VortexWarning, match="scores 6 pages, and TwoSteps chooses them from a shortlist of 5"):
+        load(made.artifact, budget=Budget(6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", VortexWarning)
+        load(made.artifact, budget=Budget(5))

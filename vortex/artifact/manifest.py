@@ -231,6 +231,8 @@ class Manifest:
     parameters: tuple[ParameterEntry, ...] = ()
     cap: Cap = field(default_factory=Cap)
     """What bounds the pages of a selection."""
+    shortlist: Words = 0
+    """The pages among which the budget chooses, where they are those of a shortlist; else 0."""
     toolchain: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[File, FileEntry] = field(default_factory=dict)

@@ -17,8 +17,8 @@ from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import loads_by_loop, origin_of, over_pages, stage
 from vortex.ir.types import DType, Shape, TensorType
-from vortex.schedules.contractions import why_no_matrix
 from vortex.schedules.cuda_select import matrices_of
+from vortex.schedules.matrices import why_no_matrix
 from vortex.targets.gpu import Machine, machine_of
 
 RULES = {
@@ -86,7 +86,7 @@ def remarks(program: Module, steps: Sequence[StepBytes], dense_bytes: int) -> li
     return made
 
 
-TENSOR_CORES = "multiply a field in bf16 (or f16) as it is stored, along its last axis, with numbers of the row"
+TENSOR_CORES = "multiply a field as it is stored (in f32 it cannot be), along its last axis, with numbers of the row"
 
 
 def _of_kind(program: Module, kind: str) -> Iterator[Function]:
@@ -122,7 +122,7 @@ class ScalarWork:
 
 def scalar_work(program: Module, f: Function) -> ScalarWork:
     """What of a ``select`` kernel is not done by tensor cores."""
-    matrices = {m.op for m in matrices_of(program, f)}
+    matrices = {o for m in matrices_of(program, f) for o in m.ops}
     counted: dict[Op, int] = {}
     for o in f.ops:
         if o.role in ("elementwise", "nest") and _spans_pages(o) and o not in matrices:

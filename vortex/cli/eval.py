@@ -20,6 +20,7 @@ import argparse
 import math
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
     with progress(f"loading {args.model}", 1):
         model = load_model(args.model, args.device)
+    at = _at_latent_rows(at) if model.kv_lora_rank else at
     prompts = _prompts(model, names, tokens, args.prompts, args.seed)
     evaluation = Evaluation(
         model, flows, budgets, args.backend, args.seed, parameters=weights, folder=args.cache, seconds=limit
@@ -200,6 +202,13 @@ def _summary(
         versions={"vortex": vortex_version()},
     )
     return summarise(outcomes, settings, costs, [Failure(what, e.render()) for what, e in failures.items()])
+
+
+def _at_latent_rows(at: Workload) -> Workload:
+    """The same where a model keeps latent rows: those of DeepSeek-V3."""
+    from vortex.spec import Spec
+
+    return replace(at, kv_heads=1, spec=Spec.of_latent())
 
 
 def _show(args: argparse.Namespace, summary: Summary, failures: Mapping[str, VortexError]) -> int:

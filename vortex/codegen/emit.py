@@ -58,6 +58,13 @@ def _scheduled(f: Function, name: str, schedule: dict[str, Attr]) -> Function:
 
 def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
     """One kernel of ``program`` as TensorIR text; raises as :func:`emit_program`."""
+    return emit_function(program, f, target)[0]
+
+
+def emit_function(program: Module, f: Function, target: Target) -> tuple[KernelSource, object]:
+    """One kernel of ``program`` as TensorIR text, and the TVM function that :func:`parse_tir` makes of the text; raises
+    as :func:`emit_program`.
+    """
     try:
         from tvm.script.ir_builder import IRBuilder
 
@@ -70,16 +77,18 @@ def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
     with IRBuilder() as builder, T.prim_func(s_tir=target.kind == "cpu"):
         T.func_name(symbol)
         args = template.emit_into(program, f)
-    return KernelSource(
+    function = builder.get()
+    made = KernelSource(
         f.name,
         str(f.attrs["kind"]),
         symbol,
-        str(builder.get().script()),
+        str(function.script()),
         tuple(args),
         *template.words_of(program, f),
         schedule,
         digest.structural_of(f),
     )
+    return made, function
 
 
 def parse_tir(text: str, name: str) -> object:

@@ -23,7 +23,7 @@ from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.share import counted
 from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, cast, differ, flat, i32, let, put, when, word_of
+from vortex.codegen.tir import F32, I32, Expr, T, cast, flat, i32, let, put, when, word_of
 from vortex.codegen.values import Index, page_position, pages_on, type_of, without_page
 from vortex.ir import numerics
 from vortex.ir.core import Decl, Function, Module, Op, Value
@@ -182,10 +182,12 @@ class Workspace:
     """The index of the row."""
 
     def load(self, d: Decl, index: Index, t: TensorType) -> Expr:
-        """An element of buffer ``d``, a value of type ``t``; the index has the page axis first where there is one."""
+        """An element of buffer ``d``, a value of type ``t``, bools as int32; the index has the page axis first where
+        there is one.
+        """
         word = self.args.buffers["workspace"][self.row, self._word(d, index, t)]
         if t.dtype == bool_:
-            return differ(word, T.float32(0))
+            return cast(I32, word)
         return T.reinterpret(I32, word) if t.dtype == i32_type else word
 
     def store(self, o: page.Store, tiles: Tiles) -> None:

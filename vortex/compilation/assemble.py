@@ -75,6 +75,7 @@ def assemble(
         parameters=tuple(ParameterEntry.of(d) for d in program.declared("param")),
         targets={low.target.name: _target(low, resources.get(low.target.name, {})) for low in lowered},
         cap=page.cap_of(program),
+        shortlist=page.shortlist_of(program),
         toolchain={name: v for name, v in about["versions"].items() if v},
         provenance={"argv": list(about["argv"])},
     )

@@ -11,38 +11,44 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from vortex.evaluate.latent import Latents
+
 NAME = "vortex_eval"
 """What the model's attention is called meanwhile."""
 
 
 class Reader(Protocol):
-    """Who computes attention: ``q`` ``[B, Hq, T, D]`` and the new tokens' ``k``, ``v`` ``[B, Hkv, T, D]``, after the
-    rotary embedding, give ``[B, T, Hq, D]``. ``window`` is how many tokens the layer sees, 0 for all.
+    """Who computes attention: ``q`` ``[B, Hq, T, D]`` and the new tokens' ``k`` ``[B, Hkv, T, D]`` and ``v``
+    ``[B, Hkv, T, Dv]``, after the rotary embedding, give ``[B, T, Hq, Dv]``; None is for what the model itself computes
+    of these tokens alone, causally. ``window`` is how many tokens the layer sees, 0 for all.
+
+    Under MLA ``q`` is absorbed, ``k`` are latent rows, one head for all, and ``v`` is their first ``Dv`` numbers.
     """
 
     def __call__(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int, dense: Dense
-    ) -> torch.Tensor: ...
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int
+    ) -> torch.Tensor | None: ...
 
 
-class Dense(Protocol):
-    """What the model itself would compute from these tokens alone, causally: ``[B, T, Hq, D]``."""
-
-    def __call__(self) -> torch.Tensor: ...
-
-
-_readers: list[Reader] = []
+_readers: list[tuple[Reader, Latents]] = []
 
 
 def _attention(
     module: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, **rest: Any
 ) -> tuple[torch.Tensor, None]:
-    def dense() -> torch.Tensor:
-        made: torch.Tensor = sdpa_attention_forward(module, q, k, v, mask, **rest)[0]
-        return made
-
-    scale = rest.get("scaling") or q.shape[-1] ** -0.5
-    return _readers[-1](int(module.layer_idx), q, k, v, float(scale), int(rest.get("sliding_window") or 0), dense), None
+    reader, latents = _readers[-1]
+    scale = float(rest.get("scaling") or q.shape[-1] ** -0.5)
+    about = scale, int(rest.get("sliding_window") or 0)
+    absorbed = latents.absorbed(module, q, k)
+    if absorbed is None:
+        made = reader(int(module.layer_idx), q, k, v, *about)
+    else:
+        asked, rows = absorbed
+        made = reader(int(module.layer_idx), asked, rows, rows[..., : module.kv_lora_rank], *about)
+        made = made if made is None else latents.expanded(module, made)
+    if made is None:
+        made = sdpa_attention_forward(module, q, k, v, mask, **rest)[0]
+    return made, None
 
 
 @contextmanager
@@ -52,9 +58,11 @@ def attending(hf: PreTrainedModel, reader: Reader) -> Iterator[None]:
     AttentionMaskInterface.register(NAME, sdpa_mask)
     before = hf.config._attn_implementation
     hf.set_attn_implementation(NAME)
-    _readers.append(reader)
+    latents = Latents()
+    _readers.append((reader, latents))
     try:
-        yield
+        with latents.watching(hf):
+            yield
     finally:
         _readers.pop()
         hf.set_attn_implementation(before)

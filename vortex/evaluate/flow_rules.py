@@ -91,7 +91,8 @@ class Compiled:
                 )
                 for s in decoder.states
             }  # fmt: skip
-            pools = pages.pool(pages.k[layer]), pages.pool(pages.v[layer])
+            latent = bool(self.spec.kv_lora_rank)
+            pools = pages.pool(pages.k[layer]), None if latent else pages.pool(pages.v[layer])
             decoder.bind(layer, *pools, self.fields[layer], state=state)
 
 
@@ -101,18 +102,18 @@ class CompiledLane:
     own_attention = True
 
     def __init__(self, flow: Compiled, budget: Budget) -> None:
-        self._flow = flow
+        self.flow = flow
         self._decoder = flow.decoder(budget)
 
     def begin(self, pages: SharedPages, lane: int) -> None:
-        device = self._flow.device
-        self._flow.bind(self._decoder, pages)
+        device = self.flow.device
+        self.flow.bind(self._decoder, pages)
         self._table = pages.page_table(torch.tensor([lane], device=device))
         self._slots = torch.zeros(1, dtype=torch.int32, device=device)
         self._offsets = torch.tensor([0, 1], dtype=torch.int32, device=device)
 
     def plan(self, step: Step) -> None:
-        device = self._flow.device
+        device = self.flow.device
         at = step.length - 1
         self._loc = self._table[0, at // PAGE].long()[None] * PAGE + at % PAGE
         self._n = step.pages
@@ -122,13 +123,13 @@ class CompiledLane:
         fresh = torch.tensor([step.first], dtype=torch.int32, device=device)
         self._decoder.plan(lengths, self._table, self._slots, fresh)
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        decoder, spec = self._decoder, self._flow.spec
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
+        decoder, spec = self._decoder, self.flow.spec
         if self._appends:
             decoder.append(layer, None, None, self._loc, self._offsets)
         asked = q.reshape(1, -1, spec.head_dim).to(TORCH[spec.dtype]).contiguous()
-        out = torch.empty_like(asked)
-        decoder.decode(layer, asked, out=out)
+        out = asked.new_empty(*asked.shape[:2], spec.v_dim)
+        decoder.decode(layer, asked, out=out, scale=scale)
         assert decoder.pages is not None and decoder.counts is not None
         listed = torch.arange(decoder.pages.shape[2], device=q.device) < decoder.counts[0, :, None]
         kept = torch.zeros(q.shape[0], self._n + 1, dtype=torch.bool, device=q.device)
@@ -160,13 +161,18 @@ class Eager:
     def begin(self, pages: SharedPages) -> None:
         for layer in self.layers:
             for head in range(self.kv_heads):
-                k, v = (pages.shared(x[layer])[head] for x in (pages.k, pages.v))
-                self.fields[layer, head] = self.summaries(layer, head, k, v)
+                rows = [pages.shared(x[layer])[head] for x in self.pools(pages)]
+                self.fields[layer, head] = self.summaries(layer, head, rows)
 
-    def summaries(self, layer: int, head: int, k: torch.Tensor, v: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Of the full pages with tokens ``[T, D]``."""
-        k_pages, v_pages = (x.reshape(-1, PAGE, x.shape[-1]).float().cpu() for x in (k, v))
-        return summaries(self.flow, self.spec, k_pages, v_pages, layer, head, self.given)
+    def pools(self, pages: SharedPages) -> list[list[torch.Tensor]]:
+        """K and V, or the latent rows, of each layer."""
+        return [pages.k, pages.v][: len(self.spec.pools)]
+
+    def summaries(self, layer: int, head: int, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Of the full pages with tokens ``[T, D]`` in each pool."""
+        parts = [x.reshape(-1, PAGE, x.shape[-1]).float().cpu() for x in rows]
+        v_pages = parts[1] if len(parts) > 1 else None
+        return summaries(self.flow, self.spec, parts[0], v_pages, layer, head, self.given)
 
 
 class EagerLane:
@@ -175,7 +181,7 @@ class EagerLane:
     own_attention = False
 
     def __init__(self, flow: Eager, budget: Budget) -> None:
-        self._flow, self._budget = flow, budget
+        self.flow, self.budget = flow, budget
 
     def begin(self, pages: SharedPages, lane: int) -> None:
         self._pages, self._lane = pages, lane
@@ -183,13 +189,13 @@ class EagerLane:
     def plan(self, step: Step) -> None:
         self._step = step
         if step.first:
-            flow = self._flow
+            flow = self.flow
             self._state = {layer: RequestState(flow.flow, flow.spec, flow.kv_heads) for layer in flow.layers}
             self._fields = dict(flow.fields)
             self._known = dict.fromkeys(self._fields, self._pages.full)
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        n, budget, flow = self._step.pages, self._budget, self._flow
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
+        n, budget, flow = self._step.pages, self.budget, self.flow
         kept = torch.zeros(q.shape[0], n, dtype=torch.bool)
         if not flow.cap.scored(budget, n):
             return Read(~kept.to(q.device))
@@ -197,7 +203,7 @@ class EagerLane:
         first, last = candidates.start, candidates.stop
         for head in range(q.shape[0]):
             fields = {name: x[first:last] for name, x in self._summaries(layer, head, last).items()}
-            fields |= dict(zip(flow.spec.pools, self._rows(layer, head, first, last), strict=True))
+            fields |= dict(zip(flow.spec.pools, self.rows(layer, head, first, last), strict=True))
             held = self._state[layer].read(head, first, last)
             chosen, new = chosen_with(
                 flow.flow, flow.spec, q[head].float().cpu(), fields, held, layer, first, last - first, head, flow.given
@@ -206,10 +212,10 @@ class EagerLane:
             kept[head, select_pages(chosen, n, budget)] = True
         return Read(kept.to(q.device))
 
-    def _rows(self, layer: int, head: int, first: int, last: int) -> list[torch.Tensor]:
-        """K and V of pages ``[first, last)``, each ``[S, page, D]``."""
+    def rows(self, layer: int, head: int, first: int, last: int) -> list[torch.Tensor]:
+        """K and V, or latent rows, of pages ``[first, last)``, each ``[S, page, D]``."""
         made = []
-        for x in (self._pages.k[layer], self._pages.v[layer]):
+        for x in (of_layers[layer] for of_layers in self.flow.pools(self._pages)):
             rows = self._pages.shared(x)[head, first * PAGE : last * PAGE]
             if last > self._pages.full:
                 own = self._pages.of_lanes(x)[head, self._lane]
@@ -222,8 +228,7 @@ class EagerLane:
         """Of pages ``[0, last)`` at least, which are full."""
         at = layer, head
         if self._known[at] < last:
-            k, v = self._rows(layer, head, self._known[at], last)
-            new = self._flow.summaries(layer, head, k, v)
+            new = self.flow.summaries(layer, head, self.rows(layer, head, self._known[at], last))
             self._fields[at] = {name: torch.cat([x, new[name]]) for name, x in self._fields[at].items()}
             self._known[at] = last
         return self._fields[at]

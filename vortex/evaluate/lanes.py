@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from vortex.errors import VortexError
-from vortex.evaluate.attention import Dense
 from vortex.evaluate.rules import Rule, Step
 from vortex.evaluate.shared_pages import PAGE, SharedPages
 
@@ -100,7 +99,7 @@ class Lanes:
                 self._try(lane, -1, partial(self.rules[lane].plan, step))
 
     def __call__(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int, dense: Dense
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int
     ) -> torch.Tensor:
         """``q`` ``[B, Hq, 1, D]``, ``k`` and ``v`` ``[B, Hkv, 1, D]`` of the planned rows."""
         self.pages.write(layer, self._lanes, self._step.length - 1, k[:, :, 0], v[:, :, 0])
@@ -124,7 +123,7 @@ class Lanes:
             if lane in self.failed:
                 continue
             seen = mass[place[i]] if mass is not None and i in place else None
-            made = self._try(lane, layer, partial(self.rules[lane].read, layer, q[i], seen))
+            made = self._try(lane, layer, partial(self.rules[lane].read, layer, q[i], seen, scale))
             if made is not None:
                 kept[i] = made.pages
                 if made.out is not None:

@@ -41,12 +41,13 @@ class Model:
         identity: hash of shape, dtype, weights and tokenizer: what is cached of one model is not read for another.
         layers: number of decoder layers.
         heads: query heads of a layer.
-        kv_heads: KV heads of a layer.
-        head_dim: elements of a head of K, and of V.
+        kv_heads: KV heads of a layer; 1 under MLA, whose heads share latent rows.
+        head_dim: elements of a head of K, and of V; of a latent row under MLA.
         sparse_layers: layers whose attention sees the whole context, where pages can be selected. Layers with a sliding
             window stay dense.
         context: most tokens, those that are generated included.
         stop: tokens that end an answer.
+        kv_lora_rank: under MLA, how many numbers of a latent row are the value; 0 without.
     """
 
     name: str
@@ -60,6 +61,12 @@ class Model:
     sparse_layers: tuple[int, ...]
     context: int
     stop: tuple[int, ...]
+    kv_lora_rank: int = 0
+
+    @property
+    def token_elements(self) -> int:
+        """Numbers that a layer keeps of a token: K and V, or a latent row."""
+        return self.kv_heads * self.head_dim * (1 if self.kv_lora_rank else 2)
 
     @property
     def group(self) -> int:
@@ -106,6 +113,8 @@ def load_model(name: str = DEFAULT, device: str = "cpu", dtype: str | None = Non
     if not type(hf)._can_set_attn_implementation():
         why = f"{type(hf).__name__} computes attention by itself, not through transformers' AttentionInterface"
         raise MODEL_REFUSED.at(name=name, why=why, hint="a newer version of transformers may have it changed")
+    if shape["kv_lora_rank"]:
+        _require_latent(name, hf, shape["layers"])
     tokenizer = load_tokenizer(name)
     hf = _on(hf, device, name).eval()
     ends = hf.generation_config.eos_token_id if hf.generation_config else None
@@ -222,14 +231,18 @@ def _shape(name: str, config: Any) -> dict[str, Any]:
 
     if getattr(text, "is_encoder_decoder", False):
         refuse("it has an encoder; a causal LM is needed")
-    if getattr(text, "kv_lora_rank", None):
-        refuse("its attention is latent (MLA), which evaluation does not read yet")
     layers, heads = text.num_hidden_layers, text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    rank = getattr(text, "kv_lora_rank", None) or 0
+    if rank:
+        kv_heads, head_dim = 1, rank + (getattr(text, "qk_rope_head_dim", None) or 0)
+    else:
+        kv_heads = getattr(text, "num_key_value_heads", None) or heads
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     context = getattr(text, "max_position_embeddings", None)
     if not all(isinstance(n, int) for n in (layers, heads, kv_heads, head_dim, context)):
         refuse("its layers do not all have the same heads, or its config tells no max_position_embeddings")
+    if heads % kv_heads:
+        refuse(f"{heads} query heads do not divide into {kv_heads} KV heads")
     for what in ("attn_logit_softcapping", "alibi"):
         if getattr(text, what, None):
             refuse(f"its attention is no plain softmax of scores ({what})")
@@ -252,7 +265,21 @@ def _shape(name: str, config: Any) -> dict[str, Any]:
         "head_dim": head_dim,
         "sparse_layers": sparse,
         "context": context,
+        "kv_lora_rank": rank,
     }
+
+
+def _require_latent(name: str, hf: PreTrainedModel, layers: int) -> None:
+    """VX9103 for a model whose latent rows cannot be read in every layer."""
+    from vortex.evaluate.latent import modules, why_not
+
+    found = modules(hf)
+    why = next(filter(None, map(why_not, found)), "")
+    if not why and len(found) != layers:
+        why = f"of {layers} layers, {len(found)} have latent rows"
+    if why:
+        hint = "models of the architectures of DeepSeek-V2 and V3 are known to do"
+        raise MODEL_REFUSED.at(name=name, why=f"its attention is latent (MLA), but {why}", hint=hint)
 
 
 def _on(hf: PreTrainedModel, device: str, name: str) -> PreTrainedModel:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from vortex.errors import EVAL_MEMORY, PROMPT_TOO_LONG, VortexError, writing
-from vortex.evaluate.attention import Dense, attending
+from vortex.errors import EVAL_MEMORY, MODEL_REFUSED, PROMPT_TOO_LONG, VortexError, writing
+from vortex.evaluate.attention import attending
 from vortex.evaluate.prompts import Prompt
 from vortex.install.cache import cache_root
 from vortex.runtime.safetensors import read_safetensors, write_safetensors
@@ -37,11 +38,18 @@ def default_folder() -> Path:
 @dataclass(frozen=True)
 class Prefilled:
     """K and V of the first ``tokens`` tokens of a prompt, of each layer ``[Hkv, tokens, D]``, K after the rotary
-    embedding, in the type they are stored in.
+    embedding, in the type they are stored in. Under MLA ``k`` are latent rows, ``rank`` is how many numbers of each are
+    the value, and ``v`` are views of those.
     """
 
     k: tuple[torch.Tensor, ...]
     v: tuple[torch.Tensor, ...]
+    rank: int = 0
+
+    @classmethod
+    def of_latent(cls, rows: tuple[torch.Tensor, ...], rank: int) -> Prefilled:
+        """Latent rows ``[1, tokens, D]`` of each layer."""
+        return cls(rows, tuple(x[..., :rank] for x in rows), rank)
 
     @property
     def tokens(self) -> int:
@@ -71,8 +79,7 @@ def stored_type(dtype: torch.dtype) -> torch.dtype:
 
 def stored_bytes(model: Model, tokens: int) -> int:
     """What a prompt of so many tokens takes on disk."""
-    row = model.layers * model.kv_heads * model.head_dim
-    return 2 * row * (tokens - 1) * stored_type(model.dtype).itemsize
+    return model.layers * model.token_elements * (tokens - 1) * stored_type(model.dtype).itemsize
 
 
 @torch.inference_mode()
@@ -80,16 +87,14 @@ def prefill(model: Model, prompt: Prompt) -> Prefilled:
     """Read a prompt densely.
 
     Raises:
-        VortexError: VX9121 for a prompt longer than the context, VX9122 when memory runs out.
+        VortexError: VX9121 for a prompt longer than the context, VX9122 when memory runs out,
+            VX9103 for a model whose layers have several shapes.
     """
     require_room(model, prompt)
-    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    kept: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
-    def read(
-        layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int, dense: Dense
-    ) -> torch.Tensor:
-        kept[layer] = _stored(k[0]), _stored(v[0])
-        return dense()
+    def read(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> None:
+        kept[layer] = _stored(k[0]), None if model.kv_lora_rank else _stored(v[0])
 
     tokens = torch.tensor([prompt.tokens[:-1]], device=model.device)
     try:
@@ -97,8 +102,26 @@ def prefill(model: Model, prompt: Prompt) -> Prefilled:
             model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         raise out_of_memory(error, model, f"reading a prompt of {tokens.shape[1]} tokens") from error
+    _require_shapes(model, kept, int(tokens.shape[1]))
     layers = [kept[n] for n in sorted(kept)]
-    return Prefilled(tuple(k for k, _ in layers), tuple(v for _, v in layers))
+    keys = tuple(k for k, _ in layers)
+    if model.kv_lora_rank:
+        return Prefilled.of_latent(keys, model.kv_lora_rank)
+    return Prefilled(keys, tuple(v for _, v in layers if v is not None))
+
+
+def _require_shapes(model: Model, kept: Mapping[int, tuple[torch.Tensor, torch.Tensor | None]], tokens: int) -> None:
+    """VX9103 where a layer has no attention, or another shape than the config says of all."""
+    why = f"of {model.layers} layers, {len(kept)} have attention" if len(kept) != model.layers else ""
+    want = model.kv_heads, tokens, model.head_dim
+    for layer, sides in kept.items():
+        for name, x in zip("KV", sides, strict=True):
+            if x is not None and tuple(x.shape) != want:
+                have = f"{x.shape[0]} KV heads of {x.shape[2]}"
+                why = why or f"layer {layer} has {name} of {have}, not of {want[0]} heads of {want[2]}"
+    if why:
+        hint = "models whose layers all have K and V of one shape are known to do"
+        raise MODEL_REFUSED.at(name=model.name, why=why, hint=hint)
 
 
 def _stored(x: torch.Tensor) -> torch.Tensor:
@@ -111,7 +134,7 @@ def out_of_memory(error: Exception, model: Model, what: str) -> Exception:
     if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
         return error
     weights = sum(w.numel() * w.element_size() for w in model.hf.parameters())
-    row = 2 * model.layers * model.kv_heads * model.head_dim * model.dtype.itemsize
+    row = model.layers * model.token_elements * model.dtype.itemsize
     have = _free_bytes(model.device)
     # attention scores of a lane and activations of a prompt take about as much again as K and V
     fits = max(0, have // (2 * row))
@@ -155,9 +178,15 @@ class PromptCache:
             try:
                 found = read_safetensors(path)
                 layers = range(model.layers)
-                made = Prefilled(tuple(found[f"k.{n}"] for n in layers), tuple(found[f"v.{n}"] for n in layers))
-                want = (model.kv_heads, len(prompt.tokens) - 1, model.head_dim)
-                if all(tuple(x.shape) == want for x in (*made.k, *made.v)):
+                keys = tuple(found[f"k.{n}"] for n in layers)
+                if model.kv_lora_rank:
+                    made = Prefilled.of_latent(keys, model.kv_lora_rank)
+                else:
+                    made = Prefilled(keys, tuple(found[f"v.{n}"] for n in layers))
+                want = (model.kv_heads, len(prompt.tokens) - 1)
+                dims = [(x.shape[-1], y.shape[-1]) for x, y in zip(made.k, made.v, strict=True)]
+                same = all(tuple(x.shape[:2]) == want for x in (*made.k, *made.v))
+                if same and set(dims) == {(model.head_dim, model.kv_lora_rank or model.head_dim)}:
                     os.utime(path)
                     return made
             except (VortexError, KeyError, OSError):
@@ -167,7 +196,8 @@ class PromptCache:
         return made
 
     def _write(self, path: Path, made: Prefilled) -> None:
-        tensors = {f"k.{n}": x for n, x in enumerate(made.k)} | {f"v.{n}": x for n, x in enumerate(made.v)}
+        tensors = {f"k.{n}": x for n, x in enumerate(made.k)}
+        tensors |= {} if made.rank else {f"v.{n}": x for n, x in enumerate(made.v)}
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)

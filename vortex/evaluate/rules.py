@@ -52,8 +52,10 @@ class Rule(Protocol):
     def plan(self, step: Step) -> None:
         """A step begins."""
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
-        """Choose for ``q`` ``[Hkv, G, D]``; ``mass`` ``[Hkv, G, n]`` is dense attention's on each page."""
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
+        """Choose for ``q`` ``[Hkv, G, D]``; ``mass`` ``[Hkv, G, n]`` is dense attention's on each page, ``scale`` the
+        softmax scale of the layer.
+        """
 
 
 class Baseline:
@@ -71,7 +73,7 @@ class Baseline:
     def plan(self, step: Step) -> None:
         self._step = step
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
         assert mass is not None
         n = self._step.pages
         kept = torch.ones(mass.shape[0], n, dtype=torch.bool, device=mass.device)
@@ -94,7 +96,7 @@ class Dense(Baseline):
     def __init__(self) -> None:
         super().__init__(0)
 
-    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None) -> Read:
+    def read(self, layer: int, q: torch.Tensor, mass: torch.Tensor | None, scale: float) -> Read:
         assert mass is not None
         return Read(torch.ones(mass.shape[0], self._step.pages, dtype=torch.bool, device=mass.device))
 

@@ -64,7 +64,13 @@ class Result:
 def spec_of(model: Model) -> Spec:
     """What flows are compiled for."""
     names = {torch_type: name for name, torch_type in TORCH.items() if name in ("f32", "bf16", "f16")}
-    return Spec(page_size=PAGE, head_dim=model.head_dim, group=model.group, dtype=names[model.dtype])
+    return Spec(
+        page_size=PAGE,
+        head_dim=model.head_dim,
+        group=model.group,
+        dtype=names[model.dtype],
+        kv_lora_rank=model.kv_lora_rank,
+    )
 
 
 def flow_names(flows: Sequence[str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ class SharedPages:
         prompt: tokens of the prompt that were read.
         full: pages that are shared.
         tail: pages that a lane has of its own.
-        k, v: of each layer ``[Hkv, (full + lanes * tail) * page, D]``.
+        k, v: of each layer ``[Hkv, (full + lanes * tail) * page, D]``; under MLA latent rows and views of them.
     """
 
     def __init__(
@@ -32,7 +32,11 @@ class SharedPages:
         self.prompt, self.lanes = read.tokens, lanes
         self.full = self.prompt // PAGE
         self.tail = -(-(self.prompt + new_tokens) // PAGE) - self.full
-        self.k, self.v = ([self._laid_out(x, device, dtype) for x in side] for side in (read.k, read.v))
+        self.k = [self._laid_out(x, device, dtype) for x in read.k]
+        if read.rank:
+            self.v = [x[..., : read.rank] for x in self.k]
+        else:
+            self.v = [self._laid_out(x, device, dtype) for x in read.v]
 
     def _laid_out(self, x: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         heads, _, dim = x.shape

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vortex.errors import BAD_TRACE, VortexError
-from vortex.evaluate.attention import Dense, attending
+from vortex.evaluate.attention import attending
 from vortex.evaluate.lanes import Lanes, Measures, Tally
 from vortex.evaluate.outcomes import Lane, Outcome
 from vortex.evaluate.prefill import Prefilled, PromptCache, require_room, stored_type
@@ -76,10 +76,12 @@ def capture(
     """Decode the right answer densely and record it; ``layers`` and ``kv_heads`` are all unless given.
 
     Raises:
-        VortexError: VX9121 for a prompt longer than the context, VX9124 for a layer or head that there is not, or a
-            prompt without an answer.
+        VortexError: VX9121 for a prompt longer than the context, VX9124 for a layer or head that there is not, a
+            model with latent rows, or a prompt without an answer.
     """
     require_room(model, prompt)
+    if model.kv_lora_rank:
+        raise BAD_TRACE.at(what="a trace", why=f"'{model.name}' keeps latent rows (MLA), and traces hold K and V")
     layers = sorted(set(layers)) or model.sparse_layers
     heads = sorted(set(kv_heads)) or list(range(model.kv_heads))
     if odd := [n for n in layers if n not in model.sparse_layers] or [h for h in heads if h >= model.kv_heads]:
@@ -94,12 +96,12 @@ def capture(
     scales: set[float] = set()
 
     def watched(
-        layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int, dense: Dense
+        layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int
     ) -> torch.Tensor:
         if layer in asked:
             asked[layer].append(q[0, :, 0].cpu())
             scales.add(scale)
-        return reading(layer, q, k, v, scale, window, dense)
+        return reading(layer, q, k, v, scale, window)
 
     for at, token in enumerate((prompt.tokens[-1], *prompt.answer[:-1])):
         reading.plan([0], Step(pages.prompt + at + 1, at == 0))
@@ -188,7 +190,7 @@ def judge(
                 x[None, :, None].expand(len(lanes), -1, -1, -1).to(dtype)
                 for x in (trace.q[n][step], trace.k[n][:, at], trace.v[n][:, at])
             )
-            reading(i, q, new_k, new_v, trace.scale, 0, _nothing)
+            reading(i, q, new_k, new_v, trace.scale, 0)
         tally.steps += 1
     made = []
     for i, lane in enumerate(lanes):
@@ -203,7 +205,3 @@ def _outcome(trace: Trace, lane: Lane, measures: Measures) -> Outcome:
     length, index = (int(str(about.get(n, 0))) for n in ("length", "index"))
     task = str(about.get("task", "trace"))
     return Outcome(task, length, index, lane, "", math.nan, math.nan, **measures)
-
-
-def _nothing() -> torch.Tensor:
-    raise AssertionError("lanes attend by themselves")

@@ -11,7 +11,17 @@ from typing import Any
 import torch
 
 from vortex.budget import Cap, integer
-from vortex.errors import BAD_SCORE, BAD_SELECTION, NEGATIVE_MASS, NO_CAP, NO_EFFECT, PAGES_SELECTED, Loc, warn
+from vortex.errors import (
+    BAD_SCORE,
+    BAD_SELECTION,
+    NEGATIVE_MASS,
+    NO_CAP,
+    NO_EFFECT,
+    PAGES_SELECTED,
+    SMALL_SHORTLIST,
+    Loc,
+    warn,
+)
 from vortex.flow import source
 from vortex.flow.shortlist import listing, scored_pages
 from vortex.flow.tensor import lift, vTensor
@@ -156,6 +166,7 @@ def topk(score: Any, *, pages: Any = None, count: Any = None, tolerance: float =
     made = Part(_score(score, "topk"), _pages(pages), None if count is None else _count(count), loc=source.here())
     if current() is not None:
         _warn_of_no_effect(lift(score).value)
+    _warn_of_shortlist(made)
     return Selection((made,), made.loc)
 
 
@@ -175,6 +186,7 @@ def topp(mass: Any, p: float, *, pages: Any = None) -> Selection:
         raise fail(BAD_SELECTION, why=why, hint="give the share of the mass that is kept, such as topp(mass, 0.9)")
     made = Part(_score(mass, "topp"), _pages(pages), p=float(p), loc=source.here())
     _warn_of_signs(made)
+    _warn_of_shortlist(made)
     return Selection((made,), made.loc)
 
 
@@ -248,6 +260,13 @@ def _warn_of_signs(part: Part) -> None:
             warn(NEGATIVE_MASS.at(part.loc, what="some of these masses are negative"))
     elif _of_both_signs(lift(part.score).value):
         warn(NEGATIVE_MASS.at(part.loc, what="these masses may be negative"))
+
+
+def _warn_of_shortlist(part: Part) -> None:
+    """Say that more pages are kept than the shortlist can have; in a trace, which knows its length."""
+    pages = lift(part.score).type.pages if current() is not None else None
+    if pages is not None and 0 < pages.limit < part.pages:
+        warn(SMALL_SHORTLIST.at(part.loc, pages=part.pages, listed=pages.limit))
 
 
 def _warn_of_no_effect(score: Value) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any
 
-from vortex.errors import PAGE_AND_BLOCK, ROWS_OF_ALL, STATE, UNREPEATABLE, Loc, VortexError, warn
+from vortex.errors import PAGE_AND_BLOCK, STATE, UNREPEATABLE, Loc, VortexError
 from vortex.flow import narrow, purity, source
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.arithmetic import Fp32Arithmetic
 from vortex.flow.files import at_home
 from vortex.flow.flow import METHODS, Field, vFlow
+from vortex.flow.likely_mistakes import warn_of_rows, warn_of_scale
 from vortex.flow.methods import (
     at_the_flow,
     code_of,
@@ -33,7 +34,7 @@ from vortex.flow.selection import Selection, by_row
 from vortex.flow.surroundings import plain, seeded
 from vortex.flow.tensor import lift, vTensor
 from vortex.flow.tracer import Tracer, tracing
-from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow as ops
 from vortex.ir.digest import structural
 from vortex.ir.printer import print_op
@@ -65,29 +66,8 @@ def trace(flow: vFlow | type[vFlow], spec: Spec) -> Module:
             other = instantiate(flow)
             _same(module, _traced(other, spec, declared_fields(other, spec)), ANEW)
     verify(module)
-    _warn_of_rows(module, spec)
+    warn_of_rows(module, spec)
     return module
-
-
-def _warn_of_rows(module: Module, spec: Spec) -> None:
-    """VX1092 for each pool whose rows are read at more than the pages of shortlists."""
-    index = module.functions["index"]
-    users = index.users()
-
-    def of_all(v: Value) -> Op | None:
-        """The first op that makes anything of all pages' rows."""
-        for o in users[v]:
-            if isinstance(o, ops.Pick):
-                continue
-            if o.result is None or o.crosses_pages() or isinstance(o, ops.Ranking) or of_all(o.result) is not None:
-                return o
-        return None
-
-    for a in index.args:
-        if a.name in spec.pools and (o := of_all(a)) is not None:
-            assert isinstance(a.type, TensorType)
-            size = a.type.numel * dtype(spec.kv_dtype).bytes
-            warn(ROWS_OF_ALL.at(o.loc, name=a.name, bytes=size))
 
 
 AGAIN = (
@@ -104,15 +84,16 @@ ANEW = (
 def _traced(made: vFlow, spec: Spec, fields: dict[str, Field]) -> Module:
     cls = type(made)
     module = Module("flow", cls.flow_name or cls.__name__, {**spec.attrs(), "source": _source_digest(made)})
-    stored, whole = dtype(spec.dtype), of_pages(fields, spec)
+    element, whole = dtype(spec.dtype), of_pages(fields, spec)
     for name, f in fields.items():
         more = {"state": f.state, "init": f.init} if f.state else {"per": "page"} if name in whole else {}
-        for kept, tile in narrow.kept(name, f, stored).items():
+        for kept, tile in narrow.kept(name, f, element).items():
             module.declare(Decl("field", kept, tile, dict(more)))
     for p in weights_of(made, fields).values():
         module.declare(declaration(p, spec))
-    _trace_cache(made, spec, module, fields)
+    stored = _trace_cache(made, spec, module, fields)
     _trace_index(made, spec, module, fields)
+    warn_of_scale(module.functions["index"], stored)
     return module
 
 
@@ -168,7 +149,8 @@ def _value(result: Any, function: Function) -> Value:
 # the two functions -------------------------------------------------------------------------------
 
 
-def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
+def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> dict[str, Value]:
+    """Define ``@cache``; what the flow gave for each field, before it is stored."""
     # byte * scale is a number of fp32, and of no narrower type
     kind, whole = f32 if spec.scaled else dtype(spec.dtype), of_pages(fields, spec)
     args = [Value(name, TensorType(kind, (spec.block_size, spec.head_dim))) for name in spec.pools]
@@ -179,6 +161,7 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
         block = page = Page(spec, [vTensor(a) for a in args[: len(spec.pools)]])
         if whole:
             page = Page(spec, [vTensor(a) for a in args[len(spec.pools) :]], block)
+        given: dict[str, Value] = {}
         values: dict[str, Value] = {}
         with Fp32Arithmetic():
             written = summaries_of(flow, fields, page, tracer)
@@ -189,6 +172,7 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
                 e.loc = key_loc(flow, name)
                 raise
             require_shape(flow, name, fields[name].shape, made.dims)
+            given[name] = made.value
             try:
                 narrow.require_codes(name, f := fields[name], made)
             except VortexError as e:
@@ -205,6 +189,7 @@ def _trace_cache(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Fiel
                 _name_after(part.value, kept, tracer)
     function.append(ops.Return(tuple(values.values()), names=tuple(values)), loc=return_loc(flow, "forward_cache"))
     module.define(function)
+    return given
 
 
 def _require_own_rows(flow: vFlow, name: str, parts: list[Value], others: list[Value], *, of_page: bool) -> None:

@@ -90,6 +90,11 @@ class Sym:
         return min(most, self.limit) if self.limit else most
 
     @property
+    def listed(self) -> bool:
+        """Whether it is that of a shortlist, and not that of all candidates."""
+        return self.limit > 0
+
+    @property
     def in_blocks(self) -> Sym:
         """The axis of the blocks of its pages."""
         return Sym(self.name, self.limit * self.blocks)

@@ -12,7 +12,7 @@ import torch
 
 from vortex.artifact.manifest import KernelEntry
 from vortex.budget import Budget
-from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY, SHAPE_MISMATCH
+from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY, SHAPE_MISMATCH, SHORT_OF_PAGES, warn
 from vortex.kinds.kind import KINDS
 from vortex.runtime.calls import Call, Signature
 from vortex.runtime.library import Library
@@ -73,6 +73,7 @@ class Steps:
         self.budget = None if budget is None else require_budget(budget)
         if budget is not None:
             self._require_rows(budget)
+            _warn_of_shortlist(library, budget)
         self._constants: dict[str, object] = {}
         self._ready: dict[Signature, Step] = {}
         self._block: torch.Tensor | None = None
@@ -243,6 +244,13 @@ class Steps:
             self._scratch.require_free(call, capturing=self.capturing)
         self._scratch = None
         self._ready.clear()
+
+
+def _warn_of_shortlist(library: Library, budget: Budget) -> None:
+    """VX6013 where the flow's shortlist has fewer pages than the budget scores."""
+    manifest = library.manifest
+    if 0 < manifest.shortlist < budget.pages:
+        warn(SHORT_OF_PAGES.at(flow=manifest.flow, pages=budget.pages, listed=manifest.shortlist))
 
 
 def require_budget(budget: object) -> Budget:

@@ -6,11 +6,13 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from vortex.errors import Loc
 from vortex.ir.core import Attr, Function, Module, Op
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import stage
-from vortex.schedules.contractions import LaneGroup, Matrix, lane_group_of, matrix_of
+from vortex.schedules.contractions import LaneGroup, lane_group_of
 from vortex.schedules.knobs import Knobs, knob
+from vortex.schedules.matrices import Matrix, matrix_of, with_scales
 from vortex.schedules.page_tiles import PAGE_TILE, PageTiles
 from vortex.schedules.template import Schedulable, declare
 from vortex.targets.gpu import H200, MACHINES, WARP, Machine
@@ -64,7 +66,8 @@ def default(words_per_page: int, machine: Machine = H200, *, roomy: bool = True,
 
 def matrices_of(program: Module, f: Function) -> list[Matrix]:
     """What of a kernel tensor cores contract."""
-    return [m for o in f.ops if (m := matrix_of(o, partial(page.is_summary, program))) is not None]
+    paged, users = partial(page.is_summary, program), f.users()
+    return [with_scales(m, users, paged) for o in f.ops if (m := matrix_of(o, paged)) is not None]
 
 
 def lane_groups_of(program: Module, f: Function) -> dict[Op, LaneGroup]:
@@ -76,13 +79,24 @@ def lane_groups_of(program: Module, f: Function) -> dict[Op, LaneGroup]:
 def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, free: Container[str]) -> SelectKnobs:
     """The knobs, of which those that are ``free`` become smaller until a CTA has the shared memory: first
     what is kept of a row's pages, which may as well lie in the workspace, then threads.
+
+    Where tensor cores leave much for lanes to fold, an SM should have room for all CTAs that are to share it: one loads
+    while another folds.
     """
-    together = {*lane_groups_of(program, f), *(m.op for m in matrices_of(program, f))}
-    tiles, lists = PageTiles.of(f, stage(f), together), list_words(f)
+    matrices = matrices_of(program, f)
+    tiles, lists = PageTiles.of(f, stage(f), lane_groups_of(program, f), matrices), list_words(f)
 
     def fits(k: SelectKnobs) -> bool:
         return 4 * (tiles.words(k.threads // WARP) + lists + k.chip_words) + OTHER_BYTES <= machine.cta_shared
 
+    def shares(k: SelectKnobs) -> bool:
+        fragments = sum(m.fragment_words * len(m.fragments()) for m in matrices)
+        own = 4 * (tiles.words(k.threads // WARP) + lists + k.chip_words + fragments) + ROW_BYTES
+        return machine.ctas_of(own, k.threads) >= k.residents
+
+    if any(m.stacked > 1 for m in matrices) and "chip_words" in free:
+        smaller = [replace(knobs, chip_words=words) for words in (8192, 2048) if words < knobs.chip_words]
+        knobs = next((k for k in (knobs, *smaller) if shares(k)), knobs)
     for words in (8192, 2048):
         if not fits(knobs) and "chip_words" in free and knobs.chip_words > words:
             knobs = replace(knobs, chip_words=words)
@@ -93,6 +107,8 @@ def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, 
 
 OTHER_BYTES = 24 << 10
 """Of shared memory, for the row's own values, fragments of them for tensor cores, and the choice of pages."""
+ROW_BYTES = 8 << 10
+"""Of that, about what all but the fragments takes."""
 
 
 def shortlists(f: Function) -> list[flow.Shortlist]:
@@ -136,6 +152,10 @@ class CudaSelect(Schedulable[SelectKnobs]):
             lists = f"the lists of its shortlists take {listed} bytes of shared memory, 'chip_words' {kept}"
             return f"{lists}, and a CTA may have {machine.cta_shared}"
         return too_many_threads(machine, knobs.threads, knobs.residents)
+
+    def blamed(self, f: Function) -> Loc | None:
+        lists = [o for o in shortlists(f) if o.loc is not None]
+        return max(lists, key=lambda o: o.listed.limit).loc if lists else super().blamed(f)
 
     def facts(self, program: Module, f: Function, knobs: SelectKnobs) -> dict[str, Attr]:
         made: dict[str, Attr] = {"bytes_in_flight": knobs.in_flight_bytes(matrices=bool(matrices_of(program, f)))}

@@ -5,18 +5,23 @@ memory. A shortlist of few pages keeps few warps busy, and the others take no me
 
     candidates    | warp 0          | warp 1          | .. | warp 7          |
     shortlists    | warp 0    | warp 1    |                                        of up to 64 pages
+
+Neighbours are pages, except in what tensor cores write for 16 rows of a page at once (:attr:`PageTiles.by_page`):
+there they are the elements of a page, ``pitch`` words from one page to the next, an odd number, so that lanes that
+have a page each find theirs in banks of their own as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 
 from vortex.ir.core import Function, Op, Value
 from vortex.ir.dialects import flow
 from vortex.ir.staging import Staging, over_pages
-from vortex.ir.types import S, TensorType
+from vortex.ir.types import TensorType
 from vortex.schedules.contractions import type_of
+from vortex.schedules.matrices import Matrix
 
 PAGE_TILE = 32
 """Pages that a warp computes together; sums over pages are made per page tile, so it is not a knob."""
@@ -66,23 +71,31 @@ class PageTiles:
     list_words: int
     listing_warps: int
     """Warps that the longest of those shortlists keeps busy."""
+    by_page: dict[Value, int]
+    """The values of which neighbours are a page's elements, with the words from one page to the next."""
 
     @classmethod
-    def of(cls, f: Function, staging: Staging, together: Container[Op]) -> PageTiles:
-        """Lay out the values that lanes of a warp leave each other; ``together`` are the ops that lanes do together."""
+    def of(cls, f: Function, staging: Staging, lane_groups: Collection[Op], matrices: Sequence[Matrix]) -> PageTiles:
+        """Lay out the values that lanes of a warp leave each other, where these lane groups and tensor cores do ops."""
         places: tuple[dict[Value, int], dict[Value, int]] = {}, {}
         words, warps = [0, 0], 0
+        contracted = {o for m in matrices for o in m.ops}
+        written = {m.result for m in matrices}
+        by_page = {m.result: type_of(m.result).numel | 1 for m in matrices if m.stacked > 1}
+        together = {*lane_groups, *contracted}
         for o in f.ops:
-            if o.result is None or not isinstance(o.result.type, TensorType) or o.notes.get("in") != "tile":
+            if o.result is None or not isinstance(o.result.type, TensorType):
                 continue
-            if not over_pages(o.result) or stays_in_lane(f, staging, together, o):
+            home = o.notes.get("in")
+            kept = o.value in written and home != "scratch" if o in contracted else home == "tile"
+            if not kept or not over_pages(o.result) or stays_in_lane(f, staging, together, o):
                 continue
             axis = staging.axes[staging.loop[o]]
-            listed = int(axis != S)
+            listed = int(axis.listed)
             places[listed][o.value] = words[listed]
-            words[listed] += max(1, type_of(o.value).numel) * PAGE_TILE
+            words[listed] += by_page.get(o.value, max(1, type_of(o.value).numel)) * PAGE_TILE
             warps = max(warps, -(-axis.limit // PAGE_TILE))
-        return cls(places[0], places[1], words[0], words[1], warps)
+        return cls(places[0], places[1], words[0], words[1], warps, by_page)
 
     def __contains__(self, v: Value) -> bool:
         return v in self.of_candidates or v in self.of_lists

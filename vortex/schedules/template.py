@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import ClassVar, Generic
 
-from vortex.errors import NOT_EMITTABLE
+from vortex.errors import NOT_EMITTABLE, Loc
 from vortex.ir.core import Attr, Function, Module
 from vortex.kinds.kind import KINDS, Argument
 from vortex.schedules.knobs import K, Knobs, declared
@@ -51,6 +51,10 @@ class Schedulable(Generic[K]):
         """Why no kernel of these legal numbers can be launched; None where one can."""
         return None
 
+    def blamed(self, f: Function) -> Loc | None:
+        """The line of the flow that a kernel too large is to be blamed on: that of its last op which has one."""
+        return next((o.loc for o in reversed(f.ops) if o.loc is not None), None)
+
     def facts(self, program: Module, f: Function, knobs: K) -> dict[str, Attr]:
         """What follows from the knobs and the manifest says beside them."""
         return {}
@@ -76,7 +80,7 @@ class Schedulable(Generic[K]):
         """VX4006 when no kernel of these knobs can be launched."""
         if (why := self.refuse(program, f, target, knobs)) is not None:
             hint = "leave the knobs out and run 'schedule', or take values that 'vortex passes schedule' lists"
-            raise NOT_EMITTABLE.at(why=f"{self.name} on {target.name}: {why}", hint=hint)
+            raise NOT_EMITTABLE.at(self.blamed(f), why=f"{self.name} on {target.name}: {why}", hint=hint)
 
 
 DECLARED: list[Schedulable[Knobs]] = []

@@ -145,7 +145,7 @@ class _Kernel:
         axis = self.staging.axes[level]
         carries = {o: self._accumulator(o) for o in ops if o.carries()}
         reads = any(isinstance(o, page.Load) and page.is_paged(self.args.program, o) for o in self.f.ops)
-        listed = axis != whole_pages(axis.blocks)
+        listed = axis.listed
         if listed:
             for o in ops:
                 if isinstance(o, flow.Part):
@@ -169,7 +169,7 @@ class _Kernel:
     def _streams(self, level: int) -> list[page.Load]:
         """The summaries read from memory in this sweep; those of a shortlist are few and lie apart."""
         axis = self.staging.axes[level]
-        if axis != whole_pages(axis.blocks):
+        if axis.listed:
             return []
         sweeps = loads_by_loop(self.f, self.staging)
         loads = [o for o, where in sweeps.items() if isinstance(o, page.Load) and level in where]

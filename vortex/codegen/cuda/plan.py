@@ -107,13 +107,16 @@ class _Cut(Protocol):
 class _SelectCut(_Cut):
     """A request that is a little longer than an item is one all the same; items of a longer one are equal."""
 
-    row, pages, quantum = SELECT, SCORED, WARP
+    row, pages = SELECT, SCORED
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks, self.quantum = blocks, WARP * blocks
 
     def item(self, fair: Expr, longest: Expr) -> Expr:
         return fair
 
     def part(self, pages: Expr, item: Expr) -> Expr:
-        return part_pages(pages, item)
+        return part_pages(pages, item, self.blocks)
 
 
 class _AttendCut(_Cut):
@@ -161,7 +164,7 @@ class _Plan:
         with self.cta.share("r", requests) as r:
             plan_request(self.args, r, plan, T.truncdiv)
         # a thread reads the rows it wrote itself
-        select, attend = _SelectCut(), _AttendCut()
+        select, attend = _SelectCut(plan.whole), _AttendCut()
         if not table:
             self._list(select, self._sums(select), _Least(i32(knobs.select_pages)))
             least = _Least(i32(knobs.attend_pages), i32(knobs.attend_busy))

@@ -151,6 +151,18 @@ def from_e4m3(low: Expr, high: Expr, word: Expr) -> None:
         ptx("cvt.rn.f16x2.e4m3x2", out, cast("uint16", pair))
 
 
-def permute(out: Expr, word: Expr, order: int) -> None:
-    """Put the bytes of a word in another order: byte i becomes the one that nibble i of ``order`` names."""
-    ptx("prmt.b32", out, word, T.uint32(0), T.uint32(order))
+def permute(out: Expr, word: Expr, order: int, high: int = 0) -> None:
+    """Put bytes in another order: byte i becomes the one that nibble i of ``order`` names, of ``word`` those from 0 to
+    3, of ``high`` those from 4 to 7.
+    """
+    ptx("prmt.b32", out, word, T.uint32(high), T.uint32(order))
+
+
+def subtract_pair(out: Expr, pair: Expr, number: int) -> None:
+    """Subtract an f16 number, given by its bits, from both of a pair."""
+    ptx("sub.rn.f16x2", out, pair, T.uint32(number << 16 | number))
+
+
+def multiply_pair(out: Expr, pair: Expr, factor: int, plus: int) -> None:
+    """Multiply both f16 numbers of a pair, and add: the numbers are given by their bits."""
+    ptx("fma.rn.f16x2", out, pair, T.uint32(factor << 16 | factor), T.uint32(plus << 16 | plus))

@@ -10,7 +10,7 @@ from vortex.codegen.cuda.ptx import WARP, wide
 from vortex.codegen.scalar import convert, emit_scalar
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, choose, flat, i32, put
 from vortex.codegen.values import Index, Values, fit, type_of, without_page
-from vortex.errors import NOT_EMITTABLE
+from vortex.errors import NOT_EMITTABLE, Loc
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
 from vortex.targets.gpu import H200
@@ -37,15 +37,16 @@ class Arena:
         self.words += -(-words // 4) * 4
         return at
 
-    def open(self) -> None:
-        """Declare it; from here on the views can be used.
+    def open(self, loc: Loc | None = None, hint: str = "") -> None:
+        """Declare it; from here on the views can be used. ``loc`` and ``hint`` are for the error.
 
         Raises:
             VortexError: VX4006 when it is more than a CTA may have.
         """
         if self.words > self.limit:
             why = f"a CTA needs {self.words * 4} bytes of shared memory, and may have {self.limit * 4}"
-            raise NOT_EMITTABLE.at(why=why, hint="smaller knobs in the kernel's schedule: 'vortex passes schedule'")
+            smaller = "smaller knobs in the kernel's schedule: 'vortex passes schedule'"
+            raise NOT_EMITTABLE.at(loc, why=why, hint=f"{hint}, or {smaller}" if hint else smaller)
         from tvm.script.ir_builder import IRBuilder
 
         self.f32 = T.alloc_buffer((max(self.words, 4),), F32, scope="shared.dyn", align=128)
@@ -97,6 +98,21 @@ class PageTileStorage:
 
     def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
         put(self.arena.f32, x, self.base + inner * WARP + slot)
+
+
+@dataclass(frozen=True)
+class PageStorage:
+    """The same where neighbours are elements of a page, and pages ``pitch`` words apart."""
+
+    arena: Arena
+    base: Expr
+    pitch: int
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        return self.arena.f32[self.base + slot * self.pitch + inner]
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        put(self.arena.f32, x, self.base + slot * self.pitch + inner)
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,11 @@ def unpack_item(item: Expr, request: str, part: str) -> tuple[Expr, Expr]:
     )
 
 
-def part_pages(pages: Expr, item: Expr) -> Expr:
-    """Pages of each item of ``select`` but a request's last, in whole page tiles: at most 5/4 of ``item``."""
+def part_pages(pages: Expr, item: Expr, blocks: int = 1) -> Expr:
+    """Pages of each item of ``select`` but a request's last, in whole page tiles: at most 5/4 of ``item``. Where a page
+    of so many ``blocks`` is scored beside these, tiles are of such pages.
+    """
+    tile = WARP * blocks
     parts = let("even_parts", T.max(i32(1), T.truncdiv(pages + (item - T.truncdiv(item, i32(4)) - 1), item)))
     even = T.truncdiv(pages + (parts - 1), parts)
-    return let("part_pages", T.max(i32(WARP), T.truncdiv(even + (WARP - 1), i32(WARP)) * WARP))
+    return let("part_pages", T.max(i32(tile), T.truncdiv(even + (tile - 1), i32(tile)) * tile))

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from vortex.budget import Cap
 from vortex.ir.core import Decl, Function, Module, Op, Value, op
-from vortex.ir.dialects.flow import blocks_of_page, one_page_axis, tensor
+from vortex.ir.dialects.flow import Part, blocks_of_page, one_page_axis, tensor
 from vortex.ir.rewrite import behind
 from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3, i32, uint1, whole_pages
 
@@ -259,3 +259,9 @@ def summaries_of(program: Module, f: Function) -> tuple[list[Op], list[Op]]:
 def cap_of(program: Module) -> Cap:
     """What bounds the pages that a program selects."""
     return next((o.cap for f in program.functions.values() for o in f.ops if isinstance(o, Plan)), Cap())
+
+
+def shortlist_of(program: Module) -> int:
+    """The fewest pages among which the budget chooses, those of a shortlist; 0 where it chooses among all."""
+    parts = [o for f in program.functions.values() for o in f.ops if isinstance(o, Part) and not o.most and o.listed]
+    return min((o.listed for o in parts), default=0)

@@ -219,7 +219,8 @@ class Attention:
         if given is None:
             return self._settings
         if given != self._resolved[0]:
-            self._resolved = (dict(given), self._settings.changed(given, "config.vortex"))
+            settings = self._settings.changed(given, "config.vortex")
+            self._resolved = (dict(given), settings)
         return self._resolved[1]
 
     def _note(

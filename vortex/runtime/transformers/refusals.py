@@ -56,7 +56,7 @@ def refuse_call(module: nn.Module, extras: Mapping[str, Any]) -> None:
     if getattr(config, "is_encoder_decoder", False):
         refuse(config, "encoder-decoder models", "cross attention is not decoding in pages", OTHER)
     if getattr(config, "kv_lora_rank", None):
-        why = "transformers keeps their K and V expanded, of unequal width, and not the latent rows"
+        why = "transformers hands their K and V to attention expanded, of unequal width, and not the latent rows"
         refuse(config, "MLA models", why, "serve them with SGLang (docs/sglang.md), or use attn_implementation='sdpa'")
     for name, given in extras.items():
         if given is None or given is False or name in HARMLESS:

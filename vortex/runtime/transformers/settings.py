@@ -34,7 +34,7 @@ class Settings:
         """With the keys that ``given`` has; a budget may be a :class:`Budget`, or a number of pages.
 
         Raises:
-            VortexError: VX9022 for what is no setting, VX1020 for what is no budget.
+            VortexError: VX9022 for what is no setting or no budget.
         """
         if not isinstance(given, Mapping):
             raise HF_SETTINGS.at(why=f"{where} is {given!r}; an object is needed")

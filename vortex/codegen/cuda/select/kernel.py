@@ -28,7 +28,6 @@ from vortex.codegen.cuda.work_list import HEADER, SELECT, Entry, part_pages, unp
 from vortex.codegen.sweep import Row, parts_of
 from vortex.codegen.tir import T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
-from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.schedules.cuda_select import CudaSelect, SelectKnobs
@@ -37,10 +36,6 @@ from vortex.schedules.knobs import read_knobs
 
 def emit_select(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
-    for o in f.ops:
-        if isinstance(o, page.Load) and page.of_whole_pages(program.decls[o.buffer]):
-            why = f"@{o.buffer} has a tile for each page of several blocks, which GPUs do not read yet"
-            raise NOT_EMITTABLE.at(o.loc, why=why, hint="compile for a CPU: --target cpu")
     args = Arguments(program)
     args.of_select(f, CudaSelect.taken())
     layout = Layout.of(program, f)
@@ -66,7 +61,7 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
     chosen = parts_of(layout.f)
     topk = TopK.reserve(cta, arena, knobs.keys, chosen) if chosen or reserved.lists else None
     arrived = arena.take(1)
-    arena.open()
+    arena.open(CudaSelect().blamed(layout.f), "fewer pages in the flow's shortlists" if reserved.lists else "")
     item, h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
     overlap_begin(knobs.overlap)
     entry = Entry.read(args.buffers["work"], SELECT, item)
@@ -82,7 +77,7 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
         with branch(scored > 0) as (then, other):
             with then():
                 row = Row(r, h, let("row", r * heads + h), first, scored)
-                each = part_pages(scored, entry.pages)
+                each = part_pages(scored, entry.pages, page.cap_of(args.program).whole)
                 parts = let("parts", quotient(scored + each - 1, each))
                 begin = let("begin", part * each)
                 end = let("end", T.min(begin + each, scored))

@@ -13,8 +13,9 @@ from vortex.codegen.values import type_of
 from vortex.ir.core import Function, Module, Op
 from vortex.ir.dialects import flow
 from vortex.ir.staging import Staging, stage
-from vortex.schedules.contractions import LaneGroup, Matrix
+from vortex.schedules.contractions import LaneGroup
 from vortex.schedules.cuda_select import SelectKnobs, lane_groups_of, matrices_of
+from vortex.schedules.matrices import Matrix
 from vortex.schedules.page_tiles import PAGE_TILE, stays_in_lane
 
 
@@ -25,15 +26,16 @@ class Layout:
     program: Module
     f: Function
     staging: Staging
-    matrices: dict[Op, Matrix]
+    matrices: tuple[Matrix, ...]
     """What tensor cores contract."""
     lane_groups: dict[Op, LaneGroup]
     """What lane groups fold."""
 
     @classmethod
     def of(cls, program: Module, f: Function) -> Layout:
-        matrices: dict[Op, Matrix] = {m.op: m for m in matrices_of(program, f)}
-        groups = {o: g for o, g in lane_groups_of(program, f).items() if o not in matrices}
+        matrices = tuple(matrices_of(program, f))
+        contracted = {m.op for m in matrices}
+        groups = {o: g for o, g in lane_groups_of(program, f).items() if o not in contracted}
         return cls(program, f, stage(f), matrices, groups)
 
     @property
@@ -66,9 +68,14 @@ class Layout:
         return stays_in_lane(self.f, self.staging, self.together, o)
 
     @property
+    def contracted(self) -> set[Op]:
+        """The ops that are done where tensor cores contract."""
+        return {o for m in self.matrices for o in m.ops}
+
+    @property
     def together(self) -> set[Op]:
         """What several lanes do together."""
-        return {*self.matrices, *self.lane_groups}
+        return {*self.contracted, *self.lane_groups}
 
     def kept(self) -> list[Op]:
         """Ops whose results later passes read."""

@@ -50,6 +50,8 @@ class PageTile:
     """This lane's physical page, or physical block where pages have several, where it was looked up."""
     record: Expr | None = None
     """``physical * KV heads + head``: where the summaries of this lane's page lie in every field."""
+    whole: bool = False
+    """Whether pages of several blocks are gone over, and not their blocks."""
 
     def position_of(self, slot: Expr) -> Expr:
         """Where page ``slot`` of the page tile stands."""

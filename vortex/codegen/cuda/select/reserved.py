@@ -43,7 +43,7 @@ class Reserved:
         for o in layout.f.ops:
             require_emittable(o)
         rows = {o.value: RowStorage(arena, arena.take(max(1, type_of(o.value).numel))) for o in layout.per_row()}
-        page_tiles = PageTiles.of(layout.f, layout.staging, layout.together)
+        page_tiles = PageTiles.of(layout.f, layout.staging, layout.lane_groups, layout.matrices)
         page_tiles_at = arena.take(page_tiles.words(cta.warps))
         inputs: dict[str, int] = {}
         for o in layout.f.ops:
@@ -53,7 +53,7 @@ class Reserved:
         contractions = {}
         for level in range(layout.staging.loops):
             ops = page_ops(layout.f, layout.staging, level)
-            if mine := [m for o, m in layout.matrices.items() if o in ops]:
+            if mine := [m for m in layout.matrices if m.op in ops]:
                 contractions[level] = Contractions.reserve(mine, arena, knobs.ahead)
         lists = {o: ListStorage(arena, arena.take(o.listed.limit)) for o in shortlists(layout.f)}
         return cls(rows, page_tiles, page_tiles_at, inputs, contractions, lists)

@@ -26,7 +26,7 @@ from vortex.codegen.cuda.select.page_tile import LaneTiles, PageTile
 from vortex.codegen.cuda.select.reserved import GpuReader, Reserved
 from vortex.codegen.cuda.select.tensor_core import Pipeline
 from vortex.codegen.cuda.select.topk import Choice, TopK
-from vortex.codegen.cuda.storage import Arena, Held, LaneStorage, PageTileStorage, StoredValues
+from vortex.codegen.cuda.storage import Arena, Held, LaneStorage, PageStorage, PageTileStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.scalar import convert
@@ -146,7 +146,8 @@ class Sweeps:
         for places, words in ((tiles.of_candidates, tiles.candidate_words), (tiles.of_lists, tiles.list_words)):
             for v, at in places.items():
                 base = let(f"{v.name}_slab", cta.warp * words + (reserved.page_tiles_at + at))
-                values.storages[v] = PageTileStorage(arena, base)
+                pitch = tiles.by_page.get(v)
+                values.storages[v] = PageTileStorage(arena, base) if pitch is None else PageStorage(arena, base, pitch)
         return cls(args, layout, reserved, of_row, arena, cta, knobs, row, reader, views, values, folds, block)
 
     def keys(self, o: flow.Ranking) -> Held:
@@ -208,7 +209,9 @@ class Sweeps:
             self._put_inputs(self._ask_inputs())
             cta_sync()
             return
-        sweep = self._open(0, begin, end)
+        each = self._axis(0).blocks
+        # items begin and end with a page
+        sweep = self._open(0, begin, end) if each == 1 else self._open(0, quotient(begin, each), quotient(end, each))
         wait()
         asked = self._ask_inputs()
         self._fill(sweep)
@@ -222,7 +225,7 @@ class Sweeps:
     @property
     def _lists_first(self) -> bool:
         """Whether even sweep 0 goes over a shortlist, that of a kernel before: it is left to the last CTA, too."""
-        return self._axis(0) != S
+        return self._axis(0).listed
 
     def _axis(self, level: int) -> Sym:
         """The pages that a sweep goes over; behind the last sweep, the candidates."""
@@ -315,7 +318,7 @@ class Sweeps:
         pipeline = Pipeline.open(work, self.arena, self.cta, self.views)
         sweep = _Sweep(level, axis, begin, end, rounds, _Contracting(pipeline, record, later))
         with when(rounds > 0):
-            put(record, self._record(self._physical(sweep, i32(0))), 0)
+            put(record, self._record(sweep.axis, self._physical(sweep, i32(0))), 0)
             put(later, self._physical(sweep, i32(1)), 0)
         return sweep
 
@@ -333,30 +336,35 @@ class Sweeps:
         """The physical page of this lane in the warp's page tile ``turn``, or its physical block where pages have
         several; beyond the last page, the last.
         """
-        return self._physical_of(self._candidate(sweep, T.min(self._start(sweep, turn) + self.cta.lane, sweep.end - 1)))
+        position = T.min(self._start(sweep, turn) + self.cta.lane, sweep.end - 1)
+        return self._physical_of(sweep.axis, self._candidate(sweep, position))
 
     def _candidate(self, sweep: _Sweep, position: Expr) -> Expr:
         """The candidate at a position of what a sweep goes over, by the list with which it finds what it loads."""
         by = list_of_loads(self.layout.program, self.layout.f, sweep.axis)
         return position if by is None else self.values.read(by, [position])
 
-    def _physical_of(self, candidate: Expr) -> Expr:
-        """The physical page, or block, of a candidate."""
+    def _physical_of(self, axis: Sym, candidate: Expr) -> Expr:
+        """The physical page, or block, of a candidate; of a page where the axis is one of whole pages."""
         table, request, each = self.args.buffers["page_table"], wide(self.row.request), self.args.page_blocks
+        if axis.blocks > 1:
+            return early("physical", table, request, quotient(self.row.first, axis.blocks) + candidate)
         if each == 1:
             return early("physical", table, request, self.row.first + candidate)
         logical = let("logical_block", self.row.first + candidate)
         return early("physical", table, request, quotient(logical, each)) * each + remainder(logical, each)
 
-    def _record(self, physical: Expr) -> Expr:
-        """Where the summaries of a page lie in every field."""
+    def _record(self, axis: Sym, physical: Expr) -> Expr:
+        """Where the summaries of a page, or block, lie in every field."""
         heads, each = self.args.size("Hkv"), self.args.page_blocks
-        if each == 1:
+        if each == 1 or axis.blocks > 1:
             return physical * heads + self.row.head
         return (quotient(physical, each) * heads + self.row.head) * each + remainder(physical, each)
 
-    def _place(self, physical: Expr | None) -> Place | None:
-        return None if physical is None else self.args.of_block(physical)
+    def _place(self, page_tile: PageTile) -> Place | None:
+        if page_tile.physical is None:
+            return None
+        return Place(wide(page_tile.physical), None) if page_tile.whole else self.args.of_block(page_tile.physical)
 
     def _per_page(self, sweep: _Sweep) -> None:
         """Do the ops of a sweep for all of this warp's page tiles."""
@@ -365,9 +373,12 @@ class Sweeps:
             return
         work = sweep.contractions
         if work is not None:
+            work.pipeline.find_powers(self.values)
             work.pipeline.make_fragments(self.values)
             cta_sync()
-        looks_up = any(self._looks_up(v) for o in ops if o not in self.layout.matrices for v in o.operands)
+            work.pipeline.take_powers()
+        contracted = self.layout.contracted
+        looks_up = any(self._looks_up(v) for o in ops if o not in contracted for v in o.operands)
         with loop("slab_round", sweep.rounds) as turn:
             page_tile = self._page_tile(sweep, turn, looks_up=looks_up)
             if work is not None and self._shares(ops):
@@ -388,16 +399,17 @@ class Sweeps:
         if not looks_up:
             return PageTile(start, count, lane, last, position, is_page, found)
         by = list_of_loads(self.layout.program, self.layout.f, sweep.axis)
-        physical = let("page", self._physical(sweep, turn) if by is None else self._physical_of(found[by]))
-        record = let("record_of_lane", self._record(physical))
+        physical = let("page", self._physical(sweep, turn) if by is None else self._physical_of(sweep.axis, found[by]))
+        record = let("record_of_lane", self._record(sweep.axis, physical))
         candidate = position if by is None else found[by]
-        return PageTile(start, count, lane, last, position, is_page, found, candidate, physical, record)
+        whole = sweep.axis.blocks > 1
+        return PageTile(start, count, lane, last, position, is_page, found, candidate, physical, record, whole)
 
     def _contract(self, sweep: _Sweep, work: _Contracting, page_tile: PageTile, turn: Expr) -> None:
         """Do the contractions of a page tile, and start the loads of the next."""
 
         def advance() -> None:
-            put(work.record, self._record(work.later[0]), 0)
+            put(work.record, self._record(sweep.axis, work.later[0]), 0)
             put(work.later, self._physical(sweep, turn + 2), 0)
 
         def keep(v: Value, index: Index, slot: Expr, x: Expr) -> None:
@@ -417,7 +429,9 @@ class Sweeps:
 
     def _shares(self, ops: list[Op]) -> bool:
         """Whether lanes leave each other anything in the warp's shared memory."""
-        return any(o.result is not None and o.value in self.reserved.page_tiles for o in ops)
+        written = {m.result for m in self.layout.matrices if m.op in ops}
+        written |= {o.value for o in ops if o.result is not None}
+        return any(v in self.reserved.page_tiles for v in written)
 
     # one page tile
 
@@ -425,14 +439,15 @@ class Sweeps:
         """Do the ops of a sweep for one page tile, with a warp barrier where lanes read what others wrote."""
         shared = {o.value for o in ops if o.result is not None and o.value in self.reserved.page_tiles}
         kept = {o.value for o in ops if o.result is not None and o.notes.get("in") == "scratch"}
-        done = [o for o in ops if o in self.layout.matrices]
-        written: set[Value] = {o.value for o in done}
+        contracted = self.layout.contracted
+        done = [m for m in self.layout.matrices if m.op in ops]
+        written: set[Value] = {m.result for m in done}
         """Values in storages that lanes share, written since the last warp barrier."""
         if shared and not done:
             # the page tile before is done with
             warp_sync()
         for o in ops:
-            if o in self.layout.matrices:
+            if o in contracted:
                 continue
             if written & stored_values(o.operands, self.values):
                 warp_sync()
@@ -480,7 +495,7 @@ class Sweeps:
         """The values, which are read for the pages of a page tile."""
         here = None
         if page_tile.candidate is not None:
-            here = Here(page_tile.candidate, self._place(page_tile.physical))
+            here = Here(page_tile.candidate, self._place(page_tile))
         found = {v: (page_tile.position, at) for v, at in page_tile.found.items()}
         return replace(self.values, read_load=partial(self.reader.load, here=here), found=found)
 

@@ -29,67 +29,130 @@ of a product, with a tile of 8 columns on N:
     page group              d0               d1             page 16 half + group
     page group + 8          d2               d3             page 16 half + group + 8
 
-Where a computed operand has one or two columns, its three pieces stand ``side_by_side`` in columns of their own,
-column ``2 piece + column``, and are added up over the members. Otherwise each piece is a fragment of its own for the
-same columns: the sums of the first piece are kept apart from those of the other two, which are much smaller.
+Fields of 8 and 4 bits become f16 between the loads and the products: a word of them is two or four pairs of a
+fragment (:mod:`vortex.codegen.cuda.select.f16_pairs`). The numbers of the row need more range than f16 has: each
+column is multiplied by the power of two that brings its largest number into [2^14, 2^15), and its sums by the inverse.
+Computed numbers are split into two pieces.
+
+Where a page has many rows (``Matrix.stacked``), for example one for each token, M is not 16 pages but 16 rows that
+follow each other: of one page, or 8 of each of two. Loads are of whole pages then, and a loop goes over the page tile:
+
+    page group       d0, d1      row 16 tile + 2 group
+                     d2, d3      row 16 tile + 2 group + 1
+
+Where a computed operand in bf16 has one or two columns, its three pieces stand ``side_by_side`` in columns of their
+own, column ``2 piece + column``, and are added up over the members. Otherwise each piece is a fragment of its own for
+the same columns: the sums of the first piece are kept apart from those of the others, which are much smaller, but for
+fields that are never infinite and have two pieces.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import TILE_TYPES, WARP, mma, pack_pair, quotient, remainder, shuffle, shuffle_xor, wide
+from vortex.codegen.cuda.ptx import (
+    TILE_TYPES,
+    WARP,
+    cta_sync,
+    mma,
+    pack_pair,
+    quotient,
+    remainder,
+    shuffle,
+    shuffle_xor,
+    warp_extreme,
+    wide,
+)
+from vortex.codegen.cuda.select.f16_pairs import first_of_pair, pair_step, to_f16
 from vortex.codegen.cuda.select.lane_group import row_of
-from vortex.codegen.cuda.select.page_tile import PageTile
+from vortex.codegen.cuda.select.page_tile import PageTile, rolled
 from vortex.codegen.cuda.storage import Arena, StoredValues
-from vortex.codegen.cuda.vector_load import vector
+from vortex.codegen.cuda.vector_load import unpack, vector
 from vortex.codegen.cuda.warp import Cta
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.scalar import convert
-from vortex.codegen.tiles import extents, place_of
-from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, differ, equal, f32, i32, let, local, put, unflat, when
+from vortex.codegen.tiles import Place, extents, place_of
+from vortex.codegen.tir import (
+    F32,
+    I32,
+    U32,
+    Buffer,
+    Expr,
+    T,
+    differ,
+    equal,
+    f32,
+    flat,
+    i32,
+    let,
+    local,
+    loop,
+    put,
+    unflat,
+    when,
+)
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
-from vortex.ir.types import Sym
-from vortex.schedules.contractions import COLUMNS, PIECES, Matrix
+from vortex.ir.types import Sym, bf16, f16
+from vortex.schedules.matrices import COLUMNS, PIECES, ROWS, Matrix
 from vortex.schedules.page_tiles import PAGE_TILE
 
-ROWS = 16
-"""Pages on M of one product."""
-HIGH = 0xFFFF0000
-"""The bits of an fp32 number that are a bf16 number."""
+HIGH = {"bfloat16": 0xFFFF0000, "float16": 0xFFFFE000}
+"""The bits of an fp32 number that are a number of the type, if its exponent is in range."""
+LARGEST = 127 + 14
+"""Biased exponent of the largest number of a column once it is multiplied by its power of two."""
 
 
-def storage_of(m: Matrix) -> str:
-    """The TVM type of the summaries that ``m`` multiplies."""
-    return STORAGE[m.load.dtype.name]
+def core_of(m: Matrix) -> str:
+    """The TVM type that tensor cores multiply for ``m``."""
+    return STORAGE[m.core.name]
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """What is loaded at once: ``unit_chunks`` chunks of 16 pages, at one place of the summary's tile."""
+    """What is loaded at once: ``unit_chunks`` chunks of 16 pages, at one place of the summary's tile, or of 16 rows."""
 
     matrix: Matrix
     at: tuple[int, ...]
-    """The index along ``matrix.tiles``."""
-    half: int
-    """Which 16 pages of the page tile."""
+    """The index along ``matrix.tiles``; of stacked rows none."""
+    tile: int
+    """Which 16 pages of the page tile, or which 16 rows, counted from those of the turn."""
     chunk: int
     """The first of its chunks."""
 
     @property
     def place(self) -> dict[int, int]:
-        return place_of(self.matrix.tiles, self.at)
+        return place_of(self.matrix.tiles, self.at) if self.at else {}
+
+    @property
+    def ends(self) -> bool:
+        """Whether its sums are complete once it is multiplied."""
+        return self.chunk + self.matrix.unit_chunks == self.matrix.chunks
 
 
-def _places(m: Matrix) -> list[tuple[int, ...]]:
-    """Every index along the axes that the result shares with the summary, beside its pages."""
+@dataclass(frozen=True)
+class _Row:
+    """Where one of the rows of a product lies that this lane loads and has sums of."""
+
+    slot: Expr
+    """The page, by its place in the page tile."""
+    place: Place
+    """The index along ``matrix.tiles``."""
+
+
+def _places(m: Matrix, half: int) -> list[tuple[tuple[int, ...], int]]:
+    """Every index along the axes that the result shares with the summary, beside its pages, for 16 pages; of stacked
+    rows, every 16 rows.
+    """
+    if m.stacked > 1:
+        return [((), half * m.stacked + i) for i in range(m.stacked)]
     found: list[tuple[int, ...]] = [()]
     for _, d in m.tiles:
         found = [(*t, i) for t in found for i in range(d)]
-    return found
+    return [(at, half) for at in found]
 
 
 @dataclass(frozen=True)
@@ -97,32 +160,47 @@ class Contractions:
     """The contractions of one sweep over the pages of a row, as a pipeline of loads and products.
 
     Registers hold ``depth`` units on their way; the place of one that was multiplied is filled with a later one, of
-    the next page tile at the end of a page tile.
+    the next page tile at the end of a page tile. Where rows of one field are stacked, a page tile takes several turns
+    of a loop, and a turn as few units as fill the registers.
     """
 
     units: tuple[_Unit, ...]
-    """Of a page tile, in the order in which they are multiplied."""
+    """Of a turn, in the order in which they are multiplied."""
+    turns: int
+    """Of a page tile."""
     depth: int
     fragments_at: dict[flow.Dot, int]
     """Where the fragments B of each contraction begin in shared memory."""
+    powers_at: dict[flow.Dot, int]
+    """Where the powers of two of the columns are that have some: the inverse ones, and then they themselves."""
 
     @classmethod
     def reserve(cls, matrices: Sequence[Matrix], arena: Arena, ahead: int) -> Contractions:
         """Take shared memory for the fragments; ``ahead`` registers of a lane are for summaries on their way."""
         units = tuple(
-            _Unit(m, at, half, c)
+            _Unit(m, at, tile, c)
             for half in range(PAGE_TILE // ROWS)
             for m in matrices
-            for at in _places(m)
+            for at, tile in _places(m, half)
             for c in range(0, m.chunks, m.unit_chunks)
         )
-        fit = max(1, ahead // max(2 * m.unit_chunks * m.words for m in matrices))
-        depth = max(d for d in range(1, min(fit, len(units)) + 1) if len(units) % d == 0)
-        return cls(units, depth, {m.op: arena.take(len(m.fragments()) * m.fragment_words) for m in matrices})
+        fit = max(1, ahead // max(2 * m.unit_chunks * m.words + (m.scale is not None) for m in matrices))
+        depth, turns = max(d for d in range(1, min(fit, len(units)) + 1) if len(units) % d == 0), 1
+        if len(matrices) == 1 and matrices[0].stacked > 1:
+            # a turn ends with a product
+            turns = len(units) // math.lcm(depth, matrices[0].chunks // matrices[0].unit_chunks)
+        fragments_at = {m.op: arena.take(len(m.fragments()) * m.fragment_words) for m in matrices}
+        powers_at = {m.op: arena.take(2 * m.count) for m in matrices if m.raised}
+        return cls(units[: len(units) // turns], turns, depth, fragments_at, powers_at)
 
     @property
     def matrices(self) -> list[Matrix]:
         return list(dict.fromkeys(u.matrix for u in self.units))
+
+    @property
+    def turn_tiles(self) -> int:
+        """Products of stacked rows in a turn."""
+        return sum(u.ends for u in self.units)
 
 
 @dataclass(frozen=True)
@@ -140,9 +218,15 @@ class Pipeline:
     """Which part of the page it has."""
     held: list[list[Buffer]]
     """Units on their way: by place in the pipeline, the vectors of the low pages and then those of the high ones."""
+    scales: Buffer | None
+    """By place in the pipeline, the pair of scales of what is there, where results have scales."""
     sums: Buffer
     b: Buffer
-    """Fragment B of one chunk."""
+    """Fragment B of one chunk, or of the part of it that is read at once."""
+    pairs: Buffer | None
+    """Numbers of low rows and then of high ones, converted."""
+    undo: dict[flow.Dot, Buffer]
+    """The inverse powers of two of the lane's columns."""
 
     @classmethod
     def open(cls, work: Contractions, arena: Arena, cta: Cta, views: dict[str, Buffer]) -> Pipeline:
@@ -152,26 +236,70 @@ class Pipeline:
         vectors = max(2 * m.unit_chunks for m in work.matrices)
         words = max(m.words for m in work.matrices)
         held = [[local(f"held{d}_{v}", max(2, words), U32) for v in range(vectors)] for d in range(work.depth)]
+        scales = local("scales", max(2, work.depth), U32) if any(m.scale for m in work.matrices) else None
         sums = local("sums", 4 * max(m.column_tiles * m.accumulators for m in work.matrices))
-        return cls(work, arena, cta, views, group, member, held, sums, local("b", 4, U32))
+        b = local("b", 4, U32)
+        pairs = local("pairs", 8, U32) if any(_narrow(m) for m in work.matrices) else None
+        undo = {m.op: local("undo", 2 * m.column_tiles) for m in work.matrices if m.raised}
+        return cls(work, arena, cta, views, group, member, held, scales, sums, b, pairs, undo)
 
     # once per row
+
+    def find_powers(self, values: StoredValues) -> None:
+        """Find the power of two of each column that has one, by all threads of the CTA; ends with a barrier."""
+        for m in self.work.matrices:
+            if not m.raised:
+                continue
+            inner = ((m.axis, m.extent), *m.row_tiles)
+            many, at = math.prod(d for _, d in inner), self.work.powers_at[m.op]
+            with loop("column_round", -(-m.count // self.cta.warps)) as turn:
+                column = let("column", turn * self.cta.warps + self.cta.warp)
+                with when(column < m.count):
+                    most = local("most", 1, U32)
+                    put(most, T.uint32(0), 0)
+                    with loop("k_round", -(-many // WARP)) as k:
+                        place = place_of(inner, unflat(T.min(k * WARP + self.cta.lane, i32(many - 1)), extents(inner)))
+                        place |= place_of(m.columns, unflat(column, extents(m.columns)))
+                        x = convert(values.read(m.row, [place[ord(c)] for c in m.letters]), F32)
+                        size = T.bitwise_and(T.reinterpret(U32, x), T.uint32(0x7FFFFFFF))
+                        put(most, T.max(most[0], size), 0)
+                    exponent = let("exponent", T.shift_right(warp_extreme("max", most[0]), T.uint32(23)))
+                    # both the power and its inverse are normal numbers
+                    up = let("up", T.min(T.uint32(253), T.uint32(LARGEST + 127) - exponent))
+                    with when(equal(self.cta.lane, i32(0))):
+                        put(self.arena.u32, T.shift_left(T.uint32(254) - up, T.uint32(23)), column + at)
+                        put(self.arena.u32, T.shift_left(up, T.uint32(23)), column + (at + m.count))
+        if self.work.powers_at:
+            cta_sync()
+
+    def take_powers(self) -> None:
+        """Read the inverse powers of two of this lane's columns; after :meth:`find_powers`."""
+        for m in self.work.matrices:
+            for n in range(2 * m.column_tiles if m.raised else 0):
+                column = self.member * 2 + (n // 2 * COLUMNS + n % 2)
+                at = T.min(column, i32(m.count - 1)) + self.work.powers_at[m.op]
+                put(self.undo[m.op], self.arena.f32[at], n)
 
     def make_fragments(self, values: StoredValues) -> None:
         """Make fragments B, by all threads of the CTA; a barrier must follow.
 
-        Word ``w`` of lane ``l`` of a chunk is two numbers of column ``l / 4``, those for the elements
-        ``2 words (l % 4) + 2 w`` and the next: the order in which the lanes of a page have them.
+        Lane ``l`` has numbers of column ``l / 4``, and of each chunk those elements that lanes ``l % 4`` of the pages
+        load, a pair in a word. It reads ``fragment_vector`` of its words at once, beside those of the other lanes.
         """
         for m in self.work.matrices:
+            v, each = m.fragment_vector, m.chunk // 8
             for n, (tile, columns, piece) in enumerate(m.fragments()):
                 base = self.work.fragments_at[m.op] + n * m.fragment_words
                 with self.cta.share("word", m.fragment_words) as at:
-                    lane = let("of_lane", remainder(quotient(at, i32(m.words)), i32(WARP)))
-                    start = quotient(at, i32(m.words * WARP)) * m.chunk + remainder(lane, i32(4)) * (2 * m.words)
-                    k = let("k", start + remainder(at, i32(m.words)) * 2)
+                    lane = let("of_lane", remainder(quotient(at, i32(v)), i32(WARP)))
+                    chunk, word = quotient(at, i32(v * WARP)), remainder(at, i32(v))
+                    if each > v:
+                        word = word + remainder(chunk, i32(each // v)) * v
+                        chunk = quotient(chunk, i32(each // v))
+                    first = chunk * m.chunk + remainder(lane, i32(4)) * (m.chunk // 4)
+                    k = let("k", first + first_of_pair(m.load.dtype, word))
                     column = let("column", quotient(lane, i32(4)) + columns * COLUMNS)
-                    pair = [self._piece(m, values, tile, column, piece, k + e) for e in range(2)]
+                    pair = [self._piece(m, values, tile, column, piece, k + e) for e in (0, pair_step(m.load.dtype))]
                     self._put_pair(m, pair, at + base)
 
     def _piece(self, m: Matrix, values: StoredValues, tile: int, column: Expr, piece: int, k: Expr) -> Expr:
@@ -181,31 +309,38 @@ class Pipeline:
         which: Expr = i32(piece)
         if m.side_by_side:
             which = let("piece", quotient(column, i32(2)))
-            inside = T.And(inside, which < PIECES)
+            inside = T.And(inside, which < PIECES[bf16])
         at = place_of(m.columns, unflat(T.min(head, i32(m.count - 1)), extents(m.columns)))
         at |= place_of(m.row_tiles, unflat(i32(tile), extents(m.row_tiles)))
         at[m.axis] = k
         x = local("x", 1)
         put(x, f32(0), 0)
         with when(inside):
-            put(x, convert(values.read(m.row, [at[ord(c)] for c in m.letters]), F32), 0)
+            number = convert(values.read(m.row, [at[ord(c)] for c in m.letters]), F32)
+            if m.raised:
+                number = number * self.arena.f32[head + (self.work.powers_at[m.op] + m.count)]
+            put(x, number, 0)
         if m.exact:
             return x[0]
-        first = let("first", _truncated(x[0]))
-        second = let("second", _truncated(x[0] - first))
+        first = let("first", _truncated(x[0], core_of(m)))
+        if m.core == f16:
+            # what is left of an infinite number is none
+            rest = T.Select(_finite(first), x[0] - first, f32(0))
+            return let("part", rest if piece else first)
+        second = let("second", _truncated(x[0] - first, core_of(m)))
         third = x[0] - first - second
         return let("part", T.Select(equal(which, i32(0)), first, T.Select(equal(which, i32(1)), second, third)))
 
     def _put_pair(self, m: Matrix, pair: list[Expr], at: Expr) -> None:
         """Pack two numbers into one word of a fragment."""
-        if storage_of(m) == "bfloat16":
+        if m.core == bf16:
             # each is exact in bf16: its upper half is the number
             low, high = (T.reinterpret(U32, x) for x in pair)
-            word = T.bitwise_or(T.bitwise_and(high, T.uint32(HIGH)), T.shift_right(low, T.uint32(16)))
+            word = T.bitwise_or(T.bitwise_and(high, T.uint32(HIGH["bfloat16"])), T.shift_right(low, T.uint32(16)))
             put(self.arena.u32, word, at)
         else:
             packed = local("packed", 2, U32)
-            pack_pair(storage_of(m), packed[0], *pair)
+            pack_pair(core_of(m), packed[0], *pair)
             put(self.arena.u32, packed[0], at)
 
     # the pipeline
@@ -213,45 +348,98 @@ class Pipeline:
     def fill(self, record: Expr) -> None:
         """Start the first loads of a page tile; ``record`` is that of this lane's page."""
         for n in range(self.work.depth):
-            self._fetch(self.work.units[n], self.held[n], record)
+            self._fetch(self.work.units[n], n, record, 0)
 
     def run(self, page_tile: PageTile, record: Buffer, advance: Callable[[], None], more: Expr, keep: Keep) -> None:
         """Multiply all of this page tile, and start the first loads of the next one if there is ``more``.
 
         ``advance`` makes ``record`` that of the next page tile's page.
         """
+        if self.work.turns == 1:
+            self._turn(page_tile, record, advance, more, keep, 0, None)
+            return
+
+        def turn(index: Index) -> None:
+            last = let("last_turn", equal(index[0], i32(self.work.turns - 1)))
+            self._turn(page_tile, record, advance, more, keep, index[0], last)
+
+        rolled([self.work.turns], turn, "turn")
+
+    def _turn(
+        self,
+        page_tile: PageTile,
+        record: Buffer,
+        advance: Callable[[], None],
+        more: Expr,
+        keep: Keep,
+        turn: Expr,
+        last: Expr | None,
+    ) -> None:
+        """Multiply the units of a turn; ``last`` tells whether it is the page tile's last, None where there is one."""
         units, depth = self.work.units, self.work.depth
+        following: Expr = 0
         for n, unit in enumerate(units):
-            held = self.held[n % depth]
-            self._multiply(unit, held)
+            self._multiply(unit, self.held[n % depth])
+            scale = self._scale_here(unit, n % depth)
             later = n + depth
             if later < len(units):
-                self._fetch(units[later], held, record[0])
+                self._fetch(units[later], n % depth, record[0], turn)
             else:
                 if later == len(units):
-                    advance()
-                with when(more):
-                    self._fetch(units[later - len(units)], held, record[0])
-            if unit.chunk + unit.matrix.unit_chunks == unit.matrix.chunks:
-                self._finish(unit, page_tile, keep)
+                    if last is None:
+                        advance()
+                    else:
+                        with when(last):
+                            advance()
+                        following = let("following", T.Select(last, i32(0), turn + 1))
+                with when(more if last is None else T.Or(T.Not(last), more)):
+                    self._fetch(units[later - len(units)], n % depth, record[0], following)
+            if unit.ends:
+                self._finish(unit, page_tile, turn, scale, keep)
 
-    def _fetch(self, unit: _Unit, held: list[Buffer], record: Expr) -> None:
-        """Load one unit: ``unit_chunks`` vectors of the low page, then as many of the high one."""
+    def _rows(self, unit: _Unit, turn: Expr) -> list[_Row]:
+        """The rows of which this lane loads the low words and the high ones."""
         m = unit.matrix
+        if m.stacked == 1:
+            place: Place = {k: i32(x) for k, x in unit.place.items()}
+            return [_Row(self.group + (unit.tile * ROWS + half * 8), place) for half in range(2)]
+        tile = turn * self.work.turn_tiles + unit.tile
+        if m.stacked < ROWS:
+            slot = let("slot", quotient(self.group, i32(4)) + tile * 2)
+            first = remainder(self.group, i32(4)) * 2
+        else:
+            each = m.stacked // ROWS
+            slot = let("slot", i32(0) + quotient(tile, i32(each)) if each > 1 else i32(0) + tile)
+            first = self.group * 2 + (remainder(tile, i32(each)) * ROWS if each > 1 else 0)
+        first = let("row", first)
+        return [_Row(slot, _place_along(m.tiles, first + half)) for half in range(2)]
+
+    def _fetch(self, unit: _Unit, place: int, record: Expr, turn: Expr) -> None:
+        """Load one unit: ``unit_chunks`` vectors of the low row, then as many of the high one."""
+        m, held = unit.matrix, self.held[place]
         t = type_of(m.load.load.value)
-        place: dict[int, Expr] = {k: i32(x) for k, x in unit.place.items()}
-        along, whole = t.tile[-1] // 2, t.numel // 2
-        for half in range(2):
-            of_page = let("record", shuffle(record, self.group + (unit.half * ROWS + half * 8)))
-            at = row_of(m.load, place) * along + self.member * m.words + unit.chunk * (m.chunk // 2)
+        along, whole, step = t.tile[-1] // m.packed, t.numel // m.packed, m.chunk // m.packed
+        for half, row in enumerate(self._rows(unit, turn)):
+            of_page = let("record", shuffle(record, row.slot))
+            at = row_of(m.load, row.place) * along + self.member * m.words + unit.chunk * step
             source = let("source", wide(of_page) * whole + wide(at))
             for c in range(m.unit_chunks):
                 with vector(m.words) as w:
                     put(
                         held[half * m.unit_chunks + c],
-                        self.views[m.load.load.buffer][source + c * (m.chunk // 2) + w],
+                        self.views[m.load.load.buffer][source + c * step + w],
                         w,
                     )
+            if half == 0 and m.scale is not None and unit.ends and self.scales is not None:
+                first = quotient(_row_index(m, row.place), i32(2))
+                word = self.views[m.scale.buffer][wide(of_page) * (m.stacked // 2) + wide(first)]
+                put(self.scales, word, place)
+
+    def _scale_here(self, unit: _Unit, place: int) -> Expr | None:
+        """The pair of scales of the rows that a unit completes, before those of a later one take their place."""
+        if unit.matrix.scale is None or not unit.ends or self.scales is None:
+            return None
+        return let("scale_pair", self.scales[place])
 
     def _multiply(self, unit: _Unit, held: list[Buffer]) -> None:
         """Multiply one unit with all columns, on top of the sums of the units before it."""
@@ -261,40 +449,75 @@ class Pipeline:
                 put(self.sums, f32(0), n)
         first = m.fragment_of(unit.place) * m.column_tiles * m.fragments_b
         for c in range(m.unit_chunks):
-            for n in range(m.column_tiles):
-                for s in range(m.fragments_b):
-                    which = first + n * m.fragments_b + s
-                    base = self.work.fragments_at[m.op] + which * m.fragment_words + (unit.chunk + c) * WARP * m.words
-                    with vector(m.words) as w:
-                        put(self.b, self.arena.u32[self.cta.lane * m.words + base + T.Cast(I32, w)], w)
-                    at = 4 * (n * m.accumulators + min(s, m.accumulators - 1))
-                    sums = [self.sums[at + e] for e in range(4)]
-                    low, high = held[c], held[m.unit_chunks + c]
-                    for j in range(m.words // 2):
-                        a = [low[2 * j], high[2 * j], low[2 * j + 1], high[2 * j + 1]]
-                        mma(storage_of(m), sums, a, [self.b[2 * j], self.b[2 * j + 1]])
+            low, high = held[c], held[m.unit_chunks + c]
+            for part in range(m.chunk // 8 // m.fragment_vector):
+                if _narrow(m):
+                    low, high = self._converted(m, held[c], held[m.unit_chunks + c], part)
+                for n in range(m.column_tiles):
+                    for s in range(m.fragments_b):
+                        self._multiply_part(unit, c, part, first, n, s, low, high)
 
-    def _finish(self, unit: _Unit, page_tile: PageTile, keep: Keep) -> None:
-        """Hand the results of 16 pages over, each from the lane that has it."""
+    def _multiply_part(
+        self, unit: _Unit, c: int, part: int, first: int, n: int, s: int, low: Row16, high: Row16
+    ) -> None:
+        """Multiply what one load of fragment B is for."""
+        m, v = unit.matrix, unit.matrix.fragment_vector
+        parts = m.chunk // 8 // v
+        which = first + n * m.fragments_b + s
+        base = self.work.fragments_at[m.op] + which * m.fragment_words + ((unit.chunk + c) * parts + part) * WARP * v
+        with vector(v) as w:
+            put(self.b, self.arena.u32[self.cta.lane * v + base + T.Cast(I32, w)], w)
+        at = 4 * (n * m.accumulators + min(s, m.accumulators - 1))
+        sums = [self.sums[at + e] for e in range(4)]
+        for j in range(v // 2):
+            a = [low[2 * j], high[2 * j], low[2 * j + 1], high[2 * j + 1]]
+            mma(core_of(m), sums, a, [self.b[2 * j], self.b[2 * j + 1]])
+
+    def _converted(self, m: Matrix, low: Buffer, high: Buffer, part: int) -> tuple[Row16, Row16]:
+        """The pairs of low rows and of high ones that one load of fragment B is for."""
+        assert self.pairs is not None
+        each, v = m.packed // 2, m.fragment_vector
+        for half, words in enumerate((low, high)):
+            for w in range(v // each):
+                out = [self.pairs[4 * half + w * each + e] for e in range(each)]
+                to_f16(out, words[part * (v // each) + w], m.load.dtype)
+        return [self.pairs[e] for e in range(v)], [self.pairs[4 + e] for e in range(v)]
+
+    def _finish(self, unit: _Unit, page_tile: PageTile, turn: Expr, scale: Expr | None, keep: Keep) -> None:
+        """Hand the results of 16 rows over, each from the lane that has it."""
         m = unit.matrix
-        for half in range(2):
-            slot = let("slot", self.group + (unit.half * ROWS + half * 8))
+        for half, row in enumerate(self._rows(unit, turn)):
+            slot = let("slot", row.slot) if m.stacked == 1 else row.slot
+            by = None if scale is None else let("scale", convert(unpack(scale, half, f16), F32))
             for n in range(m.column_tiles):
                 for e in range(2):
                     x, column, mine = self._result(m, n, half * 2 + e, e)
                     if mine is None and column is None:
                         continue
+                    x = self._scaled(m, x, 2 * n + e, by)
                     inside = slot < page_tile.count
                     tests = [t for t in (mine, inside) if t is not None]
                     at = place_of(m.columns, unflat(column, extents(m.columns)))
-                    at |= {k: i32(v) for k, v in unit.place.items()}
+                    at |= row.place
                     _, _, lo = m.op.letters()
                     index = [
                         page_tile.start + slot if isinstance(d, Sym) else at[ord(c)]
                         for c, d in zip(lo, type_of(m.op.value).shape, strict=True)
                     ]
                     with when(tests[0] if len(tests) == 1 else T.And(*tests)):
-                        keep(m.op.value, index, slot, x)
+                        keep(m.result, index, slot, x)
+
+    def _scaled(self, m: Matrix, x: Expr, column: int, by: Expr | None) -> Expr:
+        """A sum without the power of two of its column, times what else it is multiplied by."""
+        if m.raised:
+            x = x * self.undo[m.op][column]
+        for s in m.scaled:
+            if s.load is not None:
+                x = x * by
+            else:
+                assert s.by is not None and isinstance(s.by.owner, flow.Constant)
+                x = x * f32(s.by.owner.number)
+        return let("scaled", x) if m.raised or m.scaled else x
 
     def _result(self, m: Matrix, n: int, e: int, odd: int) -> tuple[Expr, Expr | None, Expr | None]:
         """Sum ``d[e]`` of this lane, its column, and whether the lane has one (None: all do)."""
@@ -312,17 +535,40 @@ class Pipeline:
 
 Keep = Callable[[Value, Index, Expr, Expr], None]
 """Takes a result: the value, its index with the page's position, the page's place in the page tile, the number."""
+Row16 = Buffer | list[Expr]
+"""Words of pairs of a row, as tensor cores take them."""
 
 
-def _truncated(x: Expr) -> Expr:
-    """The upper half of an fp32 number: a bf16 number, and what is left of ``x`` is exact."""
-    return T.reinterpret(F32, T.bitwise_and(T.reinterpret(U32, x), T.uint32(HIGH)))
+def _narrow(m: Matrix) -> bool:
+    """Whether the field must be converted."""
+    return m.load.dtype.bits < 16
+
+
+def _place_along(axes: Sequence[tuple[int, int]], row: Expr) -> Place:
+    """The index along axes of which rows are counted; where they are one, it is the row."""
+    if len(axes) == 1:
+        return {axes[0][0]: row}
+    return place_of(tuple(axes), unflat(row, [d for _, d in axes]))
+
+
+def _row_index(m: Matrix, place: Place) -> Expr:
+    """Which row of its page a place along ``m.tiles`` is."""
+    return flat([place[k] for k, _ in m.tiles], [d for _, d in m.tiles])
+
+
+def _truncated(x: Expr, core: str) -> Expr:
+    """The upper bits of an fp32 number: a number of the type, and what is left of ``x`` is exact."""
+    return T.reinterpret(F32, T.bitwise_and(T.reinterpret(U32, x), T.uint32(HIGH[core])))
+
+
+def _finite(x: Expr) -> Expr:
+    exponent = T.bitwise_and(T.reinterpret(U32, x), T.uint32(0x7F800000))
+    return differ(exponent, T.uint32(0x7F800000))
 
 
 def _joined(first: Expr, rest: Expr) -> Expr:
     """The sum of what the pieces gave; where that of the first is infinite or NaN, it is the result."""
-    exponent = T.bitwise_and(T.reinterpret(U32, first), T.uint32(0x7F800000))
-    return let("joined", T.Select(differ(exponent, T.uint32(0x7F800000)), first + rest, first))
+    return let("joined", T.Select(_finite(first), first + rest, first))
 
 
-assert set(TILE_TYPES) == {"bfloat16", "float16"}
+assert set(TILE_TYPES) == set(HIGH) == {"bfloat16", "float16"}

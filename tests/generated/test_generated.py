@@ -1,0 +1,67 @@
+"""Flows nobody wrote by hand: on each agree eager torch, the interpreters, CPU kernels and emulated GPU kernels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.generated.grammar import generate
+from tests.generated.program import Program
+from tests.generated.stages import agree, interpreted, on_cpu, on_gpu
+from tests.generated.world import World
+from vortex.ir.core import Op
+from vortex.ir.dialects import flow
+
+CHUNKS = [10, *[20] * 25]
+"""Flows of each test, which share a library. The first is in the quick run; the others are 500."""
+GPU_EACH = 5
+"""One flow in so many runs under the emulator too: its kernels take longest to compile."""
+COUNTED = 600
+NEVER = {"flow.blocks_of"}
+"""Of fields of whole pages."""
+KINDS = [
+    "topk(", "count=", "tolerance=", "topp(", "union(", "shortlist(", "Parameter(", "vortex.head()",
+    "vortex.layer()", "vortex.page_index()", "vortex.page_count()", "same_bits(", 'state="page"', 'state="request"',
+    'dtype="int4"', 'dtype="int8"', 'dtype="uint1"', 'dtype="fp8_e4m3"', "scale=", "block_size=", "kv_lora_rank=",
+    "kv_dtype=", "Budget(table=", "ratio=", "cache.k", "cache.v", "cache.latent", "page.k", "page.v", "page.latent",
+]  # fmt: skip
+"""What one flow in a hundred has at least."""
+pytestmark = pytest.mark.filterwarnings("ignore::vortex.errors.VortexWarning")
+ONCE = settings(
+    max_examples=1, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True,
+    phases=(Phase.generate,),
+)  # fmt: skip
+
+
+def flows(chunk: int, count: int) -> st.SearchStrategy[list[Program]]:
+    """So many flows, others for each chunk. A seed is all that hypothesis draws: ``agree`` makes a flow that fails
+    smaller by itself, for each try compiles it.
+    """
+    seeds = st.integers(chunk << 32, ((chunk + 1) << 32) - 1)
+    return st.lists(seeds, min_size=count, max_size=count, unique=True).map(lambda every: [*map(generate, every)])
+
+
+@pytest.mark.parametrize("chunk", [0, *(pytest.param(i, marks=pytest.mark.full) for i in range(1, len(CHUNKS)))])
+def test_generated_flows_agree(chunk: int) -> None:
+    @settings(ONCE)
+    @given(flows(chunk, CHUNKS[chunk]))
+    def check(programs: Sequence[Program]) -> None:
+        agree(programs, interpreted, on_cpu)
+        agree(programs[::GPU_EACH], on_gpu)
+
+    check()
+
+
+@pytest.mark.full
+def test_every_op_and_kind_of_flow_is_generated() -> None:
+    ops, text = Counter[str](), ""
+    for program in map(generate, range(COUNTED)):
+        text += program.text
+        ops.update({o.name for f in World(program).module.functions.values() for o in f.ops})
+    every = {k.name for k in vars(flow).values() if isinstance(k, type) and issubclass(k, Op) and "name" in vars(k)}
+    assert every - set(ops) == NEVER, ops
+    assert [kind for kind in KINDS if text.count(kind) < COUNTED / 100] == []

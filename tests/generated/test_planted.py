@@ -1,0 +1,94 @@
+"""Faults planted in the code generator: on generated flows each makes a stage disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count, islice
+from typing import Any
+
+import pytest
+
+from tests.generated import stages
+from tests.generated.grammar import generate
+from tests.generated.program import Program
+from tests.generated.stages import Disagreement, agree, on_cpu, on_gpu
+from vortex.codegen import arguments
+from vortex.codegen.cpu import select as cpu_select
+from vortex.codegen.cuda import vector_load
+from vortex.codegen.sweep import RowReader, State
+from vortex.codegen.tir import T
+from vortex.ir.dialects import page
+from vortex.ir.types import int4
+
+Patch = pytest.MonkeyPatch
+FLOWS = 2
+"""Flows that use what is broken."""
+
+
+def _scale_of_the_page_before(patch: Patch) -> None:
+    right = RowReader.load
+
+    def load(self: RowReader, o: page.Load, index: Any, here: Any = None) -> Any:
+        if o.buffer.endswith("_scale"):
+            first, *rest = index
+            return right(self, o, [T.max(first - 1, T.int32(0)), *rest])
+        return right(self, o, index, here)
+
+    patch.setattr(RowReader, "load", load)
+
+
+def _swapped_nibble(module: Any) -> Callable[[Patch], None]:
+    right = module.unpacked
+
+    def unpacked(byte: Any, k: Any, dtype: Any) -> Any:
+        return right(byte, 1 - k if dtype == int4 else k, dtype)
+
+    def plant(patch: Patch) -> None:
+        patch.setattr(module, "unpacked", unpacked)
+
+    return plant
+
+
+def _stale_state(patch: Patch) -> None:
+    """State is never written again."""
+    patch.setattr(State, "store", lambda self, o, tiles: None)
+
+
+def _shortlist_off_by_one(patch: Patch) -> None:
+    """A page is listed by the score of the page before."""
+    right = cpu_select.emit_shortlist
+
+    def emit(key: Callable[[Any], Any], pages: Any, kept: Any, to: Any) -> None:
+        right(lambda s: key(T.max(s - 1, T.int32(0))), pages, kept, to)
+
+    patch.setattr(cpu_select, "emit_shortlist", emit)
+
+
+def using(what: str) -> list[Program]:
+    """The first flows of few lines that have ``what`` in their text, and that are fused."""
+    fit = (p for p in map(generate, count()) if what in p.text and len(p.index) < 12 and p.seed % 8 != 2)
+    return list(islice(fit, FLOWS))
+
+
+PLANTED = {
+    "scale-of-the-page-before": ("scale=", on_cpu, _scale_of_the_page_before),
+    "swapped-nibble": ('dtype="int4"', on_cpu, _swapped_nibble(arguments)),
+    "swapped-nibble-of-vectors": ('dtype="int4"', on_gpu, _swapped_nibble(vector_load)),
+    "stale-state": ('state="', on_cpu, _stale_state),
+    "shortlist-off-by-one": ("vortex.shortlist", on_cpu, _shortlist_off_by_one),
+}
+
+
+@pytest.mark.filterwarnings("ignore::vortex.errors.VortexWarning")
+@pytest.mark.parametrize(
+    "fault", [pytest.param(f, marks=[pytest.mark.full] if PLANTED[f][1] is on_gpu else []) for f in PLANTED]
+)
+def test_planted_faults_are_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    what, stage, plant = PLANTED[fault]
+    programs = using(what)
+    monkeypatch.setattr(stages, "TRIES", 0)
+    agree(programs, stage)
+    plant(monkeypatch)
+    with pytest.raises(Disagreement) as seen:
+        agree(programs, stage)
+    assert isinstance(seen.value.__cause__, AssertionError), "the fault itself does not run"
