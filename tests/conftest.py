@@ -1,4 +1,8 @@
-"""No test sees tuning results that it did not ask for: neither this machine's nor those that are shipped."""
+"""No test sees tuning results that it did not ask for: neither this machine's nor those that are shipped.
+
+Idle OpenMP threads sleep: two workers have four threads on two cores, and threads that wait by spinning take the cores
+from those that work.
+"""
 
 import os
 from pathlib import Path
@@ -6,4 +10,5 @@ from pathlib import Path
 from vortex.install import databases
 
 os.environ["VORTEX_DB"] = "none"
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # libgomp reads it when torch is imported
 databases.SHIPPED = Path(__file__).with_name("nothing-shipped")

@@ -97,6 +97,20 @@ class Dense(Plain):
         return vortex.topk((cache.keys @ q.T).amax((1, 2)))
 
 
+class Rows(Plain):
+    """Scores the keys themselves."""
+
+    def forward_indexer(self, q, cache):  # type: ignore[no-untyped-def,override]
+        return vortex.topk((cache.k @ q.T).amax((1, 2)))
+
+
+class RowsTwice(Plain):
+    """Reads the keys again, after their mean."""
+
+    def forward_indexer(self, q, cache):  # type: ignore[no-untyped-def,override]
+        return vortex.topk((q.mean(0) * (cache.k - cache.k.mean((0, 1))).abs()).sum((1, 2)))
+
+
 def said(flow: type[vortex.vFlow], tokens: int = 4096) -> dict[str, str]:
     spec = Spec()
     made = program(flow, spec)
@@ -126,6 +140,9 @@ def test_each_rule_is_shown() -> None:
     assert said(Narrow) == {}
     assert set(said(Twice)) >= {"read-again"}
     assert "mean is read 2 times" in said(Twice)["read-again"]
+    rows, again = said(Rows)["tensor-cores"], said(RowsTwice)["read-again"]
+    assert "it reads cache.k, the rows of the pool, and no field" in rows
+    assert again.startswith("cache.k, the rows of the pool, is read 2 times")
     assert set(said(Dense)) == {"near-dense"}
     assert "49%" in said(Dense)["near-dense"]
     assert set(RULES) >= {*sizes, *said(Twice), *said(Dense)}

@@ -5,6 +5,7 @@ Stand-ins take SGLang's place, as in test_backend.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,10 @@ import vortex
 from tests.engine.standins import KV_HEADS, SPEC, Mode, World, stood_in
 from tests.engine.test_backend import captured, drawn, ready, replayed, same
 from tests.state.flows import WithMeans
+from vortex.check.weights import random_parameters
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
+from vortex.runtime.safetensors import write_safetensors
 from vortex.runtime.sglang.memory import add_summaries, leave_room
 
 VERSIONS = ("0_5_16", "0_5_23")
@@ -184,3 +187,23 @@ def test_memory_of_state_is_left_by_the_pools(artifact: Path, monkeypatch: pytes
     with pytest.raises(VortexError, match="fewer --max-running-requests"):
         leave_room(configurator, taken, 16)
     assert leave_room(SimpleNamespace(), 5, 16) is None
+
+
+def test_memory_of_parameters_is_left_by_the_pools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = compile_flow("learned_query", spec=SPEC, out=tmp_path / "learned.vxa")
+    assert made.artifact is not None and made.manifest is not None
+    weights = tmp_path / "weights.safetensors"
+    write_safetensors(weights, random_parameters(made.manifest.parameters, 2, KV_HEADS))
+    with caplog.at_level(logging.INFO):
+        world = World(made.artifact, parameters=str(weights))
+    monkeypatch.setenv("VORTEX_CONFIG", f'{{"flow": "{made.artifact}", "dense_layers": [1]}}')
+    kvc = SimpleNamespace(**vars(world.runner), layer_info=SimpleNamespace(start_layer=0, end_layer=2))
+    configurator = SimpleNamespace()
+    add_summaries(1000, configurator, kvc, 2)
+    taken = sum(x.numel() * x.element_size() for x in world.backend._weights._made.values())
+    assert taken and f"parameters of 2 layers take {taken / 2**20:.1f} MiB" in caplog.text
+    assert leave_room(configurator, 10**9, 16) == ((configurator, 10**9 - taken, 16), {})
+    with pytest.raises(VortexError, match="memory of the flow's parameters"):
+        leave_room(configurator, taken, 16)

@@ -141,6 +141,11 @@ class ParameterEntry:
         assert isinstance(d.type, TensorType)
         return cls(d.name, d.type.tile, str(d.type.dtype), str(d.attrs["per"]))
 
+    def bytes(self, layers: int, kv_heads: int) -> int:
+        """Of the sets that so many layers and KV heads take."""
+        sets = {"model": 1, "layer": layers, "head": layers * kv_heads}[self.per]
+        return sets * prod(self.shape) * DTYPES[self.dtype].bytes
+
 
 def expected(entry: ParameterEntry) -> str:
     """The tensor that a file of weights must hold, in words."""

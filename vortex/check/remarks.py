@@ -61,8 +61,16 @@ def contractions(program: Module) -> list[Contraction]:
         for o in f.ops:
             if isinstance(o, flow.Dot) and over_pages(o.value):
                 why = why_no_matrix(o, partial(page.is_summary, program)) or ""
+                if why and (pools := _raw_rows(program, o)):
+                    why = f"it reads {' and '.join(f'cache.{n}' for n in pools)}, the rows of the pool, and no field"
                 found.append(Contraction(_shown(o), o.loc, why))
     return found
+
+
+def _raw_rows(program: Module, o: Op) -> list[str]:
+    """The pools whose rows an op takes as they are stored."""
+    loads = [x for v in o.operands if isinstance(x := origin_of(v).owner, page.Load)]
+    return [x.buffer for x in loads if page.is_paged(program, x) and not page.is_summary(program, x)]
 
 
 def remarks(program: Module, steps: Sequence[StepBytes], dense_bytes: int) -> list[Remark]:
@@ -105,7 +113,7 @@ class ScalarWork:
     counted: dict[Op, int]
     """By the op that needs them."""
     conversions: int
-    """To make fp32 numbers of what is stored."""
+    """To make numbers that can be multiplied of what is stored."""
     size: int
     """Bytes of the page's fields, each sweep counted."""
 
@@ -130,8 +138,9 @@ def scalar_work(program: Module, f: Function) -> ScalarWork:
     size, conversions = 0, 0
     for load, sweeps in _field_reads(program, f):
         size += _numel(load.value) * _dtype(load).bits * len(sweeps) // 8 // _candidates(load)
-        if not all(o in matrices for o in f.ops if _reads(o, load)):
-            conversions += _numel(load.value) * CONVERSION.get(_dtype(load).name, 0) * len(sweeps)
+        scalar = not all(o in matrices for o in f.ops if _reads(o, load))
+        rates = CONVERSION if scalar else TENSOR_CONVERSION
+        conversions += _numel(load.value) * rates.get(_dtype(load).name, 0) * len(sweeps)
     return ScalarWork(counted, conversions, size)
 
 
@@ -151,6 +160,8 @@ def _arithmetic(program: Module, f: Function) -> Iterator[Remark]:
 
 CONVERSION = {"bf16": 1, "f16": 1, "fp8_e4m3": 4, "int8": 2, "int4": 3, "uint1": 2}
 """Instructions that make one stored number an fp32 number; estimates."""
+TENSOR_CONVERSION = {"fp8_e4m3": 1, "int8": 1, "int4": 1}
+"""Those that make it an f16 number for tensor cores, two at a time; bf16 and f16 are multiplied as they lie."""
 
 
 def scalar_rate(machine: Machine) -> float:
@@ -215,6 +226,10 @@ def _numel(v: Value) -> int:
 def _read_again(program: Module, f: Function) -> Iterator[Remark]:
     for o, sweeps in _field_reads(program, f):
         if len(sweeps) > 1:
-            why = f"field {o.buffer} is read {len(sweeps)} times: sweeps {', '.join(map(str, sorted(sweeps)))} need it"
+            raw = not page.is_summary(program, o)
+            what = f"cache.{o.buffer}, the rows of the pool," if raw else f"field {o.buffer}"
+            why = f"{what} is read {len(sweeps)} times: sweeps {', '.join(map(str, sorted(sweeps)))} need it"
             way = "compute what the later sweep needs before the statistic over pages, or store it as a field"
+            if raw:
+                way = "keep a smaller summary of the rows as a field, or read them at the pages of a shortlist"
             yield Remark("read-again", why, way, o.loc)

@@ -119,7 +119,8 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     for c in m.constants:
         print(f"constant  {c.name}: {c.dtype}{list(c.shape)}")
     for p in m.parameters:
-        print(f"parameter {p.name}: {expected(p)} in the file of weights")
+        each = {"model": "", "layer": " a layer", "head": " a layer and KV head"}[p.per]
+        print(f"parameter {p.name}: {expected(p)} in the file of weights, {p.bytes(1, 1)} bytes{each}")
     print(f"made by   {', '.join(f'{k} {v}' for k, v in m.toolchain.items())}")
     rows = []
     for name, target in m.targets.items():

@@ -22,7 +22,7 @@ from vortex.runtime.parameters import Parameters
 from vortex.runtime.sglang import stats
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.latent import read_latent_by
-from vortex.runtime.sglang.memory import new_fields, new_state, state_bytes
+from vortex.runtime.sglang.memory import new_fields, new_state, parameter_bytes, state_bytes
 from vortex.runtime.sglang.refusals import refuse_model, refuse_settings
 from vortex.runtime.sglang.shape import model_shape
 from vortex.runtime.sglang.step import Layer, Step
@@ -88,6 +88,9 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             scored = len(self._layers) - len(config.dense_layers)
             taken = state_bytes(states, shape.kv_heads, slots, columns, scored) / 2**20
             logger.info("vortex: %d slots of state of up to %d pages take %.1f MiB", slots, columns, taken)
+        if manifest.parameters:
+            taken = parameter_bytes(manifest.parameters, shape.kv_heads, len(self._layers)) / 2**20
+            logger.info("vortex: parameters of %d layers take %.1f MiB", len(self._layers), taken)
         logger.info(
             "vortex: flow %s on %s, %s; prefill by %s", self._library.manifest.flow, target, config.budget, name
         )

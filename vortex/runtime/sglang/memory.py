@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vortex.artifact.folder import read_manifest
-from vortex.artifact.manifest import FieldEntry, StateEntry
+from vortex.artifact.manifest import FieldEntry, ParameterEntry, StateEntry
 from vortex.errors import ENGINE_REFUSED
 from vortex.runtime.compiled import ModelShape, artifact_for, target_of
 from vortex.runtime.sglang.config import EngineConfig
@@ -39,6 +39,11 @@ def state_bytes(entries: Sequence[StateEntry], kv_heads: int, slots: int, column
     return slots * layers * sum(s.bytes(kv_heads, columns) for s in entries)
 
 
+def parameter_bytes(entries: Sequence[ParameterEntry], kv_heads: int, layers: int) -> int:
+    """Bytes of the weights of ``layers`` layers on the device."""
+    return sum(p.bytes(layers, kv_heads) for p in entries)
+
+
 def bytes_per_token(entries: Sequence[FieldEntry], shape: ModelShape, layers: int) -> int:
     """Bytes of summaries that a token of the pool costs, rounded up."""
     page = sum(f.tile_bytes for f in entries) * shape.kv_heads * layers
@@ -47,7 +52,7 @@ def bytes_per_token(entries: Sequence[FieldEntry], shape: ModelShape, layers: in
 
 def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) -> int | None:
     """After SGLang's ``DefaultPoolConfigurator._compute_cell_size``: the summaries too, where this backend runs. What
-    state takes is left to :func:`leave_room`.
+    state and parameters take is left to :func:`leave_room`.
 
     This is the first place that knows the model's shape, so a flow that does not compile stops the start here.
     """
@@ -60,8 +65,11 @@ def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) 
     manifest = read_manifest(artifact_for(config.flow, shape, target_of(kvc.device), blocks=bool(block)))
     without = config.dense_layers | config.pages_of.keys()
     bare = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in without)
-    if taken := _state_of(manifest.flow, manifest.states, kvc, shape, num_layers - bare):
-        configurator.vortex_state_bytes = taken
+    state = _state_of(manifest.flow, manifest.states, kvc, shape, num_layers - bare)
+    # layers that share pages or are dense are bound too, and each bound layer has its weights
+    weights = parameter_bytes(manifest.parameters, shape.kv_heads, num_layers)
+    if state or weights:
+        configurator.vortex_bytes = (state, weights)
     return cell_size + bytes_per_token(manifest.fields, shape, num_layers - bare)
 
 
@@ -84,14 +92,20 @@ def _state_of(flow: str, states: Sequence[StateEntry], kvc: Any, shape: ModelSha
 def leave_room(
     configurator: Any, available_bytes: int, page_size: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Before ``DefaultPoolConfigurator.calculate_pool_sizes``: pools share what state leaves of the memory."""
-    taken = getattr(configurator, "vortex_state_bytes", 0)
+    """Before ``DefaultPoolConfigurator.calculate_pool_sizes``: pools share what state and parameters leave of the
+    memory.
+    """
+    state, weights = getattr(configurator, "vortex_bytes", (0, 0))
+    taken = state + weights
     if not taken:
         return None
     if taken >= available_bytes:
         why = (
             f"it takes {taken / 2**30:.2f} GiB, and there are {available_bytes / 2**30:.2f} GiB for it and the KV cache"
         )
+        if weights > state:
+            hint = "smaller parameters, or one set for all layers and heads: Parameter(...) without per="
+            raise ENGINE_REFUSED.at(what="the memory of the flow's parameters", why=why, hint=hint)
         hint = "fewer --max-running-requests, a shorter --context-length, or a narrower dtype= in the flow's Field"
         raise ENGINE_REFUSED.at(what="the state of so many requests", why=why, hint=hint)
     return (configurator, available_bytes - taken, page_size), {}
