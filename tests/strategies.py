@@ -1,4 +1,5 @@
-"""Random well-typed flows, and data for them."""
+"""Random functions of flow IR, for what holds of any value of them, NaN and infinities too; tests/generated has whole
+flows as people write them."""
 
 from __future__ import annotations
 
@@ -198,41 +199,6 @@ def score(f: Function, v: Value, fold: type[flow.Reduce]) -> Value:
     return f.add(fold(v, rest), "score") if rest else v
 
 
-def selection_of(draw: Any, f: Function, scored: Callable[[], Value]) -> Value:
-    """One to three choices by scores, each with a budget of its own or that of the step, a count, or a share."""
-    parts = []
-    for _ in range(draw(st.integers(1, 3))):
-        pages = draw(st.sampled_from([0, 0, 1, 3]))
-        if draw(st.booleans()):
-            parts.append(f.add(flow.TopP(scored(), draw(st.sampled_from([0.3, 0.5, 1.0])), pages), "p"))
-        elif draw(st.booleans()):
-            most = f.add(flow.ReduceMax(scored(), (0,)), "most")
-            parts.append(f.add(flow.TopK(scored(), pages, (f.add(flow.Cast(most, i32), "count"),)), "p"))
-        else:
-            parts.append(f.add(flow.TopK(scored(), pages), "p"))
-    return parts[0] if len(parts) == 1 else f.add(flow.Union(tuple(parts)), "p")
-
-
-def with_state(m: Module, f: Function) -> dict[str, Value]:
-    """Declare state in a module, and give it to its @index."""
-    made = {}
-    for name, per, shape, init in (("s", "page", (), 1.0), ("t", "page", (DIM,), -2.0), ("r", "request", (DIM,), 0.5)):
-        m.declare(Decl("field", name, TensorType(f32, shape), {"state": per, "init": init}))
-        made[name] = Value(name, TensorType(f32, (S, *shape) if per == "page" else shape))
-        f.args.append(made[name])
-    return made
-
-
-def became(draw: Any, f: Function, values: list[Value], kept: Value) -> Value:
-    """What state becomes: a value of its shape, halved with what was there or as it is: perhaps another state."""
-    alike = [v for v in values if shape_of(v).shape == shape_of(kept).shape]
-    v = draw(st.sampled_from(alike))
-    if draw(st.booleans()):
-        return v
-    half = f.add(flow.Constant(0.5, TensorType(f32)))
-    return f.add(flow.Mul(f.add(flow.Add(v, kept)), half))
-
-
 @st.composite
 def flows(
     draw: Any,
@@ -240,30 +206,19 @@ def flows(
     polynomial: bool = False,
     ranked: bool | None = None,
     steps: int = 8,
-    selections: bool = False,
-    state: bool = False,
 ) -> str:
-    """A flow module as text; @index ends in a topk, with ``selections`` in any selection, or returns values where
-    ``ranked`` is false. With ``state`` it keeps state of pages, ``s`` and ``t``, and of requests, ``r``.
+    """A flow module as text; @index ends in a topk, or returns values where ``ranked`` is false.
 
     Text, because hypothesis would print a module's every nested object.
     """
     m, f = new_module()
-    kept = with_state(m, f) if state else {}
     builder = _Builder(draw, f, polynomial=polynomial)
     for _ in range(draw(st.integers(1, steps))):
         builder.step()
     if ranked if ranked is not None else draw(st.booleans()):
         over = [v for v in builder.values if shape_of(v).page_axis is not None]
         fold = draw(st.sampled_from(REDUCE[:2] if polynomial else REDUCE))
-
-        def scored() -> Value:
-            return score(f, draw(st.sampled_from(over)), fold)
-
-        end = selection_of(draw, f, scored) if selections else f.add(flow.TopK(scored()), "p")
-        new = {name: became(draw, f, builder.values, v) for name, v in kept.items()}
-        names = (flow.SELECTED, *new) if new else ()
-        f.append(flow.Return((end, *new.values()), names))
+        f.append(flow.Return((f.add(flow.TopK(score(f, draw(st.sampled_from(over)), fold)), "p"),)))
     else:
         users = f.users()
         f.append(flow.Return(tuple([v for v in builder.values if not users[v]][-4:])))

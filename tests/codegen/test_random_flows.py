@@ -1,4 +1,4 @@
-"""Flows nobody wrote by hand go through the same emitters: compiled kernels against the interpreter."""
+"""NaN and infinities in functions nobody wrote by hand: compiled kernels against the interpreter."""
 
 from __future__ import annotations
 
@@ -26,11 +26,9 @@ def _sums_one_side(f: Function) -> bool:
     return any(c not in lo and (c in la) != (c in lb) for la, lb, lo in dots for c in la + lb)
 
 
-def agree(module: Module, compiled: Compiled, name: str, pages: int, *, integers: bool) -> None:
+def agree(module: Module, compiled: Compiled, name: str, pages: int) -> None:
     f = module.functions["index"]
-    rows = [
-        arguments(f, pages, seed, integers=integers, specials=not integers and not _sums_one_side(f)) for seed in (1, 2)
-    ]
+    rows = [arguments(f, pages, seed, specials=not _sums_one_side(f)) for seed in (1, 2)]
     inputs = {a.name: np.stack([row[i] for row in rows]) for i, a in enumerate(f.args)}
     with np.errstate(all="ignore"):
         expected = [run_function(f, row, module, pages=pages, layer=5, first=3)[0] for row in rows]
@@ -39,17 +37,13 @@ def agree(module: Module, compiled: Compiled, name: str, pages: int, *, integers
         axis = f.ops[-1].operands[0].type.page_axis
         want = np.asarray(want) if not axis else np.moveaxis(want, axis, 0)
         want, have = want.astype(np.float32), np.asarray(have).astype(np.float32)
-        if integers:
-            np.testing.assert_array_equal(have, want, err_msg=print_module(module))
-        else:
-            close = np.isclose(have, want, rtol=2e-3, atol=2e-3, equal_nan=True)
-            # a floor or comparison of a rounded number may fall on the other side
-            assert close.mean() >= 0.97 or (~close).sum() <= 1, (print_module(module), have[~close], want[~close])
+        close = np.isclose(have, want, rtol=2e-3, atol=2e-3, equal_nan=True)
+        # a floor or comparison of a rounded number may fall on the other side
+        assert close.mean() >= 0.97 or (~close).sum() <= 1, (print_module(module), have[~close], want[~close])
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.full)])
-@pytest.mark.parametrize("polynomial", [True, False])
-def test_compiled_kernels_agree_with_the_interpreter(polynomial: bool, examples: int) -> None:
+@pytest.mark.parametrize("examples", [4, pytest.param(20, marks=pytest.mark.full)])
+def test_compiled_kernels_agree_with_the_interpreter(examples: int) -> None:
     # no shrinking: each try would compile a library
     @settings(
         max_examples=examples,
@@ -59,12 +53,12 @@ def test_compiled_kernels_agree_with_the_interpreter(polynomial: bool, examples:
         derandomize=True,
         phases=(Phase.generate,),
     )
-    @given(st.lists(flows(polynomial=polynomial, ranked=False), min_size=BATCH, max_size=BATCH))
+    @given(st.lists(flows(ranked=False), min_size=BATCH, max_size=BATCH))
     def check(texts: list[str]) -> None:
         modules = [parse_module(text) for text in texts]
         compiled = compile_all({f"flow{i}": m for i, m in enumerate(modules)})
         for i, m in enumerate(modules):
             for pages in PAGES:
-                agree(m, compiled, f"flow{i}", pages, integers=polynomial)
+                agree(m, compiled, f"flow{i}", pages)
 
     check()

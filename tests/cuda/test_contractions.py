@@ -4,6 +4,7 @@ and what the kernel's text must not lose.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 import vortex
 from tests.batches import batch, oracle_selection, summarise
-from tests.cuda.harness import Kernels, lower, tensors
+from tests.cuda.harness import Kernels, fails, lower, tensors
 from vortex.budget import Budget
 from vortex.flow.trace import trace
 from vortex.ir.core import Module
@@ -45,6 +46,7 @@ class Kept:
 
 KEPT = {
     "fp8": Kept("fp8_e4m3", 16, 64, 4, computed=True, stacked=16),
+    "fp8_best": Kept("fp8_e4m3", 16, 64, 4, computed=True, stacked=16, fold="amax"),
     "fp8_long": Kept("fp8_e4m3", 48, 128, 1, stacked=48),
     "fp8_mean": Kept("fp8_e4m3", 8, 80, 3, rows=False, stacked=1),
     "int4": Kept("int4", 16, 32, 4, stacked=16),
@@ -105,7 +107,21 @@ def filled(name: str, seed: int) -> Batch:
     # heads of very different sizes
     b.q *= (2.0 ** -(20.0 * (np.arange(b.q.shape[1]) % KEPT[name].group)).clip(0, 60))[:, None].astype(np.float32)
     summarise(flow_of(name), b)
+    if name == "fp8_best":
+        plant(b)
     return b
+
+
+def plant(b: Batch) -> None:
+    """Leave three pages that are best, one that is fourth, and one before it that would be fourth by 11 bits of the
+    queries: 1.5 * 3 = 4.5, and 0.9 * 5 + 0.15 / 512 is a little more.
+    """
+    b.q[:], b.paged["keys"][:] = 0, 0
+    b.q[..., :3] = (5, 3, 0.5)
+    for r, length in enumerate(b.lengths):
+        if length > 16 * 8:
+            for p, keys in ((1, (4, 0, 0)), (2, (4, 0, 0)), (3, (3, 0, 0)), (4, (4, 0, 0)), (5, (0, 5, 2**-9))):
+                b.paged["keys"][b.page_table[r, p], :, p, :3] = keys
 
 
 def check(built: Kernels, name: str) -> None:
@@ -126,3 +142,31 @@ def test_selection_equals_the_interpreter(name: str) -> None:
     (m,) = matrices_of(program, program.functions["select"])
     assert m.stacked == KEPT[name].stacked
     check(kernels(name), name)
+
+
+FAULTS = {
+    "nibbles of another place": ("int4", r"\(uint\)15728880, \(uint\)1686135936", "(uint)983055, (uint)1678271496"),
+    "codes with an offset": ("int4", r"(sub\w*f16x2\((?:\w+\[\d\], )+)\(uint\)1678271496", r"\1(uint)1677747200"),
+    "the scale of the other row": ("int4", r"(scale_pair\w*) >> \(uint\)16", r"\1 >> (uint)0"),
+    "the power of two of another column": ("int4", r"undo_ptr\[0\] = ", "undo_ptr[0] = 0.5f * "),
+    "pages of the turn at hand": ("int4", r"\(\(turn0 == 1\) \? 0 : \(turn0 \+ 1\)\)", "turn0"),
+    "the next page tile too early": ("int4", r"if \(turn0 == 1\)", "if (turn0 == 0)"),
+    "powers of two that are not yet there": ("int4", r"(warp_max >>(?:.|\n)*?)tvm_builtin_cuda_cta_sync\(\);", r"\1"),
+    "columns beyond the range of f16": ("fp8", r"\(uint\)268", "(uint)276"),
+    "the second piece lost": ("fp8_best", r"\? (\(x_ptr_\d\[0\] - first_\d\)) :", r"? 0.0f * \1 :"),
+    "upper bytes of fp8 that are the lower ones": ("fp8", r">> \(uint\)16\)", ">> (uint)0)"),
+    "bytes without their sign": ("int8", r"\(uint\)2155905152", "(uint)0"),
+}
+"""A kernel of :data:`KEPT`, what is found in its text, and what stands in each place instead."""
+FEW = ("codes with an offset", "pages of the turn at hand", "powers of two that are not yet there")
+
+
+@pytest.mark.parametrize("fault", [*FEW, *(pytest.param(f, marks=pytest.mark.full) for f in FAULTS if f not in FEW)])
+def test_a_planted_fault_is_seen(fault: str) -> None:
+    name, found, instead = FAULTS[fault]
+    built = kernels(name)
+    check(built, name)
+    symbol = built.sources[name, "select"].symbol
+    text, count = re.subn(found, instead, built.texts[symbol])
+    assert count, "the pattern no longer finds its place"
+    assert fails(check, built.mutated(symbol, text), name), fault

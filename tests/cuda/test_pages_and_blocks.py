@@ -17,7 +17,7 @@ from tests.flow.pages_and_blocks import FLOWS
 from vortex.budget import Budget
 from vortex.codegen.cuda import plan
 from vortex.codegen.cuda.select import kernel
-from vortex.codegen.cuda.select.sweeps import Sweeps
+from vortex.codegen.cuda.select.page_lookup import PageLookup
 from vortex.codegen.cuda.work_list import part_pages
 from vortex.codegen.tir import T, tirx
 from vortex.codegen.values import Values
@@ -137,12 +137,13 @@ def _another_block(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _the_place_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Sweeps._record
-    monkeypatch.setattr(Sweeps, "_record", lambda self, axis, physical: right(self, S, physical))
+    right = PageLookup.record
+    monkeypatch.setattr(PageLookup, "record", lambda self, axis, physical: right(self, S, physical))
 
 
 def _candidates_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sweeps, "_physical_of", lambda self, axis, at, right=Sweeps._physical_of: right(self, S, at))
+    right = PageLookup.physical
+    monkeypatch.setattr(PageLookup, "physical", lambda self, axis, at: right(self, S, at))
 
 
 def _items_that_share_a_page_tile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Flows nobody wrote by hand under the emulator: GPU kernels against the interpreter, in rows and in items."""
+"""NaN and infinities in functions nobody wrote by hand, under the emulator: GPU kernels in rows and in items."""
 
 from __future__ import annotations
 
@@ -55,9 +55,8 @@ def compile_all(modules: dict[str, Module], chip_words: int) -> tuple[Compiled, 
     return Compiled(programs, sources, library), InItems(programs, sources, library)
 
 
-@pytest.mark.parametrize("examples", [1, pytest.param(25, marks=pytest.mark.full)])
-@pytest.mark.parametrize("polynomial", [True, False])
-def test_gpu_kernels_agree_with_the_interpreter(polynomial: bool, examples: int) -> None:
+@pytest.mark.parametrize("examples", [1, pytest.param(6, marks=pytest.mark.full)])
+def test_gpu_kernels_agree_with_the_interpreter(examples: int) -> None:
     # no shrinking: each try would compile a library
     @settings(
         max_examples=examples,
@@ -67,13 +66,13 @@ def test_gpu_kernels_agree_with_the_interpreter(polynomial: bool, examples: int)
         derandomize=True,
         phases=(Phase.generate,),
     )
-    @given(st.lists(flows(polynomial=polynomial, ranked=False), min_size=BATCH, max_size=BATCH), st.booleans())
+    @given(st.lists(flows(ranked=False), min_size=BATCH, max_size=BATCH), st.booleans())
     def check(texts: list[str], on_chip: bool) -> None:
         modules = [parse_module(text) for text in texts]
         compiled = compile_all({f"flow{i}": m for i, m in enumerate(modules)}, 4096 if on_chip else 0)
         for i, m in enumerate(modules):
             for pages in (1, 2, 33, 90):
                 for how in compiled if pages > 33 else compiled[:1]:
-                    agree(m, how, f"flow{i}", pages, integers=polynomial)
+                    agree(m, how, f"flow{i}", pages)
 
     check()

@@ -13,6 +13,7 @@ from vortex.codegen.emit import emit_kernel, parse_tir
 from vortex.driver import compile_flow
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
+from vortex.passes.manager import DEFAULT_PIPELINE, PassContext, run_pipeline
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 from vortex.tune import layers
@@ -51,6 +52,26 @@ def test_select_over_latent_summaries_does_not_spill(name: str, heads: int, tmp_
         made = emit_kernel(program, program.functions["select"], TARGETS[arch])
         build = build_cuda({made.symbol: parse_tir(made.text, "select")}, arch, tmp_path / f"lib.{arch}.so")
         assert build.resources[made.symbol].spills == 0, (arch, build.resources)
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+STEPS = (Spec(), Spec(page_size=64, head_dim=64, group=16), Spec(page_size=64, block_size=16))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arch", ["sm_90a", "sm_100a"])
+@pytest.mark.parametrize("name", ["quest_then_mass", "quest_then_exact", "pyramid"])
+def test_select_in_two_steps_does_not_spill(name: str, arch: str, tmp_path: Path) -> None:
+    functions = {}
+    for n, spec in enumerate(STEPS[2:] if name == "pyramid" else STEPS):
+        module = trace(find_flow(str(EXAMPLES / f"{name}.py")), spec)
+        program = run_pipeline(
+            module, f"{DEFAULT_PIPELINE['flow']},{DEFAULT_PIPELINE['page']}", PassContext(TARGETS[arch])
+        )
+        made = emit_kernel(program, program.functions["select"], TARGETS[arch])
+        functions[f"{made.symbol}_{n}"] = parse_tir(made.text, "select")
+    build = build_cuda(functions, arch, tmp_path / "lib.so")
+    assert {name: used.spills for name, used in build.resources.items()} == dict.fromkeys(functions, 0)
 
 
 FP8 = (

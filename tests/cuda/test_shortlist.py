@@ -4,7 +4,9 @@ the page table (fields and the rows of the pools), and selections among them, as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,33 @@ import torch
 
 import vortex
 from tests.batches import batch, candidates, summarise
-from tests.cuda.harness import Kernels, lower, tensors
+from tests.cuda.harness import H200, Kernels, fails, lower, tensors
 from tests.flow.shortlists import Both, Latent, Linear, ThreeSteps, TwoSteps
 from vortex.budget import Budget
+from vortex.codegen.cuda.select import lists
+from vortex.codegen.cuda.select.lists import Lists
+from vortex.codegen.cuda.select.page_lookup import PageLookup
+from vortex.codegen.cuda.select.page_tile import PageTile
+from vortex.codegen.cuda.select.reserved import GpuReader
+from vortex.codegen.cuda.select.sweeps import Sweeps
+from vortex.codegen.cuda.storage import ListStorage, StoredValues
+from vortex.codegen.emit import emit_kernel
+from vortex.codegen.tir import Expr, T, i32
+from vortex.codegen.values import pages_on
+from vortex.errors import VortexError
 from vortex.flow import oracle
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
-from vortex.ir.core import Module
+from vortex.ir.core import Decl, Module
 from vortex.ir.dialects import page
 from vortex.ir.dialects.flow import cap_of
 from vortex.ir.interpret_page import Batch, plan_row
+from vortex.ir.types import Sym
 from vortex.passes.manager import PassContext, run_pipeline
+from vortex.schedules.check import check_program
+from vortex.schedules.cuda_select import SelectKnobs, fitting
 from vortex.spec import Spec
+from vortex.targets.gpu import MACHINES
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FLOW_PASSES = "canonicalize,cse,split-bound,reassociate,drop-monotone,dce"
@@ -59,6 +76,36 @@ class Values(TwoSteps):
         largest = cache.v[near].amax(1)  # [S1, head_dim]
         centred = largest.sum(-1) - largest.sum(-1).amax(0) + vortex.page_index()[near] % 4
         return vortex.topk(centred + (cache.hi[near] * q.sum(0)).sum(-1).cumsum(0))
+
+
+class Many(TwoSteps):
+    """Lists that take more shared memory than a CTA may have: each of the longest, none the same."""
+
+    count = 15
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        bound, score = cache.hi @ q[0], 0.0
+        for i in range(self.count):
+            near = vortex.shortlist(bound * (i + 1.0), pages=4096)
+            score = score + (cache.lo[near] @ q[0]).amax(0)
+        return vortex.topk(bound - score)
+
+
+class LatentMass(Latent):
+    """The mass that all heads give the pages of a shortlist, whose logits are kept."""
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        near = vortex.shortlist(cache.mean @ q.sum(0), pages=64)
+        logits = cache.latent[near] @ q.T
+        return vortex.topk(logits.logsumexp(1).softmax(0).sum(-1))
+
+
+class Wide(TwoSteps):
+    """Much to keep for each page of a warp, beside a list."""
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        near = vortex.shortlist((cache.hi.sin() * q[0]).cumsum(0).sum(-1), pages=4096)
+        return vortex.topk((cache.lo[near].cos() * q[0]).cumsum(0).sum(-1))
 
 
 FLOWS = {f.__name__: f for f in (TwoSteps, Linear, ThreeSteps, Both, Ties, Shares, Values, Latent)}
@@ -167,3 +214,167 @@ def test_random_numbers() -> None:
     for name in ("TwoSteps", "quest_then_mass", "quest_then_exact"):
         for seed in range(4):
             check(name, SPECS[name], BUDGETS[seed % 3], slots=1 + 7 * (seed % 2), seed=seed, integers=False)
+
+
+def _a_list_without_its_last_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(axis: Sym, candidates: Expr) -> Expr:
+        return T.max(i32(0), pages_on(axis, candidates) - int(axis.listed))
+
+    monkeypatch.setattr(lists, "pages_on", short)
+
+
+def _a_list_that_begins_one_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ListStorage.put
+    monkeypatch.setattr(ListStorage, "put", lambda self, page, at: right(self, page, at + 1))
+
+
+def _tiles_of_the_page_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = PageLookup.physical
+
+    def before(self: PageLookup, axis: Sym, candidate: Expr) -> Expr:
+        return right(self, axis, T.max(candidate - 1, i32(0)) if axis.listed else candidate)
+
+    monkeypatch.setattr(PageLookup, "physical", before)
+
+
+def _tiles_at_places_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Sweeps._page_tile
+
+    def wrong(self: Sweeps, sweep: Any, turn: Expr, *, looks_up: bool) -> PageTile:
+        made = right(self, sweep, turn, looks_up=looks_up)
+        return replace(made, found=dict.fromkeys(made.found, made.position))
+
+    monkeypatch.setattr(Sweeps, "_page_tile", wrong)
+
+
+def _rows_of_another_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = GpuReader.row_of
+
+    def wrong(self: GpuReader, pool: Decl, where: tuple[Expr, ...]) -> Expr:
+        page_of, head, *inner = where
+        return right(self, pool, (page_of, 1 - head, *inner))
+
+    monkeypatch.setattr(GpuReader, "row_of", wrong)
+
+
+def _rows_one_token_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = GpuReader.row_of
+
+    def wrong(self: GpuReader, pool: Decl, where: tuple[Expr, ...]) -> Expr:
+        page_of, head, token, dim = where
+        return right(self, pool, (page_of, head, T.min(token + 1, 3), dim))
+
+    monkeypatch.setattr(GpuReader, "row_of", wrong)
+
+
+def _keys_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lists, "_clear_keys", lambda self, o: None)
+
+
+def _keys_at_places_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StoredValues, "place", lambda self, at, position: position)
+
+
+PLANTED = (
+    _a_list_without_its_last_page,
+    _a_list_that_begins_one_late,
+    _tiles_of_the_page_before,
+    _tiles_at_places_of_the_list,
+    _rows_of_another_head,
+    _rows_one_token_late,
+    _keys_of_the_step_before,
+    _keys_at_places_of_the_list,
+)
+SEEN_QUICKLY = (_a_list_without_its_last_page, _tiles_of_the_page_before, _rows_of_another_head)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [f if f in SEEN_QUICKLY else pytest.param(f, marks=pytest.mark.full) for f in PLANTED],
+    ids=lambda f: f.__name__,
+)
+def test_planted_faults_are_seen(fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each changes the kernel of :class:`ThreeSteps`, which passes without it."""
+    with monkeypatch.context() as planted:
+        fault(planted)
+        wrong = kernels.__wrapped__("ThreeSteps", SPECS["ThreeSteps"])
+    right, one = kernels("ThreeSteps", SPECS["ThreeSteps"]), Budget(1, sink=1, recent=2)
+    assert wrong.texts != right.texts
+
+    def passes(built: Kernels, seed: int) -> None:
+        # one page of the last list, by numbers of which no two are equal
+        check("ThreeSteps", SPECS["ThreeSteps"], one, (2, 33, 90), slots=1, seed=seed, built=built, integers=False)
+
+    passes(right, 0)
+    assert any(fails(passes, wrong, seed) for seed in range(4))
+
+
+# lists that are too large
+
+
+def compiled(flow: type[vortex.vFlow], **knobs: int) -> None:
+    program = lower(trace(flow, SPECS["TwoSteps"]), H200, select=knobs)
+    check_program(program, H200)
+    emit_kernel(program, program.functions["select"], H200)
+
+
+def line_of(flow: type[vortex.vFlow], text: str) -> int:
+    lines, first = inspect.getsourcelines(flow)
+    return first + next(i for i, x in enumerate(lines) if text in x)
+
+
+def test_lists_that_no_cta_has_room_for() -> None:
+    """15 lists of 4096 pages are 245760 bytes; of 13, the largest number that fits, knobs leave what these need."""
+    with pytest.raises(VortexError, match="VX4006") as found:
+        compiled(Many)
+    assert "take 245760 bytes of shared memory" in str(found.value)
+    assert found.value.loc is not None and found.value.loc.line == line_of(Many, "vortex.shortlist")
+
+
+def test_a_list_beside_what_is_asked_to_be_kept() -> None:
+    with pytest.raises(VortexError, match="VX4006") as found:
+        compiled(Wide, chip_words=55000)
+    assert "take 16384 bytes of shared memory, 'chip_words' 220000" in str(found.value)
+    assert found.value.loc is not None and found.value.loc.line == line_of(Wide, "vortex.shortlist")
+
+
+def test_a_cta_of_too_many_bytes_names_the_line() -> None:
+    """Knobs whose lists and rows fit, but not what warps keep beside them."""
+    with pytest.raises(VortexError, match="VX4006") as found:
+        compiled(Wide, threads=1024, residents=1, chip_words=40000)
+    assert "a CTA needs" in str(found.value) and "fewer pages in the flow's shortlists" in str(found.value)
+    assert found.value.loc is not None and found.value.loc.line == line_of(Wide, "vortex.shortlist")
+
+
+def test_many_heads_over_long_pages_say_what_is_too_large() -> None:
+    """Under MLA the logits of 64 tokens by 128 heads are 1 MiB for the pages that a warp has at hand."""
+    spec = Spec.of_latent("512+64", 128, page_size=64)
+    program = lower(trace(LatentMass, spec), H200)
+    with pytest.raises(VortexError, match="VX4006") as found:
+        emit_kernel(program, program.functions["select"], H200)
+    assert "[64, 128] numbers of each of 32 pages are kept here" in str(found.value)
+    assert found.value.loc is not None and found.value.loc.line == line_of(LatentMass, "cache.latent[near]")
+    spec = Spec.of_latent("512+64", 20, page_size=64, block_size=8)
+    program = lower(trace(LatentMass, spec), H200)
+    emit_kernel(program, program.functions["select"], H200)
+
+
+@pytest.mark.parametrize("pages", [0, 4097, 2.5])
+def test_a_list_of_no_or_too_many_pages(pages: float) -> None:
+    flow = type("Counted", (TwoSteps,), {"pages": pages})
+    with pytest.raises(VortexError, match="VX1090"):
+        trace(flow, SPECS["TwoSteps"])
+
+
+def test_fitting_gives_up_rows_on_chip_before_threads() -> None:
+    """Only knobs that are free change, and no more of them than is needed."""
+    program = lower(flow_of("quest_then_exact", Spec(page_size=16, head_dim=128, group=8)), H200)
+    f, machine = program.functions["select"], MACHINES[H200.name]
+    asked = SelectKnobs(threads=1024, residents=1, chip_words=machine.cta_shared // 4)
+    free = fitting(program, f, machine, asked, {"threads", "chip_words"})
+    assert free.chip_words < asked.chip_words and (free.chip_words == 2048 or free.threads == asked.threads)
+    assert fitting(program, f, machine, asked, ()) == asked
+    kept = fitting(program, f, machine, asked, {"threads"})
+    assert (kept.chip_words, kept.threads) == (asked.chip_words, 32), "nothing fits beside so many rows"
+    small = SelectKnobs(threads=64, chip_words=256)
+    assert fitting(program, f, machine, small, {"threads", "chip_words"}) == small

@@ -32,6 +32,7 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     (r"cvt\.rn\.f16x2\.e4m3x2", "{a} = emu::from_e4m3({b}) | (uint32_t)emu::from_e4m3({b} >> 8) << 16;"),
     (r"sub\.rn\.f16x2", "{a} = emu::each_f16({b}, {c}, 0, [](float x, float y, float) {{ return x - y; }});"),
     (r"fma\.rn\.f16x2", "{a} = emu::each_f16({b}, {c}, {d}, [](float x, float y, float z) {{ return x * y + z; }});"),
+    (r"lop3\.b32 %0, %1, %2, %3, (?:106|0x6a)", "{a} = {b} & {c} ^ {d};"),
     (r"prmt\.b32 %0, %1, %2, %3", "{a} = emu::permuted({b}, {c}, {d});"),
     (r"ex2\.approx\.ftz\.f32", "{a} = emu::exp2_flush({b});"),
     (

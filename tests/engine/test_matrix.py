@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.harness import HERE, TOKENS, Lab, agree, ids, prompts
+from tests.engine.harness import HERE, ROOT, TOKENS, Lab, agree, ids, prompts
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
@@ -112,3 +112,20 @@ def test_retracted_requests_say_what_transformers_says_with_all_pages(newest: La
 def test_blocks_of_larger_pages_say_what_pages_of_their_size_say(newest: Lab, page: int, flow: str) -> None:
     """The simulation knows pages of 16 alone."""
     check(newest, flow, 3, {"block_size": 16}, page_size=page)
+
+
+@pytest.mark.parametrize("pages", [1000, 3])
+def test_fields_of_pages_beside_those_of_blocks(newest: Lab, pages: int) -> None:
+    """``pyramid`` has bounds of whole pages of 64 and codes of blocks of 16. With all pages kept it says what a
+    simulation with all pages says; with three, pages that the radix cache keeps say what they said when they filled.
+    """
+    asked = prompts(3, (310, 333, 401))
+    references = [{"flow": "quest", "pages": None, "prompt": p, "tokens": TOKENS} for p in asked]
+    config = {"flow": str(ROOT / "examples" / "pyramid.py"), "block_size": 16, "budget": {"pages": pages}}
+    passes = [{"prompts": asked, "tokens": TOKENS}] * 2
+    done = newest.serve(config, passes, references, page_size=64)
+    first, second = (ids(one) for one in done["passes"])
+    assert all(request["cached"] >= 256 for request in done["passes"][1])
+    assert first == second
+    found = [agree(got, want) for got, want in zip(first, done["references"], strict=True)]
+    assert not any(found) if pages == 1000 else any(found), found

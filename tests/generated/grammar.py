@@ -25,6 +25,8 @@ STATE = 64.0
 """The largest number of state, an integer in flows that are exact."""
 EXACT = 0.8
 """The share of flows whose numbers fp32 holds exactly."""
+WHOLE = 0.4
+"""The share of flows that know of pages beside blocks, of those whose pages have several."""
 
 
 def generate(seed: int) -> Program:
@@ -69,36 +71,54 @@ class _Flow:
         self.exact = rng.random() < EXACT
         self.declared: list[str] = []
         self.fields: dict[str, str] = {}
-        size, dim = self.spec.block_size, self.spec.head_dim
-        self.pools = [Var(f"page.{n}", (size, dim), most=KEYS) for n in self.spec.pools]
-        self.cache = Body(rng, "c", self.pools, exact=True)
+        self.whole = self.spec.page_blocks > 1 and rng.random() < WHOLE
+        """Whether the flow knows of pages (the axis ``P``) beside their blocks (``S``)."""
+        sizes = {"P": self.spec.page_size, "S": self.spec.block_size} if self.whole else {"S": self.spec.block_size}
+        self.bodies = {axis: self._body(axis, size) for axis, size in sizes.items()}
+        self.cache = self.bodies["S"]
         self.written: dict[str, Var] = {}
         self.read: list[Var] = []
 
+    def _body(self, axis: str, size: int) -> Body:
+        """Lines of forward_cache about pages, or about blocks."""
+        of = "page.block" if self.whole and axis == "S" else "page"
+        pools = [Var(f"{of}.{n}", (size, self.spec.head_dim), most=KEYS) for n in self.spec.pools]
+        return Body(self.rng, "c" if of == "page" else "b", pools, exact=True)
+
+    @property
+    def places(self) -> list[Var]:
+        """The index of a page, or of a block."""
+        index = [Var("vortex.page_index()", ("P" if self.whole else "S",), "int", 512)]
+        return index + ([Var("vortex.block_index()", ("S",), "int", 512)] if self.whole else [])
+
     def program(self) -> Program:
         rng = self.rng
-        for _ in range(rng.randint(1, 3)):
+        for i in range(rng.randint(2 if self.whole else 1, 3)):
+            self.cache = self.bodies["P" if self.whole and (i == 0 or rng.random() < 0.5) else "S"]
             self.cache.grow(rng.randint(0, 4), ELEMENTWISE + KNOWN)
             rng.choice(FIELDS)(self)
         q = Var("q", (self.spec.group, self.spec.head_dim), most=QUERIES)
         kept = self.state() if not self.exact or rng.random() < 0.3 else {}
         rows = [Var(f"cache.{n}", ("S", self.spec.block_size, self.spec.head_dim), most=KEYS) for n in self.spec.pools]
         some = Var("q.amax(0)", (self.spec.head_dim,), most=QUERIES)
-        leaves = [*self.tables(), *kept, q, some, *self.read, Var("vortex.page_index()", ("S",), "int", 512)]
+        leaves = [*self.tables(), *kept, q, some, *self.read, *self.places]
         self.index = Body(rng, "x", leaves, exact=self.exact)
         kinds = ELEMENTWISE + KNOWN + KNOWN + PAGES + [_placed, _same_bits] + ([] if self.exact else SMOOTH * 2)
         self.opening(leaves)
         self.index.grow(rng.randint(2, 9), kinds)
         steps = rng.choice([0, 0, 1, 1, 2]) if self.exact else 0
-        bound = 40
+        steps = max(steps, 1) if self.whole and self.exact else steps
+        bound, over = 40, "P" if self.whole else "S"
         for step in range(steps):
-            bound = self.shortlist(step, bound, rows)
+            over = "S" if step and rng.random() < 0.5 else over
+            bound = self.shortlist(step, bound, over, rows)
             self.index.grow(rng.randint(1, 6), kinds)
         axis = f"S{steps}" if steps and rng.random() < 0.9 else "S"
         end = self.selection(axis)
         new = {v.text.removeprefix("cache."): self.became(v) for v in kept}
         made = Program(
-            self.seed, self.spec, self.budget, tuple(self.declared), self.fields, tuple(self.cache.lines),
+            self.seed, self.spec, self.budget, tuple(self.declared), self.fields,
+            tuple(line for body in self.bodies.values() for line in body.lines),
             self.written, tuple(self.index.lines), end, new, self.exact,
         )  # fmt: skip
         return swept(made)
@@ -109,9 +129,12 @@ class _Flow:
         """Keep ``v`` under a new name, read as it is or as ``read``."""
         name = f"f{len(self.written)}"
         shape = "".join(f"{d}, " for d in v.shape)
+        axis = next(axis for axis, body in self.bodies.items() if body is self.cache)
+        if self.whole:
+            how += f'{", " if how else ""}per="{"page" if axis == "P" else "block"}"'
         self.fields[name] = f"vortex.Field({f'{shape}{how}'.rstrip(', ')})"
         self.written[name] = v
-        self.read.append(replace(read or v, text=f"cache.{name}", shape=("S", *(read or v).shape)))
+        self.read.append(replace(read or v, text=f"cache.{name}", shape=(axis, *(read or v).shape)))
 
     def tables(self) -> list[Var]:
         """Constants and learned weights."""
@@ -143,7 +166,8 @@ class _Flow:
             dtype = rng.choice(["f32", "f32", "bf16", "f16", "fp8_e4m3"]) if self.exact else "f32"
             sizes = "".join(f"{d}, " for d in shape)
             init = rng.choice([0, 1, -2])
-            self.fields[f"s{i}"] = f'vortex.Field({sizes}dtype="{dtype}", state="{per}", init={init})'
+            block = ', per="block"' if self.whole and kind == "p" else ""
+            self.fields[f"s{i}"] = f'vortex.Field({sizes}dtype="{dtype}", state="{per}"{block}, init={init})'
             made.append(Var(f"cache.s{i}", ("S", *shape) if kind == "p" else shape, most=STATE))
         return made
 
@@ -159,17 +183,21 @@ class _Flow:
 
     # steps and ends
 
-    def shortlist(self, step: int, bound: int, rows: list[Var]) -> int:
-        """Take the flow to the pages of a shortlist; how many it has at most."""
-        b, over = self.index, "S" if step == 0 else f"S{step}"
+    def shortlist(self, step: int, bound: int, over: str, rows: list[Var]) -> int:
+        """Take the flow to the pages of a shortlist, chosen ``over`` pages or blocks; how many it has at most.
+
+        All blocks follow a list of pages too: they become the listed pages' blocks.
+        """
+        b, step_of = self.index, {axis: f"{axis}{step or ''}" for axis in "PS"}
         pages = self.rng.randint(min(3, bound - 1), min(bound - 1, 24))
-        near = b.add(f"vortex.shortlist({{0}}, pages={pages})", (self.score(over),), (), "near")
-        leaves = [v for v in [*self.read, *rows, Var("vortex.page_index()", ("S",), "int", 512)] if v.pages == "S"]
-        others = [v for v in b.values if v.pages in ("S", over) and v.axis == 0 and v.kind != "near"]
-        picked = self.rng.sample(leaves, min(len(leaves), 2)) + self.rng.sample(others, min(len(others), 2))
+        near = b.add(f"vortex.shortlist({{0}}, pages={pages})", (self.score(step_of[over]),), (), "near")
+        follow = {at: f"{at[0]}{step + 1}" for at in ("S", over, step_of[over])}
+        leaves = [v for v in [*self.read, *rows, *self.places] if v.pages in follow]
+        others = [v for v in b.values if v.pages in follow and v.axis == 0 and v.kind != "near"]
+        picked = self.rng.sample(leaves, min(len(leaves), 3)) + self.rng.sample(others, min(len(others), 2))
         for v in dict.fromkeys(picked):
-            b.add("{0}[{1}]", (v, near), (f"S{step + 1}", *v.shape[1:]), v.kind, v.most, v.bits)
-        return pages
+            b.add("{0}[{1}]", (v, near), (follow[str(v.pages)], *v.shape[1:]), v.kind, v.most, v.bits)
+        return pages * (self.spec.page_blocks if over == "P" else 1)
 
     def score(self, axis: str) -> Var:
         """One number for each page of an axis, often of several values."""
@@ -239,7 +267,7 @@ def _picked(f: _Flow, fits: Callable[[Var], bool]) -> Var:
     try:
         return f.cache.pick(lambda v: fits(v) and v.numel <= 256)
     except Unfit:
-        return f.cache.add(f"{f.pools[0].text}.amax(0)", (), (f.spec.head_dim,), most=KEYS)
+        return f.cache.add(f"{f.cache.values[0].text}.amax(0)", (), (f.spec.head_dim,), most=KEYS)
 
 
 def _floats(f: _Flow) -> None:
@@ -294,7 +322,7 @@ def _same_bits(b: Body, v: Var | None = None) -> None:
     if len(x.shape) < 2 or int(x.shape[-1]) % 8:
         raise Unfit
     y = b.pick(lambda v: v.shape == x.shape[-1:])
-    b.add("vortex.same_bits({0}, {1} > 0)", (x, y), x.shape[:-1], "int", float(x.shape[-1]))
+    number(b, b.add("vortex.same_bits({0}, {1} > 0)", (x, y), x.shape[:-1], "int", float(x.shape[-1])))
 
 
 def _weighed(b: Body, v: Var) -> None:

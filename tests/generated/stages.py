@@ -15,7 +15,6 @@ from tests.generated.program import Program
 from tests.generated.world import FIRST_HEAD, LAYER, Step, World, again
 from vortex.budget import I32_MAX
 from vortex.ir.core import Module
-from vortex.ir.dialects.flow import cap_of
 from vortex.ir.interpret import run_function
 from vortex.ir.interpret_page import plan_row, run_program
 from vortex.ir.numerics import narrow
@@ -92,14 +91,16 @@ class Answers:
         """Every full block of a request is summarised."""
         w, each = self.world, self.world.spec.page_blocks
         for r, length in enumerate(self.step.batch.lengths):
-            blocks = w.blocks_of(r, int(length) // w.spec.block_size)
-            physical = w.physical[blocks // each]
+            full = int(length) // w.spec.block_size
             for name in w.summaries[0]:
-                x = paged[name]
+                whole = name in w.whole
+                blocks = w.blocks_of(r, full - full % each if whole else full)
+                rows = w.rows_of(name, blocks)
+                at = (w.physical[rows],) if whole or each == 1 else (w.physical[blocks // each], blocks % each)
                 for h in range(w.heads):
-                    have = x[physical, h] if each == 1 else x[physical, h, blocks % each]
                     what = f"{self.where}: field {name} of request {r}, head {h}"
-                    np.testing.assert_array_equal(have, w.kept(name, h)[blocks], err_msg=what)
+                    have = paged[name][(at[0], h, *at[1:])]
+                    np.testing.assert_array_equal(have, w.kept(name, h)[rows], err_msg=what)
 
 
 # interpreters ----------------------------------------------------------------------------------------
@@ -117,19 +118,22 @@ def by_flow_interpreter(world: World, module: Module, where: str) -> None:
         for at in range(0, world.blocks, 7):
             page, inside = divmod(at, spec.page_blocks)
             rows = slice(inside * spec.block_size, (inside + 1) * spec.block_size)
-            made = run_function(cache, [x[page, h, rows] for x in world.memory.values()], module, **place)
+            of_page = [x[page, h] for x in world.memory.values()]
+            given = [x[rows] for x in of_page] + (of_page if world.whole else [])
+            made = run_function(cache, given, module, **place)
             for name, x in zip(names, made, strict=True):
                 t = module.decls[name].type
                 assert isinstance(t, TensorType)
                 what = f"{where}: field {name} of block {at}, head {h}"
-                np.testing.assert_array_equal(narrow(x, t.dtype), world.kept(name, h)[at], err_msg=what)
+                want = world.kept(name, h)[page if name in world.whole else at]
+                np.testing.assert_array_equal(narrow(x, t.dtype), want, err_msg=what)
         for r, length in enumerate(b.lengths):
-            n, kept, first, scored = plan_row(int(length), spec.block_size, b.budget, cap_of(module))
+            n, kept, first, scored = plan_row(int(length), spec.block_size, b.budget, world.cap)
             if not scored:
                 found.selection(r, h, range(n))
                 continue
             at = world.blocks_of(r, first + scored)[first:]
-            given: dict[str, Any] = {name: world.kept(name, h)[at] for name in world.summaries[h]}
+            given: dict[str, Any] = {name: world.kept(name, h)[world.rows_of(name, at)] for name in world.summaries[h]}
             for name, x in world.memory.items():
                 given[name] = x[:, h].reshape(world.blocks, spec.block_size, -1)[at]
             for d in module.declared("field"):

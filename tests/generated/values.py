@@ -184,12 +184,18 @@ def narrow(b: Body) -> None:
 def number(b: Body, v: Var | None = None) -> None:
     """A float of an integer or a bool."""
     x = v or b.pick(kind=b.rng.choice(["int", "bool"]))
-    b.add("{0}.float()", (x,), x.shape, most=x.most)
+    form = b.rng.choice(["{0}", "{0}", "({0} // 2)", "({0} % 5)"]) if x.kind == "int" else "{0}"
+    b.add(f"{form}.float()", (x,), x.shape, most=x.most + 5)
 
 
 def logic(b: Body) -> None:
     x, y, form = pair(b, "bool")
-    b.add(b.rng.choice([f"{{0}} & {form}", f"{{0}} | {form}", f"~{{0}} ^ {form}"]), (x, y), x.shape, "bool")
+    b.add(
+        b.rng.choice([f"{{0}} & {form}", f"{{0}} | {form}", f"~{{0}} ^ {form}", f"{{0}} ^ {form}"]),
+        (x, y),
+        x.shape,
+        "bool",
+    )
 
 
 def integers(b: Body) -> None:
@@ -376,6 +382,6 @@ def contract(b: Body) -> None:
 
 
 ELEMENTWISE = [add, add, multiply, extreme, where, unary, unary, narrow, number, logic, masked, compare, integers]
-ELEMENTWISE += [divided, divided, settled]
+ELEMENTWISE += [divided, divided, settled, settled]
 KNOWN = [reduce, reduce, count, signs, order, places, looked_up, taken, cut, cut, shape, shape, joined]
 KNOWN += [contract, contract]

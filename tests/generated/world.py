@@ -18,12 +18,13 @@ import torch
 from tests.batches import POISON, parameters
 from tests.generated.grammar import KEYS, LAYERS, MODEL_HEADS, QUERIES
 from tests.generated.program import Program
+from vortex.budget import Cap
 from vortex.flow import oracle
 from vortex.flow.narrow import numbers
 from vortex.flow.selection import Selection
 from vortex.flow.trace import trace
 from vortex.ir.core import Module
-from vortex.ir.dialects.flow import cap_of
+from vortex.ir.dialects.flow import cap_of, of_pages
 from vortex.ir.interpret import held_as
 from vortex.ir.interpret_page import Batch
 from vortex.ir.numerics import narrow
@@ -86,6 +87,16 @@ class World:
         """The traced flow."""
         return trace(self.flow, self.spec)
 
+    @cached_property
+    def cap(self) -> Cap:
+        """What bounds the selection, and how many blocks the candidates come in."""
+        return cap_of(self.module)
+
+    @cached_property
+    def whole(self) -> list[str]:
+        """The fields of whole pages of several blocks."""
+        return of_pages(self.module)
+
     @property
     def scales(self) -> dict[str, float]:
         return SCALES if self.spec.scaled else {}
@@ -119,6 +130,11 @@ class World:
         assert isinstance(t, TensorType)
         x = numbers(self.summaries[h][name], t.dtype)
         return x.numpy().astype(held_as(t.dtype))
+
+    def rows_of(self, name: str, blocks: Any) -> Any:
+        """Which rows of a field are those of blocks that make whole pages."""
+        each = self.spec.page_blocks
+        return blocks[::each] // each if name in self.whole else blocks
 
     def blocks_of(self, r: int, count: int) -> Any:
         """Which blocks the first ``count`` of a request are."""
@@ -169,14 +185,16 @@ class World:
             if "state" in d.attrs:
                 continue
             assert isinstance(d.type, TensorType)
-            rows = np.full((self.blocks, self.heads, *d.type.tile), POISON.get(d.type.dtype.name, np.nan),
-                           held_as(d.type.dtype))  # fmt: skip
+            blocks = 1 if d.name in self.whole else each
+            full = done.reshape(-1, each).all(1) if d.name in self.whole else done
+            poison = POISON.get(d.type.dtype.name, np.nan)
+            rows = np.full((len(full), self.heads, *d.type.tile), poison, held_as(d.type.dtype))
             for h in range(self.heads):
-                rows[done, h] = self.kept(d.name, h)[done]
-            pages = rows.reshape(-1, each, self.heads, *d.type.tile).swapaxes(1, 2)
-            made[d.name] = np.full((*lead, each, *d.type.tile), POISON.get(d.type.dtype.name, np.nan), rows.dtype)
+                rows[full, h] = self.kept(d.name, h)[full]
+            pages = rows.reshape(-1, blocks, self.heads, *d.type.tile).swapaxes(1, 2)
+            made[d.name] = np.full((*lead, blocks, *d.type.tile), poison, rows.dtype)
             made[d.name][self.physical[: len(pages)]] = pages
-            if each == 1:
+            if blocks == 1:
                 made[d.name] = made[d.name][:, :, 0]
         return made
 
@@ -210,7 +228,7 @@ class World:
         return Batch(
             q=narrow(self._numbers(QUERIES, len(now), self.heads * self.spec.group), DTYPES[self.spec.dtype]),
             paged=memory, lengths=np.array(now, np.int32), page_table=table, budget=b.numbers(),
-            capacity=max([min(cap_of(self.module).total(b, n), n) for n in blocks] + [1]),
+            capacity=max([min(self.cap.total(b, n), n) for n in blocks] + [1]),
             scale=0.25, scales=self.scales, layer=LAYER, head_offset=FIRST_HEAD, parameters=self.parameters,
             row_budget=np.array(rows, np.int32) if self.spec.budget_table else None,
             tokens={n: np.array(x, np.float32).reshape(-1, self.heads, dim) for n, x in tokens.items()},
@@ -221,20 +239,20 @@ class World:
 
     def _row(self, b: Batch, r: int, h: int, keeper: oracle.RequestState) -> Row:
         """The row by eager torch."""
-        n = -(-int(b.lengths[r]) // self.spec.block_size)
-        first, last = self.budget.sink, n - self.budget.recent
-        mine = self.budget.of(LAYER, FIRST_HEAD + h)
-        if not oracle.cap(self.flow, self.spec).scored(mine, n):
+        n, mine = -(-int(b.lengths[r]) // self.spec.block_size), self.budget.of(LAYER, FIRST_HEAD + h)
+        candidates = self.cap.candidates(mine, n)
+        first, last = candidates.start, candidates.stop
+        if not self.cap.scored(mine, n):
             return Row(list(range(n)), None, {m: x.clone() for m, x in keeper.kept[h].items()})
-        at = torch.from_numpy(self.blocks_of(r, last)[first:])
-        seen = {name: x[at] for name, x in self.summaries[h].items()}
+        at = self.blocks_of(r, last)[first:]
+        seen = {name: x[torch.from_numpy(self.rows_of(name, at))] for name, x in self.summaries[h].items()}
         for name, x in self.memory.items():
-            seen[name] = torch.from_numpy(x[:, h]).reshape(self.blocks, self.spec.block_size, -1)[at]
+            seen[name] = torch.from_numpy(x[:, h]).reshape(self.blocks, self.spec.block_size, -1)[torch.from_numpy(at)]
         q = torch.from_numpy(b.q[r, h * self.spec.group : (h + 1) * self.spec.group])
         held, place = keeper.read(h, first, last), (LAYER, first, last - first, FIRST_HEAD + h)
         selected, new = oracle.chosen_with(self.flow, self.spec, q, seen, held, *place, self.torch_parameters)
         keeper.write(h, new, first, last)
-        pages = oracle.select_pages(selected, n, mine)
+        pages = oracle.select_pages(selected, n, mine, self.cap.whole)
         return Row(pages, selected, {m: x.clone() for m, x in keeper.kept[h].items()})
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.batches import batch, copy, oracle_selection, summarise
 from tests.ir.samples import CENTERED, GQA_BLOCK, QUEST, head
-from tests.strategies import flows
 from vortex.budget import Budget
 from vortex.errors import VortexError
 from vortex.flow.flow import find_flow
@@ -231,19 +228,3 @@ def test_same_bits_alone_and_in_a_batch() -> None:
     alone, _, _ = run(flow, FUSED, b)
     np.testing.assert_array_equal(both.pages[0], alone.pages[0])
     np.testing.assert_array_equal(both.out[0], alone.out[0])
-
-
-@given(flows(ranked=True, selections=True), st.integers(0, 3))
-@settings(max_examples=40, deadline=None)
-def test_random_flows_select_as_the_flow_interpreter(text: str, seed: int) -> None:
-    """Outlining, softmax expansion and fusion are exact: same selections, workspace or not."""
-    flow = parse_module(text)
-    base = batch(flow, [3, 16, 37, 61], budget=Budget(2), seed=seed)
-    base.page_table = np.maximum(base.page_table, 0)
-    want = copy(base)
-    for passes in ("outline", FUSED):
-        b, _, _ = run(flow, passes, base)
-        want.paged["k"], want.paged["v"] = b.paged["k"], b.paged["v"]
-        summarise(flow, want)
-        for r, h in b.rows():
-            assert b.pages[r, h, : b.counts[r, h]].tolist() == oracle_selection(flow, want, r, h)

@@ -149,6 +149,12 @@ class CudaLatent(Schedulable[LatentKnobs]):
     target, kind, variant, version, knobs = "cuda", "attend", "latent rows", 1, LatentKnobs
     scratch = ("work", "partials", "arrivals")
 
+    def remedy(self, program: Module, f: Function) -> str:
+        shape = shape_of(program, f)
+        if shape.dim % 64 or shape.v_dim % 64:
+            return "take latent rows of two parts that are multiples of 64, as --latent 512+64, or compile for the CPU"
+        return super().remedy(program, f)
+
     def serves(self, f: Function) -> bool:
         return reads_one_pool(f)
 

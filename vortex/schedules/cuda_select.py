@@ -9,8 +9,8 @@ from functools import partial
 from vortex.errors import Loc
 from vortex.ir.core import Attr, Function, Module, Op
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import stage
-from vortex.schedules.contractions import LaneGroup, lane_group_of
+from vortex.ir.staging import over_pages, stage
+from vortex.schedules.contractions import LaneGroup, lane_group_of, type_of
 from vortex.schedules.knobs import Knobs, knob
 from vortex.schedules.matrices import Matrix, matrix_of, with_scales
 from vortex.schedules.page_tiles import PAGE_TILE, PageTiles
@@ -121,6 +121,34 @@ def list_words(f: Function) -> int:
     return sum(o.listed.limit for o in shortlists(f))
 
 
+def largest(f: Function) -> Op | None:
+    """The op with a line of the flow whose result takes most shared memory: a list, or what a warp keeps of the pages
+    of a page tile.
+    """
+    taken = {o: words for o in f.ops if o.loc is not None and (words := _words_of(o))}
+    return max(taken, key=lambda o: taken[o], default=None)
+
+
+def _words_of(o: Op) -> int:
+    if isinstance(o, flow.Shortlist):
+        return o.listed.limit
+    in_tile = o.result is not None and o.notes.get("in") == "tile" and over_pages(o.result)
+    return type_of(o.value).numel * PAGE_TILE if in_tile else 0
+
+
+def way_out(f: Function) -> str:
+    """What makes the largest smaller, for an error's help; nothing where no line of the flow is to blame."""
+    match largest(f):
+        case None:
+            return ""
+        case flow.Shortlist():
+            return "fewer pages in the flow's shortlists"
+        case o:
+            shape = ", ".join(map(str, type_of(o.value).tile))
+            kept = f"[{shape}] numbers of each of {PAGE_TILE} pages are kept here"
+            return f"{kept}: reduce them over heads or tokens first, or take smaller pages (or blocks: --block-size)"
+
+
 @declare
 class CudaSelect(Schedulable[SelectKnobs]):
     target, kind, version, knobs = "cuda", "select", 1, SelectKnobs
@@ -154,8 +182,8 @@ class CudaSelect(Schedulable[SelectKnobs]):
         return too_many_threads(machine, knobs.threads, knobs.residents)
 
     def blamed(self, f: Function) -> Loc | None:
-        lists = [o for o in shortlists(f) if o.loc is not None]
-        return max(lists, key=lambda o: o.listed.limit).loc if lists else super().blamed(f)
+        found = largest(f)
+        return super().blamed(f) if found is None else found.loc
 
     def facts(self, program: Module, f: Function, knobs: SelectKnobs) -> dict[str, Attr]:
         made: dict[str, Attr] = {"bytes_in_flight": knobs.in_flight_bytes(matrices=bool(matrices_of(program, f)))}

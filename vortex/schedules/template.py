@@ -55,6 +55,10 @@ class Schedulable(Generic[K]):
         """The line of the flow that a kernel too large is to be blamed on: that of its last op which has one."""
         return next((o.loc for o in reversed(f.ops) if o.loc is not None), None)
 
+    def remedy(self, program: Module, f: Function) -> str:
+        """What to do where a kernel is refused."""
+        return "leave the knobs out and run 'schedule', or take values that 'vortex passes schedule' lists"
+
     def facts(self, program: Module, f: Function, knobs: K) -> dict[str, Attr]:
         """What follows from the knobs and the manifest says beside them."""
         return {}
@@ -79,8 +83,8 @@ class Schedulable(Generic[K]):
     def require(self, program: Module, f: Function, target: Target, knobs: K) -> None:
         """VX4006 when no kernel of these knobs can be launched."""
         if (why := self.refuse(program, f, target, knobs)) is not None:
-            hint = "leave the knobs out and run 'schedule', or take values that 'vortex passes schedule' lists"
-            raise NOT_EMITTABLE.at(self.blamed(f), why=f"{self.name} on {target.name}: {why}", hint=hint)
+            why, hint = f"{self.name} on {target.name}: {why}", self.remedy(program, f)
+            raise NOT_EMITTABLE.at(self.blamed(f), why=why, hint=hint)
 
 
 DECLARED: list[Schedulable[Knobs]] = []

@@ -158,6 +158,11 @@ def permute(out: Expr, word: Expr, order: int, high: int = 0) -> None:
     ptx("prmt.b32", out, word, T.uint32(high), T.uint32(order))
 
 
+def masked_xor(out: Expr, word: Expr, mask: int, flipped: int) -> None:
+    """``word & mask ^ flipped`` in one instruction, which compilers do not see where two of three are constants."""
+    ptx("lop3.b32", out, word, T.uint32(mask), T.uint32(flipped), 0x6A)
+
+
 def subtract_pair(out: Expr, pair: Expr, number: int) -> None:
     """Subtract an f16 number, given by its bits, from both of a pair."""
     ptx("sub.rn.f16x2", out, pair, T.uint32(number << 16 | number))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vortex.codegen.cuda.ptx import from_e4m3, multiply_pair, permute, quotient, remainder, subtract_pair
+from vortex.codegen.cuda.ptx import from_e4m3, masked_xor, multiply_pair, permute, quotient, remainder, subtract_pair
 from vortex.codegen.tir import Expr, T, i32, let
 from vortex.ir.types import DType, fp8_e4m3, int4, int8
 
@@ -48,8 +48,8 @@ def to_f16(out: Sequence[Expr], word: Expr, dtype: DType) -> None:
         later = let("later", T.shift_right(word, T.uint32(8)))
         for n, nibbles in enumerate((word, word, later, later)):
             mask, over = (0x00F000F0, 0x64806480) if n % 2 else (0x000F000F, 0x64086408)
-            above = let("above", T.bitwise_xor(T.bitwise_and(nibbles, T.uint32(mask)), T.uint32(over)))
+            masked_xor(out[n], nibbles, mask, over)
             if n % 2:
-                multiply_pair(out[n], above, 0x2C00, 0xD480)
+                multiply_pair(out[n], out[n], 0x2C00, 0xD480)
             else:
-                subtract_pair(out[n], above, 0x6408)
+                subtract_pair(out[n], out[n], 0x6408)

@@ -30,7 +30,7 @@ from vortex.codegen.tir import T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
-from vortex.schedules.cuda_select import CudaSelect, SelectKnobs
+from vortex.schedules.cuda_select import CudaSelect, SelectKnobs, way_out
 from vortex.schedules.knobs import read_knobs
 
 
@@ -61,7 +61,7 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
     chosen = parts_of(layout.f)
     topk = TopK.reserve(cta, arena, knobs.keys, chosen) if chosen or reserved.lists else None
     arrived = arena.take(1)
-    arena.open(CudaSelect().blamed(layout.f), "fewer pages in the flow's shortlists" if reserved.lists else "")
+    arena.open(CudaSelect().blamed(layout.f), way_out(layout.f))
     item, h = let("item", quotient(place, heads)), let("h", remainder(place, heads))
     overlap_begin(knobs.overlap)
     entry = Entry.read(args.buffers["work"], SELECT, item)

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 
 from tvm.script.ir_builder import IRBuilder
 
-from vortex.codegen.cuda.cta_compute import GpuTiles
+from vortex.codegen.cuda.cta_compute import GpuTiles, stored_values
 from vortex.codegen.cuda.ptx import WARP
+from vortex.codegen.cuda.storage import PageStorage
 from vortex.codegen.tiles import Fold, extents
 from vortex.codegen.tir import Expr, T, i32, let, local, loop, nest, put, unflat, when
 from vortex.codegen.values import Index
@@ -84,12 +85,17 @@ class LaneTiles(GpuTiles):
         def one(i: Index) -> None:
             put(acc, fold.start, 0)
             if fold.terms:
-                loops = rolled if fold.terms > RESULTS else nest
+                loops = rolled if fold.terms > RESULTS and not self._near(fold) else nest
                 loops(extents(fold.red), lambda r: put(acc, fold.take(acc[0], fold.at(self, i, r)), 0), "r")
             fold.into(self, i, acc[0])
 
         if fold.results:
             nest(extents(fold.out), one)
+
+    def _near(self, fold: Fold) -> bool:
+        """Whether it folds what tensor cores left in shared memory: unrolled, loads of several numbers overlap."""
+        read = stored_values(fold.op.operands, self.stored)
+        return any(isinstance(self.stored.storages[v], PageStorage) for v in read)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The sweeps of ``select`` over the candidates of a row, by the warps of a CTA: everything from summaries to keys.
 
-A sweep over the pages of a shortlist is the same with the list between a page and where it lies: position -> candidate
--> physical page. The CTA that arrives last does it alone, for it has all keys that the list is chosen by.
+A sweep over the pages of a shortlist is the same with the list between a page and where it lies (:mod:`.lists`).
 
 The pages of a sweep are dealt out to the warps in page tiles of 32:
 
@@ -16,17 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vortex.codegen.arguments import Arguments, Place
+from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles, stored_values
-from vortex.codegen.cuda.ptx import cta_sync, early, flat_view, quotient, remainder, warp_sync, wide
+from vortex.codegen.cuda.ptx import cta_sync, flat_view, quotient, warp_sync, wide
 from vortex.codegen.cuda.select.lane_group import LaneGroupTiles
 from vortex.codegen.cuda.select.layout import Layout, Memory, RowMemory
+from vortex.codegen.cuda.select.lists import Lists
+from vortex.codegen.cuda.select.page_lookup import PageLookup
 from vortex.codegen.cuda.select.page_reduce import PageFolds
 from vortex.codegen.cuda.select.page_tile import LaneTiles, PageTile
 from vortex.codegen.cuda.select.reserved import GpuReader, Reserved
+from vortex.codegen.cuda.select.row_inputs import RowInputs
 from vortex.codegen.cuda.select.tensor_core import Pipeline
 from vortex.codegen.cuda.select.topk import Choice, TopK
-from vortex.codegen.cuda.storage import Arena, Held, LaneStorage, PageStorage, PageTileStorage, StoredValues
+from vortex.codegen.cuda.storage import Arena, LaneStorage, PageStorage, PageTileStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE
 from vortex.codegen.scalar import convert
@@ -35,10 +37,8 @@ from vortex.codegen.sweep import (
     Row,
     Workspace,
     key_of,
-    key_slot,
     left_to,
     list_of_loads,
-    lists_of,
     lists_read,
     page_ops,
     parts_of,
@@ -52,19 +52,6 @@ from vortex.ir.dialects import flow, page
 from vortex.ir.types import S, Sym
 from vortex.schedules.cuda_select import SelectKnobs
 from vortex.schedules.page_tiles import PAGE_TILE
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """One word of the row's inputs on its way into a register."""
-
-    place: Expr
-    """Where it goes in shared memory."""
-    word: Buffer
-    inside: Expr
-    """Whether this thread has such a word."""
-    whole: bool
-    """Whether all threads have one."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +98,9 @@ class Sweeps:
     """As they are read where no page is at hand; their storages fill up as ops are computed."""
     folds: PageFolds
     block: Block
+    inputs: RowInputs
+    lists: Lists
+    lookup: PageLookup
 
     @classmethod
     def enter(
@@ -148,16 +138,18 @@ class Sweeps:
                 base = let(f"{v.name}_slab", cta.warp * words + (reserved.page_tiles_at + at))
                 pitch = tiles.by_page.get(v)
                 values.storages[v] = PageTileStorage(arena, base) if pitch is None else PageStorage(arena, base, pitch)
-        return cls(args, layout, reserved, of_row, arena, cta, knobs, row, reader, views, values, folds, block)
-
-    def keys(self, o: flow.Ranking) -> Held:
-        """Where the keys of the row's pages are kept for a part of the selection, or for a shortlist."""
-        return self.memory.of_page(key_slot(self.layout.f, o))
+        inputs = RowInputs(args, reserved.inputs, arena, cta, row)
+        lists = Lists(layout, reserved, of_row, cta, row, values)
+        lookup = PageLookup(args, row)
+        return cls(
+            args, layout, reserved, of_row, arena, cta, knobs, row, reader, views, values, folds, block, inputs, lists,
+            lookup,
+        )  # fmt: skip
 
     def choice(self, o: flow.Part, topk: TopK, most: Expr) -> Choice:
         """A part of the selection, where all parts together may take ``most`` pages; after all sweeps."""
         assert self.layout.selection is not None
-        keys = topk.load(self.keys(o), self.row.scored)
+        keys = topk.load(self.lists.keys(o), self.row.scored)
         parts = parts_of(self.layout.f)
         again = any(before.share for before in parts[: parts.index(o)])
         count = None
@@ -170,33 +162,6 @@ class Sweeps:
         left = left_to(o, self.layout.selection.cap, most, self.row.scored)
         return Choice(keys, wanted(o, left, count, lambda: topk.reaching(keys, o.share, again=again)))
 
-    # the row's inputs
-
-    def _ask_inputs(self) -> list[_Asked]:
-        """Start loading the row's inputs into registers."""
-        asked = []
-        for name, at in self.reserved.inputs.items():
-            words = self.args.type_of(name).numel // 2
-            source = flat_view(self.args.buffers[name], U32, 4)
-            for turn in range(-(-words // self.cta.threads)):
-                place = let("input_word", self.cta.thread + turn * self.cta.threads)
-                mine = local(f"{name}_word", 2, U32)
-                put(mine, source[wide(self.row.index) * words + wide(T.min(place, i32(words - 1)))], 0)
-                whole = (turn + 1) * self.cta.threads <= words
-                asked.append(_Asked(place + at, mine, place < words, whole))
-        return asked
-
-    def _put_inputs(self, asked: list[_Asked]) -> None:
-        """Put the inputs that were asked for where they are read, behind a barrier."""
-        for a in asked:
-            if a.whole:
-                put(self.arena.u32, a.word[0], a.place)
-            else:
-                with when(a.inside):
-                    put(self.arena.u32, a.word[0], a.place)
-        if asked:
-            cta_sync()
-
     # the sweeps in order
 
     def first(self, begin: Expr, end: Expr, wait: Callable[[], None]) -> None:
@@ -206,16 +171,16 @@ class Sweeps:
         """
         if self._lists_first:
             wait()
-            self._put_inputs(self._ask_inputs())
+            self.inputs.put(self.inputs.ask())
             cta_sync()
             return
         each = self._axis(0).blocks
         # items begin and end with a page
         sweep = self._open(0, begin, end) if each == 1 else self._open(0, quotient(begin, each), quotient(end, each))
         wait()
-        asked = self._ask_inputs()
+        asked = self.inputs.ask()
         self._fill(sweep)
-        self._put_inputs(asked)
+        self.inputs.put(asked)
         self._per_row(0, begin)
         self.block.sync()
         if self.layout.staging.loops:
@@ -236,7 +201,7 @@ class Sweeps:
         """Do all later sweeps, over the whole row; then all threads find all keys."""
         staging = self.layout.staging
         for level in range(0 if self._lists_first else 1, staging.loops + 1):
-            self._before_lists_are_read(level, topk)
+            self.lists.before_read(level, topk)
             sweep = self._open(level, i32(0), pages_on(self._axis(level), self.row.scored))
             self._fill(sweep)
             self._per_row(level, i32(0))
@@ -249,35 +214,6 @@ class Sweeps:
                 self._per_page(sweep)
                 if level + 1 < staging.loops or self._completed(level + 1) or self.layout.selection is not None:
                     cta_sync()
-
-    # lists of pages
-
-    def _before_lists_are_read(self, level: int, topk: TopK | None) -> None:
-        """Choose the shortlists whose scores are complete, and make ready what sweep ``level`` over a list writes."""
-        listed = [o for o in parts_of(self.layout.f) if o.near is not None and self.layout.staging.loop[o] == level]
-        for part in listed:
-            self._clear_keys(part)
-        made = lists_of(self.layout.f, self.layout.staging, level)
-        for o in made:
-            assert topk is not None
-            self._list(o, topk)
-        if listed and not made:
-            cta_sync()
-
-    def _list(self, o: flow.Shortlist, topk: TopK) -> None:
-        """Choose the pages of a shortlist by their keys, ascending; then all threads find them."""
-        ranked, to = type_of(o.score).pages, self.reserved.lists[o]
-        assert ranked is not None
-        keys = topk.load(self.keys(o), let("ranked", pages_on(ranked, self.row.scored)))
-        topk.take(keys, let("wanted", pages_on(o.listed, self.row.scored)), to.put)
-        self.values.storages[o.value] = to
-        cta_sync()
-
-    def _clear_keys(self, o: flow.Part) -> None:
-        """Leave the least key, 0, for all candidates of a part that chooses among those of a shortlist."""
-        keys = self.keys(o)
-        with self.cta.share("s", self.row.scored) as s:
-            keys.set(T.float32(0), s)
 
     def _completed(self, level: int) -> list[Op]:
         """Ops with a result for the row whose operands are complete after sweep ``level - 1``."""
@@ -318,7 +254,7 @@ class Sweeps:
         pipeline = Pipeline.open(work, self.arena, self.cta, self.views)
         sweep = _Sweep(level, axis, begin, end, rounds, _Contracting(pipeline, record, later))
         with when(rounds > 0):
-            put(record, self._record(sweep.axis, self._physical(sweep, i32(0))), 0)
+            put(record, self.lookup.record(sweep.axis, self._physical(sweep, i32(0))), 0)
             put(later, self._physical(sweep, i32(1)), 0)
         return sweep
 
@@ -337,34 +273,7 @@ class Sweeps:
         several; beyond the last page, the last.
         """
         position = T.min(self._start(sweep, turn) + self.cta.lane, sweep.end - 1)
-        return self._physical_of(sweep.axis, self._candidate(sweep, position))
-
-    def _candidate(self, sweep: _Sweep, position: Expr) -> Expr:
-        """The candidate at a position of what a sweep goes over, by the list with which it finds what it loads."""
-        by = list_of_loads(self.layout.program, self.layout.f, sweep.axis)
-        return position if by is None else self.values.read(by, [position])
-
-    def _physical_of(self, axis: Sym, candidate: Expr) -> Expr:
-        """The physical page, or block, of a candidate; of a page where the axis is one of whole pages."""
-        table, request, each = self.args.buffers["page_table"], wide(self.row.request), self.args.page_blocks
-        if axis.blocks > 1:
-            return early("physical", table, request, quotient(self.row.first, axis.blocks) + candidate)
-        if each == 1:
-            return early("physical", table, request, self.row.first + candidate)
-        logical = let("logical_block", self.row.first + candidate)
-        return early("physical", table, request, quotient(logical, each)) * each + remainder(logical, each)
-
-    def _record(self, axis: Sym, physical: Expr) -> Expr:
-        """Where the summaries of a page, or block, lie in every field."""
-        heads, each = self.args.size("Hkv"), self.args.page_blocks
-        if each == 1 or axis.blocks > 1:
-            return physical * heads + self.row.head
-        return (quotient(physical, each) * heads + self.row.head) * each + remainder(physical, each)
-
-    def _place(self, page_tile: PageTile) -> Place | None:
-        if page_tile.physical is None:
-            return None
-        return Place(wide(page_tile.physical), None) if page_tile.whole else self.args.of_block(page_tile.physical)
+        return self.lookup.physical(sweep.axis, self.lists.candidate(sweep.axis, position))
 
     def _per_page(self, sweep: _Sweep) -> None:
         """Do the ops of a sweep for all of this warp's page tiles."""
@@ -399,8 +308,10 @@ class Sweeps:
         if not looks_up:
             return PageTile(start, count, lane, last, position, is_page, found)
         by = list_of_loads(self.layout.program, self.layout.f, sweep.axis)
-        physical = let("page", self._physical(sweep, turn) if by is None else self._physical_of(sweep.axis, found[by]))
-        record = let("record_of_lane", self._record(sweep.axis, physical))
+        physical = let(
+            "page", self._physical(sweep, turn) if by is None else self.lookup.physical(sweep.axis, found[by])
+        )
+        record = let("record_of_lane", self.lookup.record(sweep.axis, physical))
         candidate = position if by is None else found[by]
         whole = sweep.axis.blocks > 1
         return PageTile(start, count, lane, last, position, is_page, found, candidate, physical, record, whole)
@@ -409,7 +320,7 @@ class Sweeps:
         """Do the contractions of a page tile, and start the loads of the next."""
 
         def advance() -> None:
-            put(work.record, self._record(sweep.axis, work.later[0]), 0)
+            put(work.record, self.lookup.record(sweep.axis, work.later[0]), 0)
             put(work.later, self._physical(sweep, turn + 2), 0)
 
         def keep(v: Value, index: Index, slot: Expr, x: Expr) -> None:
@@ -495,7 +406,7 @@ class Sweeps:
         """The values, which are read for the pages of a page tile."""
         here = None
         if page_tile.candidate is not None:
-            here = Here(page_tile.candidate, self._place(page_tile))
+            here = Here(page_tile.candidate, self.lookup.place(page_tile))
         found = {v: (page_tile.position, at) for v, at in page_tile.found.items()}
         return replace(self.values, read_load=partial(self.reader.load, here=here), found=found)
 
@@ -526,4 +437,4 @@ class Sweeps:
         if isinstance(o, flow.Part) and o.near is not None:
             place = tiles.values.place(o.near, place)
         with when(is_page):
-            self.keys(o).set(T.reinterpret(F32, key_of(o, score)), place)
+            self.lists.keys(o).set(T.reinterpret(F32, key_of(o, score)), place)

@@ -226,7 +226,7 @@ class Pipeline:
     pairs: Buffer | None
     """Numbers of low rows and then of high ones, converted."""
     undo: dict[flow.Dot, Buffer]
-    """The inverse powers of two of the lane's columns."""
+    """What undoes the powers of two of the lane's columns, times the constants of the results."""
 
     @classmethod
     def open(cls, work: Contractions, arena: Arena, cta: Cta, views: dict[str, Buffer]) -> Pipeline:
@@ -273,12 +273,14 @@ class Pipeline:
             cta_sync()
 
     def take_powers(self) -> None:
-        """Read the inverse powers of two of this lane's columns; after :meth:`find_powers`."""
+        """Read the inverse powers of two of this lane's columns, and multiply them by what all results are multiplied
+        by; after :meth:`find_powers`.
+        """
         for m in self.work.matrices:
             for n in range(2 * m.column_tiles if m.raised else 0):
                 column = self.member * 2 + (n // 2 * COLUMNS + n % 2)
                 at = T.min(column, i32(m.count - 1)) + self.work.powers_at[m.op]
-                put(self.undo[m.op], self.arena.f32[at], n)
+                put(self.undo[m.op], _by_constants(m, self.arena.f32[at]), n)
 
     def make_fragments(self, values: StoredValues) -> None:
         """Make fragments B, by all threads of the CTA; a barrier must follow.
@@ -419,8 +421,10 @@ class Pipeline:
         m, held = unit.matrix, self.held[place]
         t = type_of(m.load.load.value)
         along, whole, step = t.tile[-1] // m.packed, t.numel // m.packed, m.chunk // m.packed
+        of_page: Expr = None
         for half, row in enumerate(self._rows(unit, turn)):
-            of_page = let("record", shuffle(record, row.slot))
+            if half == 0 or m.stacked == 1:
+                of_page = let("record", shuffle(record, row.slot))
             at = row_of(m.load, row.place) * along + self.member * m.words + unit.chunk * step
             source = let("source", wide(of_page) * whole + wide(at))
             for c in range(m.unit_chunks):
@@ -509,14 +513,9 @@ class Pipeline:
 
     def _scaled(self, m: Matrix, x: Expr, column: int, by: Expr | None) -> Expr:
         """A sum without the power of two of its column, times what else it is multiplied by."""
-        if m.raised:
-            x = x * self.undo[m.op][column]
-        for s in m.scaled:
-            if s.load is not None:
-                x = x * by
-            else:
-                assert s.by is not None and isinstance(s.by.owner, flow.Constant)
-                x = x * f32(s.by.owner.number)
+        x = x * self.undo[m.op][column] if m.raised else _by_constants(m, x)
+        if by is not None:
+            x = x * by
         return let("scaled", x) if m.raised or m.scaled else x
 
     def _result(self, m: Matrix, n: int, e: int, odd: int) -> tuple[Expr, Expr | None, Expr | None]:
@@ -554,6 +553,15 @@ def _place_along(axes: Sequence[tuple[int, int]], row: Expr) -> Place:
 def _row_index(m: Matrix, place: Place) -> Expr:
     """Which row of its page a place along ``m.tiles`` is."""
     return flat([place[k] for k, _ in m.tiles], [d for _, d in m.tiles])
+
+
+def _by_constants(m: Matrix, x: Expr) -> Expr:
+    """A number times the constants that results of ``m`` are multiplied by."""
+    for s in m.scaled:
+        if s.by is not None:
+            assert isinstance(s.by.owner, flow.Constant)
+            x = x * f32(s.by.owner.number)
+    return x
 
 
 def _truncated(x: Expr, core: str) -> Expr:
