@@ -93,6 +93,8 @@ def _print(report: Report) -> None:
              f"{report.microseconds(name):.0f} us, and no kernel can be faster"),
             ("contractions", f"{len(report.contractions)} over pages, {len(scalar)} of them not on tensor cores"),
         ]  # fmt: skip
+        how = f"not looked at, for that takes nvcc: vortex compile --target {name}, then vortex info"
+        facts.append(("spills", how))
         if report.state_bytes:
             all_rows = _size(report.rows * report.state_bytes)
             text = f"{report.state_bytes} bytes a request, layer and KV head; {all_rows} a layer for these requests"
