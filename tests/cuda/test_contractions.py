@@ -125,8 +125,9 @@ def plant(b: Batch) -> None:
 
 
 def check(built: Kernels, name: str) -> None:
-    # sums of powers of e come out equal in different orders of tokens, or nearly so, where numbers are integers
-    for at, seed in enumerate((1, 3) if KEPT[name].rows and KEPT[name].fold == "logsumexp" else (0, 1)):
+    # integers tie, and what is not exact of them then differs by rounding: queries times 0.3, powers of e
+    k = KEPT[name]
+    for at, seed in enumerate((1, 3) if k.computed or (k.rows and k.fold == "logsumexp") else (0, 1)):
         b = filled(name, seed)
         given = tensors(built, name, b, slots=1 + 7 * at)
         built.run(name, given, ("plan", "select"), seed=seed)
