@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vortex.artifact.manifest import Manifest
     from vortex.flow.flow import vFlow
 
-__all__ = ["STAGES", "Compilation", "compile_flow", "pipeline"]
+__all__ = ["STAGES", "Compilation", "compile_flow", "pipeline", "start_resources"]
 
 PER_TARGET = "schedule"
 """The first pass that looks at the target; what stands before it runs once for all targets."""
@@ -125,6 +125,20 @@ def compile_flow(
                 program = made.programs[target.name]
                 lowered.append(Lowered(target, program, emit_program(program, target.name), record.origin))
         return _finish(made, lowered, to, out, record)
+
+
+def start_resources(lowered: Lowered, kinds: Collection[str]) -> Callable[[], dict[str, dict[str, int | float | str]]]:
+    """Registers, spills, CTAs an SM of kernels of some kinds, by name and as the manifest has them.
+
+    nvcc runs beside the caller, until the result is called for; nothing is linked.
+
+    Raises:
+        VortexError: VX4007 without nvcc, VX4003 without a C++ compiler; by the result, VX4005 when nvcc fails.
+    """
+    from vortex.codegen.build.library import start_resources as start
+
+    kind = {name: str(f.attrs["kind"]) for name, f in lowered.program.functions.items()}
+    return start(lowered.target, {name: k for name, k in lowered.kernels.items() if kind[name] in kinds})
 
 
 def _trace(source: str | vFlow, spec: Spec | None, record: Record) -> Module:

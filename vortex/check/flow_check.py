@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field, replace
 from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
 from vortex.check.reference import eager
-from vortex.check.remarks import Contraction, Remark, contractions, remarks
+from vortex.check.remarks import Contraction, Remark, contractions, remarks, spills
 from vortex.check.shapes import BLOCKS, DENSE, LATENT, pairwise, shown, spec_of
 from vortex.check.step_bytes import StepBytes, count_step
 from vortex.check.synthetic_batch import Trial
 from vortex.check.verdict import LAYERS, judge
 from vortex.check.weights import random_parameters
-from vortex.driver import compile_flow
+from vortex.compilation.lowered import Lowered
+from vortex.driver import compile_flow, start_resources
 from vortex.errors import OTHER_CACHE, Loc, VortexError
 from vortex.flow.flow import vFlow
 from vortex.flow.trace import trace
@@ -35,11 +36,14 @@ from vortex.targets.target import TARGETS
 GPU = "sm_90a"
 LENGTHS, STEPS = (5, 200, 900), 2
 """Tokens of the requests that are compared with the eager flow, and the steps that they decode."""
+OWN_KERNELS = ("select", "append")
+"""Kinds of kernels that a flow's own lines are in; the others are the same for all flows."""
 PAGES_KEPT = 8
 COMPARED_PAGES, MOST_COMPARED = (8, 32), 20
 """Page sizes of the other two shapes that are compared, and the most query heads a KV head, to be done in seconds."""
 
 Advance = Callable[[int, str], None]
+Resources = dict[str, dict[str, int | float | str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,10 @@ class Report:
     """Bytes of a request's state in one layer, one KV head."""
     pool_bytes: int = 0
     """Bytes of a page's K and V, one KV head."""
+    resources: Resources = field(default_factory=dict)
+    """What the flow's own kernels take of a GPU, by kernel; empty where nobody looked."""
+    no_resources: str = "nobody asked"
+    """Why :attr:`resources` is empty."""
 
     @property
     def ok(self) -> bool:
@@ -135,6 +143,7 @@ class Report:
                 "microseconds_at_least": round(self.microseconds(), 2) if self.kernels else None,
                 "kernels": [{**asdict(k), "read": round(k.read), "written": round(k.written)} for k in self.kernels],
             },
+            "gpu": {"target": GPU, "kernels": self.resources, "why_not": self.no_resources},
             "contractions": [
                 {"op": c.op, "line": c.loc.line if c.loc else 0, "tensor_cores": not c.why_scalar, "why": c.why_scalar}
                 for c in self.contractions
@@ -150,10 +159,11 @@ def check_flow(
     tokens: int = 32768,
     kv_heads: int = 8,
     budget: Budget | None = None,
+    resources: bool = False,
     advance: Advance = lambda done, note: None,
 ) -> Report:
     """Check a flow; costs are counted at ``spec`` (the defaults, or MLA where the flow reads latent rows) for
-    ``batch`` requests of ``tokens`` tokens.
+    ``batch`` requests of ``tokens`` tokens. With ``resources``, nvcc says what the flow's own kernels take of a GPU.
 
     Mistakes of the flow are findings of the report and not raised.
     """
@@ -179,16 +189,16 @@ def check_flow(
             compile_flow(trace(flow, spec_of(choice)), targets=[TARGETS[str(choice["target"])]], to="page")
         except VortexError as e:
             tried(shape, e)
-    program = None
+    program, lowered = None, list[Lowered]()
     try:
         advance(len(choices), "TensorIR")
         module = trace(flow, spec)
         program = compile_flow(module, targets=[TARGETS[GPU]], to="page").programs[GPU]
-        for target in ("cpu", GPU):
-            compile_flow(module, targets=[TARGETS[target]], to="tir")
+        lowered = [compile_flow(module, targets=[TARGETS[t]], to="tir").lowered[0] for t in ("cpu", GPU)]
     except VortexError as e:
         tried(shown(spec), e)
     if program is not None:
+        ready = _started(report, lowered[-1]) if resources and lowered else dict
         _costs(report, program, budget or Budget(pages=27))
         others = [spec_of(c) for c in choices if c["target"] == "cpu" and int(str(c["group"])) <= MOST_COMPARED]
         compared = [spec, *(next(s for s in reversed(others) if s.page_size == size) for size in COMPARED_PAGES)]
@@ -200,6 +210,7 @@ def check_flow(
                 report.compared.append(_compare(flow, each))
             except VortexError as e:
                 tried(shown(each), e)
+        _note_resources(report, ready)
     report.findings[:0] = [
         Finding("error", e.code, e.message, e.help, *_place(e.loc), tuple(shapes), e.render())
         for e, shapes in found.values()
@@ -249,6 +260,27 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
     dense = report.pool_bytes * (report.tokens // report.spec.block_size)
     for r in remarks(program, report.kernels, dense):
         report.findings.append(_slow(r))
+
+
+def _started(report: Report, lowered: Lowered) -> Callable[[], Resources]:
+    """Let nvcc begin with the kernels that the flow's own lines are in; where there is none, the report says so."""
+    try:
+        ready = start_resources(lowered, OWN_KERNELS)
+    except VortexError as e:
+        report.no_resources = e.message
+        return dict
+    report.no_resources = ""
+    return ready
+
+
+def _note_resources(report: Report, ready: Callable[[], Resources]) -> None:
+    """What nvcc found, and a remark on what does not fit into registers."""
+    try:
+        report.resources = ready()
+    except VortexError as e:
+        report.no_resources = e.message
+        return
+    report.findings += [_slow(r) for r in spills(report.resources)]
 
 
 def _slow(r: Remark) -> Finding:

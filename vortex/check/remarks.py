@@ -7,7 +7,7 @@ what dense attention reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +26,7 @@ RULES = {
     "arithmetic": "scalar arithmetic of select takes longer than its bytes",
     "read-again": "a field is read from memory in more than one sweep over the pages",
     "launches": "a layer takes more kernels than append, select and attend",
+    "spills": "numbers of a kernel do not fit into the registers of a GPU",
     "near-dense": "select reads 40 % or more of the bytes of dense attention",
 }
 """What may be slow, by the rule's name."""
@@ -92,6 +93,16 @@ def remarks(program: Module, steps: Sequence[StepBytes], dense_bytes: int) -> li
         why = f"select reads {read / dense_bytes:.0%} of what dense attention reads"
         made.append(Remark("near-dense", why, "store fields in a narrower type, or score a shortlist of the pages"))
     return made
+
+
+def spills(resources: Mapping[str, Mapping[str, int | float | str]]) -> list[Remark]:
+    """Of kernels, by name, what does not fit into registers, as ptxas said."""
+    help = "keep fewer numbers of a page at a time: reduce over its tokens before other work, or store fewer rows"
+    return [
+        Remark("spills", f"{name} has no room for {r['spills']} bytes in its {r['registers']} registers a lane", help)
+        for name, r in resources.items()
+        if r["spills"]
+    ]
 
 
 TENSOR_CORES = "multiply a field as it is stored (in f32 it cannot be), along its last axis, with numbers of the row"

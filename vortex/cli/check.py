@@ -56,7 +56,14 @@ def run(args: argparse.Namespace) -> int:
     kv_heads = int((args.heads or "32/8").partition("/")[2] or 1)
     with progress(f"checking {args.flow}", 40) as advance:
         report = check_flow(
-            flow, spec, batch=args.batch, tokens=args.tokens, kv_heads=kv_heads, budget=budget, advance=advance
+            flow,
+            spec,
+            batch=args.batch,
+            tokens=args.tokens,
+            kv_heads=kv_heads,
+            budget=budget,
+            resources=True,
+            advance=advance,
         )
     if args.json:
         emit_json(report.as_json())
@@ -93,8 +100,7 @@ def _print(report: Report) -> None:
              f"{report.microseconds(name):.0f} us, and no kernel can be faster"),
             ("contractions", f"{len(report.contractions)} over pages, {len(scalar)} of them not on tensor cores"),
         ]  # fmt: skip
-        how = f"not looked at, for that takes nvcc: vortex compile --target {name}, then vortex info"
-        facts.append(("spills", how))
+        facts.append(("registers", _registers(report)))
         if report.state_bytes:
             all_rows = _size(report.rows * report.state_bytes)
             text = f"{report.state_bytes} bytes a request, layer and KV head; {all_rows} a layer for these requests"
@@ -107,6 +113,16 @@ def _print(report: Report) -> None:
     wrong = sum(f.severity == "error" for f in report.findings)
     told = f"{len(report.shapes)} shapes to page IR, {wrong} errors, {len(report.findings) - wrong} remarks on speed"
     print(f"{'verdict':<13} {report.flow} is {'right' if report.ok else 'wrong'}: {told}")
+
+
+def _registers(report: Report) -> str:
+    if not report.resources:
+        return f"not looked at: {report.no_resources}"
+    kernels = [
+        f"{name} {r['registers']} a lane, {r['spills']} bytes spilled, {r['ctas']} CTAs an SM"
+        for name, r in report.resources.items()
+    ]
+    return "; ".join(kernels)
 
 
 def _size(n: float) -> str:

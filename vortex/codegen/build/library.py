@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,11 @@ from vortex.targets.target import Target
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
+    from vortex.codegen.build.resources import KernelResources
+
+Resources = dict[str, int | float | str]
+"""What a kernel takes of a GPU, as the manifest has it."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -24,7 +29,7 @@ class Built:
     """The text of stage ``src``."""
     texts: dict[str, str]
     """Texts for a dump by file name, the source among them."""
-    resources: dict[str, dict[str, int | float | str]] = field(default_factory=dict)
+    resources: dict[str, Resources] = field(default_factory=dict)
     """By the kernel's symbol, what it takes of a GPU."""
 
 
@@ -57,14 +62,31 @@ def _build_cuda(
         texts[f"{name}.{target.name}.cu"] = built.sources[k.symbol]
         texts[f"{name}.{target.name}.ptx"] = built.ptx[k.symbol]
         texts[f"{name}.{target.name}.sass"] = sass(built.cubins[k.symbol])
-    resources = {
-        k.symbol: built.resources[k.symbol].report(
-            int(k.schedule.get("bytes_in_flight", 0)), float(k.schedule.get("flops_per_byte", 0))
-        )
-        for k in kernels.values()
-    }
+    resources = {k.symbol: _report(k, built.resources[k.symbol]) for k in kernels.values()}
     texts[f"{target.name}.resources.txt"] = _resources_text(target, resources, all(texts.values()))
     return Built(built.source, texts, resources)
+
+
+def start_resources(target: Target, kernels: Mapping[str, KernelSource]) -> Callable[[], dict[str, Resources]]:
+    """What kernels take of a GPU, by name and without a library: nvcc runs until the result is called for.
+
+    Raises:
+        VortexError: as :func:`build_target`, what nvcc says only by the result.
+    """
+    from vortex.codegen.build.nvcc import start_resources as start
+
+    ready = start({k.symbol: _function(k) for k in kernels.values()}, target.arch)
+
+    def result() -> dict[str, Resources]:
+        found = ready()
+        return {name: _report(k, found[k.symbol]) for name, k in kernels.items()}
+
+    return result
+
+
+def _report(kernel: KernelSource, found: KernelResources) -> Resources:
+    of = kernel.schedule
+    return found.report(int(of.get("bytes_in_flight", 0)), float(of.get("flops_per_byte", 0)))
 
 
 def _resources_text(target: Target, resources: Mapping[str, Mapping[str, object]], read: bool) -> str:

@@ -13,7 +13,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -69,11 +69,26 @@ def build_cuda(prim_funcs: Mapping[str, PrimFunc], arch: str, out: Path) -> Cuda
         sources,
         {name: (folder / "kernel.ptx").read_text() for name, folder in compiled.items()},
         {name: folder / "kernel.cubin" for name, folder in compiled.items()},
-        {
-            name: KernelResources(**json.loads((folder / "resources.json").read_text()))
-            for name, folder in compiled.items()
-        },
+        {name: _resources(folder) for name, folder in compiled.items()},
     )
+
+
+def start_resources(prim_funcs: Mapping[str, PrimFunc], arch: str) -> Callable[[], dict[str, KernelResources]]:
+    """What kernels take of a GPU, by name: nvcc runs beside the caller until the result is called for.
+
+    Raises:
+        VortexError: as :func:`build_cuda`; what nvcc says is raised by the result.
+    """
+    toolkit = find_toolkit()
+    sources = {name: emit_cuda(name, f, arch) for name, f in prim_funcs.items()}
+    pool = ThreadPoolExecutor(max(1, len(sources)))
+    compiled = {name: pool.submit(_compile, toolkit, source, arch) for name, source in sources.items()}
+    pool.shutdown(wait=False)
+    return lambda: {name: _resources(folder.result()) for name, folder in compiled.items()}
+
+
+def _resources(folder: Path) -> KernelResources:
+    return KernelResources(**json.loads((folder / "resources.json").read_text()))
 
 
 def emit_cuda(name: str, f: PrimFunc, arch: str) -> str:
