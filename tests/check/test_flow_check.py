@@ -11,11 +11,12 @@ import pytest
 import vortex
 from vortex.budget import Budget
 from vortex.check import flow_check
-from vortex.check.remarks import RULES, contractions, remarks
+from vortex.check.remarks import RULES, contractions, remarks, spills
 from vortex.check.shapes import DENSE, LATENT, pairwise, spec_of
 from vortex.check.step_bytes import count_step
 from vortex.cli.main import main
 from vortex.driver import compile_flow
+from vortex.errors import NO_CUDA
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.ir.core import Module
@@ -183,7 +184,41 @@ def test_a_flow_that_fails_at_some_shapes(
     assert found["compared"][0]["ok"] is True
     assert found["cost"]["kernels"][2]["kernel"] == "select"
     assert found["cost"]["step_bytes"] > 0
+    kernels = found["gpu"]["kernels"]
+    assert set(kernels) == {"select", "append"}
+    assert kernels["select"]["spills"] == 0
+    assert kernels["select"]["registers"] > 16
+    assert kernels["select"]["ctas"] >= 1
+    assert found["gpu"]["why_not"] == ""
     assert found["contractions"] == [] or isinstance(found["contractions"][0]["tensor_cores"], bool)
+
+
+def test_what_does_not_fit_into_registers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By nvcc, beside the comparison with the eager flow; without it the report says so."""
+    found = {
+        "select": {"spills": 484, "registers": 128, "ctas": 1},
+        "append": {"spills": 0, "registers": 40, "ctas": 9},
+    }
+    (one,) = spills(found)
+    assert one.rule == "spills"
+    assert "select has no room for 484 bytes in its 128 registers" in one.message
+
+    spec = Spec(page_size=16, head_dim=64, group=2)
+    monkeypatch.setattr(flow_check, "pairwise", lambda settings: [])
+    monkeypatch.setattr(flow_check, "_compare", lambda flow, spec: flow_check.Compared("", 0.0, 0, ok=True))
+    monkeypatch.setattr(flow_check, "COMPARED_PAGES", ())
+    monkeypatch.setattr(flow_check, "start_resources", lambda lowered, kinds: lambda: found)
+    report = flow_check.check_flow(Plain, spec, tokens=4096, resources=True)
+    assert [f.rule for f in report.findings] == ["spills"]
+    assert report.ok
+
+    def without(lowered: object, kinds: object) -> None:
+        raise NO_CUDA.at(why="it is not installed")
+
+    monkeypatch.setattr(flow_check, "start_resources", without)
+    report = flow_check.check_flow(Plain, spec, tokens=4096, resources=True)
+    assert (report.findings, report.resources) == ([], {})
+    assert "nvcc 12.8 or later is needed" in report.no_resources
 
 
 def test_kernels_that_compute_something_else_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
