@@ -81,7 +81,7 @@ PLANTED = {
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=[] if f == QUICK else [pytest.mark.full]) for f in PLANTED])
 def test_planted_faults_are_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     what, stage, plant = PLANTED[fault]
-    programs = using(what, 2 if fault == QUICK else 4 if stage is on_gpu else FLOWS)
+    programs = using(what, 4 if stage is on_gpu else FLOWS)
     monkeypatch.setattr(stages, "TRIES", 0)
     agree(programs, stage)
     plant(monkeypatch)
