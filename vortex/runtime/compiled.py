@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,18 +96,26 @@ def artifact_for(flow: str, shape: ModelShape, target: str, *, blocks: bool = Fa
     with opened as lock:  # one rank compiles, the others wait for it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
+            if not path.with_suffix(".json").exists():  # whoever compiled it was killed in between
+                with suppress(VortexError):
+                    _note_parts(identity, path)
             return path
         if compiler() is None and (other := _of_other_tools(identity)):
             return other
         _compile(flow, shape, target, path)
-        try:
-            with writing(path.with_suffix(".json")):
-                identity.write(path.with_suffix(".json"))
-        except BaseException:
-            # half of it would be a miss for ever, where no compiler is at hand
-            path.with_suffix(".json").unlink(missing_ok=True)
-            raise
+        _note_parts(identity, path)
     return path
+
+
+def _note_parts(identity: Identity, path: Path) -> None:
+    """Write beside an artifact what decided it: where no compiler is at hand, it is found by that."""
+    try:
+        with writing(path.with_suffix(".json")):
+            identity.write(path.with_suffix(".json"))
+    except BaseException:
+        # half of it would be a miss for ever
+        path.with_suffix(".json").unlink(missing_ok=True)
+        raise
 
 
 def _prebuilt(path: Path, shape: ModelShape, target: str, *, blocks: bool) -> Path:
