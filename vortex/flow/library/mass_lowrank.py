@@ -13,15 +13,16 @@ import vortex
 class MassLowRank(vortex.vFlow):
     """As ``mass``, of keys projected on eight directions and kept in eight bits: a fifth of its bytes at head dim 128.
 
-    ``basis`` ``[head_dim, rank]`` are the leading directions of a model's keys, from a calibration run; else random.
+    ``basis`` ``[head_dim, rank]`` are the leading directions of a model's keys, from a calibration run; else random
+    signs, which are the same on every machine, so that artifacts and results are shared.
     """
 
     def __init__(self, basis: torch.Tensor | None = None) -> None:
         self.basis = basis
 
     def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
-        some = torch.randn(spec.head_dim, 8, generator=torch.Generator().manual_seed(0))
-        self.directions = torch.linalg.qr(some).Q if self.basis is None else self.basis
+        signs = torch.randn(spec.head_dim, 8, generator=torch.Generator().manual_seed(0)).sign()
+        self.directions = signs * spec.head_dim**-0.5 if self.basis is None else self.basis
         return {"keys": vortex.Field(spec.page_size, self.directions.shape[1], dtype="int8", scale=0)}
 
     def forward_cache(self, page: Any) -> dict[str, Any]:
