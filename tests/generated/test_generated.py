@@ -20,11 +20,6 @@ CHUNKS = [10, *[20] * 25]
 """Flows of each test, which share a library. The first is in the quick run; the others are 500."""
 GPU_EACH = 5
 """One flow in so many runs under the emulator too: its kernels take longest to compile."""
-OPEN = {
-    n: [pytest.mark.xfail(reason="open: state that becomes what another state was is written after it")]
-    for n in (5, 15)
-}
-"""Chunks with a disagreement that is found and not yet mended."""
 COUNTED = 600
 KINDS = [
     "topk(", "count=", "tolerance=", "topp(", "union(", "shortlist(", "Parameter(", "vortex.head()", "vortex.layer()",
@@ -49,9 +44,7 @@ def flows(chunk: int, count: int) -> st.SearchStrategy[list[Program]]:
     return st.lists(seeds, min_size=count, max_size=count, unique=True).map(lambda every: [*map(generate, every)])
 
 
-@pytest.mark.parametrize(
-    "chunk", [0, *(pytest.param(i, marks=[pytest.mark.full, *OPEN.get(i, ())]) for i in range(1, len(CHUNKS)))]
-)
+@pytest.mark.parametrize("chunk", [0, *(pytest.param(i, marks=pytest.mark.full) for i in range(1, len(CHUNKS)))])
 def test_generated_flows_agree(chunk: int) -> None:
     @settings(ONCE)
     @given(flows(chunk, CHUNKS[chunk]))

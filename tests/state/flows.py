@@ -124,4 +124,35 @@ class Only(vortex.vFlow):
         return vortex.topk(torch.sin(3 * cache.seen + cache.steps)), {"seen": cache.seen + 1, "steps": cache.steps + 1}
 
 
-FLOWS = {c.__name__.lower(): c for c in (Ema, Swap, Neighbours, Last, Window, Wide, Only)}
+class HandedOn(WithMeans):
+    """What nothing looks at becomes what the others were."""
+
+    states: ClassVar = {
+        "a": vortex.Field(dtype="f32", state="page"),
+        "before": vortex.Field(dtype="f32", state="page", init=3),
+        "m": vortex.Field(5, dtype="f32", state="request"),
+        "m_before": vortex.Field(5, dtype="f32", state="request", init=2),
+    }
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        score = cache.mean @ q[0] + 0.25 * cache.a + cache.m[0]
+        return vortex.topk(score), {"a": 0.5 * score, "before": cache.a, "m": q[0, :5], "m_before": cache.m}
+
+
+class Listed(WithMeans):
+    """Neighbours and a shortlist, which are not one kernel: a later one writes state that an earlier one made."""
+
+    states: ClassVar = {
+        "a": vortex.Field(dtype="f32", state="page", init=1),
+        "b": vortex.Field(dtype="f16", state="page", init=1),
+    }
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        score = cache.mean @ q[0] + 0.25 * cache.a
+        widest = F.max_pool1d(cache.a[None], 3, 1, 1)[0]
+        near = vortex.shortlist(score, pages=7)
+        fine = cache.b[near].roll(-1, 0) + cache.mean[near].amax(-1)
+        return vortex.topk(fine), {"a": 0.25 * (widest + cache.a), "b": 0.5 * score}
+
+
+FLOWS = {c.__name__.lower(): c for c in (Ema, Swap, Neighbours, Last, Window, Wide, Only, HandedOn, Listed)}

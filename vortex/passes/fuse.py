@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ class Fuse(Pass):
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         groups = _grouped(module, self.max_live)
+        state = {d.name for d in module.declared("buffer") if d.attrs["role"] == "state"}
         program = Module("page", module.name, dict(module.attrs), dict(module.decls))
         by_kind: dict[str, list[list[Function]]] = {}
         for parts in groups:
@@ -50,7 +52,7 @@ class Fuse(Pass):
             kind = str(parts[0].attrs["kind"])
             alike = by_kind[kind]
             name = kind if len(alike) == 1 else f"{kind}_{alike.index(parts)}"
-            program.define(_join(name, parts, inner))
+            program.define(_join(name, parts, inner, state))
         named = {name for f in program.functions.values() for name in _stores(f) | _reads(f)}
         gone = work - named
         program.decls = {n: d for n, d in module.decls.items() if n not in gone}
@@ -125,9 +127,9 @@ def _crossing(groups: list[list[Function]]) -> set[str]:
     return {n for i, parts in enumerate(groups) for f in parts for n in _reads(f) if owner.get(n, i) != i}
 
 
-def _join(name: str, parts: list[Function], inner: set[str]) -> Function:
+def _join(name: str, parts: list[Function], inner: set[str], state: Collection[str] = ()) -> Function:
     """One kernel that does what ``parts`` do one after another, with the knobs that somebody gave any of them; buffers
-    ``inner`` are read by none but ``parts``.
+    ``inner`` are read by none but ``parts``, and ``state`` is written when all is read.
     """
     joined = Function("kernel", name, attrs=dict(parts[0].attrs))
     if given := {k: v for f in parts for k, v in f.attrs.get("schedule", {}).items()}:
@@ -138,6 +140,7 @@ def _join(name: str, parts: list[Function], inner: set[str]) -> Function:
     """The same of what was loaded in words, or as rows of a whole page."""
     leaves: dict[tuple[str, str], Value] = {}
     reads = {b for f in parts for b in _reads(f)}
+    last: list[page.Store] = []
     for f in parts:
         made: dict[Value, Value] = {}
         for o in f.ops:
@@ -154,6 +157,9 @@ def _join(name: str, parts: list[Function], inner: set[str]) -> Function:
                 here[o.buffer] = made[o.x]
                 continue
             twin = o.with_operands([made[v] for v in o.operands])
+            if isinstance(twin, page.Store) and twin.buffer in state:
+                last.append(twin)
+                continue
             joined.append(twin, o.result.name if o.result is not None else "")
             if isinstance(o, page.Store):
                 here[o.buffer] = made[o.x]
@@ -163,5 +169,7 @@ def _join(name: str, parts: list[Function], inner: set[str]) -> Function:
                     known[o.buffer] = twin.value
                 elif o.role == "leaf":
                     leaves[key] = twin.value
+    for store in last:
+        joined.append(store)
     drop_dead(joined)  # views repeated in several parts
     return joined

@@ -63,10 +63,12 @@ class PlanMemory(Pass):
 
 
 def _copy_before_writing(f: Function) -> None:
-    """Give what is written to state, where it is only read or seen in another shape, an op whose result can be kept: no
-    element of state is written while another one may still be read.
+    """Give what a kernel that changes state writes, where it is only read or seen in another shape, an op whose result
+    can be kept: no element of state is written while another one may still be read.
     """
-    writes = [o for o in f.ops if isinstance(o, page.Store) and o.buffer in updated(f)]
+    writes = _writes_beside_state(f)
+    if not writes:
+        return
     behind = max(i for i, o in enumerate(f.ops) if not isinstance(o, page.Store)) + 1
     for o in writes:
         if o.x.owner is not None and o.x.owner.role in ("leaf", "view"):
@@ -77,12 +79,17 @@ def _copy_before_writing(f: Function) -> None:
             set_operands(o, [copied.value])
 
 
+def _writes_beside_state(f: Function) -> list[page.Store]:
+    """All that a kernel writes which changes state: state that nothing reads may become what other state was."""
+    writes = [o for o in f.ops if isinstance(o, page.Store) and isinstance(o.x.type, TensorType)]
+    return writes if updated(f) else []
+
+
 def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     staging = stage(f)
     slots, words = _slots(staging, ragged)
     users = f.users()
-    state = updated(f)
-    kept = {o.x for o in f.ops if isinstance(o, page.Store) and o.buffer in state}
+    kept = {o.x for o in _writes_beside_state(f)}
     weight: dict[Value, int] = {}
     for o in f.ops:
         if o.result is None:
