@@ -14,7 +14,7 @@ from pathlib import Path
 from vortex.cli.numbers import integers, seconds
 from vortex.evaluate.models import load_model
 from vortex.evaluate.run import Evaluation, flow_names
-from vortex.evaluate.tasks import DEFAULT, find_task
+from vortex.evaluate.tasks import DEFAULT, write_prompts
 
 
 def main() -> None:
@@ -30,12 +30,8 @@ def main() -> None:
     args = parser.parse_args()
     first, step = map(int, args.shard.split("/"))
     model = load_model(device=args.device)
-    prompts = [
-        prompt
-        for name in DEFAULT
-        for length in integers("--tokens", args.tokens, "e.g. 4096,8192")
-        for prompt in find_task(name).make(model.tokenizer, length, args.prompts, 0)
-    ]
+    lengths = integers("--tokens", args.tokens, "e.g. 4096,8192")
+    prompts = write_prompts(DEFAULT, model.tokenizer, lengths, args.prompts, seed=0)
     evaluation = Evaluation(
         model,
         {name: text for text, name in flow_names(args.flows).items()},
@@ -43,9 +39,7 @@ def main() -> None:
         folder=args.cache,
         seconds=seconds("--time-limit", args.time_limit, none=True),
     )
-    # as vortex eval goes through them: a time limit leaves something of each task
-    mine = sorted(prompts, key=lambda p: (p.index, p.length))[first::step]
-    result = evaluation.run(mine)
+    result = evaluation.run(prompts[first::step])
     said = [f"{what}: {error.render()}" for what, error in result.failures.items()]
     print(f"{args.shard}: {result.decoded} outcomes made, {result.missing} left out", *said, sep="\n")
 

@@ -41,7 +41,7 @@ from vortex.evaluate.prompts import Prompt
 from vortex.evaluate.rules import Read, Rule, Step
 from vortex.evaluate.run import spec_of
 from vortex.evaluate.shared_pages import SharedPages
-from vortex.evaluate.tasks import DEFAULT, find_task
+from vortex.evaluate.tasks import DEFAULT, find_task, write_prompts
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.ir.dialects.flow import cap_of
@@ -251,7 +251,7 @@ def main() -> int:
     if "pages" not in args.skip:
         began = time.monotonic()
         model = load_model("smollm2", args.device)
-        prompts = [p for t in DEFAULT for p in find_task(t).make(model.tokenizer, args.tokens, args.prompts, 0)]
+        prompts = write_prompts(DEFAULT, model.tokenizer, [args.tokens], args.prompts, seed=0)
         flows = {find_flow(text).flow_name: text for text in args.flows}
         rows = compared(model, prompts, flows, [int(k) for k in args.budgets.split(",")], args.cache)
         keep("pages", rows, wrong(rows), began)

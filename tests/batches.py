@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,3 +189,11 @@ def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     assert isinstance(best, Selected)
     chosen = {first + int(i) for i in best.best(kept - (n - scored))}
     return [p for p in range(n) if p in chosen or not first <= p < first + scored]
+
+
+def require_selections(flow: Module, b: Batch, given: Mapping[str, Any], *about: object) -> None:
+    """What kernels gave, ``pages`` and ``counts``, is in every row what the flow interpreter selects."""
+    for r in range(b.requests):
+        for h in range(b.heads):
+            have = given["pages"][r, h, : given["counts"][r, h]].tolist()
+            assert have == oracle_selection(flow, b, r, h), (*about, r, h)

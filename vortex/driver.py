@@ -30,6 +30,9 @@ __all__ = ["STAGES", "Compilation", "compile_flow", "pipeline", "start_resources
 PER_TARGET = "schedule"
 """The first pass that looks at the target; what stands before it runs once for all targets."""
 
+Resources = dict[str, dict[str, int | float | str]]
+"""What kernels take of a GPU, by name: numbers as the manifest has them."""
+
 TOOLS = ("imports", "build")
 """Parts of a compilation that are not our code: importing torch and TVM; TVM's lowering, LLVM and cc."""
 
@@ -127,7 +130,7 @@ def compile_flow(
         return _finish(made, lowered, to, out, record)
 
 
-def start_resources(lowered: Lowered, kinds: Collection[str]) -> Callable[[], dict[str, dict[str, int | float | str]]]:
+def start_resources(lowered: Lowered, kinds: Collection[str]) -> Callable[[], Resources]:
     """Registers, spills, CTAs an SM of kernels of some kinds, by name and as the manifest has them.
 
     nvcc runs beside the caller, until the result is called for; nothing is linked.

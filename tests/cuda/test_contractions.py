@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import vortex
-from tests.batches import batch, oracle_selection, summarise
+from tests.batches import batch, require_selections, summarise
 from tests.cuda.harness import Kernels, fails, lower, tensors
 from vortex.budget import Budget
 from vortex.flow.trace import trace
@@ -131,10 +131,7 @@ def check(built: Kernels, name: str) -> None:
         b = filled(name, seed)
         given = tensors(built, name, b, slots=1 + 7 * at)
         built.run(name, given, ("plan", "select"), seed=seed)
-        for r in range(b.requests):
-            for h in range(b.heads):
-                have = given["pages"][r, h, : given["counts"][r, h]].tolist()
-                assert have == oracle_selection(flow_of(name), b, r, h), (name, r, h, seed)
+        require_selections(flow_of(name), b, given, name, seed)
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -30,6 +30,17 @@ def evaluated(model: Model, folder: Path, flows: list[str], given: list, budgets
     return made.outcomes
 
 
+def compiled_as_eager(model: Model, folder: Path, flows: list[str], given: list, within: float) -> list[Outcome]:
+    """Outcomes of compiled lanes; eager ones chose the same pages and gave the same answers, up to rounding."""
+    compiled, eager = (evaluated(model, folder, flows, given, backend=b) for b in ("compiled", "eager"))
+    for a, b in zip(compiled, eager, strict=True):
+        assert (a.lane, a.text, a.recall, a.pages) == (b.lane, b.text, b.recall, b.pages)
+        assert a.logprob == pytest.approx(b.logprob, abs=within)
+        assert a.mass == pytest.approx(b.mass, abs=0.1 * within)
+        assert a.error == pytest.approx(b.error, abs=within)
+    return compiled
+
+
 def by_lane(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
     found: dict[str, list[Outcome]] = {}
     for o in outcomes:
@@ -78,15 +89,7 @@ def test_log_probabilities_of_the_dense_lane_are_the_models_own(tiny: Model, tmp
 
 
 def test_compiled_and_eager_choose_the_same_pages(tiny: Model, tmp_path: Path) -> None:
-    given = prompts(tiny, 250, 2)
-    flows = ["quest", "mass"]
-    compiled = evaluated(tiny, tmp_path, flows, given, backend="compiled")
-    eager = evaluated(tiny, tmp_path, flows, given, backend="eager")
-    for a, b in zip(compiled, eager, strict=True):
-        assert (a.lane, a.text, a.recall, a.pages) == (b.lane, b.text, b.recall, b.pages)
-        assert a.logprob == pytest.approx(b.logprob, abs=1e-5)
-        assert a.mass == pytest.approx(b.mass, abs=1e-6)
-        assert a.error == pytest.approx(b.error, abs=1e-5)
+    compiled_as_eager(tiny, tmp_path, ["quest", "mass"], prompts(tiny, 250, 2), 1e-5)
 
 
 def test_the_oracle_reads_the_most_mass(tiny: Model, tmp_path: Path) -> None:

@@ -143,8 +143,12 @@ class ParameterEntry:
 
     def bytes(self, layers: int, kv_heads: int) -> int:
         """Of the sets that so many layers and KV heads take."""
-        sets = {"model": 1, "layer": layers, "head": layers * kv_heads}[self.per]
-        return sets * prod(self.shape) * DTYPES[self.dtype].bytes
+        return prod(self.all_sets(layers, kv_heads)) * DTYPES[self.dtype].bytes
+
+    def all_sets(self, layers: int, kv_heads: int) -> tuple[int, ...]:
+        """The shape of the sets of so many layers and KV heads together."""
+        sizes = {"layers": layers, "KV heads": kv_heads}
+        return (*(sizes[axis] for axis in LEADING[self.per]), *self.shape)
 
 
 def expected(entry: ParameterEntry) -> str:

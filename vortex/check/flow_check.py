@@ -19,7 +19,7 @@ from vortex.check.synthetic_batch import Trial
 from vortex.check.verdict import LAYERS, judge
 from vortex.check.weights import random_parameters
 from vortex.compilation.lowered import Lowered
-from vortex.driver import compile_flow, start_resources
+from vortex.driver import Resources, compile_flow, start_resources
 from vortex.errors import OTHER_CACHE, Loc, VortexError
 from vortex.flow.flow import vFlow
 from vortex.flow.trace import trace
@@ -43,7 +43,6 @@ COMPARED_PAGES, MOST_COMPARED = (8, 32), 20
 """Page sizes of the other two shapes that are compared, and the most query heads a KV head, to be done in seconds."""
 
 Advance = Callable[[int, str], None]
-Resources = dict[str, dict[str, int | float | str]]
 
 
 @dataclass(frozen=True, slots=True)

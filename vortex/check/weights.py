@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vortex.artifact.manifest import LEADING, ParameterEntry
+from vortex.artifact.manifest import ParameterEntry
 from vortex.runtime.tensors import TORCH
 
 
@@ -17,10 +17,8 @@ def random_parameters(
     by the square root of its rows, so that a product is about as large as what it is made of.
     """
     random = torch.Generator().manual_seed(seed)
-    sizes = {"layers": layers, "KV heads": heads}
     made = {}
     for e in entries:
-        shape = (*(sizes[axis] for axis in LEADING[e.per]), *e.shape)
         rows = e.shape[-2] if len(e.shape) > 1 else 1
-        made[e.name] = (torch.randn(shape, generator=random) / rows**0.5).to(TORCH[e.dtype])
+        made[e.name] = (torch.randn(e.all_sets(layers, heads), generator=random) / rows**0.5).to(TORCH[e.dtype])
     return made

@@ -83,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; 1 when something is missing."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     budgets, tokens = (sorted(set(integers(f"--{o}", getattr(args, o), "e.g. 4,16,64"))) for o in ("budgets", "tokens"))
-    if args.prompts < 1:
-        raise BAD_OPTION.at(option="--prompts", why=f"is {args.prompts}", hint="at least 1")
+    for option in ("prompts", "cost_batch", "cost_tokens"):
+        if (given := getattr(args, option)) < 1:
+            raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why=f"is {given}", hint="at least 1")
     if args.json and args.verdict:
         raise BAD_OPTION.at(option="--verdict", why="contradicts --json", hint="give one of them")
     at = _workload(args)
@@ -115,12 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _workload(args: argparse.Namespace) -> Workload:
-    """Where costs are told; VX7001 for a target that is no GPU and for numbers below 1."""
-    for option in ("cost_batch", "cost_tokens"):
-        if getattr(args, option) < 1:
-            raise BAD_OPTION.at(
-                option=f"--{option.replace('_', '-')}", why=f"is {getattr(args, option)}", hint="at least 1"
-            )
+    """Where costs are told; VX7001 for a target that is no GPU."""
     from vortex.evaluate.cost import Workload
 
     return Workload(batch=args.cost_batch, tokens=args.cost_tokens, target=args.target)
@@ -142,15 +138,10 @@ def _tasks(text: str | None) -> list[str]:
 
 
 def _prompts(model: Model, tasks: Sequence[str], tokens: Sequence[int], count: int, seed: int) -> list[Prompt]:
-    from vortex.evaluate.tasks import find_task
+    from vortex.evaluate.tasks import write_prompts
 
-    made = []
     with progress("writing prompts", len(tasks) * len(tokens)):
-        for name in tasks:
-            for length in tokens:
-                made += find_task(name).make(model.tokenizer, length, count, seed)
-    # every task gets its first prompt before any gets its second: a time limit leaves something of each
-    return sorted(made, key=lambda p: (p.index, p.length))
+        return write_prompts(tasks, model.tokenizer, tokens, count, seed)
 
 
 def _say_size(evaluation: Evaluation, prompts: Sequence[Prompt]) -> None:

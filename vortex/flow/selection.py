@@ -265,7 +265,7 @@ def _warn_of_signs(part: Part) -> None:
 def _warn_of_shortlist(part: Part) -> None:
     """Say that more pages are kept than the shortlist can have; in a trace, which knows its length."""
     pages = lift(part.score).type.pages if current() is not None else None
-    if pages is not None and 0 < pages.limit < part.pages:
+    if pages is not None and pages.listed and pages.limit < part.pages:
         warn(SMALL_SHORTLIST.at(part.loc, pages=part.pages, listed=pages.limit))
 
 

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,9 +61,9 @@ def build_cuda(prim_funcs: Mapping[str, PrimFunc], arch: str, out: Path) -> Cuda
             compiler fails, VX4007 without nvcc, VX7004 when the cache cannot be written and lacks a kernel.
     """
     toolkit = find_toolkit()
-    sources = {name: emit_cuda(name, f, arch) for name, f in prim_funcs.items()}
-    with ThreadPoolExecutor(max(1, min(len(sources), os.cpu_count() or 1))) as pool:
-        compiled = dict(zip(sources, pool.map(lambda s: _compile(toolkit, s, arch), sources.values()), strict=True))
+    sources, started = _started(toolkit, prim_funcs, arch)
+    wait(started.values())
+    compiled = {name: folder.result() for name, folder in started.items()}
     _link(toolkit, [folder / "kernel.o" for folder in compiled.values()], out)
     return CudaBuild(
         sources,
@@ -79,12 +79,19 @@ def start_resources(prim_funcs: Mapping[str, PrimFunc], arch: str) -> Callable[[
     Raises:
         VortexError: as :func:`build_cuda`; what nvcc says is raised by the result.
     """
-    toolkit = find_toolkit()
+    _, started = _started(find_toolkit(), prim_funcs, arch)
+    return lambda: {name: _resources(folder.result()) for name, folder in started.items()}
+
+
+def _started(
+    toolkit: Toolkit, prim_funcs: Mapping[str, PrimFunc], arch: str
+) -> tuple[dict[str, str], dict[str, Future[Path]]]:
+    """The CUDA C++ of each function, and its folder in the cache, which nvcc is at."""
     sources = {name: emit_cuda(name, f, arch) for name, f in prim_funcs.items()}
-    pool = ThreadPoolExecutor(max(1, len(sources)))
-    compiled = {name: pool.submit(_compile, toolkit, source, arch) for name, source in sources.items()}
+    pool = ThreadPoolExecutor(max(1, min(len(sources), os.cpu_count() or 1)))
+    started = {name: pool.submit(_compile, toolkit, source, arch) for name, source in sources.items()}
     pool.shutdown(wait=False)
-    return lambda: {name: _resources(folder.result()) for name, folder in compiled.items()}
+    return sources, started
 
 
 def _resources(folder: Path) -> KernelResources:

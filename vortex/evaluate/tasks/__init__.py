@@ -5,7 +5,11 @@ A new task is a module with a subclass of :class:`Task`, and a line in :data:`TA
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from vortex.errors import UNKNOWN_NAME, nearest
+from vortex.evaluate.prompts import Prompt
 from vortex.evaluate.tasks.documents import Documents
 from vortex.evaluate.tasks.keyvalue import KeyValue
 from vortex.evaluate.tasks.needles import Needles
@@ -13,6 +17,9 @@ from vortex.evaluate.tasks.perplexity import Perplexity
 from vortex.evaluate.tasks.task import Task
 from vortex.evaluate.tasks.variables import Variables
 from vortex.evaluate.tasks.words import CommonWords, FrequentWords
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _ALL: tuple[Task, ...] = (
     Needles("niah_single", "one magic number in essays", ruler="niah_single_2", new_tokens=128),
@@ -50,4 +57,12 @@ def find_task(name: str) -> Task:
     raise UNKNOWN_NAME.at(what="task", name=name, nearest=nearest(name, TASKS))
 
 
-__all__ = ["DEFAULT", "TASKS", "Task", "find_task"]
+def write_prompts(
+    names: Iterable[str], tokenizer: PreTrainedTokenizerFast, lengths: Iterable[int], count: int, seed: int
+) -> list[Prompt]:
+    """``count`` prompts of each task and length, by index, then length: a time limit leaves something of each task."""
+    made = [p for name in names for length in lengths for p in find_task(name).make(tokenizer, length, count, seed)]
+    return sorted(made, key=lambda p: (p.index, p.length))
+
+
+__all__ = ["DEFAULT", "TASKS", "Task", "find_task", "write_prompts"]

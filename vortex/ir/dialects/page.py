@@ -263,5 +263,6 @@ def cap_of(program: Module) -> Cap:
 
 def shortlist_of(program: Module) -> int:
     """The fewest pages among which the budget chooses, those of a shortlist; 0 where it chooses among all."""
-    parts = [o for f in program.functions.values() for o in f.ops if isinstance(o, Part) and not o.most and o.listed]
-    return min((o.listed for o in parts), default=0)
+    parts = [o for f in program.functions.values() for o in f.ops if isinstance(o, Part) and not o.most]
+    axes = [o.pages_of(o.scored) for o in parts]
+    return min((axis.limit for axis in axes if axis.listed), default=0)

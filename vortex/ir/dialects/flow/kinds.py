@@ -139,11 +139,6 @@ class Part(Ranking, Selection):
         return None
 
     @property
-    def listed(self) -> int:
-        """The most pages that there are to choose from: those of a shortlist; 0 where they are all candidates."""
-        return self.pages_of(self.scored).limit
-
-    @property
     def most(self) -> int:
         """The most pages that are taken; 0 where the budget says."""
         return 0
