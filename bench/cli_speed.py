@@ -49,7 +49,7 @@ def main() -> int:
     print(plain(("what", "seconds", "limit", "met"), rows), end="")
     found = {
         "command": "python bench/cli_speed.py",
-        "machine": {"processor": _processor(), "cores": os.cpu_count()},
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
         "commit": _output(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),
@@ -139,7 +139,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def _processor() -> str:
+def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from vortex.cli.numbers import integers, seconds
 from vortex.evaluate.models import load_model
-from vortex.evaluate.run import Evaluation, flow_names
+from vortex.evaluate.readers import flow_names
+from vortex.evaluate.run import Evaluation
 from vortex.evaluate.tasks import DEFAULT, write_prompts
 
 

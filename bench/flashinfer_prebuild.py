@@ -1,14 +1,16 @@
 """Compiles the FlashInfer modules that the baselines call, for sm_90a and without a GPU, into one archive to carry.
 
-FlashInfer 0.6.14 is a peer to measure against, no part of the project: it gets a venv of its own, and what this builds
-goes to a folder outside the repository (25 minutes on one core).
+FlashInfer 0.7.4 is a peer to measure against, no part of the project: it gets a venv of its own, and what this builds
+goes to a folder outside the repository (25 minutes on one core). CUDA_HOME is where ``lib/libcudart.so`` is.
 
-    python3 -m venv peer && peer/bin/pip install --no-deps flashinfer-python==0.6.14 apache-tvm-ffi==0.1.14.post1
-    peer/bin/pip install torch numpy requests tqdm nvidia-ml-py jinja2 packaging filelock ninja typing-extensions
+    python3 -m venv peer && peer/bin/pip install --no-deps flashinfer-python==0.7.4 apache-tvm-ffi==0.1.14.post1
+    peer/bin/pip install torch numpy requests tqdm nvidia-ml-py jinja2 packaging filelock ninja typing-extensions \\
+      click tabulate einops
     pip download --no-deps nvidia-curand -d .         # its headers alone: unzip nvidia_curand*.whl '*/include/*'
-    nice -n 19 peer/bin/python bench/flashinfer_prebuild.py --curand nvidia/cu13/include --out DIR
+    CUDA_HOME=/usr/local/cuda nice -n 19 peer/bin/python bench/flashinfer_prebuild.py --curand nvidia/cu13/include \\
+      --out DIR
 
-It may be called again: what is built stays. ``DIR/flashinfer.tar.gz`` (under 15 MB) is unpacked on the GPU machine into
+It may be called again: what is built stays. ``DIR/flashinfer.tar.gz`` (under 50 MB) is unpacked on the GPU machine into
 a folder of its PYTHONPATH, where torch and the apache-tvm-ffi wheel are; FLASHINFER_DISABLE_JIT=1 keeps it from
 compiling there (``baselines/flashinfer_peer.py`` sets it).
 """
@@ -26,16 +28,6 @@ from pathlib import Path
 from typing import Any
 
 PAGES, GROUPS = (16, 32, 64), (4, 2, 6)
-LOADER = '''"""Prebuilt modules: where flashinfer looks before it compiles."""
-
-from pathlib import Path
-
-__version__ = "{version}+prebuilt"
-
-
-def get_jit_cache_dir() -> str:
-    return str(Path(__file__).resolve().parent / "modules")
-'''
 
 
 def environment(out: Path, curand: Path, jobs: int) -> None:
@@ -60,6 +52,7 @@ def specs() -> dict[str, Callable[[], Any]]:
     """By a short name, the most needed first; head_dim 128 and bf16, MLA 512 + 64."""
     import torch
     from flashinfer.jit.attention import gen_batch_decode_module, gen_batch_mla_module, gen_batch_prefill_module
+    from flashinfer.jit.attention.modules import _gen_batch_prefill_primary_module as primary_module
     from flashinfer.jit.topk import gen_topk_module
     from flashinfer.jit.xqa import gen_xqa_module
 
@@ -67,21 +60,27 @@ def specs() -> dict[str, Callable[[], Any]]:
     found = {
         "decode": lambda: gen_batch_decode_module(b, b, b, i32, 128, 128, 0, False, False),
         "xqa_p16_g4": lambda: gen_xqa_module(b, b, 16, 128, 4, False, b),
-        "prefill_fa2": lambda: gen_batch_prefill_module("fa2", b, b, b, i32, 128, 128, 0, False, False, False),
+        "prefill_fa2": lambda: primary_module("fa2", b, b, b, i32, 128, 128, 0, False, False, False),
         "topk": gen_topk_module,
     }
     for group in GROUPS:
         for page in PAGES:
             found[f"xqa_p{page}_g{group}"] = lambda p=page, g=group: gen_xqa_module(b, b, p, 128, g, False, b)
+    found["prefill_fa3"] = lambda: gen_batch_prefill_module("fa3", b, b, b, i32, 128, 128, 0, False, False, False)
     for backend in ("fa2", "fa3"):
         found[f"mla_{backend}"] = lambda k=backend: gen_batch_mla_module(k, b, b, b, i32, 512, 64, False)
     return found
 
 
 def pack(out: Path, built: list[tuple[str, Path]]) -> Path:
-    """``out/site``: the package's Python, the sources its generators read, the modules behind a loader; and its tar."""
+    """``out/site``: the package's Python, the sources its generators read, and the modules where it looks before it
+    compiles; and its tar.
+    """
+    import click
+    import einops
     import flashinfer
     import pynvml
+    import tabulate
 
     site, package = out / "site", Path(flashinfer.__file__).parent
     shutil.rmtree(site, ignore_errors=True)
@@ -91,12 +90,14 @@ def pack(out: Path, built: list[tuple[str, Path]]) -> Path:
     for file in (package / "data" / "csrc").iterdir():
         if file.is_file():
             shutil.copy(file, sources)
-    shutil.copy(pynvml.__file__, site)
-    cache = site / "flashinfer_jit_cache"
+    for module in (pynvml, tabulate):
+        shutil.copy(str(module.__file__), site)
+    for parts in (click, einops):
+        shutil.copytree(Path(str(parts.__file__)).parent, site / parts.__name__)
     for name, library in built:
-        (cache / "modules" / name).mkdir(parents=True)
-        shutil.copy(library, cache / "modules" / name / f"{name}.so")
-    (cache / "__init__.py").write_text(LOADER.format(version=flashinfer.__version__))
+        folder = site / "flashinfer" / "data" / "aot" / name
+        folder.mkdir(parents=True)
+        shutil.copy(library, folder / f"{name}.so")
     return Path(shutil.make_archive(str(out / "flashinfer"), "gztar", site))
 
 

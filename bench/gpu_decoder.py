@@ -412,6 +412,32 @@ def refuses(what: str, code: str, call: Callable[[], object]) -> Wrong:
     return [f"{what} is not refused"]
 
 
+def deterministic(pools: Pools) -> Wrong:
+    """With ``deterministic`` a request has the same bits alone, in a batch and from a graph, whose table is wider."""
+    decoder, wrong = pools.ready(16, deterministic=True), []
+    lengths = [4000, 17, 700, 3000, 1, 2500, 2049, 33] * 2
+    batch, graphed = Rows(pools, 16).fill(lengths, 3), Rows(pools, 16)
+    batch.run(decoder)
+    want = [x.clone() for x in batch.outs]
+    graph = captured(graphed, decoder)
+    graphed.fill(lengths, 3)
+    graph.replay()
+    torch.cuda.synchronize()
+    for name, x, y in zip(("sparse", "dense"), graphed.outs, want, strict=True):
+        wrong += [f"{name} of a graph has other bits"] * (not torch.equal(x, y))
+    for size in (1, 3):
+        other = Rows(pools, size, 251)
+        for first in range(0, 16 - size + 1, size):
+            rows = slice(first, first + size)
+            for mine, its in ((other.lengths, batch.lengths), (other.q, batch.q), (other.loc, batch.loc),
+                              (other.k, batch.k), (other.v, batch.v), (other.table, batch.table[:, :251])):  # fmt: skip
+                mine.copy_(its[rows])
+            other.run(decoder)
+            for name, x, y in zip(("sparse", "dense"), other.outs, want, strict=True):
+                wrong += [f"{name} of rows {first} to {first + size - 1}: other bits"] * (not torch.equal(x, y[rows]))
+    return wrong + [f"row {r} is not torch's" for r in (0, 3) if not batch.right(r)]
+
+
 def bad_input(pools: Pools, path: Path) -> Wrong:
     """Everything is refused with its code before a launch, under capture too; nothing breaks what comes after."""
     decoder, rows = pools.ready(4), Rows(pools, 4).fill([100] * 4, 0)
@@ -571,6 +597,7 @@ def main() -> int:
         pools = Pools(args.artifacts[0])
         check("graphs", lambda: graphs(pools, found))
         check("streams", lambda: streams(pools))
+        check("deterministic", lambda: deterministic(pools))
         check("bad input", lambda: bad_input(pools, args.artifacts[0]))
         check("debug reports", lambda: debug_reports(pools))
         check("edges", lambda: edges(pools))

@@ -38,8 +38,8 @@ from vortex.evaluate.models import Model, load_model, model_folder
 from vortex.evaluate.outcomes import Lane, Outcome
 from vortex.evaluate.prefill import PromptCache
 from vortex.evaluate.prompts import Prompt
+from vortex.evaluate.readers import spec_of
 from vortex.evaluate.rules import Read, Rule, Step
-from vortex.evaluate.run import spec_of
 from vortex.evaluate.shared_pages import SharedPages
 from vortex.evaluate.tasks import DEFAULT, find_task, write_prompts
 from vortex.flow.flow import find_flow

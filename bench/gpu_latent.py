@@ -24,10 +24,8 @@ SELECTED = 2048
 """Tokens of a row that are attended to."""
 BATCHES = (8, 64, 128)
 CONTEXT = 32763
-ROUNDS = (1, 2, 4)
-"""Work items for each CTA that the device holds at a time."""
-LEAST = 64
-"""Tokens of a work item, at least."""
+CUTS = ((128, 256), (64, 64), (128, 128), (256, 512))
+"""Fewest tokens worth a work item, and the same once every second slot has one: the first as ``plan`` has them."""
 CHECKED = [[1], [16, 17, 480, 0, 500, 4099], [9001, 1, 65, 2048], [700] * 40]
 
 
@@ -36,17 +34,20 @@ class Kernel:
 
     def __init__(self, name: str, about: dict[str, Any], module: Any) -> None:
         self.name, self.about, self.function = name, about, module[name]
+        self.label = name
         self.page, self.heads, self.dim, self.v_dim = (about[n] for n in ("page", "heads", "dim", "v_dim"))
-        self.blocks = int(about["knobs"]["row_counters"])
+        self.counters = int(about["knobs"]["row_counters"])
+        self.blocks = int(about["knobs"].get("item_ctas", self.counters))
 
     @property
     def resident(self) -> int:
         """Work items that the device holds at a time."""
         return torch.cuda.get_device_properties(0).multi_processor_count * int(self.about["ctas"]) // self.blocks
 
-    def arguments(self, pool: torch.Tensor, lengths: list[int], ids: list[torch.Tensor], kept: int, slots: int,
+    def arguments(self, pool: torch.Tensor, lengths: list[int], ids: list[torch.Tensor], kept: int, each: int,
                   seed: int) -> dict[str, Any]:  # fmt: skip
-        """A call's arguments: of each row's pages ``ids``, ``kept`` random ones, the last among them."""
+        """A call's arguments: of each row's pages ``ids``, ``kept`` random ones, the last among them; items of ``each``
+        pages."""
         made = torch.Generator().manual_seed(seed)
         n = [len(x) for x in ids]
         b, columns, capacity = len(n), max(1, *n), max(1, min(kept, max(n)))
@@ -58,12 +59,12 @@ class Kernel:
                 chosen = torch.randperm(m - 1, generator=made)[: counts[r] - 1]
                 pages[r, : counts[r]] = torch.cat([chosen, torch.tensor([m - 1])]).sort().values.int()
         words = int(self.about["knobs"]["partial_words"])
-        work = self.work(counts.tolist(), slots)
+        work = self.work(counts.tolist(), each)
         cuda = {
             "lengths": torch.tensor(lengths, dtype=torch.int32), "page_table": table,
             "pages": pages[:, None].contiguous(), "counts": counts[:, None].contiguous(), "work": work,
             "q": torch.randn(b, self.heads, self.dim, generator=made).bfloat16(),
-            "arrivals": torch.zeros(b * self.blocks, dtype=torch.int32),
+            "arrivals": torch.zeros(b * self.counters, dtype=torch.int32),
         }  # fmt: skip
         given: dict[str, Any] = {name: x.cuda() for name, x in cuda.items()}
         nan = partial(torch.full, fill_value=float("nan"), device="cuda")
@@ -71,14 +72,23 @@ class Kernel:
         given |= {"lse": nan((b, self.heads)), "partials": nan((work.shape[1] - 2, 1, words))}
         return {**given, "latent": pool, "scale": 192**-0.5}
 
-    def work(self, counts: list[int], slots: int) -> torch.Tensor:
-        """What ``plan`` makes of the counts."""
-        each = max(-(-LEAST // self.page), -(-sum(counts) // slots))
+    def work(self, counts: list[int], each: int) -> torch.Tensor:
+        """A work list as ``plan`` writes one."""
         items = [r << 16 | part for r, c in enumerate(counts) for part in range(max(1, -(-c // each)))]
-        work = torch.full((2, 2 + len(counts) + slots), 0x7FFF0001, dtype=torch.int32)
+        work = torch.full((2, 2 + len(items) + self.resident), 0x7FFF0001, dtype=torch.int32)
         work[1, :2] = torch.tensor([len(items), each], dtype=torch.int32)
         work[1, 2 : 2 + len(items)] = torch.tensor(items, dtype=torch.int32)
         return work
+
+    def item(self, counts: list[int], cut: tuple[int, int]) -> int:
+        """Pages of an item, as ``plan`` cuts a step."""
+        least, busy = (max(1, tokens // self.page) for tokens in cut)
+        slots, every, longest = max(1, self.resident), sum(counts), max(counts)
+        fair = max(least, -(-every // slots), min(busy, (2 * every + slots - 1) // slots))
+        equal_parts = max(1, (longest + fair - fair // 4 - 1) // fair)
+        item = max(fair, -(-longest // equal_parts))
+        whole = -(-longest // max(1, slots * longest // every))
+        return max(item, whole) if len(counts) <= 32 and 2 * len(counts) <= slots else item
 
     def __call__(self, given: dict[str, Any]) -> None:
         self.function(*[given[a] for a in self.about["args"]])
@@ -110,8 +120,8 @@ def check(kernel: Kernel, lengths: list[int], seed: int) -> str:
             held = min(page, length - i * page)
             pool[physical, 0, :held] = torch.randn(held, kernel.dim, generator=made).bfloat16().cuda()
     worst = [0.0, 0.0]
-    for kept, slots in ((1 << 20, 7), (9, kernel.resident), (128, 1)):
-        given = kernel.arguments(pool, lengths, ids, kept, slots, seed)
+    for kept, each in ((1 << 20, 1), (1 << 20, -(-sum(n) // 7)), (9, 2), (128, 1 << 20)):
+        given = kernel.arguments(pool, lengths, ids, kept, each, seed)
         right, right_lse = expected(given, page, kernel.v_dim)
         for _ in range(2):
             for name in ("out", "lse", "partials"):
@@ -125,12 +135,14 @@ def check(kernel: Kernel, lengths: list[int], seed: int) -> str:
             lse = (given["lse"] - right_lse)[right_lse.isfinite()].abs()
             empty = given["out"][~held].abs().sum() == 0 and bool((given["lse"][right_lse.isinf()] < 0).all())
             if not (bool((error < 1e-2).all()) and bool((lse < 1e-3).all()) and empty):
-                return f"wrong at {kept} pages, {slots} slots: out {error.tolist()[:8]}, lse {lse.max()}"
+                return f"wrong at {kept} pages, items of {each}: out {error.tolist()[:8]}, lse {lse.max()}"
             worst = [max(a, float(x.max())) for a, x in zip(worst, (error, lse), strict=True)]
     return f"right: out {worst[0]:.1e}, lse {worst[1]:.1e}"
 
 
-def timing(kernel: Kernel, batch: int, kept: int, rounds: int, copy: float, pages_of_pool: int) -> dict[str, Any]:
+def timing(
+    kernel: Kernel, batch: int, kept: int, cut: tuple[int, int], copy: float, pages_of_pool: int
+) -> dict[str, Any]:
     """One shape, page ids random over the pool."""
     size = batch * kept * kernel.page * kernel.dim * 2
     n = -(-CONTEXT // kernel.page)
@@ -138,12 +150,24 @@ def timing(kernel: Kernel, batch: int, kept: int, rounds: int, copy: float, page
     for seed in range(sets_needed(size)):
         made = torch.Generator().manual_seed(seed)
         ids = list(torch.randint(pages_of_pool, (batch, n), generator=made, dtype=torch.int32))
-        slots = max(1, kernel.resident * rounds)
-        steps.append(kernel.arguments(POOL[kernel.page], [CONTEXT] * batch, ids, kept, slots, seed))
+        each = kernel.item([kept] * batch, cut)
+        steps.append(kernel.arguments(POOL[kernel.page], [CONTEXT] * batch, ids, kept, each, seed))
     found = time_graph([partial(kernel, s) for s in steps])
     flops = batch * kept * kernel.page * kernel.heads * 2 * (kernel.dim + kernel.v_dim)
-    about = {"kernel": kernel.name, "heads": kernel.heads, "page": kernel.page, "B": batch, "k": kept, "rounds": rounds}
+    about = {"kernel": kernel.label, "heads": kernel.heads, "page": kernel.page, "B": batch, "k": kept}
+    about |= {"cut": list(cut), "item": each, "splits": -(-kept // each)}
     return {**about, **found.row(size, copy), "TFLOPs": round(flops / found.us / 1e6, 1)}
+
+
+def load_kernels(folder: Path, prefix: str) -> tuple[dict[str, Any], list[Kernel]]:
+    """What bench/stage_latent.py staged there, and its kernels."""
+    staged = json.loads((folder / "kernels.json").read_text())
+    module = tvm_ffi.load_module(str(folder / staged["library"]))
+    kernels = [Kernel(name, about, module) for name, about in staged["kernels"].items()]
+    for kernel in kernels:
+        kernel.about["main"] = kernel.about["main"] and not prefix
+        kernel.label = prefix + kernel.name
+    return staged, kernels
 
 
 POOL: dict[int, torch.Tensor] = {}
@@ -197,17 +221,58 @@ def decodes(path: Path) -> str:
     return f"right: out {worst:.1e}" if worst < 1e-2 else f"out is off by {worst}"
 
 
+def steps_of(name: str, path: Path, batch: int, copy: float) -> dict[str, Any]:
+    """``attend`` of the layers of a step, planned once, as a model's step runs them: a layer's pool for each."""
+    from vortex.budget import Budget
+    from vortex.runtime.decoder import load
+    from vortex.runtime.tensors import TORCH
+
+    size = load(path, target="sm_90a").spec.page_size
+    kept = SELECTED // size
+    decoder = load(path, target="sm_90a", budget=Budget(kept - 3, sink=1, recent=2))
+    moved = batch * SELECTED * decoder.spec.head_dim * 2
+    layers = sets_needed(moved)
+    pool = POOL[size]
+    each, n = len(pool) // layers, -(-CONTEXT // size)
+    made = torch.Generator().manual_seed(1)
+    table = torch.randint(each, (batch, n), generator=made, dtype=torch.int32).cuda()
+    chosen = [
+        torch.cat([torch.randperm(n - 1, generator=made)[: kept - 1], torch.tensor([n - 1])]) for _ in range(batch)
+    ]
+    pages = torch.stack([c.sort().values.int() for c in chosen])[:, None].cuda()
+    counts = torch.full((batch, 1), kept, dtype=torch.int32, device="cuda")
+    lengths = torch.full((batch,), CONTEXT, dtype=torch.int32, device="cuda")
+    fields = {f.name: torch.zeros((each, 1, *f.packed), device="cuda", dtype=TORCH[f.dtype]) for f in decoder.fields}
+    q = torch.randn(batch, decoder.spec.group, decoder.spec.head_dim, device="cuda").bfloat16()
+    out = torch.empty(batch, decoder.spec.group, decoder.spec.v_dim, device="cuda", dtype=torch.bfloat16)
+    for layer in range(layers):
+        decoder.bind(layer, pool[layer * each : (layer + 1) * each], None, fields)
+    decoder.plan(lengths, table)
+    run = [partial(decoder.attend, i, q, pages, counts, out=out, scale=192**-0.5) for i in range(layers)]
+    found = time_graph(run)
+    ids = table.gather(1, pages[:, 0].long()).long()
+    held = SELECTED - size + (CONTEXT - 1) % size + 1  # the last page is partial
+    rows = pool[(layers - 1) * each :][ids.flatten(), 0].view(batch, SELECTED, -1)[:, :held].double()
+    right = (q.double() @ rows.mT * 192**-0.5).softmax(-1) @ rows[..., : decoder.spec.v_dim]
+    error = float((out.double() - right).norm() / right.norm())
+    assert error < 1e-2, error
+    return {"decoder": name, "page": size, "B": batch, "error": round(error, 5), **found.row(moved, copy)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", type=Path, default=Path(".gpu/latent"))
     parser.add_argument("--artifact", type=Path, help="of latent_topk, compiled for sm_90")
+    parser.add_argument(
+        "--before", type=Path, help="a folder with kernels and an artifact of another commit, to compare"
+    )
     parser.add_argument("--seconds", type=float, default=150, help="no new row is begun after that many (default: 150)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     start = time.time()
-    staged = json.loads((args.kernels / "kernels.json").read_text())
-    module = tvm_ffi.load_module(str(args.kernels / staged["library"]))
-    kernels = [Kernel(name, about, module) for name, about in staged["kernels"].items()]
+    staged, kernels = load_kernels(args.kernels, "")
+    if args.before:
+        kernels += load_kernels(args.before, "before_")[1]
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(), "date": time.strftime("%F %T"), "commit": staged["commit"],
         "command": " ".join(["python3", *sys.argv]), "checks": {}, "rows": [],
@@ -218,8 +283,8 @@ def main() -> None:
 
     for kernel in kernels:
         said = [check(kernel, lengths, i) for i, lengths in enumerate(CHECKED)]
-        found["checks"][kernel.name] = said
-        print(kernel.name, said if any(not s.startswith("right") for s in said) else said[-1], flush=True)
+        found["checks"][kernel.label] = said
+        print(kernel.label, said if any(not s.startswith("right") for s in said) else said[-1], flush=True)
     if args.artifact:
         found["checks"]["decoder"] = decodes(args.artifact)
         print("decoder", found["checks"]["decoder"], flush=True)
@@ -233,15 +298,29 @@ def main() -> None:
     for page in (16, 32, 64):
         POOL[page] = whole.view(-1, 1, page, 576)
     write()
-    todo = [(k, b, SELECTED // k.page, rounds) for k in kernels for b in BATCHES for rounds in ROUNDS]
-    # the shapes of the target first, then the others and the other knobs
-    todo.sort(key=lambda t: (not t[0].about["main"], t[0].heads != 20, t[1] != 128))
-    todo += [(k, 8, -(-CONTEXT // k.page), r) for k in kernels if k.about["main"] and k.page == 16 for r in (1, 4)]
-    for kernel, batch, kept, rounds in todo:
+    if args.artifact:
+        artifacts = {"now": args.artifact}
+        if args.before:
+            artifacts["before"] = args.before / args.artifact.name
+        for batch in BATCHES:
+            for name, path in artifacts.items():
+                row = steps_of(name, path, batch, copy)
+                found["rows"].append(row)
+                print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+                write()
+    todo = [(k, b, SELECTED // k.page, cut) for k in kernels for b in BATCHES for cut in CUTS]
+    # those whose items are of one size are one
+    todo = list(
+        {(k.label, b, k.item([kept] * b, cut)): (k, b, kept, cut) for k, b, kept, cut in reversed(todo)}.values()
+    )
+    # the shapes of the target first, each with the items of plan
+    todo.sort(key=lambda t: (CUTS.index(t[3]), t[0].heads != 20, t[1] == 64))
+    todo += [(k, 8, -(-CONTEXT // k.page), CUTS[0]) for k in kernels if k.page == 16 and k.heads == 20]
+    for kernel, batch, kept, cut in todo:
         if time.time() - start > args.seconds:
             print("out of time")
             break
-        row = timing(kernel, batch, kept, rounds, copy, len(POOL[kernel.page]))
+        row = timing(kernel, batch, kept, cut, copy, len(POOL[kernel.page]))
         found["rows"].append(row)
         print("  ".join(f"{k} {v}" for k, v in row.items() if k not in ("low", "high", "least", "runs")), flush=True)
         write()

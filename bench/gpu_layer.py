@@ -1,8 +1,8 @@
 """One layer of a flow on a GPU as a ``Decoder`` runs it: checked against torch, then timed.
 
 Needs torch, apache-tvm-ffi and artifacts made for the GPU; no compiler. Page ids are random over a pool far larger
-than L2. A flow has the bounds of Quest, one centroid a page, or the keys of all tokens in fp8 or codes, by which it
-estimates the mass of pages. What is timed is a CUDA graph of several steps in turn, each planned by a decoder of its
+than L2. Quest, block_topk and mass are judged by torch, all rows of some batches; any other flow by the IR in its
+artifact, some rows. What is timed is a CUDA graph of several steps in turn, each planned by a decoder of its
 own, so that scratch, work lists and the choice of variants are those of a model's step: ``layer_us`` is append, select
 and attend; plan, which a step does once for all layers, is timed apart. From the repository's root, artifacts staged
 in .gpu/ by
@@ -13,6 +13,7 @@ in .gpu/ by
 
 ``--only select.2`` leaves a kernel's other variants out, so that every step runs this one; ``--device cpu`` tries the
 script where there is no GPU, on artifacts that have a CPU library: few pages, and times of the wall clock.
+``--budget 8`` keeps 8 pages beside the reserved ones, or blocks.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from layer_by_ir import ByIR
 
 from vortex.budget import Budget
 from vortex.flow.narrow import numbers
@@ -39,9 +41,11 @@ from vortex.runtime.tensors import TORCH
 HKV, POOL = 8, 131072
 """KV heads, pages of the pool."""
 BUDGET = Budget(27)
+BY_TORCH = ("quest", "block_topk", "mass", "mass_fp8")
+"""Flows that are judged here by torch, by the names of their fields."""
 SHAPES = [(1, 32763), (4, 32763), (8, 32763), (16, 8187), (32, 8187), (32, 32763), (64, 32763), (128, 8187)]
 """Requests and their tokens; the last page is partial."""
-CHECKED = [[1], [16, 17, 480, 500], [32763, 1, 900, 5000, 16384], [700] * 40]
+CHECKED = [[1], [16, 17, 480, 500], [32763, 1, 900, 5000, 16384], [700] * 40, [262139, 60000]]
 SMALL_POOL, SMALL_SHAPES, SMALL_CHECKED = 2048, [(1, 1019), (4, 1019)], [[1], [16, 17, 480, 500], [900, 1, 2000]]
 """The same where there is no GPU."""
 COLD = 400 << 20
@@ -61,12 +65,24 @@ def only(library: Library, names: Sequence[str]) -> Library:
 
 
 class Layer:
-    """The memory of one layer, all pages of which are summarised, and a library that runs on it."""
+    """The memory of one layer, all pages of which are summarised, and a library that runs on it.
 
-    def __init__(self, library: Library, device: str) -> None:
-        self.library, self.device = library, torch.device(device)
+    ``ir`` judges the kernels where torch here does not know what the flow's fields are.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        device: str,
+        budget: Budget = BUDGET,
+        ir: ByIR | None = None,
+        *,
+        deterministic: bool = False,
+    ) -> None:
+        self.library, self.device, self.budget, self.ir = library, torch.device(device), budget, ir
+        self.deterministic = deterministic
         self.spec = library.manifest.spec
-        self.pool = POOL if self.device.type == "cuda" else SMALL_POOL
+        self.pool = (POOL if self.device.type == "cuda" else SMALL_POOL) // self.spec.page_blocks
         shape = (self.pool, HKV, self.spec.page_size, self.spec.head_dim)
         self.k, self.v = (torch.randn(shape, device=self.device, dtype=torch.bfloat16) for _ in range(2))
         self.fields = {
@@ -78,6 +94,7 @@ class Layer:
         """The field that has the keys of all tokens in a narrow type, in flows that estimate the mass of pages."""
         if self.keys:
             self.dtype = DTYPES[tokens[0].dtype]
+        if self.keys or ir is not None:
             Step(self, [self.pool // 64 * self.spec.page_size] * 64, 0).fill()
             return
         for first in range(0, self.pool, 8192):
@@ -97,7 +114,13 @@ class Layer:
             bytes_of = t.view(torch.uint8)
             bytes_of[at] = 0x7F
 
-    def wrong_summaries(self, at: torch.Tensor) -> list[str]:
+    def wrong_summaries(self, tables: list[torch.Tensor]) -> list[str]:
+        """What is wrong with the fields of requests' full pages."""
+        if self.ir is not None:
+            return self.ir.wrong_summaries(self, [t.tolist() for t in tables])
+        return [f"{name} after a prefill" for name in self._wrong_fields(torch.cat(tables))]
+
+    def _wrong_fields(self, at: torch.Tensor) -> list[str]:
         """Which fields of pages are not those of their keys."""
         if not self.keys:
             made = self.summaries(self.k[at])
@@ -141,7 +164,7 @@ class Step:
         self.offsets = torch.arange(self.requests + 1, dtype=torch.int32, device=layer.device)
         self.out = torch.full_like(self.q, float("nan"))
         self.lse = torch.full((self.requests, heads), float("nan"), device=layer.device)
-        self.decoder = Decoder(layer.library, budget=BUDGET)
+        self.decoder = Decoder(layer.library, budget=layer.budget, deterministic=layer.deterministic)
         self.decoder.bind(0, layer.k, layer.v, layer.fields)
         self.decoder.reserve(self.requests, max(n))
         self.plan()
@@ -179,22 +202,29 @@ class Step:
         assert self.decoder.counts is not None
         return self.decoder.counts
 
-    def scored(self) -> int:
+    def bytes(self) -> dict[str, float]:
+        """What kernels move: ``select`` of summaries, ``attend`` of K and V of the selected pages; by the IR, if that
+        judges the flow, all that they read and write, ``append`` too.
+        """
+        layer, spec = self.layer, self.layer.spec
+        if layer.ir is not None:
+            (tokens,) = set(self.lengths)
+            rows = self.requests * HKV
+            return {k: rows * x for k, x in layer.ir.bytes(layer.library, layer.budget, tokens).items() if k != "plan"}
+        tile = sum(t[0, 0].numel() * t.element_size() for t in layer.fields.values())
+        attended = int(self.counts.sum()) * spec.page_size * spec.head_dim * 2 * 2
+        return {"select": self._scored() * HKV * tile, "attend": attended}
+
+    def _scored(self) -> int:
         """Candidates of all requests, for one KV head."""
         n = [-(-x // self.layer.spec.page_size) for x in self.lengths]
-        return sum(x - BUDGET.sink - BUDGET.recent for x in n if x > BUDGET.total(x))
-
-    def select_bytes(self) -> int:
-        """Summaries read by ``select``."""
-        return self.scored() * HKV * sum(t[0, 0].numel() * t.element_size() for t in self.layer.fields.values())
-
-    def attend_bytes(self) -> int:
-        """K and V of the selected pages."""
-        return int(self.counts.sum()) * self.layer.spec.page_size * self.layer.spec.head_dim * 2 * 2
+        budget = self.layer.budget
+        return sum(x - budget.sink - budget.recent for x in n if x > budget.total(x))
 
     def scores(self, r: int, h: int) -> torch.Tensor:
         """fp32 scores of a row's candidates, by torch."""
-        first, end = BUDGET.sink, -(-self.lengths[r] // self.layer.spec.page_size) - BUDGET.recent
+        budget = self.layer.budget
+        first, end = budget.sink, -(-self.lengths[r] // self.layer.spec.page_size) - budget.recent
         at, group = self.table[r, first:end].long(), self.layer.spec.group
         q = self.q[r, h * group : (h + 1) * group].float()
         if self.layer.keys:
@@ -206,27 +236,33 @@ class Step:
         (centroid,) = got.values()
         return centroid @ q.mean(0)
 
-    def wrong_selection(self, r: int, h: int) -> list[str]:
+    def wrong_selections(self) -> list[str]:
+        """What is wrong with the selections of all rows, or of some where IR judges them."""
+        if self.layer.ir is not None:
+            return self.layer.ir.wrong_selections(self)
+        return [w for r in range(self.requests) for h in range(HKV) for w in self._wrong_selection(r, h)]
+
+    def _wrong_selection(self, r: int, h: int) -> list[str]:
         """What is wrong with a row's selection, pages whose scores differ by rounding aside."""
-        pages = -(-self.lengths[r] // self.layer.spec.page_size)
+        pages, budget = -(-self.lengths[r] // self.layer.spec.page_size), self.layer.budget
         got = self.pages[r, h, : int(self.counts[r, h])].tolist()
-        if pages <= BUDGET.total(pages):
+        if pages <= budget.total(pages):
             return [] if got == list(range(pages)) else [f"request {r}, head {h} does not keep all"]
         s = self.scores(r, h)
-        best = s.topk(BUDGET.pages)
-        want = {0, pages - 2, pages - 1} | {int(i) + BUDGET.sink for i in best.indices}
+        best = s.topk(budget.pages)
+        want = {0, pages - 2, pages - 1} | {int(i) + budget.sink for i in best.indices}
         kth = float(best.values[-1])
         slack = 1e-4 * (kth if self.layer.keys else float(s.abs().max()))
-        ranked = dict(enumerate(s.tolist(), BUDGET.sink))
+        ranked = dict(enumerate(s.tolist(), budget.sink))
         odd = [p for p in set(got) ^ want if not abs(ranked.get(p, float("inf")) - kth) <= slack]
         ok = not odd and got == sorted(set(got)) and len(got) == len(want)
         return [] if ok else [f"selection of request {r}, head {h}: {odd}"]
 
     def wrong_output(self, r: int, h: int) -> list[str]:
         """What is wrong with a row's output, given its selection."""
-        page, group = self.layer.spec.page_size, self.layer.spec.group
+        page, group, block = self.layer.spec.page_size, self.layer.spec.group, self.layer.spec.block_size
         got = self.pages[r, h, : int(self.counts[r, h])].tolist()
-        at = [p * page + i for p in got for i in range(page) if p * page + i < self.lengths[r]]
+        at = [p * block + i for p in got for i in range(block) if p * block + i < self.lengths[r]]
         tokens = torch.tensor(at, device=self.layer.device)
         where = self.table[r, tokens // page].long()
         k, v = (x[where, h, tokens % page].float() for x in (self.layer.k, self.layer.v))
@@ -240,15 +276,14 @@ def check(layer: Layer, lengths: list[int], seed: int) -> list[str]:
     """What differs from torch after a prefill's append and a whole step, if anything; a second run gives equal bits."""
     wrong: list[str] = []
     step, page = Step(layer, lengths, seed), layer.spec.page_size
-    at = torch.cat([step.table[r, : n // page].long() for r, n in enumerate(lengths)])
-    layer.spoil(at)
+    tables = [step.table[r, : n // page].long() for r, n in enumerate(lengths)]
+    layer.spoil(torch.cat(tables))
     step.fill()
-    wrong += [f"{name} after a prefill" for name in layer.wrong_summaries(at)]
+    wrong += layer.wrong_summaries(tables)
     step.run()
     first = [x.clone() for x in (step.pages, step.counts, step.out, step.lse)]
-    for r in range(len(lengths)):
-        for h in range(HKV):
-            wrong += step.wrong_selection(r, h) + step.wrong_output(r, h)
+    wrong += step.wrong_selections()
+    wrong += [w for r in range(len(lengths)) for h in range(HKV) for w in step.wrong_output(r, h)]
     step.out.fill_(float("nan"))
     step.run()
     kept = torch.arange(step.pages.shape[2], device=layer.device) < step.counts[..., None]
@@ -305,16 +340,21 @@ def measured(layer: Layer, requests: int, tokens: int, copy: float) -> dict[str,
     """Times of a shape, of as many steps that no cache holds their pages."""
     first = Step(layer, [tokens] * requests, 100)
     first.run()
-    sizes = first.select_bytes(), first.attend_bytes()
-    sets = max(2, min(8, -(-COLD // max(1, sum(sizes))))) if layer.device.type == "cuda" else 2
+    sizes = first.bytes()
+    read = sizes["select"] + sizes["attend"]
+    sets = max(2, min(8, -(-COLD // max(1, int(read))))) if layer.device.type == "cuda" else 2
     steps = [first, *(Step(layer, [tokens] * requests, 101 + i) for i in range(sets - 1))]
-    row: dict[str, Any] = {"requests": requests, "tokens": tokens, "MB": [x / 1e6 for x in sizes]}
+    row: dict[str, Any] = {"requests": requests, "tokens": tokens, "MB": [sizes[k] / 1e6 for k in ("select", "attend")]}
     row["kernels"] = list(first.decoder.kernels)
     for kind in ("plan", "append", "select", "attend"):
         row[f"{kind}_us"] = timed([getattr(s, kind) for s in steps], layer.device)
     row["layer_us"] = timed([s.run for s in steps], layer.device)
-    row["select_of_copy"] = sizes[0] / row["select_us"] * 1e6 / copy
-    row["attend_of_copy"] = sizes[1] / row["attend_us"] * 1e6 / copy
+    for kind in ("select", "attend"):
+        row[f"{kind}_of_copy"] = sizes[kind] / row[f"{kind}_us"] * 1e6 / copy
+    if layer.ir is not None:
+        row["append_MB"] = sizes["append"] / 1e6
+        row["bytes_us"] = sum(sizes.values()) / copy * 1e6
+        row["wrong"] = layer.ir.wrong_selections(first)
     return row
 
 
@@ -323,7 +363,11 @@ def main() -> int:
     parser.add_argument("artifacts", type=Path, nargs="+")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--only", nargs="*", default=[], metavar="KERNEL", help="run these and not their variants")
+    parser.add_argument("--deterministic", action="store_true", help="decoders whose bits do not depend on the batch")
     parser.add_argument("--shapes", default="", help="requests x tokens, e.g. 1x32763,32x32763")
+    parser.add_argument(
+        "--budget", type=int, default=BUDGET.pages, help="pages kept beside the reserved ones, or blocks"
+    )
     parser.add_argument("--commit", default="")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -338,13 +382,16 @@ def main() -> int:
     }  # fmt: skip
     print(f"{found['device']}: copy {copy / 1e12:.2f} TB/s")
     for path in args.artifacts:
-        layer = Layer(only(open_library(path, None if gpu else "cpu"), args.only), args.device)
+        library = only(open_library(path, None if gpu else "cpu"), args.only)
+        ir = None if library.manifest.flow in BY_TORCH else ByIR.of(path, library)
+        layer = Layer(library, args.device, Budget(args.budget), ir, deterministic=args.deterministic)
         wrong = [w for i, lengths in enumerate(CHECKED if gpu else SMALL_CHECKED) for w in check(layer, lengths, i)]
         found["checks"][path.stem] = wrong
         print(f"{path.stem}: {'right' if not wrong else wrong[:6]}", flush=True)
         for requests, tokens in shapes:
             row = {"flow": path.stem, **measured(layer, requests, tokens, copy)}
             found["rows"].append(row)
+            wrong += row.get("wrong", [])
             print("  ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
             args.out.write_text(json.dumps(found, indent=1) + "\n")
         del layer

@@ -21,17 +21,13 @@ from vortex.codegen.emit import emit_kernel, parse_tir
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 
-SHAPES = [(20, 16), (20, 32), (20, 64), (128, 16), (128, 32), (128, 64), (16, 16)]
+SHAPES = [(20, 16), (20, 32), (20, 64), (128, 16), (16, 16)]
 """Heads and page sizes with the knobs of the default schedule."""
 KNOBS: list[tuple[int, int, dict[str, int]]] = [
-    (20, 16, {"warps": 4, "stages": 3, "tile": 32, "residents": 1}),
-    (20, 16, {"warps": 4, "stages": 4, "tile": 32, "residents": 1}),
-    (20, 16, {"warps": 4, "stages": 2, "tile": 64, "residents": 1}),
-    (20, 16, {"warps": 8, "stages": 4, "tile": 32, "residents": 1}),
-    (20, 16, {"warps": 8, "stages": 2, "tile": 64, "residents": 1}),
-    (128, 16, {"warps": 8, "stages": 2, "tile": 64, "residents": 1}),
-    (128, 16, {"warps": 4, "stages": 2, "tile": 32, "residents": 2, "heads": 24}),
-    (128, 16, {"warps": 4, "stages": 2, "tile": 32, "residents": 2, "heads": 16}),
+    (20, 16, {"warps": 4}),
+    (20, 16, {"warps": 4, "merged": 64}),
+    (20, 16, {"stages": 4, "tile": 32}),
+    (128, 16, {"stages": 3, "tile": 32}),
 ]
 
 

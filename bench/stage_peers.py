@@ -18,6 +18,7 @@ from typing import Any
 from vortex.codegen.build.nvcc import build_cuda
 from vortex.codegen.emit import emit_kernel, parse_tir
 from vortex.driver import compile_flow
+from vortex.kinds.kind import KINDS
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 
@@ -30,14 +31,16 @@ def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--out", type=Path, default=Path(".gpu/peers"))
     args.add_argument("--arch", default="sm_90a")
+    args.add_argument("--only", nargs="*", default=list(WANTED), help="some of these entries: ready is the top-k alone")
     found = args.parse_args()
     found.out.mkdir(parents=True, exist_ok=True)
     start, functions = time.time(), {}
     index: dict[str, dict[str, Any]] = {}
-    for name, (flow, page, group) in WANTED.items():
+    (words,) = next(a.shape for a in KINDS["plan"].arguments if a.name == "budget")
+    for name, (flow, page, group) in ((n, WANTED[n]) for n in found.only):
         target, spec = TARGETS[found.arch], Spec(page_size=page, head_dim=128, group=group)
         program = compile_flow(flow, spec=spec, targets=[target], to="page").programs[found.arch]
-        index[name] = {"page": page, "dim": 128, "group": group}
+        index[name] = {"page": page, "dim": 128, "group": group, "budget": words}
         for f in program.functions.values():
             kind = str(f.attrs["kind"])
             if kind in ("plan", "select" if name == "ready" else "attend"):
@@ -49,7 +52,7 @@ def main() -> None:
     for kernels in index.values():
         for about in kernels.values():
             if isinstance(about, dict):
-                about["resources"] = build.resources[about["symbol"]].report()
+                about["resources"] = build.resources[about["symbol"]].report(about["schedule"])
                 print(about["symbol"], {k: about["resources"][k] for k in ("registers", "spills", "ctas")})
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     about = {"arch": found.arch, "library": f"lib.{found.arch}.so", "commit": commit, "kernels": index}

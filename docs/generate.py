@@ -1,4 +1,4 @@
-"""Fills the generated tables of docs/*.md from the registries; with --check, says whether they are up to date."""
+"""Fills the generated parts of docs/*.md from registries and docstrings; with --check, says which are out of date."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from reference import ARGUMENTS, reference
 
 from vortex.cli.ops import ir_ops
 from vortex.passes.manager import listing
@@ -47,7 +49,7 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-TABLES: dict[str, Callable[[], str]] = {"ops": ops, "passes": passes, "knobs": knobs}
+TABLES: dict[str, Callable[[], str]] = {"ops": ops, "passes": passes, "knobs": knobs, "api": reference, **ARGUMENTS}
 
 
 def filled(text: str) -> str:

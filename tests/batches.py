@@ -180,7 +180,7 @@ def candidates(flow: Module, b: Batch, r: int, h: int, first: int, scored: int) 
 def oracle_selection(flow: Module, b: Batch, r: int, h: int) -> list[int]:
     """The pages of a row, by the flow interpreter on a filled cache."""
     index = flow.functions["index"]
-    n, kept, first, scored = plan_row(int(b.lengths[r]), page.block_size(flow), b.budget, cap_of(flow))
+    n, kept, first, scored = plan_row(int(b.lengths[r]), page.block_size(flow), b.budget_of(r), cap_of(flow))
     if not scored:
         return list(range(n))
     group = b.q.shape[1] // b.heads

@@ -9,9 +9,12 @@ from fractions import Fraction
 from typing import Annotated, SupportsIndex
 
 from vortex.errors import BAD_BUDGET
-from vortex.untrusted_json import Range, Raw
+from vortex.untrusted_json import Range, Raw, shown
 
 I32_MAX = 2**31 - 1
+
+MOST_PAGES = 2**28
+"""No number of pages reaches it: what plans count with has room for twice as many."""
 
 
 def integer(x: object) -> int | None:
@@ -33,8 +36,8 @@ def _table(given: object) -> tuple[tuple[int, ...], ...]:
         listed = list(row) if isinstance(row, Iterable) and not isinstance(row, str) and integer(row) is None else [row]
         numbers = [integer(x) for x in listed]
         for x, number in zip(listed, numbers, strict=True):
-            if number is None or not 0 <= number < 2**28:
-                raise BAD_BUDGET.at(why=f"table[{layer}] holds {x!r}, an integer of at least 0 is needed")
+            if number is None or not 0 <= number < MOST_PAGES:
+                raise BAD_BUDGET.at(why=f"table[{layer}] holds {x!r}, an integer from 0 to {MOST_PAGES - 1} is needed")
         if not numbers:
             raise BAD_BUDGET.at(why=f"table[{layer}] is empty")
         rows.append(tuple(n for n in numbers if n is not None))
@@ -56,10 +59,10 @@ class Budget:
         VortexError: VX1020 when a number is out of range, or for a layer or head that the table does not have.
     """
 
-    pages: int = -1
+    pages: Annotated[int, Raw()] = -1
     ratio: Annotated[Fraction | int | str | float, Raw()] = 0
-    sink: int = 1
-    recent: int = 2
+    sink: Annotated[int, Raw()] = 1
+    recent: Annotated[int, Raw()] = 2
     table: Annotated[tuple[tuple[int, ...], ...], Raw()] = ()
     """For each layer a number for each head, or one for all."""
 
@@ -74,8 +77,9 @@ class Budget:
             raise BAD_BUDGET.at(why="it has neither pages nor a table")
         for name, least in (("pages", 0), ("sink", 0), ("recent", 1)):
             number = integer(getattr(self, name))
-            if number is None or not least <= number < 2**28:
-                raise BAD_BUDGET.at(why=f"{name} is {getattr(self, name)!r}, an integer of at least {least} is needed")
+            if number is None or not least <= number < MOST_PAGES:
+                needed = f"an integer from {least} to {MOST_PAGES - 1} is needed"
+                raise BAD_BUDGET.at(why=f"{name} is {shown(getattr(self, name))}, {needed}")
             object.__setattr__(self, name, number)
         try:
             ratio = Fraction(str(self.ratio))
@@ -96,6 +100,15 @@ class Budget:
             raise BAD_BUDGET.at(why=f"the table of {len(self.table)} layers has no number for {lacks}")
         return Budget(row[head] if len(row) > 1 else row[0], 0, self.sink, self.recent)
 
+    def require_model(self, layers: int, heads: int) -> None:
+        """VX1020 for a table that is not of just so many layers, and of so many KV heads where it tells heads apart."""
+        if self.table and len(self.table) != layers:
+            raise BAD_BUDGET.at(why=f"the table has {len(self.table)} layers, and the model has {layers}")
+        for layer, row in enumerate(self.table):
+            if len(row) not in (1, heads):
+                why = f"table[{layer}] has {len(row)} numbers, and the model has {heads} KV heads; one or {heads}"
+                raise BAD_BUDGET.at(why=f"{why} are needed")
+
     def row(self, layer: int, head: int) -> int:
         """The bound of one layer and KV head beside what bounds all rows; 2^31 - 1 without a table."""
         return self.of(layer, head).pages if self.table else I32_MAX
@@ -106,9 +119,13 @@ class Budget:
         return max(self.pages + self.sink + self.recent, ratio.numerator * n // ratio.denominator)
 
     def numbers(self) -> tuple[int, int, int, int, int]:
-        """As the ``budget`` argument of the plan kernel: pages, sink, recent, ratio numerator, denominator."""
+        """What the plan kernel knows of it: pages, sink, recent, ratio numerator, denominator."""
         ratio = Fraction(self.ratio)
         return self.pages, self.sink, self.recent, ratio.numerator, ratio.denominator
+
+
+EVERY_PAGE = Budget(0, sink=0, recent=2**28 - 1)
+"""It reserves all pages of any request, whatever a flow would select."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vortex.compilation.flow_files import flow_files
 from vortex.compilation.lowered import Lowered
 from vortex.compilation.recorder import OnStep, Record
 from vortex.errors import BAD_OPTION, IR_STAGE, NO_COMPILER
 from vortex.install.scratch import scratch_folder
 from vortex.ir.core import Module
+from vortex.ir.printer import print_module
 from vortex.passes.manager import DEFAULT_PIPELINE, Choose, PassCall, parse_pipeline
 from vortex.schedules.check import check_program
 from vortex.spec import Spec
@@ -23,12 +26,13 @@ from vortex.targets.target import STAGES, TARGETS, Target
 
 if TYPE_CHECKING:
     from vortex.artifact.manifest import Manifest
+    from vortex.artifact.resumed import Resumed
     from vortex.flow.flow import vFlow
 
 __all__ = ["STAGES", "Compilation", "compile_flow", "pipeline", "start_resources"]
 
-PER_TARGET = "schedule"
-"""The first pass that looks at the target; what stands before it runs once for all targets."""
+PER_TARGET = ("softmax-sums", "schedule")
+"""The passes that look at the target; what stands before the first of them runs once for all targets."""
 
 Resources = dict[str, dict[str, int | float | str]]
 """What kernels take of a GPU, by name: numbers as the manifest has them."""
@@ -36,28 +40,51 @@ Resources = dict[str, dict[str, int | float | str]]
 TOOLS = ("imports", "build")
 """Parts of a compilation that are not our code: importing torch and TVM; TVM's lowering, LLVM and cc."""
 
+OnBuilt = Callable[[str, int, int], None]
+"""Called with a GPU's target, how many of its kernels are compiled, and of how many; first with none."""
+
 
 @dataclass
 class Compilation:
-    """What a compilation made, as far as it went; keys are target names."""
+    """What a compilation made, as far as it went."""
 
     flow: Module | None = None
+    """The flow IR, where it was the last stage."""
     programs: dict[str, Module] = field(default_factory=dict)
+    """The page IR by target."""
     lowered: list[Lowered] = field(default_factory=list)
+    """The TensorIR of the kernels, for each target."""
     sources: dict[str, str] = field(default_factory=dict)
+    """LLVM IR or CUDA C++ by target."""
     artifact: Path | None = None
+    """Where it lies: what :func:`vortex.load` takes."""
     manifest: Manifest | None = None
+    """What the artifact says of itself: kernels, fields, resources, digest."""
     dumps: Path | None = None
+    """The folder of dumps, where there is one."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """How long each part took."""
 
     @property
     def own_seconds(self) -> float:
         """Time in our own code: neither imports nor TVM nor the C compiler."""
         return sum(s for part, s in self.seconds.items() if part not in TOOLS)
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the artifact, or how far it went, and the text of the last program."""
+        from vortex.notebook import frame
+
+        last = next(reversed(self.programs.values()), self.flow)
+        name = self.manifest.flow if self.manifest is not None else last.name if last is not None else ""
+        facts: dict[str, object] = {"artifact": self.artifact or "", "dumps": self.dumps or ""}
+        facts |= self.manifest.facts() if self.manifest is not None else {}
+        facts["seconds"] = ", ".join(f"{part} {s:.1f}" for part, s in self.seconds.items())
+        title = f"text of stage {last.stage}" if last is not None else ""
+        return frame("compilation", name, facts, title, "" if last is None else print_module(last, locs=False))
+
 
 def compile_flow(
-    source: str | vFlow | Module | list[Lowered],
+    source: str | vFlow | type[vFlow] | Module | list[Lowered],
     *,
     spec: Spec | None = None,
     targets: Sequence[Target] = (TARGETS["cpu"],),
@@ -68,14 +95,18 @@ def compile_flow(
     argv: Sequence[str] = (),
     on_step: OnStep | None = None,
     choose: Choose | None = None,
+    keep_source: bool = True,
+    on_built: OnBuilt | None = None,
+    resumed: tuple[Resumed, ...] = (),
 ) -> Compilation:
     """Take ``source`` down to stage ``to``; at ``lib`` an artifact is written to ``out`` (default ``<name>.vxa``).
 
-    ``source`` is a flow (its name, ``file.py``, ``file.py:name`` or the object), a flow or page module, or what
-    :func:`vortex.compilation.resume.read_tir` read. ``passes`` (a pipeline's text or calls) replaces the default
-    pipeline; one that stays in flow IR replaces that part of it. ``choose`` (:class:`vortex.tune.choose.Chooser`) is
-    asked what tuning databases know; without it nothing is looked up. ``dump`` is a folder for every step's text;
-    ``auto`` makes ``dumps/<name>-<hash>``.
+    ``source`` is a flow (its name, ``file.py``, ``file.py:name``, the class or an object), a flow or page module, or
+    what :func:`vortex.compilation.resume.read_tir` or ``read_src`` read; ``resumed`` says how what was read came to be.
+    ``passes`` (a pipeline's text or calls) replaces the default pipeline; one that stays in flow IR replaces that part
+    of it. ``choose`` (:class:`vortex.tune.choose.Chooser`) is asked what tuning databases know; without it nothing is
+    looked up. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``. Dump and artifact
+    hold the flow's own code unless ``keep_source`` is False. ``on_built`` hears how far a GPU's kernels are compiled.
 
     Raises:
         VortexError: any mistake; then ``out`` is as it was.
@@ -83,15 +114,16 @@ def compile_flow(
     for target in targets:
         target.require(to)
     made = Compilation()
-    record = Record(dump, list(argv), [t.name for t in targets], on_step, made.seconds, choose)
+    record = Record(dump, list(argv), [t.name for t in targets], on_step, made.seconds, choose, resumed)
     with record.closed():
         if isinstance(source, Module):
             module = source
         elif isinstance(source, list):
-            return _finish(made, source, to, out, record)
+            return _finish(made, source, to, out, record, on_built)
         else:
             module = _trace(source, spec, record)
-        record.start("trace" if module is not source else "resume", module)
+        traced = module is not source
+        record.start("trace" if traced else "resume", module, flow_files(module) if traced and keep_source else ())
         made.dumps = record.path
 
         if to != "flow":
@@ -127,7 +159,7 @@ def compile_flow(
             with record.time("emit"):
                 program = made.programs[target.name]
                 lowered.append(Lowered(target, program, emit_program(program, target.name), record.origin))
-        return _finish(made, lowered, to, out, record)
+        return _finish(made, lowered, to, out, record, on_built)
 
 
 def start_resources(lowered: Lowered, kinds: Collection[str]) -> Callable[[], Resources]:
@@ -144,7 +176,7 @@ def start_resources(lowered: Lowered, kinds: Collection[str]) -> Callable[[], Re
     return start(lowered.target, {name: k for name, k in lowered.kernels.items() if kind[name] in kinds})
 
 
-def _trace(source: str | vFlow, spec: Spec | None, record: Record) -> Module:
+def _trace(source: str | vFlow | type[vFlow], spec: Spec | None, record: Record) -> Module:
     with record.time("imports"):
         from vortex.flow.flow import find_flow
         from vortex.flow.trace import trace
@@ -154,7 +186,12 @@ def _trace(source: str | vFlow, spec: Spec | None, record: Record) -> Module:
 
 
 def _finish(
-    made: Compilation, lowered: Sequence[Lowered], to: str, out: str | Path | None, record: Record
+    made: Compilation,
+    lowered: Sequence[Lowered],
+    to: str,
+    out: str | Path | None,
+    record: Record,
+    on_built: OnBuilt | None,
 ) -> Compilation:
     """From TensorIR to the artifact."""
     record.lowered(lowered)
@@ -171,8 +208,10 @@ def _finish(
                 from vortex.codegen.build.library import build_target
             with record.time("build"):
                 libraries[name] = scratch / f"lib.{name}.so"
-                built = build_target(low.target, low.kernels, libraries[name])
+                told = partial(on_built, name) if on_built is not None else None
+                built = build_target(low.target, low.kernels, libraries[name], low.sources, told)
             made.sources[name], resources[name] = built.source, built.resources
+            record.resources(name, built.resources)
             for file, text in built.texts.items():
                 record.text(file, text)
         if to == "src":
@@ -200,7 +239,7 @@ def pipeline(passes: str | Sequence[PassCall] | None, module: Module, to: str) -
     """
     stage = module.stage
     if passes is None:
-        passes = "" if scheduled(module) else DEFAULT_PIPELINE[stage]
+        passes = default_pipeline(module)
     calls = parse_pipeline(passes) if isinstance(passes, str) else list(passes)
     if stage == "flow":
         before = next((i for i, c in enumerate(calls) if c.name == "outline"), len(calls))
@@ -208,8 +247,15 @@ def pipeline(passes: str | Sequence[PassCall] | None, module: Module, to: str) -
             return calls[:before], []
         if before >= len(calls) - 1:
             calls = [*calls[:before], *parse_pipeline(f"outline,{DEFAULT_PIPELINE['page']}")]
-    cut = next((i for i, c in enumerate(calls) if c.name == PER_TARGET), len(calls))
+    cut = next((i for i, c in enumerate(calls) if c.name in PER_TARGET), len(calls))
     return calls[:cut], calls[cut:]
+
+
+def default_pipeline(module: Module | Literal["flow"]) -> list[PassCall]:
+    """What runs when nobody says otherwise, on a module or on a flow that is yet to be traced."""
+    if isinstance(module, Module) and module.stage == "page":
+        return [] if scheduled(module) else parse_pipeline(DEFAULT_PIPELINE["page"])
+    return parse_pipeline(f"{DEFAULT_PIPELINE['flow']},{DEFAULT_PIPELINE['page']}")
 
 
 def scheduled(module: Module) -> bool:

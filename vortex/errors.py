@@ -28,6 +28,8 @@ class Loc:
     line: int
     col: int = 1
     end: int = 0
+    call: str = field(default="", compare=False)
+    """What the ops at this place are together, where it takes several: ``logsumexp``, the second ``logsumexp.2``."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.col}"
@@ -133,9 +135,10 @@ def _snippet(loc: Loc, source: str | None) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``", did you mean 'x'?"`` for the closest known name, else an empty string."""
-    close = get_close_matches(name, list(known), n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
+    """``", did you mean 'x'?"`` for the closest known name, else an empty string; dashes in front make none closer."""
+    bare = {k.lstrip("-"): k for k in known}
+    close = get_close_matches(name.lstrip("-"), bare, n=1)
+    return f", did you mean '{bare[close[0]]}'?" if close else ""
 
 
 CATALOGUE: dict[str, ErrorKind] = {}
@@ -423,7 +426,7 @@ NO_COMPILER = kind(
     "{what} is needed to compile and is not installed",
     "pip install 'vortex[compile]' (and a C compiler: {hint})",
 )
-TIR_INVALID = kind("VX4004", "edited TensorIR does not build", "{why}", "compare with the dump that it came from")
+TIR_INVALID = kind("VX4004", "edited text does not build", "{why}", "compare with the dump that it came from")
 TOOL_FAILED = kind("VX4005", "external tool failed", "{tool} failed: {why}", "the command was: {command}")
 NOT_EMITTABLE = kind("VX4006", "no kernel for this program", "{why}", "{hint}")
 NO_CUDA = kind(
@@ -535,8 +538,8 @@ CANNOT_WRITE = kind(
     "VX7004",
     "file cannot be written",
     "'{path}' cannot be written: {why}",
-    "free space on that disk, or name another place (-o, --dump-dir, --db; XDG_CACHE_HOME for the cache, TMPDIR for "
-    "temporary files)",
+    "free space on that disk, or name another place (-o, --dump-dir, --db, VORTEX_STATS; XDG_CACHE_HOME for the cache, "
+    "TMPDIR for temporary files)",
 )
 
 # VX8xxx: tuning ----------------------------------------------------------------------------------
@@ -610,7 +613,37 @@ NO_COMPILED_FLOW = kind(
 COMPILE_FAILED = kind(
     "VX9005", "flow did not compile at start", "compiling flow '{flow}' failed:\n{why}", "the command was: {command}"
 )
+REQUEST_REFUSED = kind(
+    "VX9007",
+    "choice of a request refused",
+    "custom_params.vortex: {why}",
+    'ask for {{"dense": true}}, {{"pages": 16}} or {{"ratio": "1/16"}}; see docs/sglang.md',
+)
 TOOLCHAIN_FAILED = kind("VX9006", "toolchain not installed", "{step} failed:\n{why}", "{hint}")
+BAD_PROBE = kind(
+    "VX9010",
+    "probe that cannot be taken",
+    "VORTEX_PROBE: {why}",
+    "VORTEX_PROBE=probe.jsonl, where wanted with ':every 50 steps' and ':pages' after it; see docs/sglang.md",
+)
+NOT_A_PROBE = kind(
+    "VX9011",
+    "not a file of probes",
+    "'{path}' is no file of VORTEX_PROBE: {why}",
+    "start SGLang with VORTEX_PROBE=probe.jsonl and let requests decode; see docs/sglang.md",
+)
+BAD_PAGE_TRACE = kind(
+    "VX9015",
+    "page trace that cannot be recorded",
+    "VORTEX_TRACE: {why}",
+    "VORTEX_TRACE=trace.jsonl, where wanted with ':every 50 steps', ':mass' and ':8 MB' after it; see docs/trace.md",
+)
+NOT_A_PAGE_TRACE = kind(
+    "VX9016",
+    "not a page trace",
+    "'{path}' is no page trace: {why}",
+    "record one: vortex run quest.vxa --trace trace.jsonl; docs/trace.md has the other ways",
+)
 HF_VERSION = kind(
     "VX9020",
     "transformers without a binding",
@@ -655,13 +688,14 @@ PROMPT_TOO_LONG = kind(
     "VX9121",
     "prompt longer than the model's context",
     "{what}, do not fit into the {context} tokens of model '{model}'",
-    "ask for fewer tokens (--tokens), or name a model of longer context (--model)",
+    "ask for fewer tokens (--tokens), or give a shorter prompt, or a model of longer context (--model)",
 )
 EVAL_MEMORY = kind(
     "VX9122",
     "out of memory while evaluating",
     "{what} does not fit into the memory of {device}, beside {weights} GiB of weights",
-    "K and V of a token take {row} bytes; about {tokens} tokens fit now: ask for fewer (--tokens), or free memory",
+    "K and V of a token take {row} bytes; about {tokens} tokens fit now: ask for fewer (--tokens), give shorter "
+    "prompts, or free memory",
 )
 NOT_A_NUMBER = kind(
     "VX9123",
@@ -671,6 +705,13 @@ NOT_A_NUMBER = kind(
 )
 BAD_TRACE = kind(
     "VX9124", "not a trace of decoding steps", "{what}: {why}", "make one: vortex capture -o steps.safetensors"
+)
+BAD_PROMPTS = kind("VX9125", "prompts that cannot be read", "{where}: {why}", "{hint}")
+EVERYTHING_READ = kind(
+    "VX9126",
+    "every budget reads everything",
+    "the longest prompt has {tokens} tokens with its answer, {pages} pages of {page}, and {kept} are all of them",
+    "there is nothing to choose: name smaller budgets (--budgets), or give longer prompts",
 )
 
 

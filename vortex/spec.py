@@ -48,6 +48,8 @@ class Spec:
     """Whether rows have budgets of their own, by layer and KV head: ``Budget(table=...)``."""
     block_size: Count = 0
     """As ``page_size`` unless given."""
+    request_budgets: bool = False
+    """Whether requests of a step may have budgets of their own: ``Decoder.plan(..., budgets=)``."""
 
     def __post_init__(self) -> None:
         for name in ("page_size", "head_dim", "group"):
@@ -75,7 +77,8 @@ class Spec:
         if self.kv_dtype not in (self.dtype, "fp8_e4m3") or (self.scaled and self.dtype == "f32"):
             may = "f32" if self.dtype == "f32" else f"{self.dtype} or fp8_e4m3"
             raise BAD_SPEC.at(why=f"K and V in {self.kv_dtype} under queries in {self.dtype}: {may} is supported")
-        object.__setattr__(self, "budget_table", bool(self.budget_table))
+        for name in ("budget_table", "request_budgets"):
+            object.__setattr__(self, name, bool(getattr(self, name)))
         if self.scaled and rank:
             raise BAD_SPEC.at(why="latent rows in fp8_e4m3 are not supported")
 
@@ -108,7 +111,7 @@ class Spec:
     @classmethod
     def of_attrs(cls, attrs: Mapping[str, object]) -> Spec:
         """From module attributes; KeyError when one that has to be there is not."""
-        names = ("kv_lora_rank", "kv_dtype", "budget_table", "block_size")
+        names = ("kv_lora_rank", "kv_dtype", "budget_table", "block_size", "request_budgets")
         optional = {n: attrs[n] for n in names if n in attrs}
         return cls(**{n: attrs[n] for n in REQUIRED}, **optional)  # type: ignore[arg-type]
 
@@ -154,8 +157,9 @@ class Spec:
             del made["kv_lora_rank"]
         if self.kv_dtype == self.dtype:
             del made["kv_dtype"]
-        if not self.budget_table:
-            del made["budget_table"]
+        for name in ("budget_table", "request_budgets"):
+            if not made[name]:
+                del made[name]
         if self.block_size == self.page_size:
             del made["block_size"]
         return made

@@ -1,6 +1,6 @@
 """FlashInfer as it is strongest for pages chosen per KV head: the HND view, one plan, fresh page ids at every call.
 
-Only where ``flashinfer`` can be imported: 0.6.14 with the modules that ``bench/flashinfer_prebuild.py`` built carried
+Only where ``flashinfer`` can be imported: 0.7.4 with the modules that ``bench/flashinfer_prebuild.py`` built carried
 along and on PYTHONPATH.
 """
 
@@ -62,13 +62,16 @@ def prepare(t: Tensors) -> None:
     t["fi.lengths"] = ((t["fi.counts"] - 1) * page + t["fi.last"]).int()
 
 
-def wrapper_launch(fi: Any, t: Tensors, *, tensor_cores: bool) -> Launch:
-    """``BatchDecodeWithPagedKVCacheWrapper`` planned on the shape of ``t``; its index buffer is exchanged each call."""
+def wrapper_launch(fi: Any, t: Tensors, tensor_cores: str = "") -> Launch:
+    """``BatchDecodeWithPagedKVCacheWrapper`` planned on the shape of ``t``; its index buffer is exchanged each call.
+    ``tensor_cores`` names its backend that uses them.
+    """
     _, kv_heads, page, dim = t["fi.k"].shape
     rows, heads, _ = t["fi.q"].shape
     indptr = torch.zeros(rows + 1, dtype=torch.int32)
     indptr[1:] = t["fi.counts"].cumsum(0).cpu()
-    made = fi.BatchDecodeWithPagedKVCacheWrapper(workspace("planned"), "HND", use_tensor_cores=tensor_cores)
+    how = {"use_tensor_cores": True, "backend": tensor_cores} if tensor_cores else {}
+    made = fi.BatchDecodeWithPagedKVCacheWrapper(workspace("planned"), "HND", **how)
     made.plan(
         indptr, t["fi.ids"], t["fi.last"].cpu(), heads, kv_heads, dim, page, q_data_type=t["q"].dtype,
         kv_data_type=t["k"].dtype, sm_scale=t["scale"],
@@ -105,8 +108,9 @@ def skipped(name: str, why: str) -> None:
 def attend_launches(fi: Any, t: Tensors) -> dict[str, Launch]:
     """Those of its kernels that take this shape and give what we know to be right, ``t['wanted']`` if there."""
     makers: dict[str, Callable[[], Launch]] = {
-        "flashinfer": lambda: wrapper_launch(fi, t, tensor_cores=False),
-        "flashinfer_tc": lambda: wrapper_launch(fi, t, tensor_cores=True),
+        "flashinfer": lambda: wrapper_launch(fi, t),
+        "flashinfer_tc": lambda: wrapper_launch(fi, t, "fa2"),
+        "flashinfer_fa3": lambda: wrapper_launch(fi, t, "fa3"),
         "flashinfer_xqa": lambda: xqa_launch(fi, t),
     }
     found = {}

@@ -54,7 +54,8 @@ class Planned:
         words = used["page_words"] * columns + used["row_words"]
         slots = self.slots_of(kernels, t["counts"].shape[1])
         scratch = {
-            "budget": torch.tensor(budget, **made), "plan": torch.full((4, batch), -9, **made),
+            "budget": torch.tensor(budget + [0] * (kernels.get("budget", 5) - len(budget)), **made),
+            "plan": torch.full((4, batch), -9, **made),
             "work": torch.zeros(2, 2 + batch + slots, **made), "arrivals": torch.zeros(rows, **made),
             "workspace": torch.full((rows, max(1, words)), float("nan"), device=made["device"]), "layer": 0,
         }  # fmt: skip

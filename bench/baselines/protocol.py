@@ -52,7 +52,10 @@ def dense_shapes() -> list[tuple[int, int, int, int]]:
     return [(*layout, *size) for layout in layouts for size in sizes]
 
 
-TOPK = [(rows, n, k) for n, k in itertools.product((2048, 512, 8192), (30, 128, 64)) for rows in (8, 64, 512, 2048)]
+TOPK = [
+    *((rows, n, k) for n, k in itertools.product((2048, 512, 8192), (30, 128, 64)) for rows in (8, 64, 512, 2048)),
+    *((rows, n, k) for n, k in ((65536, 64), (8192, 2048), (65536, 2048), (32768, 512)) for rows in (8, 16, 64, 512)),
+]
 """Rows, candidates, how many of them are taken."""
 
 
@@ -63,6 +66,7 @@ class Protocol:
         self.given, self.began = given, time.time()
         self.copy = ceiling.copy_bandwidth()
         self.fi, self.ours = flashinfer_peer.load(), Planned.load(given.peers, given.slots)
+        self.beside = {folder.name: Planned.load(folder, given.slots) for folder in given.beside}
         self.about: dict[str, Any] = {
             "device": torch.cuda.get_device_name(), "torch": torch.__version__, "date": time.strftime("%F %T"),
             "command": " ".join(["python3", *sys.argv]), "commit": self.ours.about["commit"],
@@ -155,16 +159,15 @@ class Protocol:
     def topk_row(self, rows: int, n: int, k: int) -> None:
         sets = [ready_batch(rows // HEADS, n, k, seed) for seed in range(4)]
         first = sets[0]
-        launches: dict[str, Launch] = {
-            "torch.topk": lambda t: t.update(got=torch.topk(t["rows"], k, sorted=False)),
-            "triton": lambda t: triton_topk.topk(t["triton"]),
-        }
-        if mine := self.ours.bind("ready", "select", first, [k, 0, 1, 0, 1]):
-            launches["ours"] = mine
-        wrong = {
-            "triton": wrong_pages(lambda: launches["triton"](first), first["triton"], k),
-            "ours": wrong_pages(lambda: launches["ours"](first), first, k) if mine else "",
-        }
+        launches: dict[str, Launch] = {"torch.topk": lambda t: t.update(got=torch.topk(t["rows"], k, sorted=False))}
+        wrong = {}
+        if not self.given.no_triton and n <= 8192:
+            launches["triton"] = lambda t: triton_topk.topk(t["triton"])
+            wrong["triton"] = wrong_pages(lambda: launches["triton"](first), first["triton"], k)
+        for name, staged in {"ours": self.ours, **self.beside}.items():
+            if mine := staged.bind("ready", "select", first, [k, 0, 1, 0, 1]):
+                launches[name] = mine
+                wrong[name] = wrong_pages(lambda mine=mine: mine(first), first, k)
         if self.fi:
             theirs = flashinfer_peer.topk_launches(self.fi, n, 0, k)
             wrong |= {name: flashinfer_peer.topk_wrong(launch, first, k) for name, launch in theirs.items()}
@@ -244,6 +247,9 @@ def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--peers", type=Path, default=Path(".gpu/peers"), help="what bench/stage_peers.py made")
+    args.add_argument(
+        "--beside", type=Path, nargs="*", default=[], help="the same of other commits, whose top-k is measured, too"
+    )
     args.add_argument("--only", nargs="*", default=["topk", "sparse", "dense"])
     args.add_argument("--minutes", type=float, default=4.0)
     args.add_argument("--pool", type=float, default=12, help="GB of K and V")

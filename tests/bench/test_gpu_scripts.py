@@ -18,8 +18,9 @@ from tests.runtime.fake import fake_library
 from tests.runtime.test_variants import doubled
 from vortex.budget import Budget, Cap
 from vortex.check.reference import Judged
+from vortex.driver import compile_flow
 from vortex.ir.ranking import Ranked
-from vortex.runtime.library import Library
+from vortex.runtime.library import Library, open_library
 from vortex.spec import Spec
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -119,3 +120,43 @@ def test_what_graphs_promise(script: Callable[[str], ModuleType]) -> None:
     assert says(kernels=variant, outs=far)[0].startswith("row 0: dense of another variant by")
     assert says(kernels=variant, pages=alike, outs=(outs[0] * 2, outs[1])) == [], "of other pages, as good"
     assert says(kernels=variant, pages=worse) == ["row 0: another variant selects 1 other pages"]
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of a flow of two steps, whose pages have four blocks."""
+    path, spec = (
+        tmp_path_factory.mktemp("steps") / "pyramid.vxa",
+        replace(SPEC, page_size=16, block_size=4, head_dim=32),
+    )
+    compile_flow(str(BENCH / "language_flows.py") + ":pyramid_fp8", spec=spec, out=path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("symbol", "after", "says"),
+    [
+        ("attend", lambda **a: a["out"][0].mul_(1.1), "out of request 0, head 0"),
+        ("append", lambda **a: a["field.keys_scale"].mul_(1.1), "summaries of request 0, head 0"),
+        ("append", lambda **a: a["field.lo"].view(torch.uint8).fill_(0), "summaries of request 0, head 0"),
+        ("select", second_best, "selection of request 0"),
+        ("", second_best, ""),
+    ],
+)
+def test_a_layer_is_judged_by_its_ir(
+    script: Callable[[str], ModuleType], two_steps: Path, symbol: str, after: Any, says: str
+) -> None:
+    bench = script("gpu_layer")
+    library = open_library(two_steps, "cpu")
+    ir = bench.ByIR.of(two_steps, library)
+    symbols = {k.name: k.symbol for k in library.target.kernels}
+    given = changed(library, symbols[symbol], after) if symbol else library
+    layer = bench.Layer(given, "cpu", Budget(8), ir)
+    wrong = bench.check(layer, [16 * 40 + 3, 17], 0)
+    assert any(w.startswith(says) for w in wrong) if symbol else wrong == [], wrong
+    if not symbol:
+        row = bench.measured(layer, 2, 643, 1e12)
+        assert row["wrong"] == []
+        # 38 pages of bounds, and the keys of 128 blocks in 4 bits with their scales
+        least = 2 * bench.HKV * (38 * 2 * 32 + 32 * 16 * (32 / 2 + 2))
+        assert least < 1e6 * row["MB"][0] < 1.1 * least

@@ -1,4 +1,4 @@
-"""``vortex run``, ``info`` and ``diff`` on artifacts."""
+"""``vortex run`` and ``info`` on artifacts."""
 
 from __future__ import annotations
 
@@ -56,24 +56,6 @@ def test_info_never_loads_the_library(vortex: Vortex, artifact: Path) -> None:
 def test_info_of_no_artifact(vortex: Vortex, tmp_path: Path) -> None:
     assert "error[VX5001]" in vortex("info", str(tmp_path)).err
     assert "did you mean 'passes'?" in vortex("info", "pases").err
-
-
-def test_diff_of_artifacts(vortex: Vortex, artifact: Path, compiled: Path) -> None:
-    assert vortex("diff", str(artifact), str(compiled / "quest.vxa")).out == ""
-    tir = artifact / "ir" / "attend.cpu.tir"
-    tir.write_text(tir.read_text().replace("scale", "factor"))
-    (artifact / "lib.cpu.so").write_bytes(b"other")
-    found = vortex("diff", str(artifact), str(compiled / "quest.vxa"), "--exit-code")
-    assert found.code == 1
-    assert "-" in found.out
-    assert "lib.cpu.so" in found.out
-
-
-def test_diff_of_ir(vortex: Vortex, compiled: Path) -> None:
-    a, b = (str(next((compiled / "dump").glob(f"*-{name}*.page"))) for name in ("outline", "fuse"))
-    assert "+  kernel @select(" in vortex("diff", a, b).out
-    assert vortex("diff", a, a, "--exit-code").code == 0
-    assert vortex("diff", a, str(compiled)).code == USER_ERROR
 
 
 def test_demo_in_small(vortex: Vortex, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,13 @@ def test_to_flow_prints_what_the_flow_passes_left(vortex: Vortex) -> None:
     assert entries() == set()
 
 
+def test_a_folder_named_like_a_shipped_flow_is_no_dump(vortex: Vortex) -> None:
+    """An engine compiles where it was started, whatever lies there."""
+    Path("quest").mkdir()
+    found = vortex("compile", "quest", "--heads", "9/3", "--to", "flow", "--no-dump")
+    assert found.code == 0 and found.out.startswith("// vortex-ir 1 | stage flow")
+
+
 def test_to_page_writes_a_file_and_dumps(vortex: Vortex) -> None:
     found = vortex("compile", "quest", "--to", "page", "-o", "quest.page")
     assert (found.code, found.out) == (0, "")
@@ -56,7 +63,12 @@ def test_dump_numbers_passes_and_keeps_unchanged_ones_in_the_manifest(dump: Path
         assert (s["file"] is not None) == s["changed"]
         assert s["file"] is None or s["file"].startswith(f"{s['step']:02}-{s['name'].partition('{')[0]}.")
     listed = {s["file"] for s in steps if s["file"]} | {k["file"] for k in manifest["kernels"]["cpu"]}
-    assert {p.name for p in dump.iterdir()} == listed | {"manifest.json", "repro.sh", "cpu.ll"}
+    assert {p.name for p in dump.iterdir()} == listed | {
+        "manifest.json",
+        "repro.sh",
+        "cpu.ll",
+        *manifest["sources"].values(),
+    }
 
 
 def test_every_step_can_be_reproduced(vortex: Vortex, dump: Path) -> None:
@@ -76,8 +88,10 @@ def test_print_after(vortex: Vortex) -> None:
     found = vortex("compile", "quest", "--to", "page", "--print-after", "fuse", "--no-dump")
     assert found.err.count("// ---- after ") == 1
     assert "// ---- after fuse\n// vortex-ir 1 | stage page" in found.err
-    found = vortex("compile", "quest", "--to", "page", "--print-after", "all", "--no-dump")
+    found = vortex("compile", "quest", "--to", "page", "--print-after", "all", "--no-dump", "--no-locs")
     assert found.err.count("// ---- after ") > 8
+    assert "// ---- after cse, unchanged\n// ----" in found.err
+    assert "quest.py" not in found.err + found.out
 
 
 def test_flow_passes_alone_keep_the_rest_of_the_pipeline(vortex: Vortex) -> None:
@@ -110,7 +124,7 @@ def test_gpu_targets_stand_beside_the_cpu_in_one_artifact(vortex: Vortex) -> Non
 
 def test_several_targets_are_scheduled_one_by_one(vortex: Vortex) -> None:
     assert vortex("compile", "quest", "--target", "cpu,sm_90", "--to", "page", "--dump-dir", "d").code == 0
-    texts = [next(Path("d").glob(f"*.{target}.page")).read_text() for target in ("cpu", "sm_90a")]
+    texts = [next(Path("d").glob(f"*-schedule.{target}.page")).read_text() for target in ("cpu", "sm_90a")]
     assert ['target = "cpu"' in texts[0], 'target = "sm_90a"' in texts[1]] == [True, True]
 
 
@@ -218,6 +232,7 @@ def test_wrong_stage_file(vortex: Vortex, dump: Path) -> None:
         (("quest", "--to", "the-end"), "error[VX7001]: --to: invalid choice: 'the-end'"),
         (("quest", "--to", "page", "--print-after", "nothing", "--no-dump"), "error[VX7001]: --print-after"),
         (("quest", "--no-dump", "--dump-dir", "d"), "error[VX7001]: --no-dump"),
+        (("quest", "--group", "4"), "--group: is not an option of 'vortex compile'\n"),
     ],
 )
 def test_mistakes_leave_nothing_behind(vortex: Vortex, args: tuple[str, ...], message: str) -> None:
@@ -292,3 +307,16 @@ def test_without_tvm_one_sentence(vortex: Vortex, monkeypatch: pytest.MonkeyPatc
     assert found.code == USER_ERROR
     assert "error[VX4003]" in found.err
     assert "pip install 'vortex[compile]'" in found.err
+
+
+def test_bisect_limit_still_reaches_page_ir(vortex: Vortex) -> None:
+    """Quest's bound becomes two contractions in the third pass and the fourth."""
+    made = {n: vortex("compile", "quest", "--to", "page", "--no-dump", "--bisect-limit", str(n)) for n in (2, 4, -1)}
+    assert "flow.dot" not in made[2].out and "flow.dot" in made[4].out
+    assert "pass 4 of 17: reassociate is left out" in made[2].err
+    assert made[-1].out == vortex("compile", "quest", "--to", "page", "--no-dump").out
+    Path("quest.page").write_text(made[-1].out)
+    again = vortex("compile", "--from", "page", "quest.page", "--to", "page", "--no-dump", "--bisect-limit", "0")
+    assert again.out == made[-1].out, "what was scheduled gets no pass"
+    refused = vortex("compile", "--from", "tir", ".", "--bisect-limit", "1")
+    assert refused.code == USER_ERROR

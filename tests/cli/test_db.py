@@ -44,9 +44,9 @@ def test_ls_best_show(vortex: Vortex, db: Path) -> None:
     assert json.loads(vortex("db", "ls", "--target", "sm_100", "--json").out) == []
     best = json.loads(vortex("db", "best", "--json").out)
     assert [(r["kind"], r["config"], r["of"]) for r in best] == [
-        ("attend", "warps=1", 1),
-        ("attend", "warps=8", 4),
-        ("select", "threads=64", 1),
+        ("attend", {"warps": 1}, 1),
+        ("attend", {"warps": 8}, 4),
+        ("select", {"threads": 64}, 1),
     ]
     shown = vortex("db", "show", best[1]["id"])
     assert json.loads(shown.out)["config"] == {"warps": 8}

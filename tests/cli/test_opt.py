@@ -38,6 +38,8 @@ def test_print_after_and_time_go_to_stderr(vortex: Vortex, flow: str) -> None:
 def test_no_locs(vortex: Vortex, flow: str) -> None:
     assert '@ "' in vortex("opt", flow).out
     assert '@ "' not in vortex("opt", flow, "--no-locs").out
+    found = vortex("opt", flow, "--no-locs", "--passes=cse,outline", "--print-after", "all")
+    assert '@ "' not in found.err and "// ---- after cse (#1), unchanged\n// ---- after outline (#2)\n" in found.err
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,87 @@ def test_malformed_text_points_into_the_file(vortex: Vortex, flow: str) -> None:
 def test_bytes_that_are_no_text(vortex: Vortex) -> None:
     Path("bad.flow").write_bytes(b"\xff\xfe\x00")
     assert "error[VX2001]" in vortex("opt", "bad.flow").err
+
+
+def test_print_changed_is_a_difference(vortex: Vortex, flow: str) -> None:
+    found = vortex("opt", flow, "--passes=cse,outline", "--print-changed", "--no-locs")
+    assert "// ---- after cse (#1), unchanged\n// ---- after outline (#2)\n@@ -1," in found.err
+    assert "\n-// vortex-ir 1 | stage flow\n" in found.err and "\n+// vortex-ir 1 | stage page\n" in found.err
+    assert found.out == vortex("opt", flow, "--passes=cse,outline", "--no-locs").out
+
+
+def test_bisect_limit_leaves_the_first_passes_and_those_needed(vortex: Vortex, flow: str) -> None:
+    passes = "--passes=canonicalize,outline,dce"
+    found = vortex("opt", flow, passes, "--bisect-limit=0")
+    assert found.err.splitlines() == [
+        "pass 1 of 3: canonicalize is left out",
+        "pass 2 of 3: outline runs, for nothing is compiled without it",
+        "pass 3 of 3: dce is left out",
+    ]
+    assert found.out == vortex("opt", flow, "--passes=outline").out
+    whole = vortex("opt", flow, passes, "--bisect-limit=-1")
+    assert whole.out == vortex("opt", flow, passes).out and whole.err.count(" runs\n") == 3
+    assert "error[VX7001]" in vortex("opt", flow, passes, "--bisect-limit=-2").err
+
+
+PARTS = """\
+flow.module @first {
+  func @f(%x: f32[S]) {
+    %a = flow.exp(%x) : f32[S]
+    %b = flow.exp(%x) : f32[S]
+    %c = flow.add(%a, %b) : f32[S]
+    flow.return(%c)
+  }
+}
+// -----
+flow.module @second {
+  func @f(%x: f32[S]) {
+    // expected-error@+1 {{flow.reduse}}
+    %m = flow.reduse(%x) : f32[S]
+    flow.return(%m)
+  }
+}
+"""
+
+
+def test_parts_of_a_file_are_modules_of_their_own(vortex: Vortex) -> None:
+    first, _ = PARTS.split("// -----\n")
+    Path("two.flow").write_text(f"{first}// -----\n{first.replace('@first', '@other')}")
+    Path("one.flow").write_text(first)
+    found = vortex("opt", "two.flow", "--split-input-file", "--passes=cse")
+    alone = vortex("opt", "one.flow", "--passes=cse").out
+    assert alone.count("flow.exp") == 1
+    assert found.out == f"{alone}\n// -----\n\n{alone.replace('@first', '@other')}"
+    Path("bad.flow").write_text(PARTS)
+    assert "--> bad.flow:13:" in vortex("opt", "bad.flow", "--split-input-file").err, "lines are those of the file"
+
+
+def test_diagnostics_are_those_that_comments_expect(vortex: Vortex) -> None:
+    check = ("opt", "parts.flow", "--split-input-file", "--verify-diagnostics", "--passes=cse")
+    Path("parts.flow").write_text(PARTS)
+    found = vortex(*check)
+    assert (found.code, found.out, found.err) == (0, "", "")
+    for before, after, wrong in (
+        (
+            "@+1",
+            "@+2",
+            ["parts.flow:12: no error at line 14 says 'flow.reduse'", "parts.flow:13: not expected:"],
+        ),
+        ("{{flow.reduse}}", "{{flow.other}}", ["parts.flow:12: no error at line 13 says 'flow.other'", "not expected"]),
+        ("    // expected-error@+1 {{flow.reduse}}\n", "", ["parts.flow:12: not expected: error[VX2002]"]),
+        ("flow.reduse(%x)", "flow.exp(%x)", ["parts.flow:12: no error at line 13 says"]),
+    ):
+        Path("parts.flow").write_text(PARTS.replace(before, after))
+        found = vortex(*check)
+        assert (found.code, found.out, len(found.err.splitlines())) == (1, "", len(wrong)), found.err
+        for said, line in zip(wrong, found.err.splitlines(), strict=True):
+            assert said in line
+    Path("parts.flow").write_text(PARTS.replace("{{flow.reduse}}", "flow.reduse"))
+    assert "parts.flow:12" in vortex(*check).err
+
+
+def test_an_error_without_a_place_in_the_file(vortex: Vortex, flow: str) -> None:
+    text = Path(flow).read_text()
+    Path("fused.flow").write_text(f"// expected-error@unknown {{{{pass 'fuse' runs on page IR}}}}\n{text}")
+    assert vortex("opt", "fused.flow", "--verify-diagnostics", "--passes=fuse").code == 0
+    assert vortex("opt", "fused.flow", "--verify-diagnostics", "--passes=cse").code == 1

@@ -71,7 +71,7 @@ def test_an_edit_that_is_wrong(vortex: Vortex, before: str, after: str, code: st
 
 def test_a_knob_in_a_dump_of_before_schedule(vortex: Vortex) -> None:
     dumped(vortex, "sm_90a")
-    text = next(Path("d").glob("*-plan-memory.page")).read_text()
+    text = next(Path("d").glob("*-plan-memory.*page")).read_text()
     Path("x.page").write_text(text.replace('kind = "attend"', 'kind = "attend", schedule = {warps = 2}'))
     found = vortex("compile", "x.page", "--target", "sm_90a", "--to", "page", "--no-db", "--no-dump")
     assert found.code == 0, found.err

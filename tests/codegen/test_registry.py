@@ -14,6 +14,8 @@ from vortex.ir.dialects import flow, page
 
 BY_PROGRAM = "page."
 """Ops of this dialect are run by the page interpreter and emitted by templates, kernel kind by kernel kind."""
+BY_SELECT = (flow.Shortlist, flow.SoftmaxSum)
+"""What templates of ``select`` do between their sweeps; a pass makes the second for GPUs alone."""
 
 
 def lacks(kind: type[Op]) -> list[str]:
@@ -30,7 +32,7 @@ def lacks(kind: type[Op]) -> list[str]:
         "elementwise": kind.emitter in EMITTERS,
         "view": issubclass(kind, flow.View),
         "leaf": kind in LEAVES,
-        "nest": bool(kind.rewritten_by) or any(issubclass(kind, base) for base in (*NESTS, flow.Shortlist)),
+        "nest": bool(kind.rewritten_by) or any(issubclass(kind, base) for base in (*NESTS, *BY_SELECT)),
         "selection": kind.parts is not flow.Selection.parts if issubclass(kind, flow.Selection) else False,
     }
     if not emitted[role]:

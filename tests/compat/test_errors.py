@@ -38,6 +38,7 @@ class Mine(vFlow):
         score = self.gemm(self.mean(q, ctx=ctx), cache["c"], ctx=ctx)
         self.out(score, o, ctx=ctx)
 """
+REQUEST = "    def create_request_cache(self, block_size, head_dim):\n"
 SPEC = vortex.Spec(page_size=16, head_dim=16, group=2)
 
 
@@ -189,6 +190,22 @@ CASES: dict[str, tuple[str, str, str, str]] = {
         "q, o, cache, ctx",
     ),
     "latent": (FLOW.replace("vFlow)", "vFlowMLA)"), "VX1082", "def __init__", "--latent"),
+    "request_field": (
+        changed("    def forward_cache(", REQUEST + '        return {"seen": (1, 1)}\n\n    def forward_cache('),
+        "VX1016",
+        '"seen"',
+        "create_request_cache declares 'seen', which live as long as a request",
+    ),
+    "request_field_of_other_numbers": (
+        changed(
+            "    def forward_cache(",
+            REQUEST.replace("head_dim", "head_dim, slots")
+            + '        return {"seen": (slots, 1)}\n\n    def forward_cache(',
+        ),
+        "VX1016",
+        "return {",
+        "write them by Save",
+    ),
     "own_operator": (
         FLOW + "\nfrom vortex_torch.abs import vOp\nclass Own(vOp): pass\nMine.__init__.__globals__['GeMM'] = Own",
         "VX1080",
@@ -233,6 +250,11 @@ def test_a_latent_shape_wants_the_other_base(tmp_path: Path) -> None:
     with pytest.raises(VortexError) as e:
         traced(tmp_path, FLOW, vortex.Spec.of_latent("8+8", heads=2))
     assert (e.value.code, "vFlowMLA" in e.value.render()) == ("VX1082", True)
+
+
+@pytest.mark.parametrize("nothing", ["{}", "None"])
+def test_a_flow_without_fields_of_a_request(nothing: str, tmp_path: Path) -> None:
+    traced(tmp_path, changed("    def forward_cache(", f"{REQUEST}        return {nothing}\n\n    def forward_cache("))
 
 
 def test_a_tensor_kept_on_the_flow_is_refused(tmp_path: Path) -> None:

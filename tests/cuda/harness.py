@@ -26,7 +26,7 @@ from vortex.targets.target import TARGETS, Target
 KINDS = ("plan", "append", "select", "attend")
 H200 = TARGETS["sm_90a"]
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn}
-PAGE_PIPELINE = "outline,expand-softmax,fuse,plan-memory,schedule"
+PAGE_PIPELINE = "outline,expand-softmax,fuse,softmax-sums,plan-memory,schedule"
 
 
 def lower(flow: Module, target: Target = H200, **knobs: Mapping[str, Attr]) -> Module:
@@ -129,7 +129,10 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
         "q": stored(b.q, dtype),
         "lengths": torch.from_numpy(b.lengths),
         "page_table": torch.from_numpy(b.page_table),
-        "budget": torch.tensor(b.budget, dtype=torch.int32),
+        "budget": torch.tensor((*b.budget, 0, 0), dtype=torch.int32),
+        "request_budget": torch.tensor(
+            [[-1] * 5] * requests if b.request_budget is None else b.request_budget, dtype=torch.int32
+        ),
         "plan": torch.full((4, requests), -7, dtype=torch.int32),
         "work": torch.full((2, 2 + requests + slots), -7, dtype=torch.int32),
         "arrivals": torch.zeros(requests * heads, dtype=torch.int32),

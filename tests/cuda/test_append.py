@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import vortex
 from tests.batches import batch, copy
 from tests.cuda.harness import Kernels, dtype_of, loaded, lower, tensors
+from vortex.codegen.tiles import NESTS
+from vortex.flow import oracle
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
-from vortex.ir.core import Module
+from vortex.ir.core import Module, Value
+from vortex.ir.dialects import flow
 from vortex.ir.interpret_page import Batch, run_program
 from vortex.spec import Spec
 
-FLOWS = ("quest", "venergy_gated", "lserve_centroid")
+
+class Gathered(vortex.vFlow):
+    """Rows and channels of a page at listed places, and at places that the page's own numbers tell."""
+
+    def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
+        self.rows = torch.tensor([5, 0, 5, 2])
+        return {
+            "rows": vortex.Field(4, spec.head_dim),
+            "channels": vortex.Field(spec.page_size, 3),
+            "best": vortex.Field(2, spec.head_dim),
+            "heavy": vortex.Field(spec.page_size, 4, dtype="f32"),
+            "own": vortex.Field(spec.head_dim),
+        }
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        k, v = page.k, page.v
+        return {
+            "rows": k[self.rows] + v[[7, 1, 0, 3]],
+            "channels": k[:, [63, 1, 30]],
+            "best": v[k.sum(1).topk(2).indices],
+            "heavy": k[:, v.abs().amax(0).topk(4).indices],
+            "own": v.gather(0, k.argmax(0, keepdim=True))[0],
+        }
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        of_rows = cache.rows.sum((1, 2)) + cache.channels.sum((1, 2)) + cache.best.sum((1, 2))
+        return vortex.topk(of_rows + cache.heavy.sum((1, 2)) + cache.own @ q[0])
+
+
+FLOWS = ("quest", "venergy_gated", "lserve_centroid", "gathered")
 SPEC = Spec(page_size=8, head_dim=64, group=2)
 
 
@@ -28,7 +62,8 @@ SCALES = {"k": 0.375, "v": 0.01}
 
 @cache
 def flow_of(name: str) -> Module:
-    return trace(find_flow(name.removesuffix("_fp8")), replace(SPEC, kv_dtype="fp8_e4m3") if name == FP8 else SPEC)
+    made = Gathered if name == "gathered" else find_flow(name.removesuffix("_fp8"))
+    return trace(made, replace(SPEC, kv_dtype="fp8_e4m3") if name == FP8 else SPEC)
 
 
 @cache
@@ -83,3 +118,47 @@ def test_padded_tokens_and_requests_are_left_alone() -> None:
     kernels().run("quest", given, ["append"])
     changed = (before != given["k"].view(torch.int16)).nonzero()
     assert {int(i[0]) for i in changed} == {int(b.loc[0]) // 8}
+
+
+@dataclass(frozen=True)
+class Before:
+    """Values of which one is read as one less."""
+
+    values: Any
+    index: Value
+
+    def read(self, v: Value, at: Any) -> Any:
+        x = self.values.read(v, at)
+        return x - 1 if v is self.index else x
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.values, name)
+
+
+def of_torch(built: Kernels) -> None:
+    """What is kept of full pages is what eager torch makes of the pools: the interpreter might gather wrongly too."""
+    b = batch(flow_of("gathered"), STEPS["prefill"][0], new=STEPS["prefill"][1], seed=4)
+    given, program = tensors(built, "gathered", b), built.programs["gathered"]
+    built.run("gathered", given, ["append"])
+    pools = [loaded(given[n], dtype_of(program, n)) for n in ("k", "v")]
+    full = [int(p) for r, n in enumerate(b.lengths) for p in b.page_table[r, : n // SPEC.page_size]]
+    for h in range(pools[0].shape[1]):
+        rows = [torch.from_numpy(np.asarray(x[full, h], np.float32)) for x in pools]
+        for name, want in oracle.summaries(Gathered, SPEC, *rows).items():
+            have = loaded(given[f"field.{name}"], dtype_of(program, name))[full, h]
+            np.testing.assert_array_equal(have, want.float().numpy(), err_msg=name)
+
+
+def test_gathers_are_those_of_torch() -> None:
+    of_torch(kernels())
+
+
+def test_a_gather_of_the_place_before_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = NESTS[flow.Gather]
+
+    def gather(self: Any, o: flow.Gather, into: Any) -> None:
+        right(replace(self, values=Before(self.values, o.index)), o, into)
+
+    monkeypatch.setitem(NESTS, flow.Gather, gather)
+    with pytest.raises(AssertionError):
+        of_torch(Kernels.of({"gathered": lower(flow_of("gathered"), append={"threads": 64})}, ["append"]))

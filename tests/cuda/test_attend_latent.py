@@ -18,7 +18,7 @@ from vortex.codegen.emit import parse_tir
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.schedules.cuda_attend import AttendShape
-from vortex.schedules.cuda_latent import choose, space
+from vortex.schedules.cuda_latent import COUNTERS, choose, space
 from vortex.schedules.space import space_of
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
@@ -35,16 +35,20 @@ SHAPES: list[tuple[Spec, Knobs]] = [
 ]
 FULL = [
     (latent(text, heads, page, dtype), knobs)
-    for text in ("512+64", "128+0")
-    for heads in (1, 16, 20, 40, 100, 128)
+    for text, heads in (*(("512+64", n) for n in (1, 16, 20, 40, 100, 128)), ("128+0", 16), ("128+0", 100))
     # many heads need more warps, and leave less of the shared memory to pages on their way
     for page, dtype, knobs in (
         (8, "bf16", ()),
         (16, "f16", (("tile", 64 if heads <= 40 else 32), ("residents", 1))),
-        (32, "bf16", (("warps", 4 if heads <= 40 else 8), ("stages", 4 if heads <= 40 else 2), ("residents", 1))),
+        (
+            32,
+            "bf16",
+            (("warps", 4 if heads <= 40 else 8), ("stages", 4 if heads <= 40 else 2), ("tile", 32), ("residents", 1)),
+        ),
         (64, "bf16", (("warps", 8), ("residents", 1))),
-        (128, "bf16", (("stages", 3), ("residents", 1))),
+        (128, "bf16", (("stages", 3), ("tile", 32), ("residents", 1))),
     )
+    if heads in (1, 20, 100) or page in (8, 32)
 ]
 
 
@@ -86,10 +90,15 @@ def test_more_parts_of_pages_than_page_ids_at_hand() -> None:
 
 def test_launches_after_one_another_share_the_counters() -> None:
     case = LatentCase.make(latent("64+64", 40, 16))
-    arrivals = torch.zeros(8, dtype=torch.int32)  # 2 blocks of heads
+    for splits, knobs in ((4, ()), (7, (("merged", 2),))):  # one group, and several
+        _share_counters(case, splits, knobs)
+
+
+def _share_counters(case: LatentCase, splits: int, knobs: Knobs) -> None:
+    arrivals = torch.zeros(4 * 2 * COUNTERS, dtype=torch.int32)  # 2 blocks of heads
     outs = []
     for seed in range(4):
-        given = run(case, (), 4, seed, arrivals)
+        given = run(case, knobs, splits, seed, arrivals)
         case.check(given)
         assert not arrivals.any()
         outs.append((given["out"], given["lse"]))
@@ -106,6 +115,23 @@ def test_a_nan_stays_in_its_request() -> None:
     assert not out[0].isnan().any()
 
 
+@pytest.mark.parametrize("splits", [3, 6, 17])
+@pytest.mark.parametrize("heads", [3, 40])
+def test_splits_are_merged_in_groups(heads: int, splits: int) -> None:
+    """Of 2, of 4, and of 4 with a rest; heads that are and are not as many as the warps have."""
+    case = LatentCase.make(latent("64+64", heads, 16), (16 * 17 + 3, 16 * 5, 1, 0))
+    case.check(run(case, (("merged", 2),), splits, splits))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("text", "heads", "warps"), [("512+64", 20, 4), ("512+64", 20, 8), ("512+64", 100, 8)])
+def test_many_splits_are_merged_in_groups(text: str, heads: int, warps: int) -> None:
+    """More than a lane has, and more groups than of the number that one CTA merges."""
+    case = LatentCase.make(latent(text, heads, 16), (16 * 41, 16 * 12 + 1))
+    for merged in (2, 8):
+        case.check(run(case, (("merged", merged), ("warps", warps), ("residents", 1)), 41, merged))
+
+
 def test_no_lse() -> None:
     case = LatentCase.make(latent("64+64", 40, 16))
     made = kernel(case.spec)
@@ -118,12 +144,12 @@ def test_no_lse() -> None:
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.full)])
 def test_nothing_that_orders_can_be_left_out(every: int) -> None:
     case = LatentCase.make(latent("64+64", 12, 16), (16 * 17 + 3, 16 * 9))
-    knobs = (("stages", 3),)
+    knobs = (("stages", 3), ("merged", 2))
     text = source(case.spec, knobs)
 
     def check(mutant: str) -> None:
         """What some seed shows to be wrong is an error."""
-        arrivals = torch.zeros(2, dtype=torch.int32)
+        arrivals = torch.zeros(2 * COUNTERS, dtype=torch.int32)
         for seed in range(6):
             case.check(run(case, knobs, 3, seed, arrivals, mutant))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from vortex.budget import Budget
 from vortex.cli.cross import cross_compile
 from vortex.cli.main import main
 from vortex.codegen.build.resources import KernelResources
+from vortex.compilation.kin import kin
+from vortex.compilation.stored import read_stored
 from vortex.driver import compile_flow
 from vortex.schedules import cuda_attend as attend_knobs
 from vortex.schedules import cuda_select as select_knobs
@@ -124,6 +127,79 @@ def test_info_names_what_memory_does_not_limit(made: tuple[Path, Path], capsys: 
     assert "plan on sm_90a (latency)" in line and "attend" not in line
 
 
+def test_explain_says_the_same_of_a_dump_and_an_artifact(
+    made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for path in made:
+        assert main(["explain", str(path), "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1]
+    assert [e["target"] for e in said[0]] == list(GPUS)
+    for e in said[0]:
+        by_rule = {(r["rule"], r["kernel"]): r for r in e["remarks"]}
+        assert by_rule["tensor-cores", "select"]["sort"] == "passed"
+        assert by_rule["tensor-cores", "select"]["file"].endswith("quest.py")
+        assert by_rule["limiter", "select"]["message"].startswith("select waits for memory, ")
+        assert by_rule["fusion", "append"]["message"].startswith("3 kernels became append: ")
+        assert "from a tuning database: there is no database" in by_rule["knobs", "attend"]["message"]
+        assert e["no_resources"] == ""
+    assert main(["explain", str(made[0]), "--kernel", "attend", "--target", "sm_90"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("quest for sm_90a: attend\n") and "[tensor-cores]" not in out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("--kernel", "atend"), "VX7001", "did you mean 'attend'"),
+        (("--target", "cpu"), "VX7001", "has nothing for cpu"),
+        (("--page-size", "32"), "VX7001", "is fixed by"),
+    ],
+)
+def test_what_explain_refuses(
+    made: tuple[Path, Path], capsys: pytest.CaptureFixture[str], args: tuple[str, ...], code: str, words: str
+) -> None:
+    assert main(["explain", str(made[0]), *args]) == 2
+    error = capsys.readouterr().err
+    assert code in error and words in error
+
+
+def test_costs_at_a_shape(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: 1020 of 1023 pages are scored, of two summaries of 128 bf16, by 4 heads of each of 16 rows."""
+    at = ("--shape", "batch=2,tokens=16368,kept=30")
+    found = json.loads(say(capsys, str(made[0]), *at, "--json")[1])
+    assert found["shape"] == {"batch": 2, "kv_heads": 8, "tokens": 16368, "kept": 30}
+    kernels = {k["kernel"]: k for k in found["targets"]["sm_90a"]["kernels"]}
+    assert found["targets"]["sm_100a"]["gpu"] == "B200"
+    # queries and the plan of a row are read as well
+    assert kernels["select"]["read"] == pytest.approx(16 * (1020 * 512 + 4 * 256), rel=1e-3)
+    assert kernels["select"]["flops"] == 16 * (1020 * (2 * 2 * 4 * 128 + 2 * 4) + 2 * 4 * 128)
+    assert kernels["attend"]["flops"] == 16 * 30 * 16 * 2 * 4 * 256
+    assert 5 < kernels["attend"]["microseconds"] < kernels["select"]["microseconds"] < 12
+    assert kernels["attend"]["limiter"] in ("memory", "latency")
+    text = say(capsys, str(made[0]), *at, "--target", "sm_90", "--gpu", "B200")[1]
+    assert "quest for sm_90a on B200, predicted: batch=2,kv_heads=8,tokens=16368,kept=30" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--shape", "batch=2"), "it lacks 'tokens'"),
+        (("--shape", "batch=0,tokens=8"), "batch"),
+        (("--shape", "batch=2,tokens=8", "--gpu", "A100"), "'A100' is no GPU that is known"),
+        (("--shape", "batch=2,tokens=8", "--target", "cpu"), "has no kernels for cpu"),
+        (("--gpu", "B200"), "is what --shape predicts for"),
+        (("--shape", "batch=2,tokens=8", "--ptx"), "prints no text of a kernel"),
+    ],
+)
+def test_costs_that_cannot_be_told(
+    made: tuple[Path, Path], capsys: pytest.CaptureFixture[str], args: tuple[str, ...], words: str
+) -> None:
+    code, _, error = say(capsys, str(made[0]), *args)
+    assert code == 2 and words in error
+
+
 def test_what_the_demo_says_of_a_gpu(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     budget = Budget(pages=29)
     lengths = [16 * 1000, 16 * 1000 + 1, 100]
@@ -164,10 +240,30 @@ def test_many_heads_over_latent_rows_wait_for_the_tensor_cores(heads: int, limit
     flight = schedule["bytes_in_flight"]
     assert isinstance(flight, int)
     used = KernelResources("sm_100a", 128, 0, 0, 0, 60 << 10, 128)
-    assert used.report(2 * flight, float(str(schedule["flops_per_byte"])))["limiter"] == limiter
+    assert used.report({**schedule, "bytes_in_flight": 2 * flight})["limiter"] == limiter
 
 
 def test_threads_of_append_follow_the_machine() -> None:
     made = compile_flow("quest", targets=[TARGETS["sm_90a"], TARGETS["sm_100a"]], to="page").programs
     h200, b200 = (made[t].functions["append"].attrs["schedule"]["threads"] for t in ("sm_90a", "sm_100a"))
     assert h200 < b200
+
+
+def test_ptx_and_machine_code_lead_back_to_the_flow(made: tuple[Path, Path]) -> None:
+    stored = read_stored(made[0])
+    [select] = [k for k in stored.kernels if (k.name, k.target) == ("select", "sm_90a")]
+    found = kin(stored, select)
+    assert {("source", "mma"), ("ptx", "mma.sync")} <= {(what, word) for what, word in _MULTIPLY if what in found.texts}
+    for what, word in _MULTIPLY:
+        if what not in found.texts:
+            assert what == "sass" and "nvdisasm" in found.unknown[what]
+            continue
+        lines = zip(found.texts[what].text.splitlines(), found.texts[what].values, strict=True)
+        assert {v for text, v in lines if word in text and (what != "source" or ";  //" in text)} == {
+            ("bound_a",),
+            ("bound_b",),
+        }, what
+
+
+_MULTIPLY = (("source", "mma"), ("ptx", "mma.sync"), ("sass", "HMMA"))
+"""What multiplies on tensor cores, by text."""

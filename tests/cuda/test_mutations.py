@@ -23,7 +23,7 @@ NAME = "gqa_block"
 
 @cache
 def whole() -> Kernels:
-    knobs = {"threads": 64, "in_flight": 1, "chip_words": 1024}
+    knobs = {"threads": 64, "in_flight": 1, "chip_words": 1024, "keys": 1}
     program = lower(flow_of(NAME), plan={"threads": 64, "select_pages": 32}, append={"threads": 64}, select=knobs)
     return Kernels.of({NAME: program})
 
@@ -36,12 +36,31 @@ def steps(seed: int) -> list[tuple[Batch, int]]:
     # more are wanted than the shortlist has room for, first of different scores and then of equal ones
     many = [batch(flow, [size * 140 + 3], heads=1, budget=Budget(70), stored=True, seed=seed) for _ in range(2)]
     many[1].paged["k"][:] = 1
-    return [(prefill, 1 + 7 * (seed % 2)), (many[0], 4), (many[1], 1)]
+    # few of more pages than registers hold, which several CTAs score
+    few = batch(flow, [size * 140 + 3], heads=1, budget=Budget(2), stored=True, seed=seed)
+    return [(prefill, 1 + 7 * (seed % 2)), (many[0], 4), (many[1], 1), (few, 4)]
+
+
+@cache
+def requests() -> Batch:
+    """More requests than a warp has lanes, and than the CTA of plan has threads."""
+    size = SPEC.page_size
+    return batch(flow_of(NAME), [size * 9, 0, 5, size * 40] * 18, heads=1, budget=Budget(4), stored=True)
+
+
+def planned(kernels: Kernels, seed: int) -> list[list[list[int]]]:
+    """Budgets and work lists of those requests, which slots are too few for."""
+    given = tensors(kernels, NAME, requests(), slots=9)
+    kernels.run(NAME, given, ("plan",), seed=seed)
+    items = given["work"][:, 0].tolist()
+    return [given["plan"].tolist(), [row[: 2 + n].tolist() for row, n in zip(given["work"], items, strict=True)]]
 
 
 def check(kernels: Kernels) -> None:
-    """A prefill, twice over, comes out right in several orders of execution."""
+    """Many requests are planned, and a prefill, twice over, comes out right in several orders of execution."""
     flow = flow_of(NAME)
+    for seed in range(3):
+        assert planned(kernels, seed) == planned(whole(), 0)
     for at, (b, slots) in enumerate([step for seed in range(3) for step in steps(seed)]):
         given = tensors(kernels, NAME, b, slots=slots)
         given["arrivals"][:] = 9  # plan clears what an aborted step left behind
@@ -58,14 +77,14 @@ def test_it_works_as_it_is() -> None:
 
 
 # in the emulator, as on the GPUs so far, a shuffle orders a warp's shared memory; CUDA does not promise it
-SPARED = {"select": 1}
+SPARED = {"plan": 1, "select": 1}
 """Warp barriers that may go unnoticed, by kernel."""
 
 
 @pytest.mark.parametrize(
     ("kind", "every"),
     [
-        *(("plan", 3), ("append", 1), ("select", 4)),
+        *(("plan", 4), ("append", 1), ("select", 4)),
         *(pytest.param(kind, 1, marks=pytest.mark.full) for kind in ("plan", "select")),
     ],
 )

@@ -22,7 +22,7 @@ from vortex.targets.target import STAGES, Target
 def test_no_nvcc_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "none"))
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(toolkit, "_wheel_folders", lambda: iter(()))
+    monkeypatch.setattr(toolkit, "_wheel_folders", lambda _: iter(()))
     with pytest.raises(VortexError, match="VX4007") as found:
         find_toolkit()
     assert f"$CUDA_HOME has no {tmp_path}/none/bin/nvcc" in str(found.value)
@@ -45,7 +45,7 @@ def test_wheels_are_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setenv("CUDA_HOME", "")
     monkeypatch.setenv("PATH", "/bin")
     script = fake_toolkit(tmp_path / "cu13", "13.0")
-    monkeypatch.setattr(toolkit, "_wheel_folders", lambda: iter([script.parent.parent]))
+    monkeypatch.setattr(toolkit, "_wheel_folders", lambda _: iter([script.parent.parent]))
     found = find_toolkit()
     assert (found.nvcc, found.version) == (script, "13.0.9")
     assert found.includes == (tmp_path / "cu13" / "include",)
@@ -102,11 +102,34 @@ def test_occupancy() -> None:
     assert KernelResources("sm_100a", 16, 0, 0, 0, 0, 32).ctas == 32
 
 
-def test_predicted_limiter() -> None:
-    made = KernelResources("sm_90a", 139, 0, 0, 64, 98304, 128)
-    assert made.limiter(64 << 10) == "memory"
-    assert made.limiter(4 << 10) == "latency"
-    assert made.limiter(64 << 10, flops_per_byte=400) == "compute"
+@pytest.mark.parametrize(
+    ("schedule", "spills", "limiter"),
+    [
+        ({}, 0, "memory"),
+        ({"bytes_in_flight": 4 << 10}, 0, "latency"),
+        ({"flops_per_byte": 400}, 0, "compute"),
+        ({"scalar_per_byte": 26}, 0, "scalar arithmetic"),
+        ({}, 5000, "spills"),
+    ],
+)
+def test_predicted_limiter(schedule: dict[str, float], spills: int, limiter: str) -> None:
+    found = KernelResources("sm_90a", 139, spills, 0, 64, 98304, 128).report({"bytes_in_flight": 64 << 10, **schedule})
+    assert found["limiter"] == limiter
+    assert (found["limiter_share"] == found["memory_share"]) is (limiter == "memory")
+
+
+def test_the_mass_rule_as_it_once_compiled() -> None:
+    """Scalar contraction, 236 bytes spilled, one CTA an SM: it ran at 5 % of a copy, and read "57 %, latency"."""
+    per_page = 2048 * (12 + 4 * 3) + 600
+    found = KernelResources("sm_90a", 128, 236, 0, 0, 140672, 256).report(
+        {"bytes_in_flight": 16384, "scalar_per_byte": per_page / 2048}
+    )
+    assert (found["ctas"], found["limiter"]) == (1, "scalar arithmetic")
+    assert float(found["memory_share"]) < 0.12 < 0.7 < float(found["limiter_share"])
+
+
+def test_what_does_not_say_what_is_in_flight_has_no_limiter() -> None:
+    assert "limiter" not in KernelResources("sm_90a", 139, 0, 0, 64, 98304, 128).report({})
 
 
 def test_ptxas_report() -> None:

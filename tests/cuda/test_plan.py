@@ -25,8 +25,10 @@ SIZE = 8
 
 @cache
 def kernels() -> Kernels:
+    """With few warps, and with several for each list of few requests."""
     flow = trace(find_flow("block_topk"), Spec(page_size=SIZE, head_dim=16, group=1))
-    return Kernels.of({"p": lower(flow, plan={"threads": 64, "select_pages": 32, "attend_pages": 4})}, ["plan"])
+    small = {"select_pages": 32, "attend_pages": 4}
+    return Kernels.of({f"p{n}": lower(flow, plan={"threads": n, **small}) for n in (64, 256)}, ["plan"])
 
 
 def item_pages(
@@ -39,7 +41,9 @@ def item_pages(
     fair = (share + quantum - 1) // quantum * quantum
     fair = max(few, fair, few if slabs else min(busy, (2 * total + slots - 1) // slots))
     if slabs:
-        return fair
+        items = sum(max(1, -(-n // part_pages(n, fair))) for n in pages)
+        larger = (fair * items + slots - 1) // slots
+        return (larger + 31) // 32 * 32 if len(pages) <= 32 and items > slots >= 2 * len(pages) else fair
     parts = max(1, (longest + fair - fair // 4 - 1) // fair)
     return max(fair, (longest + parts - 1) // parts)
 
@@ -75,7 +79,7 @@ def test_a_table_is_looked_into_at_each_step(requests: int, longest: int) -> Non
     lengths[requests // 2] = longest
     given = {
         "lengths": torch.from_numpy(lengths),
-        "budget": torch.tensor(budget.numbers(), dtype=torch.int32),
+        "budget": torch.tensor((*budget.numbers(), 0, 0), dtype=torch.int32),
         "plan": torch.full((4, requests), -7, dtype=torch.int32),
         "work": torch.full((2, 2 + requests + slots), -7, dtype=torch.int32),
         "arrivals": torch.full((requests * heads,), 5, dtype=torch.int32),
@@ -87,6 +91,32 @@ def test_a_table_is_looked_into_at_each_step(requests: int, longest: int) -> Non
         assert work[1] == item_pages([row[column] for row in rows], slots, column == 3, **knobs)
 
 
+@pytest.mark.parametrize(
+    ("requests", "pages", "slots", "item"),
+    # by a fair share alone there would be 17 items of 125 pages for each of 8 requests, and 3 of 40; half as many
+    # requests as slots keep theirs
+    [(8, 2048, 132, 128), (8, 100, 20, 50), (8, 128, 132, 16), (1, 128, 132, 8), (12, 100, 20, 60)],
+)
+def test_items_of_latent_rows_are_one_wave(requests: int, pages: int, slots: int, item: int) -> None:
+    flow = trace(find_flow("latent_topk"), Spec.of_latent("64+64", 4, page_size=16))
+    made = Kernels.of({"p": lower(flow, plan={"threads": 64, "select_pages": 32})}, ["plan"])
+    for fixed in (0, 24):
+        given = {
+            "lengths": torch.full((requests,), pages * 16, dtype=torch.int32),
+            "budget": torch.tensor((*Budget(1 << 20).numbers(), fixed, 0), dtype=torch.int32),
+            "plan": torch.full((4, requests), -7, dtype=torch.int32),
+            "work": torch.full((2, 2 + requests + slots + (requests * pages if fixed else 0)), -7, dtype=torch.int32),
+            "arrivals": torch.full((requests,), 5, dtype=torch.int32),
+        }
+        if fixed:
+            given["budget"][6] = slots
+        made.run("p", given, ["plan"], seed=requests)
+        items, each = given["work"][1, :2].tolist()
+        assert each == (fixed or item)
+        assert items == requests * -(-pages // each)
+        assert fixed or items <= max(slots, 2 * requests)
+
+
 def test_a_table_is_at_most_one_entry_a_lane() -> None:
     lines = [{"select_pages": 64, "serves": [[1 << i % 10, 1 << i // 10, 8]], "from": "db:1"} for i in range(100)]
     found = table_of({"table": tuple(lines), **PlanKnobs(attend_pages=4).attrs()})
@@ -96,19 +126,22 @@ def test_a_table_is_at_most_one_entry_a_lane() -> None:
     assert table_of({}) == ()
 
 
-@pytest.mark.parametrize(("requests", "slots"), [(1, 1), (1, 40), (7, 3), (130, 16), (300, 1)])
+@pytest.mark.parametrize(
+    ("requests", "slots"), [(1, 1), (1, 40), (2, 33), (3, 17), (7, 3), (32, 9), (33, 9), (130, 16), (300, 1)]
+)
 @pytest.mark.parametrize("budget", [Budget(4), Budget(0, ratio="1/3", sink=0, recent=1)], ids=["pages", "ratio"])
-def test_rows_and_items(requests: int, slots: int, budget: Budget) -> None:
+@pytest.mark.parametrize("threads", [64, 256])
+def test_rows_and_items(requests: int, slots: int, budget: Budget, threads: int) -> None:
     rng = np.random.default_rng(requests)
     lengths = rng.choice([0, 1, 7, 8, 9, 100, 3000, 9999], requests).astype(np.int32)
     given = {
         "lengths": torch.from_numpy(lengths),
-        "budget": torch.tensor(budget.numbers(), dtype=torch.int32),
+        "budget": torch.tensor((*budget.numbers(), 0, 0), dtype=torch.int32),
         "plan": torch.full((4, requests), -7, dtype=torch.int32),
         "work": torch.full((2, 2 + requests + slots), -7, dtype=torch.int32),
         "arrivals": torch.full((requests * 3,), 5, dtype=torch.int32),
     }
-    kernels().run("p", given, ["plan"], seed=requests)
+    kernels().run(f"p{threads}", given, ["plan"], seed=requests)
     rows = [plan_row(int(n), SIZE, budget.numbers()) for n in lengths]
     have = given["plan"].T.tolist()
     assert [(n, kept, scored) for n, kept, _, scored in have] == [(n, kept, scored) for n, kept, _, scored in rows]

@@ -21,6 +21,8 @@ from vortex.tune.choose import Chooser
 from vortex.tune.layers import Layers, Lines
 
 SHIPPED = ("block_topk", "quest", "gqa_block", "centered", "lserve", "lserve_centroid", "masked_quest", "venergy_gated")
+SPILLED = {("gqa_block_select_0", "sm_90a"): 12}
+"""Bytes that are spilled for room for two CTAs on an SM, which is worth more."""
 SHAPES = (Spec(), Spec(page_size=64, head_dim=64, group=16), Spec(page_size=32, head_dim=96, group=5, dtype="f16"))
 
 
@@ -29,17 +31,20 @@ SHAPES = (Spec(), Spec(page_size=64, head_dim=64, group=16), Spec(page_size=32, 
 def test_nothing_spills(arch: str, tmp_path: Path) -> None:
     """Quest alone: ``test_inspection``."""
     target = TARGETS[arch]
-    functions = {}
+    functions, seen = {}, set[str]()
     for name in SHIPPED:
         for n, spec in enumerate(SHAPES):
             program = lower(trace(find_flow(name), spec), target)
             for kernel in ("plan", "append", "select"):
                 made = emit_kernel(program, program.functions[kernel], target)
-                functions[f"{made.symbol}_{n}"] = parse_tir(made.text, kernel)
+                text = made.text.replace(made.symbol, "kernel")
+                if text not in seen:  # plan is the same for all flows
+                    functions[f"{made.symbol}_{n}"] = parse_tir(made.text, kernel)
+                    seen.add(text)
     build = build_cuda(functions, arch, tmp_path / "lib.so")
     assert set(build.resources) == set(functions)
     for name, used in build.resources.items():
-        assert used.spills == 0, (name, used)
+        assert used.spills == SPILLED.get((name, arch), 0), (name, used)
 
 
 @pytest.mark.full
@@ -55,8 +60,6 @@ def test_select_over_latent_summaries_does_not_spill(name: str, heads: int, tmp_
 
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-SPILLED = {("pyramid", "sm_90a"): 24}
-"""Bytes that are spilled for room for two CTAs on an SM, which is worth more."""
 STEPS = (Spec(), Spec(page_size=64, head_dim=64, group=16), Spec(page_size=64, block_size=16))
 
 
@@ -73,8 +76,7 @@ def test_select_in_two_steps_does_not_spill(name: str, arch: str, tmp_path: Path
         made = emit_kernel(program, program.functions["select"], TARGETS[arch])
         functions[f"{made.symbol}_{n}"] = parse_tir(made.text, "select")
     build = build_cuda(functions, arch, tmp_path / "lib.so")
-    known = SPILLED.get((name, arch), 0)
-    assert {symbol: used.spills for symbol, used in build.resources.items()} == dict.fromkeys(functions, known)
+    assert {symbol: used.spills for symbol, used in build.resources.items()} == dict.fromkeys(functions, 0)
 
 
 FP8 = (

@@ -23,6 +23,7 @@ from vortex.codegen.cuda.select import lists
 from vortex.codegen.cuda.select.lists import Lists
 from vortex.codegen.cuda.select.page_lookup import PageLookup
 from vortex.codegen.cuda.select.page_tile import PageTile
+from vortex.codegen.cuda.select.pool_rows import PoolRows
 from vortex.codegen.cuda.select.reserved import GpuReader
 from vortex.codegen.cuda.select.sweeps import Sweeps
 from vortex.codegen.cuda.storage import ListStorage, StoredValues
@@ -37,7 +38,7 @@ from vortex.ir.core import Decl, Module
 from vortex.ir.dialects import page
 from vortex.ir.dialects.flow import cap_of
 from vortex.ir.interpret_page import Batch, plan_row
-from vortex.ir.types import Sym
+from vortex.ir.types import S, Sym
 from vortex.passes.manager import PassContext, run_pipeline
 from vortex.schedules.check import check_program
 from vortex.schedules.cuda_select import SelectKnobs, fitting
@@ -275,17 +276,43 @@ def _keys_at_places_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StoredValues, "place", lambda self, at, position: position)
 
 
-PLANTED = (
-    _a_list_without_its_last_page,
-    _a_list_that_begins_one_late,
-    _tiles_of_the_page_before,
-    _tiles_at_places_of_the_list,
-    _rows_of_another_head,
-    _rows_one_token_late,
-    _keys_of_the_step_before,
-    _keys_at_places_of_the_list,
-)
-SEEN_QUICKLY = (_a_list_without_its_last_page, _tiles_of_the_page_before, _rows_of_another_head)
+def _pool_rows_of_another_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = PoolRows.begin
+    monkeypatch.setattr(PoolRows, "begin", lambda self, record, row: right(self, T.bitwise_xor(record, i32(1)), row))
+
+
+def _pool_rows_one_token_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = PoolRows.begin
+    monkeypatch.setattr(
+        PoolRows, "begin", lambda self, record, row: right(self, record, T.bitwise_xor(row + 1, i32(8)))
+    )
+
+
+def _page_tiles_as_long_as_those_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Sweeps._start
+    monkeypatch.setattr(Sweeps, "_start", lambda self, sweep, turn: right(self, replace(sweep, axis=S), turn))
+
+
+def _choice_among_places_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lists, "_listed", lambda self, o, position: position)
+
+
+PLANTED = {
+    _a_list_without_its_last_page: "ThreeSteps",
+    _a_list_that_begins_one_late: "ThreeSteps",
+    _tiles_of_the_page_before: "ThreeSteps",
+    _tiles_at_places_of_the_list: "ThreeSteps",
+    _rows_of_another_head: "ThreeSteps",
+    _rows_one_token_late: "ThreeSteps",
+    _keys_of_the_step_before: "Shares",
+    _keys_at_places_of_the_list: "Shares",
+    _pool_rows_of_another_head: "quest_then_exact",
+    _pool_rows_one_token_late: "quest_then_exact",
+    _page_tiles_as_long_as_those_of_candidates: "quest_then_exact",
+    _choice_among_places_of_the_list: "ThreeSteps",
+}
+"""Each changes the kernel of a flow, which passes without it."""
+SEEN_QUICKLY = (_a_list_without_its_last_page, _rows_of_another_head, _page_tiles_as_long_as_those_of_candidates)
 
 
 @pytest.mark.parametrize(
@@ -294,16 +321,16 @@ SEEN_QUICKLY = (_a_list_without_its_last_page, _tiles_of_the_page_before, _rows_
     ids=lambda f: f.__name__,
 )
 def test_planted_faults_are_seen(fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each changes the kernel of :class:`ThreeSteps`, which passes without it."""
+    name = PLANTED[fault]
     with monkeypatch.context() as planted:
         fault(planted)
-        wrong = kernels.__wrapped__("ThreeSteps", SPECS["ThreeSteps"])
-    right, one = kernels("ThreeSteps", SPECS["ThreeSteps"]), Budget(1, sink=1, recent=2)
+        wrong = kernels.__wrapped__(name, SPECS[name])
+    right, one = kernels(name, SPECS[name]), Budget(1, sink=1, recent=2)
     assert wrong.texts != right.texts
 
     def passes(built: Kernels, seed: int) -> None:
         # one page of the last list, by numbers of which no two are equal
-        check("ThreeSteps", SPECS["ThreeSteps"], one, (2, 33, 90), slots=1, seed=seed, built=built, integers=False)
+        check(name, SPECS[name], one, (2, 33, 90), slots=1, seed=seed, built=built, integers=False)
 
     passes(right, 0)
     assert any(fails(passes, wrong, seed) for seed in range(4))
@@ -324,10 +351,12 @@ def line_of(flow: type[vortex.vFlow], text: str) -> int:
 
 
 def test_lists_that_no_cta_has_room_for() -> None:
-    """15 lists of 4096 pages are 245760 bytes; of 13, the largest number that fits, knobs leave what these need."""
+    """15 lists of 4096 pages are 245760 bytes, and what page tiles of each leave 512; of 13, the largest number that
+    fits, knobs leave what these need.
+    """
     with pytest.raises(VortexError, match="VX4006") as found:
         compiled(Many)
-    assert "take 245760 bytes of shared memory" in str(found.value)
+    assert "take 253440 bytes of shared memory" in str(found.value)
     assert found.value.loc is not None and found.value.loc.line == line_of(Many, "vortex.shortlist")
 
 
@@ -352,7 +381,7 @@ def test_many_heads_over_long_pages_say_what_is_too_large() -> None:
     program = lower(trace(LatentMass, spec), H200)
     with pytest.raises(VortexError, match="VX4006") as found:
         emit_kernel(program, program.functions["select"], H200)
-    assert "[64, 128] numbers of each of 32 pages are kept here" in str(found.value)
+    assert "[64, 128] numbers of each of 8 pages are kept here" in str(found.value)
     assert found.value.loc is not None and found.value.loc.line == line_of(LatentMass, "cache.latent[near]")
     spec = Spec.of_latent("512+64", 20, page_size=64, block_size=8)
     program = lower(trace(LatentMass, spec), H200)

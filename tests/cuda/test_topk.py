@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests.batches import batch
-from tests.cuda.harness import Kernels, lower, tensors
+from tests.cuda.harness import Kernels, fails, lower, tensors
 from tests.strategies import new_module
 from vortex.budget import Budget
 from vortex.ir.core import Module
@@ -31,20 +32,24 @@ def scores_as_they_are() -> Module:
 
 
 @cache
-def kernels(keys: int = 8) -> Kernels:
+def kernels(keys: int = 8, chip_words: int = 2048) -> Kernels:
     """``keys`` of a thread are in registers."""
-    knobs = {"threads": 64, "chip_words": 2048, "keys": keys}
+    knobs = {"threads": 64, "chip_words": chip_words, "keys": keys}
     program = lower(scores_as_they_are(), plan={"threads": 64, "select_pages": 64}, select=knobs)
     return Kernels.of({"scores": program}, KINDS)
 
 
-def pick(scores: np.ndarray, k: int, *, slots: int, seed: int, keys: int = 8) -> list[int]:
+def pick(
+    scores: np.ndarray, k: int, *, slots: int, seed: int, keys: int = 8, chip_words: int = 2048,
+    made: Kernels | None = None,
+) -> list[int]:  # fmt: skip
     """The candidates that the kernel keeps of one row with these scores."""
+    made = made or kernels(keys, chip_words)
     n = len(scores) + 1  # the last page is reserved
     b = batch(scores_as_they_are(), [4 * n], heads=1, budget=Budget(k, sink=0, recent=1), stored=True)
     b.paged["c0"][b.page_table[0, : n - 1], 0, 0] = scores
-    given = tensors(kernels(keys), "scores", b, slots=slots)
-    kernels(keys).run("scores", given, KINDS, seed=seed)
+    given = tensors(made, "scores", b, slots=slots)
+    made.run("scores", given, KINDS, seed=seed)
     chosen = given["pages"][0, 0, : given["counts"][0, 0]].tolist()
     assert chosen[-1] == n - 1
     return [int(p) for p in chosen[:-1]]
@@ -90,6 +95,46 @@ def test_rows_of_more_keys_than_registers(kind: str) -> None:
         scores = make(kind, n)
         want = [int(i) for i in Ranked(scores).best(k)]
         assert pick(scores, k, slots=1 + seed % 2 * 4, seed=seed, keys=2) == sorted(want), (kind, n, k)
+
+
+LONG = [("normal", 1200, 9), ("normal", 2500, 30), ("normal", 1100, 400), ("ties", 1500, 12), ("ties", 2100, 20),
+        ("equal", 700, 3), ("equal", 1500, 600), ("ascending", 2047, 31), ("mixed", 1311, 20), ("specials", 1024, 16),
+        ("all nan", 600, 4), ("neighbours", 1337, 33), ("descending", 1025, 1), ("normal", 1100, 0),
+        ("normal", 1700, 300)]  # fmt: skip
+"""Rows of more keys than registers and than what is on chip, 1024 words: of few that may be among the best, of more
+than there is room for, of more than page tiles bound well.
+"""
+
+
+@pytest.mark.parametrize(("kind", "n", "k"), LONG)
+def test_long_rows_of_several_items(kind: str, n: int, k: int) -> None:
+    scores = make(kind, n)
+    want = sorted(int(i) for i in Ranked(scores).best(k))
+    for seed, slots in enumerate((16, 1)):
+        assert pick(scores, k, slots=slots, seed=seed, keys=2, chip_words=1024) == want, slots
+
+
+@pytest.mark.full
+def test_every_barrier_of_long_rows_is_needed() -> None:
+    whole = kernels(2, 1024)
+    symbol = whole.sources["scores", "select"].symbol
+    text = whole.texts[symbol]
+    steps = list(re.finditer(r"^ *tvm_builtin_cuda_cta_sync\(\);\n", text, re.MULTILINE))
+
+    def check(made: Kernels) -> None:
+        for seed, (kind, n, k) in enumerate([*LONG, ("normal", 600, 30), ("normal", 90, 9)]):
+            scores = make(kind, n)
+            want = sorted(int(i) for i in Ranked(scores).best(k))
+            for slots in (16, 1):
+                assert pick(scores, k, slots=slots, seed=seed, made=made) == want
+
+    check(whole)
+    needless = [
+        n
+        for n, step in enumerate(steps)
+        if not fails(check, whole.mutated(symbol, text[: step.start()] + text[step.end() :]))
+    ]
+    assert len(steps) > 8 and not needless, needless
 
 
 @pytest.mark.full

@@ -89,16 +89,20 @@ def _include() -> list[str]:
     ]
 
 
+@cache
+def _header() -> str:
+    """Where ``emulator.h`` is compiled ahead, for the kernels' flags: half a second less for each."""
+    return f"-I{_compile((HERE / 'emulator.h').read_text(), '/emulator.h.gch', *WATCH, '-xc++-header').parent}"
+
+
 def _compile(text: str, suffix: str, *flags: str) -> Path:
     """An object file, kept by the hash of all that went into it."""
     key = "\0".join([text, (HERE / "emulator.h").read_text(), LAUNCH_HEADER.read_text(), *FLAGS, *flags])
-    made = (
-        Path(tempfile.gettempdir()) / f"vortex-emulation-{os.getuid()}" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    )
-    made = made.with_suffix(suffix)
+    folder = Path(tempfile.gettempdir()) / f"vortex-emulation-{os.getuid()}"
+    made = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{suffix}"
     if not made.exists():
-        made.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=made.parent) as scratch:
+        made.parent.mkdir(exist_ok=True, parents=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
             code, out = Path(scratch) / "k.cc", Path(scratch) / "out"
             code.write_text(text)
             command = ["g++", *FLAGS, *flags, *_include(), str(code), "-o", str(out)]
@@ -143,7 +147,7 @@ class Emulated:
 
 class _Kernel:
     def __init__(self, source: str) -> None:
-        kernel = _compile(cpu_source(translation_unit(source)), ".o", "-c", *WATCH)
+        kernel = _compile(cpu_source(translation_unit(source)), ".o", "-c", *WATCH, _header())
         runtime = _compile((HERE / "emulator.cc").read_text(), ".o", "-c")
         tie = f"// {kernel} {runtime}\n"
         library = _compile(tie, ".so", "-shared", str(kernel), str(runtime), "-xc++")

@@ -29,6 +29,7 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     ),
     (r"cvt\.rn\.bf16x2\.f32", "{a} = emu::pack_bf16({b}, {c});"),
     (r"cvt\.rn\.f16x2\.f32", "{a} = emu::pack_f16({b}, {c});"),
+    (r"mov\.b32 \{%0, ?%1\}, %2", "{a} = (uint16_t){c}; {b} = (uint16_t)({c} >> 16);"),
     (r"cvt\.rn\.f16x2\.e4m3x2", "{a} = emu::from_e4m3({b}) | (uint32_t)emu::from_e4m3({b} >> 8) << 16;"),
     (r"sub\.rn\.f16x2", "{a} = emu::each_f16({b}, {c}, 0, [](float x, float y, float) {{ return x - y; }});"),
     (r"fma\.rn\.f16x2", "{a} = emu::each_f16({b}, {c}, {d}, [](float x, float y, float z) {{ return x * y + z; }});"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,15 @@ def oldest_latent(shared: Path) -> Lab:
 def oldest(shared: Path) -> Lab:
     """The oldest SGLang that is supported."""
     return lab(VERSIONS[-1], shared)
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Quest for the model of ``standins``; tests only read it."""
+    from tests.engine.standins import KV_HEADS, SPEC
+    from vortex.runtime.compiled import COMPILER, ModelShape, artifact_for
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(COMPILER, sys.executable)
+        return artifact_for("quest", ModelShape(SPEC, KV_HEADS), "cpu")

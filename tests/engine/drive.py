@@ -1,13 +1,17 @@
 """Runs one engine and what a job on standard input asks of it; runs in the engine's environment.
 
-Job and answer are JSON. A job: {"engine": {...}, "passes": [{"prompts": [[...]], "tokens": n}, ...],
-"traffic": requests of traffic.py's, "at_once": n, "references": [{"flow", "pages", "dense_layers", "prompt", "tokens",
-"restarts"}, ...]}. The last line of standard output: {"passes": [[{"ids": [...], "cached": n}, ...], ...], "traffic":
-{name: {"prompt", "ids", "end"}}, "references": [[[token, gap], ...], ...]}.
+Job and answer are JSON. A job: {"engine": {...}, "passes": [{"prompts": [[...]], "tokens": n, "choices": [...],
+"watch": [...]}, ...], "traffic": requests of traffic.py's, "at_once": n, "references": [{"flow", "pages",
+"dense_layers", "prompt", "tokens", "restarts", "masses"}, ...]}. In a pass "choices" may say what each request chooses,
+and beside them "watch" tokens whose log-probabilities at each step are told. The last line of standard output:
+{"passes": [[{"ids": [...], "cached": n, "logprobs": [[...], ...]}, ...], ...], "traffic": {name: {"prompt", "ids",
+"end"}}, "serves": what get_server_info says of the backend, "references": [[[token, gap], ...], ...]}, where
+Simulation.seen follows a reference with masses.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from typing import Any
@@ -24,17 +28,42 @@ def served(job: dict[str, Any]) -> dict[str, Any]:
         done: list[list[dict[str, Any]]] = []
         for one in job["passes"]:
             sampling = {"temperature": 0, "max_new_tokens": one["tokens"], "ignore_eos": True}
+            if "choices" in one:
+                done.append(engine.loop.run_until_complete(chosen(engine, one, sampling)))
+                continue
             made = engine.generate(input_ids=one["prompts"], sampling_params=sampling)
-            done.append([{"ids": m["output_ids"], "cached": m["meta_info"].get("cached_tokens", 0)} for m in made])
+            done.append([told(m) for m in made])
         traffic: dict[str, Any] = {}
         if asked := job.get("traffic"):
             traffic = engine.loop.run_until_complete(serve(engine, asked, job["at_once"]))
-        return {"passes": done, "traffic": traffic}
+        return {"passes": done, "traffic": traffic, "serves": engine.get_server_info().get("vortex")}
     finally:
         engine.shutdown()
 
 
-def references_of(job: dict[str, Any]) -> list[list[tuple[int, float]]]:
+def told(made: dict[str, Any]) -> dict[str, Any]:
+    about = made["meta_info"]
+    answer = {"ids": made["output_ids"], "cached": about.get("cached_tokens", 0)}
+    if "output_token_ids_logprobs" in about:
+        answer["logprobs"] = [[p for p, *_ in step] for step in about["output_token_ids_logprobs"]]
+    return answer
+
+
+async def chosen(engine: Any, one: dict[str, Any], sampling: dict[str, Any]) -> list[dict[str, Any]]:
+    watched = {"return_logprob": True, "token_ids_logprob": one["watch"]} if "watch" in one else {}
+
+    async def ask(prompt: list[int], choice: Any) -> dict[str, Any]:
+        custom = {} if choice is None else {"custom_params": {"vortex": choice}}
+        try:
+            made = await engine.async_generate(input_ids=prompt, sampling_params=sampling | custom, **watched)
+        except ValueError as error:
+            return {"refused": str(error)}
+        return told(made)
+
+    return await asyncio.gather(*map(ask, one["prompts"], one["choices"]))
+
+
+def references_of(job: dict[str, Any]) -> list[Any]:
     from simulation import Simulation, greedy, load
 
     path = job["engine"]["model_path"]
@@ -44,7 +73,10 @@ def references_of(job: dict[str, Any]) -> list[list[tuple[int, float]]]:
         if one.get("flow") == "transformers":
             done.append([(token, 1.0) for token in greedy(path, prompt, tokens)])
         else:
-            done.append(Simulation(model, **one).steps(prompt, tokens, restarts))
+            simulation = Simulation(model, **one)
+            done.append(simulation.steps(prompt, tokens, restarts))
+            if simulation.masses:
+                done.append(simulation.seen)
     return done
 
 

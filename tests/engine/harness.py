@@ -85,17 +85,21 @@ class Lab:
             mine["VORTEX_CONFIG"] = json.dumps(config)
         return mine | self.environment
 
+    def command(self, config: dict[str, Any], **changes: Any) -> list[str]:
+        """The words that start a server, as users do, with the configuration as a flag."""
+        words = [str(python(self.version)), "-m", "sglang.launch_server", "--vortex-config", json.dumps(config)]
+        for name, value in self.settings(skip_tokenizer_init=False, **changes).items():
+            if value is not False:
+                words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        return words
+
     @contextlib.contextmanager
-    def server(self, config: dict[str, Any], timeout: int = 200) -> Iterator[str]:
+    def server(self, config: dict[str, Any], timeout: int = 200, **settings: Any) -> Iterator[str]:
         """The address of a server that was started as users do, with the configuration as a flag."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        words = [str(python(self.version)), "-m", "sglang.launch_server", "--port", str(port)]
-        words += ["--vortex-config", json.dumps(config)]
-        for name, value in self.settings(skip_tokenizer_init=False).items():
-            if value is not False:
-                words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        words = self.command(config, port=port, **settings)
         address = f"http://127.0.0.1:{port}"
         late = time.monotonic() + timeout
         with _started(words, self.variables(None), subprocess.DEVNULL) as (server, log):

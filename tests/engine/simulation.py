@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache,
 
 PAGE, SINK, RECENT = 16, 1, 2
 
+Pages = int | None | Sequence[int | Sequence[int]]
+
 
 def block_topk(q: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
     """Scores ``[S]`` of pages of keys ``[S, page, D]`` for the queries ``[G, D]`` of a group."""
@@ -38,7 +40,8 @@ SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 @dataclass
 class Simulation:
-    """``flow`` and ``pages`` are what the engine was given; ``gap`` is how near the last token came to another one.
+    """``flow`` and ``pages`` are what the engine was given, ``pages`` for all or a list of layers, each with one number
+    or a list of heads; ``gap`` is how near the last token came to another one.
 
     ``gap`` is the smaller of the margin between the two best logits and, over layers and heads, between the last
     page kept and the best one left out.
@@ -46,9 +49,14 @@ class Simulation:
 
     model: PreTrainedModel
     flow: str = "quest"
-    pages: int | None = None
+    pages: Pages = None
     dense_layers: Sequence[int] = ()
     gap: float = math.inf
+    masses: bool = False
+    """Whether :attr:`seen` is kept."""
+    seen: list[tuple[int, int, list[float], list[float]]] = field(default_factory=list, repr=False)
+    """For each token and layer that chose: its number, the tokens there were, and by KV head the share of
+    dense attention's mass on the pages that were kept, and on the best choice of as many."""
     _score_gap: float = field(default=math.inf, repr=False)
 
     def generate(self, prompt: Sequence[int], tokens: int, restarts: Sequence[int] = ()) -> list[int]:
@@ -77,21 +85,40 @@ class Simulation:
             made.append((int(logits.argmax()), min(float(best[0] - best[1]), self._score_gap)))
         return made
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, layer: int) -> torch.Tensor:
         """One token: q ``[Hq, D]``, k ``[Hkv, L, D]`` and v ``[Hkv, L, Dv]`` -> ``[Hq, Dv]``."""
+        kept, best = [], []
         group = q.shape[0] // k.shape[0]
         out = q.new_empty(len(q), v.shape[-1])
-        shared = self._tokens(q.reshape(1, -1), k.transpose(0, 1).flatten(1)) if "latent" in self.flow else None
+        shared = None
+        if "latent" in self.flow:
+            shared = self._tokens(q.reshape(1, -1), k.transpose(0, 1).flatten(1), layer, 0)
         for h in range(k.shape[0]):
             mine = q[h * group : (h + 1) * group]
-            keep = self._tokens(mine, k[h]) if shared is None else shared
+            keep = self._tokens(mine, k[h], layer, h) if shared is None else shared
             out[h * group : (h + 1) * group] = ((mine @ k[h, keep].T) * scale).softmax(-1) @ v[h, keep]
+            if self.masses:
+                weights = ((mine @ k[h].T) * scale).softmax(-1).mean(0)
+                pages = [float(page.sum()) for page in weights.split(PAGE)]
+                chosen = sorted(pages[SINK:-RECENT], reverse=True)[
+                    : len({int(i) // PAGE for i in keep}) - SINK - RECENT
+                ]
+                kept.append(float(weights[keep].sum()))
+                best.append(sum(chosen) + sum(pages[:SINK]) + sum(pages[-RECENT:]))
+        if self.masses:
+            self.seen.append((layer, k.shape[1], kept, best))
         return out
 
-    def _tokens(self, q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    def _scored(self, layer: int, head: int) -> int | None:
+        if self.pages is None or isinstance(self.pages, int):
+            return self.pages
+        row = self.pages[layer]
+        return row if isinstance(row, int) else row[head]
+
+    def _tokens(self, q: torch.Tensor, keys: torch.Tensor, layer: int, head: int) -> torch.Tensor:
         length = len(keys)
         n = -(-length // PAGE)
-        scored = None if self.pages is None else self.pages
+        scored = self._scored(layer, head)
         if scored is None or n <= scored + SINK + RECENT:
             return torch.arange(length)
         candidates = torch.arange(SINK, n - RECENT)
@@ -113,7 +140,7 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     simulation = _RUNNING[-1]
     if query.shape[2] == 1 and module.layer_idx not in simulation.dense_layers:
-        out = simulation.attend(query[0, :, 0], key[0], value[0], scaling)
+        out = simulation.attend(query[0, :, 0], key[0], value[0], scaling, module.layer_idx)
         return out[None, None], None
     group = query.shape[1] // key.shape[1]
     k, v = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
@@ -135,9 +162,13 @@ def load(path: str) -> PreTrainedModel:
 
 
 def greedy(path: str, prompt: Sequence[int], tokens: int) -> list[int]:
-    """What transformers itself says, with attention of its own."""
+    """What transformers itself says, with attention of its own.
+
+    The token that ends an answer is one like any other, as engines are asked to take it: with ``min_new_tokens`` it
+    would never be said.
+    """
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    said = model.generate(
-        torch.tensor([prompt]), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
-    )
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = None
+    said = model.generate(torch.tensor([prompt]), max_new_tokens=tokens, do_sample=False, pad_token_id=0)
     return said[0, len(prompt) :].tolist()

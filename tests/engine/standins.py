@@ -117,7 +117,14 @@ def stood_in() -> Iterator[None]:
 class World:
     """A pool, its requests and the backend of one version, batch by batch."""
 
-    def __init__(self, artifact: Path, version: str = "0_5_23", pages: int = 2, **more: object) -> None:
+    def __init__(
+        self,
+        artifact: Path,
+        version: str = "0_5_23",
+        pages: int = 2,
+        args: dict[str, Any] | None = None,
+        **more: object,
+    ) -> None:
         config = {"flow": str(artifact), "budget": {"pages": pages}, "dense_layers": [1], **more}
         self.pool = MHATokenToKVPool()
         self.req_to_token = torch.zeros(9, 512, dtype=torch.int32)
@@ -129,7 +136,7 @@ class World:
         model = SimpleNamespace(dtype=torch.float32, head_dim=SPEC.head_dim, num_attention_heads=QUERY_HEADS)
         model.get_num_kv_heads = lambda ranks: KV_HEADS
         self.runner = SimpleNamespace(
-            server_args=SimpleNamespace(attention_backend="vortex"),
+            server_args=SimpleNamespace(**{"attention_backend": "vortex", **(args or {})}),
             model_config=model,
             token_to_kv_pool=self.pool,
             req_to_token_pool=SimpleNamespace(req_to_token=self.req_to_token),

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,18 +19,12 @@ import pytest
 import torch
 
 from tests.engine.standins import KV_HEADS, SPEC, Mode, SharedReadEnds, World, stood_in
+from vortex.budget import Budget
+from vortex.errors import VortexError
 from vortex.runtime.calls import Call
 from vortex.runtime.compiled import COMPILER, ModelShape, artifact_for
-from vortex.runtime.decoder import Decoder
+from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.sglang.memory import add_summaries
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv(COMPILER, sys.executable)
-        return artifact_for("quest", ModelShape(SPEC, KV_HEADS), "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +214,37 @@ def test_debug_logs_and_statistics_count_the_same_and_nothing_else_is_counted(
     assert '"quest_select": {' in caplog.text
 
 
+def test_statistics_that_cannot_be_written_any_more_are_warned_of_once(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stats = importlib.import_module("vortex.runtime.sglang.stats")
+    folder = tmp_path / "gone"
+    monkeypatch.setenv("VORTEX_STATS", str(folder / "stats.json"))
+    assert "No such file or directory" in refused(stats.refuse_path)
+    monkeypatch.setenv("VORTEX_STATS", str(tmp_path))
+    assert "Is a directory" in refused(stats.refuse_path)
+    monkeypatch.setenv("VORTEX_STATS", str(folder / "stats.json"))
+    folder.mkdir()
+    stats.refuse_path()
+    assert not list(folder.iterdir())
+    world, draw = ready(artifact, [1, 2])
+    folder.rmdir()
+    for _ in range(2):
+        world.say([1, 2], draw)
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == [
+        f"vortex: no more statistics are written (VORTEX_STATS), serving goes on: '{folder / 'stats.json'}' cannot be "
+        "written: No such file or directory"
+    ]
+
+
+def refused(call: Any) -> str:
+    with pytest.raises(VortexError) as raised:
+        call()
+    assert raised.value.code == "VX7004"
+    return str(raised.value)
+
+
 # --- memory
 
 
@@ -230,6 +256,110 @@ def test_summaries_are_counted_in_the_price_of_a_token(artifact: Path, monkeypat
     assert add_summaries(1000, None, kvc, 4) == 1000 + 2 * 64 * 4 * KV_HEADS * 3 // 16
     kvc.server_args.attention_backend = "triton"
     assert add_summaries(1000, None, kvc, 4) is None
+
+
+# --- budgets by layer and head
+
+
+def test_a_table_in_the_configuration_is_that_of_a_decoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The backend's layers attend to what a Decoder with the same Budget makes of the same pools."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(COMPILER, sys.executable)
+    made = artifact_for("quest", ModelShape(replace(SPEC, budget_table=True), KV_HEADS), "cpu")
+    table = [[1, 4], [3, 0]]
+    world, draw = World(made, dense_layers=[], budget={"table": table}), drawn()
+    for r in (1, 2):
+        world.give(r, list(range(r + 1, 45, 4)))
+    world.read([1, 2], 150, draw)
+    alone = load(made, budget=Budget(table=table), debug=True)
+    for number, layer in world.backend._layers.items():
+        alone.bind(number, layer.k, layer.v, layer.fields)
+    seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    decode = Decoder.decode
+
+    def decoded(self: Decoder, layer: int, q: torch.Tensor, *, out: torch.Tensor, **how: Any) -> None:
+        decode(self, layer, q, out=out, **how)
+        seen.append((layer, q, out))
+
+    monkeypatch.setattr(Decoder, "decode", decoded)
+    world.say([1, 2], draw)
+    monkeypatch.setattr(Decoder, "decode", decode)
+    step = world.backend._eager
+    alone.plan(step.lengths, step.table)
+    assert [layer for layer, _, _ in seen] == [0, 1]
+    for layer, q, out in seen:
+        want = torch.empty_like(out)
+        alone.decode(layer, q, out=want)
+        assert torch.equal(out, want)
+        assert alone.counts is not None
+        assert alone.counts.tolist() == [[own + 3 for own in table[layer]]] * 2
+    with pytest.raises(VortexError, match="the table has 3 layers, and the model has 2"):
+        World(made, budget={"table": [1, 2, 3]})
+
+
+# --- what requests choose for themselves
+
+CHOICES: dict[int, Any] = {1: {"vortex": {"pages": 4}}, 2: {"vortex": {"dense": True}, "__req__": 5}, 3: None}
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(COMPILER, sys.executable)
+        return artifact_for("quest", ModelShape(replace(SPEC, request_budgets=True), KV_HEADS), "cpu")
+
+
+def prompted(world: World, requests: list[int], choices: dict[int, Any]) -> torch.Generator:
+    """As :func:`ready`, told what requests chose before each pass over prompts."""
+    draw = drawn()
+    for r in requests:
+        world.give(r, list(range(r + 1, 45, 4)))
+    for new in (70, 80):
+        world.backend.learn_choices(torch.tensor(requests), [choices.get(r) for r in requests])
+        world.read(requests, new, draw)
+    return draw
+
+
+def test_each_request_of_a_graph_decodes_as_a_server_of_its_budget_would(chosen: Path, artifact: Path) -> None:
+    requests = [2, 1, 3]
+    world = World(chosen, per_request={"dense": True})
+    prompted(world, requests, CHOICES)
+    alone = {r: World(artifact, pages=pages) for r, pages in ((1, 4), (2, 1000), (3, 2))}
+    for other in alone.values():
+        prompted(other, requests, {})
+    captured(world, 8)
+    for step in range(20):
+        batch = replayed(world, requests, 8)
+        world.backend.init_forward_metadata_out_graph(batch)
+        world.backend.init_forward_metadata_in_graph(batch)
+        got = world.forward(batch, drawn(step))
+        for r, other in alone.items():
+            want = _first_rows(other, requests, drawn(step), 8)
+            at = requests.index(r)
+            assert same([out[at] for out in got], [out[at] for out in want]), (step, r)
+    world.backend.learn_choices(torch.tensor([2]), [None])  # who has the row next has chosen nothing
+    assert world.backend.chosen.rows[2].tolist()[0] == -1
+
+
+def test_what_requests_chose_is_counted(chosen: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VORTEX_STATS", str(tmp_path / "stats.json"))
+    world = World(chosen, per_request={"dense": True})
+    draw = prompted(world, [1, 2, 3], CHOICES)
+    world.say([1, 2, 3], draw)
+    seen = json.loads((tmp_path / "stats.json").read_text())
+    assert (seen["pages"], seen["pages_kept"]) == (30, 7 + 10 + 5)
+    world.say([3, 2], draw)
+    seen = json.loads((tmp_path / "stats.json").read_text())
+    assert (seen["pages"], seen["pages_kept"]) == (50, 22 + 10 + 5)
+
+
+def test_what_came_past_the_check_decodes_by_the_servers_budget(chosen: Path, artifact: Path) -> None:
+    wrong = {1: {"vortex": {"pages": 9}}, 2: {"vortex": {"pages": -4}}, 3: {"vortex": "dense"}}
+    world, plain = World(chosen, per_request={"pages": 8}), World(artifact)
+    draw, again = prompted(world, [1, 2, 3], wrong), prompted(plain, [1, 2, 3], {})
+    for _ in range(3):
+        assert same(world.say([1, 2, 3], draw), plain.say([1, 2, 3], again))
 
 
 # --- reused selections

@@ -109,7 +109,10 @@ def compare(
     alone = lab.run({"engine": lab.settings(), "passes": [], "references": references})
     assert alone.result is not None, alone.log[-6000:]
     wanted = zip(compared, alone.result["references"], strict=True)
-    return {rid: why for (rid, ids, _), want in wanted if (why := agree(ids, want))}, count
+    parted = {rid: (why, ids, want) for (rid, ids, _), want in wanted if (why := agree(ids, want))}
+    for rid, (why, ids, want) in parted.items():
+        print(f"{rid}: {why}; said {ids}, alone {want}; lives {lives[rid]}; ended by {done[rid]['end']}")
+    return {rid: why for rid, (why, _, _) in parted.items()}, count
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from tests.engine.harness import HERE, ROOT, TOKENS, Lab, agree, ids, prompts
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
 FLOWS = ("block_topk", "quest")
+END = 2
+"""The token that ends an answer, unless it is ignored."""
 
 WAYS: dict[str, dict[str, Any]] = {
     "radix": {},
@@ -61,6 +63,17 @@ def test_dense_layers_keep_every_page(newest: Lab) -> None:
     config = {"flow": "block_topk", "budget": {"pages": 3}, "dense_layers": [0, 2]}
     references = [one | {"prompt": p} for p in asked]
     done = newest.serve(config, [{"prompts": asked, "tokens": TOKENS}], references)
+    found = [agree(got, want) for got, want in zip(ids(done["passes"][0]), done["references"], strict=True)]
+    assert not any(found), found
+
+
+@pytest.mark.parametrize("table", [[1, 6, 0, 3], [[0, 5], [3, 1], 4, [2, 2]]], ids=["layers", "heads"])
+def test_layers_and_heads_keep_what_a_table_says(newest: Lab, table: list[Any]) -> None:
+    asked = prompts(5)
+    references = [{"flow": "quest", "pages": table, "prompt": p, "tokens": TOKENS} for p in asked]
+    done = newest.serve(
+        {"flow": "quest", "budget": {"table": table}}, [{"prompts": asked, "tokens": TOKENS}], references
+    )
     found = [agree(got, want) for got, want in zip(ids(done["passes"][0]), done["references"], strict=True)]
     assert not any(found), found
 
@@ -116,16 +129,22 @@ def test_blocks_of_larger_pages_say_what_pages_of_their_size_say(newest: Lab, pa
 
 @pytest.mark.parametrize("pages", [1000, 3])
 def test_fields_of_pages_beside_those_of_blocks(newest: Lab, pages: int) -> None:
-    """``pyramid`` has bounds of whole pages of 64 and codes of blocks of 16. With all pages kept it says what a
-    simulation with all pages says; with three, pages that the radix cache keeps say what they said when they filled.
+    """``pyramid`` has bounds of whole pages of 64 and codes of blocks of 16. With all pages kept it says what
+    transformers and a simulation with all pages say, the token that ends answers included; with three, pages that the
+    radix cache keeps say what they said when they filled.
     """
     asked = prompts(3, (310, 333, 401))
-    references = [{"flow": "quest", "pages": None, "prompt": p, "tokens": TOKENS} for p in asked]
+    references = [
+        {"flow": flow, "pages": None, "prompt": p, "tokens": TOKENS}
+        for flow in ("quest", "transformers")
+        for p in asked
+    ]
     config = {"flow": str(ROOT / "examples" / "pyramid.py"), "block_size": 16, "budget": {"pages": pages}}
     passes = [{"prompts": asked, "tokens": TOKENS}] * 2
     done = newest.serve(config, passes, references, page_size=64)
     first, second = (ids(one) for one in done["passes"])
     assert all(request["cached"] >= 256 for request in done["passes"][1])
     assert first == second
-    found = [agree(got, want) for got, want in zip(first, done["references"], strict=True)]
+    found = [agree(got, want) for got, want in zip(first * 2, done["references"], strict=True)]
     assert not any(found) if pages == 1000 else any(found), found
+    assert any(END in tokens for tokens in first) or pages != 1000

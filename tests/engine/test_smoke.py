@@ -43,3 +43,6 @@ def test_with_three_pages_it_says_what_a_simulation_says(newest: Lab, tmp_path: 
     assert seen["pages_kept"] - sum(min(6, n) for n in pages) <= 6 * (seen["requests_decoded"] - len(lengths))
     assert 0.3 < seen["selected_share"] < 0.6
     assert seen["launches_per_step"] == 1 + 3 * 4
+    serves = done["serves"]
+    assert (serves["flow"], serves["target"], serves["page_size"], serves["layers"]) == ("quest", "cpu", 16, 4)
+    assert (serves["budget_pages"], serves["budget_tokens"], serves["dense_layers"]) == (6, 96, [])

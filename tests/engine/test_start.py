@@ -8,7 +8,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,15 +19,17 @@ from typing import Any
 import pytest
 import torch
 
-from vortex.budget import Budget
-from vortex.errors import VortexError
+from vortex.budget import Budget, Cap
+from vortex.errors import ENGINE_REFUSED, VortexError
 from vortex.runtime import compiled
 from vortex.runtime.compiled import ModelShape
-from vortex.runtime.sglang import plugin
+from vortex.runtime.sglang import last_word, plugin
+from vortex.runtime.sglang.about import About
+from vortex.runtime.sglang.choice import Choice, choice_of
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.memory import bytes_per_token
-from vortex.runtime.sglang.refusals import SETTINGS, refuse_model, refuse_settings
-from vortex.runtime.sglang.shape import model_shape
+from vortex.runtime.sglang.refusals import SETTINGS, refuse_layers, refuse_model, refuse_settings
+from vortex.runtime.sglang.shape import model_shape, refuse_table
 from vortex.spec import Spec
 
 SHAPE = ModelShape(Spec(page_size=16, head_dim=64, group=4, dtype="f32"), 2)
@@ -53,9 +58,16 @@ def test_every_key_counts(tmp_path: Path) -> None:
             "block_size": 16,
             "prefill_backend": "fa3",
             "parameters": "w.safetensors",
+            "every": 4,
+            "deterministic": True,
+            "layers": {"5": 4},
+            "per_request": {"pages": 128, "ratio": "1/4"},
         }
     )
-    want = EngineConfig("mine.py:f", Budget(5, "1/8", 2, 3), frozenset((0, 3)), 32, 16, "fa3", "w.safetensors")
+    budget, layers = Budget(5, "1/8", 2, 3), {"5": 4}
+    want = EngineConfig(
+        "mine.py:f", budget, frozenset((0, 3)), 32, 16, "fa3", "w.safetensors", 4, True, layers, Choice(128, "1/4")
+    )
     assert EngineConfig.read(text) == want
     (tmp_path / "c.json").write_text(text)
     assert EngineConfig.read(str(tmp_path / "c.json")) == want
@@ -69,7 +81,7 @@ def test_every_key_counts(tmp_path: Path) -> None:
         ('{"budget": {"sink": 1}}', "budget: it has neither pages nor a table"),
         ('{"budget": {"table": [[1, "x"]]}}', "table[0] holds 'x'"),
         ('{"budget": {"pages": 1, "recant": 2}}', "budget has no 'recant', did you mean 'recent'?"),
-        ('{"budget": {"pages": 1, "recent": 0}}', "at least 1 is needed"),
+        ('{"budget": {"pages": 1, "recent": 0}}', "recent is 0, an integer from 1 to 268435455 is needed"),
         ('{"dense_layers": [-1]}', "dense_layers[0] is -1; an integer from 0"),
         ('{"every": 0}', "every is 0; an integer from 1"),
         ('{"layers": {"4": 4}}', "with an earlier one that selects is needed"),
@@ -89,6 +101,134 @@ def test_a_wrong_configuration_says_where(text: str, says: str) -> None:
     assert says in said
 
 
+@pytest.mark.parametrize(
+    ("table", "latent", "says"),
+    [
+        ([3, 4], False, "the table has 2 layers, and the model has 3"),
+        ([3, 4, 5, 6], False, "the table has 4 layers, and the model has 3"),
+        ([3, [1, 2], [1, 2, 3, 4]], False, "table[1] has 2 numbers, and the model has 4 KV heads"),
+        ([3, [1, 2, 3, 4], 5], True, "the model has 1 KV heads"),
+        ([3, [1, 2, 3, 4], 5], False, ""),
+        ([3, 4, [5]], True, ""),
+    ],
+)
+def test_a_table_is_of_the_models_layers_and_heads(table: Any, latent: bool, says: str) -> None:
+    budget = EngineConfig.read(json.dumps({"budget": {"table": table}})).budget
+    assert budget == Budget(table=table)
+    model = SimpleNamespace(get_num_kv_heads=lambda ranks: 4 // ranks)
+    if not says:
+        refuse_table(budget, model, 3, latent)
+        return
+    said = code(refuse_table, budget, model, 3, latent)
+    assert said.startswith("VX9003")
+    assert says in said
+
+
+# --- what requests choose for themselves
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"per_request": {}}', "per_request allows nothing"),
+        ('{"per_request": {"page": 3}}', "per_request has no 'page', did you mean 'pages'?"),
+        ('{"per_request": {"pages": true}}', "per_request.pages is True"),
+        ('{"per_request": {"ratio": 2}}', "per_request: ratio is 2; a share such as '1/16' is needed"),
+        ('{"per_request": {"dense": true, "pages": 4}}', "per_request: it has pages or a ratio beside dense"),
+        ('{"per_request": {"pages": 9}, "budget": {"table": [1]}}', "per_request beside a table by layer"),
+    ],
+)
+def test_what_requests_may_choose_is_checked_at_the_start(text: str, says: str) -> None:
+    said = code(EngineConfig.read, text)
+    assert said.startswith("VX9003")
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    ("given", "most", "says"),
+    [
+        ({"pages": 16}, None, "'per_request' is not in its configuration"),
+        ({"pages": 65}, Choice(64), "it asks for 65 pages by score, and this server's 'per_request' allows 64 pages"),
+        ({"dense": True}, Choice(64, "1/4"), "asks for all pages, and this server's 'per_request' allows 64 pages by"),
+        ({"ratio": "1/3"}, Choice(64, "1/4"), "it asks for 1/3 of all"),
+        ({"ratio": "1/3"}, Choice(64), "it asks for 1/3 of all"),
+        ({"pages": -1}, Choice(64), "pages is -1; an integer from 0"),
+        ({"pages": "16"}, Choice(64), "pages is '16'; an integer"),
+        ({"pages": 1.5}, Choice(64), "pages is 1.5; an integer"),
+        ({"pages": True}, Choice(64), "pages is True; an integer"),
+        ({"pages": 10**30}, Choice(64), "pages is 1"),
+        ({"page": 1}, Choice(64), "it has no 'page', did you mean 'pages'?"),
+        ({"dense": 1}, Choice(64), "dense is 1; true or false is needed"),
+        ({"dense": True, "pages": 3}, Choice(64), "it has pages or a ratio beside dense"),
+        ({"ratio": "1/0"}, Choice(64), "a share such as '1/16' is needed"),
+        ({"ratio": "1e999999999"}, Choice(64), "a share such as '1/16' is needed"),
+        ({"ratio": float("nan")}, Choice(64), "is needed"),
+        ({"ratio": [1]}, Choice(64), "a share such as '1/16' is needed"),
+        ({"ratio": 1.5}, Choice(dense=True), "a share such as '1/16' is needed"),
+        ({"ratio": True}, Choice(dense=True), "a share such as '1/16' is needed"),
+        ({}, Choice(64), "it is empty"),
+        ("dense", Choice(64), "it is 'dense'; an object is needed"),
+        ([], Choice(64), "an object is needed"),
+    ],
+)
+def test_a_wrong_choice_is_refused_with_a_sentence(given: Any, most: Choice | None, says: str) -> None:
+    said = code(choice_of, {"vortex": given}, most)
+    assert said.startswith("VX9007")
+    assert says in said
+
+
+def test_a_choice_is_a_budget() -> None:
+    engine, most = Budget(61, "1/2", sink=3, recent=4), Choice(64, "1/4")
+    assert choice_of(None, most) is choice_of({}, most) is choice_of({"vortex": None}, most) is None
+    assert choice_of({"vortex": {"dense": False}}, most) is None
+    for given, want in (
+        ({"pages": 16}, Budget(16, 0, 3, 4)),
+        ({"ratio": 0.125}, Budget(0, "1/8", 3, 4)),
+        ({"pages": 64, "ratio": "1/4", "dense": False}, Budget(64, "1/4", 3, 4)),
+        ({"pages": 0}, Budget(0, 0, 3, 4)),
+    ):
+        made = choice_of({"vortex": given, "other": 1}, most)
+        assert made is not None
+        assert made.budget(engine) == want
+    dense = choice_of({"vortex": {"dense": True}}, Choice(dense=True), table=True)
+    assert dense is not None
+    assert dense.budget(engine).total(1000) >= 1000
+    assert "'dense' alone" in code(lambda: choice_of({"vortex": {"pages": 1}}, Choice(dense=True), table=True))
+
+
+def test_a_client_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VORTEX_CONFIG", '{"per_request": {"pages": 8}}')
+    plugin._verify(None, SimpleNamespace(custom_params={"vortex": {"pages": 8}}), 9)
+    plugin._verify(None, SimpleNamespace(custom_params={"thinking_budget": 8}), 9)
+    plugin._verify(None, SimpleNamespace(custom_params=None), 9)
+    with pytest.raises(ValueError, match=r"VX9007: custom_params\.vortex: it asks for 9 pages by score"):
+        plugin._verify(None, SimpleNamespace(custom_params={"vortex": {"pages": 9}}), 9)
+
+
+# --- what is said of it
+
+
+def test_the_line_and_the_facts_say_pages_and_tokens() -> None:
+    cap, spec = Cap(), SHAPE.spec
+    manifest: Any = SimpleNamespace(flow="quest", cap=cap, spec=spec)
+    about = About.of(manifest, "sm_90a", Budget(61), {3, 0}, 28, "triton")
+    said = about.line()
+    assert said.startswith("flow quest on sm_90a; a token reads 64 pages of 16 (1024 tokens): 61 by score, the first 1")
+    assert said.endswith("the last 2; dense layers 0, 3 of 28; prefill by triton")
+    facts = about.facts()
+    assert (facts["budget_pages"], facts["budget_tokens"], facts["dense_layers"]) == (64, 1024, [0, 3])
+    assert json.loads(json.dumps(facts)) == facts
+    share = About.of(manifest, "cpu", Budget(5, "1/16"), (), 2, "x")
+    assert "8 pages of 16 (128 tokens, or 1/16 of all where that is more)" in share.line()
+    assert "dense layers none of 2" in share.line()
+    table = About.of(manifest, "cpu", Budget(table=[5, 9]), (), 2, "x")
+    assert "12 pages of 16 (192 tokens): 9 by score, fewer as layers and heads have it" in table.line()
+    manifest.spec = Spec(page_size=64, block_size=16, head_dim=64, group=4, dtype="f32")
+    manifest.cap = Cap(budgets=2, pages=4)  # two selections by the budget, and one that bounds itself
+    blocks = About.of(manifest, "cpu", Budget(5), (), 2, "x")
+    assert "17 blocks of 16 (272 tokens): 14 by score" in blocks.line()
+
+
 # --- refusals
 
 
@@ -102,7 +242,9 @@ def graphs(decode: str = "full", prefill: str = "breakable") -> SimpleNamespace:
 
 
 REFUSED = {
-    "HiCache": {"enable_hierarchical_cache": True},
+    "HiCache of SGLang before 0.5.23": {"enable_hierarchical_cache": True},
+    "a storage backend of HiCache": {"hicache_storage_backend": "file"},
+    "an external linker of the radix cache": {"enable_unified_cache_external_linker": True},
     "HiSparse": {"enable_hisparse": True},
     "PD disaggregation": {"disaggregation_mode": "decode"},
     "speculative decoding": {"speculative_algorithm": "EAGLE"},
@@ -125,6 +267,7 @@ REFUSED = {
 def test_plain_settings_are_served() -> None:
     refuse_settings(plain(prefill_attention_backend="vortex", decode_attention_backend="vortex"))
     refuse_settings(plain(enable_mixed_chunk=True, cuda_graph_config=graphs()))
+    refuse_settings(plain(enable_hierarchical_cache=True, hicache_host_memory_mode="cache"))
 
 
 def test_every_refusal_is_listed_here() -> None:
@@ -244,6 +387,75 @@ def test_other_versions_are_refused_by_number(monkeypatch: pytest.MonkeyPatch) -
     assert "0.5.16 and 0.5.23" in said
 
 
+def test_a_worker_leaves_its_error_and_its_parent_says_it_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(last_word, "_awaited", [])
+    monkeypatch.setattr(last_word.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv(last_word.VARIABLE, "")
+    ended: list[Any] = []
+    monkeypatch.setattr(last_word.os, "kill", lambda *given: ended.append(given))
+
+    def kill(*given: Any, **more: Any) -> None:
+        ended.append((given, more))
+
+    def fails(why: str) -> None:
+        """As a worker of SGLang's does."""
+        try:
+            try:
+                raise ENGINE_REFUSED.at(what="this", why=why, hint="leave it out")
+            except VortexError as error:
+                raise RuntimeError("scheduler") from error
+        except RuntimeError:
+            last_word.leave()
+
+    last_word.expect()
+    last_word.before_the_end(kill, os.getpid())
+    first = ((os.getpid(),), {"include_parent": False})
+    assert ended == [first, ((os.getpid(),), {})], "nothing was left, so SGLang ends this process"
+    fails("the first rank says so")
+    fails("the second one follows it")
+    ended.clear()
+    last_word.before_the_end(kill, os.getpid(), include_parent=False)
+    assert ended == [first], "the process goes on"
+    assert not capsys.readouterr().err
+    ended.clear()
+    last_word.before_the_end(kill, os.getpid())
+    assert ended == [first, (os.getpid(), signal.SIGKILL), ((os.getpid(),), {})]
+    said = capsys.readouterr().err
+    assert said.startswith("error[VX9002]: the attention backend vortex does not serve this: the first rank says so\n")
+    assert "second" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_ours_ends_a_command_line_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others: list[Any] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: others.append(kind))
+    last_word.alone()
+    sys.excepthook(VortexError, ENGINE_REFUSED.at(what="this", why="so it is", hint="leave it out"), None)
+    want = "error[VX9002]: the attention backend vortex does not serve this: so it is\n   = help: leave it out\n"
+    assert capsys.readouterr().err == want
+    sys.excepthook(ValueError, ValueError("another's"), None)
+    assert others == [ValueError]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"dense_layers": [1, 4]}, "dense layer 4: the model has layers 0 to 3"),
+        ({"layers": {"4": 1}}, "layer 4 with pages of 1"),
+        ({"layers": {"3": 1}, "dense_layers": [1]}, "dense layers select no pages"),
+    ],
+)
+def test_layers_that_the_model_does_not_have(config: dict[str, Any], says: str) -> None:
+    refuse_layers(EngineConfig.read('{"dense_layers": [0], "layers": {"3": 2}}'), range(4))
+    said = code(refuse_layers, EngineConfig.read(json.dumps(config)), range(4))
+    assert said.startswith("VX9002")
+    assert says in said
+
+
 # --- the artifact
 
 
@@ -274,6 +486,29 @@ def test_a_compiler_that_fails_is_quoted(alone: Path, monkeypatch: pytest.Monkey
     assert "no such thing" in said
     monkeypatch.setenv(compiled.COMPILER, str(alone / "missing"))
     assert "No such file" in code(compiled.artifact_for, "", SHAPE, "cpu")
+    assert not list((alone / "vortex" / "engine").iterdir()), "a failed compile leaves nothing behind"
+
+
+def test_ranks_that_wait_for_a_lock_are_never_inside_together(alone: Path) -> None:
+    """The lock is removed by whoever held it, and the next may wait for the removed one."""
+    inside, most = [], []
+
+    def rank() -> None:
+        for _ in range(20):
+            with compiled._alone(alone / "x" / "quest.vxa"):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.0005)
+                inside.pop()
+
+    threads = [threading.Thread(target=rank) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 80
+    assert max(most) == 1
+    assert not list((alone / "x").iterdir())
 
 
 def test_a_compiled_flow_is_found_again_and_another_shape_is_not(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,9 +521,19 @@ def test_a_compiled_flow_is_found_again_and_another_shape_is_not(alone: Path, mo
     assert code(compiled.artifact_for, "", other, "cpu").startswith("VX9004")
     said = code(compiled.artifact_for, str(path), other, "cpu")
     assert said.startswith("VX9002")
-    assert "page_size 32 with this artifact" in said
-    assert "compiled for page_size 16" in said
+    assert f"does not serve the artifact '{path}' with this model" in said
+    assert "compiled for page_size 16 and not 32\n" in said
     assert code(compiled.artifact_for, str(path), SHAPE, "sm_90a").startswith("VX5003")
+    wrong = ModelShape(Spec(page_size=32, head_dim=128, group=2, dtype="bf16"), 2)
+    said = code(compiled.artifact_for, str(path), wrong, "sm_90a")
+    for part in ("page_size 16 and not 32", "head_dim 64 and not 128", "group 4 and not 2", "dtype f32 and not bf16"):
+        assert part in said
+    assert "; cpu and not sm_90a" in said
+    monkeypatch.chdir(path.parent)
+    path.rename("quest.vxa")
+    said = code(compiled.artifact_for, "quest.vxa", other, "cpu")
+    assert "-o quest-2.vxa" in said, "the user's own artifact is not what a hint overwrites"
+    path = Path("quest.vxa")
     fields = compiled.read_manifest(path).fields
     # quest keeps two rows of 64 f32 a page and KV head
     assert bytes_per_token(fields, SHAPE, 4) == 2 * 64 * 4 * 2 * 4 // 16

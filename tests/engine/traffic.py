@@ -33,7 +33,9 @@ async def serve(engine: Any, requests: list[dict[str, Any]], at_once: int) -> di
             if leave == 0:
                 asyncio.get_running_loop().call_later(0.01, engine.tokenizer_manager.abort_request, rid)
             async for part in parts:
-                said, why = part["output_ids"], part["meta_info"]["finish_reason"]
+                # one that leaves the queue, where it is once it was retracted, is sent its last token alone
+                said = max(said, part["output_ids"], key=len)
+                why = part["meta_info"]["finish_reason"]
                 if leave and len(said) >= leave:
                     engine.tokenizer_manager.abort_request(rid)
         done[rid] = {"prompt": prompt, "ids": said, "end": why and why["type"]}

@@ -54,3 +54,20 @@ def tiny():
         name="tiny", hf=hf, tokenizer=PreTrainedTokenizerFast(tokenizer_object=words), identity="tiny7", layers=3,
         heads=4, kv_heads=2, head_dim=16, sparse_layers=(0, 1, 2), context=2048, stop=(2,),
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def folder(tokenizer, tmp_path_factory):
+    """The folder of a small Llama of random weights with a real tokenizer; its context is 1024 tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, max_position_embeddings=1024, initializer_range=0.15,
+    )  # fmt: skip
+    made = tmp_path_factory.mktemp("model")
+    torch.manual_seed(7)
+    LlamaForCausalLM(config).save_pretrained(made)
+    tokenizer.save_pretrained(made)
+    return made

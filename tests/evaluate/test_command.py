@@ -9,27 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from vortex.cli.main import main
-from vortex.evaluate import packages, prefill, run
+from vortex.evaluate import packages, prefill, readers
 
 OK, INCOMPLETE, MISTAKE = 0, 1, 2
-SHORT, LONG, CONTEXT = 600, 900, 1024
-
-
-@pytest.fixture(scope="module")
-def folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama of random weights with a real tokenizer."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, max_position_embeddings=CONTEXT, initializer_range=0.15,
-    )  # fmt: skip
-    made = tmp_path_factory.mktemp("model")
-    torch.manual_seed(7)
-    LlamaForCausalLM(config).save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    return made
+SHORT, LONG = 600, 900
 
 
 Said = Callable[..., tuple[int, dict[str, Any], str]]
@@ -57,10 +43,15 @@ def lanes(found: dict[str, Any]) -> set[str]:
 BASELINES = {"dense@0", "oracle@4", "random@4", "recent@4"}
 
 
-def test_what_goes_well(said: Said) -> None:
-    code, found, _ = said()
+def test_what_goes_well(said: Said, tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    code, found, err = said("--trace-pages", str(file))
     assert code == OK and not found["failures"]
     assert lanes(found) == BASELINES | {"quest@4"}
+    assert f"wrote {file}" in err
+    head, *rest = map(json.loads, file.read_text().splitlines())
+    assert (head["source"], head["flow"], head["target"], head["budget_pages"]) == ("vortex eval", "quest", "eager", 7)
+    assert rest[0]["requests"] == [f"perplexity {SHORT} #0"] and "needles" not in rest[0]
 
 
 def flow(folder: Path, name: str, line: str) -> str:
@@ -99,7 +90,7 @@ def test_prompts_longer_than_the_context(said: Said) -> None:
     assert code == INCOMPLETE
     (failure,) = found["failures"]
     assert failure["rule"] == "perplexity 4096" and "VX9121" in failure["message"]
-    assert f"{CONTEXT} tokens of model" in err and "fewer tokens (--tokens)" in err
+    assert "1024 tokens of model" in err and "fewer tokens (--tokens)" in err
     assert lanes(found) == BASELINES | {"quest@4"}
     code, found, _ = said(tokens="4096")
     assert code == INCOMPLETE and found["lanes"] == [] and len(found["failures"]) == 1
@@ -119,28 +110,30 @@ def test_out_of_memory(where: str, said: Said, monkeypatch: pytest.MonkeyPatch) 
 
         monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     else:
-        laid_out = run.SharedPages
+        laid_out = readers.SharedPages
 
-        def pages(read: prefill.Prefilled, *rest: Any, **more: Any) -> run.SharedPages:
+        def pages(read: prefill.Prefilled, *rest: Any, **more: Any) -> readers.SharedPages:
             if read.tokens > SHORT:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return laid_out(read, *rest, **more)
 
-        monkeypatch.setattr(run, "SharedPages", pages)
+        monkeypatch.setattr(readers, "SharedPages", pages)
     monkeypatch.setattr(prefill, "_free_bytes", lambda device: 64000)
     code, found, err = said(tokens=f"{SHORT},{LONG}")
     assert code == INCOMPLETE
     (failure,) = found["failures"]
     assert failure["rule"] == f"perplexity {LONG}" and "VX9122" in failure["message"]
     assert where in failure["message"] and "memory of cpu" in failure["message"]
-    assert "K and V of a token take 128 bytes; about 250 tokens fit now" in err
+    assert "K and V of a token take 256 bytes; about 125 tokens fit now" in err
     assert lanes(found) == BASELINES | {"quest@4"}
 
 
-def test_a_time_limit(said: Said) -> None:
-    code, found, err = said("--time-limit", "0s")
+def test_a_time_limit(said: Said, tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    code, found, err = said("--time-limit", "0s", "--trace-pages", str(file))
     assert code == INCOMPLETE and found["lanes"] == []
     assert "left out 5 outcomes; the same command goes on where it stopped" in err
+    assert f"left out 1 of 1 prompts: {file}" in err
 
 
 MISTAKES: dict[str, tuple[list[str], tuple[str, ...], str]] = {
@@ -151,6 +144,10 @@ MISTAKES: dict[str, tuple[list[str], tuple[str, ...], str]] = {
     "a task": (["--tasks", "poems"], ("quest",), "VX7003"),
     "a flow": ([], ("quest", "nonesuch"), "VX1018"),
     "a file": ([], ("nonesuch.py",), "VX7002"),
+    "pages of two budgets": (["--budgets", "4,8", "--trace-pages", "t.jsonl"], ("quest",), "VX7001"),
+    "pages of two flows": (["--trace-pages", "t.jsonl"], ("quest", "mass"), "VX7001"),
+    "pages without a model": (["--trace-pages", "t.jsonl", "--trace", "s.safetensors"], ("quest",), "VX7001"),
+    "pages to nowhere": (["--trace-pages", "no/such/t.jsonl"], ("quest",), "VX7004"),
     "a model": (["--model", "nobody/nothing"], ("quest",), "VX9102"),
     "a device": (["--device", "cuda"], ("quest",), "VX9103"),
     "a trace": (["--trace", "nonesuch.safetensors"], ("quest",), "VX7002"),

@@ -11,14 +11,15 @@ import torch
 
 import vortex
 from vortex.budget import Budget
-from vortex.check.remarks import scalar_work
 from vortex.check.step_bytes import count_step
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
-from vortex.evaluate.cost import LAUNCH, Workload, cost_of_baseline, cost_of_flow
+from vortex.evaluate.cost import Workload, bytes_of_flow, cost_of_baseline, cost_of_flow
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
+from vortex.schedules.arithmetic import Arithmetic
 from vortex.spec import Spec
+from vortex.targets.roofline import LAUNCH
 from vortex.targets.target import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +56,7 @@ def test_narrow_fields_are_converted_for_tensor_cores(dtype: str, each: int) -> 
             return vortex.topk(torch.einsum("gd,std->sgt", q, cache.keys).amax((1, 2)))
 
     program = compile_flow(trace(Keys, Spec()), targets=[TARGETS["sm_90a"]], to="page").programs["sm_90a"]
-    work = scalar_work(program, program.functions["select"])
+    work = Arithmetic.of(program, program.functions["select"])
     assert work.conversions == each * 16 * 128 + (dtype == "int4")  # and its scale
     assert not [o for o in work.counted if o.name == "flow.dot"]
 
@@ -81,6 +82,15 @@ def test_bytes_of_a_flow_are_those_of_the_interpreter() -> None:
         assert cost.bytes == pytest.approx(6 * sum(s.total for s in steps if s.kernel != "plan"))
         assert set(cost.kernels) == {"append", "select", "attend"}
     assert costs[16].kernels["attend"] - costs[4].kernels["attend"] == pytest.approx(6 * 12 * (2 * 16 * 64 * 2 + 4))
+
+
+@pytest.mark.parametrize("flow", ["quest", "mass"])
+def test_bytes_are_the_same_without_kernels_for_a_gpu(flow: str) -> None:
+    """Rows of 24 + 8 numbers are none that kernels of a GPU take."""
+    costs = cost_of_flow(find_flow(flow), [4, 16], SMALL)
+    assert bytes_of_flow(find_flow(flow), [4, 16], SMALL) == {k: pytest.approx(c.bytes) for k, c in costs.items()}
+    odd = Workload(1, 256, 1, Spec(head_dim=32, group=4, kv_lora_rank=24))
+    assert bytes_of_flow(find_flow("latent_topk"), [1], odd)[1] < cost_of_baseline("dense", 0, odd).bytes
 
 
 def test_attend_of_a_baseline_is_that_of_a_flow_but_for_the_list_of_pages() -> None:

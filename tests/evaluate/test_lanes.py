@@ -18,8 +18,9 @@ from vortex.evaluate.lanes import Lanes
 from vortex.evaluate.models import Model
 from vortex.evaluate.outcomes import Lane, Outcome
 from vortex.evaluate.prefill import PromptCache, prefill, stored_bytes
+from vortex.evaluate.readers import spec_of
 from vortex.evaluate.rules import Baseline, Read, Rule, baseline
-from vortex.evaluate.run import Evaluation, spec_of
+from vortex.evaluate.run import Evaluation
 from vortex.evaluate.shared_pages import SharedPages
 
 

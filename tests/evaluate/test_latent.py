@@ -20,10 +20,14 @@ from transformers import (
 from tests.evaluate.prompts import prompts
 from tests.evaluate.test_lanes import by_lane, compiled_as_eager, evaluated
 from vortex.errors import VortexError
+from vortex.evaluate.advise import Advisor, Settings
+from vortex.evaluate.agreement import Configuration
 from vortex.evaluate.latent import why_not
 from vortex.evaluate.models import Model, load_model
 from vortex.evaluate.prefill import PromptCache, prefill, stored_bytes
-from vortex.evaluate.run import Evaluation, spec_of
+from vortex.evaluate.prompts import Prompt
+from vortex.evaluate.readers import spec_of
+from vortex.evaluate.run import Evaluation
 from vortex.evaluate.traces import capture
 
 SIZE, RANK, ROPE, HEADS, LAYERS = 128, 24, 8, 4, 2
@@ -64,6 +68,19 @@ def saved(kind: str, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def latent(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(str(saved("v2", tmp_path_factory.mktemp("v2"))))
+
+
+def test_advice_of_latent_rows(latent: Model, tmp_path: Path) -> None:
+    """All pages agree fully, fewer do not, and layers can be dense."""
+    given = Prompt("prompt 1", 200, 0, tuple(3 + 7 * i % 120 for i in range(200)), (), "all", (), (), 8)
+    settings = Settings({"latent_topk": "latent_topk"}, (1, 64), 1.0, 8, backend="eager")
+    advisor = Advisor(latent, [given], settings, folder=tmp_path)
+    part, whole, dense = (Configuration("latent_topk", k, n) for k, n in ((1, ()), (64, ()), (1, (0, 1))))
+    advisor.measure([part, whole, dense])
+    found = advisor.advice().search
+    assert found.measured[whole].share == found.measured[dense].share == 1.0
+    assert found.measured[part].change < -1e-3 and found.measured[part].mass.max() < 0.9
+    assert found.bytes(part) < found.bytes(dense) == found.dense_bytes
 
 
 def test_what_is_known_of_it(latent: Model) -> None:

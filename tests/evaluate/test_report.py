@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.evaluate.made_up import DENSE, SETTINGS, costs, evaluation, outcome, scores
+from tests.html_reader import Reader
 from vortex.cli.eval_tables import print_tables
 from vortex.errors import VortexError
 from vortex.evaluate import plots
@@ -26,33 +26,6 @@ from vortex.evaluate.statistics import Failure, Summary, summarise
 from vortex.evaluate.tables import number, pareto, share, tables
 
 EVIL = "x.py:</script><b onclick=alert(1)>&\"'"
-VOID = {"meta", "br"}
-
-
-class Reader(HTMLParser):
-    """Elements by name, and what is not closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
-        self.open.pop()
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.seen if name == tag]
 
 
 @pytest.fixture(scope="module")

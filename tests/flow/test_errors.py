@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -425,12 +426,16 @@ def test_a_file_is_loaded_anew_when_it_changed(write: Write) -> None:
         ("nowhere.py", "VX7002", "nowhere.py"),
         ("nowhere.py:x", "VX7002", "nowhere.py"),
         ("{file}:brokenn", "VX1018", "did you mean 'broken'?"),
+        ("{bare}", "VX1018", '@vortex.register("Broken") above it'),
+        ("{bare}:Broken", "VX1018", "class Broken is not registered"),
+        ("{bare}:other", "VX1018", "no flow named 'other'"),
     ],
 )
-def test_flows_that_are_not_there(write: Write, text: str, code: str, said: str) -> None:
-    path = write(flow_text())
+def test_flows_that_are_not_there(write: Write, tmp_path: Path, text: str, code: str, said: str) -> None:
+    path, bare = write(flow_text()), tmp_path / "bare.py"
+    bare.write_text(re.sub("@vortex.register.*", "", flow_text()))
     with pytest.raises(VortexError) as caught:
-        find_flow(text.format(file=path))
+        find_flow(text.format(file=path, bare=bare))
     assert caught.value.code == code
     assert said in str(caught.value)
 

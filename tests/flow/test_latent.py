@@ -192,6 +192,22 @@ def test_a_flow_for_another_cache(name: str, spec: Spec, hint: str, eager: bool,
     assert "wrong.py:10" in text
 
 
+@pytest.mark.parametrize("size", ["spec.kv_lora_rank", "spec.qk_rope_head_dim"])
+def test_a_flow_for_latent_rows_whose_fields_have_no_size(size: str, tmp_path: Path) -> None:
+    """Without MLA there are 0 numbers: the mistake is the model shape, unless the flow has another one as well."""
+    file = tmp_path / "sized.py"
+    text = WRONG.replace("NAME", "latent").replace("EAGER", size[5:]).replace("spec.head_dim", size)
+    file.write_text(text)
+    with pytest.raises(VortexError) as caught:
+        trace(find_flow(str(file)), Spec(page_size=8, head_dim=16))
+    assert caught.value.code == "VX1022"
+    assert "compile for MLA: --latent 512+64 --heads 20" in caught.value.help
+    assert "sized.py:7" in caught.value.render()
+    file.write_text(text.replace(f"Field({size})", f"Field({size}, 0)"))
+    with pytest.raises(VortexError, match=r"VX1016.*size 0"):
+        trace(find_flow(str(file)), Spec(page_size=8, head_dim=16))
+
+
 def test_shapes() -> None:
     assert Spec.of_latent("512+64", "20/1") == Spec(head_dim=576, group=20, kv_lora_rank=512)
     assert Spec.of_attrs(SPEC.attrs()) == SPEC

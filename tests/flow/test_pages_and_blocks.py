@@ -273,14 +273,44 @@ def test_declarations(more: dict[str, Any], why: str) -> None:
     assert caught.value.code == "VX1016"
 
 
-def test_state_of_pages_is_of_their_blocks() -> None:
-    class Kept(Pyramid):
-        state = vortex.Field(state="page")
+STATEFUL = """
+import vortex
 
-        def create_cache(self, spec: Spec) -> dict[str, vortex.Field]:
-            return {**super().create_cache(spec), "old": self.state}
+@vortex.register("NAME")
+class Stateful(vortex.vFlow):
+    def create_cache(self, spec):
+        return {
+            "top": vortex.Field(spec.head_dim, per="page"),
+            "old": vortex.Field(state="page", PER),
+        }
 
-    with pytest.raises(VortexError, match="belongs to pages, of which blocks are selected") as caught:
-        trace(Kept, SPEC)
+    def forward_cache(self, page):
+        return {"top": page.k.amax(0)}
+
+    def forward_indexer(self, q, cache):
+        near = vortex.shortlist(cache.top @ q[0], pages=4)
+        return vortex.topk(cache.old[near]), {"old": cache.old + 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "per", "eager"),
+    [("stateful", "", False), ("stateful_page", 'per="page"', False), ("stateful_eager", "", True)],
+)
+def test_state_of_whole_pages_is_refused(name: str, per: str, eager: bool, tmp_path: Path) -> None:
+    """Blocks are what is selected, so state is of blocks; what the help says to write compiles."""
+    file, text = tmp_path / "stateful.py", STATEFUL.replace("NAME", name)
+    file.write_text(text.replace("PER", per))
+    flow = find_flow(str(file))
+    with pytest.raises(VortexError) as caught:
+        oracle.RequestState(flow, SPEC, 1) if eager else trace(flow, SPEC)
     assert caught.value.code == "VX1016"
-    assert 'per="block"' in caught.value.help
+    said, help = caught.value.render(), 'state="page", per="block"'
+    assert "state 'old' belongs to pages, of which blocks are selected" in said
+    assert "stateful.py:9" in said
+    assert '"old": vortex.Field(state="page"' in said
+    assert help in caught.value.help
+    whole = Spec(page_size=16, head_dim=8, group=2)
+    assert trace(flow, whole).decls["old"].attrs["state"] == "page"
+    file.write_text(text.replace('state="page", PER', help))
+    assert trace(find_flow(str(file)), SPEC).decls["old"].attrs["state"] == "page"

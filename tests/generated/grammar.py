@@ -25,6 +25,8 @@ STATE = 64.0
 """The largest number of state, an integer in flows that are exact."""
 EXACT = 0.8
 """The share of flows whose numbers fp32 holds exactly."""
+ODD = 0.15
+"""The share of scores of exact flows of which some are infinite or NaN."""
 WHOLE = 0.4
 """The share of flows that know of pages beside blocks, of those whose pages have several."""
 
@@ -106,10 +108,13 @@ class _Flow:
         kinds = ELEMENTWISE + KNOWN + KNOWN + PAGES + [_placed, _same_bits] + ([] if self.exact else SMOOTH * 2)
         self.opening(leaves)
         self.index.grow(rng.randint(2, 9), kinds)
-        steps = rng.choice([0, 0, 1, 1, 2]) if self.exact else 0
+        steps = rng.choice([0, 0, 0, 1, 1, 1, 2, 2, 3]) if self.exact else 0
         steps = max(steps, 1) if self.whole and self.exact else steps
         bound, over = 40, "P" if self.whole else "S"
         for step in range(steps):
+            if bound < 3:  # a list of one page is none to list some of
+                steps = step
+                break
             over = "S" if step and rng.random() < 0.5 else over
             bound = self.shortlist(step, bound, over, rows)
             self.index.grow(rng.randint(1, 6), kinds)
@@ -190,7 +195,8 @@ class _Flow:
         """
         b, step_of = self.index, {axis: f"{axis}{step or ''}" for axis in "PS"}
         pages = self.rng.randint(min(3, bound - 1), min(bound - 1, 24))
-        near = b.add(f"vortex.shortlist({{0}}, pages={pages})", (self.score(step_of[over]),), (), "near")
+        score = self.odd(self.score(step_of[over]))
+        near = b.add(f"vortex.shortlist({{0}}, pages={pages})", (score,), (), "near")
         follow = {at: f"{at[0]}{step + 1}" for at in ("S", over, step_of[over])}
         leaves = [v for v in [*self.read, *rows, *self.places] if v.pages in follow]
         others = [v for v in b.values if v.pages in follow and v.axis == 0 and v.kind != "near"]
@@ -212,6 +218,22 @@ class _Flow:
                 v = b.add("{0} + {1}", (v, more), v.shape, most=most, bits=bits)
         return v
 
+    def odd(self, score: Var) -> Var:
+        """A score of which some numbers are infinite, or none: NaN. Nothing else is made of it, for what passes keep
+        is defined for numbers alone; how pages with such scores are ordered is defined.
+        """
+        if not self.exact or self.rng.random() >= ODD:
+            return score
+        v, b = score, self.index
+        for _ in range(self.rng.choice([1, 1, 2])):
+            low = self.rng.choice(["> 2", "< 0", "== 1", ".abs() < 2"])
+            what = self.rng.choice(["torch.nan", "torch.inf", "-torch.inf"])
+            v = b.add(
+                f"torch.where({{1}} {low}, {what}, {{0}})", (v, score), score.shape, most=score.most, bits=score.bits
+            )
+            b.values.remove(v)
+        return v
+
     def number(self, axis: str) -> Var:
         b = self.index
         v = b.pick(lambda v: v.axis == 0 and v.pages == axis)
@@ -230,7 +252,7 @@ class _Flow:
             return self.index.add("vortex.topk({0})", (self.score("S"),), (), "selection")
         parts = []
         for _ in range(self.rng.choice([1, 1, 1, 2, 3])):
-            part = self.rng.choice(PARTS)(self, self.score(axis))
+            part = self.rng.choice(PARTS)(self, self.odd(self.score(axis)))
             if not parts or self.rng.random() < 0.7:
                 axis = axis if self.rng.random() < 0.8 else "S"
             parts.append(part)

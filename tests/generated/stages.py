@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from tests.cuda.harness import Kernels, dtype_of, emitted, loaded, tensors
+from tests.cuda.harness import Kernels, dtype_of, emitted, loaded, stored, tensors
 from tests.generated.program import Program
 from tests.generated.world import FIRST_HEAD, LAYER, Step, World, again
 from vortex.budget import I32_MAX
@@ -21,6 +22,8 @@ from vortex.ir.numerics import narrow
 from vortex.ir.ranking import Selected
 from vortex.ir.types import TensorType
 from vortex.passes.manager import DEFAULT_PIPELINE, PassContext, run_pipeline
+from vortex.schedules.cuda_select import SelectKnobs, fitting
+from vortex.targets.gpu import H200
 from vortex.targets.target import TARGETS, Target
 
 SIMPLIFY = DEFAULT_PIPELINE["flow"].removesuffix(",outline")
@@ -30,6 +33,7 @@ PIPELINES = (
     "outline,expand-softmax,fuse{max-live=0},cse,dce,plan-memory,schedule",
 )
 KINDS = ("plan", "append", "select")
+"""The kernels that depend on the flow; ``attend`` is run on CPUs as well, where it takes a tenth of a second a flow."""
 
 
 # what must agree -------------------------------------------------------------------------------------
@@ -72,6 +76,12 @@ class Answers:
         assert len(pages) == len(row.pages), what
         scores = row.selected.parts[0].over().numpy()
         ordered(pages, scores, self.world.budget.sink, what)
+
+    def output(self, r: int, h: int, pages: Sequence[int], have: Any, q: Any) -> None:
+        """Attention of ``q`` ``[G, D]`` over these pages."""
+        want = self.world.attended(self.step.batch, r, h, pages, q)
+        what = f"{self.where}: output of request {r}, head {h}"
+        np.testing.assert_allclose(have, want, rtol=0, atol=0.02 * (1 + np.abs(want).max()), err_msg=what)
 
     def state(self, state: Mapping[str, Any]) -> None:
         """All of it, as it lies in memory."""
@@ -163,21 +173,23 @@ def by_flow_interpreter(world: World, module: Module, where: str) -> None:
                 close(narrow(np.asarray(x), d.type.dtype), want, found.exact, what)
 
 
-def lowered(world: World, pipeline: str, target: Target | None = None) -> Module:
-    """The page program without ``attend``, which does not depend on the flow."""
+def lowered(world: World, pipeline: str, target: Target | None = None, *, attend: bool = False) -> Module:
+    """The page program, without ``attend`` unless asked for: it does not depend on the flow."""
     program = run_pipeline(world.module, pipeline.removesuffix(",schedule"), PassContext(target))
-    for name in [f.name for f in program.functions.values() if f.attrs["kind"] == "attend"]:
+    for name in [f.name for f in program.functions.values() if f.attrs["kind"] == "attend" and not attend]:
         del program.functions[name]
     return run_pipeline(program, "schedule", PassContext(target))
 
 
 def by_page_interpreter(world: World, pipeline: str) -> None:
-    program = lowered(world, pipeline)
+    program = lowered(world, pipeline, attend=True)
     for i, step in enumerate(again(world.steps)):
         b, found = step.batch, Answers(world, step, f"page interpreter after '{pipeline}', step {i}")
         run_program(program, b)
         for r, h in b.rows():
-            found.selection(r, h, b.pages[r, h, : b.counts[r, h]].tolist())
+            pages, mine = b.pages[r, h, : b.counts[r, h]].tolist(), world.queries(h)
+            found.selection(r, h, pages)
+            found.output(r, h, pages, b.out[r, mine], b.q[r, mine])
         found.fields(b.paged)
         found.state(b.state)
 
@@ -201,7 +213,7 @@ def cpu_kernels(programs: Mapping[str, Module]) -> Kernels:
 
     from vortex.codegen.build.llvm import build_library, detect_mcpu
 
-    sources, functions = emitted(programs, KINDS, TARGETS["cpu"])
+    sources, functions = emitted(programs, (*KINDS, "attend"), TARGETS["cpu"])
     with tempfile.TemporaryDirectory(prefix="vortex-test-") as folder:
         build_library(functions, detect_mcpu(), Path(folder) / "lib.so")
         library = _Library(tvm_ffi.load_module(f"{folder}/lib.so"))
@@ -222,17 +234,19 @@ KNOBS: dict[str, dict[str, Any]] = {
 
 def for_cpu(world: World) -> Module:
     """Fused in most flows: a kernel for each op takes long to compile."""
-    return lowered(world, PIPELINES[{2: 1, 10: 2}.get(world.program.seed % 16, 0)], TARGETS["cpu"])
+    return lowered(world, PIPELINES[{2: 1, 10: 2}.get(world.program.seed % 16, 0)], TARGETS["cpu"], attend=True)
 
 
 def for_gpu(world: World) -> Module:
     """Small CTAs, so that rows are cut; what is kept of a row's pages on the chip, or in the workspace."""
     program = lowered(world, PIPELINES[0], TARGETS["sm_90a"])
     for f in program.functions.values():
-        chosen = KNOBS[str(f.attrs["kind"])]
+        chosen = {**f.attrs.get("schedule", {}), **KNOBS[str(f.attrs["kind"])]}
         if f.attrs["kind"] == "select":
-            chosen = {**chosen, "chip_words": (4096, 0)[world.program.seed % 2]}
-        f.attrs["schedule"] = {**f.attrs.get("schedule", {}), **chosen}
+            chosen["chip_words"] = (4096, 0)[world.program.seed % 2]
+            knobs = SelectKnobs(**{n: x for n, x in chosen.items() if n != "from"})
+            chosen |= fitting(program, f, H200, knobs, ("chip_words", "threads")).attrs()
+        f.attrs["schedule"] = chosen
     return program
 
 
@@ -251,6 +265,27 @@ def by_kernels(world: World, kernels: Kernels, key: str, where: str) -> None:
             found.selection(r, h, given["pages"][r, h, : int(given["counts"][r, h])].tolist())
         found.fields(b.paged)
         found.state(b.state)
+        if any(f.attrs["kind"] == "attend" for f in program.functions.values()):
+            outputs(world, kernels, key, given, found)
+
+
+def outputs(world: World, kernels: Kernels, key: str, given: dict[str, Any], found: Answers) -> None:
+    """Attention over what was selected, and by other queries, as a layer does it that reuses the selection."""
+    b, dtype = found.step.batch, world.spec.dtype
+    for what, q in (("", b.q), (", reused", again_by_others(b.q))):
+        given["q"], given["scale"] = stored(q, dtype), b.scale
+        given["out"] = torch.full((*q.shape[:2], world.spec.v_dim), float("nan"), dtype=given["q"].dtype)
+        given["lse"] = torch.full((0, q.shape[1]), float("nan"))
+        kernels.run(key, given, ("attend",), seed=world.program.seed)
+        said = Answers(world, found.step, found.where + what)
+        for r, h in b.rows():
+            mine, pages = world.queries(h), given["pages"][r, h, : int(given["counts"][r, h])].tolist()
+            said.output(r, h, pages, loaded(given["out"], dtype)[r, mine], q[r, mine])
+
+
+def again_by_others(q: Any) -> Any:
+    """Queries of another layer: the heads in another order, and turned round."""
+    return -np.ascontiguousarray(q[:, ::-1])
 
 
 # all of them -----------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import vortex
 from tests.generated.program import Line, Program, Var
-from tests.generated.stages import PIPELINES, agree, interpreted, on_cpu
+from tests.generated.stages import PIPELINES, Stage, agree, interpreted, on_cpu, on_gpu
 from vortex.errors import VortexError
 from vortex.flow.trace import trace
 from vortex.passes.manager import PassContext, run_pipeline
@@ -35,6 +36,44 @@ def test_bools_between_kernels() -> None:
         ("x2", "vortex.topk((x0 & x1).float() + cache.f0[:, 0])"), seed=UNFUSED,
     )  # fmt: skip
     agree([program], interpreted, on_cpu)
+
+
+@pytest.mark.parametrize("stage", [on_cpu, on_gpu])
+def test_constants_that_are_stored(stage: Stage) -> None:
+    """TVM's CUDA C++ takes the address of a number to round it, which no compiler allows."""
+    program = flow(
+        ("x0", "cache.f0[:, 0] + cache.f1[:, 1] + cache.f2[:, 1] + cache.f3[:, 3]"),
+        ("x1", "torch.full((), 3.3)"), ("x2", "vortex.topk(x0 + cache.s0)"),
+    )  # fmt: skip
+    made = {"f1": ("torch.full((2,), 2.7)", 'dtype="fp8_e4m3"'), "f2": ("torch.full((2,), 3).int()", 'dtype="int4"')}
+    made["f3"] = ("torch.full((4,), -0.3)", 'dtype="bf16"')
+    fields, lines, written = dict(program.fields), list(program.cache), dict(program.written)
+    for name, (text, how) in made.items():
+        v = Var(f"c{len(lines)}", (4 if name == "f3" else 2,))
+        lines.append(Line(v, text))
+        written[name], fields[name] = v, f"vortex.Field({v.shape[0]}, {how})"
+    fields["s0"] = 'vortex.Field(dtype="fp8_e4m3", state="request", init=1)'
+    state = {"s0": program.index[1].var}
+    agree([replace(program, fields=fields, cache=tuple(lines), written=written, state=state)], stage)
+
+
+def test_state_that_is_a_half_beside_three_heads() -> None:
+    """A variable of the kernel was called half, and from there on a cast to that type was none."""
+    program = flow(("x0", "vortex.topk((cache.f0 @ q.T).sum(-1))"), spec=replace(SPEC, group=3))
+    fields = {"f0": 'vortex.Field(16, dtype="int8", scale=())', "s0": 'vortex.Field(16, dtype="f16", state="page")'}
+    agree([replace(program, fields=fields, state={"s0": Var("cache.f0", ("S", 16))})], on_gpu)
+
+
+def test_what_another_kernel_reads_of_state_that_is_written() -> None:
+    """Its copy stood after the write of it where other state is made later in the kernel."""
+    program = flow(
+        ("x0", "F.pad(cache.s0[None], (1, 1)).unfold(-1, 3, 1)[0]"), ("x1", "vortex.shortlist(x0.sum(1), pages=17)"),
+        ("x2", "(q.amax(0) + cache.s1).round()"), ("x3", "vortex.topk(x0[x1].amax(-1))"), seed=1,
+    )  # fmt: skip
+    fields = {n: f'vortex.Field({d}dtype="bf16", state="{per}", init=-2)'
+              for n, d, per in (("s0", "", "page"), ("s1", "16, ", "request"))}  # fmt: skip
+    state = {"s0": Var("cache.s0", ("S",)), "s1": Var("x2", (16,))}
+    agree([replace(program, fields=fields, cache=(), written={}, state=state)], interpreted)
 
 
 def test_latent_rows_that_no_gpu_kernel_takes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -18,15 +19,18 @@ from vortex.ir.dialects import flow
 
 CHUNKS = [10, *[20] * 25]
 """Flows of each test, which share a library. The first is in the quick run; the others are 500."""
-GPU_EACH = 5
-"""One flow in so many runs under the emulator too: its kernels take longest to compile."""
+GPU_EACH = int(os.environ.get("VORTEX_EMULATE_EACH", "8"))
+"""One flow in so many runs under the emulator too: its kernels take as long to compile as all else together. With
+VORTEX_EMULATE_EACH=1 all do, which takes nine minutes more on two cores.
+"""
 COUNTED = 600
+MADE_BY_PASSES = {"flow.softmax_sum"}
 KINDS = [
     "topk(", "count=", "tolerance=", "topp(", "union(", "shortlist(", "Parameter(", "vortex.head()", "vortex.layer()",
     "vortex.page_index()", "vortex.page_count()", "vortex.block_index()", 'per="page"', 'per="block"', "same_bits(",
     'state="page"', 'state="request"', 'dtype="int4"', 'dtype="int8"', 'dtype="uint1"', 'dtype="fp8_e4m3"', "scale=",
     "block_size=", "kv_lora_rank=", "kv_dtype=", "Budget(table=", "ratio=", "cache.k", "cache.v", "cache.latent",
-    "page.k", "page.v", "page.latent",
+    "page.k", "page.v", "page.latent", ", torch.nan,", ", torch.inf,", ", -torch.inf,",
 ]  # fmt: skip
 """What one flow in a hundred has at least."""
 pytestmark = pytest.mark.filterwarnings("ignore::vortex.errors.VortexWarning")
@@ -62,5 +66,5 @@ def test_every_op_and_kind_of_flow_is_generated() -> None:
         text += program.text
         ops.update({o.name for f in World(program).module.functions.values() for o in f.ops})
     every = {k.name for k in vars(flow).values() if isinstance(k, type) and issubclass(k, Op) and "name" in vars(k)}
-    assert every - set(ops) == set(), ops
+    assert every - set(ops) == MADE_BY_PASSES, ops
     assert [kind for kind in KINDS if text.count(kind) < COUNTED / 100] == []

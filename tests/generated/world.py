@@ -141,6 +141,19 @@ class World:
         at, each = np.arange(count), self.spec.page_blocks
         return self.tables[r][at // each] * each + at % each
 
+    def queries(self, h: int) -> slice:
+        """The query heads of a KV head."""
+        return slice(h * self.spec.group, (h + 1) * self.spec.group)
+
+    def attended(self, b: Batch, r: int, h: int, pages: Sequence[int], q: Any) -> Any:
+        """Attention of ``q`` ``[G, D]`` over these pages (blocks, where pages have several) of a row, in torch."""
+        block, length = self.spec.block_size, int(b.lengths[r])
+        tokens = np.array([t for p in pages for t in range(p * block, min((p + 1) * block, length))])
+        at = self.tables[r][tokens // self.spec.page_size], h, tokens % self.spec.page_size
+        pools = [torch.from_numpy(x[at]) for x in self.memory.values()]
+        weights = (torch.from_numpy(np.array(q)) @ pools[0].T * b.scale).softmax(-1)
+        return (weights @ pools[-1][:, : self.spec.v_dim]).numpy()
+
     # steps
 
     @cached_property

@@ -201,6 +201,8 @@ CALLS: dict[str, tuple[Callable[[Any], object], str, str]] = {
 
 @pytest.mark.parametrize(("call", "said", "hint"), CALLS.values(), ids=CALLS.keys())
 def test_calls(call: Callable[[Any], object], said: str, hint: str) -> None:
+    if "offloaded" in said and torch.version.cuda and not torch.cuda.is_available():
+        pytest.skip("this torch is made for CUDA and finds none, so that transformers makes no such cache")
     text = error(lambda: call(model(attention=few())), "VX9021")
     assert "attn_implementation 'few' does not serve" in text
     assert said in text and hint in text

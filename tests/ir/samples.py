@@ -45,6 +45,7 @@ SPECIAL: dict[type[Op], Callable[[dict[str, Value]], Op]] = {
     flow.Cast: lambda v: flow.Cast(v["c"], f32),
     flow.Where: lambda v: flow.Where(v["b"], v["c"], v["d"]),
     flow.Softmax: lambda v: flow.Softmax(v["c"], 0),
+    flow.SoftmaxSum: lambda v: flow.SoftmaxSum(v["c"]),
     flow.Scan: lambda v: flow.Scan(v["c"], 0, "max"),
     flow.ArgSort: lambda v: flow.ArgSort(v["c"], 1, True),
     flow.Gather: lambda v: flow.Gather(v["c"], v["i"], 1),

@@ -12,7 +12,7 @@ from tests.strategies import flows
 from vortex.errors import VortexError
 from vortex.ir.core import OPS, Module
 from vortex.ir.parser import parse_module
-from vortex.ir.printer import print_module
+from vortex.ir.printer import WIDTH, print_module
 from vortex.ir.verify import verify
 from vortex.passes.manager import PassContext, run_pipeline
 
@@ -180,3 +180,18 @@ def test_mutated_files_are_errors_or_valid() -> None:
 @pytest.mark.full
 def test_many_mutated_files_are_errors_or_valid() -> None:
     assert survives(10_000, seed=2) > 100
+
+
+def test_long_heads_are_wrapped_and_read_back() -> None:
+    text = (
+        'page.program @wide {page_size = 4, name = "a, b {c", more = [1, 2], source = "' + "0123456789" * 8 + '"} {\n'
+        '  kernel @plan() {kind = "plan", domain = "requests", schedule = {'
+        + ", ".join(f"knob_{i} = [{i}, {i}]" for i in range(20))
+        + ", table = [{serves = [[1, 2, 3], [4, 5, 6]]}, {serves = [[7, 8, 9]]}]}} {\n  }\n}\n"
+    )
+    module = parse_module(text)
+    printed = print_module(module)
+    assert all(len(line) <= WIDTH for line in printed.splitlines()) and max(map(len, text.splitlines())) > 3 * WIDTH
+    assert printed.count("\n") > 6 and '"a, b {c"' in printed and "[[1, 2, 3], [4, 5, 6]]" in printed
+    assert "".join(printed.split()) == "".join(f"// vortex-ir 1 | stage page\n{text}".split())
+    assert print_module(parse_module(printed)) == printed

@@ -139,7 +139,9 @@ def test_blocks_of_heads_count_arrivals_apart() -> None:
     entry = KernelEntry("attend", "attend", "a", ("arrivals", "work", "partials"), schedule={"partial_words": 8})
     size = Size(3, 5, 5)
     plain = Layout.of((entry,), 1, 132, dense=False)
-    made = Layout.of((replace(entry, schedule={**entry.schedule, "row_counters": 4}),), 1, 132, dense=False)
+    made = Layout.of(
+        (replace(entry, schedule={**entry.schedule, "row_counters": 8, "item_ctas": 4}),), 1, 132, dense=False
+    )
     assert plain.buffers(size, size)["arrivals"][1] == (3,)
-    assert made.buffers(size, size)["arrivals"][1] == (12,)
+    assert made.buffers(size, size)["arrivals"][1] == (24,)
     assert made.slots(made.kernels) * 4 == plain.slots(plain.kernels)

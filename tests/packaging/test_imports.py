@@ -144,10 +144,14 @@ def test_imports_are_those_of_the_table(part: str) -> None:
 
 
 def test_parts_import_from_the_rows_above_them() -> None:
-    """So there is no circle of parts, through functions neither; imports for types alone point the same way."""
+    """So there is no circle of parts, through functions neither; imports for types alone point the same way, but for
+    the public names, which come from everywhere.
+    """
     order = list(table())
     wrong = []
     for i in all_imports():
+        if (i.module, i.when) == ("vortex", TYPES):
+            continue
         if i.target in modules() and order.index(part_of(i.target)) > order.index(part_of(i.module)):
             wrong.append(str(i))
     assert not wrong

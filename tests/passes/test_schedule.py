@@ -145,7 +145,7 @@ def test_options_that_are_wrong(options: str, target: str, code: str, says: str)
         ("append", {"variant_of": "append"}, "VX2010", "no knob 'variant_of'"),
         ("append", {"user": ("warps",)}, "VX2005", "a list of knobs that it says"),
         ("select", {"table": ({"serves": ((1, 1, 1),)},)}, "VX2005", "looks nothing up"),
-        ("plan", {"table": ({"serves": ((1, 1, 1),), "threads": 32},)}, "VX2005", "1024 as in the schedule"),
+        ("plan", {"table": ({"serves": ((1, 1, 1),), "threads": 64},)}, "VX2005", "1024 as in the schedule"),
         ("select", {"variants": ({"serves": ((1, 1, 1),), "threads": 33},)}, "VX2010", "variants[0]: threads is 33"),
         ("select", {"variants": ({"serves": ((1, 1, 1),), "residents": 9},)}, "VX4006", "2304"),
     ],

@@ -23,7 +23,7 @@ from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 
 GPUS = [t.name for t in TARGETS.values() if t.kind == "cuda"]
-VISIBLE_OTHERWISE = {"plan", "budget", "workspace"}
+VISIBLE_OTHERWISE = {"plan", "budget", "request_budget", "workspace"}
 """What the decoder gives on every target, too: the plan's buffer, what ``page.plan`` reads, where ``plan-memory`` puts
 values."""
 
@@ -121,7 +121,7 @@ def test_edited_knobs_leave_the_declarations_true(flow: str, knob: str, value: i
         ('layout = "step"', 'layout = "batched"', "'step'"),
         ('layout = "request"', 'layout = "step"', "for role 'scratch' alone"),
         ('page.plan() {buffer = "plan"', 'page.plan() {buffer = "scratch.work"', "no op names"),
-        ("  kernel @plan", "  buffer @scratch.budget : i32[] {layout = \"step\", role = \"scratch\", shape = [5]}\n"
+        ("  kernel @plan", "  buffer @scratch.budget : i32[] {layout = \"step\", role = \"scratch\", shape = [7]}\n"
          "  kernel @plan", "no kernel names buffer @scratch.budget"),
     ],
 )  # fmt: skip

@@ -38,7 +38,7 @@ def fake_library(spec: Spec) -> Library:
     page = spec.page_size
 
     def plan(lengths: Tensor, budget: Tensor, plan: Tensor) -> None:
-        pages, sink, recent, top, bottom = budget.tolist()
+        pages, sink, recent, top, bottom, *_ = budget.tolist()
         for r, length in enumerate(lengths.tolist()):
             n = -(-length // page)
             total = max(pages + sink + recent, top * n // bottom)

@@ -409,7 +409,7 @@ def test_the_budget_is_handed_over_as_numbers() -> None:
     decoder = Decoder(replace(library, functions=functions), budget=Budget(3, "1/16", sink=2, recent=5))
     decoder.bind(0, s.cache.k[0], s.cache.v[0], s.cache.fields[0])
     decoder.plan(torch.ones(1, dtype=I32), torch.zeros(1, 9, dtype=I32))
-    assert seen == [[3, 2, 5, 1, 16]]
+    assert seen == [[3, 2, 5, 1, 16, 0, 0]]
     assert [decoder.capacity(n) for n in (0, 1, 9, 10, 160, 176)] == [1, 1, 9, 10, 10, 11]
 
 

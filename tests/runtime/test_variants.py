@@ -64,7 +64,7 @@ def test_one_of_each_in_launch_order() -> None:
 
 
 def test_scratch_for_all_fits_each() -> None:
-    words = {"partial_words": 8, "row_counters": 2}
+    words = {"partial_words": 8, "row_counters": 2, "item_ctas": 2}
     few = KernelEntry("attend", "attend", "a", ("work", "partials", "arrivals"), schedule=words, resources={"ctas": 1})
     many = replace(few, name="attend_v1", schedule={"partial_words": 12}, resources={"ctas": 4})
     layout = Layout.of([few, many], 2, 100, dense=False)

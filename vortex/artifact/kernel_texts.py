@@ -14,7 +14,7 @@ from vortex.artifact.manifest import KernelEntry, Manifest
 from vortex.errors import BAD_OPTION, CORRUPT_ARTIFACT, NO_INSPECTOR, TOOL_FAILED, nearest
 
 Text = Literal["source", "ptx", "sass"]
-KEPT = {".cu": "source", ".ptx": "ptx"}
+KEPT: dict[str, Text] = {".cu": "source", ".ptx": "ptx"}
 """Texts that an artifact keeps, compressed, in ``ir/``: they cannot be made from its library."""
 
 
@@ -38,11 +38,23 @@ def kernel_text(path: Path, manifest: Manifest, kernel: str, target: str, what: 
                 option="--sass", why=f"'{target}' is no GPU", hint="vortex compile --dump keeps its LLVM"
             )
         return _sass(path / manifest.targets[target].library, found.symbol)
-    suffix = next(s for s, name in KEPT.items() if name == what)
-    file = f"ir/{found.name}.{target}{suffix}.gz"
-    if file not in manifest.files:
+    text = kept_text(path, manifest, found.name, target, what)
+    if not text:
         why = f"the artifact keeps none for '{target}'"
         raise BAD_OPTION.at(option=f"--{what}", why=why, hint="vortex compile --dump leaves every text of a target")
+    return text
+
+
+def kept_text(path: Path, manifest: Manifest, kernel: str, target: str, what: Text) -> str:
+    """The text of a kernel that the artifact keeps; empty where it keeps none.
+
+    Raises:
+        VortexError: VX5002 when the file is not what it was.
+    """
+    suffix = next(s for s, name in KEPT.items() if name == what)
+    file = f"ir/{kernel}.{target}{suffix}.gz"
+    if file not in manifest.files:
+        return ""
     try:
         return gzip.decompress((path / file).read_bytes()).decode()
     except (OSError, EOFError, ValueError) as e:

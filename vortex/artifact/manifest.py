@@ -21,7 +21,7 @@ from vortex.spec import Spec
 from vortex.untrusted_json import Check, Choice, JsonError, Length, Partial, Pattern, Range, parse, read, shown
 
 FORMAT = "vortex-artifact"
-VERSION = 2
+VERSION = 4
 
 
 def _inside(path: str) -> bool:
@@ -240,6 +240,19 @@ class Manifest:
     toolchain: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[File, FileEntry] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, str]:
+        """What an artifact is, for people: shape, summaries and kernels in a line or several each."""
+        s = self.spec
+        kernels = [f"{name}: {', '.join(k.name for k in target.kernels)}" for name, target in self.targets.items()]
+        return {
+            "shape": f"page size {s.page_size}, {s}, {s.dtype}",
+            "fields": "\n".join(f"{f.name}: {f.dtype}{list(f.tile)}" for f in self.fields),
+            "state": "\n".join(f"{x.name}: {x.dtype}{list(x.tile)} per {x.per}" for x in self.states),
+            "parameters": ", ".join(p.name for p in self.parameters),
+            "kernels": "\n".join(kernels),
+            "digest": self.digest[:16],
+        }
 
     def to_json(self) -> dict[str, object]:
         """As ``manifest.json`` has it, digest included."""

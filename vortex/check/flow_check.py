@@ -6,15 +6,16 @@ through compiled CPU kernels at three shapes, where it is compared with its own 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 
 from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
+from vortex.check.bounds import LENGTHS, compared_lengths, counted_tokens, why_fewer
+from vortex.check.explanation import OWN_KERNELS
 from vortex.check.reference import eager
-from vortex.check.remarks import Contraction, Remark, contractions, remarks, spills
 from vortex.check.shapes import BLOCKS, DENSE, LATENT, pairwise, shown, spec_of
-from vortex.check.step_bytes import StepBytes, count_step
+from vortex.check.step_bytes import StepBytes, count_step, dense_bytes, page_sizes
 from vortex.check.synthetic_batch import Trial
 from vortex.check.verdict import LAYERS, judge
 from vortex.check.weights import random_parameters
@@ -26,18 +27,20 @@ from vortex.flow.trace import trace
 from vortex.install.scratch import scratch_folder
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import of_pages
-from vortex.ir.dialects.page import pages_of
 from vortex.ir.types import TensorType
+from vortex.remarks.contractions import Contraction, contractions
+from vortex.remarks.decisions import fusion_of_flow
+from vortex.remarks.kernels import of_kernel
+from vortex.remarks.program import near_dense, of_program
+from vortex.remarks.remark import Remark
 from vortex.runtime.decoder import load
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
 from vortex.targets.target import TARGETS
 
 GPU = "sm_90a"
-LENGTHS, STEPS = (5, 200, 900), 2
-"""Tokens of the requests that are compared with the eager flow, and the steps that they decode."""
-OWN_KERNELS = ("select", "append")
-"""Kinds of kernels that a flow's own lines are in; the others are the same for all flows."""
+STEPS = 2
+"""Steps that the requests decode that are compared with the eager flow."""
 PAGES_KEPT = 8
 COMPARED_PAGES, MOST_COMPARED = (8, 32), 20
 """Page sizes of the other two shapes that are compared, and the most query heads a KV head, to be done in seconds."""
@@ -51,7 +54,7 @@ class Finding:
 
     severity: str
     rule: str
-    """The code of an error (``vortex errors CODE``), or the name of a rule of :data:`vortex.check.remarks.RULES`."""
+    """The code of an error (``vortex errors CODE``), or the name of a rule of :data:`vortex.remarks.remark.RULES`."""
     message: str
     help: str
     file: str = ""
@@ -96,6 +99,8 @@ class Report:
     """Bytes of a page's K and V, one KV head."""
     resources: Resources = field(default_factory=dict)
     """What the flow's own kernels take of a GPU, by kernel; empty where nobody looked."""
+    skipped: list[str] = field(default_factory=list)
+    """What was left out or made smaller because a page of the flow is too large for it, in words."""
     no_resources: str = "nobody asked"
     """Why :attr:`resources` is empty."""
 
@@ -121,6 +126,12 @@ class Report:
         """What the step's bytes take on a GPU at the speed of a copy: a bound, not a prediction."""
         return 1e6 * self.step_bytes / MACHINES[target].copy_bandwidth
 
+    def note(self, remarks: Iterable[Remark]) -> None:
+        """Take in the remarks on what costs time."""
+        for r in remarks:
+            if r.sort == "missed":
+                self.findings.append(Finding("slow", r.rule, r.message, r.help, *_place(r.loc), (), r.render("slow")))
+
     def as_json(self) -> dict[str, object]:
         """Numbers as numbers; the schema is in docs/check.md."""
         return {
@@ -129,6 +140,7 @@ class Report:
             "shapes": self.shapes,
             "findings": [asdict(f) for f in self.findings],
             "compared": [asdict(c) for c in self.compared],
+            "skipped": self.skipped,
             "cost": {
                 "batch": self.batch,
                 "tokens": self.tokens,
@@ -198,7 +210,7 @@ def check_flow(
         tried(shown(spec), e)
     if program is not None:
         ready = _started(report, lowered[-1]) if resources and lowered else dict
-        _costs(report, program, budget or Budget(pages=27))
+        _costs(report, module, program, budget or Budget(pages=27))
         others = [spec_of(c) for c in choices if c["target"] == "cpu" and int(str(c["group"])) <= MOST_COMPARED]
         compared = [spec, *(next(s for s in reversed(others) if s.page_size == size) for size in COMPARED_PAGES)]
         if knows_blocks and spec.page_blocks == 1:
@@ -206,10 +218,11 @@ def check_flow(
         for n, each in enumerate(compared):
             advance(len(choices) + 1 + n, f"against the eager flow: {shown(each)}")
             try:
-                report.compared.append(_compare(flow, each))
+                _compare(report, flow, each)
             except VortexError as e:
                 tried(shown(each), e)
-        _note_resources(report, ready)
+        if lowered:
+            _note_resources(report, lowered[-1], ready)
     report.findings[:0] = [
         Finding("error", e.code, e.message, e.help, *_place(e.loc), tuple(shapes), e.render())
         for e, shapes in found.values()
@@ -239,14 +252,16 @@ def _place(loc: Loc | None) -> tuple[str, int]:
     return (loc.file, loc.line) if loc is not None else ("", 0)
 
 
-def _costs(report: Report, program: Module, budget: Budget) -> None:
+def _costs(report: Report, module: Module, program: Module, budget: Budget) -> None:
     """Bytes and remarks, at the report's own shape."""
-    report.kernels = count_step(program, report.spec, report.tokens, budget)
-    sizes: Mapping[str, int] = {
-        d.name: d.type.tile_bytes // pages_of(d).blocks  # of a block, where pages have several
-        for d in program.declared("buffer")
-        if isinstance(d.type, TensorType) and d.attrs["layout"] == "paged"
-    }
+    tokens = counted_tokens(module, report.spec, report.tokens)
+    if tokens < report.tokens:
+        instead = f"those of {tokens} tokens are shown" if tokens else "none are shown"
+        report.skipped.append(f"costs of {report.tokens} tokens: {instead}, for {why_fewer(module)}")
+        report.tokens = tokens
+    if tokens:
+        report.kernels = count_step(program, report.spec, tokens, budget)
+    sizes = page_sizes(program)
     report.pool_bytes = sum(size for name, size in sizes.items() if name in report.spec.pools)
     report.page_bytes = sum(sizes.values()) - report.pool_bytes
     pages = -(-report.tokens // report.spec.block_size)
@@ -256,9 +271,9 @@ def _costs(report: Report, program: Module, budget: Budget) -> None:
         if isinstance(d.type, TensorType) and d.attrs["role"] == "state"
     )
     report.contractions = contractions(program)
-    dense = report.pool_bytes * (report.tokens // report.spec.block_size)
-    for r in remarks(program, report.kernels, dense):
-        report.findings.append(_slow(r))
+    dense = dense_bytes(program, report.spec, report.tokens)
+    read = sum(s.read for s in report.kernels if s.kernel.startswith("select"))
+    report.note([*fusion_of_flow(module), *of_program(program), *near_dense(read, dense)])
 
 
 def _started(report: Report, lowered: Lowered) -> Callable[[], Resources]:
@@ -272,48 +287,44 @@ def _started(report: Report, lowered: Lowered) -> Callable[[], Resources]:
     return ready
 
 
-def _note_resources(report: Report, ready: Callable[[], Resources]) -> None:
-    """What nvcc found, and a remark on what does not fit into registers."""
+def _note_resources(report: Report, lowered: Lowered, ready: Callable[[], Resources]) -> None:
+    """What nvcc found, and what it means."""
     try:
         report.resources = ready()
     except VortexError as e:
         report.no_resources = e.message
         return
-    report.findings += [_slow(r) for r in spills(report.resources)]
+    for name, found in report.resources.items():
+        f = lowered.program.functions[name]
+        report.note(of_kernel(lowered.program, f, name, lowered.kernels[name].schedule, found))
 
 
-def _slow(r: Remark) -> Finding:
-    where = f"\n  --> {r.loc}" if r.loc is not None else ""
-    return Finding(
-        "slow",
-        r.rule,
-        r.message,
-        r.help,
-        *_place(r.loc),
-        (),
-        f"slow[{r.rule}]: {r.message}{where}\n   = help: {r.help}",
-    )
-
-
-def _compare(flow: type[vFlow] | vFlow, spec: Spec) -> Compared:
+def _compare(report: Report, flow: type[vFlow] | vFlow, spec: Spec) -> None:
     """Compiled CPU kernels beside the flow IR, step by step, and the last step beside the flow's eager code."""
+    module = trace(flow, spec)
+    lengths = compared_lengths(module, spec)
+    if lengths != LENGTHS:
+        shown_lengths = ", ".join(map(str, lengths))
+        instead = f"requests of {shown_lengths} tokens" if lengths else "nothing"
+        report.skipped.append(f"long requests at {shown(spec)}: {instead} compared, for {why_fewer(module)}")
+    if not lengths:
+        return
     with scratch_folder() as scratch:
-        module = trace(flow, spec)
         out = scratch / "check.vxa"
         compile_flow(module, targets=[TARGETS["cpu"]], out=out)
         heads = 1 if spec.kv_lora_rank else 2
         entries = [ParameterEntry.of(d) for d in module.declared("param")]
         weights = random_parameters(entries, LAYERS, heads)
         decoder = load(out, target="cpu", budget=Budget(PAGES_KEPT), debug=True, parameters=weights)
-        verdicts, _ = judge(decoder, module, LENGTHS, steps=STEPS)
-        pages = sum(-(-(n + STEPS) // spec.page_size) for n in LENGTHS)
+        verdicts, _ = judge(decoder, module, lengths, steps=STEPS)
+        pages = sum(-(-(n + STEPS) // spec.page_size) for n in lengths)
         trial = Trial(decoder, heads, pages, seed=1)
-        for n in LENGTHS:
-            trial.join(f"r{n}", n)
+        for i, n in enumerate(lengths):
+            trial.join(f"r{i}", n)
         trial.step()
         oracle = eager(flow if isinstance(flow, type) else type(flow), spec, weights)
         checks = [trial.check(name, oracle) for name in trial.requests]
     error = max(v.error for v in verdicts.values())
     differing = sum(v.differing for v in verdicts.values()) + sum(c.differing for c in checks)
     good = all(v.good(spec.dtype) for v in verdicts.values()) and not any(c.differing for c in checks)
-    return Compared(shown(spec), error, differing, good)
+    report.compared.append(Compared(shown(spec), error, differing, good))

@@ -11,7 +11,7 @@ from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
 from vortex.check.weights import random_parameters
 from vortex.ir.core import Module
-from vortex.ir.dialects.page import cap_of, of_whole_pages
+from vortex.ir.dialects.page import cap_of, of_whole_pages, pages_of
 from vortex.ir.interpret import held_as
 from vortex.ir.interpret_page import Batch, Counts, run_program
 from vortex.ir.numerics import narrow
@@ -47,6 +47,20 @@ def count_step(program: Module, spec: Spec, tokens: int, budget: Budget, seed: i
     # where pages have summaries beside their blocks, fewer steps fill a page
     block = filled if page == size else run_program(program, _batch(program, spec, length - size, budget, seed))
     return [_shared(name, filled, block, usual, size, page) for name in filled.kernels]
+
+
+def page_sizes(program: Module) -> dict[str, int]:
+    """Bytes of a page in each paged buffer, one KV head; of a block, where pages have several."""
+    return {
+        d.name: d.type.tile_bytes // pages_of(d).blocks
+        for d in program.declared("buffer")
+        if isinstance(d.type, TensorType) and d.attrs["layout"] == "paged"
+    }
+
+
+def dense_bytes(program: Module, spec: Spec, tokens: int) -> int:
+    """Bytes of K and V of a row, which dense attention reads."""
+    return sum(n for name, n in page_sizes(program).items() if name in spec.pools) * (tokens // spec.block_size)
 
 
 def _shared(name: str, filled: Counts, block: Counts, usual: Counts, size: int, page: int) -> StepBytes:

@@ -104,6 +104,10 @@ class Planted:
         noise = self._noise(self.heads, self.spec.group, self.spec.head_dim)
         return noise + LEAN_QUERY * self._lean[name, layer][:, None]
 
+    def heavy(self, name: str, layer: int) -> tuple[tuple[int, ...], ...]:
+        """The heavy pages of each head, ascending."""
+        return tuple(tuple(row.nonzero()[:, 0].tolist()) for row in self._heavy[name, layer])
+
     def _noise(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=self.random)
 

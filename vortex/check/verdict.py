@@ -250,7 +250,6 @@ def listed(part: Ranked) -> Any:
 def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k: torch.Tensor, v: torch.Tensor) -> int:
     """Pages with another summary than the flow makes of them, over all heads; a code with a scale may be the next."""
     spec = trial.spec
-    types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
     full = len(k) // spec.block_size
     count = 0
     if not full or not fields:
@@ -258,25 +257,34 @@ def unlike(trial: Trial, flow: Module, layer: int, fields: Mapping[str, Any], k:
     for h in range(k.shape[1]):
         parts = (k,) if spec.kv_lora_rank else (k, v)
         tiles = [x[: full * spec.block_size, h].reshape(full, spec.block_size, -1).numpy() for x in parts]
-        made = summarise(flow, *tiles, **at(trial, layer, h))
-        wrong = np.zeros(full, bool)
-        for name, x in fields.items():
-            want = made[name]
-            mine = x[: len(want), h]
-            if types[name] == uint1:
-                same = (mine == want) | near_zero(flow, name, want, tiles, at(trial, layer, h))
-            elif want.dtype.kind != "f":
-                same = np.abs(mine - want) <= (f"{name}_scale" in fields)
-            else:
-                far = STEP[types[name].name] * np.abs(want)
-                if want.size and np.isfinite(want).any():
-                    far = far + OWN * np.abs(want[np.isfinite(want)]).max()
-                with np.errstate(invalid="ignore"):
-                    same = (np.abs(mine - want) <= far) | (mine == want) | (np.isnan(mine) & np.isnan(want))
-            of_page = same.reshape(len(want), -1).all(-1) if len(want) else np.ones(0, bool)
-            wrong[: len(want)] |= ~of_page
-        count += int(wrong.sum())
+        mine = {name: x[:, h] for name, x in fields.items()}
+        count += int(unlike_own(flow, mine, tiles, at(trial, layer, h)).sum())
     return count
+
+
+def unlike_own(flow: Module, fields: Mapping[str, Any], tiles: Sequence[Any], where: Mapping[str, Any]) -> Any:
+    """Which full pages ``[n, page, D]`` of a head have other ``fields`` than the flow makes of them, rounding aside;
+    where pages have several blocks, which blocks, and of a field of pages the mistakes stand in the first ones.
+    """
+    types = {d.name: d.type.dtype for d in flow.declared("field") if isinstance(d.type, TensorType)}
+    made = summarise(flow, *tiles, **where)
+    wrong = np.zeros(len(tiles[0]), bool)
+    for name, x in fields.items():
+        want = made[name]
+        mine = x[: len(want)]
+        if types[name] == uint1:
+            same = (mine == want) | near_zero(flow, name, want, tiles, where)
+        elif want.dtype.kind != "f":
+            same = np.abs(mine - want) <= (f"{name}_scale" in fields)
+        else:
+            far = STEP[types[name].name] * np.abs(want)
+            if want.size and np.isfinite(want).any():
+                far = far + OWN * np.abs(want[np.isfinite(want)]).max()
+            with np.errstate(invalid="ignore"):
+                same = (np.abs(mine - want) <= far) | (mine == want) | (np.isnan(mine) & np.isnan(want))
+        of_page = same.reshape(len(want), -1).all(-1) if len(want) else np.ones(0, bool)
+        wrong[: len(want)] |= ~of_page
+    return wrong
 
 
 def near_zero(flow: Module, name: str, bits: Any, tiles: Sequence[Any], where: Mapping[str, Any]) -> Any:

@@ -16,14 +16,13 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from vortex.cli.exit_codes import CHECK_FAILED
 from vortex.cli.flow_options import SPEC, add_spec, spec_of
 from vortex.cli.show import emit_json, progress, table
 from vortex.errors import BAD_OPTION
 
 if TYPE_CHECKING:
     from vortex.check.flow_check import Report
-
-CHECK_FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +106,8 @@ def _print(report: Report) -> None:
             facts.insert(2, ("state", text))
         for what, text in facts:
             print(f"{what:<13} {text}")
+    for what in report.skipped:
+        print(f"{'skipped':<13} {what}")
     for c in report.compared:
         verdict = "agrees with" if c.ok else "DIFFERS from"
         print(f"{'compiled':<13} {verdict} the eager flow at {c.shape}: error {c.error:.1e}, {c.differing} other pages")

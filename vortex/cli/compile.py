@@ -10,29 +10,33 @@ examples:
   vortex compile latent_topk --heads 20 --latent 512+64 --page-size 32
   vortex compile quest --to page --print-after fuse
   vortex compile quest --target sm_100 --to page
-  vortex compile --from page dumps/quest-1a2b3c4d/12-plan-memory.page -o quest.vxa
+  vortex compile --from page dumps/quest-1a2b3c4d/*-fuse.page -o quest.vxa
   vortex compile --from tir dumps/quest-1a2b3c4d -o quest.vxa
+  vortex compile --from src dumps/quest-1a2b3c4d -o quest.vxa
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vortex.cli import pass_texts
 from vortex.cli.flow_options import SPEC, add_spec, spec_of
-from vortex.cli.opt import check_print_after
-from vortex.cli.show import emit_json, say, write_text
+from vortex.cli.pass_texts import PassTexts, bisected
+from vortex.cli.show import emit_json, say, so_far, write_text
 from vortex.errors import BAD_OPTION
 from vortex.targets.target import STAGES, parse_targets
 
 if TYPE_CHECKING:
-    from vortex.driver import Compilation
+    from vortex.artifact.resumed import Resumed
+    from vortex.compilation.lowered import Lowered
+    from vortex.driver import Compilation, OnBuilt
     from vortex.ir.core import Module
-    from vortex.passes.manager import Choose
+    from vortex.passes.manager import Choose, PassCall
 
-START = ("flow", "page", "tir")
+START = ("flow", "page", "tir", "src")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,16 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", metavar="STAGE", choices=STAGES, default="lib", help=f"stop at one of {', '.join(STAGES)}"
     )
-    parser.add_argument("--print-after", metavar="PASS", help="print the IR after this pass, or all, to stderr")
+    pass_texts.add_arguments(parser)
     parser.add_argument("--dump-dir", metavar="DIR", type=Path, help="where dumps go (default: dumps/NAME-HASH)")
     parser.add_argument("--no-dump", action="store_true", help="write no dumps")
+    parser.add_argument("--no-source", action="store_true", help="keep no flow's code in the artifact and the dump")
     parser.add_argument("--db", metavar="PATH", type=Path, help="tuning database (default: the user's, see vortex db)")
     parser.add_argument("--no-db", action="store_true", help="use no tuning results")
     parser.add_argument(
         "--shape", metavar="SHAPE", help="tuned for batch=..,kv_heads=..,tokens=..,kept=.. (default: all that were)"
     )
     parser.add_argument(
-        "--variants", metavar="N", type=int, default=4, help="of a kernel, for different shapes (default: at most 4)"
+        "--variants", metavar="N", type=int, help="of a kernel, for different shapes (default: at most 4)"
     )
     parser.add_argument("--time", action="store_true", help="print how long each stage took, to stderr")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
@@ -67,8 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile."""
-    from vortex.compilation.lowered import Lowered
-    from vortex.compilation.resume import dumped_targets, read_ir, read_tir
+    from vortex.compilation.resume import dumped_targets, read_ir, read_src, read_tir, resumed_dump, resumed_ir
     from vortex.driver import compile_flow
     from vortex.passes.manager import parse_pipeline
 
@@ -79,26 +83,30 @@ def run(args: argparse.Namespace) -> int:
     if start and (given := [o for o in SPEC if getattr(args, o) is not None]):
         option = f"--{given[0].replace('_', '-')}"
         raise BAD_OPTION.at(option=option, why=f"is fixed by the {start} file that is resumed", hint="drop it")
+    if start and STAGES.index(args.to) < STAGES.index(start):
+        raise BAD_OPTION.at(option="--to", why=f"{args.to} lies before {start}", hint=f"--to {start}, or further down")
+    if start in ("tir", "src") and passes is not None:
+        raise BAD_OPTION.at(option="--passes", why=f"run before {start}, which is resumed", hint="--from page")
     source: str | Module | list[Lowered] = args.flow
     default = "cpu"
+    resumed: tuple[Resumed, ...] = ()
     if start in ("flow", "page"):
         source = read_ir(args.flow, start)
+        resumed = resumed_ir(args.flow, start)
         default = str(source.attrs.get("target", default))
-    elif start == "tir":
+    elif start:
         default = ",".join(dumped_targets(Path(args.flow)))
     targets = parse_targets(args.target or default, say)
     for target in targets:
         target.require(args.to)
-    if start == "tir":
-        source = read_tir(Path(args.flow), targets)
-    printed: list[str] = []
+    if start in ("tir", "src"):
+        source = (read_tir if start == "tir" else read_src)(Path(args.flow), targets)
+        resumed = resumed_dump(Path(args.flow), start, source)
+    passes = _bisected(passes, source, args.bisect_limit)
+    shown = PassTexts(args)
 
     def on_step(name: str, target: str, before: str, text: str) -> None:
-        short = name.partition("{")[0]
-        if args.print_after in ("all", short):
-            note = "" if text != before else ", unchanged"
-            print(f"// ---- after {name}{f' for {target}' if target else ''}{note}\n{text}", end="", file=sys.stderr)
-        printed.append(short)
+        shown.ran(name, before, text, f" for {target}" if target else "")
 
     made = compile_flow(
         source,
@@ -111,12 +119,46 @@ def run(args: argparse.Namespace) -> int:
         argv=["vortex", "compile", *args.argv],
         on_step=on_step,
         choose=_chooser(args),
+        keep_source=not args.no_source,
+        on_built=_telling(),
+        resumed=resumed,
     )
-    check_print_after(args.print_after, printed)
+    shown.close()
     if args.to != "lib":
-        _write_text(_text(made), args.out)
+        _write_text(_text(made, locs=not args.no_locs), args.out)
     _report(made, args)
     return 0
+
+
+def _bisected(
+    passes: list[PassCall] | None, source: str | Module | list[Lowered], limit: int | None
+) -> list[PassCall] | None:
+    """The pipeline that ``--bisect-limit`` leaves; the default one is written out for it."""
+    if limit is None:
+        return passes
+    if isinstance(source, list):
+        raise BAD_OPTION.at(option="--bisect-limit", why="no pass runs on tir and src", hint="--from flow or page")
+    if passes is None:
+        from vortex.driver import default_pipeline
+
+        passes = default_pipeline("flow" if isinstance(source, str) else source)
+    return bisected(passes, limit)
+
+
+def _telling() -> OnBuilt:
+    """Says at most every two seconds how many kernels are compiled, for nvcc takes seconds for each."""
+    began = last = 0.0
+
+    def told(target: str, done: int, total: int) -> None:
+        nonlocal began, last
+        now = time.monotonic()
+        if done == 0:
+            began = last = now
+        elif done < total and now - last > 2:
+            last = now
+            say(f"kernels compiled for {target}: {so_far(began, done, total)}")
+
+    return told
 
 
 def _chooser(args: argparse.Namespace) -> Choose | None:
@@ -126,35 +168,39 @@ def _chooser(args: argparse.Namespace) -> Choose | None:
             option = "--db" if args.db else "--shape"
             raise BAD_OPTION.at(option="--no-db", why=f"contradicts {option}", hint="give one of them")
         return None
-    from vortex.tune.choose import Chooser
-    from vortex.tune.layers import Layers
-    from vortex.tune.shapes import read_shape
+    from vortex.tune.choose import VARIANTS, chooser
 
-    if args.variants < 1:
-        raise BAD_OPTION.at(
-            option="--variants", why=f"is {args.variants}", hint="1 for one kernel that serves all shapes"
-        )
-    return Chooser(Layers.default(args.db), read_shape(args.shape) if args.shape else None, args.variants)
+    variants = VARIANTS if args.variants is None else args.variants
+    if variants < 1:
+        raise BAD_OPTION.at(option="--variants", why=f"is {variants}", hint="1 for one kernel that serves all shapes")
+    return chooser(args.db, args.shape, variants)
 
 
 def _stage_of(name: str) -> str | None:
-    """The stage to resume from, told from the name; None for a flow to trace."""
+    """The stage to resume from, told from the name; None for a flow to trace. A shipped flow is no folder of that name
+    that happens to lie where an engine starts.
+    """
     path = Path(name)
     if path.suffix in (".flow", ".page"):
         return path.suffix[1:]
-    return "tir" if path.is_dir() else None
+    if not path.is_dir():
+        return None
+    from vortex.flow.flow import library_names
+
+    return None if name in library_names() else "tir"
 
 
-def _text(made: Compilation) -> str:
+def _text(made: Compilation, *, locs: bool) -> str:
     """The text of the last stage that was reached."""
+    from vortex.ir.op_labels import uncommented
     from vortex.ir.printer import print_module
 
-    if made.sources:
-        return "".join(made.sources.values())
-    if made.lowered:
-        return "\n".join(k.text for low in made.lowered for k in low.kernels.values())
+    if made.sources or made.lowered:
+        kernels = [k.text for low in made.lowered for k in low.kernels.values()]
+        text = "".join(made.sources.values()) if made.sources else "\n".join(kernels)
+        return text if locs else uncommented(text)
     modules = [made.flow] if made.flow else list(made.programs.values())
-    return "\n".join(print_module(m) for m in modules)
+    return "\n".join(print_module(m, locs=locs) for m in modules)
 
 
 def _write_text(text: str, out: Path | None) -> None:
@@ -162,6 +208,16 @@ def _write_text(text: str, out: Path | None) -> None:
         print(text, end="")
     else:
         write_text(text, out)
+
+
+def _warn(made: Compilation) -> None:
+    """Say what kernels spill, and which CTAs have no room on an SM."""
+    from vortex.remarks.kernels import warnings
+
+    for target, entry in made.manifest.targets.items() if made.manifest is not None else ():
+        for k in entry.kernels:
+            for r in warnings(k.name, k.schedule, k.resources):
+                say(f"warning[{r.rule}]: on {target}, {r.message}; 'vortex explain {made.artifact}' tells more")
 
 
 def _report(made: Compilation, args: argparse.Namespace) -> None:
@@ -177,5 +233,6 @@ def _report(made: Compilation, args: argparse.Namespace) -> None:
         say(f"{made.own_seconds:8.3f} s  own code in all")
     if made.artifact:
         say(f"wrote {made.artifact}")
+        _warn(made)
     if made.dumps:
         say(f"dumps in {made.dumps}")

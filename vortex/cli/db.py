@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vortex.cli.exit_codes import CHECK_FAILED, OK
 from vortex.cli.flow_options import add_spec, flow_program
 from vortex.cli.show import emit_json, listing, say
 from vortex.errors import BAD_OPTION, NOT_DATABASE, UNKNOWN_NAME, UNKNOWN_RECORD, nearest
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from vortex.tune.record import Record
     from vortex.tune.store import Store
 
-OK, CHECK_FAILED = 0, 1
 ID = 12
-"""Digits of an id that listings show."""
+"""Digits of an id that tables show."""
+SHOWN = {"id": lambda x: x[:ID], "ir": lambda x: x[:ID], "us": lambda x: f"{x:.2f}"}
+"""How tables show what JSON has whole."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,19 +59,19 @@ def run(args: argparse.Namespace) -> int:
 def _ls(args: argparse.Namespace) -> int:
     rows = [
         {
-            "id": r.id[:ID],
+            "id": r.id,
             "layer": layer,
             "kind": r.key.kind,
             "bucket": str(r.key.bucket),
             "target": str(r.target),
-            "config": _config(r),
+            "config": dict(r.config),
             "status": r.status,
-            "us": "-" if r.us is None else f"{r.us:.2f}",
+            "us": r.us,
             "samples": len(r.samples),
         }
         for layer, r in _wanted(args)
     ]
-    listing(rows, args.json)
+    listing(rows, args.json, shown=SHOWN)
     if not rows:
         say("no records")
     return OK
@@ -105,18 +107,18 @@ def _best(args: argparse.Namespace) -> int:
     rows = [
         {
             "kind": r.key.kind,
-            "ir": r.key.ir[:ID],
+            "ir": r.key.ir,
             "target": str(r.target),
             "bucket": str(r.key.bucket),
-            "config": _config(r),
-            "us": f"{r.us:.2f}",
+            "config": dict(r.config),
+            "us": r.us,
             "of": counts[at],
-            "id": r.id[:ID],
+            "id": r.id,
             "layer": layer,
         }
         for at, (layer, r) in sorted(first.items(), key=lambda x: (x[1][1].key.kind, x[1][1].lookup, x[0][1]))
     ]
-    listing(rows, args.json)
+    listing(rows, args.json, shown=SHOWN)
     if not rows:
         say("no usable records")
     return OK

@@ -1,4 +1,4 @@
-"""Every mistake that vortex reports, with what it says and the way out.
+"""Every mistake that vortex reports, with an example of what it says and the way out.
 
 examples:
   vortex errors
@@ -9,10 +9,12 @@ examples:
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
-from vortex.cli.show import emit_json, listing
-from vortex.errors import CATALOGUE, UNKNOWN_NAME, nearest
+from vortex.cli.error_examples import example
+from vortex.cli.show import emit_json, lines, listing
+from vortex.errors import CATALOGUE, UNKNOWN_NAME, ErrorKind, nearest
+
+MARGIN = " " * 7
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List or explain."""
     if args.code is None:
-        rows = [asdict(k) for k in CATALOGUE.values()]
-        listing(
-            rows if args.json else [{"code": r["code"], "what": r["title"], "help": r["help"]} for r in rows], args.json
-        )
+        listing([_row(k) for k in CATALOGUE.values()], args.json)
         return 0
     kind = CATALOGUE.get(args.code.upper())
     if kind is None:
         raise UNKNOWN_NAME.at(what="error", name=args.code, nearest=nearest(args.code.upper(), CATALOGUE))
     if args.json:
-        emit_json(asdict(kind))
-    else:
-        print(f"{kind.code}: {kind.title}\n\n  message: {kind.message}\n  help:    {kind.help or '-'}")
+        emit_json(_row(kind))
+        return 0
+    message, way_out = example(kind)
+    print(f"{kind.code}: {kind.title}\n")
+    print(lines(f"  e.g. {message}", MARGIN))
+    print(lines(f"  help {way_out or '-'}", MARGIN))
     return 0
+
+
+def _row(kind: ErrorKind) -> dict[str, str]:
+    message, way_out = example(kind)
+    return {"code": kind.code, "severity": kind.severity, "what": kind.title, "example": message, "help": way_out}

@@ -11,6 +11,7 @@ examples:
   vortex eval my_flow.py --tasks niah_multikey,vt --budgets 8 --verdict
   vortex eval quest --backend eager --time-limit 5m --json
   vortex eval quest mass --trace steps.safetensors
+  vortex eval quest --budgets 16 --trace-pages trace.jsonl
   vortex eval quest --target sm_100a --cost-batch 8 --cost-tokens 131072
 """
 
@@ -20,6 +21,7 @@ import argparse
 import math
 import os
 import shlex
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from vortex.evaluate.cost import Workload
     from vortex.evaluate.models import Model
     from vortex.evaluate.outcomes import Outcome
+    from vortex.evaluate.page_trace import PageTrace
     from vortex.evaluate.prompts import Prompt
     from vortex.evaluate.run import Evaluation
     from vortex.evaluate.statistics import Summary
@@ -69,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-limit", metavar="TIME", help="after which nothing more is begun, e.g. 90s, 10m")
     parser.add_argument("--cache", metavar="DIR", type=Path, help="of prompts and outcomes (default: the user's)")
     parser.add_argument("--trace", metavar="FILE", type=Path, help="judge by recorded steps, without a model")
+    parser.add_argument(
+        "--trace-pages", metavar="FILE", type=Path, help="of one flow and budget: also record the pages read"
+    )
     parser.add_argument("--target", metavar="NAME", default="sm_90a", help="GPU that costs are for (default: sm_90a)")
     for name, default, what in (("batch", COST_BATCH, "requests"), ("tokens", COST_TOKENS, "tokens of each request")):
         parser.add_argument(
@@ -88,10 +94,13 @@ def run(args: argparse.Namespace) -> int:
             raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why=f"is {given}", hint="at least 1")
     if args.json and args.verdict:
         raise BAD_OPTION.at(option="--verdict", why="contradicts --json", hint="give one of them")
+    _check_trace_pages(args, budgets)
     at = _workload(args)
     limit = math.inf if args.time_limit is None else seconds("--time-limit", args.time_limit, none=True)
-    weights = _weights(args.parameters)
-    from vortex.evaluate.run import Evaluation, flow_names
+    until = time.monotonic() + limit
+    weights = model_weights(args.parameters)
+    from vortex.evaluate.readers import flow_names
+    from vortex.evaluate.run import Evaluation
 
     flows = {name: text for text, name in flow_names(args.flows).items()}
     if args.trace is not None:
@@ -103,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         model = load_model(args.model, args.device)
     at = _at_latent_rows(at) if model.kv_lora_rank else at
     prompts = _prompts(model, names, tokens, args.prompts, args.seed)
+    trace = _page_trace(args, model, flows, budgets, weights)
     evaluation = Evaluation(
         model, flows, budgets, args.backend, args.seed, parameters=weights, folder=args.cache, seconds=limit
     )
@@ -112,7 +122,56 @@ def run(args: argparse.Namespace) -> int:
     if result.missing:
         say(f"the time limit left out {result.missing} outcomes; the same command goes on where it stopped")
     summary = _summary(args, result.outcomes, result.failures, flows, budgets, model, model.sparse_layers, at)
-    return max(_show(args, summary, result.failures), INCOMPLETE if result.missing else 0)
+    code = max(_show(args, summary, result.failures), INCOMPLETE if result.missing else 0)
+    if trace is not None:
+        answered = [p for p in prompts if f"{p.task} {p.length}" not in result.failures]
+        code = max(code, _record_pages(args, trace, answered, until))
+    return code
+
+
+def _check_trace_pages(args: argparse.Namespace, budgets: Sequence[int]) -> None:
+    """VX7001 where there is no one lane to record, or no model."""
+    if args.trace_pages is None:
+        return
+    if args.trace is not None:
+        why = "needs a model, and --trace judges without one"
+        raise BAD_OPTION.at(option="--trace-pages", why=why, hint="give one of them")
+    if len(args.flows) > 1 or len(budgets) > 1:
+        why = f"records one flow at one budget, not {len(args.flows)} at {len(budgets)}"
+        raise BAD_OPTION.at(option="--trace-pages", why=why, hint="name one FLOW, and one budget: --budgets 16")
+
+
+def _page_trace(
+    args: argparse.Namespace,
+    model: Model,
+    flows: Mapping[str, str],
+    budgets: Sequence[int],
+    weights: Mapping[str, torch.Tensor] | None,
+) -> PageTrace | None:
+    """What records the pages, where that is asked for: its file is there before an hour of evaluation begins."""
+    if args.trace_pages is None:
+        return None
+    from vortex.evaluate.outcomes import Lane
+    from vortex.evaluate.page_trace import PageTrace
+
+    ((rule, flow),) = flows.items()
+    return PageTrace(args.trace_pages, model, Lane(rule, budgets[0]), flow, args.backend, weights)
+
+
+def _record_pages(args: argparse.Namespace, trace: PageTrace, prompts: Sequence[Prompt], until: float) -> int:
+    """Record prompts, none that would begin after ``until`` of the monotonic clock; 1 where some are left out."""
+    from vortex.evaluate.prefill import PromptCache, default_folder
+
+    cache = PromptCache(args.cache or default_folder())
+    with progress(f"recording pages of {len(prompts)} prompts", len(prompts)) as advance:
+        for done, prompt in enumerate(prompts):
+            if time.monotonic() > until:
+                say(f"the time limit left out {len(prompts) - done} of {len(prompts)} prompts: {args.trace_pages}")
+                return INCOMPLETE
+            advance(done, f"{prompt.task} {prompt.length}, prompt {prompt.index}")
+            trace.add(prompt, cache)
+    say(f"wrote {args.trace_pages}; read it with: vortex trace {args.trace_pages}")
+    return 0
 
 
 def _workload(args: argparse.Namespace) -> Workload:
@@ -122,7 +181,8 @@ def _workload(args: argparse.Namespace) -> Workload:
     return Workload(batch=args.cost_batch, tokens=args.cost_tokens, target=args.target)
 
 
-def _weights(file: str | None) -> Mapping[str, torch.Tensor] | None:
+def model_weights(file: str | None) -> Mapping[str, torch.Tensor] | None:
+    """The weights of flows in a file of safetensors; VX7002, VX6020."""
     if file is None:
         return None
     from vortex.runtime.safetensors import read_safetensors

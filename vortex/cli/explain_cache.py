@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from vortex.cli.flow_options import add_spec, spec_of
-from vortex.cli.show import emit_json, say, table
+from vortex.cli.show import emit_json, lines, say, table
 from vortex.targets.target import parse_targets
 
 
@@ -45,6 +45,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"\nmiss: no {path}")
     if file is not None:
-        print(f"the nearest is {file}, which differs in {', '.join(odd)}:\n")
+        print(lines(f"the nearest is {file}, which differs in {', '.join(odd)}:") + "\n")
         table(["part", "here", "there"], [[name, here, there] for name, (here, there) in odd.items()])
     return 0

@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from vortex.spec import Spec
     from vortex.targets.target import Target
 
-SPEC = ("heads", "head_dim", "latent", "page_size", "block_size", "dtype", "kv_dtype", "budget_table")
+SPEC = (
+    "heads",
+    "head_dim",
+    "latent",
+    "page_size",
+    "block_size",
+    "dtype",
+    "kv_dtype",
+    "budget_table",
+    "request_budgets",
+)
 """Options that make up the model shape."""
 
 
@@ -31,6 +41,9 @@ def add_spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-dtype", metavar="TYPE", help="K and V alone: fp8_e4m3, with scales (default: as --dtype)")
     parser.add_argument(
         "--budget-table", action="store_true", default=None, help="rows have budgets by layer and head: Budget(table=)"
+    )
+    parser.add_argument(
+        "--request-budgets", action="store_true", default=None, help="requests may have budgets of their own"
     )
 
 

@@ -1,13 +1,15 @@
 """What an artifact holds (its library is never loaded), or what this machine has.
 
-Of GPU kernels also what each takes of a multiprocessor (SM) and what it is predicted to wait for: memory, latency
-(too few bytes in flight for the memory to be busy) or compute (the tensor cores). One kernel's CUDA source, PTX or
-machine code is printed by --kernel.
+Of GPU kernels also what each takes of a multiprocessor (SM) and what it is predicted to wait for, with the part of its
+time that this takes: memory, latency (too few bytes in flight for the memory to be busy), compute (the tensor cores),
+scalar arithmetic or spills. --shape tells bytes, FLOPs, microseconds and limiter of each kernel of a step. One kernel's
+CUDA source, PTX or machine code is printed by --kernel.
 
 examples:
   vortex info
   vortex info quest.vxa
   vortex info quest.vxa --json
+  vortex info quest.vxa --shape batch=8,tokens=32768 --gpu B200
   vortex info quest.vxa --kernel select --target sm_90a --ptx
   vortex info passes
 """
@@ -21,16 +23,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vortex.cli.show import emit_json, plain, table
+from vortex.cli.predictions import show_costs
+from vortex.cli.show import emit_json, lines, table
 from vortex.errors import BAD_OPTION, VortexError, nearest
 from vortex.targets.target import ALIASES
 
 if TYPE_CHECKING:
     from vortex.artifact.kernel_texts import Text
-    from vortex.artifact.manifest import KernelEntry
+    from vortex.artifact.manifest import KernelEntry, Manifest
 
 _TOKENS = 32768
 """Of the request whose state is stated."""
+MARGIN = " " * 10
+"""In front of what does not fit into the line of its name."""
 LISTINGS = ("ops", "passes", "kinds", "errors", "targets")
 
 
@@ -41,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--kernel", metavar="NAME", help="print one kernel's text: its CUDA source unless told")
     parser.add_argument("--target", metavar="TARGET", help="of this target (default: the artifact's first GPU)")
+    parser.add_argument(
+        "--shape", metavar="SHAPE", help="costs of a step, e.g. batch=8,tokens=32768,kv_heads=8,kept=30"
+    )
+    parser.add_argument("--gpu", metavar="NAME", help="the GPU that --shape predicts for (default: the target's)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--source", dest="text", action="store_const", const="source", help="CUDA source of --kernel")
     what.add_argument("--ptx", dest="text", action="store_const", const="ptx", help="PTX of --kernel")
@@ -54,6 +63,12 @@ def run(args: argparse.Namespace) -> int:
     if args.what in LISTINGS:
         listing = argparse.Namespace(name=None, code=None, ir=False, json=args.json)
         return int(importlib.import_module(f"vortex.cli.{args.what}").run(listing))
+    if args.gpu and not args.shape:
+        raise BAD_OPTION.at(option="--gpu", why="is what --shape predicts for", hint="give --shape as well")
+    if args.shape:
+        if args.kernel or args.text:
+            raise BAD_OPTION.at(option="--shape", why="prints no text of a kernel", hint="drop --kernel")
+        return show_costs(args.what, args.shape, args.target, args.gpu, args.json)
     if args.kernel or args.text or args.target:
         return _kernel(args.what, args.kernel, args.target, args.text or "source")
     return _artifact(args.what, args.verify, args.json)
@@ -82,13 +97,14 @@ def _machine(as_json: bool) -> int:
     if as_json:
         emit_json(facts)
     else:
-        print(plain(("what", "has"), [[k, v or "not installed"] for k, v in facts.items()]), end="")
+        table(("what", "has"), [[k, v or "not installed"] for k, v in facts.items()])
     return 0
 
 
 def _artifact(path: str, verify: bool, as_json: bool) -> int:
     from vortex.artifact.folder import read_manifest, verify_files
     from vortex.artifact.manifest import expected
+    from vortex.artifact.resumed import resumptions
 
     try:
         m = read_manifest(path)
@@ -101,27 +117,29 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
         emit_json(m.to_json())
         return 0
     s = m.spec
-    print(f"flow      {m.flow}")
-    print(f"digest    {m.digest}")
+    print(lines(f"flow      {m.flow}", MARGIN))
+    print(lines(f"digest    {m.digest}", MARGIN))
     narrow = f", K and V in {s.kv_dtype} with scales" if s.scaled else ""
     blocks = f" in blocks of {s.block_size}" if s.page_blocks > 1 else ""
-    print(f"shape     page size {s.page_size}{blocks}, {s}, {s.dtype}{narrow}")
+    print(lines(f"shape     page size {s.page_size}{blocks}, {s}, {s.dtype}{narrow}", MARGIN))
     for f in m.fields:
-        print(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head, {f.tile_bytes} bytes")
+        print(lines(f"field     {f.name}: {f.dtype}{list(f.tile)} per page and KV head, {f.tile_bytes} bytes", MARGIN))
     for x in m.states:
         each = "page of a request" if x.per == "page" else "request"
         about = f"{x.bytes(1, 1)} bytes per KV head, layer and {each}"
-        print(f"state     {x.name}: {x.dtype}{list(x.tile)} per {each}, from {x.init} on; {about}")
+        print(lines(f"state     {x.name}: {x.dtype}{list(x.tile)} per {each}, from {x.init} on; {about}", MARGIN))
     if m.states:
         columns = -(-_TOKENS // s.page_size)
         slot = sum(x.bytes(1, columns) for x in m.states)
-        print(f"          {slot} bytes per KV head and layer for each request of up to {_TOKENS} tokens")
+        print(lines(f"          {slot} bytes per KV head and layer for each request of up to {_TOKENS} tokens", MARGIN))
     for c in m.constants:
-        print(f"constant  {c.name}: {c.dtype}{list(c.shape)}")
+        print(lines(f"constant  {c.name}: {c.dtype}{list(c.shape)}", MARGIN))
     for p in m.parameters:
         each = {"model": "", "layer": " a layer", "head": " a layer and KV head"}[p.per]
-        print(f"parameter {p.name}: {expected(p)} in the file of weights, {p.bytes(1, 1)} bytes{each}")
-    print(f"made by   {', '.join(f'{k} {v}' for k, v in m.toolchain.items())}")
+        print(lines(f"parameter {p.name}: {expected(p)} in the file of weights, {p.bytes(1, 1)} bytes{each}", MARGIN))
+    print(lines(f"made by   {', '.join(f'{k} {v}' for k, v in m.toolchain.items())}", MARGIN))
+    for r in resumptions(m.provenance):
+        print(lines(f"resumed   {r}", MARGIN))
     rows = []
     for name, target in m.targets.items():
         for k in target.kernels:
@@ -137,9 +155,10 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     if gpu:
         print()
         head = ("target", "kernel", "threads", "registers", "spilled", "shared", "CTAs an SM", "warps", "bound by")
-        table((*head, "KiB in flight", "needed", "limiter"), gpu)
-        others = [f"{r[1]} on {r[0]} ({r[-1]})" for r in gpu if r[-1] not in ("memory", "-")]
-        print(f"\npredicted to wait for something else than memory: {', '.join(others) or 'none'}")
+        table((*head, "KiB in flight", "needed", "limiter", "share"), gpu)
+        others = [f"{r[1]} on {r[0]} ({r[-2]})" for r in gpu if r[-2] not in ("memory", "-")]
+        print("\n" + lines(f"predicted to wait for something else than memory: {', '.join(others) or 'none'}"))
+        _warn(m)
     if verify:
         print(f"\n{len(m.files)} files are as the manifest says")
     return 0
@@ -161,4 +180,16 @@ def _resources(target: str, kernel: KernelEntry) -> list[str]:
     cells = [r.get("threads"), r.get("registers"), r.get("spills"), shared]
     cells += [r.get(n, "-") for n in ("ctas", "warps", "bound_by")]
     flight = [f"{n / 1024:.0f}" if isinstance(n := r.get(name), int) else "-" for name in ("in_flight", "needed")]
-    return [target, kernel.name, *map(str, cells), *flight, str(r.get("limiter", "-"))]
+    share = f"{n:.0%}" if isinstance(n := r.get("limiter_share"), float | int) else "-"
+    return [target, kernel.name, *map(str, cells), *flight, str(r.get("limiter", "-")), share]
+
+
+def _warn(m: Manifest) -> None:
+    """Print what kernels spill, and which CTAs have no room on an SM."""
+    from vortex.remarks.kernels import warnings
+
+    for target, entry in m.targets.items():
+        for k in entry.kernels:
+            for r in warnings(k.name, k.schedule, k.resources):
+                print("\n" + lines(f"on {target}: {r.message}"))
+                print(lines(f"  = help: {r.help}", MARGIN))

@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
                 "once for each": kind.domain,
                 "launched by": kind.call or "launch",
                 "reads pages": kind.pages,
-                "time depends on": " ".join(kind.axes),
-                "templates": ", ".join(templates) or "-",
+                "time depends on": list(kind.axes),
+                "templates": templates,
                 "about": kind.about,
             }
         )

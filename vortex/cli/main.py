@@ -17,22 +17,27 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from vortex.cli.exit_codes import EXIT_CODES, INTERNAL_ERROR, INTERRUPTED, OK, USER_ERROR
 from vortex.errors import BAD_OPTION, CANNOT_WRITE, DISK_FULL, UNKNOWN_NAME, VortexError, VortexWarning, nearest
-
-OK, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 2, 70, 130
 
 COMMANDS = {
     "compile": "compile a flow into an artifact, or any part of the way",
     "check": "is a flow right at all shapes, what does it cost, what is slow and why",
     "opt": "run passes over an IR file",
+    "reduce": "shrink IR or a flow while a test still holds, such as that it fails",
     "tune": "measure which configuration of each kernel is fastest, here or elsewhere",
     "db": "the database of tuning results: look, share, merge",
     "run": "decode a small random batch with an artifact and check it",
     "demo": "compile quest, decode a ragged batch, print what it kept and cost",
     "eval": "how many of a real model's answers a flow keeps",
+    "advise": "which flow, budget and dense layers keep the answers to your own prompts",
     "capture": "record decoding steps of a real model, for vortex eval --trace",
+    "trace": "which pages were read, by layer and head over positions, as a picture",
+    "probe": "what a served flow reads of the attention mass, by layer and head",
     "info": "what an artifact holds, or what this machine has",
-    "diff": "compare two IR files or two artifacts",
+    "explain": "why kernels are as they are: remarks with the lines of the flow",
+    "report": "look into a compilation: one HTML file with what is slow and why, passes, graph and texts",
+    "diff": "what two IR files, artifacts or dumps differ in, but for names",
     "ops": "what a flow may use, and the operations of the IR",
     "explain-cache": "what decides a flow's artifact, and why a cache lacks it",
     "passes": "the passes, their options and contracts",
@@ -40,6 +45,7 @@ COMMANDS = {
     "errors": "every error and the way out of it",
     "targets": "what can be compiled for, and how far",
     "toolchain": "the environment in which an engine's start compiles flows",
+    "completion": "a script that completes all of this in bash, zsh or fish",
 }
 """Subcommands in the order of use; ``compile`` lives in ``vortex/cli/compile.py`` and so on, see :func:`module_of`."""
 
@@ -53,11 +59,13 @@ usage: vortex COMMAND ...
 examples:
   vortex compile quest --target cpu -o quest.vxa
   vortex compile quest --to page --print-after fuse
-  vortex opt dumps/quest-1a2b3c4d/00-trace.flow --passes=canonicalize,cse
+  vortex opt dumps/quest-1a2b3c4d/*-trace.flow --passes=canonicalize,cse
   vortex run quest.vxa
 
-'vortex COMMAND --help' tells more. Data goes to stdout, messages to stderr; the exit code is 0, 2 for a
-mistake of yours, 70 for one of ours.
+exit codes:
+{exit_codes}
+
+'vortex COMMAND --help' tells more. Data goes to stdout, messages to stderr.
 """
 
 
@@ -127,7 +135,7 @@ def _guarded(args: list[str], interrupted: list[int]) -> tuple[int, str]:
     """The exit code and what to say on stderr; nothing is raised."""
     try:
         with _warnings_shown():
-            code = _dispatch(args)
+            code = dispatch(args)
         sys.stdout.flush()
         return code, ""
     except KeyboardInterrupt:
@@ -212,10 +220,13 @@ def _to_nowhere(stream: TextIO) -> None:
         return
 
 
-def _dispatch(args: list[str]) -> int:
+def dispatch(args: list[str]) -> int:
+    """Run one command; its exit code, and whatever it raises."""
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
-        print(ABOUT.format(commands="\n".join(f"  {n:<{width}}  {about}" for n, about in COMMANDS.items())), end="")
+        listed = "\n".join(f"  {n:<{width}}  {about}" for n, about in COMMANDS.items())
+        codes = "\n".join(f"  {n:>3}  {meaning}" for n, meaning in EXIT_CODES.items())
+        print(ABOUT.format(commands=listed, exit_codes=codes), end="")
         return OK
     if args[0] in ("-V", "--version"):
         from vortex.install.versions import vortex_version

@@ -1,21 +1,38 @@
 """Run passes over an IR file and print the result. Every pass is verified before and after.
 
 examples:
-  vortex opt 00-trace.flow --passes=canonicalize,cse
-  vortex opt 00-trace.flow --passes=outline,fuse --print-after all --time
-  vortex opt - --no-locs < 10-outline.page
+  vortex opt quest.flow --passes=canonicalize,cse
+  vortex opt quest.flow --passes=outline,fuse --print-after all --time-passes
+  vortex opt quest.flow --passes=canonicalize,cse,outline --print-changed --no-locs
+  vortex opt quest.flow --passes=canonicalize,cse,outline --bisect-limit 1
+  vortex opt dump/*-fuse.page --passes=plan-memory --no-locs
+
+With --split-input-file the parts between lines '// -----' are modules of their own. With --verify-diagnostics nothing
+is printed: each part must end in the error, or in none, that its comments '// expected-error@+1 {{text}}' say; the exit
+code is 1 when one does not.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vortex.cli.show import write_text
+from vortex.cli import pass_texts
+from vortex.cli.diagnostics import expected_errors, unmet
+from vortex.cli.pass_texts import PassTexts, bisected, check_print_after
+from vortex.cli.show import say, write_text
 from vortex.cli.source import read_text
-from vortex.errors import BAD_OPTION, nearest
+from vortex.errors import BAD_OPTION, VortexError
+from vortex.targets.target import Target, parse_targets
+
+if TYPE_CHECKING:
+    from vortex.passes.manager import PassCall
+
+SEPARATOR = "// -----"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,45 +42,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--passes", metavar="TEXT", default="", help="e.g. 'cse,fuse{max-live=8}'; none: verify and print"
     )
     parser.add_argument("--target", metavar="NAME", help="what target-dependent passes (schedule) work for")
-    parser.add_argument("--print-after", metavar="PASS", help="also print the IR after this pass, or all, to stderr")
-    parser.add_argument("--time", action="store_true", help="print how long each pass took, to stderr")
-    parser.add_argument("--no-locs", action="store_true", help="leave out source locations")
+    pass_texts.add_arguments(parser, "--time")
+    parser.add_argument("--split-input-file", action="store_true", help=f"work on each part between '{SEPARATOR}'")
+    parser.add_argument("--verify-diagnostics", action="store_true", help="check the errors that comments expect")
     parser.add_argument("-o", dest="out", metavar="FILE", help="write here instead of stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Parse, run, print."""
-    from vortex.ir.parser import parse_module
-    from vortex.ir.printer import print_module
-    from vortex.passes.manager import PassContext, Ran, parse_pipeline, run_pipeline
-    from vortex.targets.target import parse_targets
+    from vortex.passes.manager import parse_pipeline
 
     calls = parse_pipeline(args.passes)
     check_print_after(args.print_after, [c.name for c in calls])
     targets = parse_targets(args.target) if args.target else ()
     if len(targets) > 1:
         raise BAD_OPTION.at(option="--target", why="names several targets", hint="vortex opt works for one")
+    if args.verify_diagnostics and args.out:
+        raise BAD_OPTION.at(option="-o", why="has nothing to write under --verify-diagnostics", hint="drop it")
+    calls = bisected(calls, args.bisect_limit)
+    target = targets[0] if targets else None
     text, name = read_text(args.file)
-    start = time.perf_counter()
-    module = parse_module(text, name)
-    times = [("parse", time.perf_counter() - start)]
-
-    def on_pass(ran: Ran) -> None:
-        nonlocal start
-        times.append((str(ran.call), time.perf_counter() - start))
-        if args.print_after in ("all", ran.call.name):
-            note = "" if ran.after != ran.before else ", unchanged"
-            print(f"// ---- after {ran.call} (#{ran.number}){note}", file=sys.stderr)
-            print(ran.after, end="", file=sys.stderr)
-        start = time.perf_counter()
-
-    watch = on_pass if args.time or args.print_after else None
-    start = time.perf_counter()
-    made = run_pipeline(module, calls, PassContext(targets[0] if targets else None), watch)
-    if args.time:
-        for what, seconds in times:
-            print(f"{seconds * 1e3:9.2f} ms  {what}", file=sys.stderr)
-    printed = print_module(made, locs=not args.no_locs)
+    parts = list(_split(text)) if args.split_input_file else [text]
+    if args.verify_diagnostics:
+        wrong = [w for part in parts for w in _checked(part, name, calls, target, args)]
+        for sentence in wrong:
+            say(sentence)
+        return int(bool(wrong))
+    printed = f"\n{SEPARATOR}\n\n".join(_passed(part, name, calls, target, args) for part in parts)
     if args.out:
         write_text(printed, Path(args.out))
     else:
@@ -71,10 +76,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_print_after(name: str | None, known: list[str]) -> None:
-    """VX7001 when ``--print-after`` names no pass that runs."""
-    if name not in (None, "all") and name not in known:
-        hint = f"these run: {', '.join(known) or 'none'}"
-        raise BAD_OPTION.at(
-            option="--print-after", why=f"no pass '{name}' runs here{nearest(str(name), known)}", hint=hint
-        )
+def _split(text: str) -> Iterator[str]:
+    """The parts of a file, each below an empty line for every line above it: errors have the lines of the file."""
+    above = 0
+    for part in re.split(rf"^{SEPARATOR}[ \t]*\n", text, flags=re.M):
+        yield "\n" * above + part
+        above += part.count("\n") + 1
+
+
+def _passed(text: str, name: str, calls: list[PassCall], target: Target | None, args: argparse.Namespace) -> str:
+    """The text of the module in ``text`` after the passes."""
+    from vortex.ir.parser import parse_module
+    from vortex.ir.printer import print_module
+    from vortex.passes.manager import PassContext, Ran, run_pipeline
+
+    start = time.perf_counter()
+    module = parse_module(text, name)
+    shown = PassTexts(args)
+    if args.time_passes:
+        say(f"{(time.perf_counter() - start) * 1e3:9.2f} ms  parse")
+
+    def on_pass(ran: Ran) -> None:
+        shown.ran(str(ran.call), ran.before, ran.after, f" (#{ran.number})")
+
+    shown.begin()
+    made = run_pipeline(module, calls, PassContext(target), on_pass if shown.wanted else None)
+    return print_module(made, locs=not args.no_locs)
+
+
+def _checked(text: str, name: str, calls: list[PassCall], target: Target | None, args: argparse.Namespace) -> list[str]:
+    """In which ways the error that the passes end in is not what the comments expect."""
+    expected, error = expected_errors(text, name), None
+    try:
+        _passed(text, name, calls, target, args)
+    except VortexError as e:
+        error = e
+    return unmet(expected, error, name)

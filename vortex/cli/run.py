@@ -8,6 +8,7 @@ examples:
   vortex run quest.vxa --tokens 40,1000 --kv-heads 2 --pages 8
   vortex run quest.vxa --target sm_90
   vortex run learned_query.vxa --parameters weights.safetensors
+  vortex run quest.vxa --tokens 4000,16000 --trace trace.jsonl
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vortex.cli.exit_codes import CHECK_FAILED
 from vortex.cli.numbers import integers
 from vortex.cli.show import emit_json, say, table
 from vortex.errors import BAD_OPTION, NOT_ARTIFACT
 
 if TYPE_CHECKING:
     from vortex.ir.core import Module
-
-CHECK_FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the random numbers (default: 0)")
     parser.add_argument("--require-digest", metavar="HEX", help="refuse an artifact of another digest")
+    parser.add_argument(
+        "--trace", metavar="FILE", type=Path, help="then record which pages are read of a batch with heavy pages"
+    )
+    parser.add_argument("--trace-mass", action="store_true", help="record attention mass there, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -52,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     for option in ("steps", "kv_heads"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why="must be at least 1", hint="give more")
+    if args.trace_mass and args.trace is None:
+        raise BAD_OPTION.at(option="--trace-mass", why="has no trace to stand in", hint="add --trace FILE")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vortex.artifact.folder import read_manifest
     from vortex.budget import Budget
@@ -67,6 +73,20 @@ def run(args: argparse.Namespace) -> int:
     decoder = load(
         args.artifact, target=args.target, budget=budget, require_digest=digest, debug=True, parameters=weights
     )
+    if args.trace is not None:
+        from vortex.check.page_trace import trace_planted
+
+        trace_planted(
+            decoder,
+            args.trace,
+            lengths,
+            kv_heads=kv_heads,
+            layers=LAYERS,
+            steps=args.steps,
+            seed=args.seed,
+            mass=args.trace_mass,
+        )
+        say(f"wrote {args.trace}; read it with: vortex trace {args.trace}")
     found, times = judge(decoder, flow, lengths, kv_heads=kv_heads, steps=args.steps, seed=args.seed)
     good = {name: verdict.good(decoder.spec.dtype) for name, verdict in found.items()}
     best = min(t.decode for t in times)

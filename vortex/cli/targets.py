@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     for t in TARGETS.values():
         also = [short for short, full in ALIASES.items() if full == t.name]
-        rows.append({"target": t.name, "also": ", ".join(also) or "-", "stages": " ".join(t.stages), "about": t.about})
         m = MACHINES.get(t.name)
-        facts = (m.sms, f"{m.bandwidth / 1e12:g}", m.shared >> 10, m.l2 >> 20, m.bytes_needed >> 10) if m else "-----"
-        rows[-1] |= dict(zip(FACTS, map(str, facts), strict=True))
+        facts = (m.sms, m.bandwidth / 1e12, m.shared >> 10, m.l2 >> 20, m.bytes_needed >> 10) if m else (None,) * 5
+        row = {"target": t.name, "also": also, "stages": list(t.stages), "about": t.about}
+        rows.append(row | dict(zip(FACTS, facts, strict=True)))
     listing(rows, args.json)
     return 0

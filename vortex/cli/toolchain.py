@@ -18,7 +18,7 @@ import argparse
 import shlex
 import time
 
-from vortex.cli.show import plain, say
+from vortex.cli.show import say, table
 from vortex.errors import UNKNOWN_NAME, nearest
 from vortex.install import toolchain
 
@@ -73,5 +73,5 @@ def _show() -> int:
         ["its vortex", toolchain.version() or "not installed"],
         ["a start uses", words[0] if words else f"nothing: install it, or set {COMPILER}"],
     ]
-    print(plain(("what", "is"), rows), end="")
+    table(("what", "is"), rows)
     return 0

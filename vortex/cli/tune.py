@@ -1,7 +1,9 @@
 """Find the fastest configuration of each kernel for a set of shapes.
 
-Without --bundle candidates are built and measured here, and what came out goes to the database that 'vortex compile'
-looks into. With --bundle they are built only: a folder to take to the machine that has the GPU, where
+Without --bundle candidates are built and measured here, in turns: first the default of each kernel and what the cost
+model thinks best, then more while there is time. So a short --budget leaves something measured too; what comes out goes
+to the database that 'vortex compile' looks into. With --bundle they are built only: a folder to take to the machine
+that has the GPU, where
 
   python -m vortex.tune.measure out.vxb -o results.jsonl
 
@@ -19,20 +21,21 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.flow_options import add_spec, spec_of
 from vortex.cli.numbers import seconds
-from vortex.cli.show import emit_json, progress, say
+from vortex.cli.show import emit_json, progress, say, so_far
 from vortex.errors import BAD_OPTION, UNKNOWN_NAME, nearest
 from vortex.install.scratch import scratch_folder
 from vortex.kinds.kind import KINDS
 from vortex.targets.target import parse_targets
 
 if TYPE_CHECKING:
-    from vortex.tune.bundle import Bundle
-    from vortex.tune.record import Record
+    from vortex.tune.build import Told
     from vortex.tune.tuner import Tuner
 
 
@@ -97,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bundle(tuner: Tuner, args: argparse.Namespace) -> int:
-    bundle = _build(tuner)
+    with _building(f"building candidates for {tuner.target.name}") as told:
+        bundle = tuner.bundle(told)
     built = [c for c in bundle.candidates if c.symbol]
     failed = len(bundle.candidates) - len(built)
     size = sum(f.stat().st_size for f in bundle.path.rglob("*") if f.is_file())
@@ -115,49 +119,34 @@ def _bundle(tuner: Tuner, args: argparse.Namespace) -> int:
     return 0
 
 
-def _build(tuner: Tuner) -> Bundle:
-    """Build candidates, saying how far it is."""
-    start = time.monotonic()
-    with progress(f"building candidates for {tuner.target.name}", 100) as bar:
-        last = start
+@contextmanager
+def _building(what: str) -> Iterator[Told]:
+    """Says how many candidates are built, and how long the rest takes at that rate."""
+    with progress(what, 100) as bar:
+        start = last = time.monotonic()
 
         def told(done: int, total: int) -> None:
             nonlocal last
             now = time.monotonic()
-            left = (now - start) / done * (total - done) if done else 0.0
-            note = f"{done} of {total}" + (f", {left:.0f} s left" if 0 < done < total else "")
+            note = so_far(start, done, total)
             bar(100 * done // max(1, total), note)
             if now - last > 10:
                 last = now
                 say(note)
 
-        return tuner.bundle(told)
+        yield told
 
 
 def _here(tuner: Tuner, args: argparse.Namespace, path: Path, limit: float) -> int:
     from vortex.tune.exchange import write_file, write_lines
-    from vortex.tune.measure import Session
+    from vortex.tune.here import tune_here
     from vortex.tune.record import merge
     from vortex.tune.store import Store
 
-    end = time.monotonic() + limit
     with Store(path) as store:
         if store.read_only:
             store.put([])  # says why
-        made: list[Record] = []
-        before = -1
-        while len(made) > before and time.monotonic() < end:
-            before = len(made)
-            bundle = _build(tuner)
-
-            def keep(r: Record) -> None:
-                made.append(r)
-                store.put([r])
-
-            known = {r.id for r in made}
-            page = tuner.spec.block_size
-            Session(bundle, keep, say, end - time.monotonic(), 60.0, args.rounds, known, page).run()
-            tuner.known = list(made)
+        made = tune_here(tuner, lambda r: store.put([r]), _building, say, limit, args.rounds)
     if args.out is not None:
         write_file(args.out, write_lines(made))
     found = merge(made)

@@ -284,7 +284,9 @@ class Arguments:
     def of_plan(self, taken: Iterable[Argument] = ()) -> None:
         """Declare what ``plan`` reads and writes; ``taken`` is the scratch for the work lists of the others."""
         self.tensor("lengths", ("B",), I32)
-        self.tensor("budget", (5,), I32)
+        self.tensor("budget", (7,), I32)
+        if self.program.attrs.get("request_budgets"):
+            self.tensor("request_budget", ("B", 5), I32)
         self.tensor("plan", (4, "B"), I32)
         self.scratch(taken)
 

@@ -68,6 +68,7 @@ def emit_function(program: Module, f: Function, target: Target) -> tuple[KernelS
     try:
         from tvm.script.ir_builder import IRBuilder
 
+        from vortex.codegen.emitting import annotated
         from vortex.codegen.tir import T
     except ImportError:
         raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
@@ -82,7 +83,7 @@ def emit_function(program: Module, f: Function, target: Target) -> tuple[KernelS
         f.name,
         str(f.attrs["kind"]),
         symbol,
-        str(function.script()),
+        annotated(function),
         tuple(args),
         *template.words_of(program, f),
         schedule,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, is_nan, kind
+from vortex.codegen.tir import F32, I32, U32, Expr, T, cast, differ, equal, f32, i32, is_nan, kind, literal
 from vortex.ir import numerics
 from vortex.ir.types import MOST_CODE, DType, bf16, bool_, f16, fp8_e4m3, int4, int8, uint1
 from vortex.ir.types import i32 as i32_type
@@ -32,6 +32,8 @@ def widen(stored: Expr, dtype: DType) -> Expr:
 
 def narrow(x: Expr, dtype: DType) -> Expr:
     """``x`` as it is stored: integers and bools as the number they are, to nearest even; fp8 is clamped to +-448."""
+    if dtype.is_float and (number := literal(x)) is not None:
+        return stored_constant(number, dtype)
     if dtype.is_float and kind(x) != F32:
         x = T.Select(x, f32(1), f32(0)) if kind(x) == "bool" else cast(F32, x)
     if dtype == int8:
@@ -49,12 +51,16 @@ def stored_constant(number: float, dtype: DType) -> Expr:
     kept = float(numerics.narrow(number, dtype))
     if dtype != fp8_e4m3:
         return cast(STORAGE[dtype.name], f32(kept))
+    if math.isnan(kept):
+        return T.uint8(0x7F)
     sign = 0x80 if math.copysign(1, kept) < 0 else 0
     return T.uint8(sign | list(numerics.unpack(bytes(range(127)), fp8_e4m3)).index(abs(kept)))
 
 
 def round_to(x: Expr, dtype: DType) -> Expr:
     """fp32 ``x`` with only the bits that ``dtype`` can hold; other types pass through."""
+    if dtype.is_float and (number := literal(x)) is not None:
+        return f32(float(numerics.narrow(number, dtype)))
     if dtype == bf16:
         return _round_bf16(x)
     if dtype == f16:
@@ -73,6 +79,8 @@ def code(x: Expr, dtype: DType) -> Expr:
             x = differ(x, i32(0)) if kind(x) == I32 else T.Or(differ(x, f32(0)), is_nan(x))
         return T.Select(x, i32(1), i32(0))
     most = MOST_CODE[dtype]
+    if (number := literal(x)) is not None:
+        return i32(int(numerics.narrow(number, dtype)))
     if kind(x) == "bool":
         return T.Select(x, i32(1), i32(0))
     low, high = (f32(-most), f32(most)) if kind(x) == F32 else (i32(-most), i32(most))

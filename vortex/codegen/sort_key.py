@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vortex.codegen.tir import Expr, T, equal, is_nan
+from vortex.codegen.tir import Expr, T, bits_of, equal, is_nan
 
 
 def sortable(score: Expr) -> Expr:
     """An fp32 score as uint32 in the order of selection: +inf > finite > -inf > NaN, -0 equal to +0; NaN is 0."""
-    bits = T.reinterpret("uint32", T.Select(equal(score, T.float32(0)), T.float32(0), score))
+    bits = bits_of(T.Select(equal(score, T.float32(0)), T.float32(0), score))
     flipped = T.Select(bits >= T.uint32(0x80000000), T.bitwise_not(bits), T.bitwise_or(bits, T.uint32(0x80000000)))
     return T.Select(is_nan(score), T.uint32(0), flipped)

@@ -28,7 +28,7 @@ from vortex.codegen.values import Index, page_position, pages_on, type_of, witho
 from vortex.ir import numerics
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import Staging, origin_of, over_pages
+from vortex.ir.staging import Staging, is_for_row, origin_of, over_pages
 from vortex.ir.types import DType, Sym, TensorType, bool_, fp8_e4m3
 from vortex.ir.types import i32 as i32_type
 
@@ -68,9 +68,10 @@ def left_to(o: flow.Part, cap: Cap, most: Expr, scored: Expr) -> Expr:
     return left if o.near is None else let("left", T.min(left, listed_in(o, scored)))
 
 
-def wanted(o: flow.Part, most: Expr, count: Expr | None, reaching: Callable[[], Expr]) -> Expr:
+def wanted(o: flow.Part, most: Expr, count: Expr | None, reaching: Callable[[], Expr] | None) -> Expr:
     """How many pages a part takes, of up to ``most``: as many as reach its share, or its ``count``, if that is less."""
     if o.share:
+        assert reaching is not None
         most = T.min(most, reaching())
     if count is not None:
         most = T.max(i32(0), T.min(most, count))
@@ -87,16 +88,6 @@ def lists_read(f: Function, axis: Sym) -> list[Value]:
     found = [o.at for o in f.ops if isinstance(o, flow.Pick)]
     found += [o.near for o in f.ops if isinstance(o, flow.Part) and o.near is not None]
     return [v for v in dict.fromkeys(found) if type_of(v).pages == axis]
-
-
-def is_for_row(o: Op) -> bool:
-    """Whether the op has one result for the row that is kept on chip."""
-    return (
-        o.result is not None
-        and isinstance(o.result.type, TensorType)
-        and not over_pages(o.result)
-        and (o.notes.get("in") == "tile" or o.crosses_pages())
-    )
 
 
 def row_ops(f: Function, staging: Staging, level: int) -> list[Op]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vortex.codegen.emitting import computing, reading
 from vortex.codegen.narrow import code, packed
 from vortex.codegen.scalar import comes_before, convert, fold_of, number_type
 from vortex.codegen.tir import F32, I32, Expr, T, f32, flat, i32, lanes, let, local, loop, nest, put, unflat
@@ -129,7 +130,8 @@ class Tiles:
 
     def copy(self, v: Value, keep: Keep) -> None:
         """Hand every element of ``v``'s tile to ``keep``, computed as its expression says."""
-        self.each(type_of(v).tile, lambda i: keep(i, self.values.read(v, self.full(v, i))))
+        with reading(v):
+            self.each(type_of(v).tile, lambda i: keep(i, self.values.read(v, self.full(v, i))))
 
     def copy_packed(self, v: Value, dtype: DType, keep: Keep) -> None:
         """Hand every byte of ``v``'s tile, packed as ``dtype``, to ``keep``: one thread or lane makes all of a byte."""
@@ -139,7 +141,8 @@ class Tiles:
             each = [self.full(v, [*i[:-1], i[-1] * per + k]) for k in range(per)]
             keep(i, packed([code(self.values.read(v, at), dtype) for at in each], dtype))
 
-        self.each([*tile[:-1], tile[-1] // per], one)
+        with reading(v):
+            self.each([*tile[:-1], tile[-1] // per], one)
 
     def compute(self, o: Op, keep: Keep | None = None) -> None:
         """Compute one op's result for the page (or row), element by element, into its storage or ``keep``."""
@@ -150,10 +153,11 @@ class Tiles:
 
         into = home if keep is None else lambda here, i, x: keep(i, x)
         nest_of = next((n for kind, n in NESTS.items() if isinstance(o, kind)), None)
-        if nest_of is not None:
-            nest_of(self, o, into)
-        else:
-            self.each(type_of(v).tile, lambda i: into(self, i, self.values.expression(v, self.full(v, i))))
+        with computing(o):
+            if nest_of is not None:
+                nest_of(self, o, into)
+            else:
+                self.each(type_of(v).tile, lambda i: into(self, i, self.values.expression(v, self.full(v, i))))
 
     # folds
 
@@ -379,7 +383,8 @@ class Tiles:
         def one(i: Index) -> None:
             inner = iter(i)
             x = convert(self.values.read(o.x, [near if isinstance(d, Sym) else next(inner) for d in t.shape]), kind)
-            into(self, i, T.Select(T.And(s >= 0, s < pages), x, fill) if o.outside == "fill" else x)
+            # TVM drops from the branches of a Select what its condition implies, and may still read both of them
+            into(self, i, T.if_then_else(T.And(s >= 0, s < pages), x, fill) if o.outside == "fill" else x)
 
         self._plain().each(t.tile, one)
 

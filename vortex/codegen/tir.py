@@ -61,10 +61,14 @@ def is_nan(x: Expr) -> Expr:
 
 def bits_of(x: Expr) -> Expr:
     """The bits of fp32 ``x`` as uint32: a number where ``x`` is one, whose address TVM's CUDA C++ would take."""
-    literal = Analyzer().simplify(x)
-    if isinstance(literal, tirx.FloatImm):
-        return T.uint32(int(np.float32(literal.value).view(np.uint32)))
-    return T.reinterpret(U32, x)
+    number = literal(x)
+    return T.reinterpret(U32, x) if number is None else T.uint32(int(np.float32(number).view(np.uint32)))
+
+
+def literal(x: Expr) -> float | None:
+    """The number that fp32 ``x`` is, where the text alone tells."""
+    found = Analyzer().simplify(x)
+    return float(found.value) if isinstance(found, tirx.FloatImm) else None
 
 
 def word_of(x: Expr) -> Expr:
@@ -78,7 +82,7 @@ def word_of(x: Expr) -> Expr:
 def let(name: str, value: Expr) -> Expr:
     """Bind ``value`` to a named variable here."""
     bound = T.Bind(value)
-    IRBuilder.name(name, bound)
+    IRBuilder.name(_free(name), bound)
     return bound
 
 
@@ -91,14 +95,33 @@ def local(name: str, size: int, dtype: str = F32) -> Buffer:
     for_cpu = IRBuilder.current().frames[0].s_tir
     small = size * 4 < STACK_BYTES
     made = T.alloc_buffer((size,), dtype, scope="global" if for_cpu and small else "local")
-    # a value may be called after an op such as flow.and, and the text is read as Python
-    IRBuilder.name(f"{name}_" if iskeyword(name) else name, made)
+    IRBuilder.name(_free(name), made)
     return made
+
+
+TYPES = {"half", "half2", "nv_bfloat16", "nv_bfloat162", "uint", "signed", "unsigned", "int64_t", "uint64_t"}
+"""Types of CUDA C++ that TVM writes casts to, and whose names it gives to variables."""
+
+
+def _free(name: str) -> str:
+    """The name of a variable that means nothing else: a value may be called after an op such as flow.and, and the text
+    is read as Python, or ``half``, and from there on no cast to that type is one.
+    """
+    return f"{name}_" if iskeyword(name) or name in TYPES else name
 
 
 def put(buffer: Buffer, value: Expr, *index: Expr) -> None:
     """buffer[index] = value"""
     T.buffer_store(buffer, value, list(index))
+
+
+def register(name: str, value: Expr, dtype: str = I32) -> Expr:
+    """``value`` in a register of its own: TVM writes a value that :func:`let` binds out wherever it is used, and takes
+    long to simplify what is used many times.
+    """
+    made = local(name, 1, dtype)
+    put(made, value, 0)
+    return made[0]
 
 
 def prefetch(buffer: Buffer, *index: Expr) -> None:

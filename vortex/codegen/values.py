@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vortex.codegen.emitting import emitting
 from vortex.codegen.narrow import widen
 from vortex.codegen.scalar import convert, emit_scalar, number_type
 from vortex.codegen.tir import F32, I32, I64, Buffer, Expr, T, cast, f32, flat, i32, local, put, tirx, unflat, word_of
@@ -118,7 +119,8 @@ class Values:
         """A tile on chip for ``v``, from here on the place it is read from."""
         kind = number_type(type_of(v).dtype)
         size = type_of(v).numel if numel is None else numel
-        self.tiles[v] = local(v.name, max(1, size), F32 if kind == F32 else I32)
+        with emitting(v.owner):
+            self.tiles[v] = local(v.name, max(1, size), F32 if kind == F32 else I32)
         return self.tiles[v]
 
     def write(self, v: Value, index: Index, x: Expr) -> None:

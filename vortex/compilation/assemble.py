@@ -17,6 +17,7 @@ from vortex.artifact.manifest import (
     StateEntry,
     TargetEntry,
 )
+from vortex.artifact.resumed import as_json, resumptions
 from vortex.compilation.lowered import Lowered
 from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
@@ -77,7 +78,11 @@ def assemble(
         cap=page.cap_of(program),
         shortlist=page.shortlist_of(program),
         toolchain={name: v for name, v in about["versions"].items() if v},
-        provenance={"argv": list(about["argv"])},
+        provenance={
+            "argv": list(about["argv"]),
+            "sources": dict(about.get("sources", {})),
+            **as_json(resumptions(about)),
+        },
     )
     return manifest, files
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vortex.ir.core import Module
@@ -21,3 +22,5 @@ class Lowered:
     kernels: dict[str, KernelSource]
     flow: str = ""
     """Text of the flow IR that it all began with, where known: what the artifact is checked against."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Texts of stage ``src`` by file name, where they are built from instead of the TensorIR."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from vortex.artifact.resumed import Resumed, as_json
 from vortex.compilation.dump import DumpDir, free_folder, text_hash
+from vortex.compilation.flow_files import FlowFile
 from vortex.compilation.lowered import Lowered
 from vortex.errors import VortexError
 from vortex.install.versions import versions
@@ -33,8 +35,9 @@ class Record:
         on_step: OnStep | None,
         seconds: dict[str, float],
         choose: Choose | None = None,
+        resumed: tuple[Resumed, ...] = (),
     ) -> None:
-        self.about: dict[str, Any] = {"argv": argv, "targets": targets, "versions": versions()}
+        self.about: dict[str, Any] = {"argv": argv, "targets": targets, "versions": versions(), **as_json(resumed)}
         self.texts: dict[str, str] = {}
         self.sources: dict[str, str] = {}
         """Texts of stage ``src`` by file name."""
@@ -76,10 +79,16 @@ class Record:
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
 
-    def start(self, name: str, module: Module) -> None:
-        """The module that everything begins with."""
+    def start(self, name: str, module: Module, files: Sequence[FlowFile] = ()) -> None:
+        """The module that everything begins with, and the files that it was traced from."""
         text = print_module(module)
         self._open(module, text)
+        self.texts |= {f"source/{f.name}": f.text for f in files}
+        self.about["sources"] = {f.path: f.name for f in files}
+        if self._dump:
+            for f in files:
+                self._dump.write(f.name, f.text)
+            self._dump.about["sources"] = self.about["sources"]
         self.texts[f"{module.name}.{name}.{module.stage}"] = text
         self.origin = text if module.stage == "flow" else ""
         self._step(name, module.stage, "", text, "", 0.0)
@@ -115,6 +124,7 @@ class Record:
         """The TensorIR of every target."""
         if self._dump is None:
             texts = [k.text for low in lowered for k in low.kernels.values()]
+            texts += [text for low in lowered for text in low.sources.values()]
             self._open(lowered[0].program, *texts)
         kernels: dict[str, list[dict[str, Any]]] = {}
         programs: dict[str, str] = {}
@@ -134,7 +144,9 @@ class Record:
             if lowered[0].flow and not self._dump.holding(lowered[0].flow):
                 self._dump.write("00-trace.flow", lowered[0].flow)
             self._dump.about["origin"] = self._dump.holding(lowered[0].flow) if lowered[0].flow else None
-            self._dump.commands.append(f"# after an edit of a .tir file: vortex compile --from tir {self._dump.path}")
+            for edited, stage in ((".tir", "tir"), (".cu or .ll", "src")):
+                command = f"vortex compile --from {stage} {self._dump.path}"
+                self._dump.commands.append(f"# after an edit of a {edited} file: {command}")
 
     def _kernel(self, name: str, target: str, source: Any) -> dict[str, Any]:
         assert self._dump is not None
@@ -149,6 +161,11 @@ class Record:
             "schedule": {k: attr(v) if isinstance(v, dict) else v for k, v in source.schedule.items()},
             "digest": source.digest,
         }
+
+    def resources(self, target: str, found: Mapping[str, Mapping[str, object]]) -> None:
+        """What the kernels of a target take of its GPU, by symbol; a CPU's take nothing that is told."""
+        if self._dump and found:
+            self._dump.about.setdefault("resources", {})[target] = {name: dict(used) for name, used in found.items()}
 
     def text(self, name: str, text: str) -> None:
         """A text of stage ``src``."""

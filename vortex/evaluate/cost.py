@@ -1,7 +1,7 @@
-"""What a step of a rule costs: bytes by the page interpreter, and the time that they take on a GPU by a stated model.
+"""What a step of a rule costs: bytes by the page interpreter, and the time that they are predicted to take on a GPU.
 
-The model knows three things: the bytes of a kernel at the speed of a copy, scalar arithmetic where it outlasts them,
-and what a launch takes whatever it moves. It is a prediction for comparing rules, and no measurement.
+Flows are counted by :mod:`vortex.check.kernel_costs`; baselines have no kernels, so their bytes are those that they
+cannot do without, by the same model of time. It is a prediction for comparing rules, and no measurement.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ from vortex.errors import BAD_OPTION
 from vortex.ir.types import dtype
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES, Machine
+from vortex.targets.roofline import Demand, Times
 
 if TYPE_CHECKING:
     from vortex.flow.flow import vFlow
     from vortex.ir.core import Module
-
-LAUNCH = 5.0e-6
-"""Seconds that each kernel of a layer takes beside its bytes: launch, work lists, choosing the best pages. Fitted to
-the layers of bench/results/h200/layer.json, from 1 request to 128."""
 
 
 @dataclass(frozen=True)
@@ -92,23 +89,43 @@ def cost_of_flow(
     Raises:
         VortexError: whatever the flow does wrong at the model shape of ``at``.
     """
-    from vortex.check.remarks import scalar_work
+    from vortex.check.kernel_costs import Step, kernel_costs
+
+    program, made = _program(flow, at.spec, at.target), {}
+    layer = _layer(program)
+    for budget in budgets:
+        step = Step(at.rows, at.tokens, Budget(budget, 0, sink, recent))
+        costs = [c for c in kernel_costs(program, at.spec, step, at.machine) if c.kernel in layer]
+        by_kernel = {c.kernel: c.read + c.written for c in costs}
+        made[budget] = Cost(sum(by_kernel.values()), sum(c.microseconds for c in costs), by_kernel)
+    return made
+
+
+def bytes_of_flow(
+    flow: type[vFlow] | vFlow, budgets: Iterable[int], at: Workload, sink: int = 1, recent: int = 2
+) -> dict[int, float]:
+    """The bytes of :func:`cost_of_flow` alone, of any shape that a CPU runs, whether or not kernels for GPUs take it.
+
+    Raises:
+        VortexError: whatever the flow does wrong at the model shape of ``at``.
+    """
     from vortex.check.step_bytes import count_step
+
+    program, made = _program(flow, at.spec, "cpu"), {}
+    layer = _layer(program)
+    for budget in budgets:
+        steps = count_step(program, at.spec, at.tokens, Budget(budget, 0, sink, recent))
+        made[budget] = at.rows * sum(s.total for s in steps if s.kernel in layer)
+    return made
+
+
+def _program(flow: type[vFlow] | vFlow, spec: Spec, target: str) -> Module:
+    """Page IR of a flow."""
     from vortex.driver import compile_flow
     from vortex.flow.trace import trace
     from vortex.targets.target import TARGETS
 
-    program = compile_flow(trace(flow, at.spec), targets=[TARGETS[at.target]], to="page").programs[at.target]
-    slower = {
-        f.name: max(1.0, scalar_work(program, f).beside_memory(at.machine))
-        for f in program.functions.values()
-        if f.attrs["kind"] == "select"
-    }
-    made = {}
-    for budget in budgets:
-        steps = count_step(program, at.spec, at.tokens, Budget(budget, 0, sink, recent))
-        made[budget] = _cost({s.kernel: s.total for s in steps if s.kernel in _layer(program)}, at, slower)
-    return made
+    return compile_flow(trace(flow, spec), targets=[TARGETS[target]], to="page").programs[target]
 
 
 def _layer(program: Module) -> set[str]:
@@ -131,11 +148,6 @@ def cost_of_baseline(rule: str, budget: int, at: Workload, sink: int = 1, recent
     kernels: dict[str, float] = {"append": stored, "attend": kept * page * token + io}
     if rule == "oracle":
         kernels["select"] = pages * page * spec.head_dim + query * dtype(spec.dtype).bytes
-    return _cost(kernels, at, {})
-
-
-def _cost(row: Mapping[str, float], at: Workload, slower: Mapping[str, float]) -> Cost:
-    """From the bytes of each kernel for one row, and how many times as long as its bytes a kernel computes."""
-    every = {name: at.rows * n for name, n in row.items()}
-    seconds = sum(LAUNCH + n * slower.get(name, 1.0) / at.machine.copy_bandwidth for name, n in every.items())
+    every = {name: at.rows * n for name, n in kernels.items()}
+    seconds = sum(Times.of(Demand(n), at.machine).seconds for n in every.values())
     return Cost(sum(every.values()), 1e6 * seconds, every)

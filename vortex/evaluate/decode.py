@@ -55,12 +55,12 @@ def decode(
 def _forced(model: Model, prompt: Prompt, reading: Lanes, on_step: OnStep) -> torch.Tensor:
     """Mean log-probability of the answer's tokens, of each lane; NaN for no answer."""
     rows = list(range(len(reading.rules)))
-    reading.tally = Tally(len(rows), len(reading.layers), model.kv_heads, prompt.evidence)
+    reading.tally = Tally(len(rows), len(reading.layers), model.kv_heads, prompt.evidence, reading.pages.page)
     total = torch.zeros(len(rows), dtype=torch.float64)
     given = (prompt.tokens[-1], *prompt.answer[:-1])
     for at, want in enumerate(prompt.answer):
         on_step()
-        logits = _step(model, reading, rows, [given[at]] * len(rows), at)
+        logits = step(model, reading, rows, [given[at]] * len(rows), at)
         total += logits.log_softmax(-1)[:, want].double().cpu()
         reading.tally.steps += 1
     return total / len(prompt.answer) if prompt.answer else torch.full_like(total, math.nan)
@@ -74,7 +74,7 @@ def _free(model: Model, prompt: Prompt, reading: Lanes, on_step: OnStep) -> dict
         if not rows:
             break
         on_step()
-        logits = _step(model, reading, rows, tokens, at)
+        logits = step(model, reading, rows, tokens, at)
         going = {}
         for row, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
             if token in model.stop or row in reading.failed:
@@ -85,10 +85,10 @@ def _free(model: Model, prompt: Prompt, reading: Lanes, on_step: OnStep) -> dict
     return {row: model.tokenizer.decode(found, skip_special_tokens=True) for row, found in made.items()}
 
 
-def _step(model: Model, reading: Lanes, rows: list[int], tokens: list[int], at: int) -> torch.Tensor:
+def step(model: Model, reading: Lanes, rows: list[int], tokens: list[int], at: int) -> torch.Tensor:
     """Logits ``[B, vocabulary]`` after the ``at``-th token behind the prompt's first ones, one token of each row."""
     place = reading.pages.prompt + at
-    reading.plan(rows, Step(place + 1, at == 0))
+    reading.plan(rows, Step(place + 1, at == 0, reading.pages.page))
     ids = torch.tensor(tokens, device=model.device)[:, None]
     with attending(model.hf, reading):
         made = model.hf(input_ids=ids, position_ids=torch.full_like(ids, place), use_cache=False)

@@ -9,7 +9,7 @@ import torch
 
 from vortex.budget import Budget
 from vortex.evaluate.rules import Read, Rule, Step
-from vortex.evaluate.shared_pages import PAGE, SharedPages
+from vortex.evaluate.shared_pages import SharedPages
 from vortex.flow.flow import find_flow, vFlow
 from vortex.flow.oracle import RequestState, cap, chosen_with, select_pages, summaries
 from vortex.runtime.compiled import ModelShape, artifact_for, target_of
@@ -63,7 +63,7 @@ class Compiled:
         }
         decoder = self.decoder(Budget(1))
         self.bind(decoder, pages)
-        tokens = pages.full * PAGE
+        tokens = pages.full * pages.page
         if not tokens:
             return
         decoder.plan(
@@ -114,11 +114,11 @@ class CompiledLane:
 
     def plan(self, step: Step) -> None:
         device = self.flow.device
-        at = step.length - 1
-        self._loc = self._table[0, at // PAGE].long()[None] * PAGE + at % PAGE
+        at, page = step.length - 1, step.page
+        self._loc = self._table[0, at // page].long()[None] * page + at % page
         self._n = step.pages
         # K and V are stored already: what is left to do is a page that filled, and state that begins
-        self._appends = step.length % PAGE == 0 or step.first
+        self._appends = step.length % page == 0 or step.first
         lengths = torch.tensor([step.length], dtype=torch.int32, device=device)
         fresh = torch.tensor([step.first], dtype=torch.int32, device=device)
         self._decoder.plan(lengths, self._table, self._slots, fresh)
@@ -170,7 +170,7 @@ class Eager:
 
     def summaries(self, layer: int, head: int, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Of the full pages with tokens ``[T, D]`` in each pool."""
-        parts = [x.reshape(-1, PAGE, x.shape[-1]).float().cpu() for x in rows]
+        parts = [x.reshape(-1, self.spec.page_size, x.shape[-1]).float().cpu() for x in rows]
         v_pages = parts[1] if len(parts) > 1 else None
         return summaries(self.flow, self.spec, parts[0], v_pages, layer, head, self.given)
 
@@ -214,14 +214,14 @@ class EagerLane:
 
     def rows(self, layer: int, head: int, first: int, last: int) -> list[torch.Tensor]:
         """K and V, or latent rows, of pages ``[first, last)``, each ``[S, page, D]``."""
-        made = []
+        page, made = self._pages.page, []
         for x in (of_layers[layer] for of_layers in self.flow.pools(self._pages)):
-            rows = self._pages.shared(x)[head, first * PAGE : last * PAGE]
+            rows = self._pages.shared(x)[head, first * page : last * page]
             if last > self._pages.full:
                 own = self._pages.of_lanes(x)[head, self._lane]
                 start = max(first, self._pages.full) - self._pages.full
-                rows = torch.cat([rows, own[start * PAGE : (last - self._pages.full) * PAGE]])
-            made.append(rows.reshape(last - first, PAGE, rows.shape[-1]).cpu())
+                rows = torch.cat([rows, own[start * page : (last - self._pages.full) * page]])
+            made.append(rows.reshape(last - first, page, rows.shape[-1]).cpu())
         return made
 
     def _summaries(self, layer: int, head: int, last: int) -> dict[str, torch.Tensor]:

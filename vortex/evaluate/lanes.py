@@ -10,7 +10,7 @@ A lane with kernels of its own gives pages and outputs itself; of it the weights
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict
@@ -21,6 +21,7 @@ import torch
 from vortex.errors import VortexError
 from vortex.evaluate.rules import Rule, Step
 from vortex.evaluate.shared_pages import PAGE, SharedPages
+from vortex.runtime.mass import by_page, read_mass
 
 
 class Measures(TypedDict):
@@ -35,13 +36,15 @@ class Measures(TypedDict):
 class Tally:
     """Sums over the steps of a forced pass, of each lane; layers are those where pages are selected."""
 
-    def __init__(self, lanes: int, layers: int, heads: int, evidence: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, lanes: int, layers: int, heads: int, evidence: Sequence[tuple[int, int]], page: int = PAGE
+    ) -> None:
         self.mass = torch.zeros(lanes, layers, heads, dtype=torch.float64)
         self.error = torch.zeros_like(self.mass)
         self.pages = torch.zeros_like(self.mass)
         self.found = torch.zeros_like(self.mass)
         self.steps = 0
-        self.evidence = sorted({p for first, last in evidence for p in range(first // PAGE, -(-last // PAGE))})
+        self.evidence = sorted({p for first, last in evidence for p in range(first // page, -(-last // page))})
         """Pages that hold the answer."""
 
     def of(self, lane: int) -> Measures:
@@ -56,7 +59,7 @@ class Tally:
 
     def add(self, at: int, kept: torch.Tensor, mass: torch.Tensor, out: torch.Tensor, dense: torch.Tensor) -> None:
         """Pages that were kept ``[B, Hkv, n]``, dense mass ``[B, Hkv, G, n]``, outputs ``[B, Hkv, G, D]``."""
-        self.mass[:, at] += (mass * kept[:, :, None]).sum(-1).mean(-1).double().cpu()
+        self.mass[:, at] += read_mass(mass, kept).double().cpu()
         norm = dense.flatten(2).norm(dim=-1)
         self.error[:, at] += ((out - dense).flatten(2).norm(dim=-1) / norm.clamp_min(1e-30)).double().cpu()
         self.pages[:, at] += kept.sum(-1).double().cpu()
@@ -76,8 +79,16 @@ class Failure:
 class Lanes:
     """A :class:`~vortex.evaluate.attention.Reader` for one token of each lane."""
 
-    def __init__(self, pages: SharedPages, rules: Sequence[Rule], layers: Sequence[int]) -> None:
+    def __init__(
+        self,
+        pages: SharedPages,
+        rules: Sequence[Rule],
+        layers: Sequence[int],
+        dense: Sequence[Collection[int]] = (),
+    ) -> None:
         self.pages, self.rules = pages, rules
+        self.dense = dense or [()] * len(rules)
+        """Of each lane the layers that read everything, whatever its rule is."""
         self.layers = {layer: i for i, layer in enumerate(layers)}
         """Those where pages are selected, in order."""
         self.failed: dict[int, Failure] = {}
@@ -111,16 +122,17 @@ class Lanes:
         return self._selected(layer, asked, scale).flatten(1, 2)[:, None].to(q.dtype)
 
     def _selected(self, layer: int, q: torch.Tensor, scale: float) -> torch.Tensor:
-        own = [self.rules[lane].own_attention and lane not in self.failed for lane in self._rows]
+        resting = [lane in self.failed or layer in self.dense[lane] for lane in self._rows]
+        own = [self.rules[lane].own_attention and not rests for lane, rests in zip(self._rows, resting, strict=True)]
         shown = [i for i in range(len(own)) if self.tally is not None or not own[i]]
         n = self._step.pages
         kept = torch.ones(len(own), q.shape[1], n, dtype=torch.bool, device=q.device)
         out = torch.zeros(*q.shape[:3], self.pages.v[layer].shape[-1], device=q.device)
         weights = self._weights(layer, q[shown], scale, 0, shown) if shown else None
-        mass = None if weights is None else _by_page(weights, n)
+        mass = None if weights is None else by_page(weights, self.pages.page)
         place = {i: at for at, i in enumerate(shown)}
         for i, lane in enumerate(self._rows):
-            if lane in self.failed:
+            if resting[i]:
                 continue
             seen = mass[place[i]] if mass is not None and i in place else None
             made = self._try(lane, layer, partial(self.rules[lane].read, layer, q[i], seen, scale))
@@ -129,7 +141,7 @@ class Lanes:
                 if made.out is not None:
                     out[i] = made.out.view(out[i].shape).float()
         if weights is not None and mass is not None:
-            sparse = _masked(weights, kept[shown])
+            sparse = _masked(weights, kept[shown], self.pages.page)
             share = sparse.sum(-1, keepdim=True)
             if self.tally is None:
                 given = self._out(layer, sparse, shown) / share
@@ -155,7 +167,7 @@ class Lanes:
         by_head = q.float().transpose(0, 1)
         shared = pages.shared(pages.k[layer]).float()
         logits = by_head.reshape(heads, batch * group, dim) @ shared.transpose(1, 2)
-        own = pages.of_lanes(pages.k[layer])[:, lanes, : self._step.length - pages.full * PAGE].float()
+        own = pages.of_lanes(pages.k[layer])[:, lanes, : self._step.length - pages.full * pages.page].float()
         both = torch.cat([logits.view(heads, batch, group, -1), by_head @ own.transpose(2, 3)], -1) * scale
         if window and window < self._step.length:
             both[..., : self._step.length - window] = float("-inf")
@@ -165,7 +177,7 @@ class Lanes:
         """``weights`` ``[B, Hkv, G, length]`` by V: ``[B, Hkv, G, D]``."""
         pages, (batch, heads, group, _) = self.pages, weights.shape
         lanes = self._lanes if rows is None else self._lanes[list(rows)]
-        cut = pages.full * PAGE
+        cut = pages.full * pages.page
         by_head = weights.transpose(0, 1)
         shared = pages.shared(pages.v[layer]).float()
         out = by_head[..., :cut].reshape(heads, batch * group, cut) @ shared
@@ -181,13 +193,7 @@ class Lanes:
             return None
 
 
-def _by_page(weights: torch.Tensor, n: int) -> torch.Tensor:
-    """``[..., length]`` summed to ``[..., n]``."""
-    padded = torch.nn.functional.pad(weights, (0, n * PAGE - weights.shape[-1]))
-    return padded.view(*weights.shape[:-1], n, PAGE).sum(-1)
-
-
-def _masked(weights: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+def _masked(weights: torch.Tensor, kept: torch.Tensor, page: int) -> torch.Tensor:
     """``weights`` ``[B, Hkv, G, length]`` of tokens on ``kept`` pages ``[B, Hkv, n]``, 0 elsewhere."""
-    tokens = kept.repeat_interleave(PAGE, -1)[..., : weights.shape[-1]]
+    tokens = kept.repeat_interleave(page, -1)[..., : weights.shape[-1]]
     return torch.where(tokens[:, :, None], weights, 0.0)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,11 +98,8 @@ def prefill(model: Model, prompt: Prompt) -> Prefilled:
         kept[layer] = _stored(k[0]), None if model.kv_lora_rank else _stored(v[0])
 
     tokens = torch.tensor([prompt.tokens[:-1]], device=model.device)
-    try:
-        with attending(model.hf, read):
-            model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        raise out_of_memory(error, model, f"reading a prompt of {tokens.shape[1]} tokens") from error
+    with memory_for(f"reading a prompt of {tokens.shape[1]} tokens", model), attending(model.hf, read):
+        model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1)
     _require_shapes(model, kept, int(tokens.shape[1]))
     layers = [kept[n] for n in sorted(kept)]
     keys = tuple(k for k, _ in layers)
@@ -129,10 +127,18 @@ def _stored(x: torch.Tensor) -> torch.Tensor:
     return (small if bool(small.isfinite().all()) else x).cpu().clone()
 
 
-def out_of_memory(error: Exception, model: Model, what: str) -> Exception:
-    """VX9122 for a device that has no memory left; any other error as it is."""
-    if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
-        return error
+@contextmanager
+def memory_for(what: str, model: Model) -> Iterator[None]:
+    """VX9122 where the device has no memory left for ``what``; any other error as it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+            raise
+        raise _out_of_memory(model, what) from error
+
+
+def _out_of_memory(model: Model, what: str) -> VortexError:
     weights = sum(w.numel() * w.element_size() for w in model.hf.parameters())
     row = model.layers * model.token_elements * model.dtype.itemsize
     have = _free_bytes(model.device)
@@ -161,7 +167,8 @@ class PromptCache:
         self.most = most
 
     def path(self, model: Model, prompt: Prompt) -> Path:
-        return self.folder / f"{model.identity}-{digest(prompt)}-{VERSION}.safetensors"
+        read = hashlib.sha256(repr(prompt.tokens).encode()).hexdigest()[:16]
+        return self.folder / f"{model.identity}-{read}-{VERSION}.safetensors"
 
     def has(self, model: Model, prompt: Prompt) -> bool:
         return self.path(model, prompt).is_file()

@@ -15,27 +15,7 @@ from vortex.evaluate import plots
 from vortex.evaluate.outcomes import BASELINES
 from vortex.evaluate.statistics import Summary, Total
 from vortex.evaluate.tables import Table, share, tables
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-{body}
-<div id="tip"></div>
-<script type="application/json" id="summary">{data}</script>
-<script>
-{script}
-</script>
-</body>
-</html>
-"""
+from vortex.html_page import html_page
 
 
 def write_html(summary: Summary, path: Path) -> None:
@@ -60,11 +40,11 @@ def html(summary: Summary) -> str:
     data = json.dumps(summary.as_json(), allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
-    return PAGE.format(
-        title=escape(title),
+    after = f'<div id="tip"></div>\n<script type="application/json" id="summary">{data}</script>'
+    return html_page(
+        title=title,
         style=ours.joinpath("report.css").read_text("utf-8") + colours,
-        body="\n".join(_body(summary, title)),
-        data=data,
+        body="\n".join([*_body(summary, title), after]),
         script=ours.joinpath("report.js").read_text("utf-8"),
     )
 

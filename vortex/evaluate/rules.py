@@ -19,15 +19,17 @@ class Step:
     Attributes:
         length: tokens of a lane, this one included; all lanes have the same.
         first: whether it is the first one after the prompt.
+        page: tokens of a page.
     """
 
     length: int
     first: bool
+    page: int = PAGE
 
     @property
     def pages(self) -> int:
         """Pages of a lane, the last one perhaps partly filled."""
-        return -(-self.length // PAGE)
+        return -(-self.length // self.page)
 
 
 @dataclass(frozen=True)

@@ -9,31 +9,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
-from vortex.errors import NOT_A_NUMBER, VortexError
+from vortex.errors import VortexError
 from vortex.evaluate import store
 from vortex.evaluate.decode import decode
 from vortex.evaluate.flow_rules import Compiled, Eager, FlowRules
-from vortex.evaluate.lanes import Failure, Lanes
 from vortex.evaluate.outcomes import BASELINES, Lane, Outcome
-from vortex.evaluate.prefill import PromptCache, default_folder, digest, out_of_memory, require_room
+from vortex.evaluate.prefill import PromptCache, default_folder, digest, memory_for, require_room
 from vortex.evaluate.prompts import Prompt
+from vortex.evaluate.readers import Backend, Readers
 from vortex.evaluate.rules import Rule, baseline
 from vortex.evaluate.shared_pages import PAGE, SharedPages
 from vortex.evaluate.traces import Trace, judge
-from vortex.flow.flow import find_flow
 from vortex.install.identity import digest as digest_of
 from vortex.runtime.compiled import identity_of
-from vortex.runtime.tensors import TORCH
 from vortex.spec import Spec
 
 if TYPE_CHECKING:
     from vortex.evaluate.models import Model
 
-Backend = Literal["compiled", "eager"]
 TRACED = ("ir", "constants", "source")
 """Parts of a flow's identity that say what it computes."""
 
@@ -61,29 +58,6 @@ class Result:
     prefilled: int = 0
 
 
-def spec_of(model: Model) -> Spec:
-    """What flows are compiled for."""
-    names = {torch_type: name for name, torch_type in TORCH.items() if name in ("f32", "bf16", "f16")}
-    return Spec(
-        page_size=PAGE,
-        head_dim=model.head_dim,
-        group=model.group,
-        dtype=names[model.dtype],
-        kv_lora_rank=model.kv_lora_rank,
-    )
-
-
-def flow_names(flows: Sequence[str]) -> dict[str, str]:
-    """What each flow is called in outcomes: its own name, or the text it was asked for by where two have the same.
-
-    Raises:
-        VortexError: what keeps a flow from being found.
-    """
-    own = {text: find_flow(text).flow_name for text in dict.fromkeys(flows)}
-    names = list(own.values())
-    return {text: text if names.count(name) > 1 or name in BASELINES else name for text, name in own.items()}
-
-
 @dataclass
 class Evaluation:
     """How flows are evaluated.
@@ -108,9 +82,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         self.folder = self.folder or default_folder()
-        self.spec = spec_of(self.model)
+        self._readers = Readers(self.model, self.flows, self.backend, self.parameters)
         self._end = time.monotonic() + self.seconds
-        self._rules: dict[str, FlowRules] = {}
         self._identities: dict[str, str] = {}
         self.result = Result()
 
@@ -128,6 +101,7 @@ class Evaluation:
         assert self.folder is not None
         cache, known = PromptCache(self.folder), store.Outcomes(self.folder / "outcomes.jsonl")
         result = self.result = Result()
+        self._readers.failures = result.failures
         late = False
         for done, prompt in enumerate(prompts):
             note = f"{prompt.task} {prompt.length}, prompt {prompt.index}"
@@ -154,7 +128,14 @@ class Evaluation:
     def _keys(self, prompt: Prompt) -> dict[Lane, str]:
         """What decides each lane's outcome, flows that cannot be evaluated left out."""
         made = {}
-        about = self.model.identity, digest(prompt), prompt.task, prompt.length, prompt.index, str(self.spec.attrs())
+        about = (
+            self.model.identity,
+            digest(prompt),
+            prompt.task,
+            prompt.length,
+            prompt.index,
+            str(self._readers.spec.attrs()),
+        )
         for lane in self.lanes():
             own: tuple[object, ...] = ()
             if lane.rule == "random":
@@ -170,7 +151,7 @@ class Evaluation:
         """What a flow computes, parameters included; empty for one that cannot be traced."""
         if rule not in self._identities:
             try:
-                parts = identity_of(self.flows[rule], self.spec, "cpu").parts
+                parts = identity_of(self.flows[rule], self._readers.spec, "cpu").parts
                 weights = [f"{n} {x.sum().item()!r} {list(x.shape)}" for n, x in (self.parameters or {}).items()]
                 self._identities[rule] = digest_of(*(parts.get(p, "") for p in TRACED), *sorted(weights))
             except VortexError as error:
@@ -178,23 +159,10 @@ class Evaluation:
                 self._identities[rule] = ""
         return self._identities[rule]
 
-    def _flow(self, rule: str) -> FlowRules | None:
-        """A flow that is ready; None for one that failed."""
-        if rule not in self._rules and rule not in self.result.failures:
-            model, make = self.model, Compiled if self.backend == "compiled" else Eager
-            try:
-                self._rules[rule] = make(
-                    self.flows[rule], self.spec, model.kv_heads, model.sparse_layers, model.device, self.parameters
-                )
-            except VortexError as error:
-                self.result.failures[rule] = error
-        return None if rule in self.result.failures else self._rules[rule]
-
     def _decode(self, cache: PromptCache, prompt: Prompt, lanes: Sequence[Lane]) -> dict[Lane, Outcome]:
         """Outcomes of the lanes that did not fail."""
         require_room(self.model, prompt)
-        flows = {rule: ready for rule in self.flows if (ready := self._flow(rule)) is not None}
-        lanes = [lane for lane in lanes if lane.rule in BASELINES or lane.rule in flows]
+        lanes = [lane for lane in lanes if self._readers.ready(lane.rule)]
         if not lanes:
             return {}
         if time.monotonic() > self._end:
@@ -202,35 +170,12 @@ class Evaluation:
         self.result.prefilled += not cache.has(self.model, prompt)
         read = cache.read(self.model, prompt)
         new = 1 + max(len(prompt.answer), prompt.new_tokens)
-        try:
-            pages = SharedPages(read, len(lanes), new, device=self.model.device, dtype=self.model.dtype)
-            for rule in {lane.rule for lane in lanes} & flows.keys():
-                try:
-                    flows[rule].begin(pages)
-                except VortexError as error:
-                    self.result.failures[rule] = error
-            lanes = [lane for lane in lanes if lane.rule not in self.result.failures]
-            rules = [self._rule(lane, prompt, flows) for lane in lanes]
-            reading = Lanes(pages, rules, self.model.sparse_layers)
+        with memory_for(f"decoding {len(lanes)} lanes of a prompt of {len(prompt.tokens)} tokens", self.model):
+            ready, reading = self._readers.lay_out(prompt, read, lanes, new, self.seed)
+            lanes = [lanes[i] for i in ready]
             made = decode(self.model, prompt, lanes, reading, self._watch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, VortexError):
-                raise
-            what = f"decoding {len(lanes)} lanes of a prompt of {len(prompt.tokens)} tokens"
-            raise out_of_memory(error, self.model, what) from error
-        for at, failure in reading.failed.items():
-            self.result.failures.setdefault(lanes[at].rule, self._why(lanes[at], prompt, failure))
+        self._readers.note(prompt, lanes, reading)
         return made
-
-    def _rule(self, lane: Lane, prompt: Prompt, flows: Mapping[str, FlowRules]) -> Rule:
-        if lane.rule in BASELINES:
-            return baseline(lane.rule, lane.budget, f"{self.seed} {digest(prompt)}")
-        return flows[lane.rule].lane(lane.budget)
-
-    def _why(self, lane: Lane, prompt: Prompt, failure: Failure) -> VortexError:
-        if failure.error is not None:
-            return failure.error
-        return NOT_A_NUMBER.at(lane=lane, index=prompt.index, task=prompt.task, layer=failure.layer)
 
     def _watch(self) -> None:
         if time.monotonic() > self._end:

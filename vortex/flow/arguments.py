@@ -27,7 +27,7 @@ class Page:
         if name in self._parts:
             return self._parts[name]
         if name in ("k", "v", "latent"):
-            raise fail(OTHER_CACHE, read=f"page.{name}", **_what_there_is(self._spec, "page"))
+            raise fail(OTHER_CACHE, read=f"page.{name}", **what_there_is(self._spec, "page"))
         has = " and ".join(self._spec.pools)
         uses = " and ".join(f"page.{p}" for p in self._spec.pools)
         text = f"a page has {has}, and block, no '{name}'"
@@ -39,7 +39,7 @@ class Page:
     __delattr__ = __setattr__  # type: ignore[assignment]
 
 
-def _what_there_is(spec: Spec, of: str) -> dict[str, str]:
+def what_there_is(spec: Spec, of: str) -> dict[str, str]:
     """For VX1022: what the cache of this shape holds, and what would do."""
     shape = f"[{'S, ' if of == 'cache' else ''}{spec.block_size}, {spec.head_dim}]"
     if spec.kv_lora_rank:
@@ -80,7 +80,7 @@ class Cache:
         if name in spec.pools:
             return rows(name)
         if name in ("k", "v", "latent"):
-            raise fail(OTHER_CACHE, read=f"cache.{name}", **_what_there_is(spec, "cache"))
+            raise fail(OTHER_CACHE, read=f"cache.{name}", **what_there_is(spec, "cache"))
         raise fail(FIELD_UNDECLARED, name=name, nearest=nearest(name, self.__dict__))
 
     def __setattr__(self, name: str, value: object) -> None:

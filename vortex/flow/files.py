@@ -183,8 +183,14 @@ _FILES: dict[str, FlowFile] = {}
 
 def loading(path: str) -> FlowFile | None:
     """The file, where it is being run at the moment: it asks for its own flows."""
+    file = loaded(path)
+    return file if file is not None and file._depth and file.name in sys.modules else None
+
+
+def loaded(path: str) -> FlowFile | None:
+    """The file as it last ran."""
     whole = os.path.abspath(path)
-    return next((f for f in _FILES.values() if f.whole == whole and f._depth and f.name in sys.modules), None)
+    return next((f for f in _FILES.values() if f.whole == whole), None)
 
 
 def load(path: str) -> FlowFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import os
 from collections.abc import Callable
@@ -200,6 +201,20 @@ class vFlow:
             raise purity.kept_on_self(name)
         super().__delattr__(name)
 
+    @classmethod
+    def _repr_html_(cls) -> str:
+        """How a notebook shows the class, and an object of it: its description, its file and its code, none of which is
+        run.
+        """
+        from vortex.notebook import frame
+
+        try:
+            place, code = inspect.getsourcefile(cls) or "", inspect.getsource(cls)
+        except (OSError, TypeError, KeyError):  # KeyError: of the inspect that TVM puts in the place of Python's
+            place = code = ""  # typed into an interactive session
+        about = (inspect.getdoc(cls) or "").partition("\n\n")[0]
+        return frame("flow", cls.flow_name or cls.__name__, {"about": about, "file": place}, "code", code)
+
     def create_cache(self, spec: Spec) -> dict[str, Field]:
         """The summaries kept for a page."""
         raise NotImplementedError
@@ -314,10 +329,24 @@ def _from_file(file: str, name: str) -> type[vFlow]:
     if not name and len(found) == 1:
         return next(iter(found.values()))
     where = f" in {file}"
+    nameless = [cls for cls in _defined_in(file) if cls not in found.values() and name in ("", cls.__name__)]
+    if nameless and (name or not found):
+        cls = nameless[0].__name__
+        why = f'; class {cls} is not registered, write @vortex.register("{cls}") above it'
+        raise UNKNOWN_FLOW.at(name=name or cls, nearest=where + why)
     if name:
         raise UNKNOWN_FLOW.at(name=name, nearest=where + nearest(name, found))
     has = f"; it has {', '.join(found)}" if found else "; it registers none"
     raise UNKNOWN_FLOW.at(name="", nearest=where + has)
+
+
+def _defined_in(file: str) -> list[type[vFlow]]:
+    """The flows whose classes stand in a file that was run, registered or not."""
+    ran = files.loaded(file)
+    if ran is None:
+        return []
+    every = vars(ran.module).values()
+    return [c for c in every if isinstance(c, type) and issubclass(c, vFlow) and c.__module__ == ran.name]
 
 
 def _load(file: str) -> dict[str, type[vFlow]]:

@@ -25,6 +25,7 @@ from vortex.errors import (
     FIELD_UNWRITTEN,
     FLOW_RAISED,
     NO_SELECTION,
+    OTHER_CACHE,
     SELECTIONS,
     STATE_OF_PAGE,
     STATE_UNDECLARED,
@@ -34,6 +35,7 @@ from vortex.errors import (
     nearest,
 )
 from vortex.flow import purity, source
+from vortex.flow.arguments import what_there_is
 from vortex.flow.flow import HOW_TO_DECLARE, Field, check_class, vFlow
 from vortex.flow.parameter import Parameter, declared_parameters
 from vortex.flow.selection import Selection
@@ -83,8 +85,28 @@ def of_pages(fields: Mapping[str, Field], spec: Spec) -> list[str]:
     return [name for name, f in fields.items() if f.per != "block" and f.state != "request"]
 
 
+def _asked(flow: vFlow, spec: Spec) -> Any:
+    """What create_cache returns. A flow for MLA whose fields have no size, for there are no latent rows, is told so."""
+    try:
+        return called(flow, "create_cache", spec)
+    except VortexError as e:
+        if e.kind is BAD_FIELD and not spec.kv_lora_rank and _is_latent(flow, spec):
+            read = "the size of a latent row's parts, as in spec.kv_lora_rank,"
+            raise OTHER_CACHE.at(e.loc, read=read, **what_there_is(spec, "page")) from None
+        raise
+
+
+def _is_latent(flow: vFlow, spec: Spec) -> bool:
+    """Whether a flow that cannot declare its fields for K and V can for latent rows."""
+    try:
+        called(flow, "create_cache", Spec.of_latent(page_size=spec.page_size, block_size=spec.block_size))
+    except VortexError:
+        return False
+    return True
+
+
 def _declared(flow: vFlow, spec: Spec) -> dict[str, Field]:
-    fields = called(flow, "create_cache", spec)
+    fields = _asked(flow, spec)
     at_return = return_loc(flow, "create_cache")
     code = code_of(flow.create_cache)
     if not isinstance(fields, Mapping):

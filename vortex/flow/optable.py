@@ -231,6 +231,9 @@ def call(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     finally:
         tracer.call = ""
     _name(result, before)
+    made = [o for o in tracer.function.ops[before:] if o.role != "leaf"]
+    if len(made) > 1:
+        tracer.function.group(made, entry.name.rpartition(".")[2].strip("_"))
     return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
@@ -138,10 +138,12 @@ class Op:
         assert self.result is not None, f"{self.name} has no result"
         return self.result
 
-    def with_operands(self, operands: Iterable[Value]) -> Op:
-        """The same op on other operands: same attributes, location and name, type inferred anew."""
+    def with_operands(self, operands: Iterable[Value], **changed: Attr) -> Op:
+        """The same op on other operands: same location and name, same attributes but those ``changed``, type inferred
+        anew.
+        """
         new = list(operands)
-        kwargs = {f.name: getattr(self, f.name) for f in self.form.attrs}
+        kwargs = {f.name: getattr(self, f.name) for f in self.form.attrs} | changed
         for n in self.form.operands:
             kwargs[n] = new.pop(0)
         if self.form.variadic:
@@ -236,6 +238,19 @@ class Function:
             k += 1
         return f"{hint}_{k}"
 
+    def group(self, ops: Sequence[Op], call: str) -> None:
+        """Say of several ops that they are one ``call`` together, numbered where others of the name are there; ops
+        that belong to another call already stay as they are.
+        """
+        taken = {o.loc.call for o in self.ops if o.loc is not None}
+        name, number = call, 1
+        while name in taken:
+            number += 1
+            name = f"{call}.{number}"
+        for o in ops:
+            if o.loc is not None and not o.loc.call:
+                o.loc = dataclasses.replace(o.loc, call=name)
+
     def values(self) -> Iterator[Value]:
         """All values in order of definition, arguments first."""
         yield from self.args
@@ -284,3 +299,21 @@ class Module:
 
     def declared(self, keyword: str) -> list[Decl]:
         return [d for d in self.decls.values() if d.keyword == keyword]
+
+    def __str__(self) -> str:
+        """The module's text, as the parser reads it back."""
+        from vortex.ir.printer import print_module
+
+        return print_module(self)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: its functions, and its text without locations."""
+        from vortex.ir.printer import print_module
+        from vortex.notebook import frame
+
+        of = {f"{f.keyword} @{f.name}": len(f.ops) for f in self.functions.values()}
+        facts = {name: f"{ops} operation{'' if ops == 1 else 's'}" for name, ops in of.items()}
+        declared = {d.keyword: ", ".join(x.name for x in self.declared(d.keyword)) for d in self.decls.values()}
+        return frame(
+            f"module of stage {self.stage}", self.name, declared | facts, "text", print_module(self, locs=False)
+        )

@@ -88,6 +88,8 @@ class Batch:
     """The KV heads of the model before the first of these."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """All sets of each parameter, ``[layers, *shape]`` or ``[layers, heads of the model, *shape]``."""
+    request_budget: Any = None
+    """Budgets of requests, ``[B, 5]``, a negative first number for those that have :attr:`budget`."""
     row_budget: Any = None
     """Pages for rows of each KV head, ``[Hkv]``, where the budget has a number for each."""
     tokens: dict[str, Any] = field(default_factory=dict)
@@ -120,6 +122,11 @@ class Batch:
     def heads(self) -> int:
         """KV heads."""
         return int(self.paged["latent" if "latent" in self.paged else "k"].shape[1])
+
+    def budget_of(self, r: int) -> tuple[int, int, int, int, int]:
+        """The budget of a request, its own or that of all."""
+        own = (-1,) if self.request_budget is None else tuple(map(int, self.request_budget[r]))
+        return self.budget if own[0] < 0 else own  # type: ignore[return-value]
 
     def scale_of(self, name: str) -> Any:
         """What numbers of a pool are multiples of, in fp32."""
@@ -228,7 +235,8 @@ TOP_K = Cap()
 def _plan(k: Launch) -> None:
     b = k.batch
     op = next(o for o in k.f.ops if isinstance(o, page.Plan))
-    b.plan = np.array([plan_row(int(n), op.page_size, b.budget, op.cap) for n in b.lengths], np.int32).reshape(-1, 4).T
+    rows = [plan_row(int(n), op.page_size, b.budget_of(r), op.cap) for r, n in enumerate(b.lengths)]
+    b.plan = np.array(rows, np.int32).reshape(-1, 4).T
     k.write(op.buffer, b.requests)
 
 

@@ -8,7 +8,7 @@ Grammar::
     op     := (%name "=")? op.name "(" %name,* ")" dict? notes? (":" type)? loc?
     dict   := "{" (key "=" attr),* "}"          notes := "<" (key "=" attr),* ">"
     type   := dtype "[" dim,* "]" | "selection"
-    dim    := size | "S" | name "<=" pages       loc := "@" "file" ":" line ":" col ("-" end)?
+    dim    := size | "S" | name "<=" pages       loc := "@" "file" ":" line ":" col ("-" end)? ("in" name)?
 """
 
 from __future__ import annotations
@@ -301,7 +301,8 @@ class _Parser:
         col = self._int("a column")
         # "12-40" lexes as two numbers, the second negative
         end = -self._int("a column") if self.tokens[self.next].text.startswith("-") else 0
-        return Loc(file, line, col, end)
+        call = self._take("word", "the name of a function") if self._accept("in") else ""
+        return Loc(file, line, col, end, call)
 
     def _string(self) -> str:
         where = self._here()

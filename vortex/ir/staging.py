@@ -49,6 +49,16 @@ def over_pages(v: Value) -> bool:
     return isinstance(v.type, TensorType) and v.type.page_axis is not None
 
 
+def is_for_row(o: Op) -> bool:
+    """Whether the op has one result for the row that is kept on chip."""
+    return (
+        o.result is not None
+        and isinstance(o.result.type, TensorType)
+        and not over_pages(o.result)
+        and (o.notes.get("in") == "tile" or o.crosses_pages())
+    )
+
+
 def axis_of(o: Op) -> Sym | None:
     """The page axis that an op goes over: that of what it folds or ranks, else that of its result."""
     crosses = o.crosses_pages() or isinstance(o, flow.Selection)

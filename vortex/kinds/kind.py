@@ -160,7 +160,8 @@ declare(
         timed=("select", "attend"),
         arguments=(
             *_call("lengths"),
-            Argument("budget", "decoder", "reads", "i32", (5,)),
+            Argument("budget", "decoder", "reads", "i32", (7,)),
+            Argument("request_budget", "decoder", "reads", "i32", ("requests", 5)),
             _plan("writes"),
             _work("writes"),
             _arrivals("writes"),

@@ -36,6 +36,7 @@ def _expand(rw: Rewriter, o: Op) -> Value | None:
         return None
     name, x = o.value.name, o.x
     assert isinstance(x.type, TensorType)
+    rw.f.group([o], "softmax")
     if not x.type.dtype.is_float:
         x = rw.add(flow.Cast(x, f32), f"{name}_in")
     top = rw.add(flow.ReduceMax(x, (o.axis,), True), f"{name}_max")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from vortex.errors import Loc
 from vortex.ir.core import Function, Module, Value
 from vortex.ir.dialects import page
 from vortex.ir.rewrite import drop_dead
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
 
-@register("fuse", stage="page", tag="exact", version=1)
+@register("fuse", stage="page", tag="exact", version=1, needed=True)
 @dataclass(frozen=True, slots=True)
 class Fuse(Pass):
     """Join kernels of one kind and domain, as long as what a row keeps between page passes stays small.
@@ -40,23 +41,50 @@ class Fuse(Pass):
     max_live: int = 256
 
     def run(self, module: Module, ctx: PassContext) -> Module:
-        groups = _grouped(module, self.max_live)
+        decided = self.decide(module)
         state = {d.name for d in module.declared("buffer") if d.attrs["role"] == "state"}
         program = Module("page", module.name, dict(module.attrs), dict(module.decls))
-        by_kind: dict[str, list[list[Function]]] = {}
-        for parts in groups:
-            by_kind.setdefault(str(parts[0].attrs["kind"]), []).append(parts)
         work = {d.name for d in module.declared("buffer") if d.attrs["role"] == "workspace"}
-        inner = work - _crossing(groups)
-        for parts in groups:
-            kind = str(parts[0].attrs["kind"])
-            alike = by_kind[kind]
-            name = kind if len(alike) == 1 else f"{kind}_{alike.index(parts)}"
+        inner = work - _crossing(list(decided.groups.values()))
+        for name, parts in decided.groups.items():
             program.define(_join(name, parts, inner, state))
         named = {name for f in program.functions.values() for name in _stores(f) | _reads(f)}
         gone = work - named
         program.decls = {n: d for n, d in module.decls.items() if n not in gone}
         return program
+
+    def decide(self, module: Module) -> Decided:
+        """What becomes one kernel, and why the rest does not: the pass does this, ``vortex explain`` says it."""
+        return _decide(module, self.max_live)
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Two kernels of one kind that stay apart."""
+
+    first: str
+    second: str
+    """By the names that they have when all is fused."""
+    why: str
+    loc: Loc | None
+    """The line of the flow that is in the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Which kernels become one."""
+
+    groups: dict[str, list[Function]]
+    """The kernels of each fused kernel by its name, both in program order."""
+    apart: tuple[Apart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reason:
+    """Why kernels do not become one."""
+
+    why: str
+    loc: Loc | None = None
 
 
 def _stores(f: Function) -> set[str]:
@@ -67,8 +95,7 @@ def _reads(f: Function) -> set[str]:
     return {o.buffer for o in f.ops if isinstance(o, page.Load | page.LoadSelection)}
 
 
-def _grouped(module: Module, max_live: int) -> list[list[Function]]:
-    """The kernels of each fused kernel, both in program order."""
+def _decide(module: Module, max_live: int) -> Decided:
     import networkx as nx
 
     kernels = list(module.functions.values())
@@ -81,44 +108,71 @@ def _grouped(module: Module, max_live: int) -> list[list[Function]]:
         if _stores(a) & (_reads(b) | _stores(b)) or _reads(a) & _stores(b):
             graph.add_edge(frozenset({a.name}), frozenset({b.name}))
     merged = True
+    reasons: dict[tuple[frozenset[str], frozenset[str]], _Reason] = {}
     while merged:
         merged = False
+        reasons = {}
         nodes = sorted(graph, key=lambda n: min(position[name] for name in n))
         for a, b in combinations(nodes, 2):
             parts = sorted((module.functions[n] for n in a | b), key=lambda f: position[f.name])
-            if _fusible(parts, max_live, outlasting) and _acyclic(graph, a, b):
+            reason = _why_apart(parts, max_live, outlasting) or _between(graph, a, b)
+            if reason is None:
                 graph = nx.relabel_nodes(nx.contracted_nodes(graph, a, b, self_loops=False, copy=True), {a: a | b})
                 merged = True
                 break
-    order = nx.lexicographical_topological_sort(graph, key=lambda n: min(position[name] for name in n))
-    return [sorted((module.functions[n] for n in node), key=lambda f: position[f.name]) for node in order]
+            reasons[a, b] = reason
+    order = list(nx.lexicographical_topological_sort(graph, key=lambda n: min(position[name] for name in n)))
+    kind = {node: str(module.functions[min(node)].attrs["kind"]) for node in order}
+    names = {}
+    for node in order:
+        alike = [other for other in order if kind[other] == kind[node]]
+        names[node] = kind[node] if len(alike) == 1 else f"{kind[node]}_{alike.index(node)}"
+    groups = {names[n]: sorted((module.functions[x] for x in n), key=lambda f: position[f.name]) for n in order}
+    apart = [
+        Apart(names[a], names[b], reason.why, reason.loc)
+        for (a, b), reason in reasons.items()
+        if kind[a] == kind[b]
+    ]  # fmt: skip
+    return Decided(groups, tuple(apart))
 
 
-def _fusible(parts: list[Function], max_live: int, outlasting: set[str]) -> bool:
-    kinds = {str(f.attrs["kind"]) for f in parts}
-    fusion = KINDS[kinds.pop()].fusion
-    if kinds or fusion == "never":
-        return False
+def _why_apart(parts: list[Function], max_live: int, outlasting: set[str]) -> _Reason | None:
+    """What of the kernels themselves is against making them one; None where nothing is."""
+    kinds = sorted({str(f.attrs["kind"]) for f in parts})
+    if len(kinds) > 1:
+        return _Reason(f"they are of kinds {' and '.join(kinds)}")
+    fusion = KINDS[kinds[0]].fusion
+    if fusion == "never":
+        return _Reason(f"kernels of kind {kinds[0]} never become one")
     if fusion == "always":
-        return True
+        return None
     inner = {name for f in parts for name in _stores(f)} - outlasting
-    return live_per_page(_join("trial", parts, inner)) <= max_live
+    kept = stage(_join("trial", parts, inner)).kept
+    live = _live(kept)
+    if live <= max_live:
+        return None
+    largest = max(kept, key=lambda v: v.type.numel if isinstance(v.type, TensorType) else 0)
+    why = (
+        f"one kernel would keep {live} numbers of a page between its sweeps, and 'max-live' allows {max_live}; "
+        f"most of them are %{largest.name} : {largest.type}"
+    )
+    return _Reason(why, largest.owner.loc if largest.owner is not None else None)
 
 
-def live_per_page(f: Function) -> int:
-    """Numbers per page that the kernel keeps between its passes."""
-    return sum(v.type.numel for v in stage(f).kept if isinstance(v.type, TensorType))
+def _live(kept: Collection[Value]) -> int:
+    """Numbers of a page that a kernel keeps between its sweeps."""
+    return sum(v.type.numel for v in kept if isinstance(v.type, TensorType))
 
 
-def _acyclic(graph: nx.DiGraph[frozenset[str]], a: frozenset[str], b: frozenset[str]) -> bool:
-    """Whether a and b may be one node: no path between them leads through a third."""
+def _between(graph: nx.DiGraph[frozenset[str]], a: frozenset[str], b: frozenset[str]) -> _Reason | None:
+    """Why a and b may not be one node: a path between them leads through a third; None where none does."""
     import networkx as nx
 
     for x, y in ((a, b), (b, a)):
         for step in graph.successors(x):
             if step != y and nx.has_path(graph, step, y):
-                return False
-    return True
+                return _Reason(f"{' and '.join(sorted(step))} must run after the one and before the other")
+    return None
 
 
 def _crossing(groups: list[list[Function]]) -> set[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PIPELINE = {
     "flow": "canonicalize,cse,split-bound,reassociate,move-scales,drop-monotone,canonicalize,cse,dce,outline",
-    "page": "expand-softmax,fuse,cse,dce,plan-memory,schedule",
+    "page": "expand-softmax,fuse,cse,dce,softmax-sums,plan-memory,schedule",
 }
 """What runs on IR of each stage when nobody says otherwise; ``flow`` ends in page IR."""
 
@@ -40,6 +40,7 @@ MODULES = {
     "outline": "vortex.passes.outline",
     "expand-softmax": "vortex.passes.expand_softmax",
     "fuse": "vortex.passes.fuse",
+    "softmax-sums": "vortex.passes.softmax_sums",
     "plan-memory": "vortex.passes.plan_memory",
     "schedule": "vortex.passes.schedule",
 }
@@ -89,13 +90,14 @@ class Pass:
 
     ``stage`` is the IR it reads (``flow``, ``page`` or ``any``); ``tag`` is ``exact`` when results stay
     bit-equal under the interpreter and ``real`` when they stay equal over the reals; ``version`` grows with
-    every change of what it makes, and enters tuning keys.
+    every change of what it makes, and enters tuning keys. Without a pass that is ``needed`` nothing can be compiled.
     """
 
     name: ClassVar[str]
     stage: ClassVar[str]
     tag: ClassVar[str]
     version: ClassVar[int]
+    needed: ClassVar[bool]
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The rewritten module; ``module`` is the pass's own and may be changed in place."""
@@ -105,14 +107,14 @@ class Pass:
 _P = TypeVar("_P", bound=type[Pass])
 
 
-def register(name: str, *, stage: str, tag: str, version: int) -> Callable[[_P], _P]:
+def register(name: str, *, stage: str, tag: str, version: int, needed: bool = False) -> Callable[[_P], _P]:
     """Declare a pass; its class is a frozen dataclass whose fields are its options."""
     assert stage in ("flow", "page", "any"), stage
     assert tag in ("exact", "real"), tag
 
     def declare(cls: _P) -> _P:
         assert name not in PASSES, f"pass {name} is declared twice"
-        cls.name, cls.stage, cls.tag, cls.version = name, stage, tag, version
+        cls.name, cls.stage, cls.tag, cls.version, cls.needed = name, stage, tag, version, needed
         PASSES[name] = cls
         return cls
 

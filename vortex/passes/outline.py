@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vortex.budget import Cap
 
 
-@register("outline", stage="flow", tag="exact", version=1)
+@register("outline", stage="flow", tag="exact", version=1, needed=True)
 @dataclass(frozen=True, slots=True)
 class Outline(Pass):
     """Turn a flow module into a page program in which every op is a kernel of its own.

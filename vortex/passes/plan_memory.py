@@ -22,7 +22,7 @@ warp.
 """
 
 
-@register("plan-memory", stage="page", tag="exact", version=1)
+@register("plan-memory", stage="page", tag="exact", version=1, needed=True)
 @dataclass(frozen=True, slots=True)
 class PlanMemory(Pass):
     """Give each value a home and lay out the workspace, ``page_words * Pmax + row_words`` numbers a row.
@@ -74,9 +74,13 @@ def _copy_before_writing(f: Function) -> None:
         if o.x.owner is not None and o.x.owner.role in ("leaf", "view"):
             copied = flow.Cast(o.x, f32)
             copied.loc, copied.value.name = o.loc, f.fresh(f"{o.x.name}_kept")
-            f.ops.insert(behind, copied)
-            behind += 1
             set_operands(o, [copied.value])
+            placed: list[Op] = [copied]
+            if f.ops.index(o) < behind:  # another kernel reads it, and what makes other state stands after it
+                f.ops.remove(o)
+                placed, behind = [copied, o], behind - 1
+            f.ops[behind:behind] = placed
+            behind += len(placed)
 
 
 def _writes_beside_state(f: Function) -> list[page.Store]:

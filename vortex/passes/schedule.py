@@ -16,7 +16,7 @@ from vortex.targets.gpu import UNMEASURED
 from vortex.targets.target import TARGETS, Target
 
 
-@register("schedule", stage="page", tag="exact", version=3)
+@register("schedule", stage="page", tag="exact", version=3, needed=True)
 @dataclass(frozen=True, slots=True)
 class Schedule(Pass):
     """Choose every knob of each kernel for the target and write it, with its origin, into the IR.

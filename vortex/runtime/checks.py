@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from vortex.errors import PAGE_OUT_OF_RANGE
+from vortex.errors import CAPACITY, PAGE_OUT_OF_RANGE
 from vortex.runtime.tensors import wrong
 
 Tensor = torch.Tensor
@@ -29,6 +29,22 @@ def check_tables(lengths: Tensor, page_table: Tensor, page_size: int, pool: int)
     if entry is not None:
         row, col = divmod(entry, page_table.shape[1])
         raise PAGE_OUT_OF_RANGE.at(row=row, col=col, page=int(page_table[row, col]), last=pool - 1)
+
+
+def check_budgets(budgets: Tensor, plan: Tensor, capacity: int) -> None:
+    """Budgets of requests' own are budgets, and what ``plan`` [4, B] makes of them fits a selection.
+
+    Raises:
+        VortexError: VX6002 for numbers that no budget has, VX6006 for more pages than the selection holds.
+    """
+    own = budgets[:, 0] >= 0
+    bad = own & ((budgets[:, 1] < 0) | (budgets[:, 2] < 1) | (budgets[:, 3] < 0) | (budgets[:, 4] < 1))
+    kept = plan[:2].amin(0)
+    odd, large = _first(bad, own & (kept > capacity))
+    if odd is not None:
+        raise wrong(f"budgets[{odd}]", f"is {budgets[odd].tolist()}; Budget(...).numbers() are needed, or a first -1")
+    if large is not None:
+        raise CAPACITY.at(need=int(kept[large]), capacity=capacity)
 
 
 def check_slots(slots: Tensor, lengths: Tensor, room: int) -> None:

@@ -14,14 +14,18 @@ import shlex
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from vortex.artifact.folder import read_manifest
 from vortex.errors import (
+    CANNOT_WRITE,
     COMPILE_FAILED,
     ENGINE_REFUSED,
     FLOW_RAISED,
@@ -35,6 +39,9 @@ from vortex.install.cache import cache_root
 from vortex.install.identity import Identity, of_build, traced
 from vortex.spec import Spec
 from vortex.targets.cpu import detect_mcpu
+
+if TYPE_CHECKING:
+    from vortex.flow.flow import vFlow
 
 logger = logging.getLogger(__name__)
 
@@ -84,27 +91,60 @@ def artifact_for(flow: str, shape: ModelShape, target: str, *, blocks: bool = Fa
     if flow.endswith(".vxa"):
         return _prebuilt(Path(flow), shape, target, blocks=blocks)
     identity = _identity_or_once(flow, shape.spec, target)
+    return kept(flow, identity, lambda path: _compile(flow, shape, target, path))
+
+
+def kept(flow: str, identity: Identity, compile: Callable[[Path], None]) -> Path:
+    """The artifact of ``identity`` in the cache; where there is none, ``compile`` is called to make it at a path.
+
+    Raises:
+        VortexError: VX7004 when the cache cannot be written and has no artifact, and what ``compile`` raises.
+    """
     path = entry(flow, identity)
     try:
+        with _alone(path):
+            if path.exists():
+                if not path.with_suffix(".json").exists():  # whoever compiled it was killed in between
+                    with suppress(VortexError):
+                        _note_parts(identity, path)
+                return path
+            if compiler() is None and (other := _of_other_tools(identity)):
+                return other
+            compile(path)
+            _note_parts(identity, path)
+    except VortexError as error:
+        # a cache that somebody else filled and that can only be read
+        if error.kind is not CANNOT_WRITE or not path.exists():
+            raise
+    return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time is inside for ``path``, the other ranks wait; nothing but what it makes is left.
+
+    Raises:
+        VortexError: VX7004 where no lock can be taken beside ``path``.
+    """
+    lock = path.with_suffix(".lock")
+    while True:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            opened = path.with_suffix(".lock").open("w")
-    except VortexError:
-        if path.exists():  # a cache that somebody else filled and that can only be read
-            return path
-        raise
-    with opened as lock:  # one rank compiles, the others wait for it
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            if not path.with_suffix(".json").exists():  # whoever compiled it was killed in between
-                with suppress(VortexError):
-                    _note_parts(identity, path)
-            return path
-        if compiler() is None and (other := _of_other_tools(identity)):
-            return other
-        _compile(flow, shape, target, path)
-        _note_parts(identity, path)
-    return path
+            opened = lock.open("w")
+        with opened:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+            try:  # whoever held it before has removed it, and others may have made a new one since
+                current = os.path.samestat(lock.stat(), os.fstat(opened.fileno()))
+            except FileNotFoundError:
+                current = False
+            if not current:
+                continue
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    lock.unlink()
+            return
 
 
 def _note_parts(identity: Identity, path: Path) -> None:
@@ -120,17 +160,30 @@ def _note_parts(identity: Identity, path: Path) -> None:
 
 def _prebuilt(path: Path, shape: ModelShape, target: str, *, blocks: bool) -> Path:
     """The artifact at ``path`` when it serves the model; its blocks must be the shape's where ``blocks`` says so."""
-    manifest = read_manifest(path)
+    manifest, spec = read_manifest(path), shape.spec
+    have, made = asdict(manifest.spec), []
+    for name, want in asdict(spec).items():
+        mine = have[name] if name in ("budget_table", "request_budgets") or not blocks else 0
+        if have[name] != want and not (name in ("budget_table", "request_budgets", "block_size") and mine):
+            made.append(f"{name} {have[name]} and not {want}")
     if target not in manifest.targets:
-        raise NO_TARGET_IN_ARTIFACT.at(path=path, target=target, have=", ".join(manifest.targets) or "none")
-    have = asdict(manifest.spec)
-    for name, want in asdict(shape.spec).items():
-        mine = have[name] if name == "budget_table" or not blocks else 0
-        if have[name] != want and not (name in ("budget_table", "block_size") and mine):
-            why = f"'{path}' was compiled for {name} {have[name]}"
-            hint = shlex.join(command(manifest.flow, shape, target, path))
-            raise ENGINE_REFUSED.at(what=f"{name} {want} with this artifact", why=why, hint=hint)
+        if not made:
+            raise NO_TARGET_IN_ARTIFACT.at(path=path, target=target, have=", ".join(manifest.targets) or "none")
+        made.append(f"{', '.join(manifest.targets) or 'no target'} and not {target}")
+    if made:
+        why = f"it was compiled for {'; '.join(made)}"
+        hint = shlex.join(command(manifest.flow, shape, target, _free_name(manifest.flow)))
+        raise ENGINE_REFUSED.at(what=f"the artifact '{path}' with this model", why=why, hint=hint)
     return path
+
+
+def _free_name(flow: str) -> str:
+    """A name of an artifact in the working directory that nothing has yet: a command that is suggested overwrites
+    nothing.
+    """
+    stem = Path(flow.partition(":")[0]).stem
+    names = (f"{stem}-{n}.vxa" if n > 1 else f"{stem}.vxa" for n in count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def command(flow: str, shape: ModelShape, target: str, out: Path | str) -> list[str]:
@@ -142,6 +195,7 @@ def command(flow: str, shape: ModelShape, target: str, out: Path | str) -> list[
         model = ["--heads", f"{spec.group * shape.kv_heads}/{shape.kv_heads}", "--head-dim", str(spec.head_dim)]
     page = ["--page-size", str(spec.page_size), "--dtype", spec.dtype]
     page += ["--budget-table"] if spec.budget_table else []
+    page += ["--request-budgets"] if spec.request_budgets else []
     if spec.page_blocks > 1:
         page += ["--block-size", str(spec.block_size)]
     return ["vortex", "compile", flow, "--target", target, *model, *page, "-o", str(out)]
@@ -160,7 +214,7 @@ def _compile(flow: str, shape: ModelShape, target: str, path: Path) -> None:
     words = command(flow, shape, target, path)
     python = compiler()
     if python is None:
-        out = f"{Path(flow.partition(':')[0]).stem}.vxa"
+        out = _free_name(flow)
         line = shlex.join(command(flow, shape, target, out))
         raise NO_COMPILED_FLOW.at(flow=flow, target=target, command=line, out=out)
     logger.info("vortex: compiling flow %s for %s, once; it is kept as %s", flow, target, path)
@@ -177,8 +231,9 @@ def _compile(flow: str, shape: ModelShape, target: str, path: Path) -> None:
     logger.info("vortex: compiled flow %s in %.1f s", flow, time.monotonic() - began)
 
 
-def identity_of(flow: str, spec: Spec, target: str) -> Identity:
-    """What decides the artifact of ``flow``, a name, ``file.py`` or ``file.py:name``; it is traced for that.
+def identity_of(flow: str | vFlow | type[vFlow], spec: Spec, target: str) -> Identity:
+    """What decides the artifact of ``flow``, a name, ``file.py``, ``file.py:name``, a class or an object; it is traced
+    for that.
 
     Raises:
         VortexError: what keeps the flow from being found or traced.
@@ -187,7 +242,7 @@ def identity_of(flow: str, spec: Spec, target: str) -> Identity:
     from vortex.flow.trace import trace
     from vortex.ir.printer import print_module
 
-    module = trace(find_flow(flow), spec)
+    module = trace(find_flow(flow) if isinstance(flow, str) else flow, spec)
     constants = {d.name: str(d.attrs["data"]) for d in module.declared("resource") if "data" in d.attrs}
     parts = traced(print_module(module, locs=False), constants, str(module.attrs.get("source", "")))
     python = compiler()
@@ -203,7 +258,7 @@ def _identity_or_once(flow: str, spec: Spec, target: str) -> Identity:
     try:
         return identity_of(flow, spec, target)
     except VortexError as error:
-        if error.kind is not FLOW_RAISED:
+        if error.kind is not FLOW_RAISED or error.fields.get("type") not in ("ImportError", "ModuleNotFoundError"):
             raise
         logger.warning("vortex: flow %s is compiled anew, for it cannot be loaded here: %s", flow, error.message)
         return Identity({"ir": f"not traced at {time.time_ns()} in process {os.getpid()}"})

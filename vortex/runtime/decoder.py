@@ -10,9 +10,9 @@ import torch
 
 from vortex.artifact.manifest import FieldEntry, StateEntry
 from vortex.budget import Budget
-from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY
+from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY, SHAPE_MISMATCH
 from vortex.runtime.calls import Signature, signature
-from vortex.runtime.checks import check_selection, check_slots, check_tables, check_tokens
+from vortex.runtime.checks import check_budgets, check_selection, check_slots, check_tables, check_tokens
 from vortex.runtime.library import Library, open_library
 from vortex.runtime.parameters import Given, Parameters
 from vortex.runtime.reuse import Kept, mapped, paused, resumed
@@ -49,10 +49,28 @@ def load(
     parameters: Given | Parameters | None = None,
     head_offset: int = 0,
     keep: Iterable[int] = (),
+    deterministic: bool = False,
+    largest: Budget | None = None,
 ) -> Decoder:
-    """A decoder on the library of ``target`` in the artifact at ``path``; loading runs its code. The target is
-    ``cpu``, ``sm_90a``, ...; left out or ``auto``, the current CUDA device's if the artifact has it, else ``cpu``.
-    ``parameters`` are the weights of a flow that has some: a file of safetensors, or tensors by name.
+    """A decoder on an artifact's library of one target; loading runs its code.
+
+    Args:
+        path: the ``.vxa`` folder.
+        target: ``cpu``, ``sm_90a``, ...; left out or ``auto``, the current CUDA device's if the artifact has it, else
+            ``cpu``.
+        budget: how many pages a row may read; :attr:`Decoder.budget` sets it later.
+        debug: look at the numbers in lengths, page tables, slots and selections, and refuse those that lie outside.
+            This waits for the device.
+        dense: prepare :meth:`Decoder.attend_all` in each plan, for layers that attend to everything.
+        require_digest: refuse an artifact whose digest (``vortex info`` shows it) is another.
+        parameters: the weights of a flow that has some: a file of safetensors, tensors by name, or the
+            :class:`~vortex.runtime.parameters.Parameters` of another decoder of the same flow.
+        head_offset: the KV heads of the model that come before those of the pools, under tensor parallelism.
+        keep: the layers whose selections other layers and later steps may take: ``pages_of=`` and ``every=`` of
+            :meth:`Decoder.decode`.
+        deterministic: give a request the same bits in any batch; on a GPU a layer then takes longer.
+        largest: the largest budget that a request may have of its own (``budgets=`` of :meth:`Decoder.plan`):
+            selections have room for it.
 
     Raises:
         VortexError: VX5001 to VX5005 and VX6009, as :func:`vortex.runtime.library.open_library` says; VX6020 for
@@ -67,11 +85,13 @@ def load(
         parameters=parameters,
         head_offset=head_offset,
         keep=keep,
+        deterministic=deterministic,
+        largest=largest,
     )
 
 
 class Decoder:
-    """The kernels of one artifact, called step by step.
+    """The kernels of one artifact, called step by step; :func:`load` makes one, and explains the arguments.
 
     Once: :meth:`bind` each layer. Each step: :meth:`plan`, then for each layer :meth:`append` and
     :meth:`decode` (or :meth:`select` and :meth:`attend`). Sizes below: B requests, Hq = Hkv * group query heads,
@@ -91,6 +111,15 @@ class Decoder:
     the model come before those of the pools, under tensor parallelism: ``vortex.head()`` counts from there. The
     selections of the layers in ``keep`` outlast the call that makes them: :meth:`decode` says for whom.
 
+    Which pages are selected depends on no other request of a step. An output may differ in its last bits, though, with
+    what else is decoded: a GPU cuts the pages of a request into items by the size of the step, and a step takes the
+    variants of kernels that are best for its size. With ``deterministic`` items have a fixed number of pages and no
+    variants run, so that a request has the same bits alone, in any batch, in a CUDA graph and out of one.
+
+    Where an artifact was compiled with ``--request-budgets``, :meth:`plan` may be given a budget for each request.
+    ``largest`` is one that keeps at least as many pages as any of them: selections have room for it
+    (:data:`vortex.budget.EVERY_PAGE` for all pages). Scratch for it is all that it costs where no request asks for it.
+
     Attributes:
         pages, counts: what the last :meth:`decode` selected, unless it was given tensors of the caller's.
     """
@@ -105,6 +134,8 @@ class Decoder:
         parameters: Given | Parameters | None = None,
         head_offset: int = 0,
         keep: Iterable[int] = (),
+        deterministic: bool = False,
+        largest: Budget | None = None,
     ) -> None:
         self.library, self.debug = library, debug
         self.spec = library.manifest.spec
@@ -120,9 +151,17 @@ class Decoder:
         self._dtype = TORCH[self.spec.dtype]
         self._aligned = library.name != "cpu"  # kernels that move 16 bytes at a time
         self._scale = self.spec.head_dim**-0.5
-        self._steps = Steps(library, budget, dense=dense, head_offset=self.head_offset, keep=self.keep)
+        self._steps = Steps(
+            library,
+            budget,
+            dense=dense,
+            head_offset=self.head_offset,
+            keep=self.keep,
+            deterministic=deterministic,
+            largest=largest,
+        )
         self._step: Step | None = None  # the planned one, and the tensors it was planned with
-        self._lengths = self._page_table = torch.empty(0)
+        self._lengths = self._page_table = self._own = torch.empty(0)
         self._pool_pages = 0  # of the smallest layer
         self._state_columns, self._slots = 2**31, 0  # that state has room for, in the smallest layer
         self._state_rows: dict[str, object] = {}
@@ -133,6 +172,17 @@ class Decoder:
         raise wrong("a Decoder", f"{why}; vortex.load(path, require_digest=...) makes another of the same artifact")
 
     # --- what it is -----------------------------------------------------------------------------------------
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: what it runs, with what budget, over which layers."""
+        from vortex.notebook import frame
+
+        manifest, b = self.library.manifest, self.budget
+        budget = "none yet" if b is None else f"{b.pages} pages by score, the first {b.sink}, the last {b.recent}"
+        ratio = f", or {b.ratio} of all" if b is not None and b.ratio else ""
+        layers = f"{len(self._steps.layers)} bound, of {self.kv_heads} KV heads" if self.kv_heads else "none bound yet"
+        facts = {"target": self.library.name, "budget": budget + ratio, "layers": layers, **manifest.facts()}
+        return frame("decoder", manifest.flow, facts)
 
     @property
     def fields(self) -> tuple[FieldEntry, ...]:
@@ -187,7 +237,7 @@ class Decoder:
         """The K that a selection over a page table of ``columns`` needs: the most pages kept of them, at least 1."""
         if self.budget is None:
             raise NOT_READY.at(call="capacity", needs="a budget")
-        return self._steps.capacity(self.budget, require_integer("columns", columns) * self.spec.page_blocks)
+        return self._steps.most(require_integer("columns", columns) * self.spec.page_blocks)
 
     def workspace_bytes(self, batch: int, columns: int, *, capacity: int | None = None) -> int:
         """Bytes of scratch for steps up to B = ``batch`` and Pmax = ``columns`` whose selections have up to
@@ -292,6 +342,7 @@ class Decoder:
         page_table: torch.Tensor,
         slots: torch.Tensor | None = None,
         fresh: torch.Tensor | None = None,
+        budgets: torch.Tensor | None = None,
     ) -> None:
         """Begin a step of requests with ``lengths`` i32 ``[B]`` tokens, the step's own included, whose pages are the
         rows of ``page_table`` i32 ``[B, Pmax]``. A request of length 0 is a padded row: nothing of it is read, and its
@@ -303,13 +354,18 @@ class Decoder:
         request's first ones, or where ``fresh`` i32 ``[B]`` is not 0, because the pages before them were another
         request's (a cached prefix).
 
+        ``budgets`` i32 ``[B, 5]`` are budgets of the requests' own, :meth:`Budget.numbers` of each; a row whose first
+        number is negative has the decoder's. A request that asks for more pages than :meth:`capacity` gets the first
+        of them, which ``debug`` refuses. Layers that decode with ``every`` go on with what they selected by another
+        budget, unless :meth:`forget` is called. A table of budgets bounds the rows of such requests, too.
+
         Raises:
-            VortexError: VX6002, VX6003 without a layer or a budget, VX6010 when scratch would have to grow under a
-                CUDA graph; with ``debug`` VX6004.
+            VortexError: VX6001 for ``budgets`` that the artifact was not compiled for, VX6002, VX6003 without a layer
+                or a budget, VX6010 when scratch would have to grow under a CUDA graph; with ``debug`` VX6004, VX6006.
         """
         self._step = None  # a plan that fails leaves none
         kind = (*signature(lengths, "lengths"), *signature(page_table, "page_table"))
-        for name, given in (("slots", slots), ("fresh", fresh)):
+        for name, given in (("slots", slots), ("fresh", fresh), ("budgets", budgets)):
             kind += (None,) if given is None else signature(given, name)
         step = self._steps.ready(kind)
         if step is None:
@@ -321,6 +377,8 @@ class Decoder:
             for name, given in (("slots", slots), ("fresh", fresh)):
                 if given is not None:
                     require(name, given, torch.int32, (batch,), device)
+            if budgets is not None:
+                self._check_budgets(budgets, batch)
             if self.states:
                 self._check_state(slots, int(page_table.shape[1]))
             if page_table.shape[1] < 1:
@@ -336,7 +394,10 @@ class Decoder:
         if self.states:
             self._state_rows = {"slots": slots, "fresh": step.not_fresh if fresh is None else fresh}
         self.pages, self.counts = step.pages, step.counts
-        self._steps.run(step, "plan", -1, {"lengths": lengths})
+        self._own = step.none_own if budgets is None else budgets
+        self._steps.run(step, "plan", -1, {"lengths": lengths, "request_budget": self._own})
+        if self.debug and step.size.batch and budgets is not None:
+            self._look(check_budgets, budgets, step.shared["plan"], step.pages.shape[2])
         if self._steps.dense:
             if "work" in step.dense:
                 self._steps.run(step, "plan", -1, {"lengths": lengths}, dense=True)
@@ -570,7 +631,10 @@ class Decoder:
             paused(work, saved, holds)
             self.select(layer, q, pages=kept.pages, counts=kept.counts)
             resumed(work, saved)
-        kept.move(step.shared["plan"], step.shared["budget"][2])
+        recent = step.shared["budget"][2]
+        if self._steps.by_request:
+            recent = torch.where(self._own[:, 0] >= 0, self._own[:, 2], recent)[:, None, None]
+        kept.move(step.shared["plan"], recent)
 
     def launch(self, kind: str, layer: int, **given: object) -> None:
         """Launch the kernels of a kind that none of the calls above launches (``vortex.kinds.kind``); ``given`` has the
@@ -621,6 +685,13 @@ class Decoder:
         if columns > self._state_columns:
             why = f"has {columns} columns; the state that was bound has room for {self._state_columns} pages a request"
             raise wrong("page_table", why)
+
+    def _check_budgets(self, budgets: torch.Tensor, batch: int) -> None:
+        """VX6001, VX6002 for budgets of requests' own that the step cannot have."""
+        if not self._steps.by_request:
+            want = "one budget for all requests"
+            raise SHAPE_MISMATCH.at(what="budgets", got="one for each request", want=want, flag="--request-budgets")
+        require("budgets", budgets, torch.int32, (batch, 5), self._steps.device)
 
     def _look(self, check: Callable[..., None], *arguments: object) -> None:
         """Where ``debug`` is on: look at numbers."""

@@ -33,6 +33,18 @@ class PagedCache:
     ``[slots, Hkv, *tile]`` where it belongs to the request; :attr:`state_bytes` says what that takes.
     Pools start with whatever is in memory; pages are reused as they are.
 
+    Args:
+        num_pages: pages of each layer's pools, which all requests share.
+        kv_heads: KV heads of a layer; 1 under MLA.
+        spec: the model's shape, :attr:`Decoder.spec`.
+        fields: the summaries to keep, :attr:`Decoder.fields`.
+        layers: how many layers have pools.
+        layout: how pools lie in memory, ``HND`` (heads before tokens) or ``NHD``.
+        device: where they lie.
+        states: the state to keep, :attr:`Decoder.states`.
+        slots: of a flow with state, how many requests there may be at a time.
+        columns: of a flow with state, the pages of the longest request.
+
     Raises:
         VortexError: VX6002 for an argument that fits none, VX6040 when the device has no memory for it.
     """
@@ -102,6 +114,7 @@ class PagedCache:
 
     @property
     def free_pages(self) -> int:
+        """Pages that no request has."""
         return len(self._free)
 
     @property

@@ -50,6 +50,7 @@ class Kept:
     def move(self, plan: torch.Tensor, recent: torch.Tensor) -> None:
         """Let the reserved pages at the end be those of now: the last ``recent`` entries of each row become the last
         pages of its request, and a row that keeps all its pages keeps all. What was just made stays as it is.
+        ``recent`` is a number, or one for each request, ``[B, 1, 1]``.
 
         pages 0 3 7 | 8 9 of 10, recent = 2     request grown to 12     0 3 7 | 10 11
         """

@@ -3,12 +3,15 @@
 ============  ==============================  =================================================================
 buffer        shape                           what it is
 ============  ==============================  =================================================================
-budget        i32 ``[5]``                     the budget as numbers; read by plan, rewritten when it changes
+budget        i32 ``[7]``                     the budget as numbers, and how attend is cut where that is fixed
+                                              (:class:`Items`); read by plan, rewritten when it changes
+request_budget  i32 ``[B, 5]``                -1: the budget of requests that have none of their own, where
+                                              kernels know such
 plan          i32 ``[4, B]``                  what each request keeps and scores
-work          i32 ``[2, 2 + B + slots]``      GPU: work items of select and attend
+work          i32 ``[2, 2 + B + room]``       GPU: work items of select and attend
 arrivals      i32 ``[B * Hkv * C]``           GPU: CTAs that came so far; plan clears it, kernels leave it zero;
                                               C is the most ``row_counters`` of a kernel's schedule, 1 without
-partials      f32 ``[B + slots, Hkv, N]``     GPU: what an item of attend leaves to the last of its row
+partials      f32 ``[B + room, Hkv, N]``      GPU: what an item of attend leaves to the last of its row
 workspace     f32 ``[B * Hkv, W]``            intermediates of select, ``W = page_words * Pmax + row_words``
 pages         i32 ``[B, Hkv, K]``             the selection of :meth:`Decoder.decode`
 counts        i32 ``[B, Hkv]``                how many pages of it are in use
@@ -32,10 +35,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import ClassVar
 
 import torch
 
 from vortex.artifact.manifest import KernelEntry
+from vortex.budget import EVERY_PAGE
 from vortex.errors import SCRATCH_FIXED
 from vortex.kinds.kind import KINDS
 from vortex.runtime.reuse import Kept
@@ -47,9 +52,6 @@ ROUNDS = 1
 """CTAs at work for each that the device holds. On an H200 four make a layer of 32 x 32K 29 % slower (84 for 65 us):
 rows are cut that need not be, and meeting costs more than the last CTAs leave idle (bench/gpu_layer.py).
 """
-ALL_PAGES = (0, 0, 2**28 - 1, 0, 1)
-"""A budget, as numbers, that reserves every page, whatever a flow would select."""
-
 Shape = tuple[int, ...]
 
 
@@ -72,6 +74,30 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Items:
+    """Work items of attend that have the same pages whatever else a step decodes."""
+
+    pages: int
+    """Of an item over selected pages."""
+    dense: int
+    """Of one where all pages of a request are attended to: a request has many more of them."""
+
+    DENSE_TOKENS: ClassVar[int] = 1024
+
+    @classmethod
+    def of(cls, kernels: Sequence[KernelEntry], block_size: int) -> Items:
+        """Items as long as the fewest pages that ``plan`` cuts for a busy device; on a CPU, which cuts none, of 1."""
+        plan = next(k for k in kernels if k.kind == "plan")
+        pages = _int(plan.schedule.get("attend_busy", 1))
+        return cls(pages, max(pages, cls.DENSE_TOKENS // block_size))
+
+    def most(self, size: Size, *, dense: bool) -> int:
+        """Of a request, in a step of ``size``."""
+        whole = -(-size.columns // self.dense) if dense else 0
+        return max(whole, -(-size.capacity // self.pages))
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """What the kernels of a library need for ``heads`` KV heads; ``dense`` adds the lists of all pages."""
 
@@ -84,6 +110,8 @@ class Layout:
     """Blocks of a page: what :class:`Size` calls columns are so many times those of the page table."""
     keep: tuple[int, ...] = ()
     """The layers whose selections are kept."""
+    items: Items | None = None
+    """How attend is cut where nothing may depend on the rest of the batch."""
 
     @classmethod
     def of(
@@ -95,9 +123,15 @@ class Layout:
         dense: bool,
         page_blocks: int = 1,
         keep: tuple[int, ...] = (),
+        items: Items | None = None,
     ) -> Layout:
         """A layout for any step that runs some of ``kernels``."""
-        return cls(tuple(kernels), heads, multiprocessors, dense, page_blocks, keep)
+        return cls(tuple(kernels), heads, multiprocessors, dense, page_blocks, keep, items)
+
+    def room(self, size: Size, kernels: Sequence[KernelEntry]) -> int:
+        """Items of a step of ``size`` beyond one a request; where items of attend are fixed, as many as it may have."""
+        slots = self.slots(kernels)
+        return slots if self.items is None else max(slots, size.batch * self.items.most(size, dense=self.dense))
 
     def slots(self, kernels: Sequence[KernelEntry]) -> int:
         """Items that are cut beyond one a request: ``ROUNDS`` times as many CTAs of the kernels that pace (attend) are
@@ -107,8 +141,8 @@ class Layout:
 
     def _slots(self, pacer: KernelEntry | None) -> int:
         held = _int(pacer.resources.get("ctas", 1)) if pacer else 1
-        # an item of a row is the work of one CTA for each counter
-        return -(-ROUNDS * self.multiprocessors * held // (self.heads * (_counters(pacer) if pacer else 1)))
+        each = _int(pacer.schedule.get("item_ctas", 1)) if pacer else 1
+        return -(-ROUNDS * self.multiprocessors * held // (self.heads * each))
 
     @property
     def planned(self) -> bool:
@@ -149,24 +183,24 @@ class Layout:
 
     def sizes(self, size: Size, kernels: Sequence[KernelEntry]) -> dict[str, int]:
         """The sizes that declarations of arguments name, in a step of ``size`` that runs ``kernels``."""
-        slots = self.slots(kernels)
-        partials = self._partials(size, slots, kernels)
+        room = self.room(size, kernels)
+        partials = self._partials(size, room, kernels)
         return {
             "requests": size.batch,
             "heads": self.heads,
             "rows": size.batch * self.heads,
             "columns": size.columns,
             "capacity": size.capacity,
-            "work_list": 2 + size.batch + slots,
+            "work_list": 2 + size.batch + room,
             "arrivals": size.batch * self.heads * max(map(_counters, kernels), default=1),
             "workspace_words": max((k.page_words * size.columns + k.row_words for k in kernels), default=0),
             **dict(zip(("partial_rows", "partial_heads", "partial_words"), partials, strict=True)),
         }
 
-    def _partials(self, size: Size, slots: int, kernels: Sequence[KernelEntry]) -> Shape:
+    def _partials(self, size: Size, room: int, kernels: Sequence[KernelEntry]) -> Shape:
         mine = [k for k in kernels if "partials" in k.args]
         words = max((_int(k.schedule["partial_words"]) for k in mine), default=0)
-        return size.batch + slots if mine else 0, self.heads, words
+        return size.batch + room if mine else 0, self.heads, words
 
     def places(self, most: Size) -> tuple[dict[str, int], int]:
         """Where each buffer begins in a block for ``most``, and the bytes of the block."""
@@ -220,8 +254,12 @@ class Scratch:
         for name, x in lasting.items():
             if name.startswith("kept."):
                 x.zero_()  # of no step
+        if "request_budget" in lasting:
+            lasting["request_budget"].fill_(-1)
         if "dense.budget" in lasting:
-            lasting["dense.budget"].copy_(torch.tensor(ALL_PAGES, dtype=torch.int32))
+            lasting["dense.budget"].copy_(
+                torch.tensor((*EVERY_PAGE.numbers(), *self._cut(dense=True)), dtype=torch.int32)
+            )
         if "dense.pages" in lasting:
             lasting["dense.pages"].copy_(torch.arange(most.columns, dtype=torch.int32, device=self.device))
         return True
@@ -246,7 +284,15 @@ class Scratch:
     def write_budget(self, budget: Sequence[int]) -> None:
         """New numbers for the steps after this one in the current stream."""
         if self._places:
-            self.views(Size())["budget"].copy_(torch.tensor(budget, dtype=torch.int32))
+            numbers = (*budget, *self._cut(dense=False))
+            self.views(Size())["budget"].copy_(torch.tensor(numbers, dtype=torch.int32))
+
+    def _cut(self, *, dense: bool) -> tuple[int, int]:
+        """The words of a budget that say how attend is cut: pages of an item, and slots; zeros leave both to plan."""
+        items = self.layout.items
+        if items is None:
+            return 0, 0
+        return items.dense if dense else items.pages, self.layout.slots(self.layout.kernels)
 
     @torch.inference_mode(False)
     def views(self, size: Size, kernels: Sequence[KernelEntry] | None = None) -> dict[str, torch.Tensor]:
@@ -273,7 +319,7 @@ def require_block(block: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _counters(kernel: KernelEntry) -> int:
-    """Arrivals of a row: CTAs for different heads of it count apart."""
+    """Arrivals of a row: CTAs for different heads of it count apart, and so do groups of its CTAs."""
     return _int(kernel.schedule.get("row_counters", 1))
 
 

@@ -17,7 +17,7 @@ from vortex.kinds.kind import KINDS
 from vortex.runtime.calls import Call, Signature
 from vortex.runtime.library import Library
 from vortex.runtime.reuse import Kept
-from vortex.runtime.scratch import Layout, Scratch, Size, require_block
+from vortex.runtime.scratch import Items, Layout, Scratch, Size, require_block
 from vortex.runtime.tensors import require_integer, wrong
 from vortex.runtime.variants import Variants
 
@@ -40,6 +40,8 @@ class Step:
     counts: torch.Tensor
     not_fresh: torch.Tensor
     """Zeros ``[B]``: no request begins in its slot but with its own first token."""
+    none_own: torch.Tensor
+    """i32 ``[B, 5]``: no request has a budget of its own, where kernels know such."""
     kernels: tuple[KernelEntry, ...]
     """Those that serve this size, in launch order."""
     kept: Mapping[int, Kept]
@@ -62,14 +64,21 @@ class Steps:
         dense: bool,
         head_offset: int = 0,
         keep: tuple[int, ...] = (),
+        deterministic: bool = False,
+        largest: Budget | None = None,
     ) -> None:
-        self.library, self.dense, self.keep = library, dense, keep
+        self.library, self.dense, self.keep, self._deterministic = library, dense, keep, deterministic
         self._head_offset = head_offset
         self._by_row = any("row_budget" in k.args for k in library.target.kernels)
         self._row_budgets: dict[int, torch.Tensor] = {}  # layer -> pages of each head
         self.layers: dict[int, dict[str, object]] = {}  # layer -> its arguments by name
         self.heads = 0
         self.device: torch.device | None = None
+        self.by_request = any("request_budget" in k.args for k in library.target.kernels)
+        if largest is not None and not self.by_request:
+            want = "one budget for all requests"
+            raise SHAPE_MISMATCH.at(what="largest", got="a budget of requests", want=want, flag="--request-budgets")
+        self._largest = None if largest is None else require_budget(largest)
         self.budget = None if budget is None else require_budget(budget)
         if budget is not None:
             self._require_rows(budget)
@@ -79,13 +88,17 @@ class Steps:
         self._block: torch.Tensor | None = None
         self._scratch: Scratch | None = None
         self._machine = library.device
-        self._variants = Variants.of(library.target.kernels)
+        self._variants = Variants.of(library.target.kernels, choose=not deterministic)
         self._watched = self._machine.kind != "cpu" or library.runs_on is not None  # may be captured
         self._captured: dict[int, int] = {}  # columns -> fewest pages that a captured selection holds
 
     def capacity(self, budget: Budget, columns: int) -> int:
         """The most pages that the artifact's flow selects of ``columns`` by a budget, at least 1."""
         return max(1, min(columns, self.library.manifest.cap.total(budget, columns)))
+
+    def most(self, columns: int) -> int:
+        """The most pages of ``columns`` that a request's selection holds, by the budget or the largest of its own."""
+        return max(self.capacity(b, columns) for b in (self.budget, self._largest) if b is not None)
 
     @property
     def capturing(self) -> bool:
@@ -162,7 +175,7 @@ class Steps:
         batch, columns = require_integer("batch", batch), require_integer("columns", columns, 1)
         columns *= self.library.manifest.spec.page_blocks
         room = None if room is None else require_integer("capacity", room)
-        return Size(batch, columns, max(self.capacity(self.budget, columns), min(columns, room or 0)))
+        return Size(batch, columns, max(self.most(columns), min(columns, room or 0)))
 
     def scratch(self, call: str) -> Scratch:
         """The scratch, once layers and budget are known; VX6003 before."""
@@ -173,7 +186,10 @@ class Steps:
         if self._scratch is None:
             sms = self._machine.multiprocessors(self.device)
             kernels, blocks = self.library.target.kernels, self.library.manifest.spec.page_blocks
-            layout = Layout.of(kernels, self.heads, sms, dense=self.dense, page_blocks=blocks, keep=self.keep)
+            items = Items.of(kernels, self.library.manifest.spec.block_size) if self._deterministic else None
+            layout = Layout.of(
+                kernels, self.heads, sms, dense=self.dense, page_blocks=blocks, keep=self.keep, items=items
+            )
             block = None if self._block is None else require_block(self._block, self.device)
             self._scratch = Scratch(layout, self.device, block)
         return self._scratch
@@ -196,16 +212,20 @@ class Steps:
             raise wrong("lengths", f"has {size.batch} requests; kernels of a GPU plan up to {MOST_REQUESTS}")
         scratch = self.reserve(size)
         # a selection has all the room there is, for budgets to come
-        kernels = self._variants.pick(size.batch * self.heads, size.columns, size.capacity)
+        assert self.budget is not None
+        kept = self.capacity(self.budget, size.columns)  # of most requests: few have larger budgets of their own
+        kernels = self._variants.pick(size.batch * self.heads, size.columns, kept)
         views = dict(scratch.views(replace(size, capacity=scratch.most.capacity), kernels))
         dense = {name[6:]: views.pop(name) for name in list(views) if name.startswith("dense.")}
         if len(self._ready) >= KEPT:
             self._ready.clear()
-        kept = {layer: Kept.of(views, layer) for layer in self.keep}
+        kept_of = {layer: Kept.of(views, layer) for layer in self.keep}
         mapped = {name[7:]: views.pop(name) for name in list(views) if name.startswith("mapped.")}
         none = torch.zeros(size.batch if self.library.manifest.states else 0, dtype=torch.int32, device=self.device)
-        pages, counts = views.pop("pages"), views.pop("counts")
-        made = self._ready[kind] = Step(size, views, dense, pages, counts, none, kernels, kept, mapped)
+        pages, counts, own = views.pop("pages"), views.pop("counts"), views.pop("request_budget", none)
+        if self.by_request:
+            dense["request_budget"] = own
+        made = self._ready[kind] = Step(size, views, dense, pages, counts, none, own, kernels, kept_of, mapped)
         return made
 
     def run(self, step: Step, call: str, layer: int, given: Mapping[str, object], *, dense: bool = False) -> None:

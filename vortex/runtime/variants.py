@@ -20,12 +20,13 @@ class Variants:
     groups: tuple[tuple[KernelEntry, ...], ...]
 
     @classmethod
-    def of(cls, kernels: Sequence[KernelEntry]) -> Variants:
-        """Grouped by what they are variants of, in launch order."""
+    def of(cls, kernels: Sequence[KernelEntry], *, choose: bool = True) -> Variants:
+        """Grouped by what they are variants of, in launch order; without ``choose`` the first of each group alone."""
         found: dict[str, list[KernelEntry]] = {}
         for k in kernels:
             found.setdefault(k.variant_of, []).append(k)
-        return cls(tuple(tuple(sorted(group, key=lambda k: k.variant_of != k.name)) for group in found.values()))
+        groups = [tuple(sorted(group, key=lambda k: k.variant_of != k.name)) for group in found.values()]
+        return cls(tuple(groups if choose else (group[:1] for group in groups)))
 
     def pick(self, rows: int, columns: int, kept: int) -> tuple[KernelEntry, ...]:
         """One kernel of each group, for ``rows`` requests times KV heads, a page table of ``columns`` columns and

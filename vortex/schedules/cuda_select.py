@@ -9,11 +9,14 @@ from functools import partial
 from vortex.errors import Loc
 from vortex.ir.core import Attr, Function, Module, Op
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import over_pages, stage
+from vortex.ir.staging import is_for_row, over_pages
+from vortex.schedules.arithmetic import Arithmetic
 from vortex.schedules.contractions import LaneGroup, lane_group_of, type_of
+from vortex.schedules.kept_words import KeptWords
 from vortex.schedules.knobs import Knobs, knob
-from vortex.schedules.matrices import Matrix, matrix_of, with_scales
-from vortex.schedules.page_tiles import PAGE_TILE, PageTiles
+from vortex.schedules.matrices import matrices_of
+from vortex.schedules.page_tiles import PAGE_TILE, tile_of
+from vortex.schedules.select_memory import SelectMemory, list_words
 from vortex.schedules.template import Schedulable, declare
 from vortex.targets.gpu import H200, MACHINES, WARP, Machine
 from vortex.targets.target import Target
@@ -64,12 +67,6 @@ def default(words_per_page: int, machine: Machine = H200, *, roomy: bool = True,
     return found
 
 
-def matrices_of(program: Module, f: Function) -> list[Matrix]:
-    """What of a kernel tensor cores contract."""
-    paged, users = partial(page.is_summary, program), f.users()
-    return [with_scales(m, users, paged) for o in f.ops if (m := matrix_of(o, paged)) is not None]
-
-
 def lane_groups_of(program: Module, f: Function) -> dict[Op, LaneGroup]:
     """What of a kernel lane groups fold, where tensor cores do not."""
     summaries = partial(page.is_summary, program)
@@ -84,15 +81,13 @@ def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, 
     while another folds.
     """
     matrices = matrices_of(program, f)
-    tiles, lists = PageTiles.of(f, stage(f), lane_groups_of(program, f), matrices), list_words(f)
+    memory = SelectMemory.of(program, f, lane_groups_of(program, f), matrices)
 
     def fits(k: SelectKnobs) -> bool:
-        return 4 * (tiles.words(k.threads // WARP) + lists + k.chip_words) + OTHER_BYTES <= machine.cta_shared
+        return 4 * memory.words(k.threads, k.chip_words) <= machine.cta_shared
 
     def shares(k: SelectKnobs) -> bool:
-        fragments = sum(m.fragment_words * len(m.fragments()) for m in matrices)
-        own = 4 * (tiles.words(k.threads // WARP) + lists + k.chip_words + fragments) + ROW_BYTES
-        return machine.ctas_of(own, k.threads) >= k.residents
+        return machine.ctas_of(4 * memory.words(k.threads, k.chip_words), k.threads) >= k.residents
 
     if any(m.stacked > 1 for m in matrices) and "chip_words" in free:
         smaller = [replace(knobs, chip_words=words) for words in (8192, 2048) if words < knobs.chip_words]
@@ -105,25 +100,9 @@ def fitting(program: Module, f: Function, machine: Machine, knobs: SelectKnobs, 
     return knobs
 
 
-OTHER_BYTES = 24 << 10
-"""Of shared memory, for the row's own values, fragments of them for tensor cores, and the choice of pages."""
-ROW_BYTES = 8 << 10
-"""Of that, about what all but the fragments takes."""
-
-
-def shortlists(f: Function) -> list[flow.Shortlist]:
-    """The shortlists of a kernel, whose lists are in shared memory."""
-    return [o for o in f.ops if isinstance(o, flow.Shortlist)]
-
-
-def list_words(f: Function) -> int:
-    """32-bit words of shared memory that those lists take."""
-    return sum(o.listed.limit for o in shortlists(f))
-
-
 def largest(f: Function) -> Op | None:
-    """The op with a line of the flow whose result takes most shared memory: a list, or what a warp keeps of the pages
-    of a page tile.
+    """The op with a line of the flow whose result takes most shared memory: a list, what a warp keeps of the pages of a
+    page tile, or a value of the row.
     """
     taken = {o: words for o in f.ops if o.loc is not None and (words := _words_of(o))}
     return max(taken, key=lambda o: taken[o], default=None)
@@ -132,21 +111,30 @@ def largest(f: Function) -> Op | None:
 def _words_of(o: Op) -> int:
     if isinstance(o, flow.Shortlist):
         return o.listed.limit
+    if is_for_row(o):
+        return type_of(o.value).numel
     in_tile = o.result is not None and o.notes.get("in") == "tile" and over_pages(o.result)
-    return type_of(o.value).numel * PAGE_TILE if in_tile else 0
+    return type_of(o.value).numel * _pages_of(o) if in_tile else 0
+
+
+def _pages_of(o: Op) -> int:
+    """Pages of the page tiles in which a value is computed."""
+    axis = type_of(o.value).pages
+    return PAGE_TILE if axis is None else tile_of(axis)
 
 
 def way_out(f: Function) -> str:
     """What makes the largest smaller, for an error's help; nothing where no line of the flow is to blame."""
-    match largest(f):
-        case None:
-            return ""
-        case flow.Shortlist():
-            return "fewer pages in the flow's shortlists"
-        case o:
-            shape = ", ".join(map(str, type_of(o.value).tile))
-            kept = f"[{shape}] numbers of each of {PAGE_TILE} pages are kept here"
-            return f"{kept}: reduce them over heads or tokens first, or take smaller pages (or blocks: --block-size)"
+    o = largest(f)
+    if o is None:
+        return ""
+    if isinstance(o, flow.Shortlist):
+        return "fewer pages in the flow's shortlists"
+    numbers = f"[{', '.join(map(str, type_of(o.value).tile))}] numbers of"
+    if is_for_row(o):
+        return f"{numbers} the row are kept here: scale products rather than q, or take fewer heads, as in q.mean(0)"
+    way = "reduce them over heads or tokens first, or take smaller pages (or blocks: --block-size)"
+    return f"{numbers} each of {_pages_of(o)} pages are kept here: {way}"
 
 
 @declare
@@ -157,7 +145,7 @@ class CudaSelect(Schedulable[SelectKnobs]):
     def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> SelectKnobs:
         group = int(program.attrs.get("group", 1))
         many = any(m.column_tiles * m.accumulators > 2 or m.chunks > 8 for m in matrices_of(program, f))
-        words = int(f.attrs.get("page_words", 0))
+        words = len(KeptWords.of(f).of_candidates)
         chosen = default(words, MACHINES[target.name], roomy=group <= 8, crowded=group > 32 or many)
         made = SelectKnobs(**{**chosen.attrs(), **given})
         return fitting(program, f, MACHINES[target.name], made, made.attrs().keys() - given.keys())
@@ -186,7 +174,14 @@ class CudaSelect(Schedulable[SelectKnobs]):
         return super().blamed(f) if found is None else found.loc
 
     def facts(self, program: Module, f: Function, knobs: SelectKnobs) -> dict[str, Attr]:
+        """``scalar_per_byte`` and ``flops_per_byte`` are instructions and FLOPs of tensor cores for a byte of summaries
+        of candidate pages.
+        """
         made: dict[str, Attr] = {"bytes_in_flight": knobs.in_flight_bytes(matrices=bool(matrices_of(program, f)))}
+        work = Arithmetic.of(program, f).of_candidates
+        if work.size:
+            made["scalar_per_byte"] = round(work.total / work.size, 4)
+            made["flops_per_byte"] = round(sum(work.tensor.values()) / work.size, 4)
         return {**made, "list_bytes": 4 * listed} if (listed := list_words(f)) else made
 
 

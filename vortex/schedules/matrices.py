@@ -23,8 +23,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from vortex.ir.core import Op, Value
+from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import origin_of, over_pages
 from vortex.ir.types import DType, bf16, f16, fp8_e4m3, int4, int8
@@ -102,9 +103,29 @@ class Matrix:
         return math.prod(d for _, d in self.columns)
 
     @property
+    def piece_step(self) -> int:
+        """Columns from one piece to the next, where pieces take columns of their own."""
+        return COLUMNS // 4 if self.core == bf16 else COLUMNS // 2
+
+    @property
     def side_by_side(self) -> bool:
-        """Whether the three pieces of each number take columns of their own."""
-        return not self.exact and self.core == bf16 and self.count * 4 <= COLUMNS
+        """Whether the pieces of each number take columns of their own: three in bf16, two in f16."""
+        return not self.exact and self.count <= self.piece_step
+
+    @property
+    def spread(self) -> bool:
+        """Whether the two columns of a member are half of all columns apart, and not neighbours: where neighbours in
+        memory are rows, 16 for each column, members then write to banks of their own.
+        """
+        _, _, lo = self.op.letters()
+        rows_last = bool(self.tiles) and self.tiles[-1][0] == ord(lo[-1])
+        narrow = self.load.dtype.bits < 16
+        return narrow and self.stacked > 1 and rows_last and self.count % 2 == 0 and self.count <= COLUMNS
+
+    @property
+    def shifted(self) -> bool:
+        """Whether an offset of the codes is multiplied as well, and taken off the sums."""
+        return self.load.dtype == int4
 
     @property
     def column_tiles(self) -> int:
@@ -162,6 +183,12 @@ class Matrix:
     def fragment_vector(self) -> int:
         """Words of fragment B that a lane reads at once."""
         return min(4, self.chunk // 8)
+
+    @property
+    def power_words(self) -> int:
+        """Words of shared memory for the powers of two of the columns, and for what their sums begin at."""
+        begins = math.prod(d for _, d in self.row_tiles) if self.shifted else 0
+        return (2 + begins) * self.count if self.raised else 0
 
     @property
     def fragment_words(self) -> int:
@@ -232,7 +259,7 @@ def _matrix(o: Op, paged: Paged) -> Matrix | str:
         return f"an axis of field {load.load.buffer} that stays is not read by index"
     core = bf16 if load.dtype == bf16 else f16
     exact = _exact(row, (bf16,) if core == bf16 else (bf16, f16))
-    raised = core == f16 and not _exact(row, (f16,))
+    raised = core == f16 and (load.dtype == int4 or not _exact(row, (f16,)))
     return Matrix(o, load, extent, row, letters, columns, tiles, lane_group.axis, exact, raised)
 
 
@@ -246,6 +273,17 @@ def _exact(v: Value, dtypes: Sequence[DType]) -> bool:
     if isinstance(o, flow.View):
         return _exact(o.x, dtypes)
     return o is not None and not o.rounds and all(_exact(x, dtypes) for x in o.operands)
+
+
+def contracted_as_stored(program: Module, o: page.Load) -> bool:
+    """Whether tensor cores may take what a load reads: summaries, and rows of pools that hold the numbers as such."""
+    return page.is_paged(program, o) and not page.scaled(program.decls[o.buffer])
+
+
+def matrices_of(program: Module, f: Function) -> list[Matrix]:
+    """What of a kernel tensor cores contract."""
+    paged, users = partial(contracted_as_stored, program), f.users()
+    return [with_scales(m, users, paged) for o in f.ops if (m := matrix_of(o, paged)) is not None]
 
 
 # what a result is multiplied by

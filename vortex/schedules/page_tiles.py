@@ -1,10 +1,11 @@
 """What ``select`` on a GPU keeps of the pages that a warp has at hand, told from the IR alone.
 
 Values of a sweep are done with when it ends, so that the sweeps over candidates and those over shortlists use the same
-memory. A shortlist of few pages keeps few warps busy, and the others take no memory for it:
+memory. The pages of a shortlist are few, so that its page tiles are smaller (:func:`tile_of`): all warps are to load of
+them. Warps for which none is left take no memory:
 
-    candidates    | warp 0          | warp 1          | .. | warp 7          |
-    shortlists    | warp 0    | warp 1    |                                        of up to 64 pages
+    candidates    | warp 0          | warp 1          | .. | warp 7          |     32 pages each
+    shortlists    | warp 0 | warp 1 | ..                   | warp 7 |              of up to 64 pages, 8 each
 
 Neighbours are pages, except in what tensor cores write for 16 rows of a page at once (:attr:`PageTiles.by_page`):
 there they are the elements of a page, ``pitch`` words from one page to the next, an odd number, so that lanes that
@@ -19,16 +20,25 @@ from dataclasses import dataclass
 from vortex.ir.core import Function, Op, Value
 from vortex.ir.dialects import flow
 from vortex.ir.staging import Staging, over_pages
-from vortex.ir.types import TensorType
+from vortex.ir.types import Sym, TensorType
 from vortex.schedules.contractions import type_of
 from vortex.schedules.matrices import Matrix
 
 PAGE_TILE = 32
-"""Pages that a warp computes together; sums over pages are made per page tile, so it is not a knob."""
+"""Candidates that a warp computes together; sums over pages are made per page tile, so it is not a knob."""
+LEAST_TILE, LISTING = 8, 8
+"""Pages of a shortlist that a warp computes together, at least, and page tiles of one, where they are small."""
 IN_REGISTERS = 8
 """Numbers of a page that its lane may keep in registers."""
 WIDE = 32
 """Results of a fold over pages from which on lanes take results rather than pages."""
+
+
+def tile_of(axis: Sym) -> int:
+    """Pages of an axis that a warp computes together: told by the flow alone, as sums depend on it."""
+    if not axis.listed:
+        return PAGE_TILE
+    return min(PAGE_TILE, max(LEAST_TILE, 1 << (-(-axis.limit // LISTING) - 1).bit_length()))
 
 
 def wide(o: Op) -> bool:
@@ -40,12 +50,22 @@ def stays_in_lane(f: Function, staging: Staging, together: Container[Op], o: Op)
     """Whether a value of a page can stay with the lane that computed it: no other lane ever asks. ``together`` are the
     ops that lanes do together.
     """
-    if o in together or type_of(o.value).numel > IN_REGISTERS:
+    loop = staging.loop[o]
+    alone = all(staging.loop[u] == loop for u in _users(f, o.value))
+    return o not in together and alone and reads_own_page(f, staging, together, o, loop)
+
+
+def reads_own_page(f: Function, staging: Staging, together: Container[Op], o: Op, loop: int) -> bool:
+    """Whether in sweep ``loop`` each lane reads few numbers of ``o``'s result, and of its own page alone."""
+    if type_of(o.value).numel > IN_REGISTERS:
         return False
-    return all(
-        u not in together and not (u.crosses_pages() and wide(u)) and staging.loop[u] == staging.loop[o]
-        for u in _users(f, o.value)
-    )
+    users = [u for u in _users(f, o.value) if staging.loop[u] == loop]
+    return not any(u in together or (u.crosses_pages() and (wide(u) or _reads_others(u))) for u in users)
+
+
+def _reads_others(o: Op) -> bool:
+    """Whether an op reads neighbours of the page at hand, which a fold or a scan does not."""
+    return o.result is not None and over_pages(o.result) and not isinstance(o, flow.Scan)
 
 
 def _users(f: Function, v: Value) -> list[Op]:
@@ -93,8 +113,9 @@ class PageTiles:
             axis = staging.axes[staging.loop[o]]
             listed = int(axis.listed)
             places[listed][o.value] = words[listed]
-            words[listed] += by_page.get(o.value, max(1, type_of(o.value).numel)) * PAGE_TILE
-            warps = max(warps, -(-axis.limit // PAGE_TILE))
+            words[listed] += by_page.get(o.value, max(1, type_of(o.value).numel)) * tile_of(axis)
+            if listed:
+                warps = max(warps, -(-axis.limit // tile_of(axis)))
         return cls(places[0], places[1], words[0], words[1], warps, by_page)
 
     def __contains__(self, v: Value) -> bool:

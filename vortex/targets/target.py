@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,14 +56,29 @@ def parse_targets(text: str, say: Callable[[str], None] = _stderr) -> tuple[Targ
     Raises:
         VortexError: VX4001 for an unknown name, VX7001 when there is none at all.
     """
+    found = find_targets(text.split(","), say)
+    if not found:
+        raise BAD_OPTION.at(option="--target", why="names no target", hint=f"e.g. --target {','.join(TARGETS)}")
+    return found
+
+
+def find_targets(given: Iterable[str | Target], say: Callable[[str], None]) -> tuple[Target, ...]:
+    """The targets of these names, each once; blank names stand for none. ``say`` hears of names that were normalised.
+
+    Raises:
+        VortexError: VX4001 for an unknown name.
+    """
     found: dict[str, Target] = {}
-    for name in filter(None, (part.strip() for part in text.split(","))):
+    for x in given:
+        if isinstance(x, Target):
+            found[x.name] = x
+            continue
+        if not (name := str(x).strip()):
+            continue
         full = ALIASES.get(name, name)
         if full not in TARGETS:
             raise UNKNOWN_TARGET.at(name=name, nearest=nearest(name, TARGETS))
         if full != name:
             say(f"target {name}: compiling for {full} (its kernels use instructions of that architecture alone)")
         found[full] = TARGETS[full]
-    if not found:
-        raise BAD_OPTION.at(option="--target", why="names no target", hint=f"e.g. --target {','.join(TARGETS)}")
     return tuple(found.values())

@@ -10,9 +10,13 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from itertools import islice
+from math import inf
 from pathlib import Path
 
 from vortex.errors import VortexError
@@ -83,10 +87,14 @@ def build_bundle(
     kinds: Sequence[str],
     jobs: int | None = None,
     told: Told = lambda done, total: None,
+    built: Sequence[Candidate] = (),
+    until: float = inf,
 ) -> Bundle:
     """Build candidates of the kernels of ``kinds`` of all ``flows`` (scheduled page IR) into the folder ``path``.
 
-    Kernels that several flows share are built once. ``bases`` are the flows' artifacts, inside ``path``.
+    Kernels that several flows share are built once. ``bases`` are the flows' artifacts, inside ``path``. What earlier
+    calls for the same folder have ``built`` comes first and stays as it is. From ``until`` on (a ``time.monotonic()``)
+    no library is begun, and candidates of those that were not are left out.
 
     Raises:
         VortexError: VX4003, VX4007 without a compiler.
@@ -97,6 +105,7 @@ def build_bundle(
     candidates: list[Candidate] = []
     work: list[Job] = []
     seen: set[str] = set()
+    there = {(c.ir, freeze(c.config)) for c in built}
     # what all candidates have in common
     base = of_build({}, spec="", target=f"{target.name} {_processor(target)}", consults=False)
     for flow, program in flows.items():
@@ -108,7 +117,7 @@ def build_bundle(
             if key.ir in seen:
                 continue
             seen.add(key.ir)
-            configs = list({freeze(c): c for c in propose(program, f, space)})
+            configs = [c for c in {freeze(c): c for c in propose(program, f, space)} if (key.ir, c) not in there]
             made = [Candidate(flow, f.name, key.kind, key.ir, key.dtypes, space.template, dict(c)) for c in configs]
             text, size = print_module(program, locs=False), GROUP[target.kind]
             for first in range(0, len(made), size):
@@ -125,16 +134,20 @@ def build_bundle(
     failures: dict[str, str] = {}
     done = 0
     told(0, len(candidates))
-    for job, failed in _run(work, jobs):
+    finished: set[str] = set()
+    for job, failed in _run(_in_turns(work), jobs, until):
         failures |= failed
+        finished |= set(job.symbols)
         done += len(job.symbols)
         told(done, len(candidates))
-    built = [
-        replace(c, artifact="", symbol="", error=failures[c.symbol]) if c.symbol in failures else c for c in candidates
+    made = [
+        replace(c, artifact="", symbol="", error=failures[c.symbol]) if c.symbol in failures else c
+        for c in candidates
+        if c.symbol in finished
     ]
-    bundle = Bundle(path, target.name, toolchain(target), tuple(shapes), tuple(built))
+    bundle = Bundle(path, target.name, toolchain(target), tuple(shapes), (*built, *made))
     bundle.write()
-    _sweep(path / "candidates", {Path(job.out).stem for job in work})
+    _sweep(path / "candidates", {Path(job.out).stem for job in work} | {Path(c.artifact).stem for c in built})
     return bundle
 
 
@@ -159,8 +172,18 @@ def _sweep(folder: Path, names: set[str]) -> None:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
-def _run(work: Sequence[Job], jobs: int) -> Iterator[tuple[Job, dict[str, str]]]:
-    """Each job as it is done, with the symbols that failed to build and why."""
+def _in_turns(work: Sequence[Job]) -> list[Job]:
+    """The first job of each kernel, then the second of each: candidates come the most promising first."""
+    ranks: Counter[tuple[str, str]] = Counter()
+    placed = []
+    for job in work:
+        placed.append((ranks[job.program, job.kernel], job))
+        ranks[job.program, job.kernel] += 1
+    return [job for _, job in sorted(placed, key=lambda x: x[0])]
+
+
+def _run(work: Sequence[Job], jobs: int, until: float) -> Iterator[tuple[Job, dict[str, str]]]:
+    """Each job as it is done, with the symbols that failed to build and why; none is begun after ``until``."""
     todo = []
     for job in work:
         if (found := _finished(job)) is not None:
@@ -168,16 +191,21 @@ def _run(work: Sequence[Job], jobs: int) -> Iterator[tuple[Job, dict[str, str]]]
         else:
             todo.append(job)
     if len(todo) <= 1 or jobs == 1:
-        yield from ((job, build_group(job)) for job in todo)
+        for job in todo:
+            if time.monotonic() < until:
+                yield job, build_group(job)
         return
     # spawned: TVM does not like to be forked
     context = multiprocessing.get_context("spawn")
+    waiting = iter(todo)
     with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
-        running: dict[Future[dict[str, str]], Job] = {pool.submit(build_group, job): job for job in todo}
+        running: dict[Future[dict[str, str]], Job] = {pool.submit(build_group, j): j for j in islice(waiting, jobs)}
         try:
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
+                    for job in islice(waiting, int(time.monotonic() < until)):
+                        running[pool.submit(build_group, job)] = job
         finally:
             for future in running:
                 future.cancel()

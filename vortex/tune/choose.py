@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log as ln
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.ir.core import Function, Module
@@ -17,7 +18,7 @@ from vortex.targets.target import TARGETS, Target
 from vortex.tune.keys import machine_key, query_of
 from vortex.tune.layers import Layers, Query
 from vortex.tune.record import Record
-from vortex.tune.shapes import Shape
+from vortex.tune.shapes import Shape, read_shape
 
 if TYPE_CHECKING:
     from vortex.tune.search import Point
@@ -32,6 +33,18 @@ UNKNOWN = ln(1.25)
 
 SHOWN = 12
 """Digits of a record's id in the IR."""
+
+VARIANTS = 4
+"""The most kernels that stand for one, unless told otherwise."""
+
+
+def chooser(db: Path | None = None, shape: str | None = None, variants: int = VARIANTS) -> Chooser:
+    """What compilations ask, those of the command line and those of Python: the databases of :meth:`Layers.default`.
+
+    Raises:
+        VortexError: VX8007 for a shape that is none, VX8xxx for a ``db`` that cannot be read.
+    """
+    return Chooser(Layers.default(db), read_shape(shape) if shape else None, variants)
 
 
 class Chooser:

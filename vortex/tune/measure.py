@@ -42,6 +42,7 @@ class Session:
     keep: Callable[[Record], None]
     told: Told = lambda text: None
     seconds: float = 600.0
+    """From when a worker is there."""
     timeout: float = 30.0
     rounds: int = 5
     known: set[str] = field(default_factory=set)
@@ -64,11 +65,17 @@ class Session:
         """
         try:
             self._start()
+            self._began = time.time()  # a worker imports torch for as long as it takes
             self._build_failures()
-            for kind, flow, shape, todo in self._tasks():
-                if time.time() - self._began > self.seconds:
-                    self.told("time is up; the rest is not measured")
+            tasks = list(self._tasks())
+            for i, (kind, flow, shape, todo) in enumerate(tasks):
+                took = time.time() - self._began
+                if took > self.seconds:
+                    self.told(f"time is up; {len(tasks) - i} of {len(tasks)} kernels and shapes are not measured")
                     break
+                if i:
+                    left = min(took / i * (len(tasks) - i), self.seconds - took)
+                    self.told(f"measured {i} of {len(tasks)} kernels and shapes, about {left:.0f} s left")
                 self._measure(kind, flow, shape, todo)
         finally:
             self._stop()

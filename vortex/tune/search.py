@@ -22,7 +22,8 @@ def propose(
     but for the default.
     """
     if len(space) <= most:
-        return [space.default, *(c for c in space if c != space.default)]
+        order = rank(space, predict, seed) if predict is not None else space
+        return [space.default, *(c for c in order if c != space.default)]
     known = known or {}
     chosen = {freeze(space.default): space.default}
     best = [dict(p) for p, _ in sorted(known.items(), key=lambda x: (x[1], x[0]))[:3]]

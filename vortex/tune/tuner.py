@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from vortex.driver import compile_flow
@@ -18,7 +19,7 @@ from vortex.schedules.space import Config, Space, space_of
 from vortex.spec import Spec
 from vortex.targets.target import Target
 from vortex.tune.build import Told, build_bundle
-from vortex.tune.bundle import Bundle
+from vortex.tune.bundle import Bundle, Candidate
 from vortex.tune.keys import query_of
 from vortex.tune.layers import Layers
 from vortex.tune.predict import predictor
@@ -60,39 +61,52 @@ class Tuner:
     """Values of knobs to stay with; the default is tried all the same."""
     known: list[Record] = field(default_factory=list)
     """Measured since."""
+    _programs: dict[str, Module] = field(default_factory=dict, init=False)
+    """Page IR of the flows, once their artifacts are in ``path``."""
+    _built: tuple[Candidate, ...] = field(default=(), init=False)
 
-    def bundle(self, told: Told = lambda done, total: None) -> Bundle:
-        """Build the next candidates.
+    def bundle(self, told: Told = lambda done, total: None, most: int | None = None, until: float = inf) -> Bundle:
+        """Build the next candidates, ``most`` of each kernel; from ``until`` on (a ``time.monotonic()``) none is begun.
+
+        What this tuner built before stays in the bundle.
 
         Raises:
             VortexError: VX8010 while another process builds this bundle, and whatever compiling raises.
         """
         with _alone(self.path):
-            return self._bundle(told)
+            if not self._programs:
+                self._check_where()
+                self._programs = self._compiled()
+            bundle = build_bundle(
+                self.path,
+                self._programs,
+                {name: self._base(name) for name in self._programs},
+                self.target,
+                self.shapes,
+                lambda program, f, space: self._propose(program, f, space, most or self.most),
+                kinds=self.kinds,
+                jobs=self.jobs,
+                told=told,
+                built=self._built,
+                until=until,
+            )
+        self._built = bundle.candidates
+        return bundle
 
-    def _bundle(self, told: Told) -> Bundle:
-        bases: dict[str, Path] = {}
-        programs: dict[str, Module] = {}
+    def _base(self, name: str) -> Path:
+        return self.path / "base" / f"{name}.vxa"
+
+    def _compiled(self) -> dict[str, Module]:
+        """The flows with default knobs, as artifacts in ``path``; their page IR by name."""
+        programs = {}
         (self.path / "base").mkdir(parents=True, exist_ok=True)
-        self._check_where()
         for flow in self.flows:
-            made = compile_flow(flow, spec=self.spec, targets=[self.target], out=self.path / "base" / "new.vxa")
+            made = compile_flow(flow, spec=self.spec, targets=[self.target], out=self._base("new"))
             program = made.programs[self.target.name]
-            base = self.path / "base" / f"{program.name}.vxa"
-            shutil.rmtree(base, ignore_errors=True)
-            (self.path / "base" / "new.vxa").rename(base)
-            bases[program.name], programs[program.name] = base, program
-        return build_bundle(
-            self.path,
-            programs,
-            bases,
-            self.target,
-            self.shapes,
-            self._propose,
-            kinds=self.kinds,
-            jobs=self.jobs,
-            told=told,
-        )
+            shutil.rmtree(self._base(program.name), ignore_errors=True)
+            self._base("new").rename(self._base(program.name))
+            programs[program.name] = program
+        return programs
 
     def _check_where(self) -> None:
         """VX7003 for a knob that no kernel of ``kinds`` has, VX7001 for values that none of their spaces has."""
@@ -113,11 +127,10 @@ class Tuner:
                 why = f"no kernel of {', '.join(self.kinds)} is tried with {name}={','.join(map(str, odd))}"
                 raise BAD_OPTION.at(option="--where", why=why, hint=f"{name} is one of {have}")
 
-    def _propose(self, program: Module, f: Function, space: Space) -> Sequence[Config]:
+    def _propose(self, program: Module, f: Function, space: Space, most: int) -> Sequence[Config]:
         space = space.where(self.where)
-        return propose(
-            space, self.most, predictor(program, f, self.target, self.shapes), self._known(program, f, space), self.seed
-        )
+        predict = predictor(program, f, self.target, self.shapes)
+        return propose(space, most, predict, self._known(program, f, space), self.seed)
 
     def _known(self, program: Module, f: Function, space: Space) -> dict[Point, float]:
         """How far each measured point is from the best of its bucket, the mean over buckets."""

@@ -7,6 +7,7 @@ from typing import Any
 
 
 def plant() -> None:
+    from vortex.runtime.sglang.arrivals import Arrivals
     from vortex.runtime.sglang.step import Step
 
     bug = os.environ["VORTEX_PLANTED_BUG"]
@@ -18,6 +19,9 @@ def plant() -> None:
 
     def no_fill(self: Any, layer: int, loc: Any) -> None:
         """Pages that decoding fills keep the summaries of their previous owner."""
+
+    def no_summaries(self: Any, index: int) -> None:
+        """Pages that come back from the host keep the summaries of their previous owner."""
 
     filled: dict[int, set[int]] = {}
 
@@ -36,5 +40,7 @@ def plant() -> None:
         Step.fill_decoded = no_fill  # type: ignore[method-assign]
     elif bug == "stale-in-reuse":
         Step.fill = fill_once  # type: ignore[method-assign]
+    elif bug == "stale-in-load":
+        Arrivals.summarise = no_summaries  # type: ignore[method-assign]
     else:
         raise ValueError(bug)

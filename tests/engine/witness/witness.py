@@ -4,6 +4,7 @@
   ``times`` it was retracted, ``hit`` tokens are in the pool already, after it there are ``until``.
 * ``{"mixed", "beside"}``: that many requests decode beside so many prompts in one pass.
 * ``{"evicted"}``: tokens that the radix cache gave up.
+* ``{"loaded"}``: tokens that come back from the host (HiCache).
 * ``{"size", "free", "cached", "locked", "rows", "of"}``: before a flush, the pool's tokens, those nobody holds, those
   the cache holds for nobody, those it holds for a request, and free rows of all rows for requests.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 
 def watch() -> None:
+    from sglang.srt.managers.cache_controller import HiCacheController
     from sglang.srt.managers.schedule_batch import ScheduleBatch
     from sglang.srt.managers.scheduler import Scheduler
 
@@ -25,6 +27,7 @@ def watch() -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(what) + "\n")
 
+    load = HiCacheController.start_loading
     extend, mix, flush = ScheduleBatch.prepare_for_extend, ScheduleBatch.mix_with_running, Scheduler.flush_cache
 
     def prepare_for_extend(self: Any) -> None:
@@ -54,6 +57,12 @@ def watch() -> None:
         note(size=pool.size, free=pool.available_size(), **held, rows=rows.available_size(), of=rows.size)
         return flush(self, *args, **kwargs)
 
+    def start_loading(self: Any) -> Any:
+        if self.load_queue:
+            note(loaded=sum(len(operation.device_indices) for operation in self.load_queue))
+        return load(self)
+
+    HiCacheController.start_loading = start_loading  # type: ignore[method-assign]
     ScheduleBatch.prepare_for_extend = prepare_for_extend  # type: ignore[method-assign]
     ScheduleBatch.mix_with_running = mix_with_running  # type: ignore[method-assign]
     Scheduler.flush_cache = flush_cache  # type: ignore[method-assign]

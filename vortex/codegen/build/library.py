@@ -1,21 +1,21 @@
-"""From the TensorIR text of a target's kernels to its library: the text, edited or not, is the source."""
+"""From the texts of a target's kernels to its library: the text, edited or not, is the source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.codegen.emit import KernelSource, parse_tir
 from vortex.errors import NO_COMPILER, TIR_INVALID
+from vortex.ir.op_labels import commented, labels_of_tir
 from vortex.targets.cpu import detect_mcpu
 from vortex.targets.target import Target
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
-
-    from vortex.codegen.build.resources import KernelResources
 
 Resources = dict[str, int | float | str]
 """What a kernel takes of a GPU, as the manifest has it."""
@@ -33,38 +33,77 @@ class Built:
     """By the kernel's symbol, what it takes of a GPU."""
 
 
-def build_target(target: Target, kernels: Mapping[str, KernelSource], out: Path) -> Built:
-    """Build the library ``out``.
+def build_target(
+    target: Target,
+    kernels: Mapping[str, KernelSource],
+    out: Path,
+    sources: Mapping[str, str] | None = None,
+    told: Callable[[int, int], None] | None = None,
+) -> Built:
+    """Build the library ``out``, from the TensorIR of its kernels or, where given, from texts of stage ``src`` by file
+    name as an earlier build left them, edited or not. Of a GPU's kernels ``told`` hears how many of how many are
+    compiled.
 
     Raises:
-        VortexError: VX4003 or VX4007 without a compiler, VX4004 when a text is not TensorIR that builds, VX4005
-            when a compiler fails.
+        VortexError: VX4003 or VX4007 without a compiler, VX4004 when a text is not TensorIR or LLVM IR that builds or
+            lacks a kernel, VX4005 when a compiler fails.
     """
     target.require("lib")
-    functions = {source.symbol: _function(source) for source in kernels.values()}
+    if sources:
+        _require_kernels(kernels, sources)
     if target.kind == "cuda":
-        return _build_cuda(target, kernels, functions, out)
-    from vortex.codegen.build.llvm import build_library
+        return _build_cuda(target, kernels, out, sources, told)
+    from vortex.codegen.build.llvm import build_library, build_llvm
 
+    file = f"{target.name}.ll"
+    if sources:
+        build_llvm(sources[file], file, detect_mcpu(), out)
+        return Built(sources[file], {file: sources[file]})
+    functions = {k.symbol: _function(k) for k in kernels.values()}
     text = build_library(functions, detect_mcpu(), out, dump_llvm=True)
-    return Built(text, {f"{target.name}.ll": text})
+    return Built(text, {file: text})
+
+
+def _require_kernels(kernels: Mapping[str, KernelSource], sources: Mapping[str, str]) -> None:
+    """Every kernel still has the function that the runtime calls."""
+    for k in kernels.values():
+        if not any(re.search(rf"\b__tvm_ffi_{k.symbol}\(", text) for text in sources.values()):
+            why = f"kernel '{k.name}' is gone: no function __tvm_ffi_{k.symbol} is in {', '.join(sources)}"
+            raise TIR_INVALID.at(why=why)
 
 
 def _build_cuda(
-    target: Target, kernels: Mapping[str, KernelSource], functions: Mapping[str, PrimFunc], out: Path
+    target: Target,
+    kernels: Mapping[str, KernelSource],
+    out: Path,
+    sources: Mapping[str, str] | None,
+    told: Callable[[int, int], None] | None,
 ) -> Built:
-    from vortex.codegen.build.nvcc import build_cuda
+    from vortex.codegen.build.nvcc import build_cuda, build_sources
     from vortex.codegen.build.resources import sass
 
-    built = build_cuda(functions, target.arch, out)
-    texts: dict[str, str] = {}
+    if sources:
+        texts = {k.symbol: sources[f"{name}.{target.name}.cu"] for name, k in kernels.items()}
+        built = build_sources(texts, target.arch, out, told)
+    else:
+        built = build_cuda({k.symbol: _function(k) for k in kernels.values()}, target.arch, out, told)
+    texts = {}
     for name, k in kernels.items():
-        texts[f"{name}.{target.name}.cu"] = built.sources[k.symbol]
+        texts[f"{name}.{target.name}.cu"] = _commented(k, built.sources[k.symbol], built.lines.get(k.symbol, ()))
         texts[f"{name}.{target.name}.ptx"] = built.ptx[k.symbol]
         texts[f"{name}.{target.name}.sass"] = sass(built.cubins[k.symbol])
-    resources = {k.symbol: _report(k, built.resources[k.symbol]) for k in kernels.values()}
+    resources = {k.symbol: built.resources[k.symbol].report(k.schedule) for k in kernels.values()}
     texts[f"{target.name}.resources.txt"] = _resources_text(target, resources, all(texts.values()))
-    return Built(built.source, texts, resources)
+    source = "\n".join(texts[f"{name}.{target.name}.cu"] for name in kernels)
+    return Built(source, texts, resources)
+
+
+def _commented(kernel: KernelSource, source: str, lines: Sequence[int]) -> str:
+    """CUDA C++ with the comments that the TensorIR of a kernel has on the ops that its lines compute, where known."""
+    if not lines:
+        return source
+    of_tir = ["", *labels_of_tir(kernel.text)]
+    return commented(source, [of_tir[n] for n in lines])
 
 
 def start_resources(target: Target, kernels: Mapping[str, KernelSource]) -> Callable[[], dict[str, Resources]]:
@@ -79,14 +118,9 @@ def start_resources(target: Target, kernels: Mapping[str, KernelSource]) -> Call
 
     def result() -> dict[str, Resources]:
         found = ready()
-        return {name: _report(k, found[k.symbol]) for name, k in kernels.items()}
+        return {name: found[k.symbol].report(k.schedule) for name, k in kernels.items()}
 
     return result
-
-
-def _report(kernel: KernelSource, found: KernelResources) -> Resources:
-    of = kernel.schedule
-    return found.report(int(of.get("bytes_in_flight", 0)), float(of.get("flops_per_byte", 0)))
 
 
 def _resources_text(target: Target, resources: Mapping[str, Mapping[str, object]], read: bool) -> str:

@@ -9,6 +9,7 @@ What to know of TVM 0.27 with LLVM (measured; ``tests/codegen/test_llvm.py`` hol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -21,7 +22,12 @@ from vortex.targets.cpu import detect_mcpu, missing_features
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
-__all__ = ["build_library", "detect_mcpu", "missing_features"]
+__all__ = ["build_library", "build_llvm", "detect_mcpu", "missing_features"]
+
+_MODULE = re.compile(r"^; ModuleID = ", re.M)
+"""How the LLVM IR of each function begins."""
+_MCPU = re.compile(r"\\22mcpu\\22:\\22([\w.-]+)\\22")
+"""In what TVM notes of the target that LLVM IR was made for."""
 
 
 def build_library(prim_funcs: Mapping[str, PrimFunc], mcpu: str, out: Path, *, dump_llvm: bool = False) -> str:
@@ -54,3 +60,33 @@ def build_library(prim_funcs: Mapping[str, PrimFunc], mcpu: str, out: Path, *, d
                 texts.append(cast(str, executable.mod.inspect_source("ll")))
         link_cpu(objects, out)
     return "\n".join(texts)
+
+
+def build_llvm(text: str, file: str, mcpu: str, out: Path) -> None:
+    """Compile LLVM IR that :func:`build_library` gave, edited or not, into the library ``out``; ``file`` is its name in
+    messages.
+
+    Raises:
+        VortexError: VX4003 without TVM or a C compiler, VX4004 when LLVM refuses the text or it was made for another
+            processor, VX4005 when linking fails.
+    """
+    try:
+        import tvm  # noqa: F401 - it has LLVM
+        from tvm_ffi import load_module
+    except ImportError:
+        raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc") from None
+    if other := next((m for m in _MCPU.findall(text) if m != mcpu), None):
+        raise TIR_INVALID.at(why=f"{file} was made for {other}, and code for this machine is {mcpu}")
+    starts = [m.start() for m in _MODULE.finditer(text)] or [0]
+    with scratch_folder() as scratch:
+        objects: list[Path] = []
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+            module = scratch / file
+            # empty lines in front, so that LLVM's messages name the lines of the file
+            module.write_text("\n" * text.count("\n", 0, start) + text[start:end])
+            objects.append(scratch / f"{len(objects)}.o")
+            try:
+                load_module(str(module)).write_to_file(str(objects[-1]), "o")
+            except Exception as error:  # TVM raises what it likes
+                raise TIR_INVALID.at(why=str(error).strip().replace(f"{scratch}/", "")[-2000:]) from error
+        link_cpu(objects, out)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vortex.codegen.build.toolkit import find_inspector
 from vortex.targets.gpu import MACHINES, Machine
+from vortex.targets.roofline import Demand, Times, number
 
 REGISTER_UNIT = 256
 """Registers are given to a warp in this many at a time."""
@@ -66,10 +68,12 @@ class KernelResources:
         limits = self._limits
         return min(limits, key=lambda name: limits[name])
 
-    def report(self, in_flight: int = 0, flops_per_byte: float = 0.0) -> dict[str, int | float | str]:
-        """For the manifest; ``in_flight`` are the bytes that a CTA keeps under way, 0 where the template says none.
+    def report(self, schedule: Mapping[str, object]) -> dict[str, int | float | str]:
+        """For the manifest; ``schedule`` is the kernel's, with what follows from it.
 
-        ``flops_per_byte`` of its tensor cores' work, 0 where that does not count.
+        Where it says what a CTA keeps in flight, ``limiter`` is what the kernel is predicted to wait for when it has
+        the GPU to itself, ``limiter_share`` the part of its time that this takes and ``memory_share`` the part that
+        its bytes would take at the speed of a copy (:mod:`vortex.targets.roofline`).
         """
         made: dict[str, int | float | str] = {
             "registers": self.registers,
@@ -82,20 +86,12 @@ class KernelResources:
             "bound_by": self.bound_by,
             "occupancy": round(self.occupancy, 4),
         }
-        if in_flight:
+        if in_flight := int(number(schedule, "bytes_in_flight")):
+            times = Times.of(Demand.of_bytes(1.0, schedule, made, self.machine), self.machine)
             made |= {"in_flight": in_flight * self.ctas, "needed": self.machine.bytes_needed}
-            made["limiter"] = self.limiter(in_flight, flops_per_byte)
+            made |= {"limiter": times.limiter, "limiter_share": round(times.shares[times.limiter], 3)}
+            made["memory_share"] = round(times.shares["memory"], 3)
         return made
-
-    def limiter(self, in_flight: int, flops_per_byte: float = 0.0) -> str:
-        """What the kernel is predicted to wait for, from the bytes that a CTA keeps in flight.
-
-        compute: the tensor cores, where ``flops_per_byte`` take longer than the bytes; latency: too few bytes are
-        under way for the memory to be busy.
-        """
-        if flops_per_byte > self.machine.flops_per_byte:
-            return "compute"
-        return "memory" if in_flight * self.ctas >= self.machine.bytes_needed else "latency"
 
 
 def read_resources(said: str, source: str, arch: str) -> KernelResources:

@@ -63,16 +63,16 @@ def _candidates(home: str, path: str) -> Iterator[tuple[str, Path]]:
         yield "$CUDA_HOME", Path(home) / "bin" / "nvcc"
     if found := shutil.which("nvcc", path=path):
         yield "PATH", Path(found)
-    for folder in _wheel_folders():
+    for folder in _wheel_folders("nvcc"):
         yield "the wheel", folder / "bin" / "nvcc"
 
 
-def _wheel_folders() -> Iterator[Path]:
-    """The folders of NVIDIA's wheels that may hold a compiler: ``nvidia/cu13`` and its successors, then the old one."""
+def _wheel_folders(tool: str) -> Iterator[Path]:
+    """The folders of NVIDIA's wheels that hold a tool: ``nvidia/cu13`` and its successors, then the old one."""
     spec = find_spec("nvidia")
     roots = list(spec.submodule_search_locations or ()) if spec else [f"{sysconfig.get_path('purelib')}/nvidia"]
     for root in map(Path, roots):
-        yield from (p for p in sorted(root.glob("cu[0-9]*"), reverse=True) if (p / "bin" / "nvcc").exists())
+        yield from (p for p in sorted(root.glob("cu[0-9]*"), reverse=True) if (p / "bin" / tool).exists())
 
 
 def _inspect(nvcc: Path) -> Toolkit | str:
@@ -104,11 +104,11 @@ def output(command: list[str]) -> str:
 
 
 def find_inspector(name: str) -> Path | None:
-    """``cuobjdump`` or ``nvdisasm``: of the toolkit, on PATH, or in triton's wheel; None where there is none."""
+    """``cuobjdump`` or ``nvdisasm``: of the toolkit, on PATH, or in a wheel; None where there is none."""
     places = [Path(os.environ["CUDA_HOME"]) / "bin"] if "CUDA_HOME" in os.environ else []
     if found := shutil.which(name):
         return Path(found)
-    places += [folder / "bin" for folder in _wheel_folders()]
+    places += [folder / "bin" for folder in _wheel_folders(name)]
     triton = find_spec("triton")
     for folder in (triton.submodule_search_locations or ()) if triton else ():
         places.append(Path(folder) / "backends" / "nvidia" / "bin")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.budgets import plan_request
+from vortex.codegen.budgets import planned
 from vortex.codegen.tir import I64, T, loop
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
@@ -15,5 +15,5 @@ def emit_plan(program: Module, f: Function) -> list[str]:
     args.of_plan()
     plan = next(o for o in f.ops if isinstance(o, page.Plan))
     with loop("r", args.size("B")) as r:
-        plan_request(args, r, plan, T.floordiv)
+        planned(args, r, plan, T.floordiv).write(args.buffers["plan"], r)
     return args.names

@@ -14,6 +14,7 @@ from vortex.codegen.arguments import Arguments
 from vortex.codegen.budgets import FIRST, KEPT, PAGES, SCORED
 from vortex.codegen.cpu.share import emit_reaching
 from vortex.codegen.cpu.topk import Choice, emit_keep_all, emit_shortlist, emit_topk
+from vortex.codegen.emitting import computing, emitting
 from vortex.codegen.scalar import convert, fold_of, number_type
 from vortex.codegen.sweep import (
     Here,
@@ -61,6 +62,8 @@ from vortex.schedules.knobs import read_knobs
 
 LINE_BYTES = 64
 """Bytes that one prefetch asks for."""
+UNROLLED_LINES = 256
+"""Lines of a page's summary that are asked for one by one at most; more are in a loop, so that the text stays short."""
 
 
 def emit_select(program: Module, f: Function) -> list[str]:
@@ -81,10 +84,12 @@ def emit_select(program: Module, f: Function) -> list[str]:
             with then():
                 kernel.sweep()
                 if selection is not None:
-                    kernel.pick(selection, let("kept", plan[KEPT, r] - (pages - scored)), pages)
+                    with emitting(selection):
+                        kernel.pick(selection, let("kept", plan[KEPT, r] - (pages - scored)), pages)
             with other():
                 if selection is not None:
-                    emit_keep_all(args.buffers["pages"], args.buffers["counts"], r, h, pages, args.size("K"))
+                    with emitting(selection):
+                        emit_keep_all(args.buffers["pages"], args.buffers["counts"], r, h, pages, args.size("K"))
                 else:
                     T.evaluate(0)
     return args.names
@@ -123,7 +128,8 @@ class _Kernel:
         """Compute everything up to the scores, which are left as sortable keys in the scratch."""
         for level in range(self.staging.loops + 1):
             for o in lists_of(self.f, self.staging, level):
-                self._list(o)
+                with emitting(o):
+                    self._list(o)
             self._per_row(level)
             if level < self.staging.loops:
                 self._per_page(level)
@@ -134,7 +140,8 @@ class _Kernel:
             if isinstance(o, page.Store):
                 self.reader.store(o, self.tiles)
             elif o in self.accumulators:
-                self._finish(o)
+                with emitting(o):
+                    self._finish(o)
             else:
                 self.tiles.values.open_tile(o.value)
                 self.tiles.compute(o)
@@ -164,7 +171,8 @@ class _Kernel:
             for stream in self._streams(level):
                 self._prefetch(stream, s)
             for o in ops:
-                self._on_page(o, tiles, carries.get(o))
+                with emitting(o):
+                    self._on_page(o, tiles, carries.get(o))
 
     def _streams(self, level: int) -> list[page.Load]:
         """The summaries read from memory in this sweep; those of a shortlist are few and lie apart."""
@@ -184,9 +192,18 @@ class _Kernel:
         blocks = page.pages_of(self.args.program.decls[o.buffer]).blocks
         last = pages_on(whole_pages(blocks), self.row.scored) - 1
         later = self.reader.look_up(T.min(s + ahead, last), "later", blocks)
-        for first in range(0, math.prod(t.packed), LINE_BYTES // t.dtype.bytes):
-            index = unflat(T.int32(first), t.packed)
-            prefetch(self.args.buffers[f"field.{o.buffer}"], *self.args.of_field(later, self.row.head), *index)
+        place, each = self.args.of_field(later, self.row.head), LINE_BYTES // t.dtype.bytes
+
+        def line(first: Expr) -> None:
+            prefetch(self.args.buffers[f"field.{o.buffer}"], *place, *unflat(first, t.packed))
+
+        lines = -(-math.prod(t.packed) // each)
+        if lines > UNROLLED_LINES:
+            with loop("line", lines) as n:
+                line(n * each)
+            return
+        for n in range(lines):
+            line(T.int32(n * each))
 
     def _on_page(self, o: Op, tiles: Tiles, carry: Buffer | None) -> None:
         """Do one op for the page that the tiles are on."""
@@ -209,8 +226,9 @@ class _Kernel:
         """Declare the accumulator of a fold over pages, and put what the fold starts from there."""
         kind = number_type(type_of(o.value).dtype)
         start, _ = fold_of(o, kind)
-        acc = local(f"{o.value.name}_acc", max(1, type_of(o.value).numel), kind)
-        self.tiles.each([max(1, type_of(o.value).numel)], lambda i: put(acc, start, *i))
+        with emitting(o):
+            acc = local(f"{o.value.name}_acc", max(1, type_of(o.value).numel), kind)
+            self.tiles.each([max(1, type_of(o.value).numel)], lambda i: put(acc, start, *i))
         if not isinstance(o, flow.Scan):
             self.accumulators[o] = acc
         return acc
@@ -257,7 +275,8 @@ class _Kernel:
         key, position = T.reinterpret(F32, key_of(o, score)), tiles.position
         if isinstance(o, flow.Part) and o.near is not None:
             position = tiles.values.place(o.near, position)
-        put(self.args.buffers["workspace"], key, self.row.index, self._key_at(key_slot(self.f, o), position))
+        with computing(o):
+            put(self.args.buffers["workspace"], key, self.row.index, self._key_at(key_slot(self.f, o), position))
 
     def _clear_key(self, slot: int, position: Expr) -> None:
         """Leave the least key, 0, whose bits are those of 0.0."""

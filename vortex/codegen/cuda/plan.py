@@ -7,6 +7,9 @@ item is one all the same, and the items of a longer one are equal: a short rest 
 
 Where one choice of knobs does not do for all shapes, the schedule has a ``table`` of them, and each step looks up the
 one whose bucket is nearest to what it is: a captured graph follows its lengths.
+
+Where the budget says how many pages an item of ``attend`` has, all this is left aside for its list: how the pages of a
+request are cut, and so the order in which its output is summed up, depends on no other request then.
 """
 
 from __future__ import annotations
@@ -16,12 +19,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.budgets import KEPT, SCORED, plan_request
-from vortex.codegen.cuda.ptx import WARP, ceil_quotient, cta_sync, overlap_launch, overlap_wait
+from vortex.codegen.budgets import ITEM, KEPT, SCORED, SLOTS, planned
+from vortex.codegen.cuda.ptx import (
+    WARP,
+    ceil_quotient,
+    cta_sync,
+    overlap_launch,
+    overlap_wait,
+    remainder,
+    shuffle,
+    warp_sync,
+)
 from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
 from vortex.codegen.cuda.work_list import ATTEND, HEADER, SELECT, pack_item, part_pages
-from vortex.codegen.tir import I32, Expr, T, cast, equal, i32, let, local, loop, put, when
+from vortex.codegen.tir import I32, Expr, T, cast, choose, equal, i32, let, local, loop, put, register, when
 from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
 from vortex.kinds.buckets import FALLBACK_STEPS, Bucket
@@ -59,14 +71,14 @@ def emit_plan(program: Module, f: Function) -> list[str]:
     knobs = read_knobs(PlanKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
-    T.cta_id([1])
-    warp, lane = T.warp_id([knobs.threads // WARP]), T.lane_id([WARP])
-    cta = Cta(let("warp", warp), let("lane", lane), let("thread", warp * WARP + lane), knobs.threads)
     plan = next(o for o in f.ops if isinstance(o, page.Plan))
-    kernel = _Plan.open(args, cta, knobs)
     # under MLA a request is a row, and has as many counters as its heads have blocks
     rows = args.size("B" if "kv_lora_rank" in program.attrs else "R")
-    kernel.emit(plan, table_of(f.attrs.get("schedule", {})), rows)
+    # for one CTA, ptxas need not spill to make room for two on an SM
+    with T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1}):
+        T.cta_id([1])
+        kernel = _Plan.open(args, Cta.open(knobs.threads), knobs)
+        kernel.emit(plan, table_of(f.attrs.get("schedule", {})), rows)
     return args.names
 
 
@@ -97,8 +109,10 @@ class _Cut(Protocol):
     quantum: int
     """What the pages of an item are a multiple of."""
 
-    def item(self, fair: Expr, longest: Expr) -> Expr:
-        """Pages of an item, where ``fair`` keep all slots busy and the longest request has ``longest``."""
+    def item(self, fair: Expr, longest: Expr, given: Expr) -> Expr:
+        """Pages of an item, where ``fair`` keep all slots busy and the longest request has ``longest``; ``given`` are
+        those that the budget asks for, or 0.
+        """
 
     def part(self, pages: Expr, item: Expr) -> Expr:
         """Pages of each item but the last of a request that has ``pages``."""
@@ -112,7 +126,7 @@ class _SelectCut(_Cut):
     def __init__(self, blocks: int) -> None:
         self.blocks, self.quantum = blocks, WARP * blocks
 
-    def item(self, fair: Expr, longest: Expr) -> Expr:
+    def item(self, fair: Expr, longest: Expr, given: Expr) -> Expr:
         return fair
 
     def part(self, pages: Expr, item: Expr) -> Expr:
@@ -126,9 +140,9 @@ class _AttendCut(_Cut):
 
     row, pages, quantum = ATTEND, KEPT, 1
 
-    def item(self, fair: Expr, longest: Expr) -> Expr:
+    def item(self, fair: Expr, longest: Expr, given: Expr) -> Expr:
         equal_parts = T.max(i32(1), T.truncdiv(longest + (fair - T.truncdiv(fair, i32(4)) - 1), fair))
-        return T.max(fair, ceil_quotient(longest, equal_parts))
+        return T.Select(given > 0, given, T.max(fair, ceil_quotient(longest, equal_parts)))
 
     def part(self, pages: Expr, item: Expr) -> Expr:
         return item
@@ -143,7 +157,9 @@ class _Plan:
     knobs: PlanKnobs
     arena: Arena
     ends: int
-    """Where, for each request, the number of items of all requests up to it stands in shared memory."""
+    """Where, for each request, the number of items of all requests up to it stands in shared memory; each warp has its
+    own numbers where requests are few.
+    """
     totals: int
     """Where a word for each warp stands."""
 
@@ -158,24 +174,109 @@ class _Plan:
 
     def emit(self, plan: page.Plan, table: Sequence[Entry], rows: Expr) -> None:
         """Clear the counters, then write budgets and both lists, by the knobs of the nearest entry of the table."""
-        requests, knobs = self.args.size("B"), self.knobs
         with self.cta.share("row", self.args.size("R")) as row:
             put(self.args.buffers["arrivals"], i32(0), row)
-        with self.cta.share("r", requests) as r:
-            plan_request(self.args, r, plan, T.truncdiv)
+        with choose(self.args.size("B") <= WARP) as (few, many):
+            with few():
+                self._by_warps(plan, table, rows)
+            with many():
+                self._by_cta(plan, table, rows)
+
+    def _by_warps(self, of: page.Plan, table: Sequence[Entry], rows: Expr) -> None:
+        """Plan as many requests as a warp has lanes: a lane for each, and each warp finds all that it needs of them.
+        Half of the warps write the list of ``select``, the others that of ``attend``, and no warp waits for another.
+        """
+        requests, lane, warp, half = self.args.size("B"), self.cta.lane, self.cta.warp, self.cta.warps // 2
+        r, inside = let("r", T.min(lane, T.max(i32(0), requests - 1))), let("inside", lane < requests)
+        found = planned(self.args, r, of, T.truncdiv)
+        with when(T.And(equal(warp, i32(0)), inside)):
+            found.write(self.args.buffers["plan"], r)
+        own = local("own", 2, I32)
+        sums = []
+        for at, pages in enumerate((found.scored, found.kept)):
+            put(own, T.Select(inside, pages, i32(0)), at)
+            everything = register("everything", warp_fold(own[at], lambda a, b: a + b, "pages_of_all"))
+            longest = warp_fold(own[at], lambda a, b: T.max(a, b), "longest")
+            sums.append(_Sums(everything, register("longest", T.max(i32(1), longest))))
+        least = self._least(table, rows, *sums)
+        cuts: tuple[_Cut, _Cut] = (_SelectCut(of.whole), _AttendCut())
+        with choose(warp < half) as both:
+            for at, branch in enumerate(both):
+                with branch():
+                    item = self._item(cuts[at], sums[at], least[at])
+                    if cuts[at].row == SELECT:
+                        item = self._in_slots(cuts[at], own[at], inside, item)
+                    elif "kv_lora_rank" in self.args.program.attrs:
+                        item = self._in_one_wave(sums[at], item)
+                    self._list_by_warps(cuts[at], own[at], inside, item, half)
+
+    def _in_slots(self, cut: _Cut, pages: Expr, inside: Expr, item: Expr) -> Expr:
+        """Pages of an item, where ``item`` of a few long requests would make more items than slots: the CTAs that find
+        no room on the device would begin when the others end.
+        """
+        slots, requests = self._slots, self.args.size("B")
+        parts = register("parts", T.Select(inside, self._parts(cut, pages, item), i32(0)))
+        items = warp_fold(parts, lambda a, b: a + b, "items_in_all")
+        larger = ceil_quotient(ceil_quotient(item * items, slots), i32(cut.quantum)) * cut.quantum
+        return register("item_in_slots", T.Select(T.And(items > slots, 2 * requests <= slots), larger, item))
+
+    def _in_one_wave(self, sums: _Sums, item: Expr) -> Expr:
+        """Pages of an item of ``attend`` under MLA, whose CTAs fill an SM: the longest request has no more items than
+        its share of the slots, for one item too many takes as long as all others. What the budget asks for stays.
+        """
+        slots, requests, given = self._slots, self.args.size("B"), self.args.buffers["budget"][ITEM]
+        parts = T.max(i32(1), T.truncdiv(slots * sums.longest, T.max(i32(1), sums.everything)))
+        larger = T.max(item, ceil_quotient(sums.longest, parts))
+        few = T.And(2 * requests <= slots, equal(given, i32(0)))
+        return register("item_in_one_wave", T.Select(few, larger, item))
+
+    @staticmethod
+    def _parts(cut: _Cut, pages: Expr, item: Expr) -> Expr:
+        """Items of a request; one without work still has its outputs to write."""
+        return T.max(i32(1), ceil_quotient(pages, cut.part(pages, item)))
+
+    @property
+    def _slots(self) -> Expr:
+        """Items that there should be."""
+        wanted, room = self.args.buffers["budget"][SLOTS], self.args.size("N") - HEADER - self.args.size("B")
+        return register("slots", T.max(i32(1), T.Select(wanted > 0, T.min(wanted, room), room)))
+
+    def _list_by_warps(self, cut: _Cut, pages: Expr, inside: Expr, item: Expr, warps: int) -> None:
+        """Write a list by ``warps`` warps, where each lane has the ``pages`` of its request."""
+        work, lane, warp = self.args.buffers["work"], self.cta.lane, self.cta.warp
+        parts = register("parts", T.Select(inside, self._parts(cut, pages, item), i32(0)))
+        ends = register("ends", warp_prefix(parts, lambda a, b: a + b, lane, "items_up_to"))
+        mine = let("ends_of_warp", warp * WARP + self.ends)
+        put(self.arena.i32, ends, mine + lane)
+        warp_sync()
+        items = register("items", T.min(shuffle(ends, i32(WARP - 1)), self.args.size("N") - HEADER))
+        share = let("warp_of_list", remainder(warp, i32(warps)))
+        with when(T.And(equal(share, i32(0)), equal(lane, i32(0)))):
+            put(work, items, cut.row, 0)
+            put(work, item, cut.row, 1)
+        with loop("item_round", rounds_of(items, warps * WARP)) as turn:
+            i = let("item", (turn * warps + share) * WARP + lane)
+            with when(i < items):
+                self._write_item(cut, i, mine)
+
+    def _by_cta(self, of: page.Plan, table: Sequence[Entry], rows: Expr) -> None:
+        """Plan any number of requests, dealt out to the threads of the CTA."""
+        with self.cta.share("r", self.args.size("B")) as r:
+            planned(self.args, r, of, T.truncdiv).write(self.args.buffers["plan"], r)
         # a thread reads the rows it wrote itself
-        select, attend = _SelectCut(plan.whole), _AttendCut()
-        if not table:
-            self._list(select, self._sums(select), _Least(i32(knobs.select_pages)))
-            least = _Least(i32(knobs.attend_pages), i32(knobs.attend_busy))
-            self._list(attend, self._sums(attend), least)
-            return
-        scores = self._sums(select)
+        cuts: tuple[_Cut, _Cut] = (_SelectCut(of.whole), _AttendCut())
+        scores = self._sums(cuts[0])
         cta_sync()
-        reads = self._sums(attend)
-        of_select, of_attend = self._look_up(table, rows, scores.longest, reads.longest)
-        self._list(select, scores, of_select)
-        self._list(attend, reads, of_attend)
+        sums = (scores, self._sums(cuts[1]))
+        for cut, its, least in zip(cuts, sums, self._least(table, rows, *sums), strict=True):
+            self._list(cut, self._item(cut, its, least))
+
+    def _least(self, table: Sequence[Entry], rows: Expr, scores: _Sums, reads: _Sums) -> tuple[_Least, _Least]:
+        """The fewest pages of an item of select, and of one of attend."""
+        if not table:
+            knobs = self.knobs
+            return _Least(i32(knobs.select_pages)), _Least(i32(knobs.attend_pages), i32(knobs.attend_busy))
+        return self._look_up(table, rows, scores.longest, reads.longest)
 
     def _look_up(self, table: Sequence[Entry], rows: Expr, scored: Expr, kept: Expr) -> tuple[_Least, _Least]:
         """The knobs of the nearest entry by the rule of ``kinds.buckets``; lane i measures how far entry i is."""
@@ -191,7 +292,6 @@ class _Plan:
         which = let("which", T.Select(nearest < far, T.bitwise_and(nearest, i32(WARP - 1)), i32(len(table))))
         every = [*(e.knobs for e in table), self.knobs]
         values = ([k.select_pages for k in every], [k.attend_pages for k in every], [k.attend_busy for k in every])
-        # in registers: TVM writes a bound value out wherever it is used, and the lists use these many times
         least = local("least_pages", len(values), I32)
         for i, v in enumerate(values):
             put(least, _entry(which, v), i)
@@ -210,21 +310,21 @@ class _Plan:
         cta_sync()
         return _Sums(everything, self._fold(most[0], lambda a, b: T.max(a, b)))
 
-    def _list(self, cut: _Cut, sums: _Sums, least: _Least) -> None:
-        """Write the items of all requests in order, of about as many pages as keep every slot busy, and no fewer than
-        ``least`` says.
-        """
-        work, plan, requests = self.args.buffers["work"], self.args.buffers["plan"], self.args.size("B")
-        slots = let("slots", T.max(i32(1), self.args.size("N") - HEADER - requests))
-        rounds = rounds_of(requests, self.cta.threads)
-        quantum, everything = cut.quantum, sums.everything
+    def _item(self, cut: _Cut, sums: _Sums, least: _Least) -> Expr:
+        """Pages of an item: about as many as keep every slot busy, and no fewer than ``least`` says."""
+        slots, quantum, everything = self._slots, cut.quantum, sums.everything
         item = T.truncdiv(T.truncdiv(everything + (slots - 1), slots) + (quantum - 1), i32(quantum)) * quantum
         if least.busy is None:
             half = least.pages
         else:
             half = T.min(least.busy, T.truncdiv(2 * everything + (slots - 1), slots))
-        item = let("fair_pages", T.max(least.pages, T.max(item, half)))
-        item = let("item_pages", cut.item(item, sums.longest))
+        item = register("fair_pages", T.max(least.pages, T.max(item, half)))
+        return register("item_pages", cut.item(item, sums.longest, self.args.buffers["budget"][ITEM]))
+
+    def _list(self, cut: _Cut, item: Expr) -> None:
+        """Write the items of all requests in order, each of so many pages."""
+        work, plan, requests = self.args.buffers["work"], self.args.buffers["plan"], self.args.size("B")
+        rounds = rounds_of(requests, self.cta.threads)
         base = local("base", 1, I32)
         put(base, i32(0), 0)
         with loop("round", rounds) as turn:
@@ -232,8 +332,7 @@ class _Plan:
             parts = local("parts", 1, I32)
             put(parts, i32(0), 0)
             with when(r < requests):
-                # a request without work still has its outputs to write
-                put(parts, T.max(i32(1), ceil_quotient(plan[cut.pages, r], cut.part(plan[cut.pages, r], item))), 0)
+                put(parts, self._parts(cut, plan[cut.pages, r], item), 0)
             before = self._prefix(parts[0])
             with when(r < requests):
                 put(self.arena.i32, base[0] + before, r + self.ends)
@@ -244,21 +343,25 @@ class _Plan:
             put(work, items, cut.row, 0)
             put(work, item, cut.row, 1)
         with self.cta.share("item", items) as i:
-            r = self._request_of(i)
-            begin = local("begin", 1, I32)
-            put(begin, i32(0), 0)
-            with when(r > 0):
-                put(begin, self.arena.i32[r - 1 + self.ends], 0)
-            put(work, pack_item(r, i - begin[0]), cut.row, i + HEADER)
+            self._write_item(cut, i, i32(self.ends))
 
-    def _request_of(self, i: Expr) -> Expr:
+    def _write_item(self, cut: _Cut, i: Expr, ends: Expr) -> None:
+        """Write item ``i``, where the requests' ``ends`` stand from there on in shared memory."""
+        r = self._request_of(i, ends)
+        begin = local("begin", 1, I32)
+        put(begin, i32(0), 0)
+        with when(r > 0):
+            put(begin, self.arena.i32[r - 1 + ends], 0)
+        put(self.args.buffers["work"], pack_item(r, i - begin[0]), cut.row, i + HEADER)
+
+    def _request_of(self, i: Expr, ends: Expr) -> Expr:
         """The first request whose items end beyond ``i``."""
         low, high = local("low", 1, I32), local("high", 1, I32)
         put(low, i32(0), 0)
         put(high, self.args.size("B") - 1, 0)
         with T.While(low[0] < high[0]):
             middle = let("middle", T.truncdiv(low[0] + high[0], i32(2)))
-            beyond = let("beyond", self.arena.i32[middle + self.ends] > i)
+            beyond = let("beyond", self.arena.i32[middle + ends] > i)
             put(high, T.Select(beyond, middle, high[0]), 0)
             put(low, T.Select(beyond, low[0], middle + 1), 0)
         return let("request", low[0])

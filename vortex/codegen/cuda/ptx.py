@@ -147,8 +147,11 @@ def pack_pair(dtype: str, out: Expr, low: Expr, high: Expr) -> None:
 
 def from_e4m3(low: Expr, high: Expr, word: Expr) -> None:
     """Widen four numbers in fp8-e4m3 to two words of f16 pairs, which is exact; NaN stays NaN."""
-    for out, pair in ((low, word), (high, T.shift_right(word, T.uint32(16)))):
-        ptx("cvt.rn.f16x2.e4m3x2", out, cast("uint16", pair))
+    # ptxas finds the instruction that reads an upper half behind this move, and not behind a shift
+    pairs = registers("byte_pairs", 2, "uint16")
+    ptx("mov.b32", pairs[0], pairs[1], word)
+    for out, pair in ((low, pairs[0]), (high, pairs[1])):
+        ptx("cvt.rn.f16x2.e4m3x2", out, pair)
 
 
 def permute(out: Expr, word: Expr, order: int, high: int = 0) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from vortex.codegen.cuda.exponentials import below_largest, quick_power
 from vortex.codegen.cuda.minmax import larger, once, smaller
-from vortex.codegen.cuda.ptx import WARP, wide
+from vortex.codegen.cuda.ptx import WARP, flat_view, wide
 from vortex.codegen.scalar import convert, emit_scalar
-from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, choose, flat, i32, put
+from vortex.codegen.tir import F32, I32, I64, U32, Buffer, Expr, T, choose, equal, flat, i32, local, put
 from vortex.codegen.values import Index, Values, fit, type_of, without_page
 from vortex.errors import NOT_EMITTABLE, Loc
 from vortex.ir.core import Value
@@ -88,16 +90,17 @@ class ListStorage:
 
 @dataclass(frozen=True)
 class PageTileStorage:
-    """A value of the 32 pages that a warp has in hand, in the warp's shared memory: neighbours are pages."""
+    """A value of the ``pages`` that a warp has in hand, in the warp's shared memory: neighbours are pages."""
 
     arena: Arena
     base: Expr
+    pages: int = WARP
 
     def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
-        return self.arena.f32[self.base + inner * WARP + slot]
+        return self.arena.f32[self.base + inner * self.pages + slot]
 
     def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
-        put(self.arena.f32, x, self.base + inner * WARP + slot)
+        put(self.arena.f32, x, self.base + inner * self.pages + slot)
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,38 @@ class LaneStorage:
 
 
 @dataclass(frozen=True)
+class PickedStorage:
+    """The same, read at a place that differs from lane to lane: registers have no such index."""
+
+    buffer: Buffer
+
+    def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
+        numel = int(self.buffer.shape[0])
+        found: Expr = self.buffer[numel - 1]
+        for e in reversed(range(numel - 1)):
+            found = T.Select(equal(inner, i32(e)), self.buffer[e], found)
+        return found
+
+    def store(self, x: Expr, position: Expr, slot: Expr, inner: Expr) -> None:
+        raise AssertionError("nothing is written at such a place")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Words of a row in the workspace, one after the other."""
+
+    view: Buffer
+    begin: Buffer
+    """In a register: TVM writes a bound value out wherever it is used."""
+
+    def get(self, at: Expr) -> Expr:
+        return self.view[self.begin[0] + wide(at)]
+
+    def set(self, x: Expr, at: Expr) -> None:
+        put(self.view, x, self.begin[0] + wide(at))
+
+
+@dataclass(frozen=True)
 class Held:
     """Words of all pages (or page tiles) of a row: in shared memory if the row is on chip, else in its workspace."""
 
@@ -142,6 +177,7 @@ class Held:
     room: Expr
     """Words in the workspace for each inner element."""
     on_chip: Expr
+    """True where it is known: for what shared memory has room for, whatever the row is."""
 
     def near(self, at: Expr, inner: Expr = 0) -> Expr:
         """The word of a row that is on chip."""
@@ -151,20 +187,63 @@ class Held:
         """The word of a row that is not."""
         return self.workspace[wide(self.row), self.base + inner * self.room + at]
 
+    def opened(self) -> Opened:
+        """The words of inner element 0 in the workspace; where they begin is worked out once, here."""
+        begin = local("begin_of_words", 1, I64)
+        put(begin, wide(self.row) * wide(self.workspace.shape[1]) + wide(self.base), 0)
+        return Opened(flat_view(self.workspace, F32, 4), begin)
+
     def get(self, at: Expr, inner: Expr = 0) -> Expr:
         if not self.pitch:
             return self.far(at, inner)
+        if self.on_chip is True:
+            return self.near(at, inner)
         return T.if_then_else(self.on_chip, self.near(at, inner), self.far(at, inner))
 
     def set(self, x: Expr, at: Expr, inner: Expr = 0) -> None:
-        if not self.pitch:
-            put(self.workspace, x, wide(self.row), self.base + inner * self.room + at)
+        self._store([(inner, x)], at)
+
+    def write(self, words: Sequence[Expr], at: Expr, first: Expr = 0) -> None:
+        """Write elements of ``at`` from the ``first`` on."""
+        self._store([(first + e, x) for e, x in enumerate(words)], at)
+
+    def _store(self, words: Sequence[tuple[Expr, Expr]], at: Expr) -> None:
+        """Write some elements, each with what it becomes."""
+
+        def near() -> None:
+            for inner, x in words:
+                put(self.arena.f32, x, inner * self.pitch + at + self.at)
+
+        def far() -> None:
+            for inner, x in words:
+                put(self.workspace, x, wide(self.row), self.base + inner * self.room + at)
+
+        self.where_it_lies(near, far)
+
+    @staticmethod
+    def read_all(copies: Sequence[tuple[Held, Buffer, Expr, Expr, int]]) -> None:
+        """Copy elements of one row, each ``held.get(at, inner)`` into ``registers[e]``, all loads before any use."""
+
+        def near() -> None:
+            for held, registers, at, inner, e in copies:
+                put(registers, held.near(at, inner), e)
+
+        def far() -> None:
+            for held, registers, at, inner, e in copies:
+                put(registers, held.far(at, inner), e)
+
+        copies[0][0].where_it_lies(near, far)
+
+    def where_it_lies(self, near: Callable[[], None], far: Callable[[], None]) -> None:
+        """Emit what to do where the row is on chip, and where it is not."""
+        if not self.pitch or self.on_chip is True:
+            (near if self.pitch else far)()
             return
         with choose(self.on_chip) as (then, other):
             with then():
-                put(self.arena.f32, x, inner * self.pitch + at + self.at)
+                near()
             with other():
-                put(self.workspace, x, wide(self.row), self.base + inner * self.room + at)
+                far()
 
     def load(self, position: Expr, slot: Expr, inner: Expr) -> Expr:
         return self.get(position, inner)
@@ -193,10 +272,13 @@ class StoredValues(Values):
         return self._from_word(word, t.dtype, packed=True)
 
     def expression(self, v: Value, index: Index) -> Expr:
-        o = v.owner
+        o, t = v.owner, type_of(v)
+        if o is not None and below_largest(o):
+            return quick_power(
+                convert(self.read(o.operands[0], fit(index, t.shape, type_of(o.operands[0]).shape)), F32)
+            )
         if o is None or (o.repeats == 1 and not o.branches):
             return super().expression(v, index)
-        t = type_of(v)
         operands = [once(self.read(x, fit(index, t.shape, type_of(x).shape))) for x in o.operands]
         if isinstance(o, flow.Maximum | flow.Minimum) and t.dtype.is_float:
             a, b = (convert(x, F32) for x in operands)

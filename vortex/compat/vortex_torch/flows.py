@@ -102,11 +102,7 @@ class Package(Dialect):
         at_return = return_loc(flow, "create_cache")
         if not isinstance(raw, Mapping):
             raise BAD_FIELD.at(at_return, why=f"create_cache returned {kind(raw)}, not a dict of shapes", hint=_SHAPE)
-        own = getattr(flow, "create_request_cache", None)
-        if own is not None and (bound := own(*args)):
-            hint = "declare it in create_cache and write it by Save: one for each block"
-            why = f"create_request_cache declares '{next(iter(bound))}'; fields of a request are not supported"
-            raise BAD_FIELD.at(return_loc(flow, "create_request_cache"), why=why, hint=hint)
+        _refuse_request_fields(flow, args)
         fields: dict[str, Field] = {}
         names: dict[str, str] = {}
         shapes: dict[str, tuple[int, int]] = {}
@@ -204,6 +200,28 @@ def _read(declared: Declared, name: str, given: Any) -> Any:
 def _ones(x: Any) -> Any:
     """1 for each page of ``x``, ``[S, 1, 1]``."""
     return torch.ones_like(x[:, :1, :1])
+
+
+def _refuse_request_fields(flow: Any, args: tuple[Any, ...]) -> None:
+    """VX1016 for a flow with fields that live as long as a request, whatever it declares of them."""
+    own = getattr(flow, "create_request_cache", None)
+    if own is None:
+        return
+    try:
+        bound = own(*args)
+    except TypeError:  # it asks for other numbers than create_cache does
+        bound = "fields"
+    if not bound:
+        return
+    named = next(iter(bound)) if isinstance(bound, Mapping) else None
+    loc = return_loc(flow, "create_request_cache")
+    code = code_of(own)
+    if code is not None and isinstance(named, str):
+        loc = source.key_loc(code, named) or loc
+    what = f"declares '{named}'" if named is not None else "declares fields"
+    why = f"create_request_cache {what}, which live as long as a request; such fields are not supported"
+    hint = "declare them in create_cache and write them by Save: each block of each request then has its own"
+    raise BAD_FIELD.at(loc, why=why, hint=hint)
 
 
 def _ir_name(name: Any, taken: Any) -> str:

@@ -52,14 +52,20 @@ def tokenise(tokenizer: PreTrainedTokenizerFast, asked: Question) -> Tokenised:
         )
         said += asked.prefix
     coded = tokenizer(said, add_special_tokens=not chat, return_offsets_mapping=True)
-    # templates strip what they are given
-    begin = said.index(asked.text.strip()) - (len(asked.text) - len(asked.text.lstrip()))
-    places = coded["offset_mapping"]
     return Tokenised(
         tokens=tuple(coded["input_ids"]),
         answer=tuple(tokenizer(asked.answer, add_special_tokens=False)["input_ids"]),
-        evidence=tuple(sorted(_tokens_of((begin + a, begin + b), places) for a, b in asked.evidence)),
+        evidence=_evidence(asked, said, coded["offset_mapping"]),
     )
+
+
+def _evidence(asked: Question, said: str, places: list[Span]) -> tuple[Span, ...]:
+    """The tokens of ``said`` that have the evidence."""
+    if not asked.evidence:
+        return ()
+    # templates strip what they are given
+    begin = said.index(asked.text.strip()) - (len(asked.text) - len(asked.text.lstrip()))
+    return tuple(sorted(_tokens_of((begin + a, begin + b), places) for a, b in asked.evidence))
 
 
 def _tokens_of(span: Span, places: list[Span]) -> Span:

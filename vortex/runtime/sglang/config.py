@@ -10,6 +10,7 @@ from typing import Annotated
 
 from vortex.budget import Budget
 from vortex.errors import ENGINE_CONFIG
+from vortex.runtime.sglang.choice import Choice
 from vortex.untrusted_json import Check, JsonError, Length, Partial, Pattern, Range, parse, read
 
 VARIABLE = "VORTEX_CONFIG"
@@ -33,7 +34,8 @@ class EngineConfig:
     a part of the engine's page, 0 for the page or for what an artifact was compiled for. ``prefill_backend`` is the
     dense attention backend of SGLang's that prefills, ``""`` for triton, or torch_native on a CPU. ``parameters`` is
     the file of the flow's weights, where it has some. Layers select in every ``every``-th step, and those in ``layers``
-    never: each attends to the pages of the layer that it names.
+    never: each attends to the pages of the layer that it names. With ``deterministic`` attention to a request's pages
+    has the same bits in any batch. ``per_request`` is the most that a request may choose for itself, where it may.
     """
 
     flow: Annotated[str, Length(1, 4096)] = ""
@@ -44,23 +46,35 @@ class EngineConfig:
     prefill_backend: str = ""
     parameters: Annotated[str, Length(0, 4096)] = ""
     every: Annotated[int, Range(1, 1 << 16)] = 1
+    deterministic: bool = False
     layers: Annotated[Mapping[Annotated[str, Pattern("[0-9]{1,5}", "a layer")], Layer], Check(_earlier, EARLIER)] = (
         field(default_factory=dict)
     )
+    per_request: Annotated[Choice, Partial()] | None = None
 
     @property
     def pages_of(self) -> dict[int, int]:
         """The layer whose pages each of those that do not select attends to."""
         return {int(layer): source for layer, source in self.layers.items()}
 
+    def prefill_on(self, device: str) -> str:
+        """SGLang's name of the dense backend that reads prompts."""
+        return self.prefill_backend or ("torch_native" if device == "cpu" else "triton")
+
     @classmethod
     def read(cls, text: str | None = None) -> EngineConfig:
         """From ``text``, by default the environment's; VX9003 for what is not a configuration."""
         text = os.environ.get(VARIABLE, "") if text is None else text
         try:
-            return read(Annotated[EngineConfig, Partial()], _object(text.strip()))
+            made: EngineConfig = read(Annotated[EngineConfig, Partial()], _object(text.strip()))
         except JsonError as error:
             raise ENGINE_CONFIG.at(why=str(error)) from None
+        most = made.per_request
+        if most is not None and most == Choice():
+            raise ENGINE_CONFIG.at(why="per_request allows nothing: give it pages, a ratio, or dense")
+        if most is not None and made.budget.table and not most.dense:
+            raise ENGINE_CONFIG.at(why="per_request beside a table by layer may be {'dense': true} alone")
+        return made
 
 
 def _object(text: str) -> object:

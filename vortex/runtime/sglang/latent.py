@@ -8,22 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vortex.errors import ENGINE_REFUSED
-
-PREFILL = ("triton", "torch_native")
-"""Dense backends that take absorbed queries in one piece, compressed part and rotary part together."""
-
 
 def read_latent_by(prefill: str) -> None:
-    """Tell SGLang's MLA models that prompts under the backend vortex are read by ``prefill``.
-
-    Raises:
-        VortexError: VX9002 for one that wants the parts apart.
-    """
-    if prefill not in PREFILL:
-        why = "it takes the parts of an absorbed query apart"
-        hint = f"use {' or '.join(PREFILL)}"
-        raise ENGINE_REFUSED.at(what=f"prefill_backend '{prefill}' for an MLA model", why=why, hint=hint)
+    """Tell SGLang's MLA models that prompts under the backend vortex are read by ``prefill``, one of LATENT_PREFILL."""
     from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
 
     decide = AttentionBackendRegistry.get_handler(prefill) if prefill == "triton" else _always_absorbed

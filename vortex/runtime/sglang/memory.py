@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from vortex.artifact.folder import read_manifest
-from vortex.artifact.manifest import FieldEntry, ParameterEntry, StateEntry
+from vortex.artifact.manifest import FieldEntry, Manifest, ParameterEntry, StateEntry
 from vortex.errors import ENGINE_REFUSED
 from vortex.runtime.compiled import ModelShape, artifact_for, target_of
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.refusals import refuse_settings
-from vortex.runtime.sglang.shape import model_shape
+from vortex.runtime.sglang.shape import model_shape, refuse_table
 from vortex.runtime.tensors import TORCH
 
 
@@ -61,11 +61,13 @@ def add_summaries(cell_size: int, configurator: Any, kvc: Any, num_layers: int) 
     refuse_settings(kvc.server_args)
     config = EngineConfig.read()
     latent, by_row, block = kvc.use_mla_backend, bool(config.budget.table), config.block_size
-    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, latent, by_row, block)
+    own = config.per_request is not None
+    refuse_table(config.budget, kvc.model_config, num_layers, latent)
+    shape = model_shape(kvc.model_config, kvc.kv_cache_dtype, kvc.page_size, latent, by_row, block, own)
     manifest = read_manifest(artifact_for(config.flow, shape, target_of(kvc.device), blocks=bool(block)))
     without = config.dense_layers | config.pages_of.keys()
     bare = sum(kvc.layer_info.start_layer <= n < kvc.layer_info.end_layer for n in without)
-    state = _state_of(manifest.flow, manifest.states, kvc, shape, num_layers - bare)
+    state = state_of(manifest, kvc.server_args, kvc.model_config, shape, num_layers - bare)
     # layers that share pages or are dense are bound too, and each bound layer has its weights
     weights = parameter_bytes(manifest.parameters, shape.kv_heads, num_layers)
     if state or weights:
@@ -77,16 +79,18 @@ SPARE = 8
 """Tokens beyond a model's context that SGLang's table has room for."""
 
 
-def _state_of(flow: str, states: Sequence[StateEntry], kvc: Any, shape: ModelShape, layers: int) -> int:
-    """Bytes of state that the engine will have; VX9002 where nothing says of how many requests."""
-    if not states:
+def state_of(manifest: Manifest, args: Any, model: Any, shape: ModelShape, layers: int) -> int:
+    """Bytes of state that the engine will have; VX9002 where nothing says of how many requests. ``args`` are SGLang's
+    settings, ``model`` is its ModelConfig.
+    """
+    if not manifest.states:
         return 0
-    most = kvc.server_args.max_running_requests
-    if most is None:
+    if (most := args.max_running_requests) is None:
         why = "it keeps state for each request, whose memory depends on how many run at a time"
-        raise ENGINE_REFUSED.at(what=f"flow '{flow}'", why=why, hint="say how many: --max-running-requests 64")
-    columns = -(-(kvc.model_config.context_len + SPARE) // shape.spec.page_size)
-    return state_bytes(states, shape.kv_heads, most + 1, columns, layers)
+        hint = "say how many: --max-running-requests 64"
+        raise ENGINE_REFUSED.at(what=f"flow '{manifest.flow}'", why=why, hint=hint)
+    columns = -(-(model.context_len + SPARE) // shape.spec.page_size)
+    return state_bytes(manifest.states, shape.kv_heads, most + 1, columns, layers)
 
 
 def leave_room(

@@ -1,20 +1,27 @@
 """The entry point of group ``sglang.srt.plugins``: SGLang calls :func:`activate` in each of its processes.
 
-SGLang logs and swallows what a plug-in raises, so nothing here may fail: what is wrong is said when the backend is
-made.
+SGLang logs and swallows what a plug-in raises, so nothing here may fail: what is wrong is said when SGLang checks its
+arguments, and again when the backend is made.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
-from vortex.errors import ENGINE_VERSION
+from vortex.errors import ENGINE_VERSION, VortexError
+from vortex.runtime.page_trace import VARIABLE as TRACE
+from vortex.runtime.probes import VARIABLE as PROBE
+from vortex.runtime.sglang import last_word
+from vortex.runtime.sglang.choice import KEY, choice_of, refusal
 from vortex.runtime.sglang.config import VARIABLE, EngineConfig
+
+logger = logging.getLogger(__name__)
 
 NAME = "vortex"
 
@@ -31,18 +38,34 @@ def activate() -> None:
     register_attention_backend(NAME)(_make)
     if NAME not in ATTENTION_BACKEND_CHOICES:
         add_attention_backend_choices([NAME])
+    # SGLang calls it once its arguments are resolved, before it starts a process
+    HookRegistry.register("sglang.srt.server_args.ServerArgs.check_server_args", _check, HookType.AFTER)
     if _installed() in SEAMS:
+        from vortex.runtime.sglang import arrivals
         from vortex.runtime.sglang.memory import add_summaries, leave_room
 
         sizes = "sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator.calculate_pool_sizes"
         HookRegistry.register(sizes, leave_room, HookType.BEFORE)
+        HookRegistry.register("sglang.utils.get_exception_traceback", last_word.leave, HookType.BEFORE)
+        HookRegistry.register("sglang.srt.utils.common.kill_process_tree", last_word.before_the_end, HookType.AROUND)
         for target, hook in (
             ("sglang.srt.server_args.ServerArgs.add_cli_args", _add_flag),
             ("sglang.srt.arg_groups.overrides._page_size_default", _page_size),
             ("sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator._compute_cell_size", add_summaries),
             ("sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new", _tell_decode_rows),
+            ("sglang.srt.managers.scheduler.Scheduler.get_init_info", _tell_what_is_served),
         ):
             HookRegistry.register(target, hook, HookType.AFTER)
+        cache = "sglang.srt.managers.cache_controller"
+        HookRegistry.register(f"{cache}.HiCacheController.start_loading", arrivals.expect, HookType.BEFORE)
+        HookRegistry.register(f"{cache}.LayerLoadingEvent.complete", arrivals.summarise, HookType.BEFORE)
+        # where a request arrives: what it chose is refused there, alone
+        HookRegistry.register("sglang.srt.sampling.sampling_params.SamplingParams.verify", _verify, HookType.AFTER)
+        if os.environ.get(PROBE) or os.environ.get(TRACE):
+            graph = "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner.can_run_graph"
+            HookRegistry.register(graph, _not_where_a_look_is_due, HookType.AFTER)
+            batch = "sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new"
+            HookRegistry.register(batch, _name_requests, HookType.AFTER)
 
 
 def _installed() -> str:
@@ -59,6 +82,22 @@ def _seam() -> ModuleType:
     return importlib.import_module(f"vortex.runtime.sglang.{SEAMS[got]}")
 
 
+def _check(_: None, args: Any) -> None:
+    """What is wrong with the start as far as it can be known now; VX9001 for another SGLang."""
+    backends = {
+        name: getattr(args, name, None)
+        for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+    }
+    if NAME in backends.values():
+        seam = _seam()
+        from vortex.runtime.sglang.start import refuse_start
+
+        last_word.expect()
+        refuse_start(seam.settings(args), seam.model_of(args))
+    elif os.environ.get(VARIABLE):
+        logger.warning("vortex: %s is set, and nothing of vortex runs without --attention-backend vortex", VARIABLE)
+
+
 def _make(runner: Any) -> Any:
     return _seam().Backend(runner)
 
@@ -72,6 +111,7 @@ class _Keep(argparse.Action):
 
 def _add_flag(_: None, parser: argparse.ArgumentParser) -> None:
     about = f"configuration of --attention-backend vortex: JSON, or a file of it (default: ${VARIABLE})"
+    last_word.alone()
     parser.add_argument("--vortex-config", action=_Keep, default=argparse.SUPPRESS, metavar="JSON", help=about)
 
 
@@ -82,10 +122,50 @@ def _page_size(default: dict[str, Any], view: Any) -> dict[str, Any] | None:
     return None
 
 
+def _verify(done: None, params: Any, vocabulary: int) -> None:
+    """ValueError, which SGLang gives the client, for a request whose choice this server does not serve."""
+    if not isinstance(params.custom_params, dict) or params.custom_params.get(KEY) is None:
+        return
+    try:
+        config = EngineConfig.read()
+        choice_of(params.custom_params, config.per_request, table=bool(config.budget.table))
+    except VortexError as error:
+        raise ValueError(refusal(error)) from None
+
+
 def _tell_decode_rows(made: Any, cls: Any, batch: Any, runner: Any, **kwargs: Any) -> None:
-    """Before a pass: how many of a mixed batch's last rows decode. SGLang's batch for the model does not say, and on
-    the way to the backend it is copied field by field, and may no longer call itself mixed.
+    """Before a pass: how many of a mixed batch's last rows decode, which metrics count, and what requests of new
+    prompts chose. SGLang's batch for the model does not say, and on the way to the backend it is copied field by
+    field, and may no longer call itself mixed.
     """
     if runner.server_args.attention_backend == NAME:
-        mixed = batch.forward_mode.is_mixed()
-        runner.attn_backend.expect_decode_rows(len(batch.decoding_reqs or ()) if mixed else 0)
+        mode, backend = batch.forward_mode, runner.attn_backend
+        rows = len(batch.decoding_reqs or ()) if mode.is_mixed() else 0
+        backend.expect_decode_rows(rows)
+        chosen = backend.chosen
+        if chosen is not None and mode.is_extend():
+            backend.learn_choices(batch.req_pool_indices, [r.sampling_params.custom_params for r in batch.reqs])
+        if backend.metrics is not None and (rows or mode.is_decode()):
+            decoding = batch.reqs[-rows:]
+            own = None if chosen is None else [chosen.budget(r.sampling_params.custom_params) for r in decoding]
+            backend.metrics.step([backend.tokens_of(r) for r in decoding], own)
+
+
+def _tell_what_is_served(info: dict[str, Any], scheduler: Any) -> None:
+    """What a scheduler says of itself once it is ready, which ``get_server_info`` shows: the backend's part of it."""
+    if scheduler.server_args.attention_backend == NAME:
+        info[NAME] = scheduler.tp_worker.model_runner.attn_backend.about.facts()
+
+
+def _not_where_a_look_is_due(may: bool, graphs: Any, batch: Any) -> bool | None:
+    """Whether a decode step replays a graph: one that is probed or traced does not, for what it reads cannot be seen in
+    one.
+    """
+    watches = getattr(graphs.model_runner.attn_backend, "watches", ())
+    return False if any(watch.due for watch in watches) else None
+
+
+def _name_requests(made: Any, cls: Any, batch: Any, runner: Any, **kwargs: Any) -> None:
+    """Before a pass: what the engine calls its requests, for the lines of probes and page traces."""
+    for watch in getattr(runner.attn_backend, "watches", ()):
+        watch.requests = tuple(made.rids or ())

@@ -6,9 +6,15 @@ The list is closed the other way round: a feature goes off it when a test shows 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from vortex.errors import ENGINE_REFUSED
+from vortex.errors import ENGINE_REFUSED, nearest
+from vortex.runtime.sglang.config import EngineConfig
+
+OTHER = "use another attention backend for this model"
+
+LATENT_PREFILL = ("triton", "torch_native")
+"""Dense backends that take absorbed queries (MLA) in one piece, compressed part and rotary part together."""
 
 
 class Refusal(NamedTuple):
@@ -38,10 +44,23 @@ def _graph(phase: str, *backends: str) -> Callable[[Any], bool]:
 
 SETTINGS = (
     Refusal(
-        "HiCache",
-        _on("enable_hierarchical_cache"),
-        "pages that come back from host memory have lost their summaries",
-        "drop --enable-hierarchical-cache",
+        "HiCache of SGLang before 0.5.23",
+        # the setting is newer than the wait for passes that may still write to pages of requests that have ended
+        lambda args: _on("enable_hierarchical_cache")(args) and not hasattr(args, "hicache_host_memory_mode"),
+        "it loads pages while the pass before may still write to them, and to their summaries",
+        "use SGLang 0.5.23, or drop --enable-hierarchical-cache",
+    ),
+    Refusal(
+        "a storage backend of HiCache",
+        _on("hicache_storage_backend"),
+        "pages that come from further away than this host's memory are untested here",
+        "drop --hicache-storage-backend",
+    ),
+    Refusal(
+        "an external linker of the radix cache",
+        _on("enable_unified_cache_external_linker"),
+        "pages that another store loads have no summaries",
+        "drop --enable-unified-cache-external-linker",
     ),
     Refusal(
         "HiSparse",
@@ -69,9 +88,9 @@ SETTINGS = (
     ),
     Refusal(
         "data-parallel attention",
-        _on("enable_dp_attention"),
+        lambda args: _on("enable_dp_attention")(args) or _several("attn_dp_size")(args),
         "batches padded across ranks are untested here",
-        "drop --enable-dp-attention",
+        "drop --enable-dp-attention and --attn-dp-size",
     ),
     Refusal(
         "context parallelism",
@@ -152,26 +171,57 @@ def refuse_settings(args: Any) -> None:
             raise ENGINE_REFUSED.at(what=refusal.what, why=refusal.why, hint=refusal.hint)
 
 
-def refuse_model(runner: Any) -> None:
-    """VX9002 for a model, or memory of it, that is not served; ``runner`` is SGLang's ModelRunner with its pools."""
-    other = "use another attention backend for this model"
-    model, pool = runner.model_config, runner.token_to_kv_pool
+def refuse_architecture(model: Any) -> None:
+    """VX9002 for what its configuration alone says of a model that is not served; ``model`` is SGLang's ModelConfig."""
     if getattr(model, "is_encoder_decoder", False):
-        _refuse("encoder-decoder models", "cross attention is not paged decoding", other)
+        _refuse("encoder-decoder models", "cross attention is not paged decoding", OTHER)
     if not getattr(model, "is_generation", True):
-        _refuse("embedding and reward models", "nothing is decoded", other)
-    if runner.is_hybrid_swa or (runner.sliding_window_size or -1) > 0:
-        _refuse("sliding-window models", "a page outside the window must not be kept", other)
+        _refuse("embedding and reward models", "nothing is decoded", OTHER)
+    if getattr(model, "is_hybrid_swa", False):
+        _refuse("sliding-window models", "a page outside the window must not be kept", OTHER)
     from sglang.srt.configs.hybrid_arch import mambaish_config
 
     if mambaish_config(model):
-        _refuse("hybrid linear-attention models", "their state pools are not pages", other)
+        _refuse("hybrid linear-attention models", "their state pools are not pages", OTHER)
+
+
+def refuse_layers(config: EngineConfig, layers: range) -> None:
+    """VX9002 where the configuration names layers that the model does not have, or pages of one that selects none."""
+    has = f"the model has layers {layers.start} to {layers.stop - 1}"
+    if odd := config.dense_layers - set(layers):
+        _refuse(f"dense layer {min(odd)}", has, "change 'dense_layers'")
+    for number, source in config.pages_of.items():
+        if number not in layers or source not in layers or {number, source} & config.dense_layers:
+            why = f"{has}, and dense layers select no pages"
+            _refuse(f"layer {number} with pages of {source}", why, "change 'layers'")
+
+
+def refuse_prefill(name: str, *, latent: bool) -> None:
+    """VX9002 for a dense backend that SGLang does not have, or that does not read prompts of a model with latent rows
+    (MLA).
+    """
+    from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+
+    known = sorted(n for n in ATTENTION_BACKENDS if n != "vortex")
+    if name not in known:
+        _refuse(f"prefill_backend '{name}'", f"it is none of {', '.join(known)}", f"name one{nearest(name, known)}")
+    if latent and name not in LATENT_PREFILL:
+        why = "it takes the parts of an absorbed query apart"
+        _refuse(f"prefill_backend '{name}' for an MLA model", why, f"use {' or '.join(LATENT_PREFILL)}")
+
+
+def refuse_model(runner: Any) -> None:
+    """VX9002 for a model, or memory of it, that is not served; ``runner`` is SGLang's ModelRunner with its pools."""
+    model, pool = runner.model_config, runner.token_to_kv_pool
+    refuse_architecture(model)
+    if runner.is_hybrid_swa or (runner.sliding_window_size or -1) > 0:
+        _refuse("sliding-window models", "a page outside the window must not be kept", OTHER)
     if getattr(runner, "is_draft_worker", False):
         _refuse("draft models", "speculative decoding is not served", "drop --speculative-algorithm")
     plain = "MLATokenToKVPool" if runner.use_mla_backend else "MHATokenToKVPool"
     if type(pool).__name__ != plain:
         why = "only SGLang's plain pools, of K and V or of latent rows, are known to be laid out in pages"
-        _refuse(f"a {type(pool).__name__}", why, other)
+        _refuse(f"a {type(pool).__name__}", why, OTHER)
     if getattr(pool, "use_hnd", False):
         _refuse("SGLANG_USE_HND_KVCACHE", "pages are read in SGLang's default layout", "unset it")
     from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
@@ -179,14 +229,14 @@ def refuse_model(runner: Any) -> None:
     for layer in (m for m in runner.model.modules() if isinstance(m, RadixAttention)):
         where = f"in layer {layer.layer_id}"
         if layer.logit_cap:
-            _refuse(f"logit caps ({where})", "attention would have to apply tanh to its scores", other)
+            _refuse(f"logit caps ({where})", "attention would have to apply tanh to its scores", OTHER)
         if layer.qk_head_dim != layer.v_head_dim and not runner.use_mla_backend:
-            _refuse(f"unequal head dims of K and V ({where})", "a page's K and V have one shape", other)
+            _refuse(f"unequal head dims of K and V ({where})", "a page's K and V have one shape", OTHER)
         if layer.sliding_window_size is not None and layer.sliding_window_size > -1:
-            _refuse(f"sliding windows ({where})", "a page outside the window must not be kept", other)
+            _refuse(f"sliding windows ({where})", "a page outside the window must not be kept", OTHER)
         if layer.is_cross_attention or layer.attn_type not in (AttentionType.DECODER, "decoder"):
-            _refuse(f"{layer.attn_type} attention ({where})", "only causal attention decodes in pages", other)
+            _refuse(f"{layer.attn_type} attention ({where})", "only causal attention decodes in pages", OTHER)
 
 
-def _refuse(what: str, why: str, hint: str) -> None:
+def _refuse(what: str, why: str, hint: str) -> NoReturn:
     raise ENGINE_REFUSED.at(what=what, why=why, hint=hint)

@@ -5,6 +5,25 @@ The backend keeps to that by copying the page table before the replay; there is 
 
 from __future__ import annotations
 
-from vortex.runtime.sglang.backend import VortexBackend as Backend
+from typing import Any
 
-__all__ = ["Backend"]
+from vortex.runtime.sglang.backend import VortexBackend
+
+
+class Backend(VortexBackend):
+    """As the backend is."""
+
+    @staticmethod
+    def tokens_of(request: Any) -> int:
+        """Those that have a slot in the cache."""
+        return int(request.kv_committed_len)
+
+
+def settings(args: Any) -> Any:
+    """SGLang's ServerArgs as they were resolved, which here is where they were given."""
+    return args
+
+
+def model_of(args: Any) -> Any:
+    """SGLang's ModelConfig of its ServerArgs."""
+    return args.get_model_config()

@@ -15,3 +15,22 @@ class Backend(VortexBackend):
     def shared_read_ends(self, fm: Any) -> Any:
         """Decoding reads the copy that is made before a replay; what the prefill backend reads, nobody audited."""
         return SharedReadEnds.PRE_REPLAY if fm.is_decode() else SharedReadEnds.UNKNOWN
+
+    @staticmethod
+    def tokens_of(request: Any) -> int:
+        """Those that have a slot in the cache."""
+        return int(request.kv.kv_committed_len)
+
+
+def settings(args: Any) -> Any:
+    """SGLang's ServerArgs as they were resolved: the object itself keeps what was given."""
+    from sglang.srt.arg_groups.model_override_base import resolving_view
+
+    return resolving_view(args)
+
+
+def model_of(args: Any) -> Any:
+    """SGLang's ModelConfig of its ServerArgs."""
+    from sglang.srt.arg_groups.model_override_base import model_config_of
+
+    return model_config_of(args)

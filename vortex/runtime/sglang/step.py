@@ -11,6 +11,7 @@ from vortex.budget import Budget
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import Library
 from vortex.runtime.parameters import Parameters
+from vortex.runtime.sglang.chosen import Chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Step:
     Attributes:
         lengths: i32 ``[B]``, tokens with those of this pass.
         table: i32 ``[B, Pmax]``, physical pages.
+        budgets: i32 ``[B, 5]``, what requests chose for themselves, -1 for those that did not.
         slots: i32 ``[B]``, rows of ``req_to_token``, where requests keep their state; -1 for padded rows.
     """
 
@@ -56,6 +58,9 @@ class Step:
         weights: Parameters | None = None,
         first_head: int = 0,
         every: int = 1,
+        *,
+        deterministic: bool = False,
+        chosen: Chosen | None = None,
     ) -> None:
         self._page = page = library.manifest.spec.page_size
         self._first_slots = req_to_token[:, ::page]  # slot of each page's first token, by request
@@ -67,8 +72,16 @@ class Step:
         if every > 1:
             keep |= {number for number, layer in layers.items() if layer.fields is not None}
         self._decode = Decoder(
-            library, budget=budget, dense=dense, parameters=weights, head_offset=first_head, keep=keep
+            library,
+            budget=budget,
+            dense=dense,
+            parameters=weights,
+            head_offset=first_head,
+            keep=keep,
+            deterministic=deterministic,
+            largest=None if chosen is None else chosen.largest,
         )
+        self._chosen = None if chosen is None else chosen.rows
         self._fill = Decoder(library, budget=budget, parameters=weights, head_offset=first_head)
         for number, layer in layers.items():
             self._decode.bind(number, layer.k, layer.v, layer.fields, state=layer.state)
@@ -81,6 +94,7 @@ class Step:
         self._lengths = torch.ones(rows, dtype=torch.int32, device=device)
         self._table = torch.zeros(rows, self._columns, dtype=torch.int32, device=device)
         self._slots = torch.full((rows,), -1, dtype=torch.int32, device=device)
+        self._budgets = torch.full((rows, 5), -1, dtype=torch.int32, device=device)
         self._one_each = torch.arange(rows + 1, dtype=torch.int32, device=device)
 
     def begin(self, requests: torch.Tensor, lengths: torch.Tensor, live: int | None = None) -> None:
@@ -92,6 +106,9 @@ class Step:
             self._grow(batch)
         self.lengths, self.table, self.slots = self._lengths[:batch], self._table[:batch], self._slots[:batch]
         self.lengths.copy_(lengths)
+        self.budgets = self._budgets[:batch]
+        if self._chosen is not None:
+            torch.index_select(self._chosen, 0, requests, out=self.budgets)
         if self._decode.states or self._decode.keep:
             self.slots.copy_(requests)
             self.slots[batch if live is None else live :] = -1
@@ -107,7 +124,7 @@ class Step:
         first = 0 if rows is None else len(self.lengths) - rows
         lengths, table, slots = self.lengths[first:], self.table[first:], self.slots[first:]
         self._decode_offsets = self._one_each[: len(lengths) + 1]
-        self._decode.plan(lengths, table, slots)
+        self._decode.plan(lengths, table, slots, budgets=None if self._chosen is None else self.budgets[first:])
 
     def forget(self) -> None:
         """Let all layers select in the next step: a prompt was read, and slots may be another's."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments, tensor_type
 from vortex.codegen.cuda.attend.merge import Merge, Row
+from vortex.codegen.cuda.attend.merge_groups import GroupedMerge
 from vortex.codegen.cuda.attend.ring import run_ring
 from vortex.codegen.cuda.attend.shared_tile import CHUNK
 from vortex.codegen.cuda.attend.softmax import LOWEST, SoftmaxState
@@ -49,8 +50,8 @@ from vortex.codegen.narrow import STORAGE
 from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, differ, equal, f32, i32, let, put, when
 from vortex.errors import NOT_EMITTABLE
 from vortex.ir.core import Function, Module
-from vortex.schedules.cuda_attend import AttendShape, attend_of, partial_words
-from vortex.schedules.cuda_latent import KEY_PARTS, CudaLatent, LatentKnobs, shape_of
+from vortex.schedules.cuda_attend import AttendShape, attend_of
+from vortex.schedules.cuda_latent import COUNTERS, KEY_PARTS, CudaLatent, LatentKnobs, shape_of, split_words
 from vortex.schedules.knobs import read_knobs
 
 SPAN = 64
@@ -70,7 +71,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
         raise NOT_EMITTABLE.at(why=f"attend on a GPU takes bf16 or f16, not {dtype}", hint="compile with --dtype bf16")
     args = Arguments(program)
     args.of_attend(o, heads=1, align=16)
-    args.scratch(CudaLatent.taken(), align=16, partial_heads=1, partial_words=partial_words(shape))
+    args.scratch(CudaLatent.taken(), align=16, partial_heads=1, partial_words=split_words(shape))
     knobs = read_knobs(LatentKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
@@ -180,33 +181,44 @@ def _emit_cta(t: _Template) -> None:
     tiles = let("tiles", T.max(i32(0), tiling.tiles(item.end - item.begin)))
     splits = item.splits()
     first_head = let("first_head", block * knobs.heads)
-    with when(T.And(item.there, item.split < splits)):
+    with when(item.there):
         copies = _Copies(t, shared, item, HeldPages(args, item, tiling, ids, room), warp, lane)
-        copies.hold(i32(0), 0)
-        copies.hold(i32(tiling.batch), 1)
-        queries = _load_queries(t, item.request, first_head, warp, lane)
-        state = SoftmaxState.start(t.own_heads, t.value_tiles * knobs.head_tiles * 4)
-        to_log2 = let("to_log2", args.scalars["scale"] * f32(LOG2E))
-        products = _Products(t, shared, warp, lane, queries, to_log2, state)
-        run_ring(knobs.stages, tiles, copy=copies.start, use=products.take, sync=cta_sync)
-        row = let("row", item.request * knobs.blocks(shape) + block)
-        thread = let("thread", warp * WARP + lane)
-        partials = args.buffers["partials"].shape[2]
-        merge = Merge(
-            args=args,
-            shape=shape,
-            dtype=t.dtype,
-            states=1,
-            heads=knobs.heads,
-            threads=knobs.warps * WARP,
-            thread=thread,
-            row=Row(item.request, i32(0), row, first_head),
-            split=item.split,
-            splits=splits,
-            word=lambda split: wide(item.other(split)) * wide(partials),
-            shared=shared.arena.view(F32),
-        )
-        merge.emit(products.share)
+        # read before the count of the row is known, which says whether they are pages
+        listed = [copies.listed(start) for start in (i32(0), i32(tiling.batch))]
+        with when(item.split < splits):
+            for slot, (start, logical) in enumerate(zip((i32(0), i32(tiling.batch)), listed, strict=True)):
+                copies.hold(start, slot, logical)
+            queries = words("queries", knobs.head_tiles * t.key_steps * 2)
+            state = SoftmaxState.start(t.own_heads, t.value_tiles * knobs.head_tiles * 4)
+            to_log2 = let("to_log2", args.scalars["scale"] * f32(LOG2E))
+            products = _Products(t, shared, warp, lane, queries, to_log2, state)
+            run_ring(
+                knobs.stages,
+                tiles,
+                copy=copies.start,
+                use=products.take,
+                sync=cta_sync,
+                begun=lambda: _load_queries(t, queries, item.request, first_head, warp, lane),
+            )
+            row = let("row", item.request * knobs.blocks(shape) + block)
+            thread = let("thread", warp * WARP + lane)
+            partials = args.buffers["partials"].shape[2]
+            merge = GroupedMerge(
+                args=args,
+                shape=shape,
+                dtype=t.dtype,
+                states=1,
+                heads=knobs.heads,
+                threads=knobs.warps * WARP,
+                thread=thread,
+                row=Row(item.request, i32(0), row * COUNTERS, first_head),
+                split=item.split,
+                splits=splits,
+                word=lambda split: wide(item.other(split)) * wide(partials),
+                shared=shared.arena.view(F32),
+                merged=knobs.merged,
+            )
+            merge.emit(products.share)
 
 
 @dataclass(frozen=True)
@@ -224,15 +236,27 @@ class _Copies:
     warp: Expr
     lane: Expr
 
-    def hold(self, start: Expr, slot: int) -> None:
-        """Hold the pages of ``batch`` tiles from ``start`` on."""
-        tiling = self.template.tiling
-        tile = quotient(self.lane, tiling.parts) + start
-        at = tiling.entry(self.item.begin, tile, self.lane)
+    def listed(self, start: Expr) -> Expr:
+        """What the list of pages has where those of ``batch`` tiles from ``start`` on are; undefined beyond its end."""
+        pages, at = self.template.args.buffers["pages"], self._entry(start)
+        found = registers("logical", 1, I32)
+        put(found, i32(0), 0)
+        with when(at < cast(I32, pages.shape[2])):
+            put(found, pages[wide(self.item.request), 0, at], 0)
+        return found[0]
+
+    def hold(self, start: Expr, slot: int, logical: Expr) -> None:
+        """Hold the pages of ``batch`` tiles from ``start`` on, of which this lane's is ``logical``."""
         self.held.clear(slot)
-        with when(at < self.item.end):
-            logical = let("logical", self.template.args.buffers["pages"][wide(self.item.request), 0, at])
-            self.held.hold(logical, tile, slot)
+        with when(self._entry(start) < self.item.end):
+            self.held.hold(logical, self._tile(start), slot)
+
+    def _tile(self, start: Expr) -> Expr:
+        """The tile that this lane is about."""
+        return quotient(self.lane, self.template.tiling.parts) + start
+
+    def _entry(self, start: Expr) -> Expr:
+        return let("entry", self.template.tiling.entry(self.item.begin, self._tile(start), self.lane))
 
     def start(self, i: Expr, stage: Expr) -> None:
         """Start copying tile ``i``; tokens beyond the length become zeros instead. Eight lanes copy a row."""
@@ -242,7 +266,8 @@ class _Copies:
         with when(T.And(equal(at, i32(0)), i > 0)):
             put(held.ids, held.ids[1], 0)
             put(held.room, held.room[1], 0)
-            self.hold(i + tiling.batch, 1)
+            ahead = let("ahead", i + tiling.batch)
+            self.hold(ahead, 1, self.listed(ahead))
         with when(equal(self.warp, i32(0))):
             for part in range(tiling.parts):
                 room = let("tokens", shuffle(held.room[0], at * tiling.parts + part))
@@ -269,16 +294,14 @@ class _Copies:
                 ptx("cp.async.cg.shared.global", target, t.flat.ptr_to([origin + span * SPAN]), 16, size)
 
 
-def _load_queries(t: _Template, request: Expr, first_head: Expr, warp: Expr, lane: Expr) -> Buffer:
-    """Load fragment B of this warp's part of the queries; heads beyond the last repeat it."""
-    made = words("queries", t.knobs.head_tiles * t.key_steps * 2)
+def _load_queries(t: _Template, made: Buffer, request: Expr, first_head: Expr, warp: Expr, lane: Expr) -> None:
+    """Load fragment B of this warp's part of the queries into ``made``; heads beyond the last repeat it."""
     source = t.args.buffers["q"]
     for tile in range(t.knobs.head_tiles):
         head = let("q_head", T.min(first_head + quotient(lane, 4) + tile * 8, i32(t.shape.group - 1)))
         for k in range(t.key_steps * 2):
             dim = remainder(warp, KEY_PARTS) * 16 + remainder(lane, 4) * 2 + (k // 2 * SPAN + k % 2 * 8)
             ptx("ld.global.b32", made[tile * t.key_steps * 2 + k], source.ptr_to([wide(request), head, dim]))
-    return made
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -102,13 +103,25 @@ class Merge:
             self._quads(self._from_shared, self._finish)
         with when(self.splits > 1):
             self._quads(self._from_shared, self._leave)
-            last = T.alloc_buffer((4,), I32, scope="shared")  # one element would lose its scope
-            cta_sync()
-            with when(equal(self.thread, i32(0))):
-                arrive(self.args.buffers["arrivals"], self.row.counter, self.splits, last, 0)
-            cta_sync()
-            with when(equal(last[0], self.splits - 1)):
-                self._quads(self._from_splits, self._finish)
+            self._meet()
+
+    def _meet(self) -> None:
+        """Make the row's output of what the splits left, in the CTA that comes last."""
+        with self._last(self.row.counter, self.splits, self._told(), 0):
+            self._quads(self._from_splits, self._finish)
+
+    @staticmethod
+    def _told() -> Buffer:
+        """How many had come before, which one thread tells the others."""
+        return T.alloc_buffer((4,), I32, scope="shared")  # one element would lose its scope
+
+    def _last(self, counter: Expr, expected: Expr, told: Buffer, at: int) -> AbstractContextManager[None]:
+        """Count this CTA in; what follows is for the last of ``expected``, which sees what the others left."""
+        cta_sync()
+        with when(equal(self.thread, i32(0))):
+            arrive(self.args.buffers["arrivals"], counter, expected, told, at)
+        cta_sync()
+        return when(equal(told[at], expected - 1))
 
     def put_sum(self, x: Expr, head: Expr, dim: Expr) -> None:
         """Leave one sum in shared memory; ``head`` counts the heads of all states."""

@@ -15,6 +15,7 @@ def run_ring(
     copy: Callable[[Expr, Expr], None],
     use: Callable[[Expr], None],
     sync: Callable[[], None],
+    begun: Callable[[], None] = lambda: None,
 ) -> None:
     """Call ``use(stage)`` for tiles ``0 .. tiles - 1`` in turn; at least ``stages - 1`` copies run ahead of it.
 
@@ -25,13 +26,14 @@ def run_ring(
 
     ``copy(tile, stage)`` starts the asynchronous copies of a tile; all of one turn are one commit group, so that
     waiting for all groups but the last ``stages - 2`` is waiting for the tile of this turn. ``sync`` is the barrier of
-    those who share the ring: a warp, or the CTA.
+    those who share the ring: a warp, or the CTA. ``begun`` is called while the first copies are on their way.
     """
     ahead = stages - 1
     for i in range(ahead):
         with when(i32(i) < tiles):
             copy(i32(i), i32(i))
         ptx("cp.async.commit_group")
+    begun()
     turn, stage = registers("turn", 1, I32), registers("stage", 1, I32)
     put(turn, i32(0), 0)
     put(stage, i32(0), 0)

@@ -25,7 +25,8 @@ from vortex.codegen.cuda.select.topk import Selection, TopK
 from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta
 from vortex.codegen.cuda.work_list import HEADER, SELECT, Entry, part_pages, unpack_item
-from vortex.codegen.sweep import Row, parts_of
+from vortex.codegen.emitting import emitting
+from vortex.codegen.sweep import Row, parts_of, selection_of
 from vortex.codegen.tir import T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
 from vortex.ir.core import Function, Module
@@ -92,10 +93,12 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs) -> None:
                 with when(T.Or(equal(parts, i32(1)), equal(arena.i32[arrived], parts - 1))):
                     sweeps.rest(topk)
                     if topk is not None and chosen:
-                        topk.write([sweeps.choice(o, topk, best) for o in chosen], row, pages, selection)
+                        with emitting(selection_of(layout.f)):
+                            topk.write([sweeps.choice(o, topk, best) for o in chosen], row, pages, selection)
             with other():
                 overlap_wait(knobs.overlap)
                 if chosen:
-                    selection.keep_all(pages)
+                    with emitting(selection_of(layout.f)):
+                        selection.keep_all(pages)
                 else:
                     T.evaluate(0)

@@ -66,9 +66,11 @@ class KthKey:
         at = arena.take(2 * FEW)
         return cls(cta, arena, bits, bins, sums, answer, KeyList(arena, at, at + FEW, 1, answer + LISTED))
 
-    def find(self, keys: RowKeys, best: Expr) -> tuple[Expr, Expr]:
+    def find(self, keys: RowKeys, best: Expr, bounds: tuple[Expr, Expr] | None = None) -> tuple[Expr, Expr]:
         """The key and the page such that the ``best`` best are those of a larger key, and of the same key those up to
         that page.
+
+        ``bounds`` are a key such that ``best`` keys are no smaller, if it is not 0, and the largest of this thread.
         """
         low, high, want = local("low", 1, U32), local("high", 1, U32), local("want", 1, I32)
         search = _Search(low, high, want, local("last_page", 1, I32), local("more_to_do", 1, I32))
@@ -82,7 +84,15 @@ class KthKey:
             put(low, T.Select(inside, T.min(low[0], key), low[0]), 0)
             put(high, T.max(high[0], key), 0)
 
-        keys.each(widen)
+        if bounds is None:
+            keys.each(widen)
+        else:
+            with choose(bounds[0] > T.uint32(0)) as (known, unknown):
+                with known():
+                    put(low, bounds[0], 0)
+                    put(high, bounds[1], 0)
+                with unknown():
+                    keys.each(widen)
         with self.cta.share("bin", 1 << self.bits) as b:
             put(self.arena.i32, i32(0), b + self.bins)
         with when(equal(self.cta.thread, i32(0))):

@@ -140,12 +140,17 @@ class LaneGroupTiles(GpuTiles):
         loops = _Nest.of(fold, self.group, self._pages_in_flight())
         acc = local("acc", loops.accumulators, fold.kind)
         emitted = _LaneGroupFold(self, fold, loops, member, first, acc, _Vectors(self.group, {}))
-        rolled([self.group.lanes // loops.pages], lambda i: emitted.step(i[0]), "step")
+        rolled([max(1, self._pages_of_group // loops.pages)], lambda i: emitted.step(i[0]), "step")
+
+    @property
+    def _pages_of_group(self) -> int:
+        """Pages of the page tile that each lane group folds."""
+        return max(1, self.page_tile.pages // self.group.pages)
 
     def _pages_in_flight(self) -> int:
         elements = len(self.group.loads) * self.group.vector
         wanted = self.in_flight or max(1, self.unpacked // elements)
-        return min(self.group.lanes, 1 << (wanted.bit_length() - 1))
+        return min(self._pages_of_group, 1 << (wanted.bit_length() - 1))
 
     def on(self, slot: Expr, values: StoredValues | None = None) -> LaneGroupTiles:
         """The tiles of page ``slot`` of the page tile, read from ``values``."""
@@ -171,9 +176,14 @@ class _LaneGroupFold:
         """The page of the page tile that this lane has in flight as number ``u`` of a step."""
         return (step * self.nest.pages + u) * self.tiles.group.pages + self.first
 
+    def _read_slot(self, step: Expr, u: int) -> Expr:
+        """The same; where a page tile has fewer pages than there are lane groups, the last for those without one."""
+        pages, slot = self.tiles.page_tile.pages, self.slot(step, u)
+        return slot if pages >= self.tiles.group.pages else T.min(slot, i32(pages - 1))
+
     def step(self, step: Expr) -> None:
         """Fold one step's pages."""
-        slots = [let("slot", self.slot(step, u)) for u in range(self.nest.pages)]
+        slots = [let("slot", self._read_slot(step, u)) for u in range(self.nest.pages)]
         record = self.tiles.page_tile.record
         flight = _InFlight(slots, [let("record", shuffle(record, s)) for s in slots])
 

@@ -8,15 +8,18 @@ The CTA that arrives last does those sweeps alone, for it has all keys that the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from vortex.codegen.cuda.ptx import cta_sync
 from vortex.codegen.cuda.select.layout import Layout, RowMemory
+from vortex.codegen.cuda.select.prefilter import Greatest
 from vortex.codegen.cuda.select.reserved import Reserved
-from vortex.codegen.cuda.select.topk import TopK
+from vortex.codegen.cuda.select.topk import Choice, TopK
 from vortex.codegen.cuda.storage import Held, StoredValues
 from vortex.codegen.cuda.warp import Cta
-from vortex.codegen.sweep import Row, key_slot, list_of_loads, lists_of, parts_of
-from vortex.codegen.tir import Expr, T, let
+from vortex.codegen.scalar import convert
+from vortex.codegen.sweep import Row, left_to, list_of_loads, listed_in, lists_of, parts_of, wanted
+from vortex.codegen.tir import I32, Expr, T, let, register
 from vortex.codegen.values import pages_on, type_of
 from vortex.ir.dialects import flow
 from vortex.ir.types import Sym
@@ -32,10 +35,61 @@ class Lists:
     cta: Cta
     row: Row
     values: StoredValues
+    greatest: dict[flow.Ranking, Greatest]
+    """Of the rankings whose page tiles leave it."""
+
+    @classmethod
+    def open(
+        cls,
+        layout: Layout,
+        reserved: Reserved,
+        memory: RowMemory,
+        cta: Cta,
+        row: Row,
+        values: StoredValues,
+        in_registers: int,
+    ) -> Lists:
+        """Those of a row; the choice keeps so many keys ``in_registers``."""
+        greatest: dict[flow.Ranking, Greatest] = {}
+        for o, kept in memory.greatest():
+            ranked = type_of(o.scored).pages
+            assert ranked is not None
+            greatest[o] = Greatest.open(kept, pages_on(ranked, row.scored), in_registers)
+        return cls(layout, reserved, memory, cta, row, values, greatest)
+
+    def choice(self, o: flow.Part, topk: TopK, most: Expr) -> Choice:
+        """A part of the selection, where all parts together may take ``most`` pages; its count is ready."""
+        assert self.layout.selection is not None
+        parts, held, ranked = parts_of(self.layout.f), self.keys(o), self.row.scored
+        placed = self.by_position(o)
+        if placed:
+            ranked = let("ranked", listed_in(o, self.row.scored))
+        alone = len(parts) == 1 and not o.share and not placed
+        whole = None if alone else topk.load(held, ranked)
+        again = any(before.share for before in parts[: parts.index(o)])
+        count = None
+        if o.counted is not None:
+            # in a register: C++ takes -2^31, which a cast of a float may give, for a number of 64 bits
+            count = register("count", convert(self.values.read(o.counted, []), I32))
+        left = left_to(o, self.layout.selection.cap, most, self.row.scored)
+        if whole is None:
+            best = wanted(o, left, count, None)
+            return Choice(topk.load_best(held, self.greatest.get(o), self.row.scored, best), best)
+        best = wanted(o, left, count, lambda: topk.reaching(whole, o.share, again=again))
+        return Choice(whole, best, partial(self._listed, o)) if placed else Choice(whole, best)
+
+    def _listed(self, o: flow.Part, position: Expr) -> Expr:
+        """The candidate at a position of the list that a part chooses from."""
+        assert o.near is not None
+        return self.values.place(o.near, position)
 
     def keys(self, o: flow.Ranking) -> Held:
         """Where the keys of the row's pages are kept for a part of the selection, or for a shortlist."""
-        return self.memory.of_page(key_slot(self.layout.f, o))
+        return self.memory.keys(o)
+
+    def by_position(self, o: flow.Ranking) -> bool:
+        """Whether those are keys of the pages of a list in its order, and not of candidates."""
+        return self.memory.by_position(o)
 
     def candidate(self, axis: Sym, position: Expr) -> Expr:
         """The candidate at a position of what a sweep goes over, by the list with which it finds what it loads."""
@@ -44,7 +98,8 @@ class Lists:
 
     def before_read(self, level: int, topk: TopK | None) -> None:
         """Choose the shortlists whose scores are complete, and make ready what sweep ``level`` over a list writes."""
-        listed = [o for o in parts_of(self.layout.f) if o.near is not None and self.layout.staging.loop[o] == level]
+        parts = [o for o in parts_of(self.layout.f) if o.near is not None and not self.by_position(o)]
+        listed = [o for o in parts if self.layout.staging.loop[o] == level]
         for part in listed:
             self._clear_keys(part)
         made = lists_of(self.layout.f, self.layout.staging, level)
@@ -58,8 +113,9 @@ class Lists:
         """Choose the pages of a shortlist by their keys, ascending; then all threads find them."""
         ranked, to = type_of(o.score).pages, self.reserved.lists[o]
         assert ranked is not None
-        keys = topk.load(self.keys(o), let("ranked", pages_on(ranked, self.row.scored)))
-        topk.take(keys, let("wanted", pages_on(o.listed, self.row.scored)), to.put)
+        wanted = let("wanted", pages_on(o.listed, self.row.scored))
+        count = let("ranked", pages_on(ranked, self.row.scored))
+        topk.take(topk.load_best(self.keys(o), self.greatest.get(o), count, wanted), wanted, to.put)
         self.values.storages[o.value] = to
         cta_sync()
 

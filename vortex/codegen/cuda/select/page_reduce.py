@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vortex.codegen.cuda.cta_compute import PLAIN
@@ -10,6 +10,7 @@ from vortex.codegen.cuda.minmax import fold_on_gpu
 from vortex.codegen.cuda.ptx import WARP, cta_sync
 from vortex.codegen.cuda.select.layout import RowMemory
 from vortex.codegen.cuda.select.page_tile import PageTile, WideTiles
+from vortex.codegen.cuda.select.softmax_sums import SoftmaxSums
 from vortex.codegen.cuda.storage import Held, RowStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of, warp_fold, warp_prefix
 from vortex.codegen.scalar import convert, number_type
@@ -17,11 +18,12 @@ from vortex.codegen.sweep import mean_count
 from vortex.codegen.tiles import Take, Tiles
 from vortex.codegen.tir import F32, I32, Expr, T, equal, flat, i32, let, local, loop, put, when, word_of
 from vortex.codegen.values import Index, pages_on, type_of
-from vortex.ir.core import Op
+from vortex.ir.core import Op, Value
 from vortex.ir.dialects import flow
 from vortex.ir.staging import axis_of
 from vortex.ir.types import TensorType
-from vortex.schedules.page_tiles import PAGE_TILE, wide
+from vortex.schedules.kept_words import found_beside, largest_of
+from vortex.schedules.page_tiles import tile_of, wide
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class _Along:
     def of(cls, o: Op, memory: RowMemory) -> _Along:
         kind = number_type(type_of(o.value).dtype)
         return cls(o, kind, *fold_on_gpu(o, kind), memory.of_page_tile(o))
+
+    @property
+    def tile(self) -> int:
+        """Pages of a page tile."""
+        axis = axis_of(self.op)
+        assert axis is not None
+        return tile_of(axis)
 
     @property
     def type(self) -> TensorType:
@@ -65,7 +74,7 @@ class _Along:
 class PageFolds:
     """Emits the folds and scans along the pages of one row. Their order depends on the row's length alone.
 
-    pages         0 .. 31     32 .. 63    64 .. 95   ..
+    pages         0 .. 31     32 .. 63    64 .. 95   ..    (of a short list, fewer pages a page tile)
     a warp does   page tile 0 page tile 1 page tile 2 ..   fold: 32 pages in one tree, over the lanes
     then          one result for each page tile            finish: one tree, over page tiles
                   carry into each page tile                prepare, scan: the fold of all page tiles before it
@@ -77,8 +86,13 @@ class PageFolds:
 
     def fold(self, o: Op, page_tile: PageTile, tiles: Tiles) -> None:
         """Fold the pages of a page tile, beside those of other page tiles."""
+        if isinstance(o, flow.SoftmaxSum):
+            SoftmaxSums(self.memory, self.cta).fold(o, page_tile, tiles)
+            return
+        if found_beside(self.memory.memory.layout.f, o) is not None:
+            return
         along = _Along.of(o, self.memory)
-        at = let("slab", T.truncdiv(page_tile.start, i32(PAGE_TILE)))
+        at = let("slab", T.truncdiv(page_tile.start, i32(along.tile)))
         if wide(o):
             many = WideTiles(tiles.values, PLAIN, i32(0), page_tile=page_tile)
             many.compute(o, lambda i, x: along.set(x, at, along.element(i)))
@@ -91,11 +105,19 @@ class PageFolds:
 
         tiles.compute(o, keep)
 
-    def finish(self, o: Op, storage: RowStorage, candidates: Expr) -> None:
-        """Fold the page tiles' results of a row in one fixed tree: a warp for each element."""
+    def finish(self, o: Op, rows: Mapping[Value, RowStorage], candidates: Expr) -> None:
+        """Fold the page tiles' results of a row in one fixed tree, for its place in ``rows``: a warp for an element."""
+        if isinstance(o, flow.SoftmaxSum):
+            largest = largest_of(self.memory.memory.layout.f, o)
+            beside = rows[largest.value] if largest is not None else None
+            SoftmaxSums(self.memory, self.cta).finish(o, rows[o.value], beside, candidates)
+            return
+        if found_beside(self.memory.memory.layout.f, o) is not None:
+            return
+        storage = rows[o.value]
         along, axis = _Along.of(o, self.memory), axis_of(o)
         assert axis is not None
-        page_tiles = let("slabs", rounds_of(pages_on(axis, candidates), PAGE_TILE))
+        page_tiles = let("slabs", rounds_of(pages_on(axis, candidates), along.tile))
         acc = local("acc", 1, along.kind)
         with loop("result_round", -(-along.numel // self.cta.warps)) as turn:
             e = let("result", turn * self.cta.warps + self.cta.warp)
@@ -117,11 +139,12 @@ class PageFolds:
         ``place`` gives the tiles whose lanes have the pages at a position.
         """
         along = _Along.of(o, self.memory)
-        page_tiles = let("slabs", rounds_of(pages, PAGE_TILE))
+        page_tiles, slot = let("slabs", rounds_of(pages, along.tile)), self.cta.lane
         with loop("slab_round", rounds_of(page_tiles - self.cta.warp, self.cta.warps)) as turn:
             at = let("slab", turn * self.cta.warps + self.cta.warp)
-            inside = let("inside", at * PAGE_TILE + self.cta.lane < pages)
-            tiles = place(let("position", T.min(at * PAGE_TILE + self.cta.lane, pages - 1)))
+            here = at * along.tile + slot < pages
+            inside = let("inside", here if along.tile == WARP else T.And(slot < along.tile, here))
+            tiles = place(let("position", T.min(at * along.tile + slot, pages - 1)))
 
             def part(i: Index) -> None:
                 x = convert(tiles.values.read(o.x, tiles.full(o.x, i)), along.kind)
@@ -143,7 +166,7 @@ class PageFolds:
     def scan(self, o: flow.Scan, page_tile: PageTile, tiles: Tiles) -> None:
         """Scan within a page tile, on top of what :meth:`prepare` left for it."""
         along = _Along.of(o, self.memory)
-        at = let("slab", T.truncdiv(page_tile.start, i32(PAGE_TILE)))
+        at = let("slab", T.truncdiv(page_tile.start, i32(along.tile)))
 
         def one(i: Index) -> None:
             x = convert(tiles.values.read(o.x, tiles.full(o.x, i)), along.kind)

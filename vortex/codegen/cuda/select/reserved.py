@@ -14,11 +14,11 @@ from vortex.codegen.sweep import Here, RowReader, page_ops
 from vortex.codegen.tiles import require_emittable
 from vortex.codegen.tir import Buffer, Expr, T, i32
 from vortex.codegen.values import Index, type_of
-from vortex.ir.core import Decl, Module, Value
+from vortex.ir.core import Decl, Value
 from vortex.ir.dialects import flow, page
-from vortex.ir.types import bf16, f16
-from vortex.schedules.cuda_select import SelectKnobs, shortlists
-from vortex.schedules.page_tiles import PageTiles
+from vortex.schedules.cuda_select import SelectKnobs
+from vortex.schedules.page_tiles import PageTiles, tile_of
+from vortex.schedules.select_memory import is_staged, shortlists
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,17 @@ class Reserved:
         page_tiles_at = arena.take(page_tiles.words(cta.warps))
         inputs: dict[str, int] = {}
         for o in layout.f.ops:
-            if isinstance(o, page.Load) and _stageable(layout.program, o):
+            if isinstance(o, page.Load) and is_staged(layout.program, o):
                 # taken again for each load: only the first is used
                 inputs.setdefault(o.buffer, arena.take(type_of(o.value).numel // 2))
         contractions = {}
         for level in range(layout.staging.loops):
             ops = page_ops(layout.f, layout.staging, level)
             if mine := [m for m in layout.matrices if m.op in ops]:
-                contractions[level] = Contractions.reserve(mine, arena, knobs.ahead)
+                pages = tile_of(layout.staging.axes[level])
+                contractions[level] = Contractions.reserve(mine, pages, arena, knobs.ahead)
         lists = {o: ListStorage(arena, arena.take(o.listed.limit)) for o in shortlists(layout.f)}
         return cls(rows, page_tiles, page_tiles_at, inputs, contractions, lists)
-
-
-def _stageable(program: Module, o: page.Load) -> bool:
-    """Whether an input of the row goes through shared memory: pairs of 16-bit numbers do."""
-    d, t = program.decls[o.buffer], type_of(o.value)
-    if d.attrs["layout"] != "batched" or d.attrs["role"] != "input":
-        return False
-    return t.dtype in (bf16, f16) and len(t.tile) == 2 and t.tile[1] % 2 == 0
 
 
 @dataclass(frozen=True)

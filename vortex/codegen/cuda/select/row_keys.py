@@ -6,15 +6,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vortex.codegen.cuda.ptx import WARP
-from vortex.codegen.cuda.storage import Held
+from vortex.codegen.cuda.storage import Arena, Held, Opened
 from vortex.codegen.cuda.warp import Cta, rounds_of
-from vortex.codegen.tir import U32, Buffer, Expr, T, choose, i32, let, local, loop, put, when
+from vortex.codegen.tir import I32, U32, Buffer, Expr, T, i32, let, local, loop, put, when
 
 FAR = 4
 """Keys beyond those in registers that are read together."""
 
 Body = Callable[[Expr, Expr, Expr], None]
 """Takes a page, whether there is one, and its key."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The candidates that keys belong to, where those of a few were listed in shared memory."""
+
+    arena: Arena
+    at: int
+    listed: Expr
+
+    def of(self, s: Expr) -> Expr:
+        """The candidate of key number ``s``; in a row of all keys, that is ``s``."""
+        found = local("candidate", 1, I32)
+        put(found, s, 0)
+        with when(self.listed):
+            put(found, self.arena.i32[s + self.at], 0)
+        return found[0]
 
 
 @dataclass(frozen=True)
@@ -29,33 +46,36 @@ class RowKeys:
 
     cta: Cta
     keys: Held
+    far: Opened
+    """The same in the workspace."""
     scored: Expr
     share: Expr
     """Rounds of 32 pages that a warp has."""
-    begin: Expr
-    """The first page of the warp."""
+    first: Expr
+    """The first page of the lane."""
     near: Buffer
     """Keys in registers; 0 beyond the row's pages."""
     held: int
     """How many those are."""
+    pages: Pages | None = None
+    """The candidates of keys that were listed."""
 
     @classmethod
-    def load(cls, cta: Cta, keys: Held, scored: Expr, held: int) -> RowKeys:
+    def load(cls, cta: Cta, keys: Held, scored: Expr, held: int, pages: Pages | None = None) -> RowKeys:
         """Read the keys that a thread holds in registers."""
-        share = let("share", rounds_of(rounds_of(scored, WARP), cta.warps))
-        begin = let("begin", cta.warp * share * WARP)
-        made = cls(cta, keys, scored, share, begin, local("keys", held, U32), held)
+        # in registers: TVM writes a bound value out wherever it is used
+        share, first = local("share", 1, I32), local("first_of_lane", 1, I32)
+        put(share, rounds_of(scored, WARP * cta.warps), 0)
+        put(first, cta.warp * share[0] * WARP + cta.lane, 0)
+        made = cls(cta, keys, keys.opened(), scored, share[0], first[0], local("keys", held, U32), held, pages)
         for i in range(held):
             put(made.near, T.uint32(0), i)
-        if not keys.pitch:
-            made._read(keys.far)
-            return made
-        with choose(keys.on_chip) as (then, other):
-            with then():
-                made._read(keys.near)
-            with other():
-                made._read(keys.far)
+        made.where_they_lie(made._read)
         return made
+
+    def where_they_lie(self, read: Callable[[Callable[[Expr], Expr]], None]) -> None:
+        """Call ``read`` with what reads the word of a page, for shared memory and for the workspace."""
+        self.keys.where_it_lies(lambda: read(self.keys.near), lambda: read(self.far.get))
 
     def _read(self, get: Callable[[Expr], Expr]) -> None:
         # all loads are on their way before the first is looked at
@@ -67,7 +87,11 @@ class RowKeys:
 
     def page(self, i: Expr) -> Expr:
         """The page of this lane in round ``i``."""
-        return self.begin + i * WARP + self.cta.lane
+        return self.first + i * WARP
+
+    def candidate(self, s: Expr) -> Expr:
+        """The candidate that key number ``s`` belongs to."""
+        return s if self.pages is None else self.pages.of(s)
 
     def each(self, body: Body) -> None:
         """Run ``body`` for each of this thread's pages, ascending; all lanes take part in every call."""
@@ -86,8 +110,12 @@ def each_of(rows: Sequence[RowKeys], body: Callable[[Expr, Expr, Sequence[Expr]]
         first = let("first_far", turn * FAR + row.held)
         # loads on their way together: one at a time, each would be waited for
         for r, batch in zip(rows, batches, strict=True):
-            for i in range(FAR):
-                put(batch, T.reinterpret(U32, r.keys.get(T.min(row.page(first + i), row.scored - 1))), i)
+
+            def read(get: Callable[[Expr], Expr], batch: Buffer = batch) -> None:
+                for i in range(FAR):
+                    put(batch, T.reinterpret(U32, get(T.min(row.page(first + i), row.scored - 1))), i)
+
+            r.where_they_lie(read)
         for i in range(FAR):
             with when(first + i < row.share):
                 s = let("s", row.page(first + i))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import WARP, cta_sync, warp_extreme
+from vortex.codegen.cuda.ptx import WARP, cta_sync, shuffle_xor, warp_extreme
 from vortex.codegen.cuda.select.key_list import KeyList, is_better
 from vortex.codegen.cuda.select.row_keys import RowKeys
 from vortex.codegen.cuda.storage import Arena
@@ -18,6 +18,8 @@ from vortex.codegen.tir import I32, U32, Buffer, Expr, T, choose, differ, equal,
 
 ONE_BY_ONE = 16
 """Keys up to which a warp finds its answer exactly; beyond them, it answers for all of its threads."""
+SHORT = 5
+"""Threads for each page that is wanted, at least, where ranks are worth their work."""
 NONE = 0xFFFFFFFF
 """A key that no page has: it is above that of +inf."""
 NOBODY = 0x7FFFFFFF
@@ -51,6 +53,10 @@ class Shortlist:
     def answers(self, best: Expr) -> Expr:
         """Whether warps can answer for their share of the ``best`` best."""
         return best <= self.cta.threads
+
+    def is_short(self, best: Expr) -> Expr:
+        """Whether the list of the ``best`` best, about twice as many, is worth its ranks: they cost its square."""
+        return SHORT * best <= self.cta.threads
 
     def least(self, greatest: Expr, best: Expr) -> Expr:
         """A key such that ``best`` keys are no smaller, and not many more; ``greatest`` is that of this thread.
@@ -99,28 +105,53 @@ class Shortlist:
         return let("listed_in_all", self.arena.i32[self.listed.count_at])
 
     def take(self, count: Expr, best: Expr, place: Callable[[Expr, Expr], None]) -> None:
-        """Call ``place(page, n)`` for the ``best`` best of ``count`` listed keys, n counting pages as they ascend."""
-        thread = self.cta.thread
+        """Call ``place(page, n)`` for the ``best`` best of ``count`` listed keys, n counting pages as they ascend.
+
+        Where there are several threads for each of the list, these share the others that it is compared with:
+
+            thread       0 1 2 3          4 5 6 7          8 ..
+            entry        0                1                2        4 threads each, up to 64 entries of 256 threads
+            against      0 1 2 3, 4 ..    0 1 2 3, 4 ..
+        """
+        shift = let("shift", T.Select(8 * count <= self.cta.threads, i32(3), self._shift(count)))
+        each = let("threads_of_entry", T.shift_left(i32(1), shift))
+        entry = let("entry", T.shift_right(self.cta.thread, shift))
+        first = let("first_other", T.bitwise_and(self.cta.thread, each - 1))
+        others = let("others", T.shift_right(count - first + (each - 1), shift))
+        works = let("works", self.cta.warp * WARP < T.shift_left(count, shift))
         keep = local("keep", 1, I32)
         put(keep, i32(NOBODY), 0)
-        with when(T.And(self.cta.warp * WARP < count, best > 0)):
-            mine = let("mine", T.min(thread, count - 1))
-            key, page = self._listed(mine)
+        with when(works):
+            key, page = self._listed(let("mine", T.min(entry, count - 1)))
             better = local("better", 1, I32)
             put(better, i32(0), 0)
-            with loop("other", count) as j:
-                its_key, its_page = self._listed(j)
+            with loop("other", others) as j:
+                its_key, its_page = self._listed(let("other_entry", T.shift_left(j, shift) + first))
                 put(better, better[0] + T.Select(is_better(its_key, its_page, key, page), i32(1), i32(0)), 0)
-            with when(T.And(thread < count, better[0] < best)):
+            self._sum(better, each)
+            with when(T.And(entry < count, better[0] < best)):
                 put(keep, page, 0)
-        put(self.arena.i32, keep[0], thread + self.kept)
+        with when(equal(first, i32(0))):
+            put(self.arena.i32, keep[0], entry + self.kept)
         cta_sync()
-        with when(differ(keep[0], i32(NOBODY))):
+        with when(works):
             before = local("before", 1, I32)
             put(before, i32(0), 0)
-            with loop("other", count) as j:
-                put(before, before[0] + T.Select(self.arena.i32[j + self.kept] < keep[0], i32(1), i32(0)), 0)
-            place(keep[0], before[0])
+            with loop("other", others) as j:
+                its_page = self.arena.i32[T.shift_left(j, shift) + first + self.kept]
+                put(before, before[0] + T.Select(its_page < keep[0], i32(1), i32(0)), 0)
+            self._sum(before, each)
+            with when(T.And(equal(first, i32(0)), differ(keep[0], i32(NOBODY)))):
+                place(keep[0], before[0])
+
+    def _shift(self, count: Expr) -> Expr:
+        return T.Select(4 * count <= self.cta.threads, i32(2), T.Select(2 * count <= self.cta.threads, i32(1), i32(0)))
+
+    def _sum(self, mine: Buffer, each: Expr) -> None:
+        """Add up what the threads of an entry have found."""
+        for mask in (1, 2, 4):
+            across = let("across", shuffle_xor(mine[0], mask))
+            put(mine, mine[0] + T.Select(each > mask, across, i32(0)), 0)
 
     def _listed(self, at: Expr) -> tuple[Expr, Expr]:
         """Key and page of an entry, read here."""

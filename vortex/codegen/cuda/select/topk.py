@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from vortex.codegen.cuda.ptx import cta_sync, wide
 from vortex.codegen.cuda.select.kth_key import KthKey
+from vortex.codegen.cuda.select.prefilter import Greatest, Prefilter
 from vortex.codegen.cuda.select.row_keys import RowKeys, each_of
 from vortex.codegen.cuda.select.share import Share
 from vortex.codegen.cuda.select.shortlist import Shortlist
@@ -61,6 +62,8 @@ class Choice:
 
     keys: RowKeys
     best: Expr
+    candidate: Callable[[Expr], Expr] = lambda position: position
+    """Which candidate has the key at a position; candidates ascend with it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class TopK:
     """Keys that a thread keeps in registers."""
     kth: KthKey
     shortlist: Shortlist
+    prefilter: Prefilter
     share: Share | None
 
     @classmethod
@@ -79,11 +83,16 @@ class TopK:
         """Take the shared memory that it takes to choose pages for shortlists, and the ``parts`` of a selection."""
         kth, shortlist = KthKey.reserve(cta, arena), Shortlist.reserve(cta, arena)
         shares = any(o.share for o in parts)
-        return cls(cta, held, kth, shortlist, Share.reserve(cta, arena) if shares else None)
+        prefilter = Prefilter(cta, held, kth, shortlist)
+        return cls(cta, held, kth, shortlist, prefilter, Share.reserve(cta, arena) if shares else None)
 
     def load(self, keys: Held, scored: Expr) -> RowKeys:
         """The keys of a row's ``scored`` candidates."""
         return RowKeys.load(self.cta, keys, scored, self.held)
+
+    def load_best(self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr) -> RowKeys:
+        """Those that may be among the ``best`` best; ``greatest`` are the greatest of its page tiles."""
+        return self.prefilter.load(keys, greatest, scored, best)
 
     def reaching(self, keys: RowKeys, share: int, *, again: bool) -> Expr:
         """How many of the best candidates have ``share`` (in 2^-24) of the mass of all; ``again`` after another such
@@ -106,30 +115,31 @@ class TopK:
         to.count(T.min(pages - scored + best, to.room))
 
         def put_chosen(s: Expr, at: Expr) -> None:
-            to.place(first + s, first + at)
+            to.place(first + choices[0].candidate(s), first + at)
 
         self.take(mine, best, put_chosen)
 
     def take(self, keys: RowKeys, best: Expr, place: Callable[[Expr, Expr], None]) -> None:
         """Call ``place(page, n)`` for the ``best`` best pages by their keys, n counting pages as they ascend."""
-        few, count = self._list(keys, best)
-        with choose(few) as (then, other):
-            with then():
-                self.shortlist.take(count, best, place)
-            with other():
-                self._sweep(keys, best, place)
-
-    def _list(self, keys: RowKeys, best: Expr) -> tuple[Expr, Expr]:
-        """Whether all that may be among the best fit on the shortlist, and how many that are."""
-        greatest, count = local("greatest", 1, U32), local("count_listed", 1, I32)
+        greatest, least, listed = local("greatest", 1, U32), local("bound_of_best", 1, U32), local("listed", 1, I32)
         put(greatest, T.uint32(0), 0)
-        put(count, i32(self.shortlist.room + 1), 0)
+        put(least, T.uint32(0), 0)
+        put(listed, i32(self.shortlist.room + 1), 0)
         keys.each(lambda s, inside, key: put(greatest, T.max(greatest[0], key), 0))
-        with when(T.Or(self.shortlist.answers(best), keys.scored <= self.shortlist.room)):
-            least = self.shortlist.least(greatest[0], best)
-            put(count, self.shortlist.gather(keys, least), 0)
-        count_listed = let("listed_in_all", count[0])
-        return count_listed <= self.shortlist.room, count_listed
+        with when(self.shortlist.answers(best)):
+            put(least, self.shortlist.least(greatest[0], best), 0)
+            with when(self.shortlist.is_short(best)):
+                put(listed, self.shortlist.gather(keys, least[0]), 0)
+        count = let("count_listed", listed[0])
+
+        def put_chosen(s: Expr, n: Expr) -> None:
+            place(keys.candidate(s), n)
+
+        with choose(count <= self.shortlist.room) as (few, many):
+            with few():
+                self.shortlist.take(count, best, put_chosen)
+            with many():
+                self._sweep(keys, best, (least[0], greatest[0]), put_chosen)
 
     def _write_union(self, choices: Sequence[Choice], row: Row, pages: Expr, to: Selection) -> None:
         """The same for several: the last key of each, then one ascending sweep over all."""
@@ -169,9 +179,11 @@ class TopK:
 
         each_of(rows, take)
 
-    def _sweep(self, keys: RowKeys, best: Expr, put_chosen: Callable[[Expr, Expr], None]) -> None:
-        """Choose the best by the k-th key and one ascending sweep over all."""
-        threshold, last = self.kth.find(keys, best)
+    def _sweep(
+        self, keys: RowKeys, best: Expr, bounds: tuple[Expr, Expr], put_chosen: Callable[[Expr, Expr], None]
+    ) -> None:
+        """Choose the best by the k-th key and one ascending sweep over all; of ``bounds`` see :meth:`KthKey.find`."""
+        threshold, last = self.kth.find(keys, best, bounds)
         mine = local("chosen_here", 1, I32)
         put(mine, i32(0), 0)
 

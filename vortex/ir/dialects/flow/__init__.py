@@ -98,6 +98,7 @@ from vortex.ir.dialects.flow.reductions import (
     ReduceSum,
     Scan,
     Softmax,
+    SoftmaxSum,
 )
 from vortex.ir.dialects.flow.selections import (
     MOST_PARTS,
@@ -192,6 +193,7 @@ __all__ = [
     "Sin",
     "Slice",
     "Softmax",
+    "SoftmaxSum",
     "Sqrt",
     "Sub",
     "Tan",

@@ -104,6 +104,28 @@ class Softmax(Op):
         return e / np.sum(e, axis=self.axis, keepdims=True, dtype=np.float32)
 
 
+@op("flow.softmax_sum")
+class SoftmaxSum(Op):
+    """Sum of exp(x - max) over the pages, which stay as an axis of 1: what softmax divides by."""
+
+    x: Value
+    role = "nest"
+    widens = True
+
+    def infer(self) -> TensorType:
+        t = tensor(self, self.x)
+        self.require(t.page_axis is not None, f"no axis of pages in {t}")
+        return TensorType(f32, tuple(1 if a == t.page_axis else d for a, d in enumerate(t.shape)))
+
+    def crosses_pages(self) -> bool:
+        return True
+
+    def evaluate(self, x: Any) -> Any:
+        x, axis = widen(x), tensor(self, self.x).page_axis
+        e = np.exp(x - np.max(x, axis=axis, keepdims=True, initial=-np.inf))
+        return np.sum(e, axis=axis, keepdims=True, dtype=np.float32)
+
+
 @op("flow.scan")
 class Scan(Op):
     """Running fold along ``axis``, the element itself included; ``kind`` is sum, prod, max or min."""

@@ -1,0 +1,43 @@
+"""The rows of a pool as tensor cores take them in ``select``: 32-bit words that lie where the caller's strides say.
+
+A page is known by its *record*, ``(physical page * KV heads + head) * blocks + block``, as for summaries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vortex.codegen.arguments import Arguments
+from vortex.codegen.cuda.ptx import flat_view, quotient, remainder, wide
+from vortex.codegen.tir import U32, Buffer, Expr, T, let
+
+PACKED = 2
+"""Numbers of a pool in a word: those of 16 bits are taken as they are stored."""
+
+
+@dataclass(frozen=True)
+class PoolRows:
+    """The rows of one pool, for the pages or blocks of a sweep."""
+
+    args: Arguments
+    name: str
+    view: Buffer
+    """The pool as one endless row of words."""
+
+    @classmethod
+    def of(cls, args: Arguments, name: str) -> PoolRows:
+        return cls(args, name, flat_view(args.buffers[name], U32, 16))
+
+    def begin(self, record: Expr, row: Expr) -> Expr:
+        """The first word of a row of a page (of a block, where pages have several)."""
+        heads, each = self.args.size("Hkv"), self.args.page_blocks
+        page, token = record, row
+        if each > 1:
+            page, token = quotient(record, each), remainder(record, each) * self.args.block_size + row
+        physical = let("physical_page", quotient(page, heads))
+        steps = self.args.buffers[self.name].strides
+        where = (physical, page - physical * heads, token)
+        words: Expr = T.int64(0)
+        for i, step in zip(where, steps, strict=False):
+            words = words + wide(i) * quotient(step, PACKED)
+        return words

@@ -1,0 +1,63 @@
+"""Which contractions over pages tensor cores do, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from vortex.errors import Loc
+from vortex.ir.core import Module, Op
+from vortex.ir.dialects import flow, page
+from vortex.ir.staging import origin_of, over_pages
+from vortex.remarks.remark import Remark
+from vortex.schedules.matrices import contracted_as_stored, why_no_matrix
+
+HELP = "multiply a field as it is stored (in f32 it cannot be), along its last axis, with numbers of the row"
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A contraction over pages in ``select``."""
+
+    op: str
+    """What it computes, as ``sd,gd->sg`` with its shape."""
+    loc: Loc | None
+    why_scalar: str
+    """Why tensor cores do not do it; empty where they do."""
+    kernel: str
+
+    @property
+    def remark(self) -> Remark:
+        """What is said of it."""
+        if not self.why_scalar:
+            return Remark("tensor-cores", "passed", f"{self.op} runs on tensor cores", "", self.loc, self.kernel)
+        why = f"{self.op} runs on scalar units: {self.why_scalar}"
+        return Remark("tensor-cores", "missed", why, HELP, self.loc, self.kernel)
+
+
+def contractions(program: Module) -> list[Contraction]:
+    """Every contraction over pages, and whether tensor cores do it."""
+    return list(_contractions(program))
+
+
+def _contractions(program: Module) -> Iterator[Contraction]:
+    for f in program.functions.values():
+        if f.attrs["kind"] != "select":
+            continue
+        for o in f.ops:
+            if isinstance(o, flow.Dot) and over_pages(o.value):
+                why = why_no_matrix(o, partial(contracted_as_stored, program)) or ""
+                if why and (pools := _scaled_rows(program, o)):
+                    why = f"it reads {' and '.join(f'cache.{n}' for n in pools)}, rows of a pool that have a scale"
+                yield Contraction(_shown(o), o.loc, why, f.name)
+
+
+def _scaled_rows(program: Module, o: Op) -> list[str]:
+    """The pools in fp8 whose rows an op takes."""
+    loads = [x for v in o.operands if isinstance(x := origin_of(v).owner, page.Load)]
+    return [x.buffer for x in loads if page.is_paged(program, x) and page.scaled(program.decls[x.buffer])]
+
+
+def _shown(o: flow.Dot) -> str:
+    return f"the contraction {o.attrs['spec']} of {o.a.type} and {o.b.type}"

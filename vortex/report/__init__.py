@@ -1,0 +1,1 @@
+"""``vortex report``: a compilation as one HTML file that a person looks into; only cli imports it."""

@@ -1,0 +1,135 @@
+"""What a kernel waits for on a GPU, and how long it takes: its work by resource, each over the rate of that resource.
+
+    resource            work                                rate
+    memory              bytes                               of a copy
+    latency             bytes                               bytes under way, over the time that each takes to come
+    compute             FLOPs of tensor cores               of warp-wide mma
+    scalar arithmetic   instructions, conversions as well   an instruction a lane and cycle, of few warps less
+    spills              bytes that registers do not hold    of L1
+
+The largest time is the limiter. Bytes come while tensor cores compute; scalar arithmetic and spills come on top, since
+a lane waits for what it loaded before it computes with it. Nothing here was measured on the kernel at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vortex.targets.gpu import Machine
+
+LAUNCH = 5.0e-6
+"""Seconds that each kernel of a layer takes beside its work: launch, work lists, choosing the best pages. Fitted to the
+layers of bench/results/h200/layer.json, from 1 request to 128."""
+LIST = 10.0e-6
+"""Seconds that each shortlist of a kernel takes beside its bytes: the CTAs of a row meet, choose its pages and look
+them up. Fitted to the flows of bench/results/h200/steps.json."""
+BUSY_WARPS = 16
+"""Warps on an SM that keep its lanes busy: four for each scheduler, as an instruction's result takes four cycles."""
+CLOCK = 1.7e9
+"""Cycles a second, an estimate; an SM has 128 lanes and reads or writes 128 bytes of L1 in one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Work of a kernel, of any part of it, and what of the kernel is on an SM at a time."""
+
+    bytes: float
+    """Read and written."""
+    scalar: float = 0.0
+    """Instructions, each of one lane."""
+    flops: float = 0.0
+    """Of tensor cores."""
+    spilled: float = 0.0
+    """Bytes stored and loaded for want of registers."""
+    in_flight: float = 0.0
+    """Bytes under way on all SMs; 0 where they are not known to be few."""
+    warps: float = BUSY_WARPS
+    """Of an SM."""
+    lists: int = 0
+    """Shortlists that are chosen on the way."""
+
+    @classmethod
+    def of_bytes(
+        cls,
+        bytes: float,
+        schedule: Mapping[str, object],
+        resources: Mapping[str, object],
+        machine: Machine,
+        ctas: float | None = None,
+    ) -> Demand:
+        """Of a kernel that moves so many bytes, by its schedule and resources as a manifest has them.
+
+        ``ctas`` are at work in all; as many as all SMs hold unless told. What a CTA spills it spills each time that it
+        has used up what it had in flight.
+        """
+        slots = machine.sms * max(1.0, number(resources, "ctas"))
+        ctas = min(slots, ctas or slots)
+        each = number(schedule, "bytes_in_flight")
+        spilled = number(resources, "spills") * number(resources, "threads")
+        return cls(
+            bytes,
+            bytes * number(schedule, "scalar_per_byte"),
+            bytes * number(schedule, "flops_per_byte"),
+            bytes * spilled / each if each else 0.0,
+            each * ctas,
+            (number(resources, "warps") or BUSY_WARPS) * ctas / slots,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds by resource, of which the largest is the limiter."""
+
+    by_resource: dict[str, float]
+    fixed: float = LAUNCH
+    """Seconds of the kernel that no work explains."""
+
+    @classmethod
+    def of(cls, work: Demand, machine: Machine) -> Times:
+        """The times of some work on a GPU."""
+        found = {
+            "memory": work.bytes / machine.copy_bandwidth,
+            "latency": work.bytes * machine.latency / work.in_flight if work.in_flight else 0.0,
+            "compute": work.flops / machine.mma_flops,
+            "scalar arithmetic": work.scalar / scalar_rate(machine, work.warps),
+            "spills": work.spilled / l1_bandwidth(machine),
+        }
+        return cls(found, LAUNCH + work.lists * LIST)
+
+    @property
+    def limiter(self) -> str:
+        """The resource that takes longest; memory where nothing takes any time."""
+        return max(self.by_resource, key=lambda name: self.by_resource[name])
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of each resource, its part of the kernel's time; that of memory is the part of the speed of a copy."""
+        return {name: t / self.busy if self.busy else 0.0 for name, t in self.by_resource.items()}
+
+    @property
+    def busy(self) -> float:
+        """Seconds that the work takes."""
+        t = self.by_resource
+        return max(t["memory"], t["latency"], t["compute"]) + t["scalar arithmetic"] + t["spills"]
+
+    @property
+    def seconds(self) -> float:
+        """Of the kernel, its launch and its shortlists included."""
+        return self.fixed + self.busy
+
+
+def number(found: Mapping[str, object], name: str) -> float:
+    """A number of a manifest; 0 where there is none of that name, or something else."""
+    n = found.get(name)
+    return float(n) if isinstance(n, int | float) else 0.0
+
+
+def scalar_rate(machine: Machine, warps: float = BUSY_WARPS) -> float:
+    """Scalar instructions a second, over all lanes, where an SM has so many warps."""
+    return machine.sms * 128 * CLOCK * min(1.0, warps / BUSY_WARPS)
+
+
+def l1_bandwidth(machine: Machine) -> float:
+    """Bytes a second, over all SMs."""
+    return machine.sms * 128 * CLOCK
