@@ -11,7 +11,7 @@ import torch
 
 from tests.emulation import Emulated
 from vortex.codegen.build.nvcc import emit_cuda
-from vortex.codegen.emit import KernelSource, emit_function, parse_tir, variants_of
+from vortex.codegen.emit import KernelSource, emit_function, variants_of
 from vortex.errors import VortexError
 from vortex.flow.narrow import numbers
 from vortex.flow.oracle import round_to
@@ -55,9 +55,10 @@ def emitted(
     return sources, functions
 
 
-def cuda_source(source: KernelSource, target: Target = H200) -> str:
+def cuda_source(emitted: tuple[KernelSource, object], target: Target = H200) -> str:
     """CUDA C++ of a kernel and its launcher, as the product builds it."""
-    return emit_cuda(source.symbol, parse_tir(source.text, source.name), target.arch)
+    source, function = emitted
+    return emit_cuda(source.symbol, function, target.arch)
 
 
 @dataclass
