@@ -15,14 +15,13 @@ import numpy as np
 import torch
 
 from vortex.codegen.build.llvm import build_library, detect_mcpu
-from vortex.codegen.emit import emit_function
+from vortex.codegen.emit import emit_program
 from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.interpret import resource
 from vortex.ir.types import S, TensorType, bool_, f32, i32
 from vortex.ir.verify import verify
 from vortex.passes.manager import PassContext, run_pipeline
-from vortex.targets.target import TARGETS
 
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn}
 FIRST = 3
@@ -144,9 +143,8 @@ def _result(program: Module, row: np.ndarray, base: int, pages: int, table_width
 def compile_all(modules: dict[str, Module]) -> Compiled:
     """One library with a kernel per module; names must be identifiers."""
     programs = {name: program_of(m, name) for name, m in modules.items()}
-    emitted = {name: emit_function(p, p.functions["select"], TARGETS["cpu"]) for name, p in programs.items()}
-    sources = {name: source for name, (source, _) in emitted.items()}
-    functions = {source.symbol: function for source, function in emitted.values()}
+    sources = {name: emit_program(p)["select"] for name, p in programs.items()}
+    functions = {s.symbol: s.function for s in sources.values()}
     folder = Path(tempfile.mkdtemp(prefix="vortex-test-"))
     build_library(functions, detect_mcpu(), folder / "lib.so")
     import tvm_ffi

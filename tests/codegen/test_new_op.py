@@ -16,7 +16,7 @@ from tests.codegen.harness import compile_all
 from tests.cuda.harness import H200, cuda_source, lower
 from vortex.budget import Budget
 from vortex.codegen import scalar
-from vortex.codegen.emit import emit_function
+from vortex.codegen.emit import emit_kernel
 from vortex.driver import compile_flow
 from vortex.flow import optable
 from vortex.flow.trace import trace, trace_function
@@ -113,7 +113,7 @@ def test_a_flow_with_it_runs_on_a_cpu_and_is_written_for_a_gpu(tmp_path: Path) -
             assert have == oracle_selection(module, b, r, h)
 
     program = lower(module)
-    text = cuda_source(emit_function(program, program.functions["select"], H200))
+    text = cuda_source(emit_kernel(program, program.functions["select"], H200))
     assert text.count("expf(") >= 2
 
 

@@ -8,25 +8,24 @@ from functools import cache
 import torch
 
 from tests.cuda.harness import cuda_source
-from vortex.codegen.emit import KernelSource, emit_function
+from vortex.codegen.emit import KernelSource, emit_kernel
 from vortex.driver import compile_flow
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 
 Knobs = tuple[tuple[str, int], ...]
-Emitted = tuple[KernelSource, object]
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 @cache
-def kernel(page: int, dim: int, group: int, dtype: str = "bf16", knobs: Knobs = (), kv_dtype: str = "") -> Emitted:
-    """``attend`` for a shape, its text and TVM's function; ``knobs`` are written into the schedule."""
+def kernel(page: int, dim: int, group: int, dtype: str = "bf16", knobs: Knobs = (), kv_dtype: str = "") -> KernelSource:
+    """``attend`` as TensorIR for a shape; ``knobs`` are written into the schedule."""
     spec = Spec(page_size=page, head_dim=dim, group=group, dtype=dtype, kv_dtype=kv_dtype)
     program = compile_flow("quest", spec=spec, targets=[TARGETS["sm_90a"]], to="page").programs["sm_90a"]
     f = program.functions["attend"]
     f.attrs["schedule"] = {**f.attrs.get("schedule", {}), **dict(knobs)}
-    return emit_function(program, f, TARGETS["sm_90a"])
+    return emit_kernel(program, f, TARGETS["sm_90a"])
 
 
 @cache

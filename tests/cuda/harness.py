@@ -11,7 +11,7 @@ import torch
 
 from tests.emulation import Emulated
 from vortex.codegen.build.nvcc import emit_cuda
-from vortex.codegen.emit import KernelSource, emit_function, variants_of
+from vortex.codegen.emit import KernelSource, emit_kernel, variants_of
 from vortex.errors import VortexError
 from vortex.flow.narrow import numbers
 from vortex.flow.oracle import round_to
@@ -48,17 +48,16 @@ def emitted(
         program.name = key
         for f in program.functions.values():
             for v in variants_of(f) if str(f.attrs["kind"]) in wanted else ():
-                made, function = emit_function(program, v, target)
+                made = emit_kernel(program, v, target)
                 symbol = seen.setdefault(made.text.replace(made.symbol, "kernel"), made.symbol)
                 sources[key, v.name] = replace(made, symbol=symbol)
-                functions.setdefault(symbol, function)
+                functions.setdefault(symbol, made.function)
     return sources, functions
 
 
-def cuda_source(emitted: tuple[KernelSource, object], target: Target = H200) -> str:
+def cuda_source(source: KernelSource, target: Target = H200) -> str:
     """CUDA C++ of a kernel and its launcher, as the product builds it."""
-    source, function = emitted
-    return emit_cuda(source.symbol, function, target.arch)
+    return emit_cuda(source.symbol, source.function, target.arch)
 
 
 @dataclass

@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from tests.cuda.attend_case import DTYPES, TOLERANCE, Emitted, Knobs
+from tests.cuda.attend_case import DTYPES, TOLERANCE, Knobs
 from tests.cuda.harness import cuda_source
-from vortex.codegen.emit import KernelSource, emit_function
+from vortex.codegen.emit import KernelSource, emit_kernel
 from vortex.driver import compile_flow
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 
 
 @cache
-def kernel(spec: Spec, knobs: Knobs = (), arch: str = "sm_90a") -> Emitted:
-    """``attend`` for a shape, its text and TVM's function; ``knobs`` are written into the schedule."""
+def kernel(spec: Spec, knobs: Knobs = (), arch: str = "sm_90a") -> KernelSource:
+    """``attend`` as TensorIR for a shape; ``knobs`` are written into the schedule."""
     program = compile_flow("latent_topk", spec=spec, targets=[TARGETS[arch]], to="page").programs[arch]
     f = program.functions["attend"]
     f.attrs["schedule"] = {**f.attrs.get("schedule", {}), **dict(knobs)}
-    return emit_function(program, f, TARGETS[arch])
+    return emit_kernel(program, f, TARGETS[arch])
 
 
 @cache

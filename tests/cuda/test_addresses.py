@@ -57,7 +57,7 @@ def test_attend(axis: str, fp8: bool) -> None:
 @pytest.mark.parametrize("axis", ["pages", "tokens"])
 def test_attend_over_latent_rows(axis: str) -> None:
     spec = Spec.of_latent("512+64", 16, page_size=16)
-    made, _ = kernel(spec)
+    made = kernel(spec)
     case = LatentCase.make(spec, (16 * 3 + 1, 16))
     near = case.call_arguments(made, 2)
     Emulated({made.symbol: latent_source(spec)}).call(made.symbol, *near.values())

@@ -54,7 +54,7 @@ FULL = [
 def run(
     case: LatentCase, knobs: Knobs, splits: int, seed: int, arrivals: torch.Tensor | None = None, text: str = ""
 ) -> dict[str, Any]:
-    made, _ = kernel(case.spec, knobs)
+    made = kernel(case.spec, knobs)
     given = case.call_arguments(made, splits, arrivals)
     Emulated({made.symbol: text or source(case.spec, knobs)}).call(made.symbol, *given.values(), seed=seed)
     return given
@@ -133,7 +133,7 @@ def test_many_splits_are_merged_in_groups(text: str, heads: int, warps: int) -> 
 
 def test_no_lse() -> None:
     case = LatentCase.make(latent("64+64", 40, 16))
-    made, _ = kernel(case.spec)
+    made = kernel(case.spec)
     given = case.call_arguments(made, 2)
     given["lse"] = torch.empty(0, 40)
     Emulated({made.symbol: source(case.spec)}).call(made.symbol, *given.values(), seed=0)
@@ -196,7 +196,7 @@ def test_a_tuner_is_given_its_space(heads: int) -> None:
     ],
 )
 def test_nothing_spills(heads: int, arch: str, tmp_path: Path) -> None:
-    made, function = kernel(latent("512+64", heads, 16), (), arch)
-    used = build_cuda({made.symbol: function}, arch, tmp_path / "lib.so").resources[made.symbol]
+    made = kernel(latent("512+64", heads, 16), (), arch)
+    used = build_cuda({made.symbol: made.function}, arch, tmp_path / "lib.so").resources[made.symbol]
     assert used.spills == 0
     assert used.ctas >= choose(AttendShape(heads, 576, 512, 16), {}).residents

@@ -60,8 +60,8 @@ def test_an_old_nvcc_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_build_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    made, function = kernel(16, 64, 4)
-    functions = {made.symbol: function}
+    made = kernel(16, 64, 4)
+    functions = {made.symbol: made.function}
     first = build_cuda(functions, "sm_90a", tmp_path / "a.so")
     resources = first.resources[made.symbol]
     assert (resources.spills, resources.threads, resources.dynamic_shared) == (0, 128, 4 * 3 * 16 * 128 * 2)
@@ -159,8 +159,8 @@ SHIPPED = [
 @pytest.mark.full
 @pytest.mark.parametrize(("page", "dim", "group", "arch"), SHIPPED)
 def test_attend_does_not_spill(page: int, dim: int, group: int, arch: str, tmp_path: Path) -> None:
-    made, function = kernel(page, dim, group)
-    built = build_cuda({made.symbol: function}, arch, tmp_path / "k.so")
+    made = kernel(page, dim, group)
+    built = build_cuda({made.symbol: made.function}, arch, tmp_path / "k.so")
     assert built.resources[made.symbol].spills == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.cuda.harness import lower
 from vortex.artifact.folder import read_manifest
 from vortex.codegen.build.nvcc import build_cuda
-from vortex.codegen.emit import emit_function
+from vortex.codegen.emit import emit_kernel
 from vortex.driver import compile_flow
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
@@ -36,10 +36,10 @@ def test_nothing_spills(arch: str, tmp_path: Path) -> None:
         for n, spec in enumerate(SHAPES):
             program = lower(trace(find_flow(name), spec), target)
             for kernel in ("plan", "append", "select"):
-                made, function = emit_function(program, program.functions[kernel], target)
+                made = emit_kernel(program, program.functions[kernel], target)
                 text = made.text.replace(made.symbol, "kernel")
                 if text not in seen:  # plan is the same for all flows
-                    functions[f"{made.symbol}_{n}"] = function
+                    functions[f"{made.symbol}_{n}"] = made.function
                     seen.add(text)
     build = build_cuda(functions, arch, tmp_path / "lib.so")
     assert set(build.resources) == set(functions)
@@ -54,8 +54,8 @@ def test_select_over_latent_summaries_does_not_spill(name: str, heads: int, tmp_
     spec = Spec.of_latent("512+64", heads)
     for arch in ("sm_90a", "sm_100a"):
         program = lower(trace(find_flow(name), spec), TARGETS[arch])
-        made, function = emit_function(program, program.functions["select"], TARGETS[arch])
-        build = build_cuda({made.symbol: function}, arch, tmp_path / f"lib.{arch}.so")
+        made = emit_kernel(program, program.functions["select"], TARGETS[arch])
+        build = build_cuda({made.symbol: made.function}, arch, tmp_path / f"lib.{arch}.so")
         assert build.resources[made.symbol].spills == 0, (arch, build.resources)
 
 
@@ -73,8 +73,8 @@ def test_select_in_two_steps_does_not_spill(name: str, arch: str, tmp_path: Path
         program = run_pipeline(
             module, f"{DEFAULT_PIPELINE['flow']},{DEFAULT_PIPELINE['page']}", PassContext(TARGETS[arch])
         )
-        made, function = emit_function(program, program.functions["select"], TARGETS[arch])
-        functions[f"{made.symbol}_{n}"] = function
+        made = emit_kernel(program, program.functions["select"], TARGETS[arch])
+        functions[f"{made.symbol}_{n}"] = made.function
     build = build_cuda(functions, arch, tmp_path / "lib.so")
     assert {symbol: used.spills for symbol, used in build.resources.items()} == dict.fromkeys(functions, 0)
 
@@ -94,8 +94,8 @@ def test_attend_over_fp8_does_not_spill(arch: str, tmp_path: Path) -> None:
     for n, spec in enumerate(FP8):
         program = lower(trace(find_flow("quest"), spec), TARGETS[arch])
         for kernel in ("append", "attend"):
-            made, function = emit_function(program, program.functions[kernel], TARGETS[arch])
-            functions[f"{made.symbol}_{n}"] = function
+            made = emit_kernel(program, program.functions[kernel], TARGETS[arch])
+            functions[f"{made.symbol}_{n}"] = made.function
     build = build_cuda(functions, arch, tmp_path / "lib.so")
     assert {name: used.spills for name, used in build.resources.items()} == dict.fromkeys(functions, 0)
 
@@ -106,8 +106,8 @@ def test_the_largest_accumulators_over_fp8_spill_little(arch: str, most: int, tm
     """16 heads of 256 leave no register over: ptxas puts a few words aside for sm_100a, whatever the ring."""
     spec = Spec(page_size=32, head_dim=256, group=16, kv_dtype="fp8_e4m3")
     program = lower(trace(find_flow("quest"), spec), TARGETS[arch])
-    made, function = emit_function(program, program.functions["attend"], TARGETS[arch])
-    build = build_cuda({made.symbol: function}, arch, tmp_path / "lib.so")
+    made = emit_kernel(program, program.functions["attend"], TARGETS[arch])
+    build = build_cuda({made.symbol: made.function}, arch, tmp_path / "lib.so")
     assert build.resources[made.symbol].spills <= most
 
 

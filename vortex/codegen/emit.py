@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vortex.codegen.templates import template_for
 from vortex.errors import NO_COMPILER, TIR_INVALID
@@ -26,6 +26,8 @@ class KernelSource:
     row_words: int
     schedule: dict[str, Attr]
     digest: str
+    function: object = field(default=None, repr=False, compare=False)
+    """TVM's function, where the text was just written from it; None where the text was read, and may be edited."""
 
 
 def emit_program(program: Module, target: str = "cpu") -> dict[str, KernelSource]:
@@ -57,13 +59,8 @@ def _scheduled(f: Function, name: str, schedule: dict[str, Attr]) -> Function:
 
 
 def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
-    """One kernel of ``program`` as TensorIR text; raises as :func:`emit_program`."""
-    return emit_function(program, f, target)[0]
-
-
-def emit_function(program: Module, f: Function, target: Target) -> tuple[KernelSource, object]:
-    """One kernel of ``program`` as TensorIR text, and the TVM function that :func:`parse_tir` makes of the text; raises
-    as :func:`emit_program`.
+    """One kernel of ``program`` as TensorIR text, and TVM's function, which :func:`parse_tir` makes of the text too;
+    raises as :func:`emit_program`.
     """
     try:
         from tvm.script.ir_builder import IRBuilder
@@ -79,7 +76,7 @@ def emit_function(program: Module, f: Function, target: Target) -> tuple[KernelS
         T.func_name(symbol)
         args = template.emit_into(program, f)
     function = builder.get()
-    made = KernelSource(
+    return KernelSource(
         f.name,
         str(f.attrs["kind"]),
         symbol,
@@ -88,8 +85,8 @@ def emit_function(program: Module, f: Function, target: Target) -> tuple[KernelS
         *template.words_of(program, f),
         schedule,
         digest.structural_of(f),
+        function,
     )
-    return made, function
 
 
 def parse_tir(text: str, name: str) -> object:

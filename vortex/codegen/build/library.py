@@ -1,4 +1,7 @@
-"""From the texts of a target's kernels to its library: the text, edited or not, is the source."""
+"""From the texts of a target's kernels to its library: the text, edited or not, is the source.
+
+What a text was written from a moment ago is not read from it again, which takes as long as compiling it for a CPU.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def build_target(
     if sources:
         build_llvm(sources[file], file, detect_mcpu(), out)
         return Built(sources[file], {file: sources[file]})
-    functions = {k.symbol: _function(k) for k in kernels.values()}
+    functions = {k.symbol: k.function or _parsed(k) for k in kernels.values()}
     text = build_library(functions, detect_mcpu(), out, dump_llvm=True)
     return Built(text, {file: text})
 
@@ -86,7 +89,8 @@ def _build_cuda(
         texts = {k.symbol: sources[f"{name}.{target.name}.cu"] for name, k in kernels.items()}
         built = build_sources(texts, target.arch, out, told)
     else:
-        built = build_cuda({k.symbol: _function(k) for k in kernels.values()}, target.arch, out, told)
+        # parsed, so that statements know their lines of the text, and the C++ those of the TensorIR
+        built = build_cuda({k.symbol: _parsed(k) for k in kernels.values()}, target.arch, out, told)
     texts = {}
     for name, k in kernels.items():
         texts[f"{name}.{target.name}.cu"] = _commented(k, built.sources[k.symbol], built.lines.get(k.symbol, ()))
@@ -114,7 +118,7 @@ def start_resources(target: Target, kernels: Mapping[str, KernelSource]) -> Call
     """
     from vortex.codegen.build.nvcc import start_resources as start
 
-    ready = start({k.symbol: _function(k) for k in kernels.values()}, target.arch)
+    ready = start({k.symbol: k.function or _parsed(k) for k in kernels.values()}, target.arch)
 
     def result() -> dict[str, Resources]:
         found = ready()
@@ -133,7 +137,7 @@ def _resources_text(target: Target, resources: Mapping[str, Mapping[str, object]
     return "\n".join([*lines, ""])
 
 
-def _function(source: KernelSource) -> PrimFunc:
+def _parsed(source: KernelSource) -> PrimFunc:
     try:
         from tvm.tirx import PrimFunc
     except ImportError:

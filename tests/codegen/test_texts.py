@@ -1,0 +1,40 @@
+"""What is compiled is what the text says: TVM reads from each kernel's text the function that it was written from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tvm_ffi import structural_equal
+
+from vortex.codegen.build.library import build_target
+from vortex.codegen.emit import parse_tir
+from vortex.driver import compile_flow
+from vortex.errors import VortexError
+from vortex.flow.flow import library_names
+from vortex.spec import Spec
+from vortex.targets.target import TARGETS
+
+FEW = ("quest", "latent_topk")
+LATENT = Spec.of_latent("64+64", 12)
+
+
+@pytest.mark.parametrize("arch", ["cpu", "sm_90a"])
+@pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.full) for n in library_names()])
+@pytest.mark.filterwarnings("ignore::vortex.errors.VortexWarning")
+def test_texts_are_the_functions_that_they_were_written_from(name: str, arch: str) -> None:
+    spec = LATENT if name.startswith("latent_") else Spec(head_dim=64)
+    made = compile_flow(name, spec=spec, targets=[TARGETS[arch]], to="tir")
+    assert len(made.lowered[0].kernels) >= 3
+    for kernel in made.lowered[0].kernels.values():
+        assert structural_equal(parse_tir(kernel.text, kernel.name), kernel.function), kernel.name
+
+
+def test_a_text_without_its_function_is_read(tmp_path: Path) -> None:
+    low = compile_flow("quest", spec=Spec(head_dim=64), to="tir").lowered[0]
+    texts = {name: replace(k, function=None) for name, k in low.kernels.items()}
+    assert "define" in build_target(low.target, texts, tmp_path / "fine.so").source
+    texts["plan"] = replace(texts["plan"], text="no TensorIR")
+    with pytest.raises(VortexError, match="VX4004"):
+        build_target(low.target, texts, tmp_path / "x.so")
