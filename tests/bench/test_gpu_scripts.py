@@ -160,3 +160,52 @@ def test_a_layer_is_judged_by_its_ir(
         # 38 pages of bounds, and the keys of 128 blocks in 4 bits with their scales
         least = 2 * bench.HKV * (38 * 2 * 32 + 32 * 16 * (32 / 2 + 2))
         assert least < 1e6 * row["MB"][0] < 1.1 * least
+
+
+NCU = """==PROF== Connected to process 7
+"ID","Process ID","Kernel Name","dram__bytes_read.sum","dram__bytes_write.sum","lts__t_sectors_op_write.sum"
+"","","","byte","byte","sector"
+"0","7","quest_append_kernel","6,400","640","32"
+"1","7","void at::native::fill<int>(int)","1","1","1"
+"2","7","quest_select_v1_kernel","1,000,000","0","10"
+"3","7","quest_attend_kernel","2,000,000","0","1"
+"4","7","quest_attend_kernel_1","500,000","0","1"
+"5","7","quest_append_kernel","1,600","0","16"
+"6","7","quest_select_v1_kernel","9","9","9"
+"7","7","quest_attend_kernel","9","9","9"
+==PROF== Disconnected from process 7
+"""
+
+
+def test_bytes_of_ncu_stand_beside_the_counted_ones(script: Callable[[str], ModuleType]) -> None:
+    bench = script("gpu_bytes")
+    kinds = {"quest_append": "append", "quest_select_v1": "select", "quest_attend": "attend"}
+    calls = bench.calls_of([(2, 64)])
+    moved = bench.sums(bench.launches(NCU), kinds, calls)
+    each = {"read": 100.0, "written": 25.0, "kept_between_sweeps": 5.0}
+    append, select, attend = bench.rows_of("quest", moved, calls, {64: dict.fromkeys(bench.KINDS, each)}, 16)
+    assert select["counted"] == {"read": 1600, "written": 400, "kept_between_sweeps": 80}
+    assert select["measured"] == {"dram_read": 1_000_000, "dram_written": 0, "l2_written": 320}
+    assert select["read_ratio"] == 625.0 and select["ratio"] == 500.0
+    assert attend["measured"]["dram_read"] == 2_500_000, "of both its kernels"
+    assert append["measured"] == {"dram_read": 1900, "dram_written": 40, "l2_written": 32 * 17}, "one step in 16 fills"
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        ("==ERROR== LibraryNotLoaded", "LibraryNotLoaded"),
+        (NCU.replace("quest_select_v1", "other"), "ncu saw"),
+    ],
+)
+def test_what_ncu_does_not_measure_is_said(script: Callable[[str], ModuleType], log: str, says: str) -> None:
+    bench = script("gpu_bytes")
+    kinds = {"quest_append": "append", "quest_select_v1": "select", "quest_attend": "attend"}
+    with pytest.raises(ValueError, match=says):
+        bench.sums(bench.launches(log), kinds, bench.calls_of([(2, 64)]))
+
+
+def test_bytes_are_counted_by_kind(script: Callable[[str], ModuleType], two_steps: Path) -> None:
+    found = script("gpu_bytes").counted(two_steps, open_library(two_steps, "cpu"), 640)
+    assert {"append", "select", "attend"} <= set(found)
+    assert found["attend"]["read"] > 30 * 4 * 32 * 2 * 2
