@@ -79,7 +79,7 @@ def test_narrow_fields(name: str) -> None:
         check_select(kernels(name), name, BUDGETS[0], slots=slots, seed=seed)
 
 
-@pytest.mark.parametrize("name", ["Share", "Three"])
+@pytest.mark.parametrize("name", [pytest.param("Share", marks=pytest.mark.full), "Three"])
 def test_selections_that_count(name: str) -> None:
     for seed, budget in enumerate(BUDGETS):
         check_select(kernels(name), name, budget, slots=(1, 8, 8)[seed], seed=seed)

@@ -84,7 +84,7 @@ SPARED = {"plan": 1, "select": 1}
 @pytest.mark.parametrize(
     ("kind", "every"),
     [
-        *(("plan", 4), ("append", 1), ("select", 4)),
+        *(("plan", 8), ("append", 1), ("select", 8)),
         *(pytest.param(kind, 1, marks=pytest.mark.full) for kind in ("plan", "select")),
     ],
 )
