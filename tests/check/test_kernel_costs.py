@@ -1,18 +1,18 @@
-"""What kernels cost: times by hand, limiters, and predictions beside what an H200 took."""
+"""What kernels cost: times by hand, and limiters."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from vortex.budget import Budget
-from vortex.check.kernel_costs import Step, kernel_costs
+from vortex.check.kernel_costs import Compiled, KernelCost, Step, kernel_costs
 from vortex.driver import compile_flow
 from vortex.spec import Spec
 from vortex.targets.gpu import H200
-from vortex.targets.roofline import LAUNCH, LIST, Demand, Times
+from vortex.targets.roofline import KEPT_WORD, LAUNCH, LIST, LISTED_PAGE, Demand, Times
 from vortex.targets.target import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_times_are_work_over_rates() -> None:
     """An H200 has 132 SMs of 128 lanes at 1.7 GHz, copies at 4.3 TB/s, and its memory is 0.8 us away."""
-    times = Times.of(Demand(4.3e9, scalar=1e9, flops=6.2e10, spilled=1e8, in_flight=132 * 4096, lists=2), H200)
+    times = Times.of(
+        Demand(4.3e9, scalar=1e9, flops=6.2e10, spilled=1e8, in_flight=132 * 4096, lists=2, listed=100), H200
+    )
     assert times.by_resource == pytest.approx(
         {
             "memory": 1e-3,
@@ -32,7 +34,7 @@ def test_times_are_work_over_rates() -> None:
     )
     assert times.limiter == "latency"
     on_top = times.by_resource["scalar arithmetic"] + times.by_resource["spills"]
-    assert times.seconds == pytest.approx(LAUNCH + 2 * LIST + times.by_resource["latency"] + on_top)
+    assert times.seconds == pytest.approx(LAUNCH + 2 * LIST + 100 * LISTED_PAGE + times.by_resource["latency"] + on_top)
     assert sum(times.shares[n] for n in ("latency", "scalar arithmetic", "spills")) == pytest.approx(1)
 
 
@@ -49,21 +51,29 @@ def test_numbers_of_a_broken_manifest_count_as_none() -> None:
     assert Demand.of_bytes(1.0, {"bytes_in_flight": "many"}, {"ctas": None, "spills": []}, H200).in_flight == 0
 
 
-@pytest.mark.parametrize(
-    ("file", "flow", "rows"),
-    [("mass.json", "mass_fp8", (8, 32)), ("steps.json", "quest_then_mass_fp8", (32,))],
-)
-def test_predicted_times_of_select_are_near_measured_ones(file: str, flow: str, rows: tuple[int, ...]) -> None:
-    """Within 25 % above 50 MB; memory is the limiter of all that were measured."""
-    program = compile_flow(f"{ROOT}/bench/language_flows.py:{flow}", targets=[TARGETS["sm_90a"]], to="page").programs[
-        "sm_90a"
-    ]
-    measured = json.loads((ROOT / "bench/results/h200" / file).read_text())["rows"]
-    budget = Budget(8 if file == "steps.json" else 27)
-    for row in measured:
-        if row["flow"] == flow and row["requests"] in rows and row["tokens"] == 32763:
-            step = Step(8 * row["requests"], row["tokens"], budget)
-            found = {c.kernel: c for c in kernel_costs(program, Spec(), step, H200)}["select"]
-            assert found.read == pytest.approx(1e6 * row["MB"][0], rel=0.01)
-            assert found.microseconds == pytest.approx(row["select_us"], rel=0.25), row
-            assert found.times.limiter == "memory"
+def test_the_last_cta_of_a_row_chooses_alone() -> None:
+    """A word of each page is chosen by; two steps choose twice, and then go over a list."""
+    plain, steps = (_select(f"{ROOT}/{path}", 32768) for path in ("vortex/flow/library/quest.py", STEPS))
+    assert plain.times.fixed == pytest.approx(LAUNCH + 2045 * KEPT_WORD)
+    assert steps.times.fixed == pytest.approx(LAUNCH + 2045 * KEPT_WORD + LIST + 64 * LISTED_PAGE)
+    assert (plain.like.form, steps.like.form) == ("", "of shortlists")
+
+
+def test_what_was_compiled_without_tensor_cores_is_scalar() -> None:
+    """As mass_fp8 on 26 November 2026: its contraction outlasts its bytes."""
+    took = {"threads": 256, "warps": 8, "spills": 236, "ctas": 1}
+    compiled = {"select": Compiled({}, took, tensor_cores=False)}
+    found = _select(f"{ROOT}/bench/language_flows.py:mass_fp8", 32763, compiled)
+    assert found.times.limiter == "scalar arithmetic"
+    assert found.worth is not None and found.worth.off
+    assert "2.4 times as long as predicted" in found.worth.text
+
+
+STEPS = "examples/quest_then_mass.py"
+
+
+def _select(flow: str, tokens: int, compiled: Mapping[str, Compiled] | None = None) -> KernelCost:
+    """Of 32 requests."""
+    program = compile_flow(flow, targets=[TARGETS["sm_90a"]], to="page").programs["sm_90a"]
+    made = kernel_costs(program, Spec(), Step(256, tokens, Budget(27)), H200, compiled)
+    return next(c for c in made if c.kernel == "select")

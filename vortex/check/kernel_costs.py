@@ -12,17 +12,21 @@ from dataclasses import dataclass, field, replace
 
 from vortex.budget import Budget
 from vortex.check.step_bytes import StepBytes, count_step
+from vortex.ir import digest
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
-from vortex.ir.staging import axis_of
+from vortex.ir.staging import axis_of, stage
 from vortex.ir.types import TensorType
 from vortex.kinds.kind import KINDS
 from vortex.schedules.arithmetic import Arithmetic, flops_of
 from vortex.schedules.check import described
+from vortex.schedules.form import form_of
+from vortex.schedules.kept_words import KeptWords
 from vortex.schedules.select_memory import shortlists
 from vortex.spec import Spec
 from vortex.targets.gpu import Machine
-from vortex.targets.roofline import Demand, Times, number
+from vortex.targets.predicted import LARGE, Kind, Shape, Worth, worth_of
+from vortex.targets.roofline import UNLISTED_LAUNCH, Demand, Times, number
 from vortex.targets.target import TARGETS
 
 Numbers = Mapping[str, object]
@@ -43,6 +47,8 @@ class Compiled:
 
     schedule: Numbers = field(default_factory=dict)
     resources: Numbers = field(default_factory=dict)
+    tensor_cores: bool = True
+    """Whether its text has instructions of tensor cores, as far as contractions can be on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +61,21 @@ class KernelCost:
     flops: float
     """The flow's own arithmetic, a product and a sum counted as two."""
     times: Times
+    like: Kind
+    """What it is measured by where it was not measured itself."""
+    ir: str
+    """The structural hash of its IR; empty where it was compiled otherwise than it would be today."""
+    shape: Shape
 
     @property
     def microseconds(self) -> float:
         """Predicted."""
         return 1e6 * self.times.seconds
+
+    @property
+    def worth(self) -> Worth | None:
+        """What the prediction is worth; None of ``plan``, whose time is that of its launch."""
+        return worth_of(self.like, self.ir, self.shape) if self.like.kind != "plan" else None
 
     def as_json(self) -> dict[str, object]:
         """Numbers as numbers; the schema is in docs/explain.md."""
@@ -71,6 +87,8 @@ class KernelCost:
             "microseconds": round(self.microseconds, 2),
             "limiter": self.times.limiter,
             "shares": {name: round(share, 4) for name, share in self.times.shares.items()},
+            "worth": worth.text if (worth := self.worth) else "",
+            "off": worth is not None and worth.off,
         }
 
 
@@ -93,8 +111,16 @@ def _cost(
     rows = 1 if f.attrs["kind"] == "plan" else step.rows
     pages = _pages(program, f, spec, step)
     work = _demand(program, f, rows * s.total, rows, pages, machine, compiled, plan)
+    times, b = Times.of(work, machine), step.budget
     return KernelCost(
-        s.kernel, rows * s.read, rows * s.written, rows * _flops(program, f, pages), Times.of(work, machine)
+        kernel=s.kernel,
+        read=rows * s.read,
+        written=rows * s.written,
+        flops=rows * _flops(program, f, pages),
+        times=times,
+        like=Kind(machine.name, str(f.attrs["kind"]), form_of(program, f), times.limiter, rows * s.total > LARGE),
+        ir=digest.kernel(program, f) if compiled is None or compiled.tensor_cores else "",
+        shape=Shape(step.rows, step.tokens, b.pages + b.sink + b.recent, spec.page_size),
     )
 
 
@@ -127,10 +153,19 @@ def _demand(
         items = rows * max(1.0, pages // least if least else 1.0) * max(1.0, number(schedule, "item_ctas"))
         made = Demand.of_bytes(size, schedule, compiled.resources, machine, items)
     if kind != "select":
-        return made
+        return replace(made, launch=UNLISTED_LAUNCH) if kind == "append" else made
     # pages of a shortlist are fewer than candidates: by the row, and not by the byte
-    work = Arithmetic.of(program, f)
-    return replace(made, scalar=rows * work.scalar(pages), flops=rows * work.flops(pages), lists=len(shortlists(f)))
+    work = Arithmetic.of(program, f, tensor_cores=compiled is None or compiled.tensor_cores)
+    lists = {axis for axis in stage(f).axes if axis.listed}
+    return replace(
+        made,
+        # what is done of a shortlist's pages is in the time that each of them takes
+        scalar=rows * work.of_candidates.scalar(pages),
+        flops=rows * work.flops(pages),
+        lists=len(shortlists(f)),
+        listed=sum(min(pages, axis.limit) for axis in lists),
+        kept_words=pages * len(KeptWords.of(f).of_candidates),
+    )
 
 
 def _flops(program: Module, f: Function, pages: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vortex.budget import Budget
-from vortex.cli.show import emit_json, table
+from vortex.cli.show import emit_json, lines, table
 from vortex.errors import BAD_OPTION
 from vortex.targets.gpu import MACHINES, Machine
 from vortex.targets.target import ALIASES
@@ -48,7 +48,10 @@ def show_costs(path: str, shape: str, target: str | None, gpu: str | None, as_js
         print("\n" if i else "", end="")
         table(head, [_row(c) for c in costs], f"{stored.name} for {name} on {machine.name}, predicted: {at}")
         layer = sum(c.microseconds for c in costs if not c.kernel.startswith("plan"))
-        print(f"a layer {layer:.1f} us; plan runs once a step. How far off that may be: docs/explain.md")
+        print(f"a layer {layer:.1f} us; plan runs once a step. What predictions are worth:")
+        for c in costs:
+            if worth := c.worth:
+                print(lines(f"  {c.kernel}{' (unsure)' if worth.off else ''}: {worth.text}", "    "))
     return 0
 
 

@@ -1,4 +1,5 @@
-"""What is to say of kernels that were compiled for a GPU: what bounds them, what they spill, what has no room.
+"""What is to say of kernels that were compiled for a GPU: what bounds them, what they spill, what has no room, and
+where predictions of their times are not to be relied on.
 
 Numbers are those of a manifest: what ptxas reported, and the schedule with what follows from it.
 """
@@ -14,7 +15,9 @@ from vortex.ir.staging import origin_of
 from vortex.remarks.remark import Remark
 from vortex.schedules.arithmetic import Arithmetic
 from vortex.schedules.cuda_select import largest
+from vortex.schedules.form import form_of
 from vortex.targets.gpu import machine_of
+from vortex.targets.predicted import Kind, spoken, worth_of
 from vortex.targets.roofline import Demand, Times, number
 
 Numbers = Mapping[str, object]
@@ -41,6 +44,8 @@ ROOM = {
     "shared memory": "keep fewer numbers of each page between sweeps, or take smaller pages (or blocks: --block-size)",
     "registers": "reduce over heads or tokens earlier, so that a lane has fewer numbers at hand",
 }
+
+MEASURE = "take it as a lower bound, and measure: vortex tune, or vortex trace on the engine"
 
 
 def of_kernel(program: Module, f: Function, name: str, schedule: Numbers, resources: Numbers) -> list[Remark]:
@@ -114,8 +119,8 @@ def _limiter(program: Module, f: Function, name: str, schedule: Numbers, r: Numb
         why += f": an SM has {flight / 1024:.0f} KiB under way, and {needed / 1024:.0f} KiB keep the memory busy"
     loc = _line(program, f, times.limiter)
     yield Remark("limiter", "analysis", why, CHANGES.get((times.limiter, kind), ""), loc, name)
-
-
-def spoken(limiter: str) -> str:
-    """A limiter as people read it."""
-    return {"compute": "tensor cores", "latency": "the memory's latency"}.get(limiter, limiter)
+    worth = worth_of(Kind(machine.name, kind, form_of(program, f), times.limiter, large=True))
+    if worth.off and kind in ("select", "attend"):
+        yield Remark(
+            "prediction", "analysis", f"a predicted time of {name} is unsure: {worth.text}", MEASURE, loc, name
+        )

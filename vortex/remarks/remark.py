@@ -36,6 +36,8 @@ RULES = {
     "near-dense": Rule("select reads 40 % or more of the bytes of dense attention", "the counted bytes"),
     "limiter": Rule("what bounds a kernel, by how much, and what would change it",
                     "times by resource (`vortex/targets/roofline.py`)"),
+    "prediction": Rule("predicted times of kernels like this one were off by more than 25 %, or none was ever measured",
+                       "the committed measurements beside what is predicted of them (`vortex/targets/predicted.py`)"),
     "knobs": Rule("where the knobs of a kernel came from, and why not from a tuning database",
                   "the schedule's word `from`, and what the databases say of the kernel"),
 }  # fmt: skip

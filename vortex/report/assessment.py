@@ -74,7 +74,7 @@ def _costs(stored: Stored, target: str, program: Module, shape: Shape) -> tuple[
     if target not in MACHINES:
         return made, ""
     mine = {
-        k.name: Compiled(k.schedule, k.resources)
+        k.name: Compiled(k.schedule, k.resources, tensor_cores=not _is_scalar(k))
         for k in stored.kernels
         if k.target == target and k.name in program.functions
     }
@@ -93,6 +93,8 @@ def _costs(stored: Stored, target: str, program: Module, shape: Shape) -> tuple[
                 flops=c.flops,
                 microseconds={**cost.microseconds, machine.name: c.microseconds},
                 limiter={**cost.limiter, machine.name: c.times.limiter},
+                worth={**cost.worth, **({machine.name: worth.text} if (worth := c.worth) else {})},
+                off={**cost.off, **({machine.name: worth.off} if worth else {})},
             )
     return made, ""
 

@@ -91,6 +91,10 @@ class Cost:
     """Predicted, by the name of the GPU; empty for a CPU."""
     limiter: Mapping[str, str] = field(default_factory=dict)
     """What it is predicted to wait for, by the name of the GPU."""
+    worth: Mapping[str, str] = field(default_factory=dict)
+    """How far off such predictions were where kernels were measured, by the name of the GPU."""
+    off: Mapping[str, bool] = field(default_factory=dict)
+    """Whether that is more than a quarter, or nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,9 @@ def look_up(
         near = (r for _, b in found.fallbacks for r in islice(layers.best(layer, query.lookup, b), 1))
         records = [*islice(own, SHOWN // 2), *near]
         unlike = {r.id: r for r in records}
-        return f"{found.hit.layer}: {found.reason}", tuple(_neighbour(r) for r in islice(unlike.values(), SHOWN))
+        us = found.hit.record.us
+        told = f"{found.hit.layer}: {found.reason}" + (f"; it took {us:.1f} us" if us else "")
+        return told, tuple(_neighbour(r) for r in islice(unlike.values(), SHOWN))
     return found.reason, tuple(_neighbour(d.record, ", ".join(d.components)) for d in found.nearest[:SHOWN])
 
 

@@ -79,7 +79,7 @@ class KernelTable {
         known ? warned(`${r.ctas}`, r.ctas === 1 && r.limiter === "latency" && k.kind === "select") : "", known ? `${Math.round(100 * r.occupancy)} %` : "",
         this.waits(cost?.limiter[machine] ?? r.limiter ?? "", k),
         cost ? megabytes(cost.read + cost.written) : "", cost ? arithmetic(cost.flops) : "",
-        cost && machine in cost.microseconds ? microseconds(cost.microseconds[machine]) : "", this.timed(k, machine), k.origin];
+        this.predicted(cost, machine), this.timed(k, machine), k.origin];
     });
     $("kernel-table").replaceChildren(grid(head, rows));
     if (this.shown) this.detail(...this.shown, false);
@@ -87,6 +87,15 @@ class KernelTable {
 
   waits(limiter, k) {
     return warned(limiter, limiter && limiter !== "memory" && k.kind === "select");
+  }
+
+  // The predicted time, in doubt where kernels like it took a quarter more or less, or were never measured.
+  predicted(cost, machine) {
+    if (!cost || !(machine in cost.microseconds)) return "";
+    const off = cost.off[machine];
+    const cell = warned(`${microseconds(cost.microseconds[machine])}${off ? " ?" : ""}`, off);
+    cell.title = cost.worth[machine] ?? "";
+    return cell;
   }
 
   // The measured time at the report's shape, and whether the prediction is a quarter off where bytes decide.
@@ -117,6 +126,7 @@ class KernelTable {
     const facts = [["schedule", k.origin || "nothing to choose"], ["serves", k.serves || "all shapes"], ["digest", k.digest],
       ["CTAs bound by", r.bound_by], ["in flight on an SM", r.in_flight && `${r.in_flight} bytes, of ${r.needed} that keep the memory busy`],
       ["bytes", k.cost ? Object.entries(k.cost.buffers).map(([n, b]) => `${n} ${megabytes(b)}`).join(", ") : k.why_no_cost],
+      [`predicted on ${$("machine").value}`, k.cost?.worth[$("machine").value]],
       ["tuning database", k.database], ["variant of", k.variant_of], ...Object.entries(k.no_texts)];
     const list = make("dl");
     for (const [name, x] of facts) if (x) list.append(make("dt", "", name), make("dd", "", x));

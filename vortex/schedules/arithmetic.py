@@ -78,9 +78,9 @@ class Arithmetic:
         return sum(self.sizes.values())
 
     @classmethod
-    def of(cls, program: Module, f: Function) -> Arithmetic:
-        """Of one kernel."""
-        matrices = matrices_of(program, f)
+    def of(cls, program: Module, f: Function, *, tensor_cores: bool = True) -> Arithmetic:
+        """Of one kernel; without ``tensor_cores`` of one that was compiled with none, whatever today's choice is."""
+        matrices = matrices_of(program, f) if tensor_cores else []
         contracted = {o for m in matrices for o in m.ops}
         counted = {
             o: _instructions(o) // candidates(o)

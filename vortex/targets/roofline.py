@@ -8,7 +8,10 @@
     spills              bytes that registers do not hold    of L1
 
 The largest time is the limiter. Bytes come while tensor cores compute; scalar arithmetic and spills come on top, since
-a lane waits for what it loaded before it computes with it. Nothing here was measured on the kernel at hand.
+a lane waits for what it loaded before it computes with it. At the end of a row its last CTA works alone: it goes over
+what was kept of the row's pages, chooses, and reads and ranks the pages of shortlists, while no other CTA has work left
+or, in a large batch, while others read. Nothing here was measured on the kernel at hand; how far off predictions are
+where kernels were measured, :mod:`vortex.check.predicted_times` says.
 """
 
 from __future__ import annotations
@@ -19,11 +22,20 @@ from dataclasses import dataclass
 from vortex.targets.gpu import Machine
 
 LAUNCH = 5.0e-6
-"""Seconds that each kernel of a layer takes beside its work: launch, work lists, choosing the best pages. Fitted to the
-layers of bench/results/h200/layer.json, from 1 request to 128."""
-LIST = 10.0e-6
-"""Seconds that each shortlist of a kernel takes beside its bytes: the CTAs of a row meet, choose its pages and look
-them up. Fitted to the flows of bench/results/h200/steps.json."""
+"""Seconds that each kernel of a layer takes beside its work: launch and work lists. Fitted to the layers of
+bench/results/h200/layer.json, from 1 request to 128."""
+UNLISTED_LAUNCH = 3.0e-6
+"""The same of ``append``, which reads no work list and meets no other CTA: it took 2 us there of few requests, and up
+to 9 of many, whose pages lie apart."""
+KEPT_WORD = 1.0e-9
+"""Seconds that the last CTA of a row takes for each word kept of a page, such as the key that it is chosen by. From
+single requests: quest in bench/results/h200/layer.json, which keeps a word of a page, and mass in mass.json and
+mass_peers.json, which keeps five."""
+LIST = 3.0e-6
+"""Seconds that each shortlist takes beside its pages: the CTAs of the row meet, and its last one begins anew."""
+LISTED_PAGE = 70.0e-9
+"""Seconds for each page of a shortlist, which the last CTA of the row looks up, reads, scores and ranks. From single
+requests in bench/results/h200/mass_peers.json, whose lists have 408 and 1636 pages."""
 BUSY_WARPS = 16
 """Warps on an SM that keep its lanes busy: four for each scheduler, as an instruction's result takes four cycles."""
 CLOCK = 1.7e9
@@ -46,8 +58,14 @@ class Demand:
     """Bytes under way on all SMs; 0 where they are not known to be few."""
     warps: float = BUSY_WARPS
     """Of an SM."""
+    launch: float = LAUNCH
+    """Seconds that it takes without work."""
     lists: int = 0
     """Shortlists that are chosen on the way."""
+    listed: float = 0.0
+    """Pages of the shortlists of a row."""
+    kept_words: float = 0.0
+    """That the last CTA of a row goes over alone: of a page, times the pages of the row."""
 
     @classmethod
     def of_bytes(
@@ -83,7 +101,7 @@ class Times:
 
     by_resource: dict[str, float]
     fixed: float = LAUNCH
-    """Seconds of the kernel that no work explains."""
+    """Seconds in which the kernel waits for none of them: its launch, and what the last CTA of a row does alone."""
 
     @classmethod
     def of(cls, work: Demand, machine: Machine) -> Times:
@@ -95,7 +113,8 @@ class Times:
             "scalar arithmetic": work.scalar / scalar_rate(machine, work.warps),
             "spills": work.spilled / l1_bandwidth(machine),
         }
-        return cls(found, LAUNCH + work.lists * LIST)
+        alone = work.lists * LIST + work.listed * LISTED_PAGE + work.kept_words * KEPT_WORD
+        return cls(found, work.launch + alone)
 
     @property
     def limiter(self) -> str:
@@ -115,7 +134,7 @@ class Times:
 
     @property
     def seconds(self) -> float:
-        """Of the kernel, its launch and its shortlists included."""
+        """Of the kernel, its launch and the ends of its rows included."""
         return self.fixed + self.busy
 
 
