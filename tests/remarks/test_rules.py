@@ -231,6 +231,28 @@ def test_limiters(flow: type[vortex.vFlow], resources: dict[str, object], words:
 
 
 @pytest.mark.parametrize(
+    ("flow", "resources", "words"),
+    [
+        (Plain, {}, ""),
+        (
+            Sizes,
+            {"ctas": 1, "warps": 8, "spills": 236},
+            "the one committed measurement of select that waits for scalar",
+        ),
+        (Plain, {"spills": 20_000}, "no committed measurement on H200 is of select that waits for spills, above 50 MB"),
+    ],
+)
+def test_predictions_that_are_not_to_be_relied_on(
+    flow: type[vortex.vFlow], resources: dict[str, object], words: str
+) -> None:
+    found = [r for r in of_select(flow, **resources) if r.rule == "prediction"]
+    assert bool(found) == bool(words)
+    for r in found:
+        assert r.message.startswith(f"a predicted time of select is unsure: {words}")
+        assert r.sort == "analysis" and "lower bound" in r.help and r.loc is not None
+
+
+@pytest.mark.parametrize(
     ("schedule", "why", "words"),
     [
         ({"from": "db:1a2b"}, "", "record 1a2b of a tuning database, measured"),

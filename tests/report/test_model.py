@@ -90,6 +90,9 @@ def test_bytes_and_arithmetic_are_those_counted_by_hand(compilation: Compilation
     assert attend.buffers["k"] == attend.buffers["v"] == ROWS * SHAPE.kept * 16 * 128 * 2
     assert attend.flops == ROWS * 4.0 * SHAPE.kept * 16 * 128 * 4
     assert cost.microseconds["B200"] < cost.microseconds["H200"]
+    assert cost.off == {"H200": False, "B200": True}
+    assert "committed measurements of select that waits for memory" in cost.worth["H200"]
+    assert cost.worth["B200"] == "no prediction for B200 was ever held against a measurement"
 
 
 def test_what_ran_on_scalar_units_is_told_with_its_line(stored: Stored, compilation: Compilation) -> None:
@@ -114,6 +117,8 @@ def test_what_ran_on_scalar_units_is_told_with_its_line(stored: Stored, compilat
     assert "236 bytes" in beside
     assert "shared memory" in beside
     assert "the choice of scalar units has to change" in change
+    cost = next(k.cost for k in told.kernels if k.name == "select" and k.target == "sm_90a")
+    assert cost and cost.limiter["H200"] == "scalar arithmetic" and cost.off["H200"]
 
 
 def test_an_artifact_says_what_its_dump_says(made: Made, compilation: Compilation) -> None:
