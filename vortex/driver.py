@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -98,6 +99,7 @@ def compile_flow(
     keep_source: bool = True,
     on_built: OnBuilt | None = None,
     resumed: tuple[Resumed, ...] = (),
+    dump_tvm: bool = False,
 ) -> Compilation:
     """Take ``source`` down to stage ``to``; at ``lib`` an artifact is written to ``out`` (default ``<name>.vxa``).
 
@@ -107,6 +109,7 @@ def compile_flow(
     of it. ``choose`` (:class:`vortex.tune.choose.Chooser`) is asked what tuning databases know; without it nothing is
     looked up. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``. Dump and artifact
     hold the flow's own code unless ``keep_source`` is False. ``on_built`` hears how far a GPU's kernels are compiled.
+    With ``dump_tvm`` the dump has the passes of TVM too, which then takes several times as long.
 
     Raises:
         VortexError: any mistake; then ``out`` is as it was.
@@ -114,7 +117,9 @@ def compile_flow(
     for target in targets:
         target.require(to)
     made = Compilation()
-    record = Record(dump, list(argv), [t.name for t in targets], on_step, made.seconds, choose, resumed)
+    record = Record(
+        dump, list(argv), [t.name for t in targets], on_step, made.seconds, choose, resumed, dump_tvm=dump_tvm
+    )
     with record.closed():
         if isinstance(source, Module):
             module = source
@@ -209,7 +214,8 @@ def _finish(
             with record.time("build"):
                 libraries[name] = scratch / f"lib.{name}.so"
                 told = partial(on_built, name) if on_built is not None else None
-                built = build_target(low.target, low.kernels, libraries[name], low.sources, told)
+                with _watched(low, record):
+                    built = build_target(low.target, low.kernels, libraries[name], low.sources, told)
             made.sources[name], resources[name] = built.source, built.resources
             record.resources(name, built.resources)
             for file, text in built.texts.items():
@@ -224,6 +230,22 @@ def _finish(
             made.artifact = Path(out or f"{manifest.flow}.vxa")
             made.manifest = write_artifact(made.artifact, manifest, files)
     return made
+
+
+@contextmanager
+def _watched(low: Lowered, record: Record) -> Iterator[None]:
+    """TVM's own passes on a target's kernels go into the dump, where they are wanted."""
+    dump = record.tvm_passes(low)
+    if dump is None:
+        yield
+        return
+    from vortex.codegen.build.tvm_passes import watched
+
+    try:
+        with watched(dump.kernels, dump.add):
+            yield
+    finally:
+        dump.close()
 
 
 def _need(module: str, package: str) -> None:

@@ -35,13 +35,13 @@ def kernel_text(path: Path, manifest: Manifest, kernel: str, target: str, what: 
     if what == "sass":
         if manifest.targets[target].mcpu:
             raise BAD_OPTION.at(
-                option="--sass", why=f"'{target}' is no GPU", hint="vortex compile --dump keeps its LLVM"
+                option="--sass", why=f"'{target}' is no GPU", hint="vortex compile --dump-dir keeps its LLVM"
             )
         return _sass(path / manifest.targets[target].library, found.symbol)
     text = kept_text(path, manifest, found.name, target, what)
     if not text:
         why = f"the artifact keeps none for '{target}'"
-        raise BAD_OPTION.at(option=f"--{what}", why=why, hint="vortex compile --dump leaves every text of a target")
+        raise BAD_OPTION.at(option=f"--{what}", why=why, hint="vortex compile --dump-dir leaves every text of a target")
     return text
 
 

@@ -13,6 +13,7 @@ examples:
   vortex compile --from page dumps/quest-1a2b3c4d/*-fuse.page -o quest.vxa
   vortex compile --from tir dumps/quest-1a2b3c4d -o quest.vxa
   vortex compile --from src dumps/quest-1a2b3c4d -o quest.vxa
+  vortex compile quest --dump tvm --to src
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pass_texts.add_arguments(parser)
     parser.add_argument("--dump-dir", metavar="DIR", type=Path, help="where dumps go (default: dumps/NAME-HASH)")
+    parser.add_argument(
+        "--dump",
+        metavar="WHAT",
+        choices=("tvm",),
+        help="in dumps too: tvm, the texts around those passes of TVM that change them",
+    )
     parser.add_argument("--no-dump", action="store_true", help="write no dumps")
     parser.add_argument("--no-source", action="store_true", help="keep no flow's code in the artifact and the dump")
     parser.add_argument("--db", metavar="PATH", type=Path, help="tuning database (default: the user's, see vortex db)")
@@ -78,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.no_dump and args.dump_dir:
         raise BAD_OPTION.at(option="--no-dump", why="contradicts --dump-dir", hint="give one of them")
+    if args.dump and args.no_dump:
+        raise BAD_OPTION.at(option="--no-dump", why=f"contradicts --dump={args.dump}", hint="give one of them")
+    if args.dump and STAGES.index(args.to) < STAGES.index("src"):
+        raise BAD_OPTION.at(option=f"--dump={args.dump}", why=f"TVM's passes run after {args.to}", hint="--to src")
     passes = None if args.passes is None else parse_pipeline(args.passes)
     start = args.start or _stage_of(args.flow)
     if start and (given := [o for o in SPEC if getattr(args, o) is not None]):
@@ -85,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
         raise BAD_OPTION.at(option=option, why=f"is fixed by the {start} file that is resumed", hint="drop it")
     if start and STAGES.index(args.to) < STAGES.index(start):
         raise BAD_OPTION.at(option="--to", why=f"{args.to} lies before {start}", hint=f"--to {start}, or further down")
+    if args.dump and start == "src":
+        raise BAD_OPTION.at(option=f"--dump={args.dump}", why="no pass of TVM runs on src", hint="--from tir")
     if start in ("tir", "src") and passes is not None:
         raise BAD_OPTION.at(option="--passes", why=f"run before {start}, which is resumed", hint="--from page")
     source: str | Module | list[Lowered] = args.flow
@@ -122,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
         keep_source=not args.no_source,
         on_built=_telling(),
         resumed=resumed,
+        dump_tvm=args.dump == "tvm",
     )
     shown.close()
     if args.to != "lib":

@@ -1,5 +1,7 @@
 """Look into a compilation: one HTML file with what is slow and why, passes, graph, kernels and every text.
 
+A compilation is read from a dump, an artifact, or the folder vortex-crash-.. that an internal error left.
+
 The file needs no network and nothing beside it. With two dumps or artifacts it shows them beside each other.
 
 examples:
@@ -27,7 +29,9 @@ DEFAULT_SHAPE = "batch=32,kv_heads=8,tokens=32768,kept=30"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("paths", nargs="+", metavar="DUMP|ARTIFACT", help="a dump folder or a .vxa folder; at most two")
+    parser.add_argument(
+        "paths", nargs="+", metavar="DUMP|ARTIFACT", help="a dump, .vxa or vortex-crash-.. folder; at most two"
+    )
     parser.add_argument("-o", dest="out", metavar="FILE", type=Path, default=Path("report.html"), help="report.html")
     parser.add_argument("--json", action="store_true", help="print JSON instead; docs/report.md has the schema")
     parser.add_argument(

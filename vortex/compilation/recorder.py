@@ -12,6 +12,8 @@ from vortex.artifact.resumed import Resumed, as_json
 from vortex.compilation.dump import DumpDir, free_folder, text_hash
 from vortex.compilation.flow_files import FlowFile
 from vortex.compilation.lowered import Lowered
+from vortex.compilation.reproducer import DUMP_OF
+from vortex.compilation.tvm_dump import TvmDump
 from vortex.errors import VortexError
 from vortex.install.versions import versions
 from vortex.ir.core import Module
@@ -36,6 +38,8 @@ class Record:
         seconds: dict[str, float],
         choose: Choose | None = None,
         resumed: tuple[Resumed, ...] = (),
+        *,
+        dump_tvm: bool = False,
     ) -> None:
         self.about: dict[str, Any] = {"argv": argv, "targets": targets, "versions": versions(), **as_json(resumed)}
         self.texts: dict[str, str] = {}
@@ -45,6 +49,7 @@ class Record:
         """Text of the flow IR that the compilation began with."""
         self._wanted, self._on_step, self._seconds, self._choose = dump, on_step, seconds, choose
         self._dump: DumpDir | None = None
+        self._dump_tvm = dump_tvm
 
     @property
     def path(self) -> Path | None:
@@ -61,6 +66,7 @@ class Record:
                 message = f"error[{e.code}]: {e.message}" if isinstance(e, VortexError) else repr(e)
                 with suppress(VortexError):  # the disk may be what failed
                     self._close("failed", error=message)
+                setattr(e, DUMP_OF, self._dump.path)
                 if isinstance(e, VortexError) and len(self._dump.steps) > 1:
                     e.note(f"what came before is in {self._dump.path}")
             raise
@@ -161,6 +167,12 @@ class Record:
             "schedule": {k: attr(v) if isinstance(v, dict) else v for k, v in source.schedule.items()},
             "digest": source.digest,
         }
+
+    def tvm_passes(self, low: Lowered) -> TvmDump | None:
+        """Where TVM's own passes on the kernels of a target go; None where nobody wants them."""
+        if self._dump is None or not self._dump_tvm:
+            return None
+        return TvmDump(self._dump, low.target.name, {k.symbol: name for name, k in low.kernels.items()})
 
     def resources(self, target: str, found: Mapping[str, Mapping[str, object]]) -> None:
         """What the kernels of a target take of its GPU, by symbol; a CPU's take nothing that is told."""

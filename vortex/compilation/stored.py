@@ -1,13 +1,14 @@
 """A compilation as it lies on disk, a dump folder or an artifact, read for people: its steps, kernels and texts.
 
 Nothing is loaded and nothing is run. What the two do not share is left empty: an artifact keeps no text of the passes
-in between, a dump keeps no library.
+in between, a dump keeps no library. The reproducer of a failure is its dump as far as that came, or the IR that the
+command was given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,13 +16,14 @@ from vortex.artifact import folder as artifact
 from vortex.artifact.kernel_texts import KEPT, kept_text
 from vortex.artifact.manifest import Manifest
 from vortex.compilation import dump
+from vortex.compilation.reproducer import STAGES, Reproducer, is_reproducer, read_reproducer
 from vortex.compilation.resume import read_text
 from vortex.errors import NO_SUCH_FILE
 from vortex.ir.core import Module
 from vortex.ir.parser import parse_module
 from vortex.untrusted_json import JsonError, Partial, Pattern, parse, read
 
-Form = Literal["artifact", "dump"]
+Form = Literal["artifact", "dump", "reproducer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Stored:
     """What a failed compilation ended with."""
     manifest: Manifest | None = None
     """Of an artifact."""
+    traceback: str = ""
+    """Of a reproducer."""
 
     @property
     def digest(self) -> str:
@@ -92,7 +96,7 @@ class Stored:
 
 
 def read_stored(path: str | Path) -> Stored:
-    """The compilation in a dump folder or an artifact.
+    """The compilation in a dump folder or an artifact, or in the reproducer of a failure.
 
     Raises:
         VortexError: VX7002 when ``path`` is neither or a file of a dump is missing or damaged, VX5002 when a file of
@@ -102,6 +106,8 @@ def read_stored(path: str | Path) -> Stored:
     if not path.is_dir():
         why = "is a file" if path.exists() else "does not exist"
         raise NO_SUCH_FILE.at(path=str(path), why=f"{why}: an artifact or a dump folder is needed")
+    if is_reproducer(path):
+        return _of_reproducer(read_reproducer(path))
     try:
         found = parse((path / dump.MANIFEST).read_bytes())
     except (OSError, JsonError):
@@ -140,6 +146,24 @@ def _of_artifact(path: Path, m: Manifest) -> Stored:
         sources={file: found for file, name in _kept_sources(m).items() if (found := text(f"ir/source/{name}"))},
         manifest=m,
     )
+
+
+def _of_reproducer(r: Reproducer) -> Stored:
+    if r.dump is not None:
+        made = read_stored(r.dump)
+        return replace(
+            made, path=r.path, form="reproducer", argv=r.argv, versions={**made.versions, **r.versions},
+            sources={**r.inputs, **made.sources}, status="failed", error=r.error, traceback=r.traceback,
+        )  # fmt: skip
+    steps = [
+        Step(f"input {name}", STAGES[Path(name).suffix], "", True, 0.0, text)
+        for name, text in r.inputs.items()
+        if Path(name).suffix in STAGES
+    ]
+    return Stored(
+        r.path, "reproducer", r.path.name, r.argv, r.versions, "", tuple(steps), {}, (),
+        sources=r.inputs, status="failed", error=r.error, traceback=r.traceback,
+    )  # fmt: skip
 
 
 def _kept_sources(m: Manifest) -> dict[str, object]:

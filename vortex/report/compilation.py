@@ -90,6 +90,8 @@ def describe(stored: Stored, request: Request) -> Compilation:
     ]
     for target in dict.fromkeys(k.target for k in stored.kernels):
         texts.add(_schedules(target, [k for k in stored.kernels if k.target == target]))
+    if stored.traceback and not request.redact:  # it quotes lines of code
+        texts.add(Text("traceback", "traceback", tuple(stored.traceback.splitlines()), ()))
     remarks = tuple(
         Remark(r.rule, r.sort, r.kernel, r.message, r.help, places.of(r.loc)) for a in found.values() for r in a.remarks
     )

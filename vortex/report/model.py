@@ -36,7 +36,7 @@ class Text:
 
     title: str
     language: str
-    """``ir``, ``tir``, ``cuda``, ``ptx``, ``sass`` or ``schedule``."""
+    """``ir``, ``tir``, ``cuda``, ``ptx``, ``sass``, ``schedule`` or ``traceback``."""
     lines: tuple[str, ...]
     places: tuple[tuple[int, ...], ...]
     """For each line those of :attr:`Compilation.places` that it computes; or empty where that is known of none."""
