@@ -74,7 +74,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 LISTINGS = ["ops", "ops --ir", "passes", "kinds", "errors", "targets", "info", "db ls", "db best", "info ARTIFACT"]
-TEXTS = ["errors VX9004", "toolchain show", "explain-cache quest"]
+TEXTS = ["errors VX9004", "toolchain show", "explain-cache quest", "explain ARTIFACT"]
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -12,7 +12,7 @@ from vortex.codegen.build.cuda_lines import ptx_lines, sass_lines
 from vortex.compilation.kin import Kin, kin
 from vortex.compilation.stored import Stored, read_stored
 from vortex.driver import compile_flow
-from vortex.ir.op_labels import commented, labels_of_tir, values_named
+from vortex.ir.op_labels import commented, labels_of_tir, origin_of, uncommented, values_named
 from vortex.ir.parser import parse_module
 from vortex.targets.target import TARGETS
 
@@ -141,3 +141,18 @@ def test_lines_of_machine_code_are_where_functions_were_inlined() -> None:
         '        /*0000*/  HMMA ;\n\t//## File "/x/other.hpp", line 4\n        /*0010*/  EXIT ;\n'
     )
     assert sass_lines(said) == ("k:\n        /*0000*/  HMMA ;\n        /*0010*/  EXIT ;\n", (0, 9, 0))
+
+
+def test_a_kernel_without_a_line_of_the_flow_says_where_it_comes_from() -> None:
+    from vortex.codegen.emit import emit_program, parse_tir
+
+    program = compile_flow("quest", targets=[TARGETS["sm_90a"]], to="page").programs["sm_90a"]
+    for name, k in emit_program(program, "sm_90a").items():
+        kind = name.partition("_v")[0]
+        told = origin_of(k.text)
+        assert bool(told) == (kind in ("plan", "attend"))
+        if told:
+            assert told.startswith("origin: ") and f"by template cuda.{kind}" in told
+            assert not any(labels_of_tir(k.text)), "it is no op's"
+            assert parse_tir(k.text, name)
+            assert uncommented(k.text).startswith("# origin: "), "it names no place"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.flow_options import SPEC, add_spec, spec_of
-from vortex.cli.show import emit_json, say
+from vortex.cli.show import emit_json, lines, say
 from vortex.errors import BAD_OPTION
 from vortex.targets.gpu import MACHINES
 from vortex.targets.target import parse_targets
@@ -44,11 +44,12 @@ def run(args: argparse.Namespace) -> int:
         emit_json([e.as_json() for e in found])
         return 0
     for i, e in enumerate(found):
-        print(f"{chr(10) if i else ''}{e.flow} for {e.target}: {', '.join(e.kernels)}")
+        of = f"{e.flow} for {e.target}: {', '.join(e.kernels)}"
+        print(*([""] if i else []), lines(of, "  "), sep="\n")
         for r in e.remarks:
-            print(f"\n{r.render()}")
+            print("", *(lines(line, "    ") for line in r.render().splitlines()), sep="\n")
         if e.no_resources:
-            print(f"\nnothing is said of registers, spills and limiters: {e.no_resources}")
+            print("", lines(f"nothing is said of registers, spills and limiters: {e.no_resources}", "  "), sep="\n")
     return 0
 
 

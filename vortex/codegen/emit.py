@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vortex.codegen.templates import template_for
+from vortex.codegen.templates import Template, template_for
 from vortex.errors import NO_COMPILER, TIR_INVALID
 from vortex.ir import digest
 from vortex.ir.core import Attr, Function, Module
+from vortex.ir.op_labels import ORIGIN
+from vortex.kinds.kind import KINDS
 from vortex.schedules.check import check_program, described
 from vortex.targets.target import TARGETS, Target
 
@@ -80,13 +82,22 @@ def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
         f.name,
         str(f.attrs["kind"]),
         symbol,
-        annotated(function),
+        _with_origin(f, template, annotated(function)),
         tuple(args),
         *template.words_of(program, f),
         schedule,
         digest.structural_of(f),
         function,
     )
+
+
+def _with_origin(f: Function, template: Template, text: str) -> str:
+    """The text, which says in its first line where it comes from if that is no line of the flow."""
+    if any(o.name.startswith("flow.") for o in f.ops):
+        return text
+    kind = KINDS[str(f.attrs["kind"])]
+    told = f"{ORIGIN}{kind.about}; the same for every flow of this shape, by template {template.name}"
+    return f"# {told}\n{text}"
 
 
 def parse_tir(text: str, name: str) -> object:

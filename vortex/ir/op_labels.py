@@ -5,7 +5,7 @@
 
 First the values, then the lines of the flow that they come from, by the names of files alone, so that a text does not
 depend on where a flow lies. In TensorIR a comment behind the head of a block holds for the lines of the block, but for
-those with one of their own.
+those with one of their own. A text that no line of the flow has a part in says in its first line where it comes from.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import PurePath
 
 from vortex.ir.core import Op, Value
 
+ORIGIN = "origin: "
+"""How a text begins, behind its sign of a comment, that no line of the flow has a part in."""
 COMMENT = re.compile(r"(?:#|//) ((?:%\w+, )*%\w+)(?: @ [^\n]*)?$")
 
 
@@ -68,6 +70,12 @@ def commented(text: str, labels: Sequence[str]) -> str:
     """C++ text with the comment of each line at its end."""
     lines = zip(text.splitlines(), labels, strict=True)
     return "".join(f"{line}  // {said}\n" if said else f"{line}\n" for line, said in lines)
+
+
+def origin_of(text: str) -> str:
+    """What the first line of TensorIR text says of where all of it comes from; empty where its lines say."""
+    first = text.partition("\n")[0]
+    return first[2:] if first.startswith(f"# {ORIGIN}") else ""
 
 
 def uncommented(text: str) -> str:

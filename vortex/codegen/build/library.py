@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vortex.codegen.emit import KernelSource, parse_tir
 from vortex.errors import NO_COMPILER, TIR_INVALID
-from vortex.ir.op_labels import commented, labels_of_tir
+from vortex.ir.op_labels import commented, labels_of_tir, origin_of
 from vortex.targets.cpu import detect_mcpu
 from vortex.targets.target import Target
 
@@ -107,7 +107,10 @@ def _commented(kernel: KernelSource, source: str, lines: Sequence[int]) -> str:
     if not lines:
         return source
     of_tir = ["", *labels_of_tir(kernel.text)]
-    return commented(source, [of_tir[n] for n in lines])
+    made = commented(source, [of_tir[n] for n in lines])
+    # TVM leaves the first line empty, so that all others keep their numbers
+    origin = origin_of(kernel.text)
+    return f"// {origin}{made}" if origin and made.startswith("\n") else made
 
 
 def start_resources(target: Target, kernels: Mapping[str, KernelSource]) -> Callable[[], dict[str, Resources]]:
