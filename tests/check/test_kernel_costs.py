@@ -66,7 +66,7 @@ def test_what_was_compiled_without_tensor_cores_is_scalar() -> None:
     found = _select(f"{ROOT}/bench/language_flows.py:mass_fp8", 32763, compiled)
     assert found.times.limiter == "scalar arithmetic"
     assert found.worth is not None and found.worth.off
-    assert "2.4 times as long as predicted" in found.worth.text
+    assert "2.40 times as long as predicted" in found.worth.text
 
 
 STEPS = "examples/quest_then_mass.py"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vortex.targets import predicted
-from vortex.targets.predicted import Compared, Kind, Shape, compared, worth_of
+from vortex.targets.predicted import LAUNCHED, Compared, Kind, Shape, compared, worth_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,6 +27,7 @@ def test_few_kernels_above_50_mb_are_a_quarter_off() -> None:
     assert len(large) > 60
     assert len(far) <= 3, "the model has become worse"
     assert {c.limiter for c in large if c.file != "h200/mass_fp8_scalar.json"} == {"memory"}
+    assert {c.limiter for c in compared() if c.kind == "append"} == {LAUNCHED}
 
 
 LIKE = Kind("H200", "select", "", "memory", large=True)
@@ -48,11 +49,14 @@ def test_a_measurement_of_the_very_shape_is_told(measured: list[Compared]) -> No
     said = worth_of(LIKE, "vx1:a", at)
     assert said.off
     assert said.text == (
-        "measured at this very shape: 20.0 us, 2.0 times as long as predicted "
+        "measured at this very shape, the furthest off of 2: 20.0 us, 2.00 times as long as predicted "
         "(quest, 2 requests of 32763 tokens, bench/results/h200/a.json)"
     )
-    for other in (replace(at, rows=8), replace(at, kept=8), replace(at, tokens=32000)):
+    for other in (replace(at, rows=8), replace(at, tokens=32000)):
         assert "very shape" not in worth_of(LIKE, "vx1:a", other).text
+    assert "very shape" in worth_of(LIKE, "vx1:a", replace(at, kept=8)).text, "select goes over all pages"
+    measured[:] = [replace(c, kind="attend") for c in measured]
+    assert "very shape" not in worth_of(replace(LIKE, kind="attend"), "vx1:a", replace(at, kept=8)).text
     assert "very shape" not in worth_of(LIKE, "vx1:b", at).text
     assert "very shape" not in worth_of(LIKE, "", at).text
 
@@ -64,7 +68,7 @@ def test_kernels_alike_stand_for_what_was_not_measured(measured: list[Compared])
     )
     assert not worth_of(LIKE).off
     measured.append(replace(ONE, measured=15.0))
-    assert "1 more than 25% off, at most 1.5 times as long as predicted" in worth_of(LIKE).text
+    assert "1 more than 25% off, at most 1.50 times as long as predicted" in worth_of(LIKE).text
     assert not worth_of(LIKE).off, "most are near"
     measured += [replace(ONE, measured=5.0)] * 2
     assert worth_of(LIKE).off

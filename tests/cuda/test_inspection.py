@@ -178,7 +178,11 @@ def test_costs_at_a_shape(made: tuple[Path, Path], capsys: pytest.CaptureFixture
     assert kernels["attend"]["flops"] == 16 * 30 * 16 * 2 * 4 * 256
     assert 5 < kernels["attend"]["microseconds"] < kernels["select"]["microseconds"] < 12
     assert kernels["attend"]["limiter"] in ("memory", "latency")
+    assert "committed measurements of select" in kernels["select"]["worth"]
+    assert kernels["plan"]["worth"] == ""
+    assert all(k["off"] == (k["kernel"] != "plan") for k in found["targets"]["sm_100a"]["kernels"])
     text = say(capsys, str(made[0]), *at, "--target", "sm_90", "--gpu", "B200")[1]
+    assert "select (unsure): no prediction for B200 was ever held against a measurement" in text
     assert "quest for sm_90a on B200, predicted: batch=2,kv_heads=8,tokens=16368,kept=30" in text
 
 

@@ -25,7 +25,7 @@ from vortex.schedules.kept_words import KeptWords
 from vortex.schedules.select_memory import shortlists
 from vortex.spec import Spec
 from vortex.targets.gpu import Machine
-from vortex.targets.predicted import LARGE, Kind, Shape, Worth, worth_of
+from vortex.targets.predicted import LARGE, LAUNCHED, Kind, Shape, Worth, worth_of
 from vortex.targets.roofline import UNLISTED_LAUNCH, Demand, Times, number
 from vortex.targets.target import TARGETS
 
@@ -112,13 +112,15 @@ def _cost(
     pages = _pages(program, f, spec, step)
     work = _demand(program, f, rows * s.total, rows, pages, machine, compiled, plan)
     times, b = Times.of(work, machine), step.budget
+    large = rows * s.total > LARGE
+    limiter = times.limiter if large or 4 * times.busy > times.seconds else LAUNCHED
     return KernelCost(
         kernel=s.kernel,
         read=rows * s.read,
         written=rows * s.written,
         flops=rows * _flops(program, f, pages),
         times=times,
-        like=Kind(machine.name, str(f.attrs["kind"]), form_of(program, f), times.limiter, rows * s.total > LARGE),
+        like=Kind(machine.name, str(f.attrs["kind"]), form_of(program, f), limiter, large),
         ir=digest.kernel(program, f) if compiled is None or compiled.tensor_cores else "",
         shape=Shape(step.rows, step.tokens, b.pages + b.sink + b.recent, spec.page_size),
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vortex.artifact.manifest import KernelEntry
     from vortex.check.kernel_costs import KernelCost
     from vortex.compilation.stored import Stored
+    from vortex.ir.core import Module
     from vortex.tune.shapes import Shape
 
 
@@ -49,9 +50,12 @@ def show_costs(path: str, shape: str, target: str | None, gpu: str | None, as_js
         table(head, [_row(c) for c in costs], f"{stored.name} for {name} on {machine.name}, predicted: {at}")
         layer = sum(c.microseconds for c in costs if not c.kernel.startswith("plan"))
         print(f"a layer {layer:.1f} us; plan runs once a step. What predictions are worth:")
+        tuned = _tuned(stored.programs[name], name, at) if machine is MACHINES[name] else {}
         for c in costs:
             if worth := c.worth:
-                print(lines(f"  {c.kernel}{' (unsure)' if worth.off else ''}: {worth.text}", "    "))
+                own = tuned.get(c.kernel.partition("_v")[0])
+                beside = f"; the tuning database has {own:.1f} us for steps of its bucket" if own else ""
+                print(lines(f"  {c.kernel}{' (unsure)' if worth.off else ''}: {worth.text}{beside}", "    "))
     return 0
 
 
@@ -59,6 +63,21 @@ def _row(c: KernelCost) -> list[str]:
     share = c.times.shares[c.times.limiter]
     sizes = [f"{n / 1e6:.2f}" for n in (c.read, c.written, c.flops)]
     return [c.kernel, *sizes, f"{c.microseconds:.1f}", c.times.limiter, f"{share:.0%}"]
+
+
+def _tuned(program: Module, target: str, at: Shape) -> dict[str, float]:
+    """Microseconds of kernels that the tuning databases have a measurement of, in the bucket of the shape itself."""
+    from vortex.targets.target import TARGETS
+    from vortex.tune.explain import explain
+    from vortex.tune.keys import queries
+    from vortex.tune.layers import Layers
+
+    layers, made = Layers.default(), {}
+    for f, query in queries(program, TARGETS[target], at):
+        hit = explain(layers, query).hit
+        if hit is not None and hit.record.key.bucket == query.key.bucket and hit.record.us:
+            made[f.name] = hit.record.us
+    return made
 
 
 def _machine(name: str) -> Machine:

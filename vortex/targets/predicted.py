@@ -16,6 +16,8 @@ from statistics import median
 
 LARGE = 50e6
 """Bytes above which a kernel's time is that of its bytes, and no longer that of its launch."""
+LAUNCHED = "launch"
+"""The limiter of small kernels whose work is a quarter of their time at most."""
 NEAR = 0.25
 """Part of the measured time that a prediction may be off."""
 DATA = "predicted.jsonl"
@@ -35,7 +37,9 @@ class Kind:
     def __str__(self) -> str:
         size = f"{'above' if self.large else 'below'} {LARGE / 1e6:.0f} MB"
         form = f" {self.form}" if self.form else ""
-        return f"{self.kind}{form} that waits for {spoken(self.limiter)}, {size}"
+        waits = f"that waits for {spoken(self.limiter)}"
+        waits = "of little work beside its launch and choices" if self.limiter == LAUNCHED else waits
+        return f"{self.kind}{form} {waits}, {size}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,8 @@ class Shape:
 
     def is_of(self, c: Compared) -> bool:
         pages = [-(-tokens // self.page_size) for tokens in (c.tokens, self.tokens)]
-        return (c.rows, c.kept, pages[0]) == (self.rows, self.kept, pages[1])
+        same = (c.rows, pages[0]) == (self.rows, pages[1])
+        return same and (c.kept == self.kept or c.kind != "attend")  # the others go over all pages, or none
 
 
 def worth_of(like: Kind, ir: str = "", shape: Shape | None = None) -> Worth:
@@ -122,9 +127,9 @@ def worth_of(like: Kind, ir: str = "", shape: Shape | None = None) -> Worth:
         return Worth(f"no prediction for {like.gpu} was ever held against a measurement", True)
     same = [c for c in of_gpu if ir and c.ir == ir and shape is not None and shape.is_of(c)]
     if same:
-        # one of several files: the one that is least in the prediction's favour
         c = max(same, key=lambda c: max(c.ratio, 1 / c.ratio))
-        return Worth(f"measured at this very shape: {c.measured:.1f} us, {_times(c.ratio)} ({c})", not c.near)
+        of = f", the furthest off of {len(same)}" if len(same) > 1 else ""
+        return Worth(f"measured at this very shape{of}: {c.measured:.1f} us, {_times(c.ratio)} ({c})", not c.near)
     return _of_alike(like, [c for c in of_gpu if c.like == like])
 
 
@@ -145,7 +150,7 @@ def _of_alike(like: Kind, group: Sequence[Compared]) -> Worth:
 
 def _times(ratio: float) -> str:
     """How long something took, in words."""
-    return f"{ratio:.1f} times as long as predicted" if ratio >= 1 else f"{ratio:.2f} of what is predicted"
+    return f"{ratio:.2f} times as long as predicted" if ratio >= 1 else f"{ratio:.2f} of what is predicted"
 
 
 def spoken(limiter: str) -> str:
