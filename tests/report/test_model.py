@@ -119,6 +119,17 @@ def test_what_ran_on_scalar_units_is_told_with_its_line(stored: Stored, compilat
     assert "the choice of scalar units has to change" in change
     cost = next(k.cost for k in told.kernels if k.name == "select" and k.target == "sm_90a")
     assert cost and cost.limiter["H200"] == "scalar arithmetic" and cost.off["H200"]
+    assert "very shape" not in cost.worth["H200"]
+
+
+def test_a_measurement_of_the_reports_shape_is_told_without_a_file(stored: Stored) -> None:
+    """Of kernels that no flow has a part in, and that have no instruction of tensor cores."""
+    at = replace(SHAPE, batch=32, tokens=32768)
+    plain = {"texts": {"source": "__global__ void k() {}"}, "resources": {"ctas": 2}}
+    kernels = tuple(replace(k, **plain) for k in stored.kernels)  # type: ignore[arg-type]
+    told = describe(replace(stored, kernels=kernels), Request(at, Layers({})))
+    cost = next(k.cost for k in told.kernels if k.name == "attend" and k.target == "sm_90a")
+    assert cost and cost.worth["H200"].startswith("measured at this very shape")
 
 
 def test_an_artifact_says_what_its_dump_says(made: Made, compilation: Compilation) -> None:

@@ -22,6 +22,7 @@ from vortex.schedules.arithmetic import Arithmetic, flops_of
 from vortex.schedules.check import described
 from vortex.schedules.form import form_of
 from vortex.schedules.kept_words import KeptWords
+from vortex.schedules.matrices import matrices_of
 from vortex.schedules.select_memory import shortlists
 from vortex.spec import Spec
 from vortex.targets.gpu import Machine
@@ -121,8 +122,18 @@ def _cost(
         flops=rows * _flops(program, f, pages),
         times=times,
         like=Kind(machine.name, str(f.attrs["kind"]), form_of(program, f), limiter, large),
-        ir=digest.kernel(program, f) if compiled is None or compiled.tensor_cores else "",
+        ir="" if _is_otherwise(program, f, compiled) else digest.kernel(program, f),
         shape=Shape(step.rows, step.tokens, b.pages + b.sink + b.recent, spec.page_size),
+    )
+
+
+def _is_otherwise(program: Module, f: Function, compiled: Compiled | None) -> bool:
+    """Whether a kernel was compiled without the tensor cores that it would be given today."""
+    return (
+        compiled is not None
+        and not compiled.tensor_cores
+        and f.attrs["kind"] == "select"
+        and bool(matrices_of(program, f))
     )
 
 
