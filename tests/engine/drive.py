@@ -2,7 +2,7 @@
 
 Job and answer are JSON. A job: {"engine": {...}, "passes": [{"prompts": [[...]], "tokens": n, "choices": [...],
 "watch": [...]}, ...], "traffic": requests of traffic.py's, "at_once": n, "references": [{"flow", "pages",
-"dense_layers", "prompt", "tokens", "restarts", "masses"}, ...]}. In a pass "choices" may say what each request chooses,
+"dense_layers", "prompt", "tokens", "restarts", "masses", "scales", "said": [pass, request]}, ...]}. In a pass "choices" may say what each request chooses,
 and beside them "watch" tokens whose log-probabilities at each step are told. The last line of standard output:
 {"passes": [[{"ids": [...], "cached": n, "logprobs": [[...], ...]}, ...], ...], "traffic": {name: {"prompt", "ids",
 "end"}}, "serves": what get_server_info says of the backend, "references": [[[token, gap], ...], ...]}, where
@@ -63,16 +63,19 @@ async def chosen(engine: Any, one: dict[str, Any], sampling: dict[str, Any]) -> 
     return await asyncio.gather(*map(ask, one["prompts"], one["choices"]))
 
 
-def references_of(job: dict[str, Any]) -> list[Any]:
+def references_of(job: dict[str, Any], passes: list[list[dict[str, Any]]]) -> list[Any]:
     from simulation import Simulation, greedy, load
 
     path = job["engine"]["model_path"]
-    model, done = load(path), []
+    model, done = load(path, job["engine"].get("dtype", "float32")), []
     for one in job.get("references", []):
         prompt, tokens, restarts = one.pop("prompt"), one.pop("tokens"), one.pop("restarts", ())
         if one.get("flow") == "transformers":
             done.append([(token, 1.0) for token in greedy(path, prompt, tokens)])
         else:
+            if "said" in one:
+                first, second = one["said"]
+                one["said"] = passes[first][second]["ids"]
             simulation = Simulation(model, **one)
             done.append(simulation.steps(prompt, tokens, restarts))
             if simulation.masses:
@@ -82,5 +85,6 @@ def references_of(job: dict[str, Any]) -> list[Any]:
 
 if __name__ == "__main__":
     job = json.load(sys.stdin)
-    answer = {**served(job), "references": references_of(job)}
+    answer = served(job)
+    answer["references"] = references_of(job, answer["passes"])
     print("\n" + json.dumps(answer), flush=True)

@@ -2,6 +2,8 @@
 
 Prompts are read densely. A decoded token attends, in each layer and KV head, to the first page, the last two and the
 pages that score best by a formula written out here: no code of vortex's takes part. ``pages`` of None keeps all.
+
+Models are in f32 unless another type is asked for, which K, V and what attention makes are rounded to.
 """
 
 from __future__ import annotations
@@ -54,6 +56,10 @@ class Simulation:
     gap: float = math.inf
     masses: bool = False
     """Whether :attr:`seen` is kept."""
+    scales: Sequence[tuple[float, float]] = ()
+    """Of K and V by layer, where they are kept in fp8."""
+    said: Sequence[int] = ()
+    """What an engine said; then each token follows what it said before."""
     seen: list[tuple[int, int, list[float], list[float]]] = field(default_factory=list, repr=False)
     """For each token and layer that chose: its number, the tokens there were, and by KV head the share of
     dense attention's mass on the pages that were kept, and on the best choice of as many."""
@@ -64,12 +70,14 @@ class Simulation:
         return [token for token, _ in self.steps(prompt, tokens, restarts)]
 
     def steps(self, prompt: Sequence[int], tokens: int, restarts: Sequence[int] = ()) -> list[tuple[int, float]]:
-        """Each token with its gap."""
+        """Each token with its gap; where the tokens that were :attr:`said` are followed, with how far the logit of the
+        one that was said is behind it.
+        """
         made: list[tuple[int, float]] = []
         cache = DynamicCache()
         current = _RUNNING
         for i in range(tokens):
-            known = [*prompt, *(t for t, _ in made)]
+            known = [*prompt, *(self.said[:i] or (t for t, _ in made))]
             if i == 0 or i in restarts:
                 cache, new = DynamicCache(), known
             else:
@@ -82,7 +90,8 @@ class Simulation:
             finally:
                 current.pop()
             best = logits.topk(2).values
-            made.append((int(logits.argmax()), min(float(best[0] - best[1]), self._score_gap)))
+            gap = min(float(best[0] - best[1]), self._score_gap)
+            made.append((int(logits.argmax()), float(best[0] - logits[self.said[i]]) if self.said else gap))
         return made
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, layer: int) -> torch.Tensor:
@@ -122,7 +131,8 @@ class Simulation:
         if scored is None or n <= scored + SINK + RECENT:
             return torch.arange(length)
         candidates = torch.arange(SINK, n - RECENT)
-        whole = keys[: (n - 1) * PAGE].view(-1, PAGE, keys.shape[-1])
+        # summaries are in the model's type, and extremes of rounded keys are rounded extremes
+        whole = keys[: (n - 1) * PAGE].to(self.model.dtype).to(keys.dtype).view(-1, PAGE, keys.shape[-1])
         scores = SCORES[self.flow](q, whole[candidates])
         order = scores.sort(descending=True, stable=True)
         if 0 < scored < len(candidates):
@@ -138,25 +148,33 @@ _RUNNING: list[Simulation] = []
 def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float, **rest: Any
 ) -> tuple[torch.Tensor, None]:
-    simulation = _RUNNING[-1]
+    simulation, dtype = _RUNNING[-1], query.dtype
+    scales = simulation.scales[module.layer_idx] if simulation.scales else None
+    key, value = (_kept(x, scales and scales[i]) for i, x in enumerate((key, value)))
+    query = query.float()
     if query.shape[2] == 1 and module.layer_idx not in simulation.dense_layers:
         out = simulation.attend(query[0, :, 0], key[0], value[0], scaling, module.layer_idx)
-        return out[None, None], None
+        return out[None, None].to(dtype), None
     group = query.shape[1] // key.shape[1]
     k, v = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     scores = (query @ k.mT) * scaling
     past = k.shape[2] - query.shape[2]
     hidden = torch.ones(query.shape[2], k.shape[2], dtype=torch.bool).triu(past + 1)
     out = scores.masked_fill(hidden, -math.inf).softmax(-1) @ v
-    return out.transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2).contiguous().to(dtype), None
+
+
+def _kept(x: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """K or V as the cache gives it back, f32."""
+    return x.float() if scale is None else (x / scale).to(torch.float8_e4m3fn).float() * scale
 
 
 AttentionInterface.register("simulation", _attention)
 
 
-def load(path: str) -> PreTrainedModel:
+def load(path: str, dtype: str = "float32") -> PreTrainedModel:
     """The model with attention that :class:`Simulation` decides."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
     model.set_attn_implementation("simulation")
     return model
 

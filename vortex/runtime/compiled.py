@@ -194,6 +194,7 @@ def command(flow: str, shape: ModelShape, target: str, out: Path | str) -> list[
     else:
         model = ["--heads", f"{spec.group * shape.kv_heads}/{shape.kv_heads}", "--head-dim", str(spec.head_dim)]
     page = ["--page-size", str(spec.page_size), "--dtype", spec.dtype]
+    page += ["--kv-dtype", spec.kv_dtype] if spec.scaled else []
     page += ["--budget-table"] if spec.budget_table else []
     page += ["--request-budgets"] if spec.request_budgets else []
     if spec.page_blocks > 1:

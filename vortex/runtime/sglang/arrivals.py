@@ -39,9 +39,7 @@ class Arrivals:
         self._decoder = Decoder(library, budget=budget, parameters=weights, head_offset=first_head)
         self._scored = frozenset(number for number, layer in layers.items() if layer.fields is not None)
         for number in sorted(self._scored):
-            self._decoder.bind(
-                number, layers[number].k, layers[number].v, layers[number].fields, state=layers[number].state
-            )
+            layers[number].bind(self._decoder, number)
         self._slots: Sequence[torch.Tensor] = ()
         self._pages = 0
 

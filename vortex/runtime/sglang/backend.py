@@ -36,8 +36,10 @@ from vortex.runtime.sglang.metrics import Metrics
 from vortex.runtime.sglang.page_trace import PageTrace
 from vortex.runtime.sglang.probe import Probe
 from vortex.runtime.sglang.refusals import refuse_layers, refuse_model, refuse_prefill, refuse_settings
+from vortex.runtime.sglang.scaled_prefill import ScaledPrefill
+from vortex.runtime.sglang.scales import scales_of
 from vortex.runtime.sglang.shape import model_shape, refuse_table
-from vortex.runtime.sglang.step import Layer, Step
+from vortex.runtime.sglang.step import UNSCALED, Layer, Step
 from vortex.runtime.sglang.watch import Watch, WatchedStep
 
 logger = logging.getLogger(__name__)
@@ -69,14 +71,16 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         weights = Parameters(manifest.flow, manifest.parameters, config.parameters or None)
         self._weights, self._first_head = weights, shape.first_head
         name = config.prefill_on(runner.device)
-        refuse_prefill(name, latent=latent)
+        scaled = self._scaled = shape.spec.scaled
+        refuse_prefill(name, latent=latent, scaled=scaled)
         if latent:
             read_latent_by(name)
         self._prefill = _dense(name, runner)
         self.needs_cpu_seq_lens = self._prefill.needs_cpu_seq_lens
         self._config = config
         refuse_layers(config, range(pool.start_layer, pool.start_layer + pool.layer_num))
-        self._layers = {}
+        self._layers: dict[int, Layer] = {}
+        scales = scales_of(runner.model) if scaled else {}
         table = self.req_to_token_pool.req_to_token
         slots, columns = int(table.shape[0]), -(-int(table.shape[1]) // shape.spec.page_size)
         for number in range(pool.start_layer, pool.start_layer + pool.layer_num):
@@ -87,7 +91,9 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             bare = number in config.dense_layers or source is not None
             fields = None if bare else new_fields(entries, k.shape[0], k.shape[1], k.device)
             state = None if bare else new_state(self._library.manifest.states, slots, k.shape[1], columns, k.device)
-            self._layers[number] = Layer(k, v, fields, state, source)
+            self._layers[number] = Layer(k, v, fields, state, source, scales.get(number, UNSCALED))
+        if scaled and name == "torch_native":
+            self._prefill = ScaledPrefill(self._prefill, pool, self._layers)
         self.about = About.of(manifest, target, config.budget, config.dense_layers, len(self._layers), name)
         rank = get_parallel().attn_tp_rank
         counts = Counts(self._library, config, self._layers)
@@ -208,7 +214,8 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         """One token of each request; ``save_kv_cache`` False where RoPE has stored K and V already."""
         _refuse_extras(kwargs)
         if save_kv_cache and k is not None:
-            self.token_to_kv_pool.set_kv_buffer(layer, forward_batch.out_cache_loc, k, v)
+            scales = self._layers[layer.layer_id].scales if self._scaled else ()
+            self.token_to_kv_pool.set_kv_buffer(layer, forward_batch.out_cache_loc, k, v, *scales)
         # on a GPU a slice of the fused projection, its rows further apart than they are long
         q = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim).contiguous()
         out = q.new_empty(*q.shape[:2], layer.v_head_dim)

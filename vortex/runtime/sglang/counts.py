@@ -31,7 +31,7 @@ class Counts:
         self.dense = sum(layer.dense for layer in layers.values())
         self.sparse = len(layers) - self.dense
         heads = next(iter(layers.values())).k.shape[1]
-        self._kv_bytes = len(spec.pools) * self._page * spec.head_dim * TORCH[spec.dtype].itemsize * heads
+        self._kv_bytes = len(spec.pools) * self._page * spec.head_dim * TORCH[spec.kv_dtype].itemsize * heads
         self._field_bytes = sum(f.tile_bytes for f in manifest.fields) * heads
         self._field_bytes //= spec.page_blocks
         self.steps = self.rows = self.pages = self.kept = self.scored = 0

@@ -16,6 +16,10 @@ OTHER = "use another attention backend for this model"
 LATENT_PREFILL = ("triton", "torch_native")
 """Dense backends that take absorbed queries (MLA) in one piece, compressed part and rotary part together."""
 
+SCALED_PREFILL = ("triton", "torch_native")
+"""Dense backends whose prompts over K and V in fp8 are known to be read by the scales; the second one knows none, and
+is put right by ``scaled_prefill``."""
+
 
 class Refusal(NamedTuple):
     """``applies`` looks at SGLang's ServerArgs; the sentence is "does not serve {what}: {why}"."""
@@ -49,6 +53,16 @@ SETTINGS = (
         lambda args: _on("enable_hierarchical_cache")(args) and not hasattr(args, "hicache_host_memory_mode"),
         "it loads pages while the pass before may still write to them, and to their summaries",
         "use SGLang 0.5.23, or drop --enable-hierarchical-cache",
+    ),
+    Refusal(
+        "a KV cache of fp8 on a CPU with SGLang 0.5.23",
+        lambda args: (
+            getattr(args, "device", None) == "cpu"
+            and getattr(args, "kv_cache_dtype", None) == "fp8_e4m3"
+            and hasattr(args, "hicache_host_memory_mode")
+        ),
+        "SGLang has such pools there for its backend intel_amx alone",
+        "use --kv-cache-dtype auto",
     ),
     Refusal(
         "a storage backend of HiCache",
@@ -196,9 +210,9 @@ def refuse_layers(config: EngineConfig, layers: range) -> None:
             _refuse(f"layer {number} with pages of {source}", why, "change 'layers'")
 
 
-def refuse_prefill(name: str, *, latent: bool) -> None:
-    """VX9002 for a dense backend that SGLang does not have, or that does not read prompts of a model with latent rows
-    (MLA).
+def refuse_prefill(name: str, *, latent: bool, scaled: bool = False) -> None:
+    """VX9002 for a dense backend that SGLang does not have, that does not read prompts of a model with latent rows
+    (MLA), or of which nobody knows how it reads K and V that are ``scaled`` (fp8).
     """
     from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 
@@ -208,6 +222,9 @@ def refuse_prefill(name: str, *, latent: bool) -> None:
     if latent and name not in LATENT_PREFILL:
         why = "it takes the parts of an absorbed query apart"
         _refuse(f"prefill_backend '{name}' for an MLA model", why, f"use {' or '.join(LATENT_PREFILL)}")
+    if scaled and name not in SCALED_PREFILL:
+        why = "how it reads fp8 and its scales is untested here"
+        _refuse(f"prefill_backend '{name}' with a KV cache of fp8_e4m3", why, f"use {' or '.join(SCALED_PREFILL)}")
 
 
 def refuse_model(runner: Any) -> None:

@@ -28,19 +28,18 @@ def model_shape(
     ``request_budgets`` where requests may have budgets of their own. With ``ranks`` it is that of the first of so
     many tensor-parallel ranks, wherever this runs.
 
-    VX9002 for KV of another type than the model's, and for latent rows on several ranks; VX9003 for blocks that do not
-    divide the page.
+    VX9002 for KV of another type than the model's that the kernels do not read, and for latent rows on several ranks;
+    VX9003 for blocks that do not divide the page.
     """
     if block_size and page_size % block_size:
         why = f"'block_size' is {block_size}, and the engine's pages of {page_size} tokens are no multiple of it"
         raise ENGINE_CONFIG.at(why=why)
-    dtype = short(model.dtype)
-    if kv_dtype != model.dtype:
-        why = "the scales of K and V that SGLang keeps by layer are not handed to the kernels"
-        raise ENGINE_REFUSED.at(what=f"a KV cache of {short(kv_dtype)}", why=why, hint="use --kv-cache-dtype auto")
+    dtype, kept = short(model.dtype), short(kv_dtype)
     if dtype not in ("bf16", "f16", "f32"):
         why = "the kernels read K and V as bf16, f16 or f32"
         raise ENGINE_REFUSED.at(what=f"a model in {dtype}", why=why, hint="use --dtype bfloat16")
+    if kept != dtype:
+        _refuse_kept(kept, dtype, latent=latent)
     rank = 0
     if not ranks:
         from sglang.srt.runtime_context import get_parallel
@@ -58,9 +57,24 @@ def model_shape(
     kv_heads = model.get_num_kv_heads(ranks)
     group = model.num_attention_heads // ranks // kv_heads
     sizes = {"page_size": page_size, "block_size": block_size, "head_dim": model.head_dim}
-    spec = Spec(**sizes, group=group, dtype=dtype, budget_table=budget_table, request_budgets=request_budgets)
+    own = {"budget_table": budget_table, "request_budgets": request_budgets}
+    spec = Spec(**sizes, group=group, dtype=dtype, kv_dtype=kept, **own)
     # where there are more ranks than heads, several ranks hold one
     return ModelShape(spec, kv_heads, rank * model.get_num_kv_heads(1) // ranks)
+
+
+def _refuse_kept(kept: str, dtype: str, *, latent: bool) -> None:
+    """VX9002 unless K and V may be ``kept`` in another type than the model's ``dtype``."""
+    hint = "use --kv-cache-dtype auto"
+    if kept != "fp8_e4m3":
+        why, hint = "the kernels read K and V as the model has them, or as fp8_e4m3", f"{hint} or fp8_e4m3"
+    elif latent:
+        why = "kernels of latent rows (MLA) read them as the model has them"
+    elif dtype == "f32":
+        why, hint = "the kernels read fp8 for models in bf16 or f16", f"{hint}, or --dtype bfloat16"
+    else:
+        return
+    raise ENGINE_REFUSED.at(what=f"a KV cache of {kept} under a model in {dtype}", why=why, hint=hint)
 
 
 def refuse_table(budget: Budget, model: Any, layers: int, latent: bool) -> None:

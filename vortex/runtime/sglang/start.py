@@ -43,15 +43,15 @@ def refuse_start(args: Any, model: Any) -> None:
     page_trace.Wanted.read()
     refuse_architecture(model)
     latent = model.attention_arch.name == "MLA"
-    refuse_prefill(config.prefill_on(args.device), latent=latent)
+    refuse_prefill(config.prefill_on(args.device), latent=latent, scaled=args.kv_cache_dtype == "fp8_e4m3")
     layers = max(model.num_hidden_layers, model.num_attention_layers)
     refuse_layers(config, range(layers))
     if model.num_hidden_layers == model.num_attention_layers:
         refuse_table(config.budget, model, layers, latent)
     kv = args.kv_cache_dtype
     if kv != "auto" and kv not in KV_DTYPES:
-        why = "the kernels read K and V as the model has them"
-        raise ENGINE_REFUSED.at(what=f"a KV cache of {kv}", why=why, hint="use --kv-cache-dtype auto")
+        why = "the kernels read K and V as the model has them, or as fp8_e4m3"
+        raise ENGINE_REFUSED.at(what=f"a KV cache of {kv}", why=why, hint="use --kv-cache-dtype auto or fp8_e4m3")
     if config.parameters:
         read_safetensors(config.parameters)  # nothing is compiled for a file that is none
     by_row, block = bool(config.budget.table), config.block_size

@@ -14,6 +14,9 @@ from vortex.runtime.parameters import Parameters
 from vortex.runtime.sglang.chosen import Chosen
 
 
+UNSCALED = (1.0, 1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """The memory of one layer: ``k`` and ``v`` are SGLang's pools seen as pages ``[P, Hkv, page, D]``, or ``k`` its
@@ -27,11 +30,27 @@ class Layer:
     state: Mapping[str, torch.Tensor] | None = None
     pages_of: int | None = None
     """The layer to whose pages it attends, where it selects none."""
+    scales: tuple[float, float] = UNSCALED
+    """Of K and V, which fp8 pools keep as multiples of them."""
 
     @property
     def dense(self) -> bool:
         """Whether the flow skips it."""
         return self.fields is None and self.pages_of is None
+
+    @property
+    def k_scale(self) -> float:
+        """Of K."""
+        return self.scales[0]
+
+    @property
+    def v_scale(self) -> float:
+        """Of V."""
+        return self.scales[1]
+
+    def bind(self, decoder: Decoder, number: int) -> None:
+        """Give ``decoder`` the memory of this layer, which is the ``number``-th."""
+        decoder.bind(number, self.k, self.v, self.fields, *self.scales, state=self.state)
 
 
 class Step:
@@ -84,8 +103,8 @@ class Step:
         self._chosen = None if chosen is None else chosen.rows
         self._fill = Decoder(library, budget=budget, parameters=weights, head_offset=first_head)
         for number, layer in layers.items():
-            self._decode.bind(number, layer.k, layer.v, layer.fields, state=layer.state)
-            self._fill.bind(number, layer.k, layer.v, layer.fields, state=layer.state)
+            layer.bind(self._decode, number)
+            layer.bind(self._fill, number)
         self._grow(rows)
 
     def _grow(self, rows: int) -> None:

@@ -160,7 +160,7 @@ class WatchedStep(Step):
     def _weights(self, layer: int, q: torch.Tensor, scale: float, table: torch.Tensor, tokens: int) -> torch.Tensor:
         """Dense attention's of one request's ``q`` ``[Hq, D]``: f32 ``[Hkv, G, tokens]``."""
         k = self._layers[layer].k
-        asked = q.float().view(k.shape[1], -1, q.shape[-1])
+        asked = q.float().view(k.shape[1], -1, q.shape[-1]) * self._layers[layer].k_scale
         pages = table[: -(-tokens // self._page)].long()
         parts = []
         for first in range(0, len(pages), PAGES_AT_ONCE):
