@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 PAGE, SINK, RECENT = 16, 1, 2
 
@@ -174,7 +174,10 @@ AttentionInterface.register("simulation", _attention)
 
 def load(path: str, dtype: str = "float32") -> PreTrainedModel:
     """The model with attention that :class:`Simulation` decides."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    config = AutoConfig.from_pretrained(path)
+    if hasattr(config, "quantization_config"):  # that of K and V is what a Simulation is told
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=getattr(torch, dtype)).eval()
     model.set_attn_implementation("simulation")
     return model
 

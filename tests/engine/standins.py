@@ -45,9 +45,10 @@ class MHATokenToKVPool:
 
     use_hnd, start_layer, layer_num = False, 0, LAYERS
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         shape = PAGES * SPEC.page_size, KV_HEADS, SPEC.head_dim
-        self.buffers = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(LAYERS)]
+        self.dtype = dtype
+        self.buffers = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(LAYERS)]
 
     def get_key_buffer(self, layer: int) -> torch.Tensor:
         return self.buffers[layer][0]
@@ -55,9 +56,19 @@ class MHATokenToKVPool:
     def get_value_buffer(self, layer: int) -> torch.Tensor:
         return self.buffers[layer][1]
 
-    def set_kv_buffer(self, layer: Any, loc: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        for buffer, new in zip(self.buffers[layer.layer_id], (k, v), strict=True):
-            buffer[loc] = new
+    def set_kv_buffer(
+        self,
+        layer: Any,
+        loc: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        k_scale: float | None = None,
+        v_scale: float | None = None,
+    ) -> None:
+        for buffer, new, scale in zip(self.buffers[layer.layer_id], (k, v), (k_scale, v_scale), strict=True):
+            if new.dtype != self.dtype and scale is not None:
+                new.div_(scale)  # in place, as SGLang does
+            buffer[loc] = new.to(self.dtype)
 
 
 class DensePrefill:
@@ -74,14 +85,25 @@ class DensePrefill:
     def forward_extend(self, q: torch.Tensor, k: Any, v: Any, layer: Any, batch: Any, save_kv_cache: bool) -> Any:
         if save_kv_cache:
             self._pool.set_kv_buffer(layer, batch.out_cache_loc, k, v)
-        return torch.zeros(len(q), q[0].numel())
+        return torch.zeros(len(q), q[0].numel(), dtype=q.dtype)
+
+
+class RadixAttention(torch.nn.Module):
+    """A layer of attention, with what the backend reads of it."""
+
+    logit_cap, sliding_window_size, is_cross_attention, attn_type = 0.0, -1, False, "decoder"
+
+    def __init__(self, number: int, scales: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        self.layer_id, self.tp_q_head_num = number, QUERY_HEADS
+        self.qk_head_dim = self.v_head_dim = SPEC.head_dim
+        self.scaling = SPEC.head_dim**-0.5
+        self.k_scale, self.v_scale = (None, None) if scales is None else map(torch.tensor, scales)
+        self.k_scale_float = self.v_scale_float = None
 
 
 def modules() -> dict[str, ModuleType]:
     """By the names under which the backend imports them."""
-
-    class RadixAttention(torch.nn.Module):
-        pass
 
     contents: dict[str, dict[str, Any]] = {
         "configs.hybrid_arch": {"mambaish_config": lambda model: None},
@@ -100,7 +122,7 @@ def modules() -> dict[str, ModuleType]:
 @contextmanager
 def stood_in() -> Iterator[None]:
     """Within, the backend's modules import these; after it nothing is left of them."""
-    mine = ("backend", "stats", "seam_0_5_16", "seam_0_5_23")
+    mine = ("backend", "scales", "stats", "seam_0_5_16", "seam_0_5_23")
     names = [f"vortex.runtime.sglang.{name}" for name in mine]
     with pytest.MonkeyPatch.context() as patch:
         for name, module in modules().items():
@@ -123,30 +145,30 @@ class World:
         version: str = "0_5_23",
         pages: int = 2,
         args: dict[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        scales: tuple[tuple[float, float], ...] = (),
         **more: object,
     ) -> None:
         config = {"flow": str(artifact), "budget": {"pages": pages}, "dense_layers": [1], **more}
-        self.pool = MHATokenToKVPool()
+        kept = torch.float8_e4m3fn if scales else dtype
+        self.pool, self.dtype = MHATokenToKVPool(kept), dtype
         self.req_to_token = torch.zeros(9, 512, dtype=torch.int32)
         self.lengths: dict[int, int] = {}
-        self.layers = [SimpleNamespace(layer_id=n, tp_q_head_num=QUERY_HEADS) for n in range(LAYERS)]
-        for layer in self.layers:
-            layer.qk_head_dim = layer.v_head_dim = SPEC.head_dim
-            layer.scaling = SPEC.head_dim**-0.5
-        model = SimpleNamespace(dtype=torch.float32, head_dim=SPEC.head_dim, num_attention_heads=QUERY_HEADS)
+        self.layers = [RadixAttention(n, scales[n] if scales else None) for n in range(LAYERS)]
+        model = SimpleNamespace(dtype=dtype, head_dim=SPEC.head_dim, num_attention_heads=QUERY_HEADS)
         model.get_num_kv_heads = lambda ranks: KV_HEADS
         self.runner = SimpleNamespace(
             server_args=SimpleNamespace(**{"attention_backend": "vortex", **(args or {})}),
             model_config=model,
             token_to_kv_pool=self.pool,
             req_to_token_pool=SimpleNamespace(req_to_token=self.req_to_token),
-            kv_cache_dtype=torch.float32,
+            kv_cache_dtype=kept,
             page_size=SPEC.page_size,
             device="cpu",
             use_mla_backend=False,
             is_hybrid_swa=False,
             sliding_window_size=None,
-            model=torch.nn.Module(),
+            model=torch.nn.Sequential(*self.layers),
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VORTEX_CONFIG", json.dumps(config))
@@ -184,7 +206,7 @@ class World:
         tokens, made = len(batch.out_cache_loc), []
         for layer in self.layers:
             # one projection makes q, k and v, as in SGLang: a row of q is not beside the next
-            both = torch.randn(tokens, QUERY_HEADS + 2 * KV_HEADS, SPEC.head_dim, generator=draw)
+            both = torch.randn(tokens, QUERY_HEADS + 2 * KV_HEADS, SPEC.head_dim, generator=draw).to(self.dtype)
             q, k, v = both.split((QUERY_HEADS, KV_HEADS, KV_HEADS), dim=1)
             if fused:
                 self.pool.set_kv_buffer(layer, batch.out_cache_loc, k, v)

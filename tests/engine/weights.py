@@ -1,18 +1,22 @@
 """Writes a small model with random weights, and a tokenizer of words t4 .. t1023. Runs in the engine's environment.
 
-    weights.py FOLDER [latent]     a Qwen3, or a DeepSeek V2 whose attention is latent (MLA)
+    weights.py FOLDER KIND     grouped: a Qwen3; latent: a DeepSeek V2 whose attention is latent (MLA)
+                               calm: a Qwen3 for half precision; scaled: the same with scales of K and V in fp8
 
 The weights are drawn wide, and q and k are scaled up, so that attention is far from uniform: leaving a page out
-changes the tokens, and no two scores tie.
+changes the tokens, and no two scores tie. That makes a model in which an error of rounding grows from layer to layer;
+``calm`` ones add less to what goes through them.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     DeepseekV2Config,
@@ -25,6 +29,8 @@ from transformers import (
 
 VOCABULARY = 1024
 
+SCALES = ((0.1, 0.04), (0.13, 0.05), (0.16, 0.06), (0.19, 0.07))
+"""Of K and V in each layer: no powers of two, and nothing is clamped."""
 
 COMMON = {
     "vocab_size": VOCABULARY,
@@ -67,7 +73,7 @@ def latent() -> PreTrainedModel:
     return DeepseekV2ForCausalLM(config)
 
 
-def write_model(path: Path, make: Callable[[], PreTrainedModel]) -> None:
+def write_model(path: Path, make: Callable[[], PreTrainedModel], *, calm: bool = False) -> None:
     torch.manual_seed(0)
     model = make().float()
     with torch.no_grad():
@@ -75,8 +81,29 @@ def write_model(path: Path, make: Callable[[], PreTrainedModel]) -> None:
             if weight.dim() == 2:
                 weight.normal_(0, 0.5 if "embed" in name or "lm_head" in name else 0.12)
             if "q_norm" in name or "k_norm" in name or "kv_a_layernorm" in name:
-                weight.fill_(2.5)
+                weight.fill_(1.5 if calm else 2.5)
+            if calm and ("o_proj" in name or "down_proj" in name):
+                weight.mul_(1 / 15)
     model.save_pretrained(path)
+
+
+def add_scales(path: Path) -> None:
+    """As llm-compressor writes them for K and V alone."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    scheme = {"type": "float", "num_bits": 8, "strategy": "tensor", "symmetric": True, "dynamic": False}
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "dense",
+        "config_groups": {},
+        "ignore": ["re:.*"],
+        "kv_cache_scheme": scheme,
+    }
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    weights = load_file(path / "model.safetensors")
+    for layer, scales in enumerate(SCALES):
+        for name, scale in zip("kv", scales, strict=True):
+            weights[f"model.layers.{layer}.self_attn.{name}_scale"] = torch.tensor(scale)
+    save_file(weights, path / "model.safetensors", {"format": "pt"})
 
 
 def write_tokenizer(path: Path) -> None:
@@ -92,6 +119,8 @@ def write_tokenizer(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    write_model(target, latent if sys.argv[2:] == ["latent"] else grouped)
+    target, kind = Path(sys.argv[1]), sys.argv[2]
+    write_model(target, latent if kind == "latent" else grouped, calm=kind in ("calm", "scaled"))
+    if kind == "scaled":
+        add_scales(target)
     write_tokenizer(target)
