@@ -1,8 +1,7 @@
 """Models in half precision, K and V as they are and in fp8 with the scales of a checkpoint.
 
-Tokens of two good answers differ there, and one other token makes all the next ones others. So a simulation follows what
-the engine said, and most of its tokens are the engine's; those of one that reads more pages are not. A layer that reads
-or stores fp8 without its scale is off by a factor of 5 to 25, and leaves next to none.
+Tokens of two good answers differ there, and one other token makes all the next ones others. So a simulation follows
+what the engine said, and most of its tokens are the engine's; those of one that reads more pages are not.
 """
 
 from __future__ import annotations
@@ -37,7 +36,13 @@ def test_it_says_what_a_simulation_says(version: str, kind: str, settings: dict[
     here.plugins.append(HERE / "gpupools")
     asked = prompts(2)
     references = [
-        {"pages": pages, "prompt": prompt, "tokens": TOKENS, "said": [0, i], "scales": SCALES if kind == "scaled" else ()}
+        {
+            "pages": pages,
+            "prompt": prompt,
+            "tokens": TOKENS,
+            "said": [0, i],
+            "scales": SCALES if kind == "scaled" else (),
+        }
         for pages in (3, None)
         for i, prompt in enumerate(asked)
     ]

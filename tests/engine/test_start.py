@@ -28,7 +28,7 @@ from vortex.runtime.sglang.about import About
 from vortex.runtime.sglang.choice import Choice, choice_of
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.memory import bytes_per_token
-from vortex.runtime.sglang.refusals import SETTINGS, refuse_layers, refuse_model, refuse_settings
+from vortex.runtime.sglang.refusals import SETTINGS, refuse_layers, refuse_model, refuse_prefill, refuse_settings
 from vortex.runtime.sglang.shape import model_shape, refuse_table
 from vortex.spec import Spec
 
@@ -243,6 +243,11 @@ def graphs(decode: str = "full", prefill: str = "breakable") -> SimpleNamespace:
 
 REFUSED = {
     "HiCache of SGLang before 0.5.23": {"enable_hierarchical_cache": True},
+    "a KV cache of fp8 on a CPU with SGLang 0.5.23": {
+        "device": "cpu",
+        "kv_cache_dtype": "fp8_e4m3",
+        "hicache_host_memory_mode": "cache",
+    },
     "a storage backend of HiCache": {"hicache_storage_backend": "file"},
     "an external linker of the radix cache": {"enable_unified_cache_external_linker": True},
     "HiSparse": {"enable_hisparse": True},
@@ -268,6 +273,8 @@ def test_plain_settings_are_served() -> None:
     refuse_settings(plain(prefill_attention_backend="vortex", decode_attention_backend="vortex"))
     refuse_settings(plain(enable_mixed_chunk=True, cuda_graph_config=graphs()))
     refuse_settings(plain(enable_hierarchical_cache=True, hicache_host_memory_mode="cache"))
+    refuse_settings(plain(device="cuda", kv_cache_dtype="fp8_e4m3", hicache_host_memory_mode="cache"))
+    refuse_settings(plain(device="cpu", kv_cache_dtype="fp8_e4m3"))
 
 
 def test_every_refusal_is_listed_here() -> None:
@@ -371,6 +378,45 @@ def test_latent_rows_are_one_kv_head_and_no_ranks_share_them(monkeypatch: pytest
     said = code(model_shape, model, torch.bfloat16, 64, True)
     assert said.startswith("VX9002")
     assert "an MLA model on 2 tensor-parallel ranks" in said
+
+
+def test_k_and_v_are_kept_as_the_model_has_them_or_in_fp8() -> None:
+    model = SimpleNamespace(dtype=torch.bfloat16, head_dim=64, num_attention_heads=8, get_num_kv_heads=lambda ranks: 2)
+    shape = model_shape(model, torch.float8_e4m3fn, 16, ranks=1)
+    assert shape == ModelShape(Spec(page_size=16, head_dim=64, group=4, dtype="bf16", kv_dtype="fp8_e4m3"), 2)
+    words = " ".join(compiled.command("quest", shape, "sm_90a", "x.vxa"))
+    assert "--dtype bf16 --kv-dtype fp8_e4m3" in words
+    for dtype, kept, latent, says in (
+        (
+            torch.bfloat16,
+            torch.float8_e5m2,
+            False,
+            "a KV cache of float8_e5m2 under a model in bf16: the kernels read K",
+        ),
+        (
+            torch.float16,
+            torch.bfloat16,
+            False,
+            "a KV cache of bf16 under a model in f16: the kernels read K and V as the",
+        ),
+        (torch.float32, torch.float8_e4m3fn, False, "the kernels read fp8 for models in bf16 or f16"),
+        (torch.bfloat16, torch.float8_e4m3fn, True, "kernels of latent rows (MLA) read them as the model has them"),
+    ):
+        model.dtype = dtype
+        said = code(model_shape, model, kept, 16, latent)
+        assert said.startswith("VX9002")
+        assert says in said
+
+
+def test_prompts_in_fp8_are_read_by_backends_that_are_known_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = ModuleType("registry")
+    registry.ATTENTION_BACKENDS = dict.fromkeys(("triton", "torch_native", "fa3"))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sglang.srt.layers.attention.attention_registry", registry)
+    for name in ("triton", "torch_native"):
+        refuse_prefill(name, latent=False, scaled=True)
+    refuse_prefill("fa3", latent=False)
+    with pytest.raises(VortexError, match=r"VX9002.*prefill_backend 'fa3' with a KV cache of fp8_e4m3"):
+        refuse_prefill("fa3", latent=False, scaled=True)
 
 
 @pytest.mark.usefixtures("sglang")

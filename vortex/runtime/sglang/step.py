@@ -13,7 +13,6 @@ from vortex.runtime.library import Library
 from vortex.runtime.parameters import Parameters
 from vortex.runtime.sglang.chosen import Chosen
 
-
 UNSCALED = (1.0, 1.0)
 
 
