@@ -1,7 +1,9 @@
 """Models in half precision, K and V as they are and in fp8 with the scales of a checkpoint.
 
 Tokens of two good answers differ there, and one other token makes all the next ones others. So a simulation follows
-what the engine said, and most of its tokens are the engine's; those of one that reads more pages are not.
+what the engine said, and most of its tokens are the engine's; those of one that reads more pages are not. Measured on
+29 November 2026, shares of the two: in f16 0.98 and 0.40 (of 40 tokens), with fp8 0.67 and 0.36 (of 160): a number that
+differs in its last bit may be rounded to the next one in fp8, which is 6 to 12 % away.
 """
 
 from __future__ import annotations
@@ -19,19 +21,18 @@ pytestmark = [pytest.mark.engine, pytest.mark.full]
 SCALES = ((0.1, 0.04), (0.13, 0.05), (0.16, 0.06), (0.19, 0.07))
 """As ``weights.py`` has them."""
 
-MOST, FEWEST = 0.85, 0.65
-"""Shares of tokens; measured on 29 November 2026: MEASURED."""
-
 
 @pytest.mark.parametrize(
-    ("version", "kind", "settings"),
+    ("version", "kind", "settings", "most", "fewest"),
     [
-        (VERSIONS[0], "scaled", {"dtype": "float16", "kv_cache_dtype": "fp8_e4m3"}),
-        (VERSIONS[-1], "calm", {"dtype": "bfloat16"}),
+        (VERSIONS[0], "scaled", {"dtype": "float16", "kv_cache_dtype": "fp8_e4m3"}, 0.55, 0.45),
+        (VERSIONS[-1], "calm", {"dtype": "bfloat16"}, 0.7, 0.6),
     ],
     ids=["fp8 under f16", "bf16"],
 )
-def test_it_says_what_a_simulation_says(version: str, kind: str, settings: dict[str, Any], shared: Path) -> None:
+def test_it_says_what_a_simulation_says(
+    version: str, kind: str, settings: dict[str, Any], most: float, fewest: float, shared: Path
+) -> None:
     here = lab(version, shared, kind)
     here.plugins.append(HERE / "gpupools")
     asked = prompts(2)
@@ -57,5 +58,5 @@ def test_it_says_what_a_simulation_says(version: str, kind: str, settings: dict[
         return sum(a == b for a, b in pairs) / len(pairs)
 
     few, all_pages = share(done["references"][: len(asked)]), share(done["references"][len(asked) :])
-    assert few >= MOST, (few, all_pages)
-    assert all_pages <= FEWEST, (few, all_pages)
+    assert few >= most, (few, all_pages)
+    assert all_pages <= fewest, (few, all_pages)
