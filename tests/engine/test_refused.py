@@ -67,6 +67,7 @@ def cases(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
         "block": (config(block_size=5), "VX9003]: VORTEX_CONFIG: 'block_size' is 5"),
         "parameters": (config(parameters="/nowhere.safetensors"), "/nowhere.safetensors"),
         "KV type": (setting(kv_cache_dtype="fp8_e5m2"), "VX9002]: the attention backend vortex does not serve a KV c"),
+        "fp8 in f32, or on a CPU": (setting(kv_cache_dtype="fp8_e4m3"), "vortex does not serve a KV cache of fp8"),
         "pipeline": (setting(pp_size=2), "VX9002]: the attention backend vortex does not serve pipeline parallelism"),
         "prefill apart": (setting(prefill_attention_backend="torch_native"), "separate prefill and decode backends"),
         "decode alone": (
