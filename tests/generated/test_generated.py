@@ -19,7 +19,7 @@ from vortex.ir.dialects import flow
 
 CHUNKS = [10, *[20] * 25]
 """Flows of each test, which share a library. The first is in the quick run; the others are 500."""
-GPU_EACH = int(os.environ.get("VORTEX_EMULATE_EACH", "8"))
+GPU_EACH = int(os.environ.get("VORTEX_EMULATE_EACH", "10"))
 """One flow in so many runs under the emulator too: its kernels take as long to compile as all else together. With
 VORTEX_EMULATE_EACH=1 all do, which takes nine minutes more on two cores.
 """
