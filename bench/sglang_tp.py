@@ -1,9 +1,11 @@
 """SGLang on one rank and on two: the same prompts through two engines, tokens compared, decoding timed.
 
-A Qwen3 with random weights is written once, so that both engines read the same. Decoding is what a long answer takes
-more than a short one. In bf16 two ranks add in another order than one, so where tokens part, the place is stated.
+A Qwen3 with random weights is written once, so that all engines read the same. Decoding is what a long answer takes
+more than a short one. In bf16 two ranks add in another order than one, so where tokens part, the place is stated, and
+SGLang's own dense backend on one rank and on two is the control. SGLang's own all-reduce is off: NCCL's is everywhere.
 
-Runs where SGLang 0.5.16 or 0.5.23 imports and two GPUs are (bench/parts/sglang.sh stages it; TP=1 runs this):
+Runs where SGLang 0.5.16 or 0.5.23 imports and two GPUs are (bench/parts/sglang.sh and serve.sh stage it; TP=1 runs
+this):
 
     VORTEX_CONFIG='{"flow": "quest.vxa", "budget": {"pages": 27}}' python3 bench/sglang_tp.py --out $OUT/sglang_tp.json
 """
@@ -26,6 +28,7 @@ MODELS: dict[str, dict[str, int]] = {
 }
 """Shapes of Qwen3 with 8 KV heads."""
 WORDS = 1024
+PAGE = 16
 SHORT = 8
 """Tokens of the short answer."""
 
@@ -37,6 +40,7 @@ def main() -> None:
     words.add_argument("--tokens", type=int, default=8192, help="of a prompt")
     words.add_argument("--new", type=int, default=136, help="tokens of the long answer")
     words.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
+    words.add_argument("--backends", nargs="*", default=["vortex", "triton"])
     words.add_argument("--rounds", type=int, default=3)
     words.add_argument("--device", default="cuda", help="cpu tries the script")
     words.add_argument("--out", type=Path, required=True)
@@ -47,15 +51,16 @@ def main() -> None:
         "about": about(args.device, f"{args.model} --batch {args.batch} --tokens {args.tokens}"),
         "rows": [],
     }
-    answers: list[list[list[int]]] = []
-    for ranks in args.ranks:
-        row, answer = measure(args, model, ranks)
-        answers.append(answer)
-        row["as_one_rank"] = compare(answers[0], answer)
-        row["speedup"] = round(row["tokens_per_s"] / (found["rows"] or [row])[0]["tokens_per_s"], 3)
-        found["rows"].append(row)
-        print(json.dumps(row), flush=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    for backend in args.backends:
+        first: tuple[dict[str, Any], list[list[int]]] | None = None
+        for ranks in args.ranks:
+            row, answer = measure(args, model, ranks, backend)
+            first = first or (row, answer)
+            row["as_one_rank"] = compare(first[1], answer)
+            row["speedup"] = round(row["tokens_per_s"] / first[0]["tokens_per_s"], 3)
+            found["rows"].append(row)
+            print(json.dumps(row), flush=True)
+            args.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def write_model(name: str, folder: Path, longest: int) -> None:
@@ -78,7 +83,7 @@ def write_model(name: str, folder: Path, longest: int) -> None:
     model.save_pretrained(folder)
 
 
-def measure(args: argparse.Namespace, model: Path, ranks: int) -> tuple[dict[str, Any], list[list[int]]]:
+def measure(args: argparse.Namespace, model: Path, ranks: int, backend: str) -> tuple[dict[str, Any], list[list[int]]]:
     """A row, and the answers of an engine on that many ranks."""
     import sglang
 
@@ -86,10 +91,11 @@ def measure(args: argparse.Namespace, model: Path, ranks: int) -> tuple[dict[str
     prompts = [[draw.randrange(5, WORDS) for _ in range(args.tokens)] for _ in range(args.batch)]
     cpu = args.device == "cpu"
     engine = sglang.Engine(
-        model_path=str(model), tp_size=ranks, attention_backend="vortex", device=args.device,
+        model_path=str(model), tp_size=ranks, attention_backend=backend, device=args.device,
         dtype="float32" if cpu else "bfloat16", skip_tokenizer_init=True, grammar_backend="none",
         disable_cuda_graph=cpu, max_running_requests=args.batch, context_length=args.tokens + args.new + 64,
         max_total_tokens=args.batch * (args.tokens + args.new + 64), random_seed=0, log_level="warning",
+        disable_custom_all_reduce=True, page_size=PAGE, sampling_backend="pytorch",
     )  # fmt: skip
     try:
         took: dict[int, float] = {}
@@ -105,7 +111,13 @@ def measure(args: argparse.Namespace, model: Path, ranks: int) -> tuple[dict[str
     finally:
         engine.shutdown()
     seconds = took[args.new] - took[SHORT]
-    row = {"ranks": ranks, "batch": args.batch, "tokens": args.tokens, "seconds": {str(n): t for n, t in took.items()}}
+    row = {
+        "backend": backend,
+        "ranks": ranks,
+        "batch": args.batch,
+        "tokens": args.tokens,
+        "seconds": {str(n): t for n, t in took.items()},
+    }
     return row | {"tokens_per_s": round(args.batch * (args.new - SHORT) / seconds, 1)}, answer
 
 
