@@ -300,7 +300,8 @@ class Bench:
             ("3 pages", few, {}),
             ("3 pages, mixed chunks", few, {"chunked_prefill_size": 128, "enable_mixed_chunk": True}),
         ):
-            with self.attempt("tokens", name), self.server(_label("tokens", name), model, config, **settings) as server:  # fmt: skip
+            label = _label("tokens", name)
+            with self.attempt("tokens", name), self.server(label, model, config, **settings) as server:
                 passes = self.passes(server, asked, TOKENS)
                 aside.join()
                 want = sims[name.split(",")[0]]
@@ -348,7 +349,8 @@ class Bench:
             ("3 pages", 3, {}),
         ):
             config = {"flow": self.flow("latent"), "budget": {"pages": pages}}
-            with self.attempt("latent", name), self.server(_label("latent", name), model, config, **settings) as server:  # fmt: skip
+            label = _label("latent", name)
+            with self.attempt("latent", name), self.server(label, model, config, **settings) as server:
                 row: dict[str, Any] = {"served": server.ask("/server_info").get("vortex"), "graphs": server.graphs()}
                 for when, said in self.passes(server, asked, TOKENS).items():
                     row[when] = self.agree(said, dense)

@@ -3,7 +3,8 @@
     python stage_serve.py --out ../.gpu/serve --model ../.gpu-model
 
 ``OUT/needles.json`` are prompts of RULER's, tokenized, with the answers that they ask for; ``OUT/site`` is the model's
-package without its weights; ``MODEL-1`` and ``MODEL-2`` are the halves of these, each small enough for a call of its own.
+package without its weights; ``MODEL-1`` and ``MODEL-2`` are the halves of these, each small enough for
+a call of its own.
 """
 
 from __future__ import annotations
