@@ -176,6 +176,8 @@ class Bench:
         self.logs = args.out.parent
         self.processes: set[int] = set()
         self.gate = threading.Semaphore(args.side_by_side)
+        self.pools: dict[Path, Any] = {}
+        self.pools_lock = threading.Lock()
         self.dense = "torch_native" if self.cpu else "triton"
 
     def flow(self, name: str) -> str:
@@ -285,12 +287,14 @@ class Bench:
         self.report.say(f"{name} failed; the end of its log:\n" + "\n".join(line[:300] for line in lines[-25:]))
 
     def simulate(self, model: Path, asked: list[dict[str, Any]]) -> list[list[float]]:
-        """Regrets of each of ``asked``: arguments of Simulation, prompt, answer and restarts."""
+        """Regrets of each of ``asked``: arguments of Simulation, prompt, answer and restarts. The processes stay."""
         if not asked:
             return []
-        count = min(len(asked), 1 if self.cpu else max(1, (os.cpu_count() or 2) - 4))
-        with multiprocessing.get_context("spawn").Pool(count, _load, (str(model),)) as pool:
-            return pool.map(_regrets, asked, chunksize=1)
+        with self.pools_lock:
+            if model not in self.pools:
+                count = 1 if self.cpu else max(1, (os.cpu_count() or 2) // 2 - 1)
+                self.pools[model] = multiprocessing.get_context("spawn").Pool(count, _load, (str(model),))
+        return self.pools[model].map(_regrets, asked, chunksize=1)
 
     # parts ---------------------------------------------------------------------------------------------------------
 
@@ -709,6 +713,8 @@ def main() -> None:
             bench.model(kind)
     if checks := [part for part in args.parts if part != "figures"]:
         together(run, checks)
+    for pool in bench.pools.values():
+        pool.terminate()
     if "figures" in args.parts:
         run("figures")
 
