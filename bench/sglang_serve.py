@@ -62,6 +62,9 @@ QWEN = dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_
 SMALL = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=16, head_dim=32)
 
 
+CHURN = ["chunks", "mixed chunks", "dense, chunks", "dense, mixed chunks"]
+
+
 class Report:
     """Rows as they come, in a file that is whole at any time."""
 
@@ -69,7 +72,8 @@ class Report:
         from sglang_decode import about
 
         said = about(args.device, args.dtype)
-        said["command"] = " ".join(["bench/sglang_serve.py", *sys.argv[1:]])
+        words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+        said["command"] = " ".join(["bench/sglang_serve.py", *words])
         self.path, self.found = args.out, {"about": said, "rows": []}
         self.lock, self.began = threading.Lock(), time.monotonic()
 
@@ -364,21 +368,23 @@ class Bench:
         config = {"flow": self.flow("tiny"), "budget": {"pages": churn.PAGES}}
 
         def serve(name: str) -> None:
-            label, mixed = _label("churn", name), name == "mixed chunks"
+            label, mixed, dense = _label("churn", name), "mixed" in name, name.startswith("dense")
             witness = self.folder / f"{label}.jsonl"
             settings = {"max_total_tokens": 768 * scale, "chunked_prefill_size": 64, "enable_mixed_chunk": mixed}
             with self.attempt("churn", name):
-                with self.server(label, model, config, witness, **settings) as server:
+                with self.server(label, model, None if dense else config, witness, **settings) as server:
                     began = time.monotonic()
                     done = asyncio.run(server.traffic(asked, 14 * scale))
                     took, graphs = time.monotonic() - began, server.graphs()
                 seen = [json.loads(line) for line in witness.read_text().splitlines()]
-                row = self.churned(churn, model, asked, done, seen)
+                row = self.churned(churn, model, asked, done, seen, None if dense else churn.PAGES)
                 self.report.add("churn", name=name, requests=len(asked), seconds=round(took, 1), graphs=graphs, **row)
 
-        together(serve, ["chunks", "mixed chunks"])
+        together(serve, self.args.churn)
 
-    def churned(self, churn: Any, model: Path, asked: Any, done: Any, seen: list[dict[str, Any]]) -> dict[str, Any]:
+    def churned(
+        self, churn: Any, model: Path, asked: Any, done: Any, seen: list[dict[str, Any]], pages: int | None
+    ) -> dict[str, Any]:
         """As tests/engine/test_churn.py compares, with the numbers that it asserts."""
         lives, compared = churn.history(seen), []
         count: Counter[str] = Counter(evictions=sum(bool(line.get("evicted")) for line in seen))
@@ -396,7 +402,7 @@ class Bench:
                 restarts = [life["said"] for life in mine[1:]]
                 count["retracted"] += bool(restarts)
                 count["restarts"] += len(restarts)
-                alone = {"flow": "quest", "pages": churn.PAGES, "prompt": got["prompt"], "answer": got["ids"]}
+                alone = {"flow": "quest", "pages": pages, "prompt": got["prompt"], "answer": got["ids"]}
                 compared.append(alone | {"restarts": restarts})
         kept, empty = [line for line in seen if "size" in line][-2:]
         lost = {
@@ -597,7 +603,7 @@ class Bench:
         try:
             yield
         except Exception as error:
-            where = traceback.format_exc().splitlines()[-6:]
+            where = [line.replace(f"{ROOT}/", "") for line in traceback.format_exc().splitlines()[-6:]]
             self.report.add(part, name=name, failed=f"{type(error).__name__}: {error}"[:600], where=where)
 
 
@@ -684,6 +690,7 @@ def main() -> None:
     words.add_argument("--device", default="cuda", help="cpu tries the script, with flows by name")
     words.add_argument("--dtype", help="of the checks: float16, on a CPU float32")
     words.add_argument("--requests", type=int, default=500, help="of churn")
+    words.add_argument("--churn", nargs="*", default=CHURN, choices=CHURN, help="servers of churn")
     words.add_argument("--prefill-graphs", action="store_true", help="CUDA graphs for prompts, in SGLang's own way")
     words.add_argument("--start-seconds", type=int, default=180, help="a server may take to start")
     words.add_argument("--seconds", type=int, default=0, help="after which everything is stopped (default: never)")
