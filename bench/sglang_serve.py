@@ -62,7 +62,7 @@ QWEN = dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_
 SMALL = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=16, head_dim=32)
 
 
-CHURN = ["chunks", "mixed chunks", "dense, chunks", "dense, mixed chunks"]
+CHURN = ["chunks", "mixed-chunks", "dense-chunks", "dense-mixed-chunks"]
 
 
 class Report:
