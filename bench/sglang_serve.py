@@ -680,7 +680,7 @@ def _regrets(one: dict[str, Any]) -> list[float]:
 
     words = dict(one)
     prompt, answer, restarts = words.pop("prompt"), words.pop("answer"), words.pop("restarts", ())
-    return Simulation(_MODEL, **words).regrets(prompt, answer, restarts)
+    return [behind for _, behind in Simulation(_MODEL, said=answer, **words).steps(prompt, len(answer), restarts)]
 
 
 def main() -> None:
