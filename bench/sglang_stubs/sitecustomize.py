@@ -1,4 +1,6 @@
-"""Lets SGLang 0.5.16, which pins transformers 5.12, register model types that a newer transformers ships itself."""
+"""Lets SGLang 0.5.16, which pins transformers 5.12, register model types that a newer transformers ships itself, and
+0.5.23 build a model where CuTe DSL is not installed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import importlib.util
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -32,4 +35,11 @@ class _Tolerant(MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, _Tolerant())
+class _NoDualGemm(MetaPathFinder):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != "sglang.kernels.ops.gemm.cutedsl_dual_gemm" or importlib.util.find_spec("cutlass"):
+            return None
+        return importlib.util.spec_from_file_location(name, Path(__file__).with_name("no_dual_gemm.py"))
+
+
+sys.meta_path[:0] = [_Tolerant(), _NoDualGemm()]

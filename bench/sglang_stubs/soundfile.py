@@ -1,0 +1,1 @@
+"""Stands in for soundfile, with which SGLang reads audio."""
