@@ -57,9 +57,9 @@ FULL = [
             (128, "bf16", (("stages", 3), ("tile", 32), ("residents", 1))),
         )
     )
-    if (i + j) % 3 == 0 or (i, j) == (2, 0)
+    if (i + j) % 4 == 0
 ]
-"""A third of all: of many heads a kernel takes TVM ten seconds and more."""
+"""A quarter of all: of many heads a kernel takes TVM ten seconds and more."""
 
 
 def run(
@@ -134,7 +134,7 @@ def test_splits_are_merged_in_groups(heads: int, splits: int) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("text", "heads", "warps"), [("512+64", 20, 4), ("512+64", 20, 8)])
+@pytest.mark.parametrize(("text", "heads", "warps"), [("512+64", 20, 8)])
 def test_many_splits_are_merged_in_groups(text: str, heads: int, warps: int) -> None:
     """More than a lane has, and more groups than of the number that one CTA merges."""
     case = LatentCase.make(latent(text, heads, 16), (16 * 41, 16 * 12 + 1))

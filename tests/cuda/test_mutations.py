@@ -85,7 +85,7 @@ SPARED = {"plan": 1, "select": 1}
     ("kind", "every"),
     [
         *(("plan", 8), ("append", 1), ("select", 8)),
-        *(pytest.param(kind, 1, marks=pytest.mark.full) for kind in ("plan", "select")),
+        *(pytest.param(kind, every, marks=pytest.mark.full) for kind, every in (("plan", 1), ("select", 2))),
     ],
 )
 def test_no_barrier_can_go(kind: str, every: int) -> None:
