@@ -14,7 +14,7 @@ HAS_TORCH = import importlib.util as u, sys; sys.exit(u.find_spec("torch") is No
 PURELIB = import sysconfig; print(sysconfig.get_path("purelib"))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full engine lint format bench clean
+.PHONY: help demo test test-full test-release engine lint format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -22,12 +22,15 @@ help:  ## what can be made
 demo: $(VENV)/.demo  ## install what is needed, compile quest and decode a ragged batch on this CPU; the flow for a GPU too, where there is nvcc
 	$(BIN)/vortex demo
 
-test: lint  ## style, types and the suite in small, about 10 minutes on two cores
+test: lint  ## style, types and the suite in small, about 13 minutes on two cores
 	@$(ENGINE) 0.5.23 .venv-engine-0.5.23
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not full and not gpu"
 
-test-full: $(VENV)/.test engine  ## the full kernel, flow and engine matrices: what make test leaves out, under an hour
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "full and not gpu"
+test-full: $(VENV)/.test engine  ## the full kernel, flow and engine matrices: what make test leaves out, about 35 minutes on two cores
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "full and not release and not gpu"
+
+test-release: $(VENV)/.test engine  ## before a release: what is left out of test-full for its time, about 20 minutes more
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "release and not gpu"
 
 engine:  ## install SGLang for the engine tests, beside $(VENV) and not into it: 300 MB of downloads and 2 GB a version
 	@for v in 0.5.23 0.5.16; do $(ENGINE) $$v .venv-engine-$$v || exit 1; done

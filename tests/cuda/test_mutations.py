@@ -85,7 +85,8 @@ SPARED = {"plan": 1, "select": 1}
     ("kind", "every"),
     [
         *(("plan", 8), ("append", 1), ("select", 8)),
-        *(pytest.param(kind, every, marks=pytest.mark.full) for kind, every in (("plan", 1), ("select", 2))),
+        *(pytest.param(kind, 3, marks=pytest.mark.full) for kind in ("plan", "select")),
+        *(pytest.param(kind, 1, marks=[pytest.mark.full, pytest.mark.release]) for kind in ("plan", "select")),
     ],
 )
 def test_no_barrier_can_go(kind: str, every: int) -> None:

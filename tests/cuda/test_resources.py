@@ -27,7 +27,7 @@ SHAPES = (Spec(), Spec(page_size=64, head_dim=64, group=16), Spec(page_size=32, 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("arch", ["sm_90a", "sm_100a"])
+@pytest.mark.parametrize("arch", ["sm_90a", pytest.param("sm_100a", marks=pytest.mark.release)])
 def test_nothing_spills(arch: str, tmp_path: Path) -> None:
     """Each flow in the usual shape and in one other. Quest alone: ``test_inspection``."""
     target = TARGETS[arch]
@@ -49,7 +49,7 @@ def test_nothing_spills(arch: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("heads", [20, 128])
+@pytest.mark.parametrize("heads", [20, pytest.param(128, marks=pytest.mark.release)])
 @pytest.mark.parametrize("name", ["latent_topk", "latent_slim"])
 def test_select_over_latent_summaries_does_not_spill(name: str, heads: int, tmp_path: Path) -> None:
     spec = Spec.of_latent("512+64", heads)
@@ -120,7 +120,7 @@ def test_the_largest_accumulators_over_fp8_spill_little(arch: str, most: int, tm
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("flow", ["quest", "block_topk"])
+@pytest.mark.parametrize("flow", ["quest", pytest.param("block_topk", marks=pytest.mark.release)])
 def test_what_shipped_results_choose_does_not_spill(flow: str, tmp_path: Path) -> None:
     file = Path(layers.__file__).with_name("shipped") / "h200.jsonl"
     choose = Chooser(Layers({"shipped": Lines([file])}), None, 4)

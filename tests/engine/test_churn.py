@@ -117,7 +117,11 @@ def compare(
 
 @pytest.mark.parametrize(
     ("version", "flow", "mixed"),
-    [("newest", "block_topk", True), ("oldest", "quest", False)],
+    [
+        ("newest", "block_topk", True),
+        pytest.param("newest", "quest", False, marks=pytest.mark.release),
+        pytest.param("oldest", "quest", False, marks=pytest.mark.release),
+    ],
 )
 def test_requests_that_come_and_go_say_what_they_say_alone(
     request: pytest.FixtureRequest, version: str, flow: str, mixed: bool
