@@ -18,8 +18,8 @@ from vortex.ir.core import Op
 from vortex.ir.dialects import flow
 
 CHUNKS = [10, *[20] * 25]
-"""Flows of each test, which share a library. The first is in the quick run, eight are in the full one, and all 510 flows
-are seen before a release.
+"""Flows of each test, which share a library. The first is in the quick run, eight are in the full one, and all 510
+flows are seen before a release.
 """
 GPU_EACH = int(os.environ.get("VORTEX_EMULATE_EACH", "10"))
 """One flow in so many runs under the emulator too: its kernels take as long to compile as all else together. With
