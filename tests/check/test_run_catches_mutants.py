@@ -355,7 +355,7 @@ def slipped(slip: Slip, folder: Path) -> dict[str, Any]:
 
     kernel = emit_program(flow_of("quest")[1], "cpu")[slip.kernel]
     assert slip.old in kernel.text
-    kernel = replace(kernel, text=kernel.text.replace(slip.old, slip.new), function=None)
+    kernel = replace(kernel, text=kernel.text.replace(slip.old, slip.new))
     library = folder / f"{len(list(folder.iterdir()))}.so"
     build_target(TARGETS["cpu"], {slip.kernel: kernel}, library)
     return {kernel.symbol: tvm_ffi.load_module(str(library))[kernel.symbol]}

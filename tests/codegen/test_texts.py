@@ -41,8 +41,15 @@ def test_texts_are_the_functions_that_they_were_written_from(name: str, arch: st
 
 def test_a_text_without_its_function_is_read(tmp_path: Path) -> None:
     low = compile_flow("quest", spec=Spec(head_dim=64), to="tir").lowered[0]
-    texts = {name: replace(k, function=None) for name, k in low.kernels.items()}
+    texts = {name: replace(k, written=None) for name, k in low.kernels.items()}
     assert "define" in build_target(low.target, texts, tmp_path / "fine.so").source
     texts["plan"] = replace(texts["plan"], text="no TensorIR")
     with pytest.raises(VortexError, match="VX4004"):
         build_target(low.target, texts, tmp_path / "x.so")
+
+
+def test_an_edited_text_is_read(tmp_path: Path) -> None:
+    low = compile_flow("quest", spec=Spec(head_dim=64), to="tir").lowered[0]
+    edited = low.kernels | {"plan": replace(low.kernels["plan"], text="no TensorIR")}
+    with pytest.raises(VortexError, match="VX4004"):
+        build_target(low.target, edited, tmp_path / "x.so")

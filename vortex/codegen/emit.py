@@ -28,8 +28,13 @@ class KernelSource:
     row_words: int
     schedule: dict[str, Attr]
     digest: str
-    function: object = field(default=None, repr=False, compare=False)
-    """TVM's function, where the text was just written from it; None where the text was read, and may be edited."""
+    written: tuple[object, str] | None = field(default=None, repr=False, compare=False)
+    """TVM's function, and the text that was written from it; None where the text was read."""
+
+    @property
+    def function(self) -> object:
+        """TVM's function that the text was written from; None where the text was read, or edited since."""
+        return self.written[0] if self.written is not None and self.written[1] == self.text else None
 
 
 def emit_program(program: Module, target: str = "cpu") -> dict[str, KernelSource]:
@@ -78,16 +83,17 @@ def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:
         T.func_name(symbol)
         args = template.emit_into(program, f)
     function = builder.get()
+    text = _with_origin(f, template, annotated(function))
     return KernelSource(
         f.name,
         str(f.attrs["kind"]),
         symbol,
-        _with_origin(f, template, annotated(function)),
+        text,
         tuple(args),
         *template.words_of(program, f),
         schedule,
         digest.structural_of(f),
-        function,
+        (function, text),
     )
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vortex.codegen.emit import KernelSource, parse_tir
 from vortex.errors import NO_COMPILER, TIR_INVALID
@@ -62,7 +62,7 @@ def build_target(
     if sources:
         build_llvm(sources[file], file, detect_mcpu(), out)
         return Built(sources[file], {file: sources[file]})
-    functions = {k.symbol: k.function or _parsed(k) for k in kernels.values()}
+    functions = {k.symbol: _function(k) for k in kernels.values()}
     text = build_library(functions, detect_mcpu(), out, dump_llvm=True)
     return Built(text, {file: text})
 
@@ -121,7 +121,7 @@ def start_resources(target: Target, kernels: Mapping[str, KernelSource]) -> Call
     """
     from vortex.codegen.build.nvcc import start_resources as start
 
-    ready = start({k.symbol: k.function or _parsed(k) for k in kernels.values()}, target.arch)
+    ready = start({k.symbol: _function(k) for k in kernels.values()}, target.arch)
 
     def result() -> dict[str, Resources]:
         found = ready()
@@ -138,6 +138,11 @@ def _resources_text(target: Target, resources: Mapping[str, Mapping[str, object]
     if not read:
         lines += ["", "no machine code in this dump: pip install triton, whose wheel holds cuobjdump and nvdisasm"]
     return "\n".join([*lines, ""])
+
+
+def _function(source: KernelSource) -> PrimFunc:
+    """What the text was written from, or, where that is not known any more, what it says."""
+    return cast("PrimFunc", source.function) if source.function is not None else _parsed(source)
 
 
 def _parsed(source: KernelSource) -> PrimFunc:
