@@ -4,12 +4,17 @@ Parts, each under a limit of its own; the checks run side by side on one GPU, th
 
 * ``tokens``: a small Qwen3. With every page read the answers are those of SGLang's dense backend, at once, from the
   cache, one by one, in chunks and with mixed chunks; with few pages those of a simulation in plain torch.
+* ``fp8``: the same of K and V in fp8_e4m3 with the scales of a checkpoint, by a simulation that keeps them so; beside
+  it, as ``f16``, the same weights with K and V in 16 bits.
 * ``smollm2``: the same of a real model, and the number in its prompt found with 64 pages (where its weights are).
 * ``churn``: 500 requests that join, leave, are aborted and lose their memory in a small pool: nothing is lost, and each
   says what a simulation says that is told where it was retracted.
 * ``latent``: a DeepSeek V2 with the latent rows of V2-Lite (MLA): as ``tokens``, without mixed chunks.
+* ``full``: mixed chunks in a pool that running requests fill while a prompt is being read: how a server ends, dense and
+  sparse, and that without mixed chunks none does.
 * ``hicache``: what was saved, evicted and loaded back says the same again.
-* ``figures``: SGLang's own bench_serving against the shape of Qwen3-1.7B, dense and sparse in turn.
+* ``figures``: SGLang's own bench_serving against the shape of Qwen3-1.7B. Servers of a ``--wave`` start side by side
+  and are asked in turn, alone.
 
 In 16 bits two dense runs differ as well, so ``as_dense`` has the dense backend against itself as its control, and tells
 how near the next best token came where answers part. ``as_simulated`` takes each token by itself: how far its logit is
@@ -27,10 +32,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import http.client
 import json
 import math
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -52,17 +59,27 @@ sys.path[:0] = [str(ROOT), str(ENGINE)]
 
 PAGE, TOKENS = 16, 40
 LENGTHS = (150, 163, 176, 189, 300, 420, 555, 700)
-FLOWS = {"tiny": "quest", "smollm2": "quest", "latent": "latent_topk"}
+FLOWS = {"tiny": "quest", "scaled": "quest", "smollm2": "quest", "latent": "latent_topk"}
 """Artifact -> the flow that it is made of, which a CPU compiles by itself."""
 TIE = {"float16": 0.1, "float32": 1e-4}
 """Answers may part where the next best token was this near, in nats of the dense backend."""
 REGRET = {"float16": 0.5, "float32": 1e-3}
 """Logits that a token may be below the simulation's best; the small models' logits have a deviation of 8."""
+Loads = list[tuple[int, int]]
+"""Requests at once and the tokens of each one's prompt."""
+LOADS = [f"{name}=16x32768,16x16384" for name in ("triton", "quest", "quest_then_mass")]
+DENSE = ("triton", "fa3", "flashinfer")
 QWEN = dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, head_dim=128)
 SMALL = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=16, head_dim=32)
 
 
 CHURN = ["chunks", "mixed-chunks", "dense-chunks", "dense-mixed-chunks"]
+FULL = ["dense", "dense-mixed", "sparse", "sparse-mixed"]
+STARTS = {
+    "server_args=": "arguments", "Init parallel begin": "worker", "Load weight end": "weights",
+    "Memory pool end": "pools", "Engine startup timings": "graphs", "fired up": "first answer",
+}  # fmt: skip
+"""What a server's log says on its way up, and what is done by then."""
 
 
 class Report:
@@ -90,8 +107,8 @@ class Report:
 class Server:
     """One server and a client of its; ``async_generate`` and ``flush_cache`` are what tests/engine/traffic.py asks."""
 
-    def __init__(self, address: str, log: Path) -> None:
-        self.address, self.log = address, log
+    def __init__(self, address: str, log: Path, mixes: bool = False) -> None:
+        self.address, self.log, self.mixes = address, log, mixes
         self.tokenizer_manager = self
 
     def ask(self, path: str, body: Any = None, timeout: float = 300) -> Any:
@@ -106,11 +123,17 @@ class Server:
         return text
 
     def one(self, prompt: list[int], tokens: int, **more: Any) -> dict[str, Any]:
-        """An answer with the gap between the two best tokens at each step."""
+        """An answer with the gap between the two best tokens at each step, unless the server is to mix chunks: SGLang
+        mixes nothing while a request wants log-probabilities.
+        """
         sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True} | more
-        wanted = {"return_logprob": True, "logprob_start_len": -1, "top_logprobs_num": 2}
-        made = self.ask("/generate", {"input_ids": prompt, "sampling_params": sampling} | wanted)
+        body: dict[str, Any] = {"input_ids": prompt, "sampling_params": sampling}
+        if not self.mixes:
+            body |= {"return_logprob": True, "logprob_start_len": -1, "top_logprobs_num": 2}
+        made = self.ask("/generate", body)
         about = made["meta_info"]
+        if self.mixes:
+            return {"ids": made["output_ids"], "gaps": [], "cached": about.get("cached_tokens", 0)}
         best = [[entry[0] for entry in step] for step in about["output_top_logprobs"]]
         ids = [entry[1] for entry in about["output_token_logprobs"]]
         return {"ids": ids, "gaps": [b[0] - b[1] for b in best], "cached": about.get("cached_tokens", 0)}
@@ -188,16 +211,18 @@ class Bench:
         return FLOWS.get(name, "quest") if self.cpu else str(self.args.artifacts / f"{name}.vxa")
 
     def model(self, kind: str) -> Path:
-        """A small model of tests/engine/weights.py, ``grouped`` or ``latent``; the latter's rows are V2-Lite's."""
+        """A small model of a kind of tests/engine/weights.py; the rows of ``latent`` are V2-Lite's."""
         import weights
 
         folder = self.folder / kind
         if not folder.exists():
-            make = weights.grouped if kind == "grouped" else lambda: latent(weights)
-            weights.write_model(folder, make)
+            make = weights.grouped if kind != "latent" else lambda: latent(weights)
+            weights.write_model(folder, make, calm=kind in ("calm", "scaled"))
             weights.write_tokenizer(folder)
             if self.args.dtype == "float16":
                 self._round(folder / "model.safetensors")
+            if kind == "scaled":
+                weights.add_scales(folder)
         return folder
 
     @staticmethod
@@ -235,13 +260,16 @@ class Bench:
                 values = value if isinstance(value, list) else [] if value is True else [value]
                 words += [f"--{key.replace('_', '-')}", *map(str, values)]
         environment = {k: v for k, v in os.environ.items() if k != "VORTEX_CONFIG"}
+        plugins = [ENGINE / "witness"] if witness else []
+        if self.cpu and "kv_cache_dtype" in settings:
+            plugins.append(ENGINE / "gpupools")
+        environment["PYTHONPATH"] = os.pathsep.join([*map(str, plugins), environment.get("PYTHONPATH", "")])
         if witness:
-            environment |= {"WITNESS": str(witness)}
-            environment["PYTHONPATH"] = f"{ENGINE / 'witness'}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+            environment["WITNESS"] = str(witness)
         environment |= settings_environment(name)
         path = self.folder / f"{name}.log"
         self.gate.acquire()
-        began = time.monotonic()
+        began, started = time.monotonic(), time.time()
         with path.open("w") as log:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
@@ -251,8 +279,8 @@ class Bench:
         try:
             address = f"http://127.0.0.1:{port}"
             self._wait(process, address, began + self.args.start_seconds)
-            self.report.say(f"{name}: up after {time.monotonic() - began:.0f} s")
-            yield Server(address, path)
+            self.report.say(f"{name}: up after {time.monotonic() - began:.0f} s: {_start(path, started)}")
+            yield Server(address, path, bool(settings.get("enable_mixed_chunk")))
         except BaseException:
             self._keep(name, path, process)
             raise
@@ -327,23 +355,93 @@ class Bench:
         model = model_folder("smollm2")
         prompts, length = [one["tokens"] for one in asked], max(len(one["answer"]) for one in asked) + 24
         room = {"max_total_tokens": 65536, "context_length": 4096}
-        with self.server("smollm2-dense", model, None, **room) as server:
-            dense = self.control("smollm2", server, prompts, length)
         config = {"flow": self.flow("smollm2"), "budget": {"pages": 64}, "per_request": {"pages": 1000}}
-        with self.server("smollm2-vortex", model, config, **room) as server:
-            most = {"custom_params": {"vortex": {"pages": 1000}}}
-            for name, more, at_once in (
-                ("all pages, by request", most, True),
-                ("all pages, cached", most, True),
-                ("all pages, one by one", most, False),
-                ("64 pages", {}, True),
+        most = {"custom_params": {"vortex": {"pages": 1000}}}
+        dense: list[dict[str, Any]] = []
+        found: list[tuple[str, list[dict[str, Any]], dict[str, int]]] = []
+
+        def ask(name: str) -> None:
+            chosen = None if name == "dense" else config
+            with self.attempt("smollm2", name), self.server(f"smollm2-{name}", model, chosen, **room) as server:
+                if chosen is None:
+                    dense.extend(self.control("smollm2", server, prompts, length))
+                    found.append(("dense", dense, server.graphs()))
+                    return
+                for label, more, at_once in (
+                    ("all pages, by request", most, True),
+                    ("all pages, cached", most, True),
+                    ("all pages, one by one", most, False),
+                    ("64 pages", {}, True),
+                ):
+                    found.append((label, server.all(prompts, length, at_once, **more), server.graphs()))
+
+        together(ask, ["dense", "vortex"])
+        for label, said, graphs in found:
+            right = sum(s["ids"][: len(a["answer"])] == a["answer"] for s, a in zip(said, asked, strict=True))
+            self.report.add(
+                "smollm2", name=label, as_dense=self.agree(said, dense) if dense else None,
+                needles=f"{right} of {len(asked)}", cached=sum(one["cached"] for one in said), graphs=graphs,
+            )  # fmt: skip
+
+    def fp8(self) -> None:
+        from harness import prompts
+        from weights import SCALES
+
+        asked = prompts(1, LENGTHS)
+        if self.args.dtype == "float32":
+            raise SystemExit("K and V in fp8 need a model in 16 bits: --dtype float16")
+
+        def ask(part: str) -> None:
+            kind, artifact = ("scaled", "scaled") if part == "fp8" else ("calm", "tiny")
+            few = {"flow": self.flow(artifact), "budget": {"pages": 3}}
+            servers: dict[str, tuple[dict[str, Any] | None, Any]] = {"dense": (None, {}), "3 pages": (few, {})}
+            if part == "f16":
+                self.compared(part, self.model(kind), asked, servers)
+                return
+            if self.cpu:
+                del servers["dense"]  # SGLang's torch_native knows no scales
+            servers["all pages"] = {"flow": self.flow(artifact), "budget": {"pages": 100000}}, {}
+            stored = {name: (config, {"kv_cache_dtype": "fp8_e4m3"}) for name, (config, _) in servers.items()}
+            others = {"by_no_scales": {"scales": [(1.0, 1.0)] * len(SCALES)}, "by_f16": {"scales": ()}}
+            self.compared(part, self.model(kind), asked, stored, {"scales": SCALES}, others)
+
+        together(ask, ["fp8", "f16"])
+
+    def full(self) -> None:
+        config = {"flow": self.flow("tiny"), "budget": {"pages": 2}}
+
+        def serve(name: str) -> None:
+            dense, mixed = name.startswith("dense"), "mixed" in name
+            settings = {"max_total_tokens": 1888, "chunked_prefill_size": 32, "enable_mixed_chunk": mixed}
+            label = _label("full", name)
+            with (
+                self.attempt("full", name),
+                self.server(label, self.model("grouped"), None if dense else config, **settings) as server,
             ):
-                said = server.all(prompts, length, at_once, **more)
-                right = sum(s["ids"][: len(a["answer"])] == a["answer"] for s, a in zip(said, asked, strict=True))
-                self.report.add(
-                    "smollm2", name=name, as_dense=self.agree(said, dense), needles=f"{right} of {len(asked)}",
-                    cached=sum(one["cached"] for one in said), graphs=server.graphs(),
-                )  # fmt: skip
+                ended = self.fill(server)
+                why = [line for line in server.log.read_text(errors="replace").splitlines() if "out of memory" in line]
+                self.report.add("full", name=name, ended=ended, why=why[-1][:200] if why else "")
+
+        together(serve, self.args.full)
+
+    def fill(self, server: Server) -> dict[str, Any]:
+        """How many of the requests got their answers whole.
+
+        The first four have three pages each when the prompt of 94 comes, which the pool of 118 has room for; they grow
+        while it is read, where chunks are mixed.
+        """
+        draw = random.Random(1)
+        sizes = [(40, 66)] * 4 + [(1500, 2)]
+        body = {
+            "input_ids": [[draw.randrange(5, 1000) for _ in range(tokens)] for tokens, _ in sizes],
+            # to requests that would not end early SGLang grants all that they may say
+            "sampling_params": [{"temperature": 0, "max_new_tokens": new} for _, new in sizes],
+        }
+        whole = 0
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            made = server.ask("/generate", body, 120)
+            whole = sum(len(one["output_ids"]) == new for one, (_, new) in zip(made, sizes, strict=True))
+        return {"whole": whole, "of": len(sizes)}
 
     def latent(self) -> None:
         from harness import prompts
@@ -452,46 +550,62 @@ class Bench:
     def figures(self) -> None:
         from sglang.benchmark import serving  # type: ignore[import-not-found,unused-ignore]
 
-        lengths = self.args.lengths
-        model = self.qwen(max(lengths) + self.args.new + 64)
-        room = self.args.batch * (max(lengths) + self.args.new + 2 * PAGE)
-        settings = {
-            "max_total_tokens": room, "max_running_requests": self.args.batch, "skip_tokenizer_init": False,
-            "context_length": max(lengths) + self.args.new + 64, "mem_fraction_static": 0.85, "dtype": "bfloat16",
-            "decode_log_interval": 100, "chunked_prefill_size": 8192,
+        longest = max(tokens for wave in self.args.wave for loads in wave.values() for _, tokens in loads)
+        model = self.qwen(longest + self.args.new + 64)
+        for wave in self.args.wave:
+            up, alone = threading.Barrier(len(wave)), threading.Lock()
+
+            def ask(name: str, wave: Any = wave, up: Any = up, alone: Any = alone) -> None:
+                with self.attempt("figures", name):
+                    waited = False
+                    try:
+                        with self.loaded(name, model, wave[name]) as server:
+                            waited = True
+                            up.wait()
+                            with alone:
+                                self.measure(serving, server, model, name, wave[name])
+                    finally:
+                        if not waited:
+                            up.wait()
+
+            together(ask, wave)
+
+    def loaded(self, name: str, model: Path, loads: Loads) -> contextlib.AbstractContextManager[Server]:
+        """A server, dense or of a flow, with room for the largest of ``loads``."""
+        settings: dict[str, Any] = {
+            "max_total_tokens": max(batch * (tokens + self.args.new + 2 * PAGE) for batch, tokens in loads),
+            "max_running_requests": max(batch for batch, _ in loads), "skip_tokenizer_init": False,
+            "context_length": max(tokens for _, tokens in loads) + self.args.new + 64, "mem_fraction_static": 0.95,
+            "dtype": "bfloat16", "decode_log_interval": 100, "chunked_prefill_size": 8192,
         }  # fmt: skip
-        flows = {"dense": None} | {
-            flow: {
-                "flow": "quest" if self.cpu else str(self.args.artifacts / f"1.7b_{flow}.vxa"),
-                "budget": {"pages": 27},
-            }
-            for flow in self.args.flows
-        }
-        for name, config in flows.items():
-            with self.attempt("figures", name), self.server(f"figures-{name}", model, config, **settings) as server:
-                for tokens in lengths:
-                    for label, rate in [
-                        ("cold", math.inf),
-                        ("warm", math.inf),
-                        *(("warm", r) for r in self.args.rates),
-                    ]:
-                        if rate != math.inf and tokens != max(lengths):
-                            continue
-                        row = self.served(serving, server, model, tokens, rate, flush=label == "cold")
-                        self.report.add("figures", name=name, tokens=tokens, prompts=label, rate=str(rate), **row)
-                self.report.add("figures", name=name, graphs=server.graphs())
+        if name in DENSE:
+            backend = self.dense if self.cpu else name
+            return self.server(f"figures-{name}", model, None, attention_backend=backend, **settings)
+        flow = "quest" if self.cpu else str(self.args.artifacts / f"1.7b_{name}.vxa")
+        return self.server(f"figures-{name}", model, {"flow": flow, "budget": {"pages": 27}}, **settings)
+
+    def measure(self, serving: Any, server: Server, model: Path, name: str, loads: Loads) -> None:
+        for batch, tokens in loads:
+            for prompts, rate in (("cold", math.inf), ("warm", math.inf), *(("warm", r) for r in self.args.rates)):
+                if rate != math.inf and batch == 1:
+                    continue
+                row = self.served(serving, server, model, batch, tokens, rate, flush=prompts == "cold")
+                self.report.add(
+                    "figures", name=name, batch=batch, tokens=tokens, prompts=prompts, rate=str(rate), **row
+                )
+        self.report.add("figures", name=name, graphs=server.graphs())
 
     def served(
-        self, serving: Any, server: Server, model: Path, tokens: int, rate: float, flush: bool
+        self, serving: Any, server: Server, model: Path, batch: int, tokens: int, rate: float, flush: bool
     ) -> dict[str, Any]:
         """One run of bench_serving; prompts of one length are the same in each."""
         if flush:
             server.flush()
         words = {
             "backend": "sglang", "base_url": server.address, "model": model, "tokenizer": model,
-            "dataset_name": "random-ids", "num_prompts": self.args.batch, "random_input_len": tokens,
+            "dataset_name": "random-ids", "num_prompts": batch, "random_input_len": tokens,
             "random_output_len": self.args.new, "random_range_ratio": 1.0, "request_rate": rate,
-            "max_concurrency": self.args.batch, "seed": 1, "warmup_requests": 0,
+            "max_concurrency": batch, "seed": 1, "warmup_requests": 0,
             "output_file": self.folder / "serving.jsonl",
         }  # fmt: skip
         argv = [f"--{key.replace('_', '-')}={value}" for key, value in words.items()]
@@ -556,20 +670,33 @@ class Bench:
         return _agreement(pairs, TIE[self.args.dtype])
 
     def compared(
-        self, part: str, model: Path, asked: list[list[int]], servers: dict[str, tuple[dict[str, Any] | None, Any]]
+        self,
+        part: str,
+        model: Path,
+        asked: list[list[int]],
+        servers: dict[str, tuple[dict[str, Any] | None, Any]],
+        simulated: dict[str, Any] | None = None,
+        others: dict[str, dict[str, Any]] | None = None,
     ) -> None:
-        """A row for each server's answers, beside those of the first, which is dense, and the simulation's."""
+        """A row for each server's answers, beside those of the first, which is dense, and the simulation's.
+
+        ``simulated`` is what else the simulation is told, and ``others`` what simulations are told that these answers
+        must not please as much.
+        """
         found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
 
         def ask(name: str) -> None:
             config, settings = servers[name]
-            label = _label(part, name)
-            with self.attempt(part, name), self.server(label, model, config, **settings) as server:
+            label, mixes = _label(part, name), "enable_mixed_chunk" in settings
+            witness = self.folder / f"{label}.jsonl" if mixes else None
+            with self.attempt(part, name), self.server(label, model, config, witness, **settings) as server:
                 passes = self.passes(server, asked, TOKENS)
                 served = server.ask("/server_info").get("vortex")
                 found[name] = passes, {"served": served, "graphs": server.graphs()}
+                if witness:
+                    found[name][1]["mixed"] = witness.read_text().count('"mixed"')
 
-        together(ask, servers)
+        together(ask, [name for name in servers if not self.args.rows or name in self.args.rows or name == "dense"])
         flow, dense = FLOWS["latent" if part == "latent" else "tiny"], found.get("dense", ({}, {}))[0].get("fresh")
         for name, (passes, row) in found.items():
             pages = 3 if name.startswith("3 ") else None
@@ -577,10 +704,12 @@ class Bench:
                 row[when] = {"cached": sum(one["cached"] for one in said)}
                 if dense:
                     row[when]["as_dense"] = self.agree(said, dense)
-                answers = [{"flow": flow, "prompt": p, "answer": s["ids"]} for p, s in zip(asked, said, strict=True)]
-                row[when]["as_simulated"] = self.judge(model, [one | {"pages": pages} for one in answers])
-                if pages and when == "fresh":
-                    row[when]["by_all_pages"] = self.judge(model, [one | {"pages": None} for one in answers])
+                told = {"flow": flow, "pages": pages} | (simulated or {})
+                answers = [told | {"prompt": p, "answer": s["ids"]} for p, s in zip(asked, said, strict=True)]
+                row[when]["as_simulated"] = self.judge(model, answers)
+                if when == "fresh":
+                    for label, other in (({"by_all_pages": {"pages": None}} if pages else {}) | (others or {})).items():
+                        row[when][label] = self.judge(model, [one | other for one in answers])
             self.report.add(part, name=name, **row)
 
     def judge(self, model: Path, answers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -609,6 +738,8 @@ class Bench:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "tokens": Bench.tokens,
+    "fp8": Bench.fp8,
+    "full": Bench.full,
     "smollm2": Bench.smollm2,
     "churn": Bench.churn,
     "latent": Bench.latent,
@@ -627,10 +758,26 @@ def together(do: Callable[[str], None], names: Iterable[str]) -> None:
 
 
 def settings_environment(name: str) -> dict[str, str]:
-    """For churn: a scheduler that soon hopes for short answers, so that memory runs out."""
+    """Where memory is to run out: a scheduler that soon hopes for short answers."""
+    if name.startswith("full"):
+        return {"SGLANG_INIT_NEW_TOKEN_RATIO": "0.01"}
+    if not name.startswith("churn"):
+        return {}
     from tests.engine.test_churn import HOPEFUL
 
-    return HOPEFUL if name.startswith("churn") else {}
+    return HOPEFUL
+
+
+def _start(log: Path, began: float) -> str:
+    """After how many seconds each of STARTS was there, by the log's clock."""
+    said = []
+    for line in log.read_text(errors="replace").splitlines():
+        what = next((name for words, name in STARTS.items() if words in line), None)
+        with contextlib.suppress(ValueError):
+            if what:
+                at = time.mktime(time.strptime(line[1:20], "%Y-%m-%d %H:%M:%S"))
+                said.append(f"{what} {at - began:.0f}")
+    return ", ".join(said)
 
 
 def _label(part: str, name: str) -> str:
@@ -661,6 +808,12 @@ def _agreement(pairs: list[tuple[list[int], list[tuple[int, float]]]], tie: floa
         else:
             wrong.append({"which": number, "token": first, "gap": None if first is None else round(want[first][1], 4)})
     return {"of": len(pairs), "same": same, "near_tie": near, "wrong": len(wrong), "which": wrong[:8]}
+
+
+def _load_of(word: str) -> tuple[str, Loads]:
+    name, _, loads = word.partition("=")
+    batches = [load.split("x") for load in loads.split(",")]
+    return name, [(int(batch), int(tokens)) for batch, tokens in batches]
 
 
 _MODEL: Any = None
@@ -695,15 +848,21 @@ def main() -> None:
     words.add_argument("--start-seconds", type=int, default=180, help="a server may take to start")
     words.add_argument("--seconds", type=int, default=0, help="after which everything is stopped (default: never)")
     words.add_argument("--side-by-side", type=int, default=8, help="servers at a time")
-    words.add_argument("--batch", type=int, default=16, help="requests of the figures")
-    words.add_argument("--lengths", type=int, nargs="*", default=[32768, 16384], help="of the figures' prompts")
+    words.add_argument(
+        "--rows", nargs="*", default=[], help="of tokens, fp8 and latent, beside the dense one (default: all)"
+    )
+    words.add_argument("--full", nargs="*", default=FULL, choices=FULL, help="servers of full")
+    words.add_argument(
+        "--wave", type=_load_of, nargs="+", action="append", metavar="NAME=BATCHxTOKENS[,...]",
+        help="servers of the figures that start side by side: a dense backend's name or a flow's, and its loads"
+    )  # fmt: skip
     words.add_argument("--new", type=int, default=512, help="tokens of the figures' answers")
     words.add_argument("--rates", type=float, nargs="*", default=[1.0], help="requests a second beside all at once")
-    words.add_argument("--flows", nargs="*", default=["quest", "quest_then_mass"])
     words.add_argument("--out", type=Path, required=True)
     args = words.parse_args()
     args.dtype = args.dtype or ("float32" if args.device == "cpu" else "float16")
     args.out = args.out.absolute()
+    args.wave = [dict(wave) for wave in args.wave or [[_load_of(one)] for one in LOADS]]
     bench = Bench(args)
     (bench.logs / "serve_failed.log").unlink(missing_ok=True)
     for one in (signal.SIGTERM, signal.SIGALRM):
