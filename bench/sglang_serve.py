@@ -216,8 +216,9 @@ class Bench:
 
         folder = self.folder / kind
         if not folder.exists():
-            make = weights.grouped if kind != "latent" else lambda: latent(weights)
-            weights.write_model(folder, make, calm=kind in ("calm", "scaled"))
+            calm = kind in ("calm", "scaled")
+            make = weights.plain if calm else weights.grouped if kind == "grouped" else lambda: latent(weights)
+            weights.write_model(folder, make, calm=calm)
             weights.write_tokenizer(folder)
             if self.args.dtype == "float16":
                 self._round(folder / "model.safetensors")

@@ -1,7 +1,8 @@
 """Writes a small model with random weights, and a tokenizer of words t4 .. t1023. Runs in the engine's environment.
 
     weights.py FOLDER KIND     grouped: a Qwen3; latent: a DeepSeek V2 whose attention is latent (MLA)
-                               calm: a Qwen3 for half precision; scaled: the same with scales of K and V in fp8
+                               calm: a Llama for half precision; scaled: the same with scales of K and V in fp8,
+                               which SGLang loads for Llama and not for Qwen3
 
 The weights are drawn wide, and q and k are scaled up, so that attention is far from uniform: leaving a page out
 changes the tokens, and no two scores tie. That makes a model in which an error of rounding grows from layer to layer;
@@ -21,6 +22,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     DeepseekV2Config,
     DeepseekV2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -48,6 +51,11 @@ COMMON = {
 def grouped() -> PreTrainedModel:
     """Two KV heads of 64 for eight query heads."""
     return Qwen3ForCausalLM(Qwen3Config(**COMMON, num_key_value_heads=2, head_dim=64))
+
+
+def plain() -> PreTrainedModel:
+    """As :func:`grouped`, without norms of q and k."""
+    return LlamaForCausalLM(LlamaConfig(**COMMON, num_key_value_heads=2, head_dim=64))
 
 
 def latent() -> PreTrainedModel:
@@ -81,9 +89,11 @@ def write_model(path: Path, make: Callable[[], PreTrainedModel], *, calm: bool =
             if weight.dim() == 2:
                 weight.normal_(0, 0.5 if "embed" in name or "lm_head" in name else 0.12)
             if "q_norm" in name or "k_norm" in name or "kv_a_layernorm" in name:
-                weight.fill_(1.5 if calm else 2.5)
+                weight.fill_(2.5)
             if calm and ("o_proj" in name or "down_proj" in name):
                 weight.mul_(1 / 15)
+            if calm and ("q_proj" in name or "k_proj" in name):
+                weight.mul_(0.78)
     model.save_pretrained(path)
 
 
@@ -120,7 +130,8 @@ def write_tokenizer(path: Path) -> None:
 
 if __name__ == "__main__":
     target, kind = Path(sys.argv[1]), sys.argv[2]
-    write_model(target, latent if kind == "latent" else grouped, calm=kind in ("calm", "scaled"))
+    made = {"grouped": grouped, "latent": latent, "calm": plain, "scaled": plain}[kind]
+    write_model(target, made, calm=made is plain)
     if kind == "scaled":
         add_scales(target)
     write_tokenizer(target)
