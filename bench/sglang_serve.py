@@ -554,18 +554,21 @@ class Bench:
         longest = max(tokens for wave in self.args.wave for loads in wave.values() for _, tokens in loads)
         model = self.qwen(longest + self.args.new + 64)
         for wave in self.args.wave:
-            up, alone = threading.Barrier(len(wave)), threading.Lock()
+            up, turns = threading.Barrier(len(wave)), {name: threading.Event() for name in wave}
 
-            def ask(name: str, wave: Any = wave, up: Any = up, alone: Any = alone) -> None:
+            def ask(name: str, wave: Any = wave, up: Any = up, turns: Any = turns) -> None:
+                earlier = list(turns.values())[: list(turns).index(name)]
+                waited = False
                 with self.attempt("figures", name):
-                    waited = False
                     try:
                         with self.loaded(name, model, wave[name]) as server:
                             waited = True
                             up.wait()
-                            with alone:
-                                self.measure(serving, server, model, name, wave[name])
+                            for turn in earlier:
+                                turn.wait()
+                            self.measure(serving, server, model, name, wave[name])
                     finally:
+                        turns[name].set()
                         if not waited:
                             up.wait()
 
@@ -697,7 +700,8 @@ class Bench:
                 if witness:
                     found[name][1]["mixed"] = witness.read_text().count('"mixed"')
 
-        together(ask, [name for name in servers if not self.args.rows or name in self.args.rows or name == "dense"])
+        wanted = [row for row in self.args.rows if row.startswith(f"{part}-")]
+        together(ask, [name for name in servers if not wanted or name == "dense" or _label(part, name) in wanted])
         flow, dense = FLOWS["latent" if part == "latent" else "tiny"], found.get("dense", ({}, {}))[0].get("fresh")
         for name, (passes, row) in found.items():
             pages = 3 if name.startswith("3 ") else None
@@ -850,7 +854,7 @@ def main() -> None:
     words.add_argument("--seconds", type=int, default=0, help="after which everything is stopped (default: never)")
     words.add_argument("--side-by-side", type=int, default=14, help="servers at a time")
     words.add_argument(
-        "--rows", nargs="*", default=[], help="of tokens, fp8 and latent, beside the dense one (default: all)"
+        "--rows", nargs="*", default=[], help="servers beside the dense one, e.g. tokens-3-pages (default: all)"
     )
     words.add_argument("--full", nargs="*", default=FULL, choices=FULL, help="servers of full")
     words.add_argument(
@@ -875,7 +879,7 @@ def main() -> None:
             PARTS[part](bench)
         bench.report.say(f"{part}: over")
 
-    for kind in ("grouped", "latent"):
+    for kind in ("grouped", "latent", *(("calm", "scaled") if "fp8" in args.parts else ())):
         with bench.attempt("models", kind):
             bench.model(kind)
     if checks := [part for part in args.parts if part != "figures"]:

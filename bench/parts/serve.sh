@@ -36,7 +36,7 @@ run() {
   [ -f "$serve/site.txz" ] || { echo "SGLang was not staged"; return 1; }
   if [ ! -d $site ]; then
     mkdir -p $site
-    python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$serve/site.txz" $site
+    unpack "$serve/site.txz" $site
     cp -r "$serve"/site/. $site
     mkdir -p $site/vortex-0.dist-info
     printf 'Metadata-Version: 2.1\nName: vortex\nVersion: 0\n' > $site/vortex-0.dist-info/METADATA
@@ -57,7 +57,7 @@ run() {
   export CUDA_HOME=${CUDA_HOME:-/usr/local/cuda} NCCL_NVLS_ENABLE=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=4
   PATH=$(dirname "$(command -v python3)"):$CUDA_HOME/bin:$PATH
   if [ -f "$GPU-fa3/fa3.txz" ] && [ ! -f $site/sgl_kernel/flash_ops.abi3.so ]; then
-    tar xJf "$GPU-fa3/fa3.txz" -C /tmp
+    unpack "$GPU-fa3/fa3.txz" /tmp
     python3 bench/sglang_fa3.py --try /tmp/sgl_kernel && mv /tmp/sgl_kernel/flash_ops.abi3.so $site/sgl_kernel/
   fi
   if [ -n "${TP:-}" ]; then # on two GPUs: one rank and two, a dense backend and this one
@@ -71,6 +71,8 @@ run() {
   python3 bench/sglang_serve.py $parts --artifacts "$serve" --seconds $((LIMIT - 15)) ${SERVE:-} --out "$OUT/serve.json"
   kept
 }
+
+unpack() { python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$1" "$2"; }
 
 kept() {
   local folders=()
