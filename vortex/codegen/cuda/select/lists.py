@@ -60,18 +60,22 @@ class Lists:
     def choice(self, o: flow.Part, topk: TopK, most: Expr) -> Choice:
         """A part of the selection, where all parts together may take ``most`` pages; its count is ready."""
         assert self.layout.selection is not None
-        parts, held, ranked = parts_of(self.layout.f), self.keys(o), self.row.scored
+        parts, held, ranked, axis = parts_of(self.layout.f), self.keys(o), self.row.scored, type_of(o.scored).pages
         placed = self.by_position(o)
         if placed:
             ranked = let("ranked", listed_in(o, self.row.scored))
-        alone = len(parts) == 1 and not o.share and not placed
-        whole = None if alone else topk.load(held, ranked)
+        assert axis is not None
+        alone = len(parts) == 1 and not o.share
+        few = topk.load_few(held, ranked, axis.limit) if alone and placed else None
+        whole = None if few or (alone and not placed) else topk.load(held, ranked)
         again = any(before.share for before in parts[: parts.index(o)])
         count = None
         if o.counted is not None:
             # in a register: C++ takes -2^31, which a cast of a float may give, for a number of 64 bits
             count = register("count", convert(self.values.read(o.counted, []), I32))
         left = left_to(o, self.layout.selection.cap, most, self.row.scored)
+        if few is not None:
+            return Choice(few, wanted(o, left, count, None), partial(self._listed, o))
         if whole is None:
             best = wanted(o, left, count, None)
             return Choice(topk.load_best(held, self.greatest.get(o), self.row.scored, best), best)

@@ -113,7 +113,7 @@ class Prefilter:
         with when(T.And(best > 0, T.And(best <= self.cta.threads, 2 * best <= tiles[0]))):
             at, each = keys.at + 2 * room, (keys.pitch - 2 * room) // self.cta.warps
             row = _Tiles(self.cta, keys.arena, at, each, keys.opened(), greatest.words, scored, tiles[0])
-            bound = self.shortlist.least(row.greatest_of_thread(), best)
+            bound = self.shortlist.least(row.greatest_of_thread(), best, i32(self.cta.warps))
             listed = row.list_reaching(bound)
             put(mine, i32(0), 0)
             with choose(listed <= each) as (few, many):

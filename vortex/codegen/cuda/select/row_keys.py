@@ -85,6 +85,11 @@ class RowKeys:
         for i in range(self.held):
             put(self.near, T.Select(self.page(i) < self.scored, self.near[i], T.uint32(0)), i)
 
+    @property
+    def warps(self) -> Expr:
+        """Warps that have pages."""
+        return rounds_of(self.scored, self.share * WARP)
+
     def page(self, i: Expr) -> Expr:
         """The page of this lane in round ``i``."""
         return self.first + i * WARP

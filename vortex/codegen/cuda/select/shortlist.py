@@ -1,7 +1,7 @@
 """The best of a row when few are wanted: candidates that may be among them are listed, and each looks up its rank.
 
 Every step but the first touches the list alone, so that what a row costs hardly depends on its pages. The list comes
-in any order; ranks and places are counted, so the result does not depend on it.
+in any order; ranks are counted and pages set bits, so the result does not depend on it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from vortex.codegen.cuda.ptx import WARP, cta_sync, shuffle_xor, warp_extreme
 from vortex.codegen.cuda.select.key_list import KeyList, is_better
 from vortex.codegen.cuda.select.row_keys import RowKeys
+from vortex.codegen.cuda.select.taken import Taken
 from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta, ballot, count_bits, rounds_of
-from vortex.codegen.tir import I32, U32, Buffer, Expr, T, choose, differ, equal, i32, let, local, loop, put, when
+from vortex.codegen.tir import I32, U32, Buffer, Expr, T, choose, equal, i32, let, local, loop, put, when
 
 ONE_BY_ONE = 16
 """Keys up to which a warp finds its answer exactly; beyond them, it answers for all of its threads."""
@@ -22,8 +23,6 @@ SHORT = 5
 """Threads for each page that is wanted, at least, where ranks are worth their work."""
 NONE = 0xFFFFFFFF
 """A key that no page has: it is above that of +inf."""
-NOBODY = 0x7FFFFFFF
-"""A page that is above every page."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,15 @@ class Shortlist:
     arena: Arena
     listed: KeyList
     """Key and page of each."""
-    kept: int
-    """Where the pages that are taken stand, by the thread that looked one up; ``NOBODY`` for the others."""
+    taken: Taken
     bounds: int
     """Where the answer of each warp stands."""
 
     @classmethod
     def reserve(cls, cta: Cta, arena: Arena) -> Shortlist:
         """Take the shared memory."""
-        at, kept, bounds = arena.take(2 * cta.threads), arena.take(cta.threads), arena.take(cta.warps)
-        return cls(cta, arena, KeyList(arena, at, at + 1, 2, arena.take(1), cta.threads), kept, bounds)
+        at, taken, bounds = arena.take(2 * cta.threads), Taken.reserve(cta, arena), arena.take(cta.warps)
+        return cls(cta, arena, KeyList(arena, at, at + 1, 2, arena.take(1), cta.threads), taken, bounds)
 
     @property
     def room(self) -> int:
@@ -54,20 +52,23 @@ class Shortlist:
         """Whether warps can answer for their share of the ``best`` best."""
         return best <= self.cta.threads
 
-    def is_short(self, best: Expr) -> Expr:
-        """Whether the list of the ``best`` best, about twice as many, is worth its ranks: they cost its square."""
-        return SHORT * best <= self.cta.threads
+    def is_short(self, best: Expr, pages: Expr) -> Expr:
+        """Whether the list of the ``best`` best of so many ``pages``, about twice as many, is worth its ranks, which
+        cost its square; there must be a bit for every page.
+        """
+        return T.And(SHORT * best <= self.cta.threads, self.taken.has_room(rounds_of(pages, WARP)))
 
-    def least(self, greatest: Expr, best: Expr) -> Expr:
-        """A key such that ``best`` keys are no smaller, and not many more; ``greatest`` is that of this thread.
+    def least(self, greatest: Expr, best: Expr, warps: Expr, tight: Expr = True) -> Expr:
+        """A key such that ``best`` keys are no smaller, and not many more where it is to be ``tight``; ``greatest`` is
+        that of this thread, and the first ``warps`` have keys.
 
-        Each warp answers for its share: as many of its threads have a key that is no smaller than its answer. The
+        Each of these answers for its share: as many of its threads have a key that is no smaller than its answer. The
         least answer of all warps has enough keys above it. Where threads cannot answer it is 0, as all keys are.
         """
-        share = let("share_of_best", rounds_of(best, self.cta.warps))
+        share = let("share_of_best", rounds_of(best, warps))
         bound = local("bound", 1, U32)
         put(bound, T.uint32(NONE), 0)
-        with choose(share <= ONE_BY_ONE) as (few, many):
+        with when(self.cta.warp < warps), choose(T.And(tight, share <= ONE_BY_ONE)) as (few, many):
             with few():
                 self._count_down(greatest, share, bound)
             with many():
@@ -77,6 +78,7 @@ class Shortlist:
             put(shared, bound[0], self.cta.warp + self.bounds)
         with when(equal(self.cta.thread, i32(0))):
             put(self.arena.i32, i32(0), self.listed.count_at)
+        self.taken.clear()
         cta_sync()
         for w in range(self.cta.warps):
             put(bound, T.min(bound[0], shared[self.bounds + w]), 0)
@@ -104,8 +106,11 @@ class Shortlist:
         cta_sync()
         return let("listed_in_all", self.arena.i32[self.listed.count_at])
 
-    def take(self, count: Expr, best: Expr, place: Callable[[Expr, Expr], None]) -> None:
-        """Call ``place(page, n)`` for the ``best`` best of ``count`` listed keys, n counting pages as they ascend.
+    def take(
+        self, count: Expr, best: Expr, before_warp: Callable[[Expr], Buffer], place: Callable[[Expr, Expr], None]
+    ) -> None:
+        """Call ``place(page, n)`` for the ``best`` best of ``count`` listed keys, n counting pages as they ascend;
+        ``before_warp`` sums a number of each warp over the warps before, with a barrier.
 
         Where there are several threads for each of the list, these share the others that it is compared with:
 
@@ -118,10 +123,7 @@ class Shortlist:
         entry = let("entry", T.shift_right(self.cta.thread, shift))
         first = let("first_other", T.bitwise_and(self.cta.thread, each - 1))
         others = let("others", T.shift_right(count - first + (each - 1), shift))
-        works = let("works", self.cta.warp * WARP < T.shift_left(count, shift))
-        keep = local("keep", 1, I32)
-        put(keep, i32(NOBODY), 0)
-        with when(works):
+        with when(self.cta.warp * WARP < T.shift_left(count, shift)):
             key, page = self._listed(let("mine", T.min(entry, count - 1)))
             better = local("better", 1, I32)
             put(better, i32(0), 0)
@@ -129,20 +131,9 @@ class Shortlist:
                 its_key, its_page = self._listed(let("other_entry", T.shift_left(j, shift) + first))
                 put(better, better[0] + T.Select(is_better(its_key, its_page, key, page), i32(1), i32(0)), 0)
             self._sum(better, each)
-            with when(T.And(entry < count, better[0] < best)):
-                put(keep, page, 0)
-        with when(equal(first, i32(0))):
-            put(self.arena.i32, keep[0], entry + self.kept)
-        cta_sync()
-        with when(works):
-            before = local("before", 1, I32)
-            put(before, i32(0), 0)
-            with loop("other", others) as j:
-                its_page = self.arena.i32[T.shift_left(j, shift) + first + self.kept]
-                put(before, before[0] + T.Select(its_page < keep[0], i32(1), i32(0)), 0)
-            self._sum(before, each)
-            with when(T.And(equal(first, i32(0)), differ(keep[0], i32(NOBODY)))):
-                place(keep[0], before[0])
+            with when(T.And(equal(first, i32(0)), T.And(entry < count, better[0] < best))):
+                self.taken.take(page)
+        self.taken.place(before_warp, place)
 
     def _shift(self, count: Expr) -> Expr:
         return T.Select(4 * count <= self.cta.threads, i32(2), T.Select(2 * count <= self.cta.threads, i32(1), i32(0)))

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import cta_sync, wide
+from vortex.codegen.cuda.ptx import WARP, cta_sync, quotient, wide
+from vortex.codegen.cuda.select.few_keys import FewKeys
 from vortex.codegen.cuda.select.kth_key import KthKey
 from vortex.codegen.cuda.select.prefilter import Greatest, Prefilter
 from vortex.codegen.cuda.select.row_keys import RowKeys, each_of
@@ -60,7 +61,7 @@ class Selection:
 class Choice:
     """The ``best`` best candidates of a row by its keys."""
 
-    keys: RowKeys
+    keys: RowKeys | FewKeys
     best: Expr
     candidate: Callable[[Expr], Expr] = lambda position: position
     """Which candidate has the key at a position; candidates ascend with it."""
@@ -89,6 +90,12 @@ class TopK:
     def load(self, keys: Held, scored: Expr) -> RowKeys:
         """The keys of a row's ``scored`` candidates."""
         return RowKeys.load(self.cta, keys, scored, self.held)
+
+    def load_few(self, keys: Held, count: Expr, limit: int) -> FewKeys | None:
+        """The first ``count`` keys, which are ``limit`` at most; None where that is more than threads."""
+        if limit > self.cta.threads:
+            return None
+        return FewKeys(self.cta, self.shortlist.arena, self.shortlist.listed.keys_at, keys, count, limit)
 
     def load_best(self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr) -> RowKeys:
         """Those that may be among the ``best`` best; ``greatest`` are the greatest of its page tiles."""
@@ -119,16 +126,20 @@ class TopK:
 
         self.take(mine, best, put_chosen)
 
-    def take(self, keys: RowKeys, best: Expr, place: Callable[[Expr, Expr], None]) -> None:
+    def take(self, keys: RowKeys | FewKeys, best: Expr, place: Callable[[Expr, Expr], None]) -> None:
         """Call ``place(page, n)`` for the ``best`` best pages by their keys, n counting pages as they ascend."""
+        if isinstance(keys, FewKeys):
+            keys.take(best, self.kth.before_warp, place)
+            return
         greatest, least, listed = local("greatest", 1, U32), local("bound_of_best", 1, U32), local("listed", 1, I32)
         put(greatest, T.uint32(0), 0)
         put(least, T.uint32(0), 0)
         put(listed, i32(self.shortlist.room + 1), 0)
         keys.each(lambda s, inside, key: put(greatest, T.max(greatest[0], key), 0))
         with when(self.shortlist.answers(best)):
-            put(least, self.shortlist.least(greatest[0], best), 0)
-            with when(self.shortlist.is_short(best)):
+            short = let("is_short", self.shortlist.is_short(best, keys.scored))
+            put(least, self.shortlist.least(greatest[0], best, keys.warps, short), 0)
+            with when(short):
                 put(listed, self.shortlist.gather(keys, least[0]), 0)
         count = let("count_listed", listed[0])
 
@@ -137,17 +148,19 @@ class TopK:
 
         with choose(count <= self.shortlist.room) as (few, many):
             with few():
-                self.shortlist.take(count, best, put_chosen)
+                self.shortlist.take(count, best, self.kth.before_warp, put_chosen)
             with many():
                 self._sweep(keys, best, (least[0], greatest[0]), put_chosen)
 
     def _write_union(self, choices: Sequence[Choice], row: Row, pages: Expr, to: Selection) -> None:
         """The same for several: the last key of each, then one ascending sweep over all."""
         first, scored = row.first, row.scored
-        bounds = []
+        bounds, rows = [], []
         for choice in choices:
+            assert isinstance(choice.keys, RowKeys)
             cta_sync()  # the shared memory of the choice before is done with
             bounds.append(self.kth.find(choice.keys, choice.best))
+            rows.append(choice.keys)
         mine = local("chosen_here", 1, I32)
         put(mine, i32(0), 0)
 
@@ -158,7 +171,6 @@ class TopK:
                 takes = one if takes is None else T.Or(takes, one)
             return let("chosen", ballot(T.And(inside, takes)))
 
-        rows = [choice.keys for choice in choices]
         each_of(rows, lambda s, inside, keys: put(mine, mine[0] + count_bits(chosen(s, inside, keys)), 0))
         cta_sync()
         taken = self.kth.before_warp(mine[0])
@@ -183,14 +195,33 @@ class TopK:
         self, keys: RowKeys, best: Expr, bounds: tuple[Expr, Expr], put_chosen: Callable[[Expr, Expr], None]
     ) -> None:
         """Choose the best by the k-th key and one ascending sweep over all; of ``bounds`` see :meth:`KthKey.find`."""
+        taken = self.shortlist.taken
+        taken.clear()  # the search has barriers
         threshold, last = self.kth.find(keys, best, bounds)
-        mine = local("chosen_here", 1, I32)
-        put(mine, i32(0), 0)
 
         def chosen(s: Expr, inside: Expr, key: Expr) -> Expr:
             takes = T.Or(key > threshold, T.And(equal(key, threshold), s <= last))
             return let("chosen", ballot(T.And(inside, takes)))
 
+        with choose(taken.has_room(keys.share * self.cta.warps)) as (few, many):
+            with few():
+                # a round of a warp is a word
+                def put_word(s: Expr, inside: Expr, key: Expr) -> None:
+                    here = chosen(s, inside, key)
+                    with when(equal(self.cta.lane, i32(0))):
+                        taken.put_word(quotient(s, i32(WARP)), here)
+
+                keys.each(put_word)
+                taken.place(self.kth.before_warp, put_chosen)
+            with many():
+                self._count_and_place(keys, chosen, put_chosen)
+
+    def _count_and_place(
+        self, keys: RowKeys, chosen: Callable[[Expr, Expr, Expr], Expr], put_chosen: Callable[[Expr, Expr], None]
+    ) -> None:
+        """Place the ``chosen`` of a row that has more pages than there are bits: all warps count, and then place."""
+        mine = local("chosen_here", 1, I32)
+        put(mine, i32(0), 0)
         keys.each(lambda s, inside, key: put(mine, mine[0] + count_bits(chosen(s, inside, key)), 0))
         taken = self.kth.before_warp(mine[0])
         earlier = let("earlier", below(self.cta.lane))
