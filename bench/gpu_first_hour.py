@@ -1,13 +1,14 @@
 """What a new user tries first, on a GPU: ``vortex.decode``, the decode loop of docs/python.md, ``vortex trace``.
 
-    XDG_CACHE_HOME=.gpu/first_hour/cache python3 bench/gpu_first_hour.py --files .gpu/first_hour --out $OUT/first_hour.json
+    export XDG_CACHE_HOME=.gpu/first_hour/cache
+    python3 bench/gpu_first_hour.py --files .gpu/first_hour --out $OUT/first_hour.json
 
 Kernels come from the cache that bench/stage_first_hour.py filled on a machine with the compiler.
 
 * ``decode``: the flow's torch code over tensors of the device, its kernels, and dense attention by torch.
 * ``loop``: ``vortex.load``, ``vortex.Decoder`` and ``vortex.PagedCache``, each step held to the flow's torch code.
-* ``trace``: ``vortex run --trace`` and ``vortex eval --trace-pages``: the time of each kernel is there, and together they
-  are shorter than the step; what recording costs.
+* ``trace``: ``vortex run --trace`` and ``vortex eval --trace-pages``: each kernel has a time, and together they are
+  shorter than the step; what recording costs.
 * ``stopwatch``: a step of a decoder, of one whose kernels could be timed, and of one whose kernels are timed.
 
 The exit code is 1 where something is wrong. ``--device cpu`` tries all of it where there is no GPU.
@@ -188,8 +189,8 @@ def decodes(case: Case, files: Path, device: str, found: dict[str, Any]) -> Wron
     every = {name: off(t.decode(flow, 1000, compiled=name == "kernels"), t.dense()) for name in names}
     if odd:
         wrong.append(f"{odd} pages that rounding does not explain")
-    wrong += [f"{what} by {x:.1e}, more than {most}" for what, x in
-              (("out", error), ("lse", lse), *((f"{n} and dense", x) for n, x in every.items())) if not x <= most]  # fmt: skip
+    errors = {"out": error, "lse": lse, **{f"{n} and dense": x for n, x in every.items()}}
+    wrong += [f"{what} by {x:.1e}, more than {most}" for what, x in errors.items() if not x <= most]
     began = time.perf_counter()
     t.decode(flow, 8, compiled=True)
     found["decode"][str(case)] = {
@@ -222,8 +223,8 @@ def other_calls(device: str) -> Wrong:
         wrong += refuses("k on the CPU", "VX6002", lambda: vortex.decode("quest", t.q, t.k.cpu(), t.v, budget=8))
 
     if compiler() is None:
-        for name, flow in (("a flow", "gqa_block"), ("a class", Last)):
-            wrong += refuses(f"{name}, never compiled", "VX9004", lambda f=flow: t.decode(f, 8, compiled=True))
+        for code, flow in (("VX9004", "gqa_block"), ("VX4003", Last)):
+            wrong += refuses(f"{flow}, never compiled", code, lambda f=flow: t.decode(f, 8, compiled=True))
     return wrong
 
 
@@ -388,14 +389,17 @@ class Batch:
 
 
 def stopwatch(device: str, target: str, found: dict[str, Any]) -> Wrong:
-    """Microseconds of a step, by a decoder that no stopwatch is in, twice to see the noise, by one with a stopwatch that
-    is off, and by the same where it is on; and what the profiler saw of the same kernels.
+    """Microseconds of a step, by a decoder that no stopwatch is in, twice to see the noise, by one whose stopwatch is
+    off, and by the same where it is on; and what the profiler saw of the same kernels.
     """
     path = artifact_for("quest", ModelShape(QUEST.spec, QUEST.kv_heads), target)
     plain = vortex.load(path, target=target, budget=vortex.Budget(8))
     watch = Stopwatch(plain.library)
-    made = {name: Batch(vortex.Decoder(library, budget=vortex.Budget(8)), device).ready()
-            for name, library in (("none", plain.library), ("none again", plain.library), ("off", watch.library))}  # fmt: skip
+    libraries = {"none": plain.library, "none again": plain.library, "off": watch.library}
+    made = {
+        name: Batch(vortex.Decoder(library, budget=vortex.Budget(8)), device).ready()
+        for name, library in libraries.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in (*made, "on")}
     steps, rounds = (20, 41) if device == "cuda" else (2, 5)
     kernels: dict[str, list[float]] = {}

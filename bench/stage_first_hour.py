@@ -1,4 +1,4 @@
-"""What bench/gpu_first_hour.py needs on a machine without the compiler: kernels in a cache, a flow's file, a small model.
+"""What bench/gpu_first_hour.py needs where there is no compiler: kernels in a cache, a flow's file, a small model.
 
     PYTHONPATH=.:bench python bench/stage_first_hour.py --out .gpu/first_hour
 
