@@ -21,11 +21,17 @@ pass later. State of the row is written when all passes have ended, by which tim
 
 from __future__ import annotations
 
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vortex.ir.core import Function, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.types import S, Sym, TensorType
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -67,19 +73,23 @@ def axis_of(o: Op) -> Sym | None:
     return result if result is not None and not crosses else of_operands
 
 
-def stage(f: Function) -> Staging:
-    """Assign every value of ``f`` its level, and find what must be kept between passes."""
-    level: dict[Value, int] = dict.fromkeys(f.args, 0)
-    loop: dict[Op, int] = {}
-    axes: dict[int, Sym] = {}
+class Stager:
+    """Levels of ops that come one after another; writes of state are staged as all others are.
 
-    def place(ready: int, axis: Sym) -> int:
-        """The first pass from ``ready`` on that goes over ``axis``, or over nothing yet."""
-        while axes.setdefault(ready, axis) != axis:
-            ready += 1
-        return ready
+    Attributes:
+        level, loop, kept: as of :class:`Staging`, of the ops so far.
+        axes: the page axis of each pass so far.
+    """
 
-    for o in f.ops:
+    def __init__(self, args: Iterable[Value] = ()) -> None:
+        self.level: MutableMapping[Value, int] = dict.fromkeys(args, 0)
+        self.loop: MutableMapping[Op, int] = {}
+        self.axes: MutableMapping[int, Sym] = {}
+        self.kept: MutableMapping[Value, int] = {}
+
+    def add(self, o: Op) -> None:
+        """Stage one more op, whose operands were staged before."""
+        level = self.level
         ready = max((level[v] for v in o.operands), default=0)
         spans_pages = any(over_pages(v) for v in o.operands)
         axis = axis_of(o)
@@ -89,18 +99,66 @@ def stage(f: Function) -> Staging:
             ready = max(level[v] for v in (o.scored, o.near) if v is not None)
         elif spans_pages and o.crosses_pages() and o.result is not None and not folds(o):
             ready += 1
-        loop[o] = place(ready, axis) if in_pass and axis is not None else ready
+        self.loop[o] = self.place(ready, axis) if in_pass and axis is not None else ready
         if o.result is not None:
-            level[o.result] = loop[o] + 1 if spans_pages and o.crosses_pages() and folds(o) else loop[o]
-    for o, last in _updates(f, loop).items():
+            level[o.result] = self.loop[o] + 1 if spans_pages and o.crosses_pages() and folds(o) else self.loop[o]
+        self.keep(o)
+
+    def place(self, ready: int, axis: Sym) -> int:
+        """The first pass from ``ready`` on that goes over ``axis``, or over nothing yet."""
+        while self.axes.setdefault(ready, axis) != axis:
+            ready += 1
+        return ready
+
+    def keep(self, o: Op) -> None:
+        """Note what ``o`` reads of earlier passes."""
+        crosses = o.crosses_pages() and o.result is not None and not folds(o)
+        for v in o.operands:
+            for source in _sources(v):
+                if over_pages(source) and (self.loop[o] > self.level[source] or crosses):
+                    self.kept[source] = max(self.kept.get(source, 0), self.loop[o])
+
+    def tried(self) -> Stager:
+        """One that goes on from here, while this one stays as it is until :meth:`take`."""
+        made = Stager()
+        made.level, made.loop = ChainMap({}, self.level), ChainMap({}, self.loop)
+        made.axes, made.kept = ChainMap({}, self.axes), ChainMap({}, self.kept)
+        return made
+
+    def take(self, tried: Stager) -> None:
+        """Go on from where ``tried``, which was made of this one, stands."""
+        take(self.level, tried.level)
+        take(self.loop, tried.loop)
+        take(self.axes, tried.axes)
+        take(self.kept, tried.kept)
+
+
+def take(mine: MutableMapping[K, V], tried: MutableMapping[K, V]) -> None:
+    """Put into ``mine`` what ``tried``, a chain map over it, has more."""
+    assert isinstance(tried, ChainMap)
+    mine.update(tried.maps[0])
+
+
+def stage(f: Function) -> Staging:
+    """Assign every value of ``f`` its level, and find what must be kept between passes."""
+    made = Stager(f.args)
+    for o in f.ops:
+        made.add(o)
+    level, loop, axes = made.level, made.loop, made.axes
+    updates = _updates(f, loop)
+    for o, last in updates.items():
         if over_pages(o.x):
-            loop[o] = place(max(loop[o], last), S)
+            loop[o] = made.place(max(loop[o], last), S)
         else:
             axes.setdefault(0, S)
     loops = max(axes, default=-1) + 1
-    for o in _updates(f, loop):
+    for o in updates:
         loop[o] = loop[o] if over_pages(o.x) else loops
-    return Staging(level, loop, loops, tuple(axes.get(n, S) for n in range(loops)), _kept(f, level, loop))
+    if updates:
+        made.kept = {}
+        for o in f.ops:
+            made.keep(o)
+    return Staging(dict(level), dict(loop), loops, tuple(axes.get(n, S) for n in range(loops)), dict(made.kept))
 
 
 def folds(o: Op) -> bool:
@@ -115,7 +173,7 @@ def updated(f: Function) -> set[str]:
     }
 
 
-def _updates(f: Function, loop: dict[Op, int]) -> dict[page.Store, int]:
+def _updates(f: Function, loop: Mapping[Op, int]) -> dict[page.Store, int]:
     """Writes of state that the kernel reads as well, with the first pass in which nothing needs what was there."""
     changed = updated(f)
     last = dict.fromkeys(changed, 0)
@@ -133,17 +191,6 @@ def origin_of(v: Value) -> Value:
     while isinstance(v.owner, flow.View):
         v = v.owner.x
     return v
-
-
-def _kept(f: Function, level: dict[Value, int], loop: dict[Op, int]) -> dict[Value, int]:
-    kept: dict[Value, int] = {}
-    for o in f.ops:
-        for v in o.operands:
-            crosses = o.crosses_pages() and o.result is not None and not folds(o)
-            for source in _sources(v):
-                if over_pages(source) and (loop[o] > level[source] or crosses):
-                    kept[source] = max(kept.get(source, 0), loop[o])
-    return kept
 
 
 def _sources(v: Value) -> list[Value]:
