@@ -75,10 +75,16 @@ def locate(code: CodeType, lasti: int) -> Loc:
 @lru_cache(maxsize=4096)
 def _locate(key: _Code, lasti: int) -> Loc:
     code = key.code
-    line, end_line, col, end = list(code.co_positions())[max(lasti, 0) // 2]
+    line, end_line, col, end = _positions(key)[max(lasti, 0) // 2]
     if line is None or col is None or end is None:
         return Loc(code.co_filename, line or code.co_firstlineno)
     return span(code.co_filename, line, col, end_line or line, end)
+
+
+@lru_cache(maxsize=64)
+def _positions(key: _Code) -> list[tuple[int | None, int | None, int | None, int | None]]:
+    """Of each instruction; made once, because a long function asks for each of its own."""
+    return list(key.code.co_positions())
 
 
 def span(file: str, line: int, col: int, end_line: int, end: int) -> Loc:

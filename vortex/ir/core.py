@@ -244,7 +244,8 @@ class Function:
 
     def fresh(self, hint: str, but: Value | None = None) -> str:
         """``hint``, or ``hint_1`` and so on when another value has that name."""
-        taken = {v.name for v in self.values() if v is not but}
+        taken = {o.result.name for o in self.ops if o.result is not None and o.result is not but}
+        taken.update(v.name for v in self.args if v is not but)
         if hint not in taken:
             return hint
         k = 1
