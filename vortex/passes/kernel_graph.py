@@ -32,6 +32,8 @@ class KernelGraph:
         self.members: dict[int, list[int]] = {n: [n] for n in range(len(kernels))}
         self._after: list[dict[int, None]] = [{} for _ in kernels]
         self._before: list[set[int]] = [set() for _ in kernels]
+        self._several: set[int] = set()
+        """Groups of more than one kernel."""
         self._spans: list[tuple[int, int]] = []
         writers: dict[str, list[int]] = {}
         readers: dict[str, list[int]] = {}
@@ -63,6 +65,7 @@ class KernelGraph:
         for n in after:
             if n != a:
                 self._edge(a, n)
+        self._several = (self._several | {a}) - {b}
         self._spans = self._span()
 
     def between(self, a: int, b: int) -> list[int]:
@@ -114,7 +117,7 @@ class KernelGraph:
     def _span(self) -> list[tuple[int, int]]:
         """From the first to the last kernel of each group of several, those that overlap as one."""
         found: list[tuple[int, int]] = []
-        for first, last in sorted((group[0], group[-1]) for group in self.members.values() if len(group) > 1):
+        for first, last in sorted((n, self.members[n][-1]) for n in self._several):
             if found and first < found[-1][1]:
                 found[-1] = found[-1][0], max(found[-1][1], last)
             else:

@@ -141,16 +141,16 @@ def _title(s: StoredStep) -> str:
 
 def _last_program(stored: Stored) -> dict[str, Module]:
     """The last page IR of each target, of a compilation that did not come to schedules; what does not parse is not."""
-    found = {}
-    for s in stored.steps:
-        if s.stage == "page" and s.text:
+    found: dict[str, Module] = {}
+    for s in reversed(stored.steps):
+        if s.stage == "page" and s.text and s.target not in found:
             try:
                 found[s.target] = parse_module(s.text, s.name)
             except VortexError:
                 continue
     if len(found) > 1:
         found.pop("", None)
-    return found
+    return dict(reversed(found.items()))
 
 
 def _has_spec(program: Module) -> bool:
