@@ -234,9 +234,7 @@ BAD_FIELD = kind("VX1016", "bad field declaration", "{why}", "{hint}")
 DUPLICATE_FLOW = kind(
     "VX1017", "flow name taken", "a flow named '{name}' is registered already at {where}", "choose another name"
 )
-UNKNOWN_FLOW = kind(
-    "VX1018", "unknown flow", "no flow named '{name}'{nearest}", "give a registered name, file.py, or file.py:name"
-)
+UNKNOWN_FLOW = kind("VX1018", "unknown flow", "{why}", "give a registered name, file.py, or file.py:name")
 BAD_FLOW_CLASS = kind("VX1019", "class is not a flow", "{why}", "derive from vortex.vFlow and write its three methods")
 BAD_BUDGET = kind(
     "VX1020",

@@ -65,6 +65,13 @@ def test_missing_file(vortex: Vortex) -> None:
     assert "error[VX7002]: 'nowhere.flow' does not exist" in found.err
 
 
+@pytest.mark.parametrize("words", [("report",), ("explain",), ("diff", "x"), ("opt",)])
+def test_a_name_that_no_file_can_have(vortex: Vortex, words: tuple[str, ...]) -> None:
+    done = vortex(*words, "a" * 5000)
+    assert done.code == USER_ERROR
+    assert "VX7002" in done.err
+
+
 def test_internal_error_writes_a_reproducer(vortex: Vortex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("the injected bug")

@@ -443,7 +443,7 @@ def test_flows_that_are_not_there(write: Write, tmp_path: Path, text: str, code:
 def test_several_flows_in_a_file_need_a_name(write: Write) -> None:
     again = flow_text().replace('"broken"', '"broken_b"').replace("import torch\n", "")
     path = write(flow_text() + again)
-    with pytest.raises(VortexError, match=r"VX1018.*broken, broken_b"):
+    with pytest.raises(VortexError, match=r"VX1018.*has 2 flows, broken, broken_b: say which"):
         find_flow(str(path))
     assert find_flow(f"{path}:broken_b").flow_name == "broken_b"
 
@@ -456,7 +456,8 @@ def test_several_flows_in_a_file_need_a_name(write: Write) -> None:
         ("import vortex\n@vortex.register('a b')\nclass A(vortex.vFlow):\n    pass\n", "VX1019", "cannot be named"),
         ("import vortex\nx = (1 +\n", "VX1013", "SyntaxError"),
         ("import vortex\nx = 1 / 0\n", "VX1013", "ZeroDivisionError"),
-        ("x = 1\n", "VX1018", "registers none"),
+        ("import sys\nsys.exit()\n", "VX1013", "SystemExit: no message"),
+        ("x = 1\n", "VX1018", "registers no flow"),
     ],
 )
 def test_files_that_hold_no_flow(write: Write, text: str, code: str, said: str) -> None:

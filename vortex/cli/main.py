@@ -6,6 +6,7 @@ Nothing heavy is imported before a subcommand asks for it, so that ``vortex --he
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -18,7 +19,16 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from vortex.cli.exit_codes import EXIT_CODES, INTERNAL_ERROR, INTERRUPTED, OK, USER_ERROR
-from vortex.errors import BAD_OPTION, CANNOT_WRITE, DISK_FULL, UNKNOWN_NAME, VortexError, VortexWarning, nearest
+from vortex.errors import (
+    BAD_OPTION,
+    CANNOT_WRITE,
+    DISK_FULL,
+    NO_SUCH_FILE,
+    UNKNOWN_NAME,
+    VortexError,
+    VortexWarning,
+    nearest,
+)
 
 COMMANDS = {
     "compile": "compile a flow into an artifact, or any part of the way",
@@ -149,6 +159,8 @@ def _guarded(args: list[str], interrupted: list[int]) -> tuple[int, str]:
             return INTERRUPTED, "interrupted"
         if isinstance(e, OSError) and e.errno in DISK_FULL:
             e = CANNOT_WRITE.at(path=e.filename or "a file or standard output", why=e.strerror)
+        if isinstance(e, OSError) and e.errno == errno.ENAMETOOLONG:
+            e = NO_SUCH_FILE.at(path=e.filename, why="is longer than a file's name can be")
         if isinstance(e, VortexError):
             return USER_ERROR, _coloured(e.render())
         from vortex.cli.crash import report

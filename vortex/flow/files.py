@@ -141,7 +141,9 @@ class FlowFile:
                 if isinstance(e, ImportError) and (e.name or "").split(".")[0] in READ_AS_OURS:
                     raise OTHER_PACKAGE.at(loc2, text=str(e).replace(" (unknown location)", "")) from e
                 hint = "raised while the file was loaded"
-                raise FLOW_RAISED.at(loc2, type=type(e).__name__, text=e, hint=hint) from e
+                if isinstance(e, SystemExit):
+                    hint += "; what a program does belongs under if __name__ == '__main__':"
+                raise FLOW_RAISED.at(loc2, type=type(e).__name__, text=str(e) or "no message", hint=hint) from e
             finally:
                 sys.argv = argv
 

@@ -318,7 +318,7 @@ def find_flow(text: str) -> type[vFlow]:
     if text not in _REGISTRY and text in library_names():
         import_module(f"vortex.flow.library.{text}")
     if text not in _REGISTRY:
-        raise UNKNOWN_FLOW.at(name=text, nearest=nearest(text, flow_names()))
+        raise UNKNOWN_FLOW.at(why=f"no flow named '{text}'{nearest(text, flow_names())}")
     return _REGISTRY[text][0]
 
 
@@ -328,16 +328,15 @@ def _from_file(file: str, name: str) -> type[vFlow]:
         return found[name]
     if not name and len(found) == 1:
         return next(iter(found.values()))
-    where = f" in {file}"
     nameless = [cls for cls in _defined_in(file) if cls not in found.values() and name in ("", cls.__name__)]
     if nameless and (name or not found):
         cls = nameless[0].__name__
-        why = f'; class {cls} is not registered, write @vortex.register("{cls}") above it'
-        raise UNKNOWN_FLOW.at(name=name or cls, nearest=where + why)
+        why = f'class {cls} is not registered, write @vortex.register("{cls}") above it'
+        raise UNKNOWN_FLOW.at(why=f"no flow named '{name or cls}' in {file}; {why}")
     if name:
-        raise UNKNOWN_FLOW.at(name=name, nearest=where + nearest(name, found))
-    has = f"; it has {', '.join(found)}" if found else "; it registers none"
-    raise UNKNOWN_FLOW.at(name="", nearest=where + has)
+        raise UNKNOWN_FLOW.at(why=f"no flow named '{name}' in {file}{nearest(name, found)}")
+    has = f"has {len(found)} flows, {', '.join(found)}: say which" if found else "registers no flow"
+    raise UNKNOWN_FLOW.at(why=f"{file} {has}")
 
 
 def _defined_in(file: str) -> list[type[vFlow]]:
