@@ -7,8 +7,8 @@ Kernels come from the cache that bench/stage_first_hour.py filled on a machine w
 
 * ``decode``: the flow's torch code over tensors of the device, its kernels, and dense attention by torch.
 * ``loop``: ``vortex.load``, ``vortex.Decoder`` and ``vortex.PagedCache``, each step held to the flow's torch code.
-* ``trace``: ``vortex run --trace`` and ``vortex eval --trace-pages``: each kernel has a time, and together they are
-  shorter than the step; what recording costs.
+* ``trace``: of ``vortex run`` and as ``vortex eval`` records: each kernel has a time, and together they are shorter
+  than the step; what recording costs.
 * ``stopwatch``: a step of a decoder, of one whose kernels could be timed, and of one whose kernels are timed.
 
 The exit code is 1 where something is wrong. ``--device cpu`` tries all of it where there is no GPU.
@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import io
 import json
+import random
 import statistics
 import sys
 import time
@@ -35,7 +36,11 @@ import vortex
 from vortex.check.reference import Judged, differing, eager
 from vortex.check.verdict import TOLERANCE
 from vortex.cli.main import main as vortex_command
-from vortex.evaluate.packages import need
+from vortex.evaluate.models import load_model
+from vortex.evaluate.outcomes import Lane
+from vortex.evaluate.page_trace import PageTrace
+from vortex.evaluate.prefill import PromptCache
+from vortex.evaluate.prompts import Prompt
 from vortex.flow.oracle import attend
 from vortex.page_traces.figures import figures_of
 from vortex.runtime.compiled import ModelShape, artifact_for, compiler
@@ -301,12 +306,12 @@ def said_by(*words: str) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def traced(name: str, folder: Path, command: list[str], found: dict[str, Any]) -> Wrong:
-    """A command that records, and what ``vortex trace`` says of its file: kernels have a time in each step."""
+def traced(name: str, folder: Path, record: Callable[[Path], int], found: dict[str, Any]) -> Wrong:
+    """What ``vortex trace`` says of the file that ``record`` writes: kernels have a time in each step."""
     file, page = folder / f"{name}.jsonl", folder / f"{name}.html"
     began = time.perf_counter()
-    code, _ = said_by(*[word.replace("FILE", str(file)) for word in command])
-    wrong = [f"{command[0]}: exit {code}"] if code else []
+    code = record(file)
+    wrong = [f"{name}: exit {code}"] if code else []
     code, told = said_by("trace", str(file), "--json")
     wrong += [f"trace: exit {code}"] if code else []
     summary = json.loads(told)
@@ -324,25 +329,33 @@ def traced(name: str, folder: Path, command: list[str], found: dict[str, Any]) -
     if not steps or figures_of(file).steps != len(steps):
         wrong.append(f"{len(steps)} steps have times")
     found["trace"][name] = {
-        "command": " ".join(["vortex", *command]), "steps": len(steps), "seconds": time.perf_counter() - began,
-        **{key: summary[key] for key in ("kernels", "step_seconds", "overhead")},
-    }  # fmt: skip
+        "steps": len(steps),
+        "seconds": time.perf_counter() - began,
+        **{key: summary[key] for key in ("trace", "kernels", "step_seconds", "overhead")},
+    }
     return wrong
 
 
 def run_trace(folder: Path, target: str, found: dict[str, Any], *, mass: bool) -> Wrong:
     path = artifact_for("quest", ModelShape(QUEST.spec, QUEST.kv_heads), target)
-    command = ["run", str(path), "--target", target, "--kv-heads", "8", "--tokens", "5,500,2000", "--steps", "6",
-               "--trace", "FILE"]  # fmt: skip
-    return traced(f"run{'_mass' * mass}", folder, command + ["--trace-mass"] * mass, found)
+    words = ["run", str(path), "--target", target, "--kv-heads", "8", "--tokens", "5,500,2000", "--steps", "6"]
+    words += ["--trace-mass"] * mass
+    return traced(f"run{'_mass' * mass}", folder, lambda file: said_by(*words, "--trace", str(file))[0], found)
 
 
 def eval_trace(folder: Path, files: Path, device: str, found: dict[str, Any]) -> Wrong:
-    need("the part of vortex eval", "transformers")
-    command = ["eval", "quest", "--model", str(files / "model"), "--device", device, "--tasks", "keyvalue", "--tokens",
-               "1000", "--prompts", "2", "--budgets", "4", "--cache", str(folder / "outcomes"), "--trace-pages", "FILE",
-               "--json"]  # fmt: skip
-    return traced("eval", folder, command, found)
+    """As ``vortex eval --trace-pages`` records, of prompts at random: its tasks need packages that are not there."""
+    model, made = load_model(str(files / "model"), device), random.Random(0)
+
+    def record(file: Path) -> int:
+        trace = PageTrace(file, model, Lane("quest", 4), "quest", "compiled")
+        for index in range(2):
+            tokens = tuple(made.randrange(100, 1000) for _ in range(1000))
+            answer = tuple(made.randrange(100, 1000) for _ in range(12))
+            trace.add(Prompt("random", 1000, index, tokens, (), "all", answer, ((40, 50),), 12), PromptCache(folder))
+        return 0
+
+    return traced("eval", folder, record, found)
 
 
 class Batch:

@@ -7,6 +7,6 @@ stage() {
   (cd "$GPU/first_hour" && PYTHONPATH=$PYTHONPATH:$PYTHONPATH/bench "$PYTHON" "$GPU/../bench/stage_first_hour.py" --out .)
 }
 run() {
-  XDG_CACHE_HOME=$GPU/first_hour/cache HF_HUB_OFFLINE=1 \
+  OMP_NUM_THREADS=4 XDG_CACHE_HOME=$GPU/first_hour/cache HF_HUB_OFFLINE=1 \
     python3 bench/gpu_first_hour.py --files "$GPU/first_hour" --commit "$COMMIT" --out "$OUT/first_hour.json"
 }
