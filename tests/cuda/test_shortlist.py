@@ -5,6 +5,7 @@ the page table (fields and the rows of the pools), and selections among them, as
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -19,7 +20,7 @@ from tests.batches import batch, candidates, summarise
 from tests.cuda.harness import H200, Kernels, fails, lower, tensors
 from tests.flow.shortlists import Both, Latent, Linear, ThreeSteps, TwoSteps
 from vortex.budget import Budget
-from vortex.codegen.cuda.select import lists
+from vortex.codegen.cuda.select import few_keys, lists
 from vortex.codegen.cuda.select.lists import Lists
 from vortex.codegen.cuda.select.page_lookup import PageLookup
 from vortex.codegen.cuda.select.page_tile import PageTile
@@ -27,8 +28,9 @@ from vortex.codegen.cuda.select.pool_rows import PoolRows
 from vortex.codegen.cuda.select.reserved import GpuReader
 from vortex.codegen.cuda.select.sweeps import Sweeps
 from vortex.codegen.cuda.storage import ListStorage, StoredValues
+from vortex.codegen.cuda.warp import below
 from vortex.codegen.emit import emit_kernel
-from vortex.codegen.tir import Expr, T, i32
+from vortex.codegen.tir import Expr, T, equal, i32
 from vortex.codegen.values import pages_on
 from vortex.errors import VortexError
 from vortex.flow import oracle
@@ -139,8 +141,8 @@ def flow_of(name: str, spec: Spec) -> Module:
 
 
 @cache
-def kernels(name: str, spec: Spec, chip_words: int = 4096, keys: int = 8) -> Kernels:
-    knobs = {"threads": 64, "chip_words": chip_words, "keys": keys}
+def kernels(name: str, spec: Spec, chip_words: int = 4096, keys: int = 8, threads: int = 64) -> Kernels:
+    knobs = {"threads": threads, "chip_words": chip_words, "keys": keys}
     program = lower(flow_of(name, spec), plan={"threads": 64, "select_pages": 64, "attend_pages": 4}, select=knobs)
     return Kernels.of({name: program}, KINDS)
 
@@ -208,6 +210,36 @@ def test_rows_of_more_keys_than_registers_in_the_workspace(name: str) -> None:
     built = kernels(name, SPECS[name], 0, 1)
     for slots in (1, 8):
         check(name, SPECS[name], BUDGETS[0], slots=slots, seed=5, built=built)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("threads", [32, 128, 256])
+@pytest.mark.parametrize("name", ["ThreeSteps", "Ties", "Values", "quest_then_exact"])
+def test_a_choice_from_as_many_keys_as_threads_and_from_fewer_and_more(name: str, threads: int) -> None:
+    built = kernels(name, SPECS[name], threads=threads)
+    for seed, budget in enumerate(BUDGETS):
+        check(name, SPECS[name], budget, (1, 2, 7, 33, 90, 200), slots=1 + seed, seed=seed, built=built)
+
+
+@pytest.mark.full
+def test_every_barrier_of_a_choice_from_a_list_is_needed() -> None:
+    name, built = "Values", kernels("Values", SPECS["Values"])
+    symbol = built.sources[name, "select"].symbol
+    text = built.texts[symbol]
+    steps = list(re.finditer(r"^ *tvm_builtin_cuda_cta_sync\(\);\n", text, re.MULTILINE))
+
+    def passes(made: Kernels) -> None:
+        for seed, budget in enumerate(BUDGETS):
+            check(name, SPECS[name], budget, slots=1, seed=seed, built=made)
+
+    passes(built)
+    # behind the last of the sweeps: the keys are there, and the sums of the warps before
+    needless = [
+        n
+        for n, step in enumerate(steps[-2:])
+        if not fails(passes, built.mutated(symbol, text[: step.start()] + text[step.end() :]))
+    ]
+    assert not needless, needless
 
 
 @pytest.mark.full
@@ -297,6 +329,14 @@ def _choice_among_places_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lists, "_listed", lambda self, o, position: position)
 
 
+def _ties_that_the_last_page_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_keys, "is_better", lambda x, i, y, j: T.Or(x > y, T.And(equal(x, y), i > j)))
+
+
+def _places_that_count_the_page_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_keys, "below", lambda lane: below(lane + 1))
+
+
 PLANTED = {
     _a_list_without_its_last_page: "ThreeSteps",
     _a_list_that_begins_one_late: "ThreeSteps",
@@ -310,6 +350,7 @@ PLANTED = {
     _pool_rows_one_token_late: "quest_then_exact",
     _page_tiles_as_long_as_those_of_candidates: "quest_then_exact",
     _choice_among_places_of_the_list: "ThreeSteps",
+    _places_that_count_the_page_itself: "ThreeSteps",
 }
 """Each changes the kernel of a flow, which passes without it."""
 SEEN_QUICKLY = (_a_list_without_its_last_page, _rows_of_another_head, _page_tiles_as_long_as_those_of_candidates)
@@ -334,6 +375,14 @@ def test_planted_faults_are_seen(fault: Callable[[pytest.MonkeyPatch], None], mo
 
     passes(right, 0)
     assert any(fails(passes, wrong, seed) for seed in range(4))
+
+
+@pytest.mark.full
+def test_ties_of_a_choice_from_a_list_go_to_the_first_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as planted:
+        _ties_that_the_last_page_wins(planted)
+        wrong = kernels.__wrapped__("Ties", SPECS["Ties"], threads=128)
+    assert fails(lambda: check("Ties", SPECS["Ties"], BUDGETS[0], slots=1, seed=1, built=wrong))
 
 
 # lists that are too large
