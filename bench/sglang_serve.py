@@ -9,7 +9,7 @@ Parts, each under a limit of its own; the checks run side by side on one GPU, th
 * ``smollm2``: the same of a real model, and the number in its prompt found with 64 pages (where its weights are).
 * ``churn``: 500 requests that join, leave, are aborted and lose their memory in a small pool: nothing is lost, and each
   says what a simulation says that is told where it was retracted.
-* ``latent``: a DeepSeek V2 with the latent rows of V2-Lite (MLA): as ``tokens``, without mixed chunks.
+* ``latent``: a DeepSeek V2 with the latent rows of V2-Lite (MLA): as ``tokens``, without chunks that are not mixed.
 * ``full``: mixed chunks in a pool that running requests fill while a prompt is being read: how a server ends, dense and
   sparse, and that without mixed chunks none does.
 * ``hicache``: what was saved, evicted and loaded back says the same again.
