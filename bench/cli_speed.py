@@ -24,7 +24,7 @@ from vortex.install.versions import versions  # noqa: E402
 OUT = ROOT / "bench" / "results" / "cli_speed.json"
 OWN_CODE = """
 import json, sys, time
-import torch, networkx, vortex.codegen.tir
+import torch, vortex.codegen.tir
 from vortex.driver import compile_flow
 from vortex.flow.flow import find_flow, library_names
 from vortex.flow import trace

@@ -131,8 +131,6 @@ def compile_flow(
         record.start("trace" if traced else "resume", module, flow_files(module) if traced and keep_source else ())
         made.dumps = record.path
 
-        if to != "flow":
-            _need("networkx", "networkx")
         shared, late = pipeline(passes, module, to)
         with record.time("passes"):
             module = record.run(module, shared)
@@ -156,7 +154,8 @@ def compile_flow(
             return made
 
         with record.time("imports"):
-            _need("tvm", "apache-tvm")
+            if find_spec("tvm") is None:
+                raise NO_COMPILER.at(what="apache-tvm", hint="e.g. apt install gcc")
             import vortex.codegen.tir  # noqa: F401 - TVM, seconds that are not ours
             from vortex.codegen.emit import emit_program
         lowered = []
@@ -246,12 +245,6 @@ def _watched(low: Lowered, record: Record) -> Iterator[None]:
             yield
     finally:
         dump.close()
-
-
-def _need(module: str, package: str) -> None:
-    """VX4003 where a part of ``vortex[compile]`` is not installed."""
-    if find_spec(module) is None:
-        raise NO_COMPILER.at(what=package, hint="e.g. apt install gcc")
 
 
 def pipeline(passes: str | Sequence[PassCall] | None, module: Module, to: str) -> tuple[list[PassCall], list[PassCall]]:

@@ -23,7 +23,7 @@ _EACH: Mapping[str, Mapping[str, str]] = {
     "VX1015": {"size": "4194304", "limit": "1048576"},
     "VX1016": {"why": "vortex.Field has a size of 0", "hint": "sizes are at least 1"},
     "VX1017": {"name": "quest", "where": "flow.py:5"},
-    "VX1018": {"name": "qest", "nearest": ", did you mean 'quest'?"},
+    "VX1018": {"why": "no flow named 'qest', did you mean 'quest'?"},
     "VX1019": {"why": "'Quest' is no subclass of vortex.vFlow"},
     "VX1020": {"why": "recent is 0"},
     "VX1021": {"why": "30 query heads are no multiple of 8 KV heads"},

@@ -34,7 +34,7 @@ from vortex.install import databases
 UNUSED = ("runtime", "check")
 """Packages that run what was built and take no part in building it."""
 
-TOOLS = ("apache_tvm", "apache_tvm_ffi", "networkx", "numpy", "torch", "nvidia_cuda_nvcc")
+TOOLS = ("apache_tvm", "apache_tvm_ffi", "numpy", "torch", "nvidia_cuda_nvcc")
 """Distributions whose versions count, as their ``.dist-info`` folders are named (``-`` and ``_`` are the same)."""
 
 DIGITS = 16

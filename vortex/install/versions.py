@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("torch", "numpy", "apache-tvm-ffi", "apache-tvm", "networkx", "rich")
+PACKAGES = ("torch", "numpy", "apache-tvm-ffi", "apache-tvm", "rich")
 
 
 def vortex_version() -> str:

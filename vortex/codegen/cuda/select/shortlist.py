@@ -17,8 +17,10 @@ from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta, ballot, count_bits, rounds_of
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, choose, equal, i32, let, local, loop, put, when
 
-ONE_BY_ONE = 16
-"""Keys up to which a warp finds its answer exactly; beyond them, it answers for all of its threads."""
+ONE_BY_ONE = 7
+"""Keys up to which a warp finds its answer exactly, which is as many as a list of the best asks for. Beyond them it
+answers for all of its threads: the bound is lower, and found sooner.
+"""
 SHORT = 5
 """Threads for each page that is wanted, at least, where ranks are worth their work."""
 NONE = 0xFFFFFFFF
@@ -58,9 +60,9 @@ class Shortlist:
         """
         return T.And(SHORT * best <= self.cta.threads, self.taken.has_room(rounds_of(pages, WARP)))
 
-    def least(self, greatest: Expr, best: Expr, warps: Expr, tight: Expr = True) -> Expr:
-        """A key such that ``best`` keys are no smaller, and not many more where it is to be ``tight``; ``greatest`` is
-        that of this thread, and the first ``warps`` have keys.
+    def least(self, greatest: Expr, best: Expr, warps: Expr) -> Expr:
+        """A key such that ``best`` keys are no smaller, and not many more; ``greatest`` is that of this thread, and the
+        first ``warps`` have keys.
 
         Each of these answers for its share: as many of its threads have a key that is no smaller than its answer. The
         least answer of all warps has enough keys above it. Where threads cannot answer it is 0, as all keys are.
@@ -68,7 +70,7 @@ class Shortlist:
         share = let("share_of_best", rounds_of(best, warps))
         bound = local("bound", 1, U32)
         put(bound, T.uint32(NONE), 0)
-        with when(self.cta.warp < warps), choose(T.And(tight, share <= ONE_BY_ONE)) as (few, many):
+        with when(self.cta.warp < warps), choose(share <= ONE_BY_ONE) as (few, many):
             with few():
                 self._count_down(greatest, share, bound)
             with many():

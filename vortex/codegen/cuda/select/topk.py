@@ -137,9 +137,8 @@ class TopK:
         put(listed, i32(self.shortlist.room + 1), 0)
         keys.each(lambda s, inside, key: put(greatest, T.max(greatest[0], key), 0))
         with when(self.shortlist.answers(best)):
-            short = let("is_short", self.shortlist.is_short(best, keys.scored))
-            put(least, self.shortlist.least(greatest[0], best, keys.warps, short), 0)
-            with when(short):
+            put(least, self.shortlist.least(greatest[0], best, keys.warps), 0)
+            with when(self.shortlist.is_short(best, keys.scored)):
                 put(listed, self.shortlist.gather(keys, least[0]), 0)
         count = let("count_listed", listed[0])
 
