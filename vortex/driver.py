@@ -45,7 +45,7 @@ OnBuilt = Callable[[str, int, int], None]
 """Called with a GPU's target, how many of its kernels are compiled, and of how many; first with none."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Compilation:
     """What a compilation made, as far as it went."""
 
@@ -70,6 +70,26 @@ class Compilation:
     def own_seconds(self) -> float:
         """Time in our own code: neither imports nor TVM nor the C compiler."""
         return sum(s for part, s in self.seconds.items() if part not in TOOLS)
+
+    def __repr__(self) -> str:
+        """How a prompt shows it: a line, for the texts of all stages are long."""
+        last = next(reversed(self.programs.values()), self.flow)
+        stages = {
+            "flow": self.flow,
+            "page": self.programs,
+            "tir": self.lowered,
+            "src": self.sources,
+            "lib": self.artifact,
+        }
+        facts = {
+            "flow": self.manifest.flow if self.manifest is not None else last.name if last is not None else "",
+            "stage": next((name for name, made in reversed(stages.items()) if made), ""),
+            "targets": ", ".join(self.programs or ([t.target.name for t in self.lowered])),
+            "artifact": self.artifact or "",
+            "dumps": self.dumps or "",
+        }
+        told = ", ".join(f"{name}: {fact}" for name, fact in facts.items() if fact)
+        return f"<Compilation {told}>" if told else "<Compilation>"
 
     def _repr_html_(self) -> str:
         """How a notebook shows it: the artifact, or how far it went, and the text of the last program."""

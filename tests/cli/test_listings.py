@@ -14,7 +14,7 @@ from tests.tune.records import record
 from vortex.cli.error_examples import example
 from vortex.cli.exit_codes import EXIT_CODES
 from vortex.cli.main import USER_ERROR
-from vortex.cli.show import plain
+from vortex.cli.show import emit_json, plain
 from vortex.errors import CATALOGUE
 from vortex.tune.store import Store
 
@@ -157,3 +157,40 @@ def test_json_of_listings(vortex: Vortex, database: Path, listed: str) -> None:
     assert all(f"`{key}`" in documented for key in TYPES[listed])
     if words[0] == "db":
         assert all(len(r["id"]) == len(record().id) for r in rows), "ids are whole"
+
+
+COMMANDS = {
+    "compile": "compile quest --head-dim 64 --to flow -o quest.flow --dump-dir dump",
+    "run": "run ARTIFACT --tokens 40 --steps 1",
+    "tune": "tune quest --head-dim 64 --target cpu --kinds select --budget 1s --db tune.db",
+    "info ARTIFACT": "info ARTIFACT",
+    "explain-cache": "explain-cache quest",
+    "db explain": "db explain quest --target cpu --db DATABASE",
+    "db check": "db check --db DATABASE",
+    "passes NAME": "passes schedule",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_json_of_commands_is_what_the_docs_say(vortex: Vortex, compiled: Path, database: Path, command: str) -> None:
+    words = COMMANDS[command].replace("ARTIFACT", str(compiled / "quest.vxa")).replace("DATABASE", str(database))
+    found = json.loads(vortex(*words.split(), "--json").out, parse_constant=pytest.fail)
+    documented = next(
+        x
+        for x in (Path(__file__).parents[2] / "docs/cli.md").read_text().splitlines()
+        if x.startswith(f"| `{command}` |")
+    )
+    rows = {"run": found.get("requests"), "db explain": list(found.get("kernels", {}).values())}.get(command)
+    for key in [*found, *(rows[0] if rows else ())]:
+        assert f"`{key}`" in documented
+    if command == "compile":
+        assert found["digest"] is None and isinstance(found["own_seconds"], float)
+
+
+def test_json_has_null_for_what_it_cannot_say(capsys: pytest.CaptureFixture[str]) -> None:
+    emit_json({"gap": float("inf"), "rows": [(1.5, float("nan"))], "path": Path("a")})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "gap": None,
+        "rows": [[1.5, None]],
+        "path": "a",
+    }

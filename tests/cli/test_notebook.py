@@ -129,6 +129,17 @@ def test_a_compilation_and_a_decoder_show_what_they_are(compiled: Path) -> None:
     assert "none yet" in shown(vortex.load(file, target="cpu"))
 
 
+def test_at_a_prompt_they_are_a_line(compiled: Path) -> None:
+    made = compile_flow("quest", to="page")
+    made = replace(made, artifact=compiled / "quest.vxa", sources={"cpu": "; long\n" * 1000})
+    assert repr(made) == f"<Compilation flow: quest, stage: lib, targets: cpu, artifact: {compiled / 'quest.vxa'}>"
+    assert repr(compile_flow("quest", to="flow")) == "<Compilation flow: quest, stage: flow>"
+    assert repr(Compilation()) == "<Compilation>"
+    program = made.programs["cpu"]
+    assert repr(program).startswith("<Module quest of stage page: kernel @plan, kernel @append, ")
+    assert repr(program.functions["plan"]) == "<kernel @plan, ops: 1>"
+
+
 def test_half_a_compilation_shows_how_far_it_went() -> None:
     made = compile_flow("quest", to="flow")
     assert "text of stage flow" in shown(made)

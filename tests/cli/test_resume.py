@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vortex
+from vortex.artifact.resumed import Resumed
 from vortex.cli.main import USER_ERROR, main
 
 
@@ -102,6 +103,22 @@ def test_a_dump_that_lacks_its_sources(vortex: Vortex, dump: Path) -> None:
     assert "cpu.ll" in found.err
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_dump_that_names_what_no_file_is_called(vortex: Vortex, dump: Path, name: str) -> None:
+    manifest = json.loads((dump / "manifest.json").read_text())
+    manifest["kernels"]["cpu"][0]["file"] = name
+    (dump / "manifest.json").write_text(json.dumps(manifest))
+    found = vortex("compile", "--from", "tir", str(dump), "--no-dump")
+    assert found.code == USER_ERROR
+    assert "is no name of a file" in found.err
+
+
+def test_text_that_is_none_is_told_with_its_file(vortex: Vortex, dump: Path) -> None:
+    (dump / "plan.cpu.tir").write_bytes(b"\xe9")
+    found = vortex("compile", "--from", "tir", str(dump), "--no-dump")
+    assert "plan.cpu.tir' is not text" in found.err
+
+
 @pytest.mark.parametrize("stage", ["flow", "page"])
 def test_ir_says_whether_it_was_edited(vortex: Vortex, dump: Path, stage: str) -> None:
     file = next(dump.glob(f"*.{stage}"))
@@ -115,6 +132,7 @@ def test_ir_says_whether_it_was_edited(vortex: Vortex, dump: Path, stage: str) -
     (dump / "manifest.json").unlink()
     vortex(*command, "foreign")
     assert resumed("foreign") == [{"stage": stage, "edited": [], "unknown": [file.name]}]
+    assert str(Resumed(stage, unknown=(file.name,))).endswith(f"is unknown, for no dump names them: {file.name}")
     vortex("compile", "quest", "--head-dim", "64", "--to", "page", "-o", "x.page", "--dump-dir", "first")
     assert resumed("first") == []
 

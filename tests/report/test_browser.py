@@ -144,6 +144,25 @@ def test_an_address_brings_back_what_was_looked_at(browser: Browser, page: Path)
     assert browser.value("document.documentElement.dataset.theme ?? null") is None
 
 
+@pytest.mark.parametrize("width", [1600, 1280, 800])
+def test_every_button_of_two_compilations_is_in_sight(
+    browser: Browser, compilation: Compilation, tmp_path: Path, width: int
+) -> None:
+    """A projector is 1280 pixels wide, and larger letters make a screen smaller."""
+    file = tmp_path / "report.html"
+    file.write_text(html(Report((compilation, replace(compilation, name="other")))), "utf-8")
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=720, deviceScaleFactor=1, mobile=False)
+    try:
+        browser.open(file)
+        found = browser.value(
+            "[...document.querySelectorAll('header *, #dock button, #dock select')]"
+            ".filter((e) => e.getBoundingClientRect().right > innerWidth).map((e) => e.outerHTML)"
+        )
+    finally:
+        browser.call("Emulation.clearDeviceMetricsOverride")
+    assert found == []
+
+
 @pytest.mark.full
 def test_texts_of_5000_ops_stay_quick(browser: Browser, compilation: Compilation, tmp_path: Path) -> None:
     """Each op from a line of its own; a move of the pointer, a difference and a search take no longer than a blink."""

@@ -26,7 +26,11 @@ class Resumed:
 
     def __str__(self) -> str:
         said = [f"edited since they were dumped: {', '.join(self.edited)}"] if self.edited else []
-        said += [f"of no dump, edited or not: {', '.join(self.unknown)}"] if self.unknown else []
+        said += (
+            [f"whether these were edited is unknown, for no dump names them: {', '.join(self.unknown)}"]
+            if self.unknown
+            else []
+        )
         return f"from {self.stage}; {'; '.join(said) or 'nothing was edited'}"
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from vortex.ir.core import Function, Module
 
 
+TAKEN = "it was not asked; it has a measurement now, which 'vortex compile' takes"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("what", metavar="ARTIFACT|DUMP|FLOW", help="a .vxa folder, a dump folder, or a flow")
@@ -85,5 +88,5 @@ def _why_not(program: Module, f: Function, target: str) -> str:
     for other, query in queries(program, TARGETS[target], PRESETS["bench"][0]):
         if other.name == f.name:
             found = explain(Layers.default(), query)
-            return "it was not asked: there is a measurement now" if found.hit is not None else found.reason
+            return TAKEN if found.hit is not None else found.reason
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -42,8 +43,19 @@ def write_text(text: str, out: Path) -> None:
 
 
 def emit_json(value: object) -> None:
-    """``value`` as JSON on stdout."""
-    print(json.dumps(value, indent=2, default=str))
+    """``value`` as JSON on stdout, with null for infinities and what is no number: JSON has neither."""
+    print(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {key: _finite(v) for key, v in value.items()}
+        case list() | tuple():
+            return [_finite(v) for v in value]
+    return value
 
 
 Shown = Callable[[Any], str]

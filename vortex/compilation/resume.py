@@ -31,6 +31,8 @@ def read_text(file: str) -> str:
         raise NO_SUCH_FILE.at(path=file, why=f"cannot be read: {e.strerror}") from None
     except UnicodeDecodeError:
         raise NO_SUCH_FILE.at(path=file, why="is not text") from None
+    except ValueError:
+        raise NO_SUCH_FILE.at(path=file.encode("unicode_escape").decode(), why="is no name of a file") from None
 
 
 def dumped_targets(folder: Path) -> tuple[str, ...]:
@@ -132,7 +134,7 @@ def _lowered(folder: Path, target: Target, programs: dict[str, Any], kernels: di
         sources = {
             k["name"]: KernelSource(
                 name=k["name"],
-                text=(folder / k["file"]).read_text(encoding="utf-8"),
+                text=read_text(str(folder / k["file"])),
                 args=tuple(k["args"]),
                 page_words=k["page_words"],
                 row_words=k["row_words"],
@@ -145,6 +147,4 @@ def _lowered(folder: Path, target: Target, programs: dict[str, Any], kernels: di
         }
     except (KeyError, TypeError, AttributeError) as e:
         raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why=f"is damaged: {e!r}") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise NO_SUCH_FILE.at(path=str(folder), why=f"cannot be read: {e}") from None
     return Lowered(target, program, sources, flow)

@@ -204,7 +204,7 @@ def op(name: str) -> Callable[[_T], _T]:
     return declare
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Function:
     """A straight line of ops: ``func`` in flow IR, ``kernel`` in page IR."""
 
@@ -266,6 +266,9 @@ class Function:
             if o.loc is not None and not o.loc.call:
                 o.loc = dataclasses.replace(o.loc, call=name)
 
+    def __repr__(self) -> str:
+        return f"<{self.keyword} @{self.name}, ops: {len(self.ops)}>"
+
     def values(self) -> Iterator[Value]:
         """All values in order of definition, arguments first."""
         yield from self.args
@@ -290,7 +293,7 @@ class Decl:
     attrs: dict[str, Attr] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Module:
     """A ``flow.module`` or ``page.program``: declarations, then functions."""
 
@@ -314,6 +317,11 @@ class Module:
 
     def declared(self, keyword: str) -> list[Decl]:
         return [d for d in self.decls.values() if d.keyword == keyword]
+
+    def __repr__(self) -> str:
+        """A line; :func:`str` is the text."""
+        of = ", ".join(f"{f.keyword} @{f.name}" for f in self.functions.values())
+        return f"<Module {self.name} of stage {self.stage}: {of or 'empty'}>"
 
     def __str__(self) -> str:
         """The module's text, as the parser reads it back."""
