@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,19 @@ def test_ptx_and_machine_code_lead_back_to_the_flow(made: tuple[Path, Path]) -> 
             ("bound_a",),
             ("bound_b",),
         }, what
+
+
+def test_ptx_with_lines_of_the_flow_in_a_terminal(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    info = ["info", str(made[0]), "--kernel", "select", "--target", "sm_90a"]
+    assert main([*info, "--ptx", "--locs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = {line.partition("  // ")[2] for line in lines if "mma.sync" in line}
+    assert len(said) == 2 and all(re.fullmatch(r"%bound_[ab] @ quest\.py:\d+", x) for x in said), said
+    assert main([*info, "--ptx"]) == 0
+    plain = capsys.readouterr().out.splitlines()
+    assert [line.partition("  // %")[0] for line in lines] == plain
+    assert main([*info, "--locs"]) == 2
+    assert "VX7001" in capsys.readouterr().err
 
 
 _MULTIPLY = (("source", "mma"), ("ptx", "mma.sync"), ("sass", "HMMA"))

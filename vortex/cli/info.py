@@ -10,7 +10,7 @@ examples:
   vortex info quest.vxa
   vortex info quest.vxa --json
   vortex info quest.vxa --shape batch=8,tokens=32768 --gpu B200
-  vortex info quest.vxa --kernel select --target sm_90a --ptx
+  vortex info quest.vxa --kernel select --target sm_90a --ptx --locs
   vortex info passes
 """
 
@@ -54,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--source", dest="text", action="store_const", const="source", help="CUDA source of --kernel")
     what.add_argument("--ptx", dest="text", action="store_const", const="ptx", help="PTX of --kernel")
     what.add_argument("--sass", dest="text", action="store_const", const="sass", help="machine code, by cuobjdump")
+    parser.add_argument(
+        "--locs", action="store_true",
+        help="with --ptx or --sass: the flow's line behind each instruction; nvcc compiles the kernel once more",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,15 +70,19 @@ def run(args: argparse.Namespace) -> int:
     if args.gpu and not args.shape:
         raise BAD_OPTION.at(option="--gpu", why="is what --shape predicts for", hint="give --shape as well")
     if args.shape:
-        if args.kernel or args.text:
+        if args.kernel or args.text or args.locs:
             raise BAD_OPTION.at(option="--shape", why="prints no text of a kernel", hint="drop --kernel")
         return show_costs(args.what, args.shape, args.target, args.gpu, args.json)
+    if args.locs and args.text not in ("ptx", "sass"):
+        raise BAD_OPTION.at(
+            option="--locs", why="is for PTX and machine code", hint="give --ptx or --sass; CUDA source has them always"
+        )
     if args.kernel or args.text or args.target:
-        return _kernel(args.what, args.kernel, args.target, args.text or "source")
+        return _kernel(args.what, args.kernel, args.target, args.text or "source", locs=args.locs)
     return _artifact(args.what, args.verify, args.json)
 
 
-def _kernel(path: str, kernel: str | None, target: str | None, what: Text) -> int:
+def _kernel(path: str, kernel: str | None, target: str | None, what: Text, *, locs: bool) -> int:
     from vortex.artifact.folder import read_manifest
     from vortex.artifact.kernel_texts import kernel_text
 
@@ -84,8 +92,27 @@ def _kernel(path: str, kernel: str | None, target: str | None, what: Text) -> in
         raise BAD_OPTION.at(option="--kernel", why="a kernel must be named", hint=f"there are {names}")
     gpus = [name for name, t in m.targets.items() if not t.mcpu]
     name = ALIASES.get(target, target) if target else next(iter(gpus or m.targets))
-    print(kernel_text(Path(path), m, kernel, name, what), end="")
+    text = kernel_text(Path(path), m, kernel, name, what)
+    print(_located(path, kernel, name, what) if locs else text, end="")
     return 0
+
+
+def _located(path: str, kernel: str, target: str, what: Text) -> str:
+    """PTX or machine code of a kernel, with the values and lines of the flow behind the instructions that compute them.
+
+    Raises:
+        VortexError: VX7001 where they cannot be known, with the reason.
+    """
+    from vortex.compilation.kin import kin
+    from vortex.compilation.stored import read_stored
+    from vortex.ir.op_labels import commented, label
+
+    stored = read_stored(path)
+    found = kin(stored, next(k for k in stored.kernels if (k.name, k.target) == (kernel, target)))
+    if what not in found.texts:
+        raise BAD_OPTION.at(option="--locs", why=found.unknown.get(what, "no line is known"), hint="leave it out")
+    text = found.texts[what]
+    return commented(text.text, [label([found.ops[v] for v in values]) for values in text.values])
 
 
 def _machine(as_json: bool) -> int:
