@@ -17,12 +17,12 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from checks import Checks, Wrong, refuses
 
 from vortex.budget import Budget
 from vortex.check.reference import Reference, differing, eager
@@ -38,7 +38,6 @@ I32 = torch.int32
 TOLERANCE = 1e-2
 """Norm of the difference over the norm of what is right: bf16 weights and outputs."""
 FAR = "heads beyond 2^31"
-Wrong = list[str]
 
 
 def heads_apart(pool: torch.Tensor | None) -> torch.Tensor:
@@ -404,14 +403,6 @@ def streams(pools: Pools) -> Wrong:
     return wrong
 
 
-def refuses(what: str, code: str, call: Callable[[], object]) -> Wrong:
-    try:
-        call()
-    except VortexError as error:
-        return [] if error.code == code else [f"{what}: {error.code} instead of {code}: {error.message}"]
-    return [f"{what} is not refused"]
-
-
 def deterministic(pools: Pools) -> Wrong:
     """With ``deterministic`` a request has the same bits alone, in a batch and from a graph, whose table is wider."""
     decoder, wrong = pools.ready(16, deterministic=True), []
@@ -580,33 +571,24 @@ def main() -> int:
         "commit": args.commit, "command": " ".join(["python3", *sys.argv]), "torch": torch.__version__, "wrong": {},
     }  # fmt: skip
     began = time.time()
-
-    def check(name: str, made: Callable[[], Wrong]) -> None:
-        start = time.time()
-        try:
-            wrong = made()
-        except Exception as error:  # so that the other checks still run; it is reported as wrong
-            wrong = [f"{type(error).__name__}: {str(error)[:1500]}"]
-        found["wrong"][name] = wrong
-        print(f"{name}: {'right' if not wrong else wrong[:4]} ({time.time() - start:.1f} s)", flush=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    checks = Checks(found, args.out)
 
     for path in args.artifacts:
-        check(f"steps of {path.stem}", lambda p=path: changing_batch(p, args.device))
+        checks.run(f"steps of {path.stem}", lambda p=path: changing_batch(p, args.device))
     if gpu:
         pools = Pools(args.artifacts[0])
-        check("graphs", lambda: graphs(pools, found))
-        check("streams", lambda: streams(pools))
-        check("deterministic", lambda: deterministic(pools))
-        check("bad input", lambda: bad_input(pools, args.artifacts[0]))
-        check("debug reports", lambda: debug_reports(pools))
-        check("edges", lambda: edges(pools))
+        checks.run("graphs", lambda: graphs(pools, found))
+        checks.run("streams", lambda: streams(pools))
+        checks.run("deterministic", lambda: deterministic(pools))
+        checks.run("bad input", lambda: bad_input(pools, args.artifacts[0]))
+        checks.run("debug reports", lambda: debug_reports(pools))
+        checks.run("edges", lambda: edges(pools))
         found["host_us"] = host_time(pools)
         found["launches_of_a_step"] = launches(pools)
         shown = ("host_us", "launches_of_a_step", "graphs_compared", "graph_step_us")
         print(json.dumps({n: found.get(n) for n in shown}), flush=True)
     found["seconds"] = time.time() - began
-    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    checks.write()
     return int(any(found["wrong"].values()))
 
 

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from checks import Checks, Wrong, refuses
 
 import vortex
 from vortex.check.reference import Judged, differing, eager
@@ -48,7 +49,6 @@ from vortex.runtime.page_trace import StepTimes, read_page_trace
 from vortex.runtime.stopwatch import Stopwatch
 from vortex.runtime.tensors import SHORT
 
-Wrong = list[str]
 LENGTHS = [1500, 333, 16, 1]
 
 
@@ -231,14 +231,6 @@ def other_calls(device: str) -> Wrong:
         for code, flow in (("VX9004", "gqa_block"), ("VX4003", Last)):
             wrong += refuses(f"{flow}, never compiled", code, lambda f=flow: t.decode(f, 8, compiled=True))
     return wrong
-
-
-def refuses(what: str, code: str, call: Callable[[], object]) -> Wrong:
-    try:
-        call()
-    except vortex.VortexError as error:
-        return [] if error.code == code else [f"{what}: {error.code} instead of {code}: {error.message}"]
-    return [f"{what} is not refused"]
 
 
 def loop(device: str, target: str) -> Wrong:
@@ -464,27 +456,18 @@ def main() -> int:
         "command": " ".join(["python3", *sys.argv]), "wrong": {}, "decode": {}, "trace": {},
     }  # fmt: skip
     began = time.time()
-
-    def check(name: str, made: Callable[[], Wrong]) -> None:
-        start = time.time()
-        try:
-            wrong = made()
-        except Exception as error:  # so that the other checks still run; it is reported as wrong
-            wrong = [f"{type(error).__name__}: {str(error)[:1500]}"]
-        found["wrong"][name] = wrong
-        print(f"{name}: {'right' if not wrong else wrong[:4]} ({time.time() - start:.1f} s)", flush=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    checks = Checks(found, args.out)
 
     for case in CASES:
-        check(f"decode {case}", lambda c=case: decodes(c, args.files, device, found))
-    check("other calls", lambda: other_calls(device))
-    check("loop", lambda: loop(device, target))
-    check("stopwatch", lambda: stopwatch(device, target, found))
-    check("trace of vortex run", lambda: run_trace(folder, target, found, mass=False))
-    check("with mass", lambda: run_trace(folder, target, found, mass=True))
-    check("trace of vortex eval", lambda: eval_trace(folder, args.files, device, found))
+        checks.run(f"decode {case}", lambda c=case: decodes(c, args.files, device, found))
+    checks.run("other calls", lambda: other_calls(device))
+    checks.run("loop", lambda: loop(device, target))
+    checks.run("stopwatch", lambda: stopwatch(device, target, found))
+    checks.run("trace of vortex run", lambda: run_trace(folder, target, found, mass=False))
+    checks.run("with mass", lambda: run_trace(folder, target, found, mass=True))
+    checks.run("trace of vortex eval", lambda: eval_trace(folder, args.files, device, found))
     found["seconds"] = time.time() - began
-    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    checks.write()
     print(json.dumps({n: found.get(n) for n in ("stopwatch", "trace", "seconds")}), flush=True)
     return int(any(found["wrong"].values()))
 
