@@ -226,8 +226,7 @@ class Rows:
 
     def run(self, decoder: Decoder) -> None:
         decoder.plan(self.lengths, self.table)
-        decoder.append(0, self.k, self.v, self.loc, self.offsets)
-        decoder.decode(0, self.q, out=self.outs[0])
+        decoder.decode(0, self.q, out=self.outs[0], new=(self.k, self.v, self.loc, self.offsets))
         decoder.attend_all(0, self.q, out=self.outs[1])
 
     def request(self, row: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -3,8 +3,9 @@
 Needs torch, apache-tvm-ffi and artifacts made for the GPU; no compiler. Page ids are random over a pool far larger
 than L2. Quest, block_topk and mass are judged by torch, all rows of some batches; any other flow by the IR in its
 artifact, some rows. What is timed is a CUDA graph of several steps in turn, each planned by a decoder of its
-own, so that scratch, work lists and the choice of variants are those of a model's step: ``layer_us`` is append, select
-and attend; plan, which a step does once for all layers, is timed apart. From the repository's root, artifacts staged
+own, so that scratch, work lists and the choice of variants are those of a model's step: ``layer_us`` is ``decode`` with
+the new tokens, ``apart_us`` the same with ``append`` in a launch of its own; plan, which a step does once for all
+layers, is timed by itself, as the kernels are. From the repository's root, artifacts staged
 in .gpu/ by
 
     vortex compile quest --target sm_90 -o .gpu/quest.vxa
@@ -187,6 +188,10 @@ class Step:
         self.decoder.attend(0, self.q, self.pages, self.counts, out=self.out, lse=self.lse)
 
     def run(self) -> None:
+        """The layer, as engines call it: ``select`` takes in the new tokens where it can."""
+        self.decoder.decode(0, self.q, out=self.out, lse=self.lse, new=(self.k, self.v, self.loc, self.offsets))
+
+    def run_apart(self) -> None:
         """The layer: append, select and attend."""
         self.append()
         self.select()
@@ -273,7 +278,9 @@ class Step:
 
 
 def check(layer: Layer, lengths: list[int], seed: int) -> list[str]:
-    """What differs from torch after a prefill's append and a whole step, if anything; a second run gives equal bits."""
+    """What differs from torch after a prefill's append and a whole step, if anything. A second run gives equal bits,
+    and so does one with ``append`` in a launch of its own.
+    """
     wrong: list[str] = []
     step, page = Step(layer, lengths, seed), layer.spec.page_size
     tables = [step.table[r, : n // page].long() for r, n in enumerate(lengths)]
@@ -284,12 +291,13 @@ def check(layer: Layer, lengths: list[int], seed: int) -> list[str]:
     first = [x.clone() for x in (step.pages, step.counts, step.out, step.lse)]
     wrong += step.wrong_selections()
     wrong += [w for r in range(len(lengths)) for h in range(HKV) for w in step.wrong_output(r, h)]
-    step.out.fill_(float("nan"))
-    step.run()
-    kept = torch.arange(step.pages.shape[2], device=layer.device) < step.counts[..., None]
-    again = [torch.where(kept, step.pages, first[0]), step.counts, step.out, step.lse]
-    if not all(torch.equal(x, y) for x, y in zip(again, first, strict=True)):
-        wrong.append("a second run of the step differs")
+    for what, run in (("a second run of the step", step.run), ("a step of three launches", step.run_apart)):
+        step.out.fill_(float("nan"))
+        run()
+        kept = torch.arange(step.pages.shape[2], device=layer.device) < step.counts[..., None]
+        again = [torch.where(kept, step.pages, first[0]), step.counts, step.out, step.lse]
+        if not all(torch.equal(x, y) for x, y in zip(again, first, strict=True)):
+            wrong.append(f"{what} differs")
     return wrong
 
 
@@ -349,6 +357,7 @@ def measured(layer: Layer, requests: int, tokens: int, copy: float) -> dict[str,
     for kind in ("plan", "append", "select", "attend"):
         row[f"{kind}_us"] = timed([getattr(s, kind) for s in steps], layer.device)
     row["layer_us"] = timed([s.run for s in steps], layer.device)
+    row["apart_us"] = timed([s.run_apart for s in steps], layer.device)
     for kind in ("select", "attend"):
         row[f"{kind}_of_copy"] = sizes[kind] / row[f"{kind}_us"] * 1e6 / copy
     if layer.ir is not None:

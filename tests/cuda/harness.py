@@ -81,16 +81,26 @@ class Kernels:
         texts = {**self.texts, symbol: text}
         return Kernels(self.programs, self.sources, texts, Emulated(texts))
 
-    def run(self, key: str, given: dict[str, Any], kinds: Iterable[str], *, seed: int = 0) -> None:
-        """Launch the program's kernels of these kinds in order."""
+    def run(
+        self, key: str, given: dict[str, Any], kinds: Iterable[str], *, seed: int = 0, takes_in: bool = False
+    ) -> None:
+        """Launch the program's kernels of these kinds in order; with ``takes_in``, ``select`` takes in new tokens."""
         for (program, _), source in self.sources.items():
             if program == key and source.kind in tuple(kinds):
-                self.emulated.call(source.symbol, *[given[a] for a in source.args], seed=seed)
+                nothing = nothing_new(given) if source.kind == "select" and not takes_in else {}
+                self.emulated.call(source.symbol, *[{**given, **nothing}[a] for a in source.args], seed=seed)
 
     def words(self, key: str, columns: int) -> int:
         """Words of workspace a row of ``columns`` pages needs."""
         mine = [s for (program, _), s in self.sources.items() if program == key]
         return max(s.page_words * columns + s.row_words for s in mine)
+
+
+def nothing_new(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``append`` in a launch of ``select`` that takes in no tokens."""
+    names = [n for n in given if n.endswith("_new")]
+    none = {n: given[n][:0] for n in (*names, "loc")}
+    return {**none, "row_offsets": given["row_offsets"][:1]}
 
 
 def fails(check: Callable[..., None], *arguments: object) -> bool:

@@ -65,11 +65,13 @@ class Arguments:
         align: int = 0,
         sizes_are: str = "",
     ) -> Buffer:
-        """Declare a tensor argument; sizes and strides given by name are read from the caller's tensor.
+        """Declare a tensor argument, once; sizes and strides given by name are read from the caller's tensor.
 
         ``align`` is what the kernel takes for granted of its address, in bytes; one element unless given.
         ``sizes_are`` is the type of these sizes and strides, where it is another than that of the kernel's.
         """
+        if name in self.buffers:
+            return self.buffers[name]
         kept = sizes_are or self.sizes_are
         dims, steps = (
             [self.size(d, kept) if isinstance(d, str) else tirx.const(d, kept) for d in given]
@@ -82,6 +84,9 @@ class Arguments:
         return self.buffers[name]
 
     def scalar(self, name: str, dtype: str) -> Expr:
+        """Declare a number, once."""
+        if name in self.scalars:
+            return self.scalars[name]
         self.scalars[name] = T.arg(name, tirx.Var(name, dtype))
         self.names.append(name)
         return self.scalars[name]
@@ -309,7 +314,7 @@ class Arguments:
                 t = self.type_of(o.source)
                 self.tensor(o.source, ("tokens", "Hkv", *t.tile), STORAGE[t.dtype.name])
         if loc:
-            self.tensor("loc", ("N",), "int64")
+            self.tensor("loc", ("T",), "int64")
         self.tensor("row_offsets", ("B1",), I32)
         self.tensor("lengths", ("B",), I32)
         self.tensor("page_table", ("B", "Pmax"), I32)

@@ -75,6 +75,8 @@ class KernelKind:
     """Whether work lists are cut for as many CTAs of it as the device holds."""
     tuned: bool = False
     """Whether ``vortex tune`` tunes it unless told otherwise."""
+    takes_in: str = ""
+    """The kind whose work its launches may do as well, where kernels of it have the arguments of both."""
     timed: tuple[str, ...] = ()
     """The kinds that are launched to time it: itself unless given."""
 
@@ -202,6 +204,7 @@ declare(
         workspace=True,
         pages="scored",
         call="select",
+        takes_in="append",
         tuned=True,
         arguments=(
             *_call("q", "lengths", "page_table", "slots"),

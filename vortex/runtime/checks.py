@@ -63,6 +63,19 @@ def check_slots(slots: Tensor, lengths: Tensor, room: int) -> None:
         raise wrong(f"slots[{twice}]", f"is {int(slots[twice])}, and another request's; each needs one of its own")
 
 
+def check_one_each(row_offsets: Tensor) -> None:
+    """No request has more than one new token.
+
+    Raises:
+        VortexError: VX6002 naming the first that has.
+    """
+    counts = row_offsets.long().diff()
+    (request,) = _first(counts > 1)
+    if request is not None:
+        why = f"are {int(counts[request])} new tokens of request {request}; decode(new=...) takes in at most one"
+        raise wrong(f"row_offsets[{request}:{request + 2}]", f"{why}, and append as many as there are")
+
+
 def check_tokens(loc: Tensor | None, row_offsets: Tensor, lengths: Tensor, page_table: Tensor, page_size: int) -> None:
     """Each request's new tokens are its last ones, stored where its page table says or (a negative slot) nowhere.
     A request of length 0 is padding, whatever tokens are counted as its own.

@@ -12,7 +12,14 @@ from vortex.artifact.manifest import FieldEntry, StateEntry
 from vortex.budget import Budget
 from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY, SHAPE_MISMATCH
 from vortex.runtime.calls import Signature, signature
-from vortex.runtime.checks import check_budgets, check_selection, check_slots, check_tables, check_tokens
+from vortex.runtime.checks import (
+    check_budgets,
+    check_one_each,
+    check_selection,
+    check_slots,
+    check_tables,
+    check_tokens,
+)
 from vortex.runtime.library import Library, open_library
 from vortex.runtime.parameters import Given, Parameters
 from vortex.runtime.reuse import Kept, mapped, paused, resumed
@@ -36,6 +43,9 @@ from vortex.runtime.tensors import (
     whole,
     wrong,
 )
+
+NewTokens = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor]
+"""K, V, where they are stored, and whose they are: the arguments of :meth:`Decoder.append`."""
 
 
 def load(
@@ -93,9 +103,10 @@ def load(
 class Decoder:
     """The kernels of one artifact, called step by step; :func:`load` makes one, and explains the arguments.
 
-    Once: :meth:`bind` each layer. Each step: :meth:`plan`, then for each layer :meth:`append` and
-    :meth:`decode` (or :meth:`select` and :meth:`attend`). Sizes below: B requests, Hq = Hkv * group query heads,
-    D head dim, P pages in the pool, Pmax columns of the page table, T new tokens, K capacity of a selection.
+    Once: :meth:`bind` each layer. Each step: :meth:`plan`, then for each layer :meth:`append` and :meth:`decode` (or
+    :meth:`select` and :meth:`attend`), or :meth:`decode` with the new tokens. Sizes below: B requests,
+    Hq = Hkv * group query heads, D head dim, P pages in the pool, Pmax columns of the page table, T new tokens,
+    K capacity of a selection.
 
     Tensors given to :meth:`bind` and :meth:`plan` are kept, not copied: the caller may write new numbers into
     them. After the first step of a size nothing is allocated. One decoder serves one thread at a time, and its
@@ -333,6 +344,8 @@ class Decoder:
         self._no_lse = torch.empty(0, heads * self.spec.group, dtype=torch.float32, device=device)
         self._no_tokens = torch.empty(0, heads, self.spec.head_dim, dtype=self._dtype, device=device)
         self._no_loc = torch.empty(0, dtype=torch.int64, device=device)
+        self._nothing_new: dict[str, object] = {f"{name}_new": self._no_tokens for name in self.spec.pools}
+        self._nothing_new |= {"loc": self._no_loc, "row_offsets": torch.zeros(1, dtype=torch.int32, device=device)}
 
     # --- each step ------------------------------------------------------------------------------------------
 
@@ -423,6 +436,17 @@ class Decoder:
             VortexError: VX6001, VX6002, VX6003 before :meth:`plan` or for a layer without fields.
         """
         step = self._ready("append", layer, fields=True)
+        self._steps.run(step, "append", layer, self._new_tokens(step, k, v, loc, row_offsets))
+
+    def _new_tokens(
+        self,
+        step: Step,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
+        loc: torch.Tensor | None,
+        row_offsets: torch.Tensor,
+    ) -> dict[str, object]:
+        """The arguments of :meth:`append` as its kernel takes them, checked."""
         stored = k is None
         if (v is None) != stored and not (v is None and self.spec.kv_lora_rank):
             raise wrong("append", "has one of k and v; both or neither are needed")
@@ -451,8 +475,7 @@ class Decoder:
             self.forget()  # a prompt: slots may be another's from here on
         given: dict[str, object] = {f"{name}_new": tokens for name, tokens in new.items()}
         given |= {"loc": loc, "row_offsets": row_offsets, "lengths": self._lengths, "page_table": self._page_table}
-        given |= self._state_rows
-        self._steps.run(step, "append", layer, given)
+        return given | self._state_rows
 
     def select(self, layer: int, q: torch.Tensor, *, pages: torch.Tensor, counts: torch.Tensor) -> None:
         """Write the logical pages that each row of ``q`` ``[B, Hq, D]`` attends to, ascending, to ``pages`` i32
@@ -462,7 +485,18 @@ class Decoder:
             VortexError: VX6001, VX6002, VX6003 before :meth:`plan` or for a layer without fields, VX6006 when K is
                 less than :meth:`capacity`.
         """
-        step = self._ready("select", layer, fields=True)
+        self._select(self._ready("select", layer, fields=True), layer, q, pages, counts, self._nothing_new)
+
+    def _select(
+        self,
+        step: Step,
+        layer: int,
+        q: torch.Tensor,
+        pages: torch.Tensor,
+        counts: torch.Tensor,
+        new: Mapping[str, object],
+    ) -> None:
+        """:meth:`select`, whose launch takes in the tokens of ``new``."""
         kind = (*signature(q, "q"), *signature(pages, "pages"), *signature(counts, "counts"))
         if step.seen.get("select") != kind:
             self._check_queries(step, q)
@@ -470,7 +504,7 @@ class Decoder:
             if pages.shape[2] < step.size.capacity:
                 raise CAPACITY.at(need=step.size.capacity, capacity=pages.shape[2])
             step.seen["select"] = kind
-        given: dict[str, object] = {"q": q, "pages": pages, "counts": counts, **self._state_rows}
+        given: dict[str, object] = {**new, "q": q, "pages": pages, "counts": counts, **self._state_rows}
         given |= {"lengths": self._lengths, "page_table": self._page_table}
         self._steps.run(step, "select", layer, given)
 
@@ -542,9 +576,14 @@ class Decoder:
         pages_of: int | None = None,
         heads: torch.Tensor | None = None,
         every: int = 1,
+        new: NewTokens | None = None,
     ) -> None:
         """:meth:`select` and then :meth:`attend`, over ``pages`` and ``counts`` or, without them, tensors of the
         decoder's own (:attr:`pages`, :attr:`counts`).
+
+        ``new`` are the tokens that the step adds, at most one to a request, as :meth:`append` takes them: ``(k, v, loc,
+        row_offsets)``. They are appended as if by a call of it before; on a GPU ``select`` takes them in, which saves a
+        launch, unless the flow has state.
 
         With ``pages_of`` nothing is selected: the layer, which needs no fields, attends to what layer ``pages_of``
         decoded with in this step, KV head h to what head ``heads[h]`` had where ``heads`` (i64 ``[Hkv]``, on the
@@ -558,8 +597,8 @@ class Decoder:
         a prompt were appended (more of them than requests). All this is decided on the device, in a CUDA graph as well.
 
         Raises:
-            VortexError: as :meth:`select` and :meth:`attend`; VX6002 for arguments that contradict each other, VX6003
-                where there is no such selection, or no ``slots``.
+            VortexError: as :meth:`append`, :meth:`select` and :meth:`attend`; VX6002 for arguments that contradict
+                each other, VX6003 where there is no such selection, or no ``slots``.
         """
         own = pages is None and counts is None
         if (pages is None) != (counts is None):
@@ -569,6 +608,7 @@ class Decoder:
             raise wrong("decode", "has more than one of pages, pages_of and every; they say where pages come from")
         if heads is not None and pages_of is None:
             raise wrong("decode", "has heads without pages_of, the layer whose heads they are")
+        taken = self._nothing_new if new is None else self._taken_in(layer, new, selects=pages_of is None)
         if pages_of is not None:
             pages, counts = self._pages_of(self._ready("decode", layer), layer, pages_of, heads)
         elif pages is None or counts is None:
@@ -581,17 +621,30 @@ class Decoder:
             if kept is None:
                 self._selected = {n: x for n, x in self._selected.items() if n in step.kept}
             if kept is not None and self._rows is not None and every > 1:
-                self._select_if_due(step, layer, q, kept, every, self._rows)
+                self._select_if_due(step, layer, q, kept, every, self._rows, taken)
             else:
                 if kept is not None:
                     kept.forget()  # whoever asks for every=n later begins anew
-                self.select(layer, q, pages=pages, counts=counts)
+                self._select(step, layer, q, pages, counts, taken)
             self._selected[layer] = pages, counts
         else:
-            self.select(layer, q, pages=pages, counts=counts)
+            self._select(self._ready("decode", layer, fields=True), layer, q, pages, counts, taken)
         if own:
             self.pages, self.counts = pages, counts
         self.attend(layer, q, pages, counts, out=out, lse=lse, scale=scale)
+
+    def _taken_in(self, layer: int, new: NewTokens, *, selects: bool) -> Mapping[str, object]:
+        """What ``select`` is to take in of a step's new tokens: all, or nothing where they are appended here."""
+        step = self._ready("decode", layer, fields=True)
+        given = self._new_tokens(step, *new)
+        _, _, loc, row_offsets = new
+        one_each = loc is None or loc.shape[0] <= step.size.batch
+        if not (selects and one_each and self.library.takes_in_tokens):
+            self._steps.run(step, "append", layer, given)
+            return self._nothing_new
+        if self.debug and step.size.batch:
+            self._look(check_one_each, row_offsets)
+        return given
 
     def forget(self) -> None:
         """Let each layer that decodes with ``every`` select in its next step: for engines that give a slot to another
@@ -618,18 +671,25 @@ class Decoder:
         return step.mapped["pages"], step.mapped["counts"]
 
     def _select_if_due(
-        self, step: Step, layer: int, q: torch.Tensor, kept: Kept, every: int, slots: torch.Tensor
+        self,
+        step: Step,
+        layer: int,
+        q: torch.Tensor,
+        kept: Kept,
+        every: int,
+        slots: torch.Tensor,
+        new: Mapping[str, object],
     ) -> None:
-        """Select where what is kept does not stand for this step, and let it stand for it."""
+        """Select where what is kept does not stand for this step, and let it stand for it; take in ``new`` anyway."""
         holds = kept.holds(slots, self._lengths, every)
         work = step.shared.get("work")
         if work is None:  # kernels of a CPU, which has the number at hand
             if not bool(holds):
-                self.select(layer, q, pages=kept.pages, counts=kept.counts)
+                self._select(step, layer, q, kept.pages, kept.counts, new)
         else:
             saved = step.shared["kept.items"]
             paused(work, saved, holds)
-            self.select(layer, q, pages=kept.pages, counts=kept.counts)
+            self._select(step, layer, q, kept.pages, kept.counts, new)
             resumed(work, saved)
         recent = step.shared["budget"][2]
         if self._steps.by_request:

@@ -15,6 +15,7 @@ import tvm_ffi
 from vortex.artifact.folder import read_file, read_manifest, require_digest
 from vortex.artifact.manifest import Manifest, TargetEntry
 from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE, VortexError, writing
+from vortex.kinds.kind import KINDS
 from vortex.runtime.device import Device, architecture_of, architectures_here, device_of, targets_here
 from vortex.runtime.tensors import TORCH, as_kernel_sees
 from vortex.targets.cpu import missing_features
@@ -44,6 +45,11 @@ class Library:
     @property
     def target(self) -> TargetEntry:
         return self.manifest.targets[self.name]
+
+    @property
+    def takes_in_tokens(self) -> bool:
+        """Whether launches of ``select`` take in a step's new tokens, where each request has at most one."""
+        return any(KINDS[k.kind].takes_in == "append" and "row_offsets" in k.args for k in self.target.kernels)
 
     def set_num_threads(self, n: int) -> None:
         """Threads of later kernels of this library; 0 for as many as torch uses. Nothing where it has none.

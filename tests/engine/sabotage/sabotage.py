@@ -11,14 +11,15 @@ def plant() -> None:
     from vortex.runtime.sglang.step import Step
 
     bug = os.environ["VORTEX_PLANTED_BUG"]
-    begin, fill = Step.begin, Step.fill
+    begin, fill, attend = Step.begin, Step.fill, Step.attend
 
     def whole_tail(self: Any, requests: Any, lengths: Any) -> None:
         """The partial last page counts as full: what its previous owner left there is attended to."""
         begin(self, requests, (lengths + 15) // 16 * 16)
 
-    def no_fill(self: Any, layer: int, loc: Any) -> None:
+    def no_fill(self: Any, layer: int, q: Any, out: Any, scale: float, loc: Any = None) -> None:
         """Pages that decoding fills keep the summaries of their previous owner."""
+        attend(self, layer, q, out, scale)
 
     def no_summaries(self: Any, index: int) -> None:
         """Pages that come back from the host keep the summaries of their previous owner."""
@@ -37,7 +38,7 @@ def plant() -> None:
     if bug == "whole-tail":
         Step.begin = whole_tail  # type: ignore[method-assign]
     elif bug == "stale-in-decode":
-        Step.fill_decoded = no_fill  # type: ignore[method-assign]
+        Step.attend = no_fill  # type: ignore[method-assign]
     elif bug == "stale-in-reuse":
         Step.fill = fill_once  # type: ignore[method-assign]
     elif bug == "stale-in-load":

@@ -4,6 +4,9 @@ pages that are summarised beside their blocks, it does both.
 The CTA that summarises a page has itself stored all of the page's new tokens: a token belongs to one page and a
 page to one CTA, so no CTA ever waits for another. The grid comes from the number of tokens alone; in a decode step
 it is one CTA for each row, and in a prefill chunk CTAs without a page leave after two loads.
+
+Where each request has at most one new token, the launch of ``select`` may do the same in CTAs of its own
+(:mod:`vortex.schedules.taken_in`).
 """
 
 from __future__ import annotations
@@ -44,27 +47,24 @@ CTAS = 4096
 def emit_append(program: Module, f: Function) -> list[str]:
     """Write the kernel into the open TVM function; returns the names of its arguments in order."""
     args = Arguments(program)
-    scattered = [o for o in f.ops if isinstance(o, page.Scatter)]
     args.of_append(f, loc=True)
     knobs = read_knobs(AppendKnobs, f.attrs.get("schedule", {}))
     overlap_launch(knobs.overlap)
     T.device_entry()
-    units = _units(args, f)
-    size, heads = units[-1].size, args.size("Hkv")
+    size, heads = _units(args, f)[-1].size, args.size("Hkv")
     requests = args.size("B")
     fits = T.max(i32(1), tirx.truncdiv(i32(CTAS), requests))
     # the longest request has all tokens but one of each other; of a batch that decodes, every request has one
-    longest = T.max(i32(1), args.size("N") - requests + 1)
+    longest = T.max(i32(1), args.size("T") - requests + 1)
     stripes = T.max(i32(1), T.min(fits, rounds_of(longest, size)))
     head, stripe, request = T.cta_id([heads, stripes, requests])
     cta = Cta.open(knobs.threads)
     overlap_begin(knobs.overlap)
-    r = let("r", request)
-    of_row = [("lengths", r), ("row_offsets", r), ("row_offsets", r + 1)]
-    now, begin, end = (early(name, args.buffers[name], at) for name, at in of_row)
+    tokens = NewTokens.read(args, let("r", request))
     overlap_wait(knobs.overlap)
-    kernel = _Stripe.open(args, f, scattered, cta, units)
-    kernel.emit(r, let("stripe", stripe), let("stripes", stripes), let("h", head), now, begin, end)
+    kernel = Appending.reserve(args, f, cta)
+    kernel.arena.open()
+    kernel.emit(tokens, let("h", head), let("stripe", stripe), let("stripes", stripes))
     return args.names
 
 
@@ -100,16 +100,23 @@ class _Pool:
 
 
 @dataclass(frozen=True)
-class _NewTokens:
+class NewTokens:
     """The tokens of one request that a step adds."""
 
     request: Expr
     begin: Expr
     """The first of them among the tokens of the step."""
-    before: Expr
-    """The request's tokens before the step."""
+    end: Expr
+    """The first of the next request's."""
     now: Expr
     """The request's tokens, the new ones included."""
+
+    @classmethod
+    def read(cls, args: Arguments, r: Expr) -> NewTokens:
+        """Those of request ``r``, before :func:`overlap_wait`: three loads that are on their way together."""
+        of_row = [("lengths", r), ("row_offsets", r), ("row_offsets", r + 1)]
+        now, begin, end = (early(name, args.buffers[name], at) for name, at in of_row)
+        return cls(r, begin, end, now)
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def _units(args: Arguments, f: Function) -> list[_Unit]:
 
 
 @dataclass(frozen=True)
-class _Stripe:
+class Appending:
     """The body of one CTA: every ``stripes``-th of the pages that the request's new tokens reach."""
 
     args: Arguments
@@ -149,6 +156,7 @@ class _Stripe:
     units: list[_Unit]
     """What is summarised, the last of them dealt out to CTAs."""
     arena: Arena
+    """To be opened, or given the memory of one that is."""
     pools: dict[str, _Pool]
     pitch: dict[str, int]
     """Words between the rows of a page in shared memory."""
@@ -157,8 +165,9 @@ class _Stripe:
     storages: dict[Value, RowStorage]
 
     @classmethod
-    def open(cls, args: Arguments, f: Function, scattered: list[page.Scatter], cta: Cta, units: list[_Unit]) -> _Stripe:
-        """Declare the shared memory."""
+    def reserve(cls, args: Arguments, f: Function, cta: Cta) -> Appending:
+        """Take the shared memory."""
+        units, scattered = _units(args, f), [o for o in f.ops if isinstance(o, page.Scatter)]
         loads = dict.fromkeys(o.buffer for o in f.ops if isinstance(o, page.Load))
         size = {n: max(u.size for u in units if n in u.loads) for n in loads}
         names = [*loads, *(o.buffer for o in scattered if o.buffer not in loads)]
@@ -172,7 +181,6 @@ class _Stripe:
             for o in f.ops
             if o.result is not None and o.notes.get("in") == "tile"
         }
-        arena.open()
         return cls(args, f, scattered, cta, units, arena, pools, pitch, tiles, storages)
 
     @property
@@ -180,11 +188,11 @@ class _Stripe:
         """Tokens of what is dealt out."""
         return self.units[-1].size
 
-    def emit(self, r: Expr, stripe: Expr, stripes: Expr, h: Expr, now: Expr, begin: Expr, end_token: Expr) -> None:
+    def emit(self, tokens: NewTokens, h: Expr, stripe: Expr, stripes: Expr) -> None:
         """Store the new tokens of the request in its pages, and summarise each page that they fill."""
-        new = let("new_tokens", end_token - begin)
-        tokens = _NewTokens(r, begin, let("before", now - new), now)
-        before = tokens.before
+        r, now = tokens.request, tokens.now
+        new = let("new_tokens", tokens.end - tokens.begin)
+        before = let("before", now - new)
         # a padded request has length 0, whatever tokens are counted as its own
         with when(T.And(new > 0, before >= 0)):
             first, end = let("first_page", quotient(before, i32(self.size))), let("end_page", rounds_of(now, self.size))
@@ -193,22 +201,22 @@ class _Stripe:
                 whole = len(self.units) > 1
                 at = self.args.look_up_page(r, p, "page") if whole else self.args.look_up(r, p, "page")
                 if self.scattered:
-                    self._store(tokens, p, h)
+                    self._store(tokens, before, p, h)
                 if whole:
-                    self._blocks(self.units[0], tokens, p, at, h)
+                    self._blocks(self.units[0], before, now, p, at, h)
                 if self.units[-1].stores:
                     with when((p + 1) * self.size <= now):
                         self._summarise(self.units[-1], at, h)
         if resets := [o for o in self.f.ops if isinstance(o, page.Reset)]:
             self._reset(resets, Begun.of(self.args, r), stripe, stripes, h)
 
-    def _blocks(self, unit: _Unit, tokens: _NewTokens, p: Expr, at: Place, h: Expr) -> None:
+    def _blocks(self, unit: _Unit, before: Expr, now: Expr, p: Expr, at: Place, h: Expr) -> None:
         """Summarise the blocks of page ``p`` that the new tokens fill."""
         if not unit.stores:
             return
         with loop("block", self.args.page_blocks) as block:
             end = let("block_end", p * self.size + (block + 1) * unit.size)
-            with when(T.And(end > tokens.before, end <= tokens.now)):
+            with when(T.And(end > before, end <= now)):
                 self._summarise(unit, Place(at.page, wide(block)), h)
 
     def _reset(self, resets: list[page.Reset], begun: Begun, stripe: Expr, stripes: Expr, h: Expr) -> None:
@@ -230,11 +238,11 @@ class _Stripe:
                     with when(T.And(equal(stripe, i32(0)), equal(begun.known, i32(0)))):
                         clear()
 
-    def _store(self, tokens: _NewTokens, p: Expr, h: Expr) -> None:
+    def _store(self, tokens: NewTokens, before: Expr, p: Expr, h: Expr) -> None:
         """Write the new tokens of page ``p`` to their slots; a negative slot is a padded token and goes nowhere."""
-        start = let("start", T.max(p * self.size, tokens.before))
+        start = let("start", T.max(p * self.size, before))
         count = let("count", T.min((p + 1) * self.size, tokens.now) - start)
-        token = let("token", tokens.begin + start - tokens.before)
+        token = let("token", tokens.begin + start - before)
         with when(self.args.size("tokens") > 0):
             for o in self.scattered:
                 pool = self.pools[o.buffer]

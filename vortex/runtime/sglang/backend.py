@@ -219,8 +219,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         # on a GPU a slice of the fused projection, its rows further apart than they are long
         q = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim).contiguous()
         out = q.new_empty(*q.shape[:2], layer.v_head_dim)
-        self._step.fill_decoded(layer.layer_id, forward_batch.out_cache_loc)
-        self._step.attend(layer.layer_id, q, out, layer.scaling)
+        self._step.attend(layer.layer_id, q, out, layer.scaling, forward_batch.out_cache_loc)
         return out.flatten(1)
 
     def forward_extend(

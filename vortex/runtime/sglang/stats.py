@@ -52,7 +52,7 @@ class Stats:
         # where a plan divides the work among SMs, that of layers which keep all pages is a second one
         plans = 1 + (dense > 0 and any("work" in k.args for k in library.target.kernels))
         launches = calls["plan"] * plans + calls["attend"] * (sparse + dense)
-        launches += (calls["append"] + calls["select"]) * sparse
+        launches += ((0 if library.takes_in_tokens else calls["append"]) + calls["select"]) * sparse
         self._about: dict[str, Any] = {
             "flow": library.manifest.flow,
             "target": library.name,

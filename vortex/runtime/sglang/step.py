@@ -168,17 +168,17 @@ class Step:
         if self._layers[layer].fields is not None:
             self._fill.append(layer, None, None, loc, self._fill_offsets)
 
-    def fill_decoded(self, layer: int, loc: torch.Tensor) -> None:
-        """As :meth:`fill`, where each planned request has one new token."""
-        if self._layers[layer].fields is not None:
-            self._decode.append(layer, None, None, loc, self._decode_offsets)
-
-    def attend(self, layer: int, q: torch.Tensor, out: torch.Tensor, scale: float) -> None:
-        """Write to ``out`` ``[B, Hq, Dv]`` what each planned request's one query of ``q`` ``[B, Hq, D]`` attends to."""
+    def attend(
+        self, layer: int, q: torch.Tensor, out: torch.Tensor, scale: float, loc: torch.Tensor | None = None
+    ) -> None:
+        """Write to ``out`` ``[B, Hq, Dv]`` what each planned request's one query of ``q`` ``[B, Hq, D]`` attends to;
+        before, as :meth:`fill`, with the new tokens that SGLang stored at ``loc`` i64 ``[B]``, one of each request.
+        """
         mine = self._layers[layer]
         if mine.dense:
             self._decode.attend_all(layer, q, out=out, scale=scale)
         elif mine.pages_of is not None:
             self._decode.decode(layer, q, out=out, scale=scale, pages_of=mine.pages_of)
         else:
-            self._decode.decode(layer, q, out=out, scale=scale, every=self._every)
+            new = None if loc is None else (None, None, loc, self._decode_offsets)
+            self._decode.decode(layer, q, out=out, scale=scale, every=self._every, new=new)

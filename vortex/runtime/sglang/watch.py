@@ -124,8 +124,10 @@ class WatchedStep(Step):
                 mine = {row: tokens[row] for row in looked}
                 self._seen[watch] = Seen(tuple(names[row] for row in looked), mine)
 
-    def attend(self, layer: int, q: torch.Tensor, out: torch.Tensor, scale: float) -> None:
-        super().attend(layer, q, out, scale)
+    def attend(
+        self, layer: int, q: torch.Tensor, out: torch.Tensor, scale: float, loc: torch.Tensor | None = None
+    ) -> None:
+        super().attend(layer, q, out, scale, loc)
         if self._layers[layer].dense:
             return
         for watch, seen in self._seen.items():
