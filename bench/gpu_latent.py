@@ -36,6 +36,8 @@ class Kernel:
         self.name, self.about, self.function = name, about, module[name]
         self.label = name
         self.page, self.heads, self.dim, self.v_dim = (about[n] for n in ("page", "heads", "dim", "v_dim"))
+        self.bytes = int(about.get("bytes", 2))
+        """Of a number of a row."""
         self.counters = int(about["knobs"]["row_counters"])
         self.blocks = int(about["knobs"].get("item_ctas", self.counters))
 
@@ -70,7 +72,7 @@ class Kernel:
         nan = partial(torch.full, fill_value=float("nan"), device="cuda")
         given["out"] = nan((b, self.heads, self.v_dim), dtype=torch.bfloat16)
         given |= {"lse": nan((b, self.heads)), "partials": nan((work.shape[1] - 2, 1, words))}
-        return {**given, "latent": pool, "scale": 192**-0.5}
+        return {**given, "latent": pool, "scale": 192**-0.5, "latent_scale": UNIT if self.bytes == 1 else 1.0}
 
     def work(self, counts: list[int], each: int) -> torch.Tensor:
         """A work list as ``plan`` writes one."""
@@ -103,10 +105,16 @@ def expected(given: dict[str, Any], page: int, v_dim: int) -> tuple[torch.Tensor
         ids = given["pages"][r, 0, : int(given["counts"][r, 0])].long()
         if len(ids):
             token = (ids[:, None] * page + torch.arange(page, device="cuda")).flatten()
-            rows = given["latent"][given["page_table"][r, ids].long(), 0].flatten(0, 1)[token < length].double()
+            rows = given["latent"][given["page_table"][r, ids].long(), 0].flatten(0, 1)[token < length]
+            rows = numbers_of(rows, given["latent_scale"])
             s = q[r] @ rows.T * given["scale"]
             out[r], lse[r] = s.softmax(-1) @ rows[:, :v_dim], s.logsumexp(-1)
     return out, lse
+
+
+def numbers_of(rows: torch.Tensor, unit: float) -> torch.Tensor:
+    """The numbers of stored rows in float64."""
+    return (rows.view(torch.float8_e4m3fn).float() if rows.dtype == torch.uint8 else rows).double() * unit
 
 
 def check(kernel: Kernel, lengths: list[int], seed: int) -> str:
@@ -114,11 +122,13 @@ def check(kernel: Kernel, lengths: list[int], seed: int) -> str:
     page, made = kernel.page, torch.Generator().manual_seed(seed)
     n = [-(-x // page) for x in lengths]
     ids = list(torch.randperm(sum(n) + 5, generator=made)[: sum(n)].int().split(n))
-    pool = torch.full((sum(n) + 5, 1, page, kernel.dim), float("nan"), device="cuda", dtype=torch.bfloat16)
+    dtype, unit = (torch.bfloat16, 1.0) if kernel.bytes == 2 else (torch.float8_e4m3fn, UNIT)
+    pool = torch.full((sum(n) + 5, 1, page, kernel.dim), float("nan")).to("cuda", dtype)
     for r, length in enumerate(lengths):
         for i, physical in enumerate(ids[r].tolist()):
             held = min(page, length - i * page)
-            pool[physical, 0, :held] = torch.randn(held, kernel.dim, generator=made).bfloat16().cuda()
+            pool[physical, 0, :held] = (torch.randn(held, kernel.dim, generator=made) / unit).to("cuda", dtype)
+    pool = pool.view(torch.uint8) if kernel.bytes == 1 else pool
     worst = [0.0, 0.0]
     for kept, each in ((1 << 20, 1), (1 << 20, -(-sum(n) // 7)), (9, 2), (128, 1 << 20)):
         given = kernel.arguments(pool, lengths, ids, kept, each, seed)
@@ -144,14 +154,14 @@ def timing(
     kernel: Kernel, batch: int, kept: int, cut: tuple[int, int], copy: float, pages_of_pool: int
 ) -> dict[str, Any]:
     """One shape, page ids random over the pool."""
-    size = batch * kept * kernel.page * kernel.dim * 2
+    size = batch * kept * kernel.page * kernel.dim * kernel.bytes
     n = -(-CONTEXT // kernel.page)
     steps = []
     for seed in range(sets_needed(size)):
         made = torch.Generator().manual_seed(seed)
         ids = list(torch.randint(pages_of_pool, (batch, n), generator=made, dtype=torch.int32))
         each = kernel.item([kept] * batch, cut)
-        steps.append(kernel.arguments(POOL[kernel.page], [CONTEXT] * batch, ids, kept, each, seed))
+        steps.append(kernel.arguments(POOL[kernel.page, kernel.bytes], [CONTEXT] * batch, ids, kept, each, seed))
     found = time_graph([partial(kernel, s) for s in steps])
     flops = batch * kept * kernel.page * kernel.heads * 2 * (kernel.dim + kernel.v_dim)
     about = {"kernel": kernel.label, "heads": kernel.heads, "page": kernel.page, "B": batch, "k": kept}
@@ -170,8 +180,10 @@ def load_kernels(folder: Path, prefix: str) -> tuple[dict[str, Any], list[Kernel
     return staged, kernels
 
 
-POOL: dict[int, torch.Tensor] = {}
-"""The same memory as pages of each size."""
+POOL: dict[tuple[int, int], torch.Tensor] = {}
+"""The same memory as pages of each size, of numbers of so many bytes."""
+UNIT = 1 / 64
+"""What numbers in fp8 are multiples of."""
 
 
 def decodes(path: Path) -> str:
@@ -186,7 +198,8 @@ def decodes(path: Path) -> str:
     cache = PagedCache(sum(-(-(n + 1) // spec.page_size) for n in lengths) + 3, 1, spec, decoder.fields, device="cuda")
     for pool in (cache.k[0], *cache.fields[0].values()):
         pool.fill_(float("nan"))
-    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0])
+    unit = UNIT if spec.scaled else 1.0
+    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0], unit)
     made, requests = torch.Generator().manual_seed(5), list(range(len(lengths)))
     for r in requests:
         cache.add(r)
@@ -196,6 +209,8 @@ def decodes(path: Path) -> str:
         new = torch.cat([x[a:b] for x, a, b in zip(rows, begin, end, strict=True)]).cuda()
         decoder.plan(cache.lengths(requests).cuda(), cache.page_table(requests).cuda())
         decoder.append(0, new, None, loc.cuda(), offsets.cuda())
+    if spec.scaled:
+        rows = [(x.float() / unit).to(torch.float8_e4m3fn).float() * unit for x in rows]
     q = torch.randn(len(lengths), spec.group, spec.head_dim, generator=made).bfloat16().cuda()
     out = torch.full((*q.shape[:2], spec.v_dim), float("nan"), device="cuda", dtype=torch.bfloat16)
     decoder.decode(0, q, out=out, scale=192**-0.5)
@@ -227,12 +242,13 @@ def steps_of(name: str, path: Path, batch: int, copy: float) -> dict[str, Any]:
     from vortex.runtime.decoder import load
     from vortex.runtime.tensors import TORCH
 
-    size = load(path, target="sm_90a").spec.page_size
+    spec = load(path, target="sm_90a").spec
+    size, width = spec.page_size, 1 if spec.scaled else 2
     kept = SELECTED // size
     decoder = load(path, target="sm_90a", budget=Budget(kept - 3, sink=1, recent=2))
-    moved = batch * SELECTED * decoder.spec.head_dim * 2
+    moved = batch * SELECTED * decoder.spec.head_dim * width
     layers = sets_needed(moved)
-    pool = POOL[size]
+    pool = POOL[size, width]
     each, n = len(pool) // layers, -(-CONTEXT // size)
     made = torch.Generator().manual_seed(1)
     table = torch.randint(each, (batch, n), generator=made, dtype=torch.int32).cuda()
@@ -252,7 +268,8 @@ def steps_of(name: str, path: Path, batch: int, copy: float) -> dict[str, Any]:
     found = time_graph(run)
     ids = table.gather(1, pages[:, 0].long()).long()
     held = SELECTED - size + (CONTEXT - 1) % size + 1  # the last page is partial
-    rows = pool[(layers - 1) * each :][ids.flatten(), 0].view(batch, SELECTED, -1)[:, :held].double()
+    rows = pool[(layers - 1) * each :][ids.flatten(), 0].view(batch, SELECTED, -1)[:, :held]
+    rows = numbers_of(rows, 1.0)
     right = (q.double() @ rows.mT * 192**-0.5).softmax(-1) @ rows[..., : decoder.spec.v_dim]
     error = float((out.double() - right).norm() / right.norm())
     assert error < 1e-2, error
@@ -263,6 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", type=Path, default=Path(".gpu/latent"))
     parser.add_argument("--artifact", type=Path, help="of latent_topk, compiled for sm_90")
+    parser.add_argument("--fp8", type=Path, help="the same over rows in fp8")
     parser.add_argument(
         "--before", type=Path, help="a folder with kernels and an artifact of another commit, to compare"
     )
@@ -288,6 +306,9 @@ def main() -> None:
     if args.artifact:
         found["checks"]["decoder"] = decodes(args.artifact)
         print("decoder", found["checks"]["decoder"], flush=True)
+    if args.fp8:
+        found["checks"]["decoder_fp8"] = decodes(args.fp8)
+        print("decoder of fp8", found["checks"]["decoder_fp8"], flush=True)
     copy = found["copy_TBps"] = copy_bandwidth()
     found["copy_TBps"] /= 1e12
     print(f"{found['device']}: copy {copy / 1e12:.2f} TB/s")
@@ -295,11 +316,14 @@ def main() -> None:
     whole = torch.empty(pages * 16 * 576, device="cuda", dtype=torch.bfloat16)
     for part in whole.split(1 << 28):
         part.normal_()
+    narrow = (whole[: whole.numel() // 2] * 64).to(torch.float8_e4m3fn).view(torch.uint8)
     for page in (16, 32, 64):
-        POOL[page] = whole.view(-1, 1, page, 576)
+        POOL[page, 2], POOL[page, 1] = (x.view(-1, 1, page, 576) for x in (whole, narrow))
     write()
     if args.artifact:
         artifacts = {"now": args.artifact}
+        if args.fp8:
+            artifacts["fp8"] = args.fp8
         if args.before:
             artifacts["before"] = args.before / args.artifact.name
         for batch in BATCHES:
@@ -320,7 +344,7 @@ def main() -> None:
         if time.time() - start > args.seconds:
             print("out of time")
             break
-        row = timing(kernel, batch, kept, cut, copy, len(POOL[kernel.page]))
+        row = timing(kernel, batch, kept, cut, copy, len(POOL[kernel.page, kernel.bytes]))
         found["rows"].append(row)
         print("  ".join(f"{k} {v}" for k, v in row.items() if k not in ("low", "high", "least", "runs")), flush=True)
         write()

@@ -21,13 +21,24 @@ from vortex.codegen.emit import emit_kernel, parse_tir
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 
-SHAPES = [(20, 16), (20, 32), (20, 64), (128, 16), (16, 16)]
-"""Heads and page sizes with the knobs of the default schedule."""
-KNOBS: list[tuple[int, int, dict[str, int]]] = [
-    (20, 16, {"warps": 4}),
-    (20, 16, {"warps": 4, "merged": 64}),
-    (20, 16, {"stages": 4, "tile": 32}),
-    (128, 16, {"stages": 3, "tile": 32}),
+FP8 = "fp8_e4m3"
+SHAPES = [
+    (20, 16, ""),
+    (20, 32, ""),
+    (20, 64, ""),
+    (128, 16, ""),
+    (16, 16, ""),
+    (20, 16, FP8),
+    (20, 64, FP8),
+    (128, 16, FP8),
+]
+"""Heads, page sizes and types of rows (bf16 unless given) with the knobs of the default schedule."""
+KNOBS: list[tuple[int, int, str, dict[str, int]]] = [
+    (20, 16, "", {"warps": 4}),
+    (20, 16, "", {"stages": 4, "tile": 32}),
+    (20, 16, FP8, {"stages": 2, "tile": 64}),
+    (20, 16, FP8, {"stages": 2, "tile": 128}),
+    (128, 16, "", {"stages": 3, "tile": 32}),
 ]
 
 
@@ -39,14 +50,15 @@ def main() -> None:
     found.out.mkdir(parents=True, exist_ok=True)
     start, functions = time.time(), {}
     index: dict[str, dict[str, Any]] = {}
-    for heads, page, knobs in [(h, p, {}) for h, p in SHAPES] + KNOBS:
-        target, spec = TARGETS[found.arch], Spec.of_latent("512+64", heads, page_size=page)
+    for heads, page, kept, knobs in [(*shape, {}) for shape in SHAPES] + KNOBS:
+        target, spec = TARGETS[found.arch], Spec.of_latent("512+64", heads, page_size=page, kv_dtype=kept)
         made_of = program("latent_topk", spec, target, "attend", knobs)
         made = emit_kernel(made_of, made_of.functions["attend"], target)
-        name = "_".join(["latent", f"h{heads}", f"p{page}", *(f"{k[0]}{v}" for k, v in knobs.items())])
+        short = "latent_fp8" if kept else "latent"
+        name = "_".join([short, f"h{heads}", f"p{page}", *(f"{k[0]}{v}" for k, v in knobs.items())])
         functions[name] = parse_tir(made.text, name)
         index[name] = {"args": made.args, "knobs": made.schedule, "heads": heads, "page": page, "main": not knobs}
-        index[name] |= {"dim": spec.head_dim, "v_dim": spec.v_dim}
+        index[name] |= {"dim": spec.head_dim, "v_dim": spec.v_dim, "bytes": 1 if kept else 2}
     build = build_cuda(functions, found.arch, (found.out / f"lib.{found.arch}.so").resolve())
     for name, r in build.resources.items():
         index[name] |= {"registers": r.registers, "spills": r.spills, "shared": r.dynamic_shared, "ctas": r.ctas}

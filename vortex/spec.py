@@ -79,8 +79,6 @@ class Spec:
             raise BAD_SPEC.at(why=f"K and V in {self.kv_dtype} under queries in {self.dtype}: {may} is supported")
         for name in ("budget_table", "request_budgets"):
             object.__setattr__(self, name, bool(getattr(self, name)))
-        if self.scaled and rank:
-            raise BAD_SPEC.at(why="latent rows in fp8_e4m3 are not supported")
 
     @classmethod
     def of_heads(cls, heads: str, **rest: object) -> Spec:

@@ -156,6 +156,7 @@ def tensors(kernels: Kernels, key: str, b: Batch, *, slots: int = 4) -> dict[str
         "row_budget": torch.tensor([2**31 - 1] * heads if b.row_budget is None else b.row_budget, dtype=torch.int32),
         "k_scale": float(b.scale_of("k")),
         "v_scale": float(b.scale_of("v")),
+        "latent_scale": float(b.scale_of("latent")),
         "loc": torch.tensor(np.asarray(b.loc).tolist(), dtype=torch.int64),
         "row_offsets": torch.from_numpy(b.row_offsets),
         "slots": torch.tensor(list(b.slots), dtype=torch.int32),

@@ -38,6 +38,8 @@ class LatentCase:
     spec: Spec
     tensors: dict[str, torch.Tensor]
     scale: float
+    unit: float = 1.0
+    """What the numbers of a pool in fp8 are multiples of."""
 
     @classmethod
     def make(cls, spec: Spec, lengths: tuple[int, ...] | None = None, *, seed: int = 0, gap: int = 0) -> LatentCase:
@@ -49,7 +51,9 @@ class LatentCase:
         held = int(n.sum()) + 3
         order = torch.randperm(held, generator=g).int()
         table = torch.full((batch, columns), 1 << 28, dtype=torch.int32)
-        pool = torch.randn(held, 1, page, spec.head_dim + gap, generator=g).to(t)
+        pool = torch.randn(held, 1, page, spec.head_dim + gap, generator=g)
+        unit = float(torch.rand(1, generator=g)) * 0.1 + 0.004 if spec.scaled else 1.0
+        pool = (pool / unit).to(torch.float8_e4m3fn if spec.scaled else t)
         pool[..., spec.head_dim :] = float("nan")
         used = torch.zeros(held, page, dtype=torch.bool)
         pages = torch.full((batch, 1, columns), 1 << 28, dtype=torch.int32)
@@ -63,15 +67,16 @@ class LatentCase:
                 keep = torch.randperm(int(n[r]), generator=g)[: max(1, int(n[r]) - 1)]
                 listed = torch.unique(torch.cat([keep, n[r : r + 1] - 1])).int()
                 counts[r], pages[r, 0, : len(listed)] = len(listed), listed
-        pool.masked_fill_(~used[:, None, :, None], float("nan"))
+        pool = torch.where(used[:, None, :, None], pool.float(), float("nan")).to(pool.dtype)
+        pool = pool.view(torch.uint8) if spec.scaled else pool
         q = torch.randn(batch, spec.group, spec.head_dim, generator=g).to(t)
         tensors = {"q": q, "latent": pool[..., : spec.head_dim], "lengths": lens, "page_table": table}
-        return cls(spec, {**tensors, "pages": pages, "counts": counts}, 0.7 * spec.head_dim**-0.5)
+        return cls(spec, {**tensors, "pages": pages, "counts": counts}, 0.7 * spec.head_dim**-0.5, unit)
 
     def call_arguments(self, made: KernelSource, splits: int, arrivals: torch.Tensor | None = None) -> dict[str, Any]:
         """All arguments in order, outputs and scratch poisoned; a row has up to ``splits`` work items."""
         q, work = self.tensors["q"], self.work(splits)
-        given: dict[str, Any] = {**self.tensors, "scale": self.scale, "work": work}
+        given: dict[str, Any] = {**self.tensors, "scale": self.scale, "latent_scale": self.unit, "work": work}
         given["out"] = torch.full((*q.shape[:2], self.spec.v_dim), float("nan"), dtype=q.dtype)
         given["lse"] = torch.full(q.shape[:2], float("nan"))
         given["partials"] = torch.full((work.shape[1] - 2, 1, int(made.schedule["partial_words"])), float("nan"))
@@ -97,7 +102,8 @@ class LatentCase:
             if ids:
                 left = [min(page, int(t["lengths"][r]) - i * page) for i in ids]
                 rows = [t["latent"][t["page_table"][r, i], 0, :m] for i, m in zip(ids, left, strict=True)]
-                keys = torch.cat(rows).float()
+                keys = torch.cat(rows)
+                keys = keys.view(torch.float8_e4m3fn).float() * self.unit if self.spec.scaled else keys.float()
                 s = q[r] @ keys.T * self.scale
                 out[r], lse[r] = s.softmax(-1) @ keys[:, : self.spec.v_dim], s.logsumexp(-1)
         return out, lse

@@ -23,14 +23,19 @@ from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 
 
-def latent(text: str, heads: int, page: int, dtype: str = "bf16") -> Spec:
-    return Spec.of_latent(text, heads, page_size=page, dtype=dtype)
+def latent(text: str, heads: int, page: int, dtype: str = "bf16", kept: str = "") -> Spec:
+    return Spec.of_latent(text, heads, page_size=page, dtype=dtype, kv_dtype=kept)
 
 
 SMALL = latent("64+64", 16, 8, "f16")
+FP8 = "fp8_e4m3"
+SMALL_FP8 = latent("64+64", 16, 8, "bf16", FP8)
 SHAPES = [
     (latent("512+64", 20, 16), ()),
     (SMALL, ()),
+    (latent("512+64", 20, 16, "bf16", FP8), ()),
+    (SMALL_FP8, ()),
+    pytest.param(latent("128+64", 40, 32, "f16", FP8), (), marks=pytest.mark.full),
     pytest.param(latent("128+0", 128, 64), (), marks=pytest.mark.full),
 ]
 FULL = [
@@ -75,7 +80,7 @@ def run(
 @pytest.mark.parametrize(("spec", "knobs"), SHAPES, ids=lambda x: f"h{x.group}" if isinstance(x, Spec) else "")
 def test_agrees_with_torch(spec: Spec, knobs: Knobs) -> None:
     page = spec.page_size
-    case = LatentCase.make(spec, (page * 4 + 3, 1, page * 2, 0), gap=8)
+    case = LatentCase.make(spec, (page * 4 + 3, 1, page * 2, 0), gap=16)
     case.check(run(case, knobs, 3, 0))
 
 

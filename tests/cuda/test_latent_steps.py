@@ -20,6 +20,7 @@ from vortex.spec import Spec
 SHAPES = {
     "h16": ("latent_topk", Spec.of_latent("64+64", 16, page_size=8)),
     "h20": ("latent_slim", Spec.of_latent("128+64", 20, page_size=16)),
+    "h16_fp8": ("latent_topk", Spec.of_latent("64+64", 16, page_size=8, kv_dtype="fp8_e4m3")),
 }
 FULL = {
     "h20_wide": ("latent_topk", Spec.of_latent("512+64", 20, page_size=64)),
@@ -45,7 +46,8 @@ def test_steps_equal_the_interpreter(name: str) -> None:
     size = int(flow.attrs["page_size"])
     lengths = [size * 40 + 3, 0, 1, size * 6, size * 11 - 1]
     for seed, new in ((0, None), (1, [1, 0, 1, 1, 1]), (2, [size, 0, 1, 5, size * 3])):
-        b = batch(flow, lengths, heads=1, budget=Budget(4), new=new, seed=seed, integers=seed != 2)
+        scales = {"latent": 0.5} if name.endswith("fp8") else None
+        b = batch(flow, lengths, heads=1, budget=Budget(4), new=new, seed=seed, integers=seed != 2, scales=scales)
         if new is not None:
             summarise_old(flow, b, new)
         given = tensors(made, name, b)

@@ -25,6 +25,7 @@ SMALL = [
     ("latent_topk", Spec.of_latent("512+64", 20, page_size=16)),
     ("latent_slim", Spec.of_latent("160+32", 16, page_size=8, dtype="f16")),
     ("latent_topk", Spec.of_latent("64+16", 8, page_size=32, block_size=8)),
+    ("latent_topk", Spec.of_latent("64+64", 8, page_size=16, kv_dtype="fp8_e4m3")),
 ]
 FULL = [
     (flow, Spec.of_latent("512+64", heads, page_size=page, dtype=dtype))
@@ -32,6 +33,7 @@ FULL = [
     for heads, page, dtype in ((1, 8, "bf16"), (16, 64, "bf16"), (20, 32, "f16"), (128, 16, "bf16"), (7, 128, "f32"))
 ]
 FULL.append(("latent_topk", Spec.of_latent("64+16", 128, page_size=8)))
+FULL.append(("latent_slim", Spec.of_latent("512+64", 20, page_size=32, dtype="f16", kv_dtype="fp8_e4m3")))
 DTYPE = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
@@ -49,7 +51,8 @@ def check_step(flow: str, decoder: Decoder, layout: Any, *, integers: bool, budg
     for pool in (cache.k[0], *cache.fields[0].values()):
         pool.fill_(float("nan"))
     decoder.budget = budget
-    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0])
+    unit = (0.5 if integers else 0.01) if spec.scaled else 1.0
+    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0], unit)
     requests = list(range(len(lengths)))
     rows = [numbers((n, 1, spec.head_dim), DTYPE[spec.dtype], integers=integers) for n in lengths]
     for r in requests:
@@ -60,6 +63,7 @@ def check_step(flow: str, decoder: Decoder, layout: Any, *, integers: bool, budg
         decoder.plan(cache.lengths(requests), cache.page_table(requests))
         new = torch.cat([x[a:b] for x, a, b in zip(rows, begin, stop, strict=True)])
         decoder.append(0, new, None, loc, offsets)
+    rows = [oracle.kept(x, spec, unit) for x in rows]
     q = numbers((len(lengths), spec.group, spec.head_dim), DTYPE[spec.dtype], integers=integers)
     out = torch.full((*q.shape[:2], spec.v_dim), float("nan"), dtype=q.dtype)
     lse = torch.full(q.shape[:2], float("nan"))
@@ -121,6 +125,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "under MLA" in refused(decoder.bind, 0, pool, pool, fields)
     assert "all query heads share one" in refused(decoder.bind, 0, pool.expand(4, 2, 8, 80), None, fields)
     assert "--latent" in refused(decoder.bind, 0, pool[..., :64], None, fields)
+    assert "k_scale" in refused(decoder.bind, 0, pool, None, fields, 0.5)
     decoder.bind(0, pool, None, fields)
     cache.add(0)
     loc, offsets = cache.extend_batch([0], [3])
@@ -132,6 +137,15 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "qk_nope_head_dim" in refused(decoder.decode, 0, q, out=out)
     assert "VX6002" in refused(decoder.decode, 0, q, out=torch.zeros_like(q), scale=1.0)
     decoder.decode(0, q, out=out, scale=1.0)
+
+
+def test_latent_rows_in_fp8_have_one_scale(tmp_path: Path) -> None:
+    spec = Spec.of_latent("64+16", 4, page_size=8, kv_dtype="fp8_e4m3")
+    decoder = compiled("latent_topk", spec, tmp_path)
+    cache = PagedCache(4, 1, spec, decoder.fields)
+    assert cache.k[0].dtype == torch.float8_e4m3fn
+    said = refused(decoder.bind, 0, cache.k[0], None, cache.fields[0], 0.5, 2.0)
+    assert "v_scale: is 2.0; latent rows have one scale, k_scale" in said
 
 
 def test_blocks_of_heads_count_arrivals_apart() -> None:

@@ -20,7 +20,7 @@ LATENT: Mapping[str, Sequence[object]] = {
     "page_size": PAGES,
     "latent": ("512+64", "256+64", "128+64", "512+0", "256+128"),
     "group": (1, 8, 16, 20, 64, 128),
-    "stored": ("bf16", "f16", "f32"),
+    "stored": ("bf16", "f16", "f32", "bf16/fp8_e4m3"),
     "target": TARGETS,
 }
 """Settings by name; ``stored`` is the type of K, V and Q, and after a slash that of K and V alone."""
@@ -65,7 +65,9 @@ def spec_of(choice: Mapping[str, object]) -> Spec:
     page, block = int(str(choice["page_size"])), int(str(choice.get("block_size", 0)))
     if "latent" in choice:
         heads = str(choice["group"])
-        return Spec.of_latent(str(choice["latent"]), heads, page_size=page, block_size=block, dtype=dtype)
+        return Spec.of_latent(
+            str(choice["latent"]), heads, page_size=page, block_size=block, dtype=dtype, kv_dtype=kv_dtype
+        )
     dim, group = int(str(choice["head_dim"])), int(str(choice["group"]))
     return Spec(page_size=page, block_size=block, head_dim=dim, group=group, dtype=dtype, kv_dtype=kv_dtype)
 

@@ -26,7 +26,7 @@ HEAVY_PAGES = 8
 """Heavy pages of a row (fewer where it is short)."""
 LEAN_KEY, LEAN_QUERY = 8.0, 11.0
 """How far heavy keys and all queries lean: a logit of ``88 / sqrt(128)`` beside noise of about 1."""
-SCALES = {"k_scale": 0.375, "v_scale": 0.3}
+SCALES = (0.375, 0.3)
 """Of K and V in fp8: nothing is clamped."""
 LEANS = 3
 """Directions that varied pages and queries lean to, each by an amount of its own, of either sign."""
@@ -190,7 +190,12 @@ class Trial:
         self._batch: list[str] = []
         # as the interpreter holds them
         self.parameters = {n: x.detach().cpu().float().numpy() for n, x in decoder.parameters.tensors.items()}
-        self.scales = SCALES if self.spec.scaled else dict.fromkeys(SCALES, 1.0)
+        latent = self.spec.kv_lora_rank > 0
+        k_scale, v_scale = SCALES if self.spec.scaled else (1.0, 1.0)
+        self.scales = (k_scale, k_scale if latent else v_scale)
+        """What K and V are kept as multiples of; a latent row, whose beginning is value, has one scale."""
+        self.given_scales = self.scales[:1] if latent else self.scales
+        """The same as a decoder is given them."""
         for layer in self.layers:
             k, v, fields = self.cache.k[layer], self.cache.v[layer], self.cache.fields[layer]
             for pool in (k, v, *fields.values()):
@@ -200,7 +205,7 @@ class Trial:
                     pool.view(torch.uint8).fill_(0xA5)
             for x in self.cache.state[layer].values():
                 x.fill_(float("nan"))
-            decoder.bind(layer, k, v, fields, *self.scales.values(), state=self.cache.state[layer])
+            decoder.bind(layer, k, v, fields, *self.given_scales, state=self.cache.state[layer])
         self.q = [torch.empty(0) for _ in self.layers]
         self.out = [torch.empty(0) for _ in self.layers]
         self.selected = [(torch.empty(0), torch.empty(0)) for _ in self.layers]
@@ -331,7 +336,7 @@ class Trial:
             v_pool = k_pool[..., : self.spec.v_dim]
         k, v = (
             pool[table].transpose(1, 2).flatten(0, 1)[:length].float() * scale
-            for pool, scale in zip((k_pool, v_pool), self.scales.values(), strict=True)
+            for pool, scale in zip((k_pool, v_pool), self.scales, strict=True)
         )
         return k, v
 

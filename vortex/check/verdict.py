@@ -324,7 +324,7 @@ def misplaced(trial: Trial, name: str, layer: int, k: torch.Tensor, v: torch.Ten
     given = [torch.cat(x) for x in zip(*trial.data.given[name, layer], strict=True)]
     if trial.spec.kv_lora_rank:
         given[1] = given[0][..., : trial.spec.v_dim]
-    for mine, appended, scale in zip((k, v), given, trial.scales.values(), strict=True):
+    for mine, appended, scale in zip((k, v), given, trial.scales, strict=True):
         want = stored(round_to(appended, trial.spec.dtype).float(), trial.spec, scale)
         wrong |= ~(mine == want).flatten(1).all(1)
     return int(wrong.sum())

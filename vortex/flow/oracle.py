@@ -346,8 +346,8 @@ def step(
     ``head_offset`` and following of the model, whose rows each have their number of a budget's table. ``state`` is what
     the request kept so far, and is changed; without it this is the first step that scores.
     """
-    if spec.scaled and v is not None:
-        k, v = kept(k, spec, k_scale), kept(v, spec, v_scale)
+    if spec.scaled:
+        k, v = kept(k, spec, k_scale), None if v is None else kept(v, spec, v_scale)
     length, heads, dim = k.shape
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
     n = -(-length // spec.block_size)

@@ -149,7 +149,7 @@ CONSTANTS = Argument("const.*", "flow")
 PLACE = _layer("layer", "head_offset", "row_budget", "param.*")
 """Where a kernel works, and what the flow has learned for that place."""
 POOLS = ("k", "v", "latent")
-SCALES = _layer("k_scale", "v_scale")
+SCALES = _layer("k_scale", "v_scale", "latent_scale")
 
 declare(
     KernelKind(

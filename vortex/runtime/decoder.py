@@ -321,6 +321,8 @@ class Decoder:
         made: dict[str, object] = {**{n: as_kernel_sees(pool) for n, pool in pools.items()}, "layer": layer}
         made |= {"head_offset": self.head_offset, **self.parameters.of(layer, self.head_offset, heads, device)}
         made |= check_scales(self.spec, k_scale=k_scale, v_scale=v_scale)
+        if self.spec.kv_lora_rank:
+            made["latent_scale"] = made["k_scale"]
         if fields is not None:
             if odd := fields.keys() ^ {f.name for f in self.fields}:
                 known = [f.name for f in self.fields]

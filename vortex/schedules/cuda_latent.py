@@ -19,6 +19,8 @@ BLOCK_TILES = {4: 3, 8: 4}
 """Most tiles of 8 heads of a CTA, by its warps: more do not fit their registers beside the sums."""
 RINGS = ((2, 64), (4, 32), (3, 32), (2, 32))
 """Stages and tokens of a tile: the first that fits is the default of 8 warps, the last that of 4."""
+NARROW_RINGS = ((4, 64), (3, 64), *RINGS)
+"""The same of rows in fp8, of which twice as many tokens are as many bytes."""
 MOST_GROUPS = 32
 """Most groups of a row's splits, each of which the last of its CTAs merges."""
 COUNTERS = 1 + MOST_GROUPS
@@ -69,7 +71,7 @@ class LatentKnobs(Knobs):
     # shared memory, in bytes
 
     def ring_bytes(self, shape: AttendShape) -> int:
-        return self.stages * self.tile * shape.dim * 2
+        return self.stages * self.tile * shape.dim * shape.kv_bytes
 
     @property
     def score_pitch(self) -> int:
@@ -96,7 +98,7 @@ class LatentKnobs(Knobs):
 
     def in_flight(self, shape: AttendShape) -> int:
         """Bytes that a CTA has on their way while it computes."""
-        return (self.stages - 1) * self.tile * shape.dim * 2
+        return (self.stages - 1) * self.tile * shape.dim * shape.kv_bytes
 
     def refuse(self, shape: AttendShape, machine: Machine = H200) -> str | None:
         """Why no CTA of these knobs can be launched; None where one can."""
@@ -146,7 +148,7 @@ def choose(shape: AttendShape, given: Mapping[str, int], machine: Machine = H200
     tiles = -(-shape.group // 8)
     blocks = -(-tiles // BLOCK_TILES.get(warps, 4))
     heads = given.get("heads", -(-tiles // blocks) * 8)
-    sizes = RINGS if warps == 8 else RINGS[-1:]
+    sizes = (RINGS if shape.kv_bytes > 1 else NARROW_RINGS) if warps == 8 else RINGS[-1:]
     many = {"residents": 1} if warps == 8 else {}
     options = [
         LatentKnobs(**{**many, "warps": warps, "stages": stages, "tile": tile, "heads": heads, **given})
@@ -163,7 +165,7 @@ def split_words(shape: AttendShape) -> int:
 def shape_of(program: Module, f: Function) -> AttendShape:
     """What of the model an ``attend`` over latent rows is compiled for."""
     q, rows, out = (tile_of(program, n) for n in ("q", attend_of(f).keys, "out"))
-    return AttendShape(q.tile[0], q.tile[1], out.tile[1], rows.tile[0])
+    return AttendShape(q.tile[0], q.tile[1], out.tile[1], rows.tile[0], rows.dtype.bytes)
 
 
 @declare
@@ -193,9 +195,10 @@ class CudaLatent(Schedulable[LatentKnobs]):
         """``row_counters`` are the arrivals that a row takes, ``item_ctas`` the CTAs of an item, by blocks of heads."""
         shape = shape_of(program, f)
         products = knobs.blocks(shape) * knobs.heads * (shape.dim + shape.v_dim)  # of a row's numbers, read once
+        row = shape.dim * shape.kv_bytes
         return {
             "bytes_in_flight": knobs.in_flight(shape),
-            "flops_per_byte": products // shape.dim,
+            "flops_per_byte": 2 * products // row,
             "partial_words": split_words(shape),
             "row_counters": knobs.blocks(shape) * COUNTERS,
             "item_ctas": knobs.blocks(shape),

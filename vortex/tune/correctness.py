@@ -41,7 +41,7 @@ class Judge:
         trial = self._of_base()
         decoder = Decoder(library, budget=self._budget, parameters=trial.decoder.parameters)
         cache, names = trial.cache, trial.requests
-        decoder.bind(LAYER, cache.k[LAYER], cache.v[LAYER], cache.fields[LAYER], *trial.scales.values())
+        decoder.bind(LAYER, cache.k[LAYER], cache.v[LAYER], cache.fields[LAYER], *trial.given_scales)
         decoder.plan(cache.lengths(names), cache.page_table(names))
         trial.out[LAYER].fill_(float("nan"))
         decoder.decode(LAYER, trial.q[LAYER], out=trial.out[LAYER], scale=trial.scale)

@@ -17,7 +17,7 @@ from vortex.codegen.cuda.attend.merge import Merge, Row
 from vortex.codegen.cuda.attend.queries import Queries
 from vortex.codegen.cuda.attend.ring import run_ring
 from vortex.codegen.cuda.attend.shared_tile import ByteTile, SharedTile
-from vortex.codegen.cuda.attend.softmax import LOWEST, SoftmaxState
+from vortex.codegen.cuda.attend.softmax import HEADROOM, LOWEST, SoftmaxState
 from vortex.codegen.cuda.attend.work_item import HeldPages, Tiling, WorkItem
 from vortex.codegen.cuda.ptx import (
     TILE_TYPES,
@@ -49,9 +49,6 @@ from vortex.ir.dialects import page
 from vortex.ir.types import fp8_e4m3
 from vortex.schedules.cuda_attend import AttendKnobs, AttendShape, CudaAttend, attend_of, partial_words, shape_of
 from vortex.schedules.knobs import read_knobs
-
-HEADROOM = 14.0
-"""Powers of two between the largest weight and 1 in kernels that multiply in f16 for another type's sake."""
 
 
 def emit_attend(program: Module, f: Function) -> list[str]:

@@ -10,18 +10,23 @@ ring in shared memory and work on it together, tokens on M and heads on N, so th
 3. sums: a warp has a part of the value's numbers of all heads: [512 numbers x heads] are too many for one.
 
 The same tile serves 1 and, transposed by ldmatrix on the way, 3. A CTA-wide barrier stands between the steps.
+
+Rows in fp8 come into the ring as bytes and become f16 between ldmatrix and the tensor cores, as K and V do
+(:mod:`.shared_tile`); every warp brings its part of the queries into the range of f16 by itself (:mod:`.queries`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments, tensor_type
 from vortex.codegen.cuda.attend.merge import Merge, Row
 from vortex.codegen.cuda.attend.merge_groups import GroupedMerge
+from vortex.codegen.cuda.attend.queries import factor_of, to_f16
 from vortex.codegen.cuda.attend.ring import run_ring
-from vortex.codegen.cuda.attend.shared_tile import CHUNK
-from vortex.codegen.cuda.attend.softmax import LOWEST, SoftmaxState
+from vortex.codegen.cuda.attend.shared_tile import CHUNK, keys_of, matrices, values_of
+from vortex.codegen.cuda.attend.softmax import HEADROOM, LOWEST, SoftmaxState
 from vortex.codegen.cuda.attend.work_item import HeldPages, Tiling, WorkItem
 from vortex.codegen.cuda.ptx import (
     LOG2E,
@@ -56,6 +61,8 @@ from vortex.schedules.knobs import read_knobs
 
 SPAN = 64
 """Numbers of a row whose 16-byte chunks are exchanged among themselves: places in two spans differ by a constant."""
+LINE = 64
+"""Elements of 16 bits in the 128 bytes that eight lanes copy at once."""
 
 
 def emit_attend(program: Module, f: Function) -> list[str]:
@@ -66,7 +73,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     """
     o = attend_of(f)
     shape = shape_of(program, f)
-    dtype = tensor_type(program, o.keys).dtype.name
+    dtype = tensor_type(program, "q").dtype.name
     if STORAGE[dtype] not in TILE_TYPES:
         raise NOT_EMITTABLE.at(why=f"attend on a GPU takes bf16 or f16, not {dtype}", hint="compile with --dtype bf16")
     args = Arguments(program)
@@ -76,9 +83,9 @@ def emit_attend(program: Module, f: Function) -> list[str]:
     overlap_launch(knobs.overlap)
     T.device_entry()
     with T.attr({"tirx.launch_bounds_min_blocks_per_sm": knobs.residents}):
-        pool = args.buffers[o.keys]
-        tiling = Tiling(shape.page, knobs.tile)
-        _emit_cta(_Template(args, shape, knobs, tiling, pool, flat_view(pool, STORAGE[dtype], 16), STORAGE[dtype]))
+        pool, kept = args.buffers[o.keys], STORAGE[tensor_type(program, o.keys).dtype.name]
+        tiling, unit = Tiling(shape.page, knobs.tile), args.scale_of(o.keys)
+        _emit_cta(_Template(args, shape, knobs, tiling, pool, flat_view(pool, kept, 16), unit, STORAGE[dtype]))
     return args.names
 
 
@@ -104,12 +111,41 @@ class _Template:
     pool: Buffer
     flat: Buffer
     """The pool's memory as one row of elements."""
+    unit: Expr
+    """What the stored numbers are multiples of; 1 unless they are fp8."""
     dtype: str
+    """Of queries and output."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether rows are fp8, which becomes f16 on the way to the tensor cores."""
+        return self.shape.kv_bytes == 1
+
+    @property
+    def core(self) -> str:
+        """The element type that the tensor cores multiply."""
+        return "float16" if self.narrow else self.dtype
+
+    @property
+    def row(self) -> int:
+        """Elements of 16 bits of a row in shared memory."""
+        return self.shape.dim * self.shape.kv_bytes // 2
+
+    @property
+    def span(self) -> int:
+        """Elements of 16 bits of a span."""
+        return SPAN * self.shape.kv_bytes // 2
 
     @property
     def stage_size(self) -> int:
-        """Elements of one stage of the ring."""
-        return self.knobs.tile * self.shape.dim
+        """Elements of 16 bits of one stage of the ring."""
+        return self.knobs.tile * self.row
+
+    def turned(self, row: Expr) -> Expr:
+        """By what the chunks of a row are exchanged in each span. 8 chunks of 16-bit numbers go to 8 groups of 4 banks;
+        of fp8 there are 4, and rows begin an odd multiple of 4 chunks apart, so that two rows share a number.
+        """
+        return quotient(remainder(row, 8), 2) if self.narrow else remainder(row, 8)
 
     @property
     def groups(self) -> int:
@@ -162,7 +198,7 @@ class _Shared:
     def allocate(cls, t: _Template) -> _Shared:
         knobs = t.knobs
         ring = knobs.ring_bytes(t.shape)
-        arena = T.alloc_buffer((knobs.arena_bytes(t.shape) // 2,), t.dtype, scope="shared.dyn", align=128)
+        arena = T.alloc_buffer((knobs.arena_bytes(t.shape) // 2,), t.core, scope="shared.dyn", align=128)
         fills = T.alloc_buffer((max(4, knobs.stages * t.tiling.parts),), I32, scope="shared", align=16)
         weights = ring + knobs.score_bytes
         return cls(arena, fills, arena.view(F32), ring // 4, weights // 2, (weights + knobs.weight_bytes) // 4)
@@ -190,15 +226,17 @@ def _emit_cta(t: _Template) -> None:
                 copies.hold(start, slot, logical)
             queries = words("queries", knobs.head_tiles * t.key_steps * 2)
             state = SoftmaxState.start(t.own_heads, t.value_tiles * knobs.head_tiles * 4)
-            to_log2 = let("to_log2", args.scalars["scale"] * f32(LOG2E))
-            products = _Products(t, shared, warp, lane, queries, to_log2, state)
+            scale = args.scalars["scale"] * f32(LOG2E)
+            to_log2 = let("to_log2", scale * t.unit if t.narrow else scale)
+            factors = registers("factors_of_q", knobs.head_tiles * 2) if t.core != t.dtype else None
+            products = _Products(t, shared, warp, lane, queries, factors, to_log2, state)
             run_ring(
                 knobs.stages,
                 tiles,
                 copy=copies.start,
                 use=products.take,
                 sync=cta_sync,
-                begun=lambda: _load_queries(t, queries, item.request, first_head, warp, lane),
+                begun=lambda: _load_queries(t, queries, factors, item.request, first_head, warp, lane),
             )
             row = let("row", item.request * knobs.blocks(shape) + block)
             thread = let("thread", warp * WARP + lane)
@@ -217,6 +255,7 @@ def _emit_cta(t: _Template) -> None:
                 word=lambda split: wide(item.other(split)) * wide(partials),
                 shared=shared.arena.view(F32),
                 merged=knobs.merged,
+                unit=t.unit if t.narrow else None,
             )
             merge.emit(products.share)
 
@@ -285,23 +324,40 @@ class _Copies:
                 token = token + tiling.first_token(i)
             place = t.args.of_block(physical)
             at_token = t.args.token(place, wide(token))
-            origin = let("origin", place.page * t.pool.strides[0] + at_token * step + wide(chunk * CHUNK))
+            each = CHUNK * 2 // shape.kv_bytes
+            origin = let("origin", place.page * t.pool.strides[0] + at_token * step + wide(chunk * each))
             size = cast(U32, T.Select(within < room, i32(16), i32(0)))
-            place = stage * t.stage_size + row * shape.dim
-            place = let("place", place + T.bitwise_xor(chunk, remainder(row, 8)) * CHUNK)
-            for span in range(shape.dim // SPAN):
-                target = self.shared.arena.ptr_to([place + span * SPAN])
-                ptx("cp.async.cg.shared.global", target, t.flat.ptr_to([origin + span * SPAN]), 16, size)
+            place = stage * t.stage_size + row * t.row
+            place = let("place", place + T.bitwise_xor(chunk, t.turned(row)) * CHUNK)
+            for line in range(-(-t.row // LINE)):
+                target = self.shared.arena.ptr_to([place + line * LINE])
+                source = t.flat.ptr_to([origin + line * (each * 8)])
+                if (line + 1) * LINE <= t.row:
+                    ptx("cp.async.cg.shared.global", target, source, 16, size)
+                else:
+                    with when(chunk < (t.row - line * LINE) // CHUNK):
+                        ptx("cp.async.cg.shared.global", target, source, 16, size)
 
 
-def _load_queries(t: _Template, made: Buffer, request: Expr, first_head: Expr, warp: Expr, lane: Expr) -> None:
-    """Load fragment B of this warp's part of the queries into ``made``; heads beyond the last repeat it."""
+def _load_queries(
+    t: _Template, made: Buffer, factors: Buffer | None, request: Expr, first_head: Expr, warp: Expr, lane: Expr
+) -> None:
+    """Load fragment B of this warp's part of the queries into ``made``; heads beyond the last repeat it.
+
+    Where they become f16, ``factors`` are what undoes the powers of two of heads ``8 tile + lane % 4 * 2 + e``, tile
+    first.
+    """
     source = t.args.buffers["q"]
     for tile in range(t.knobs.head_tiles):
         head = let("q_head", T.min(first_head + quotient(lane, 4) + tile * 8, i32(t.shape.group - 1)))
         for k in range(t.key_steps * 2):
-            dim = remainder(warp, KEY_PARTS) * 16 + remainder(lane, 4) * 2 + (k // 2 * SPAN + k % 2 * 8)
+            pair = remainder(lane, 4) * 4 + k % 2 * 2 if t.narrow else remainder(lane, 4) * 2 + k % 2 * 8
+            dim = remainder(warp, KEY_PARTS) * 16 + pair + k // 2 * SPAN
             ptx("ld.global.b32", made[tile * t.key_steps * 2 + k], source.ptr_to([wide(request), head, dim]))
+        if factors is not None:
+            factor = to_f16(made, tile * t.key_steps * 2, t.key_steps * 2)
+            for e in range(2):
+                put(factors, factor_of(factor, lane, e), tile * 2 + e)
 
 
 @dataclass(frozen=True)
@@ -314,6 +370,8 @@ class _Products:
     lane: Expr
     queries: Buffer
     """Fragments B of this warp's part of the row."""
+    factors: Buffer | None
+    """What undoes the powers of two of queries, by head tile and the lane's two heads; None where they have none."""
     to_log2: Expr
     """From a product with the queries to an exponent of two."""
     state: SoftmaxState
@@ -335,13 +393,14 @@ class _Products:
         for s in range(t.value_tiles * tiles * 4):
             j, tile, i = s // 4 // tiles, s // 4 % tiles, s % 4
             head = remainder(self.lane, 4) * 2 + (tile * 8 + i % 2)
-            number = group * SPAN + part * 16 + quotient(self.lane, 4) + (j * t.groups * SPAN + i // 2 * 8)
+            row = quotient(self.lane, 4) * 2 + i // 2 if t.narrow else quotient(self.lane, 4) + i // 2 * 8
+            number = group * SPAN + part * 16 + row + j * t.groups * SPAN
             merge.put_sum(self.state.sums[s], head, number)
         for e in range(t.own_heads):
             for mask in (1, 2, 4, 8, 16):
                 put(total, total[e] + shuffle_xor(total[e], mask), e)
             with when(equal(self.lane, i32(0))):
-                merge.put_stats(self.state.top[e], total[e], self.warp * t.own_heads + e)
+                merge.put_stats(self._reference(self.state.top[e]), total[e], self.warp * t.own_heads + e)
 
     def _part_and_group(self) -> tuple[Expr, Expr]:
         """Which 16 numbers of a span are this warp's, and which group of warps it is in."""
@@ -349,27 +408,23 @@ class _Products:
 
     def _scores(self, stage: Expr) -> None:
         """Multiply this warp's part of the rows with the queries; leave the products by part, head and token."""
-        t, arena = self.template, self.shared.arena
-        knobs, dim, tiles = t.knobs, t.shape.dim, t.knobs.head_tiles
+        t, knobs, tiles = self.template, self.template.knobs, self.template.knobs.head_tiles
         part, group = self._part_and_group()
         token = group * (t.token_blocks * 16)
-        chunk = T.bitwise_xor(part * 2 + quotient(self.lane, 16), remainder(self.lane, 8))
-        base = stage * t.stage_size + (token + remainder(self.lane, 16)) * dim + chunk * CHUNK
-        base = let("rows", base)
+        chunk = part if t.narrow else part * 2 + quotient(self.lane, 16)
+        chunk = T.bitwise_xor(chunk, t.turned(self.lane))
+        base = stage * t.stage_size + (token + remainder(self.lane, 16)) * t.row + chunk * CHUNK
+        base = let("rows", base + quotient(self.lane, 16) * t.span if t.narrow else base)
         # as many chains of dependent products as registers allow
         at_once = t.token_blocks if tiles * t.token_blocks <= 8 else 1
         for first in range(0, t.token_blocks, at_once):
             made = registers("scores", at_once * tiles * 4)
             for e in range(at_once * tiles * 4):
                 put(made, f32(0), e)
-            for k in range(t.key_steps):
-                for block in range(at_once):
-                    a = words("a", 4)
-                    at = base + ((first + block) * 16 * dim + k * SPAN)
-                    ptx("ldmatrix.sync.aligned.m8n8.x4.shared.b16", *pick(a, 0, 4), arena.ptr_to([at]))
-                    for tile in range(tiles):
-                        d = pick(made, (block * tiles + tile) * 4, 4)
-                        mma(t.dtype, d, pick(a, 0, 4), pick(self.queries, (tile * t.key_steps + k) * 2, 2))
+            for k, block, a in self._rows(base, first, at_once):
+                for tile in range(tiles):
+                    d = pick(made, (block * tiles + tile) * 4, 4)
+                    mma(t.core, d, a, pick(self.queries, (tile * t.key_steps + k) * 2, 2))
             head = part * knobs.heads + remainder(self.lane, 4) * 2
             word = head * knobs.score_pitch + token + quotient(self.lane, 4) + self.shared.scores_at
             word = let("score", word)
@@ -377,7 +432,26 @@ class _Products:
                 for e in range(tiles * 4):
                     tile, half, odd = e // 4, e // 2 % 2, e % 2
                     step = (tile * 8 + odd) * knobs.score_pitch + (first + block) * 16 + half * 8
-                    put(self.shared.numbers, made[block * tiles * 4 + e], word + step)
+                    x = made[block * tiles * 4 + e]
+                    x = x if self.factors is None else x * self.factors[tile * 2 + odd]
+                    put(self.shared.numbers, x, word + step)
+
+    def _rows(self, base: Expr, first: int, count: int) -> Iterator[tuple[int, int, list[Expr]]]:
+        """Fragments A of ``count`` blocks of 16 tokens (M) from the ``first`` on and this warp's 16 numbers of a span
+        (K): the span, the block, the fragment. One ldmatrix gives those of a span, of fp8 those of two.
+        """
+        t = self.template
+        each = 2 if t.narrow else 1
+        for k in range(0, t.key_steps, each):
+            for block in range(count):
+                at = self.shared.arena.ptr_to([base + ((first + block) * 16 * t.row + k * t.span)])
+                if not t.narrow:
+                    yield k, block, matrices(4, at)
+                    continue
+                spans = min(each, t.key_steps - k)
+                found = matrices(2 * spans, at)
+                for n in range(spans):
+                    yield k + n, block, keys_of(*found[2 * n : 2 * n + 2])
 
     def _weigh(self, stage: Expr) -> None:
         """Turn the scores of this warp's heads into weights; a lane has a token of every 32."""
@@ -410,23 +484,29 @@ class _Products:
             put(total, total[j] * shrink[j], j)
             with when(equal(self.lane, i32(0))):
                 put(numbers, shrink[j], head + (j + shared.factors_at))
+            reference = self._reference(now[j])
             for u in range(t.own_tokens):
                 s = j * t.own_tokens + u
-                exp2(scores, s, scores[s] - now[j])
+                exp2(scores, s, scores[s] - reference)
                 put(scores, T.Select(seen[u], scores[s], f32(0)), s)
                 put(total, total[j] + scores[s], j)
-                pack_pair(t.dtype, packed[0], scores[s], f32(0))
+                pack_pair(t.core, packed[0], scores[s], f32(0))
                 at = (head + j) * knobs.weight_pitch + self.lane + (u * WARP + shared.weights_at)
                 put(weights, cast("uint16", T.bitwise_and(packed[0], T.uint32(0xFFFF))), at)
+
+    def _reference(self, top: Expr) -> Expr:
+        """The exponent of a weight of 1, as in ``dense``: weights in f16 go up to 2^14 for the sake of rows in fp8."""
+        return let("reference", top - f32(HEADROOM)) if self.template.narrow else top
 
     def _accumulate(self, stage: Expr) -> None:
         """Add the tile's weighted values to ``sums``, scaled to the new maxima.
 
         Number i of ``sums[(value tile j, head tile), i]`` is number 64 (groups j + group) + 16 part + lane / 4 +
-        8 (i / 2) of a value and head 8 tile + lane % 4 * 2 + i % 2, with ``part`` and ``group`` of the warp.
+        8 (i / 2) of a value and head 8 tile + lane % 4 * 2 + i % 2, with ``part`` and ``group`` of the warp; of fp8 it
+        is 2 (lane / 4) + i / 2 in the place of lane / 4 + 8 (i / 2).
         """
         t, arena, sums = self.template, self.shared.arena, self.state.sums
-        knobs, tiles, dim = t.knobs, t.knobs.head_tiles, t.shape.dim
+        knobs, tiles = t.knobs, t.knobs.head_tiles
         part, group = self._part_and_group()
         factors = registers("factors", tiles * 2)
         changed = i32(0)
@@ -437,10 +517,11 @@ class _Products:
         with when(differ(ballot(changed), T.uint32(0))):
             for s in range(t.value_tiles * tiles * 4):
                 put(sums, sums[s] * factors[s // 4 % tiles * 2 + s % 2], s)
-        row = remainder(self.lane, 8) + quotient(self.lane, 16) * 8
-        chunk = part * 2 + remainder(quotient(self.lane, 8), 2)
-        chunk = T.bitwise_xor(chunk, remainder(self.lane, 8))
-        base = let("values", stage * t.stage_size + row * dim + chunk * CHUNK + group * SPAN)
+        row = remainder(self.lane, 16) if t.narrow else remainder(self.lane, 8) + quotient(self.lane, 16) * 8
+        chunk = part if t.narrow else part * 2 + remainder(quotient(self.lane, 8), 2)
+        chunk = T.bitwise_xor(chunk, t.turned(self.lane))
+        base = stage * t.stage_size + row * t.row + chunk * CHUNK + group * t.span
+        base = let("values", base + quotient(self.lane, 16) * (t.groups * t.span) if t.narrow else base)
         weight = remainder(self.lane, 8) * knobs.weight_pitch + quotient(self.lane, 8) * CHUNK
         weight = let("weight", weight + self.shared.weights_at)
         for pair in range(knobs.tile // 32):
@@ -449,10 +530,23 @@ class _Products:
                 at = arena.ptr_to([weight + (tile * 8 * knobs.weight_pitch + pair * 32)])
                 ptx("ldmatrix.sync.aligned.m8n8.x4.shared.b16", *pick(b, tile * 4, 4), at)
             for half in range(2):
-                for j in range(t.value_tiles):
-                    a = words("at", 4)
-                    at = base + ((pair * 2 + half) * 16 * dim + j * t.groups * SPAN)
-                    ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *pick(a, 0, 4), arena.ptr_to([at]))
+                for j, a in self._values(base, pair * 2 + half):
                     for tile in range(tiles):
                         d = pick(sums, (j * tiles + tile) * 4, 4)
-                        mma(t.dtype, d, pick(a, 0, 4), pick(b, tile * 4 + half * 2, 2))
+                        mma(t.core, d, a, pick(b, tile * 4 + half * 2, 2))
+
+    def _values(self, base: Expr, block: int) -> Iterator[tuple[int, list[Expr]]]:
+        """Fragments A of this warp's 16 numbers of a value tile (M) and a block of 16 tokens (K), with the tile; one
+        ldmatrix gives those of a tile, of fp8 those of two.
+        """
+        t = self.template
+        each = 2 if t.narrow else 1
+        for j in range(0, t.value_tiles, each):
+            at = self.shared.arena.ptr_to([base + (block * 16 * t.row + j * t.groups * t.span)])
+            if not t.narrow:
+                yield j, matrices(4, at, ".trans")
+                continue
+            tiles = min(each, t.value_tiles - j)
+            found = matrices(2 * tiles, at, ".trans")
+            for n in range(tiles):
+                yield j + n, values_of(*found[2 * n : 2 * n + 2])

@@ -77,7 +77,7 @@ class Queries:
                 at = source.ptr_to([wide(request), head, self.keys.pair(lane, k)])
                 ptx("ld.global.b32", made[tile * self.steps * 2 + k], at)
             if self.core != self.dtype:
-                factors.append(self._to_f16(made, tile * self.steps * 2))
+                factors.append(to_f16(made, tile * self.steps * 2, self.steps * 2))
         return Fragments(made, tuple(factors))
 
     def to_log2(self, loaded: Fragments, lane: Expr) -> list[Expr]:
@@ -89,31 +89,36 @@ class Queries:
         heads = [(tile, e) for tile in range(self.shape.head_tiles) for e in range(2)]
         if not loaded.factors:
             return [scale for _ in heads]
-        holders = [(tile, (remainder(lane, 4) * 2 + e) * 4) for tile, e in heads]
-        return [let("to_log2", scale * shuffle(loaded.factors[tile], holder)) for tile, holder in holders]
+        return [let("to_log2", scale * factor_of(loaded.factors[tile], lane, e)) for tile, e in heads]
 
-    def _to_f16(self, made: Buffer, first: int) -> Expr:
-        """Turn one tile of heads from pairs of bf16 into pairs of f16, each head times a power of two.
 
-        Returns what undoes that of head ``lane / 4``.
-        """
-        largest = registers("largest", 1, U32)
-        put(largest, T.uint32(0), 0)
-        with_bits = T.uint32(0x7FFF)
-        for k in range(self.steps * 2):
-            for half in (T.shift_right(made[first + k], T.uint32(16)), made[first + k]):
-                put(largest, T.max(largest[0], T.bitwise_and(half, with_bits)), 0)
-        for mask in (1, 2):
-            put(largest, T.max(largest[0], shuffle_xor(largest[0], mask)), 0)
-        exponent = let("exponent", T.shift_right(largest[0], T.uint32(7)))
-        # both 2^n and its inverse are normal numbers
-        up = let("up", T.min(T.uint32(253), T.uint32(LARGEST + 127) - exponent))
-        factor = let("factor", T.reinterpret(F32, T.shift_left(up, T.uint32(23))))
-        inverse = T.reinterpret(F32, T.shift_left(T.uint32(254) - up, T.uint32(23)))
-        undo = let("inverse", inverse)
-        for k in range(self.steps * 2):
-            pair = let("pair", made[first + k])
-            low = T.reinterpret(F32, T.shift_left(pair, T.uint32(16)))
-            high = T.reinterpret(F32, T.bitwise_and(pair, T.uint32(0xFFFF0000)))
-            pack_pair("float16", made[first + k], low * factor, high * factor)
-        return undo
+def factor_of(factor: Expr, lane: Expr, e: int) -> Expr:
+    """What undoes the power of two of this lane's head ``lane % 4 * 2 + e`` of a tile, which another lane holds."""
+    return shuffle(factor, (remainder(lane, 4) * 2 + e) * 4)
+
+
+def to_f16(made: Buffer, first: int, count: int) -> Expr:
+    """Turn ``count`` words of one tile of heads from pairs of bf16 into pairs of f16, each head times a power of two.
+
+    Returns what undoes that of head ``lane / 4``.
+    """
+    largest = registers("largest", 1, U32)
+    put(largest, T.uint32(0), 0)
+    with_bits = T.uint32(0x7FFF)
+    for k in range(count):
+        for half in (T.shift_right(made[first + k], T.uint32(16)), made[first + k]):
+            put(largest, T.max(largest[0], T.bitwise_and(half, with_bits)), 0)
+    for mask in (1, 2):
+        put(largest, T.max(largest[0], shuffle_xor(largest[0], mask)), 0)
+    exponent = let("exponent", T.shift_right(largest[0], T.uint32(7)))
+    # both 2^n and its inverse are normal numbers
+    up = let("up", T.min(T.uint32(253), T.uint32(LARGEST + 127) - exponent))
+    factor = let("factor", T.reinterpret(F32, T.shift_left(up, T.uint32(23))))
+    inverse = T.reinterpret(F32, T.shift_left(T.uint32(254) - up, T.uint32(23)))
+    undo = let("inverse", inverse)
+    for k in range(count):
+        pair = let("pair", made[first + k])
+        low = T.reinterpret(F32, T.shift_left(pair, T.uint32(16)))
+        high = T.reinterpret(F32, T.bitwise_and(pair, T.uint32(0xFFFF0000)))
+        pack_pair("float16", made[first + k], low * factor, high * factor)
+    return undo

@@ -63,18 +63,12 @@ class SharedTile:
 
     def rows_by_dims(self, base: Expr, lane: Expr, row: int, step: int) -> list[Expr]:
         """Fragment A of rows ``row..row+15`` (M) and dims ``16 step ..`` (K)."""
-        a = words("a", 4)
-        at = self.at(base, remainder(lane, 16) + row, quotient(lane, 16) + step * 2)
-        ptx("ldmatrix.sync.aligned.m8n8.x4.shared.b16", *pick(a, 0, 4), at)
-        return pick(a, 0, 4)
+        return matrices(4, self.at(base, remainder(lane, 16) + row, quotient(lane, 16) + step * 2))
 
     def dims_by_rows(self, base: Expr, lane: Expr, row: int, step: int) -> list[Expr]:
         """Fragment A of dims ``16 step ..`` (M) and rows ``row..row+15`` (K): the tile transposed on the way."""
-        a = words("at", 4)
         at_row = remainder(lane, 8) + quotient(lane, 16) * 8 + row
-        at = self.at(base, at_row, remainder(quotient(lane, 8), 2) + step * 2)
-        ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *pick(a, 0, 4), at)
-        return pick(a, 0, 4)
+        return matrices(4, self.at(base, at_row, remainder(quotient(lane, 8), 2) + step * 2), ".trans")
 
     def keys(self, base: Expr, lane: Expr, row: int) -> Iterator[list[Expr]]:
         """Fragments A of rows ``row..row+15`` (M), 16 dims (K) after another in the order that :meth:`pair` tells."""
@@ -109,33 +103,52 @@ class ByteTile(SharedTile):
 
     def keys(self, base: Expr, lane: Expr, row: int) -> Iterator[list[Expr]]:
         for low, high in self._chunks(base, lane, row, ""):
-            a = words("a", 4)
-            from_e4m3(a[0], a[2], low)
-            from_e4m3(a[1], a[3], high)
-            yield pick(a, 0, 4)
+            yield keys_of(low, high)
 
     def values(self, base: Expr, lane: Expr, row: int) -> Iterator[list[Expr]]:
         for pair in self._chunks(base, lane, row, ".trans"):
-            a, turned = words("at", 4), words("turned", 2)
-            for half in range(2):
-                permute(turned[half], pair[half], 0x3120)
-                from_e4m3(a[half * 2], a[half * 2 + 1], turned[half])
-            yield pick(a, 0, 4)
+            yield values_of(*pair)
 
     def _chunks(self, base: Expr, lane: Expr, row: int, order: str) -> Iterator[list[Expr]]:
         """Rows ``row..row+7`` and the 8 after them of each chunk of 16 dims, two chunks at a time."""
         for chunk in range(0, self.chunks, 2):
             both = chunk + 1 < self.chunks
-            a = words("bytes", 4 if both else 2)
             at = self.at(base, remainder(lane, 16) + row, quotient(lane, 16) + chunk if both else i32(chunk))
-            count = 4 if both else 2
-            ptx(f"ldmatrix.sync.aligned.m8n8.x{count}{order}.shared.b16", *pick(a, 0, count), at)
-            yield pick(a, 0, 2)
+            a = matrices(4 if both else 2, at, order)
+            yield a[:2]
             if both:
-                yield pick(a, 2, 2)
+                yield a[2:]
 
     def pair(self, lane: Expr, k: int) -> Expr:
         return remainder(lane, 4) * 4 + (k // 2 * 16 + k % 2 * 2)
 
     def dim_of(self, lane: Expr, m: int, half: int) -> Expr:
         return quotient(lane, 4) * 2 + (m * 16 + half)
+
+
+def matrices(count: int, at: Expr, order: str = "") -> list[Expr]:
+    """A word of each of ``count`` matrices of 8 rows of 16 bytes, of which the lanes have the addresses ``at``; with
+    ``.trans`` as ``order``, transposed.
+    """
+    a = words("at" if order else "a", count)
+    ptx(f"ldmatrix.sync.aligned.m8n8.x{count}{order}.shared.b16", *pick(a, 0, count), at)
+    return pick(a, 0, count)
+
+
+def keys_of(low: Expr, high: Expr) -> list[Expr]:
+    """Fragment A of 16 tokens and a chunk of 16 bytes, of which ldmatrix gave these words of the first 8 tokens and of
+    the others.
+    """
+    a = words("a", 4)
+    from_e4m3(a[0], a[2], low)
+    from_e4m3(a[1], a[3], high)
+    return pick(a, 0, 4)
+
+
+def values_of(*pair: Expr) -> list[Expr]:
+    """The same transposed: of a chunk of 16 bytes and 16 tokens."""
+    a, turned = words("at", 4), words("turned", 2)
+    for half in range(2):
+        permute(turned[half], pair[half], 0x3120)
+        from_e4m3(a[half * 2], a[half * 2 + 1], turned[half])
+    return pick(a, 0, 4)

@@ -10,6 +10,9 @@ from vortex.codegen.tir import Buffer, f32, put
 LOWEST = -3.0e38
 """The maximum of no scores: finite, so that the difference of two of them is 0 and not NaN."""
 
+HEADROOM = 14.0
+"""Powers of two between the largest weight and 1 in kernels that multiply in f16 for another type's sake."""
+
 
 @dataclass(frozen=True)
 class SoftmaxState:
