@@ -369,18 +369,18 @@ def test_layers_reuse_selections_as_configured(artifact: Path, monkeypatch: pyte
     """Layer 0 selects in each third step and after a prompt; layer 1 attends to its pages."""
     asked: list[tuple[int, int | None, int]] = []
     selected: list[int] = []
-    decode, select = Decoder.decode, Decoder.select
+    decode, select = Decoder.decode, Decoder._select
 
     def decoded(self: Decoder, layer: int, *args: Any, **how: Any) -> None:
         asked.append((layer, how.get("pages_of"), how.get("every", 1)))
         decode(self, layer, *args, **how)
 
-    def chosen(self: Decoder, layer: int, *args: Any, **how: Any) -> None:
+    def chosen(self: Decoder, step: Any, layer: int, *args: Any) -> None:
         selected.append(layer)
-        select(self, layer, *args, **how)
+        select(self, step, layer, *args)
 
     monkeypatch.setattr(Decoder, "decode", decoded)
-    monkeypatch.setattr(Decoder, "select", chosen)
+    monkeypatch.setattr(Decoder, "_select", chosen)
     world, draw = World(artifact, dense_layers=[], every=3, layers={"1": 0}), drawn()
     world.give(1, list(range(20, 9, -1)))
     world.read([1], 150, draw)

@@ -5,7 +5,9 @@ is left (statistics over all pages, later sweeps, the choice). Nothing waits for
 all it needs in shared memory if that fits, and otherwise in its workspace, as items that meet do.
 
 The last CTAs of the grid take in the step's new tokens where the caller gives some (``row_offsets`` of more than one
-number), each those of some rows: :mod:`vortex.schedules.taken_in` says why they may run beside the others.
+number), one for each row: :mod:`vortex.schedules.taken_in` says why they may run beside the others. They are a short
+tail where items fill the device. Few of them, each with several rows, were a longer one: on an H200 a layer of
+128 x 8K took 162 us with at most 64 of them, 141 with one for each row (2026-11-30).
 """
 
 from __future__ import annotations
@@ -33,18 +35,13 @@ from vortex.codegen.cuda.warp import Cta
 from vortex.codegen.cuda.work_list import HEADER, SELECT, Entry, part_pages, unpack_item
 from vortex.codegen.emitting import emitting
 from vortex.codegen.sweep import Row, parts_of, selection_of
-from vortex.codegen.tir import Expr, T, equal, i32, let, loop, when
+from vortex.codegen.tir import Expr, T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 from vortex.schedules.cuda_select import CudaSelect, SelectKnobs, way_out
 from vortex.schedules.knobs import read_knobs
 from vortex.schedules.taken_in import taken_in
-
-APPENDING = 64
-"""Most CTAs that take in new tokens: where items fill the device, few CTAs find room before the items end, and those
-that have not begun by then are a tail of the launch.
-"""
 
 
 def emit_select(program: Module, f: Function) -> list[str]:
@@ -67,13 +64,10 @@ def emit_select(program: Module, f: Function) -> list[str]:
 
 
 def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs, appended: Function | None) -> None:
-    """The body of one CTA: one item of the work list, one KV head; of the last ones, the new tokens of some rows."""
+    """The body of one CTA: one item of the work list, one KV head; of the last ones, the new tokens of one row."""
     heads = args.size("Hkv")
-    ctas, rows, others = (args.size("N") - HEADER) * heads, i32(0), i32(0)
-    if appended is not None:
-        rows = (args.size("B1") - 1) * heads
-        others = T.min(rows, i32(APPENDING))
-    place = let("cta", T.cta_id([ctas if appended is None else ctas + others]))
+    ctas = (args.size("N") - HEADER) * heads
+    place = let("cta", T.cta_id([ctas if appended is None else ctas + (args.size("B1") - 1) * heads]))
     cta = Cta.open(knobs.threads)
     arena = Arena()
     memory = Memory.reserve(layout, args, arena, knobs)
@@ -95,12 +89,10 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs, appended: Fun
             item.emit(place)
         with other():
             appending.arena.share(arena)
+            row = let("new_row", place - ctas)
+            tokens = NewTokens.read(args, let("r", quotient(row, heads)))
             overlap_wait(knobs.overlap)
-            first = let("first_row", place - ctas)
-            with loop("turn", quotient(rows - first + others - 1, others)) as turn:
-                row = let("new_row", first + turn * others)
-                tokens = NewTokens.read(args, let("r", quotient(row, heads)))
-                appending.emit(tokens, let("h", remainder(row, heads)), i32(0), i32(1))
+            appending.emit(tokens, let("h", remainder(row, heads)), i32(0), i32(1))
 
 
 @dataclass(frozen=True)
