@@ -13,8 +13,8 @@ Parts, each under a limit of its own; the checks run side by side on one GPU, th
 * ``full``: mixed chunks in a pool that running requests fill while a prompt is being read: how a server ends, dense and
   sparse, and that without mixed chunks none does.
 * ``hicache``: what was saved, evicted and loaded back says the same again.
-* ``figures``: SGLang's own bench_serving against the shape of Qwen3-1.7B. Servers of a ``--wave`` start side by side
-  and are asked in turn, alone.
+* ``figures``: SGLang's own bench_serving against the shape of Qwen3-1.7B (or 8B: ``--wave 8b/quest=8x32768``). Servers
+  of a ``--wave`` start side by side and are asked in turn, alone.
 
 In 16 bits two dense runs differ as well, so ``as_dense`` has the dense backend against itself as its control, and tells
 how near the next best token came where answers part. ``as_simulated`` takes each token by itself: how far its logit is
@@ -69,8 +69,20 @@ Loads = list[tuple[int, int]]
 """Requests at once and the tokens of each one's prompt."""
 LOADS = [f"{name}=16x32768,16x16384" for name in ("triton", "quest", "quest_then_mass")]
 DENSE = ("triton", "fa3", "flashinfer")
-QWEN = dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, head_dim=128)
-SMALL = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=16, head_dim=32)
+QWEN: dict[str, dict[str, Any]] = {
+    "1.7b": dict(
+        hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, head_dim=128,
+        tie_word_embeddings=True,
+    ),
+    "8b": dict(
+        hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32, head_dim=128,
+        tie_word_embeddings=False,
+    ),
+}  # fmt: skip
+SMALL: dict[str, Any] = dict(
+    hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=16, head_dim=32,
+    tie_word_embeddings=True,
+)  # fmt: skip
 
 
 CHURN = ["chunks", "mixed-chunks", "dense-chunks", "dense-mixed-chunks"]
@@ -438,11 +450,12 @@ class Bench:
             # to requests that would not end early SGLang grants all that they may say
             "sampling_params": [{"temperature": 0, "max_new_tokens": new} for _, new in sizes],
         }
-        whole = 0
+        whole, reasons = 0, Counter[str]()
         with contextlib.suppress(OSError, http.client.HTTPException):
             made = server.ask("/generate", body, 120)
             whole = sum(len(one["output_ids"]) == new for one, (_, new) in zip(made, sizes, strict=True))
-        return {"whole": whole, "of": len(sizes)}
+            reasons.update(str((one["meta_info"].get("finish_reason") or {}).get("type")) for one in made)
+        return {"whole": whole, "of": len(sizes), "finished": dict(reasons)}
 
     def latent(self) -> None:
         from harness import prompts
@@ -551,8 +564,9 @@ class Bench:
     def figures(self) -> None:
         from sglang.benchmark import serving  # type: ignore[import-not-found,unused-ignore]
 
+        names = {name for wave in self.args.wave for name in wave}
         longest = max(tokens for wave in self.args.wave for loads in wave.values() for _, tokens in loads)
-        model = self.qwen(longest + self.args.new + 64)
+        models = {which: self.qwen(which, longest + self.args.new + 64) for which in sorted({*map(_model_of, names)})}
         for wave in self.args.wave:
             up, turns = threading.Barrier(len(wave)), {name: threading.Event() for name in wave}
 
@@ -561,6 +575,7 @@ class Bench:
                 waited = False
                 with self.attempt("figures", name):
                     try:
+                        model = models[_model_of(name)]
                         with self.loaded(name, model, wave[name]) as server:
                             waited = True
                             up.wait()
@@ -582,11 +597,13 @@ class Bench:
             "context_length": max(tokens for _, tokens in loads) + self.args.new + 64, "mem_fraction_static": 0.95,
             "dtype": "bfloat16", "decode_log_interval": 100, "chunked_prefill_size": 8192,
         }  # fmt: skip
-        if name in DENSE:
-            backend = self.dense if self.cpu else name
-            return self.server(f"figures-{name}", model, None, attention_backend=backend, **settings)
-        flow = "quest" if self.cpu else str(self.args.artifacts / f"1.7b_{name}.vxa")
-        return self.server(f"figures-{name}", model, {"flow": flow, "budget": {"pages": 27}}, **settings)
+        which, by = _model_of(name), name.rpartition("/")[2]
+        label = f"figures-{name.replace('/', '-')}"
+        if by in DENSE:
+            backend = self.dense if self.cpu else by
+            return self.server(label, model, None, attention_backend=backend, **settings)
+        flow = "quest" if self.cpu else str(self.args.artifacts / f"{which}_{by}.vxa")
+        return self.server(label, model, {"flow": flow, "budget": {"pages": 27}}, **settings)
 
     def measure(self, serving: Any, server: Server, model: Path, name: str, loads: Loads) -> None:
         for batch, tokens in loads:
@@ -624,18 +641,18 @@ class Bench:
         keys += tuple(f"{q}_{what}_ms" for what in ("ttft", "tpot", "itl") for q in ("median", "p95", "p99"))
         return {key: round(made[key], 3) for key in keys if key in made}
 
-    def qwen(self, longest: int) -> Path:
-        """The shape of Qwen3-1.7B, weights drawn wide on the device."""
+    def qwen(self, which: str, longest: int) -> Path:
+        """The shape of a Qwen3, weights drawn wide on the device."""
         import torch
         from safetensors.torch import save_file
         from transformers import Qwen3Config, Qwen3ForCausalLM
         from weights import write_tokenizer
 
-        folder = self.folder / "qwen"
-        words = SMALL if self.cpu else QWEN
+        folder = self.folder / f"qwen-{which}"
+        words = SMALL if self.cpu else QWEN[which]
         config = Qwen3Config(
             **words, num_key_value_heads=8, vocab_size=1024 if self.cpu else 151936, max_position_embeddings=longest,
-            tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, dtype="bfloat16",
+            bos_token_id=1, eos_token_id=2, dtype="bfloat16",
         )  # fmt: skip
         config.architectures = ["Qwen3ForCausalLM"]
         config.save_pretrained(folder)
@@ -646,7 +663,7 @@ class Bench:
         for label, weight in model.named_parameters():
             made = torch.empty(weight.shape, dtype=torch.bfloat16, device=self.args.device)
             if weight.dim() == 2:
-                made.normal_(0, 0.5 if "embed" in label else 2 * weight.shape[-1] ** -0.5)
+                made.normal_(0, 0.5 if "embed" in label or "lm_head" in label else 2 * weight.shape[-1] ** -0.5)
             else:
                 made.fill_(2.5 if "q_norm" in label or "k_norm" in label else 1.0)
             drawn[label] = made.cpu()
@@ -815,6 +832,11 @@ def _agreement(pairs: list[tuple[list[int], list[tuple[int, float]]]], tie: floa
     return {"of": len(pairs), "same": same, "near_tie": near, "wrong": len(wrong), "which": wrong[:8]}
 
 
+def _model_of(name: str) -> str:
+    """The model of a server of the figures."""
+    return name.rpartition("/")[0] or "1.7b"
+
+
 def _load_of(word: str) -> tuple[str, Loads]:
     name, _, loads = word.partition("=")
     batches = [load.split("x") for load in loads.split(",")]
@@ -859,7 +881,7 @@ def main() -> None:
     words.add_argument("--full", nargs="*", default=FULL, choices=FULL, help="servers of full")
     words.add_argument(
         "--wave", type=_load_of, nargs="+", action="append", metavar="NAME=BATCHxTOKENS[,...]",
-        help="servers of the figures that start side by side: a dense backend's name or a flow's, and its loads"
+        help="servers of the figures that start side by side: a dense backend or a flow (8b/ before it), and loads"
     )  # fmt: skip
     words.add_argument("--new", type=int, default=512, help="tokens of the figures' answers")
     words.add_argument("--rates", type=float, nargs="*", default=[1.0], help="requests a second beside all at once")

@@ -23,6 +23,7 @@ stage() {
   for flow in quest examples/quest_then_mass.py; do
     artifact "$flow" "serve/1.7b_$(basename "$flow" .py)" --heads 16/8 --head-dim 128 --page-size 16 --dtype bf16
   done
+  artifact quest serve/8b_quest --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16
   (cd bench && "$PYTHON" stage_serve.py --out "$serve" --model "$GPU-model")
   if [ -f "$from/fa3.txz" ]; then
     mkdir -p "$GPU-fa3"
