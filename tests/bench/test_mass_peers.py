@@ -74,7 +74,7 @@ class Torch:
         mass[[0, -2, -1]] = 2
         return mass.topk(self.kept, largest=self.best).indices.sort().values.tolist()
 
-    def layer_parts(self, i: int) -> None:
+    def layer(self, i: int) -> None:
         for r in range(2):
             for h in range(self.bench.HKV):
                 logits, v, page = self.rows(r, h)

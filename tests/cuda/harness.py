@@ -28,6 +28,9 @@ H200 = TARGETS["sm_90a"]
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn}
 PAGE_PIPELINE = "outline,expand-softmax,fuse,softmax-sums,plan-memory,schedule"
 
+APPENDED = "int new_row = "
+"""What follows it in the text of ``select`` takes in tokens, as ``append`` does: test_taken_in.py has mutants of it."""
+
 
 def lower(flow: Module, target: Target = H200, **knobs: Mapping[str, Attr]) -> Module:
     """Page IR for ``target``; ``knobs`` are by kernel name, and a fused pipeline names each kind once."""

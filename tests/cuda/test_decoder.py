@@ -99,6 +99,19 @@ def kernels_with_variants() -> Kernels:
     return Kernels.of({"quest": lower(trace(find_flow("quest"), SPEC), **mine)}, KINDS)
 
 
+def heard(made: Library, called: list[str]) -> Library:
+    """The same, which notes the symbols of kernels as they are launched."""
+
+    def note(symbol: str) -> Callable[..., None]:
+        def run(*arguments: Any) -> None:
+            called.append(symbol)
+            made.functions[symbol](*arguments)
+
+        return run
+
+    return replace(made, functions={s: note(s) for s in made.functions})
+
+
 def library(name: str, built: Kernels) -> Library:
     """What ``open_library`` gives for a GPU, with kernels that run here; every launch has an order of its own."""
     program, seeds, device = built.programs[name], count(), Eight()
@@ -129,9 +142,12 @@ def library(name: str, built: Kernels) -> Library:
 
 
 class Run:
-    """Requests in a decoder over poisoned memory, every token also kept aside."""
+    """Requests in a decoder over poisoned memory, every token also kept aside; new tokens are appended, or ``given`` to
+    ``decode``.
+    """
 
-    def __init__(self, name: str, decoder: Decoder, layout: Any = "HND") -> None:
+    def __init__(self, name: str, decoder: Decoder, layout: Any = "HND", *, given: bool = False) -> None:
+        self.given = given
         self.flow, self.decoder, self.spec = flow_named(name), decoder, decoder.spec
         self.heads = 1 if self.spec.kv_lora_rank else HKV
         self.cache = PagedCache(160, self.heads, self.spec, decoder.fields, layout=layout)
@@ -170,12 +186,14 @@ class Run:
         self.decoder.plan(lengths, table)
         k, v = kv.transpose(0, 1).contiguous()
         loc = torch.cat([loc, -torch.ones(padded, dtype=torch.int64)])
-        self.decoder.append(0, k, None if self.spec.kv_lora_rank else v, loc, torch.cat([offsets, ends]))
+        tokens = k, None if self.spec.kv_lora_rank else v, loc, torch.cat([offsets, ends])
+        if not self.given:
+            self.decoder.append(0, *tokens)
         q = torch.randint(-3, 4, (batch, self.heads * self.spec.group, self.spec.head_dim), generator=made).bfloat16()
         value, total = q.new_full((*q.shape[:2], self.spec.v_dim), float("nan")), torch.full(q.shape[:2], float("nan"))
         outs = [value, total, value.clone(), total.clone()]
         scale = self.spec.head_dim**-0.5
-        self.decoder.decode(0, q, out=outs[0], lse=outs[1], scale=scale)
+        self.decoder.decode(0, q, out=outs[0], lse=outs[1], scale=scale, new=tokens if self.given else None)
         self.decoder.attend_all(1, q, out=outs[2], lse=outs[3], scale=scale)
         for row, r in enumerate(requests):
             mine = kv[int(offsets[row]) : int(offsets[row + 1])]
@@ -226,6 +244,7 @@ def steps(run: Run) -> list[list[torch.Tensor]]:
     run.decoder.budget = Budget(5, sink=0, recent=1)
     found.append(run.step({3: 1, 2: 1}, padded=2))
     found.append(run.step({2: 1}))
+    found += [run.step({3: 1, 2: 1}) for _ in range(8)]  # each of them fills a page
     return found
 
 
@@ -255,19 +274,22 @@ def test_steps_of_a_changing_batch(name: str, tmp_path: Path) -> None:
     assert made is not None
     decoder = Decoder(library(name, kernels(name)), budget=BUDGET, dense=True, debug=True)
     layouts = ("HND", "NHD") if name.endswith(IN_BLOCKS) else ("NHD", "HND")
-    mine = steps(Run(name, decoder, layouts[0]))
+    mine = steps(Run(name, decoder, layouts[0], given=True))
     others = steps(Run(name, load(made, target="cpu", budget=BUDGET, dense=True), layouts[1]))
     for a, b in zip(mine, others, strict=True):
         for x, y in zip(a, b, strict=True):
             torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["", "new tokens"])
 @pytest.mark.parametrize("variants", [False, True])
-def test_one_graph_of_any_lengths(variants: bool) -> None:
-    """Captured at one token a row; replayed with lengths, tables and budgets that were not known then."""
+def test_one_graph_of_any_lengths(variants: bool, given: bool) -> None:
+    """Captured at one token a row; replayed with lengths, tables and budgets that were not known then, and with new
+    tokens, where the graph takes some in.
+    """
     made = torch.Generator().manual_seed(0)
     built = kernels_with_variants() if variants else kernels("quest")
-    decoder = Decoder(library("quest", built), budget=BUDGET, dense=True)
+    decoder = Decoder(library("quest", built), budget=BUDGET, dense=not given)
     device = decoder.library.device
     assert isinstance(device, Eight)
     run = Run("quest", decoder)
@@ -276,31 +298,48 @@ def test_one_graph_of_any_lengths(variants: bool) -> None:
     lengths, table = torch.ones(3, dtype=I32), torch.full((3, 81), 1 << 28, dtype=I32)
     q = torch.empty(3, HKV * SPEC.group, SPEC.head_dim).bfloat16()
     outs = [torch.empty_like(q), torch.empty(q.shape[:2])] * 2
+    tokens, loc = torch.empty(2, 3, HKV, SPEC.head_dim).bfloat16(), torch.zeros(3, dtype=torch.int64)
     TAPE.clear()
     device.recording = True
     decoder.plan(lengths, table)
-    decoder.decode(0, q, out=outs[0], lse=outs[1])
+    new = (*tokens, loc, torch.arange(4, dtype=I32)) if given else None
+    decoder.decode(0, q, out=outs[0], lse=outs[1], new=new)
     device.recording = False
     graph = list(TAPE)
-    assert [len(graph), len(set(map(id, graph)))] == [4, 4]
+    launches = 3 if given else 4  # a plan of dense lists
+    assert [len(graph), len(set(map(id, graph)))] == [launches, launches]
     with pytest.raises(VortexError, match="VX6010"):
         decoder.reserve(4, 81)
 
     pools = run.fill(made)
-    for tokens, budget in (([1, 1, 1], BUDGET), ([MOST, 0, 600], Budget(2)), ([1, 300, 0], BUDGET), ([1] * 3, BUDGET)):
+    for held, budget in (([1, 1, 1], BUDGET), ([MOST, 0, 600], Budget(2)), ([1, 300, 0], BUDGET), ([1] * 3, BUDGET)):
         decoder.budget = budget
         order = torch.randperm(160, generator=made).int()
-        lengths.copy_(torch.tensor(tokens))
+        lengths.copy_(torch.tensor(held))
         q.copy_(torch.randint(-3, 4, q.shape, generator=made))
         table.fill_(1 << 28)
-        for row, n in enumerate(tokens):
+        tokens.copy_(torch.randint(-3, 4, tokens.shape, generator=made))
+        for row, n in enumerate(held):
             pages = -(-n // 8)
             table[row, :pages], order = order[:pages], order[pages:]
+            loc[row] = int(table[row, pages - 1]) * 8 + (n - 1) % 8 if n else -1
+            if n and given:
+                for x in (*pools, *run.cache.fields[0].values()):  # the last token, and what is kept of its page
+                    x[loc[row] // 8].select(1, (n - 1) % 8).fill_(float("nan")) if x.dim() == 4 else x[
+                        loc[row] // 8
+                    ].fill_(float("nan"))
         for x in outs:
             x.fill_(float("nan"))
         for launch in graph:
             launch()
-        for row, n in enumerate(tokens):
+        for row, n in enumerate(held):
+            if n and given:
+                last = pools[0][loc[row] // 8]
+                assert all(
+                    torch.equal(x[loc[row] // 8, :, (n - 1) % 8], y[row]) for x, y in zip(pools, tokens, strict=True)
+                )
+                if n % 8 == 0:
+                    assert torch.equal(run.cache.fields[0]["lo"][loc[row] // 8], last.amin(1))
             if not n:
                 assert not outs[0][row].any()
                 continue
@@ -378,18 +417,9 @@ def test_steps_of_two_sizes_run_variants_of_their_own() -> None:
     """They share scratch, whichever has more slots; and what a captured step runs depends on its size alone."""
     made = library("quest", kernels_with_variants())
     called: list[str] = []
-
-    def heard(symbol: str) -> Callable[..., None]:
-        def run(*arguments: Any) -> None:
-            called.append(symbol)
-            made.functions[symbol](*arguments)
-
-        return run
-
     entries = [replace(k, resources={"ctas": 3}) if k.name == "attend_v1" else k for k in made.target.kernels]
     manifest = replace(made.manifest, targets={"sm_90a": replace(made.target, kernels=tuple(entries))})
-    both = replace(made, manifest=manifest, functions={s: heard(s) for s in made.functions})
-    decoder = Decoder(both, budget=BUDGET, dense=True)
+    decoder = Decoder(heard(replace(made, manifest=manifest), called), budget=BUDGET, dense=True)
     run = Run("quest", decoder)
     poisoned(decoder, 3, 81)
     decoder.reserve(3, 81)
@@ -399,6 +429,45 @@ def test_steps_of_two_sizes_run_variants_of_their_own() -> None:
         chosen = {s for s in called if s.endswith("_v1")}
         assert chosen == ({f"quest_{kind}_v1" for kind in VARIANTS} if len(new) == 1 else set())
         assert len(called) == 6, "plan for both lists, append, select, attend twice"
+
+
+def test_what_is_launched_where_new_tokens_are_given() -> None:
+    """``select`` takes them in where there is one to a request at most, and it selects."""
+    called: list[str] = []
+    decoder = Decoder(heard(library("block_topk", kernels("block_topk")), called), budget=BUDGET, keep=[0], debug=True)
+    cache = PagedCache(90, HKV, SPEC, decoder.fields)
+    decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0])
+    requests, q = (0, 1), torch.zeros(2, HKV * SPEC.group, SPEC.head_dim).bfloat16()
+    for r in requests:
+        cache.add(r)
+
+    def step(each: list[int], **how: Any) -> list[str]:
+        loc, offsets = cache.extend_batch(requests, each)
+        decoder.plan(cache.lengths(requests), cache.page_table(requests), torch.arange(2, dtype=I32))
+        k, v = torch.ones(2, len(loc), HKV, SPEC.head_dim).bfloat16()
+        called.clear()
+        decoder.decode(0, q, out=q.clone(), new=(k, v, loc, offsets), **how)
+        return [s.removeprefix("block_topk_") for s in called]
+
+    taken, apart = ["select", "attend"], ["append", "select", "attend"]
+    assert step([300, 9]) == apart
+    assert step([1, 1]) == step([0, 1]) == step([0, 0]) == taken
+    assert step([1, 2]) == apart
+    mine = {"pages": torch.zeros(2, HKV, 81, dtype=I32), "counts": torch.zeros(2, HKV, dtype=I32)}
+    assert step([1, 1], **mine) == taken
+    for _ in range(4):  # whether it selects is known on the device alone
+        assert step([1, 1], every=3) == taken
+    loc, offsets = cache.extend_batch(requests, [1, 1])
+    decoder.plan(cache.lengths(requests), cache.page_table(requests))
+    decoder.decode(0, q, out=q.clone())
+    kv = torch.full((2, HKV, SPEC.head_dim), 5.0).bfloat16()
+    called.clear()
+    decoder.decode(0, q, out=q.clone(), pages_of=0, new=(kv, kv, loc, offsets))
+    assert called == ["block_topk_append", "block_topk_attend"]
+    assert all((x[loc // 8, :, loc % 8] == 5).all() for x in (cache.k[0], cache.v[0]) if x is not None)
+    with pytest.raises(VortexError, match="VX6002") as caught:
+        step([0, 2])
+    assert "row_offsets[1:3]: are 2 new tokens of request 1; decode(new=...) takes in" in caught.value.render()
 
 
 def test_addresses_are_looked_at_before_a_launch() -> None:

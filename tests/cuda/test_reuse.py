@@ -11,9 +11,10 @@ from vortex.budget import Budget
 from vortex.runtime.decoder import Decoder
 
 
-def test_a_gpu_decides_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", [False, True], ids=["appended", "taken in"])
+def test_a_gpu_decides_by_itself(given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder(library("block_topk", kernels("block_topk")), budget=Budget(3), keep=[0, 1])
-    layers = Layers(decoder, 3)
+    layers = Layers(decoder, 3, given=given)
     right = Decoder.decode
 
     def decode(*args: object, **how: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import torch
 
 import vortex
 from tests.cuda.harness import H200, lower
+from tests.cuda.test_append import Gathered
+from tests.flow.pages_and_blocks import FLOWS
 from tests.flow.shortlists import Latent, ThreeSteps, TwoSteps
+from tests.narrow_flows import FLOWS as NARROW
 from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.emit import emit_kernel
 from vortex.errors import VortexError
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
-from vortex.ir.core import Module
+from vortex.ir.core import Function, Module
 from vortex.ir.dialects.flow import Selection, Shortlist
+from vortex.schedules.cuda_append import shared_words
 from vortex.schedules.cuda_select import lane_groups_of
 from vortex.schedules.matrices import matrices_of
 from vortex.schedules.select_memory import SelectMemory
@@ -86,6 +91,11 @@ def counted(program: Module, name: str) -> int:
 
 
 BLOCKS = Spec(page_size=64, block_size=16)
+LARGER: list[tuple[str | type[vortex.vFlow], Spec, dict[str, int]]] = [
+    ("block_topk", Spec(page_size=64), {"chip_words": 0}),
+    ("quest", Spec(page_size=128, head_dim=256, group=1), {"chip_words": 0}),
+]
+"""Of pages whose rows, which ``append`` has in shared memory, are more than all else that ``select`` has there."""
 CASES: list[tuple[str | type[vortex.vFlow], Spec, dict[str, int]]] = [
     ("quest", Spec(), {}),
     ("quest", Spec(head_dim=80, group=7, page_size=8, dtype="f16"), {"threads": 96}),
@@ -101,6 +111,7 @@ CASES: list[tuple[str | type[vortex.vFlow], Spec, dict[str, int]]] = [
     (ThreeSteps, Spec(page_size=4, head_dim=16, group=1, dtype="f32"), {"threads": 32}),
     (Latent, Spec.of_latent("64+64", 4, page_size=4), {}),
     (Exact, Spec.of_latent(heads=16), {}),
+    *LARGER,
 ]
 
 
@@ -115,6 +126,50 @@ def test_what_is_counted_is_taken(
         over = counted(program, f.name) - taken(program, f.name, monkeypatch)
         chooses = any(isinstance(o, Selection | Shortlist) for o in f.ops)
         assert 0 <= over <= (SLACK if chooses else CHOICE)
+
+
+def own(program: Module, f: Function) -> SelectMemory:
+    """The memory of a ``select`` that takes in no tokens."""
+    return replace(SelectMemory.of(program, f, lane_groups_of(program, f), matrices_of(program, f)), appended=0)
+
+
+@pytest.mark.parametrize(("flow", "spec", "knobs"), LARGER)
+def test_rows_of_a_page_may_be_what_a_cta_needs_most_room_for(
+    flow: str, spec: Spec, knobs: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is counted is then what is taken, to the word."""
+    program = lower(trace(find_flow(flow), spec), H200)
+    f = program.functions["select"]
+    f.attrs["schedule"] = {**f.attrs["schedule"], **knobs}
+    appended = 4 * shared_words(program, program.functions["append"])
+    assert counted(program, "select") == taken(program, "select", monkeypatch) == appended
+    assert 4 * own(program, f).words(int(f.attrs["schedule"]["threads"]), 0) < appended
+
+
+@pytest.mark.parametrize(
+    ("flow", "spec"),
+    [
+        ("quest", Spec()),
+        ("quest", Spec(kv_dtype="fp8_e4m3", page_size=64)),
+        ("venergy_gated", Spec(head_dim=80, dtype="f16")),
+        ("gqa_block", Spec(dtype="f32", page_size=4, head_dim=16)),
+        ("latent_topk", Spec.of_latent(heads=20, page_size=64)),
+        ("masked_quest", BLOCKS),
+        (str(EXAMPLES / "pyramid.py"), BLOCKS),
+        (str(EXAMPLES / "twilight.py"), BLOCKS),
+        (str(EXAMPLES / "quest_then_mass.py"), Spec()),
+        (Gathered, Spec(page_size=8, head_dim=64)),
+        *((f, Spec(page_size=16, head_dim=64)) for f in NARROW.values()),
+        *((f, Spec(page_size=32, block_size=16, head_dim=64)) for f in FLOWS.values()),
+    ],
+)
+def test_rows_of_pages_that_append_reads_are_counted(
+    flow: str | type[vortex.vFlow], spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a page, of a block, and of both; values of them that need a tile."""
+    program = lower(trace(find_flow(flow) if isinstance(flow, str) else flow, spec), H200)
+    f = program.functions["append"]
+    assert 4 * shared_words(program, f) == taken(program, f.name, monkeypatch)
 
 
 @pytest.mark.parametrize(("flow", "heads"), [(Exact, 16), (Exact, 20), (BoundThenMass, 16)])

@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 
 from vortex.flow import oracle
-from vortex.runtime.decoder import Decoder
+from vortex.runtime.decoder import Decoder, NewTokens
 from vortex.runtime.paged_cache import PagedCache
 
 HKV, I32 = 2, torch.int32
 
 
 class Layers:
-    """Requests in a decoder of ``block_topk`` whose layers 0 and 1 have fields, and 2 and 3 have none."""
+    """Requests in a decoder of ``block_topk`` whose layers 0 and 1 have fields, and 2 and 3 have none. New tokens are
+    appended, or given to ``decode``.
+    """
 
-    def __init__(self, decoder: Decoder, every: int) -> None:
-        self.decoder, self.spec, self.every = decoder, decoder.spec, every
+    def __init__(self, decoder: Decoder, every: int, *, given: bool = False) -> None:
+        self.decoder, self.spec, self.every, self.given = decoder, decoder.spec, every, given
         self.cache = PagedCache(200, HKV, self.spec, decoder.fields, layers=4)
         self.said: dict[int, torch.Tensor] = {}
         for layer in range(4):
@@ -34,7 +36,8 @@ class Layers:
 
     def prompt(self, new: dict[int, int]) -> None:
         """Tokens that no decoding follows."""
-        self._append(new)
+        for layer, tokens in enumerate(self.begin(new)[1]):
+            self.decoder.append(layer, *tokens)
         if sum(new.values()) > len(new):
             self._age = 0
 
@@ -44,15 +47,20 @@ class Layers:
 
     def decode(self, requests: list[int]) -> None:
         """A token of each request; every layer's pages and outputs are compared."""
-        q = self._append(dict.fromkeys(requests, 1))
+        q, new = self.begin(dict.fromkeys(requests, 1))
+        if not self.given:
+            for layer, tokens in enumerate(new):
+                self.decoder.append(layer, *tokens)
+        first, second = new if self.given else (None, None)
         n = {r: int(x) for r, x in zip(requests, self.cache.lengths(requests), strict=True)}
         grown = requests == self._rows and all(n[r] == self._before.get(r, -1) + 1 for r in requests)
         anew = not grown or not 0 < self._age < self.every
         self._age, self._rows, self._before = 1 if anew else self._age + 1, list(requests), n
         self.selected += anew
         d = self.decoder
-        self._decode(0, q, lambda layer, row, h: self._oracle(layer, requests[row], q[row])[h])
-        self._decode(1, q, lambda layer, row, h: self._later(requests[row], row, h, q[row], anew), every=self.every)
+        self._decode(0, q, lambda layer, row, h: self._oracle(layer, requests[row], q[row])[h], new=first)
+        later = lambda layer, row, h: self._later(requests[row], row, h, q[row], anew)  # noqa: E731
+        self._decode(1, q, later, every=self.every, new=second)
         self._decode(2, q, lambda layer, row, h: self._oracle(0, requests[row], q[row])[h], pages_of=0)
         swapped = lambda layer, row, h: self._kept[requests[row], 1 - h]  # noqa: E731
         self._decode(3, q, swapped, pages_of=1, heads=self.exchanged)
@@ -98,7 +106,8 @@ class Layers:
         self._kept[r, h] = found
         return found
 
-    def _append(self, new: dict[int, int]) -> torch.Tensor:
+    def begin(self, new: dict[int, int]) -> tuple[torch.Tensor, list[NewTokens]]:
+        """Queries of a step, and the new tokens of its layers 0 and 1."""
         requests = list(new)
         for r in new.keys() - self.said.keys():
             self.cache.add(r)
@@ -107,9 +116,7 @@ class Layers:
         shape = (len(loc), 4, 2, HKV, self.spec.head_dim)
         kv = torch.randint(-3, 4, shape, generator=self.random).bfloat16()
         self.decoder.plan(self.cache.lengths(requests), self.cache.page_table(requests, 50), self.cache.slots(requests))
-        for layer in range(2):
-            k, v = (kv[:, layer, i].contiguous() for i in range(2))
-            self.decoder.append(layer, k, v, loc, offsets)
+        tokens = [(*(kv[:, layer, i].contiguous() for i in range(2)), loc, offsets) for layer in range(2)]
         for layer in range(2, 4):  # the engine stores those
             for i, pool in enumerate((self.cache.k[layer], self.cache.v[layer])):
                 assert pool is not None
@@ -117,7 +124,7 @@ class Layers:
         for row, r in enumerate(requests):
             self.said[r] = torch.cat([self.said[r], kv[int(offsets[row]) : int(offsets[row + 1])].float()])
         size = (len(new), HKV * self.spec.group, self.spec.head_dim)
-        return torch.randint(-3, 4, size, generator=self.random).bfloat16()
+        return torch.randint(-3, 4, size, generator=self.random).bfloat16(), tokens
 
 
 def story(layers: Layers) -> None:

@@ -13,7 +13,8 @@ import torch
 from tests.runtime.fake import fake_library
 from vortex.budget import Budget
 from vortex.errors import VortexError
-from vortex.runtime.decoder import Decoder
+from vortex.runtime.checks import check_one_each
+from vortex.runtime.decoder import Decoder, NewTokens
 from vortex.runtime.device import Cpu
 from vortex.runtime.library import Library
 from vortex.runtime.paged_cache import PagedCache
@@ -30,13 +31,14 @@ class Setting:
         self.decoder = Decoder(fake_library(SPEC), budget=budget or Budget(2), **options)
         self.cache = PagedCache(40, HKV, SPEC, self.decoder.fields, layers=2, layout=layout)
         self.said: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}  # per request: [2, Hkv, D] a token
+        self.new: list[NewTokens] = []  # of the step, by layer
         for layer in range(2):
             pools = (self.cache.k[layer], self.cache.v[layer], *self.cache.fields[layer].values())
             for pool in pools:
                 pool.fill_(float("nan"))
             self.decoder.bind(layer, self.cache.k[layer], self.cache.v[layer], self.cache.fields[layer])
 
-    def step(self, new: dict[int, int], stored: bool = False) -> list[int]:
+    def step(self, new: dict[int, int], stored: bool = False, append: bool = True) -> list[int]:
         requests = list(new)
         for r in requests:
             if r not in self.said:
@@ -45,13 +47,13 @@ class Setting:
         loc, offsets = self.cache.extend_batch(requests, list(new.values()))
         self.decoder.plan(self.cache.lengths(requests), self.cache.page_table(requests))
         k, v = torch.randn(2, 2, len(loc), HKV, SPEC.head_dim)
+        self.new = [(None, None, None, offsets) if stored else (k[n], v[n], loc, offsets) for n in range(2)]
         for layer in range(2):
             if stored:
                 at = (loc // 4, slice(None), loc % 4)
                 self.cache.k[layer][at], self.cache.v[layer][at] = k[layer], v[layer]
-                self.decoder.append(layer, None, None, None, offsets)
-            else:
-                self.decoder.append(layer, k[layer], v[layer], loc, offsets)
+            if append:
+                self.decoder.append(layer, *self.new[layer])
         for i, r in enumerate(requests):
             self.said[r] += [(k[:, t], v[:, t]) for t in range(int(offsets[i]), int(offsets[i + 1]))]
         return requests
@@ -78,20 +80,21 @@ class Setting:
         return sorted([*range(budget.sink), *best, *range(n - budget.recent, n)])
 
 
+@pytest.mark.parametrize("append", [False, True], ids=["with the queries", "appended"])
 @pytest.mark.parametrize("layout", ["HND", "NHD"])
 @pytest.mark.parametrize("stored", [False, True])
-def test_steps_of_a_changing_batch(layout: str, stored: bool) -> None:
+def test_steps_of_a_changing_batch(layout: str, stored: bool, append: bool) -> None:
     torch.manual_seed(0)
     s = Setting(Budget(1, "1/3"), layout=layout, debug=True)
     for new in ({0: 1, 1: 37}, {0: 1, 1: 1, 2: 12}, {2: 1, 0: 1}, {0: 3, 3: 20}, {3: 1, 1: 1, 0: 1, 2: 9}):
         if 3 in new and 2 in s.said and 2 not in new:
             s.cache.free(2)
             del s.said[2]
-        requests = s.step(new, stored)
+        requests = s.step(new, stored, append)
         for layer in range(2):
             q = torch.randn(len(requests), HKV * 2, 8)
             out, lse = torch.empty_like(q), torch.empty(q.shape[:2])
-            s.decoder.decode(layer, q, out=out, lse=lse)
+            s.decoder.decode(layer, q, out=out, lse=lse, new=None if append else s.new[layer])
             alone = torch.empty_like(q)
             s.decoder.decode(layer, q, out=alone)
             assert torch.equal(out, alone)
@@ -245,7 +248,9 @@ def test_out_of_order() -> None:
     assert refused(lambda: fresh.plan(lengths, table)) == ("VX6003", "error[VX6003]: plan needs bind first")
     fresh.bind(0, s.cache.k[0], s.cache.v[0], s.cache.fields[0])
     assert "budget" in refused(lambda: fresh.plan(lengths, table))[1]
-    assert "decode needs plan" in refused(lambda: s.decoder.decode(0, q, out=q.clone()))[1]
+    new = (torch.zeros(1, HKV, 8),) * 2 + (torch.zeros(1, dtype=torch.int64), torch.arange(2, dtype=I32))
+    for how in ({}, {"new": new}):
+        assert "decode needs plan" in refused(lambda h=how: s.decoder.decode(0, q, out=q.clone(), **h))[1]
     s.step({0: 1})
     assert "bind(7, ...)" in refused(lambda: s.decoder.decode(7, q, out=q.clone()))[1]
     assert refused(lambda: Decoder(fake_library(SPEC)).workspace_bytes(1, 1))[0] == "VX6003"
@@ -329,12 +334,23 @@ def test_decode_refuses(code: str, says: list[str], change: dict[str, Any]) -> N
 def test_append_refuses(says: str, change: dict[str, Any]) -> None:
     s = Setting()
     s.step({0: 2})
-    new = torch.zeros(2, HKV, 8)
-    good = {"k": new, "v": new, "loc": torch.arange(2), "row_offsets": torch.tensor([0, 2], dtype=I32)}
+    kv = torch.zeros(2, HKV, 8)
+    good: dict[str, Any] = {"k": kv, "v": kv, "loc": torch.arange(2), "row_offsets": torch.tensor([0, 2], dtype=I32)}
     s.decoder.append(0, **good)
-    code, text = refused(lambda: s.decoder.append(0, **{**good, **change}))
+    q, wrong = torch.zeros(1, 6, 8), {**good, **change}
+    new = tuple(wrong[n] for n in ("k", "v", "loc", "row_offsets"))
+    for call in (lambda: s.decoder.append(0, **wrong), lambda: s.decoder.decode(0, q, out=q.clone(), new=new)):
+        code, text = refused(call)
+        assert code == "VX6002"
+        assert says in text.replace("'", "")
+
+
+def test_one_new_token_of_a_request_is_taken_in() -> None:
+    for fine in ([0], [0, 1], [0, 1, 1, 2], [0, 0]):
+        check_one_each(torch.tensor(fine, dtype=I32))
+    code, text = refused(lambda: check_one_each(torch.tensor([0, 1, 1, 3, 5], dtype=I32)))
     assert code == "VX6002"
-    assert says in text.replace("'", "")
+    assert "row_offsets[2:4]: are 2 new tokens of request 2; decode(new=...) takes in at most one" in text
 
 
 def test_debug_looks_at_numbers() -> None:

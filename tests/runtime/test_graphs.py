@@ -200,9 +200,11 @@ def test_all_pages(rows: int) -> None:
             torch.testing.assert_close(lse[r].view(HKV, 2), (q @ k.mT * 8**-0.5).logsumexp(-1))
         b.step()
         assert torch.equal(b.out, sparse)
+    nothing = None, None, None, torch.zeros(rows + 1, dtype=I32)
     for call in (
         lambda: s.decoder.decode(1, b.q, out=b.out),
-        lambda: s.decoder.append(1, None, None, None, torch.zeros(rows + 1, dtype=I32)),
+        lambda: s.decoder.append(1, *nothing),
+        lambda: s.decoder.decode(1, b.q, out=b.out, pages=s.decoder.pages, counts=s.decoder.counts, new=nothing),
         lambda: s.decoder.select(1, b.q, pages=s.decoder.pages, counts=s.decoder.counts),
     ):
         assert "with the flow's fields" in refused(call)[1]

@@ -40,6 +40,10 @@ def test_every_layer_attends_to_what_it_should(artifact: Path, every: int, budge
     assert layers.selected < 18
 
 
+def test_new_tokens_may_come_with_the_queries(artifact: Path) -> None:
+    story(Layers(decoder(artifact), 3, given=True))
+
+
 def test_a_large_step_moves_the_scratch_and_all_select(artifact: Path) -> None:
     layers = Layers(decoder(artifact), 4)
     layers.prompt({0: 200})
@@ -102,7 +106,9 @@ def test_what_is_not_there_is_refused(artifact: Path) -> None:
     layers = Layers(decoder(artifact, keep=[1]), 2)
     d = layers.decoder
     layers.prompt({0: 100})
-    q = layers._append({0: 1})
+    q, new = layers.begin({0: 1})
+    for layer, tokens in enumerate(new):
+        d.append(layer, *tokens)
     out = torch.empty_like(q)
     assert "decode of layer 0 in this step" in refused(lambda: d.decode(2, q, out=out, pages_of=0)).render()
     d.decode(0, q, out=out)

@@ -473,8 +473,10 @@ class Decoder:
         if self.debug and step.size.batch:
             slots = None if stored else loc
             self._look(check_tokens, slots, row_offsets, self._lengths, self._page_table, self.spec.page_size)
-        if self.keep and loc is not None and loc.shape[0] > step.size.batch:
+        if self.keep and loc.shape[0] > step.size.batch:
             self.forget()  # a prompt: slots may be another's from here on
+        if not loc.shape[0]:  # numpy's empty arrays have strides of 0, which launchers refuse
+            new, loc = dict.fromkeys(self.spec.pools, self._no_tokens), self._no_loc
         given: dict[str, object] = {f"{name}_new": tokens for name, tokens in new.items()}
         given |= {"loc": loc, "row_offsets": row_offsets, "lengths": self._lengths, "page_table": self._page_table}
         return given | self._state_rows
