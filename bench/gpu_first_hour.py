@@ -45,6 +45,7 @@ from vortex.evaluate.prompts import Prompt
 from vortex.flow.oracle import attend
 from vortex.page_traces.figures import figures_of
 from vortex.runtime.compiled import ModelShape, artifact_for, compiler
+from vortex.runtime.decoder import NewTokens
 from vortex.runtime.page_trace import StepTimes, read_page_trace
 from vortex.runtime.stopwatch import Stopwatch
 from vortex.runtime.tensors import SHORT
@@ -255,17 +256,17 @@ def decode_loop(decoder: vortex.Decoder, device: str) -> Wrong:
     made = torch.Generator().manual_seed(1)
     said = {(layer, r): torch.zeros(0, 2, heads, spec.head_dim) for layer in range(layers) for r in requests}
 
-    def append(layer: int, loc: torch.Tensor, row_offsets: torch.Tensor) -> None:
+    def new_tokens(layer: int, loc: torch.Tensor, row_offsets: torch.Tensor) -> NewTokens:
         kv = torch.randn(len(loc), 2, heads, spec.head_dim, generator=made).to(torch.bfloat16)
         for r, part in zip(requests, kv.split(row_offsets.diff().tolist()), strict=True):
             said[layer, r] = torch.cat([said[layer, r], part.float()])
         k, v = kv.to(device).unbind(1)
-        decoder.append(layer, k.contiguous(), v.contiguous(), loc, row_offsets)
+        return k.contiguous(), v.contiguous(), loc, row_offsets
 
     loc, row_offsets = cache.extend_batch(requests, prompts)
     decoder.plan(cache.lengths(requests), cache.page_table(requests))
     for layer in range(layers):
-        append(layer, loc, row_offsets)
+        decoder.append(layer, *new_tokens(layer, loc, row_offsets))
     out = torch.empty(len(requests), QUEST.heads, spec.head_dim, dtype=torch.bfloat16, device=device)
     right, worst, odd = eager(vortex.find_flow("quest"), spec), 0.0, 0
     assert decoder.budget is not None
@@ -274,8 +275,7 @@ def decode_loop(decoder: vortex.Decoder, device: str) -> Wrong:
         decoder.plan(cache.lengths(requests), cache.page_table(requests))
         for layer in range(layers):
             q = torch.randn(out.shape, generator=made).to(torch.bfloat16)
-            append(layer, loc, row_offsets)
-            decoder.decode(layer, q.to(device), out=out)
+            decoder.decode(layer, q.to(device), out=out, new=new_tokens(layer, loc, row_offsets))
             assert decoder.pages is not None
             assert decoder.counts is not None
             listed, counts = decoder.pages.tolist(), decoder.counts.tolist()

@@ -189,7 +189,7 @@ UNIT = 1 / 64
 def decodes(path: Path) -> str:
     """Steps of an artifact's Decoder against its flow: prefill, then a token for each request, all in float64."""
     from vortex.budget import Budget
-    from vortex.runtime.decoder import load
+    from vortex.runtime.decoder import NewTokens, load
     from vortex.runtime.paged_cache import PagedCache
 
     budget = Budget(5, sink=1, recent=2)
@@ -204,16 +204,20 @@ def decodes(path: Path) -> str:
     for r in requests:
         cache.add(r)
     rows = [torch.randn(n + 1, 1, spec.head_dim, generator=made).bfloat16() for n in lengths]
-    for begin, end in (([0] * len(lengths), lengths), (lengths, [n + 1 for n in lengths])):
+
+    def planned(begin: list[int], end: list[int]) -> NewTokens:
         loc, offsets = cache.extend_batch(requests, [b - a for a, b in zip(begin, end, strict=True)])
         new = torch.cat([x[a:b] for x, a, b in zip(rows, begin, end, strict=True)]).cuda()
         decoder.plan(cache.lengths(requests).cuda(), cache.page_table(requests).cuda())
-        decoder.append(0, new, None, loc.cuda(), offsets.cuda())
+        return new, None, loc.cuda(), offsets.cuda()
+
+    decoder.append(0, *planned([0] * len(lengths), lengths))
+    taken = planned(lengths, [n + 1 for n in lengths])
     if spec.scaled:
         rows = [(x.float() / unit).to(torch.float8_e4m3fn).float() * unit for x in rows]
     q = torch.randn(len(lengths), spec.group, spec.head_dim, generator=made).bfloat16().cuda()
     out = torch.full((*q.shape[:2], spec.v_dim), float("nan"), device="cuda", dtype=torch.bfloat16)
-    decoder.decode(0, q, out=out, scale=192**-0.5)
+    decoder.decode(0, q, out=out, scale=192**-0.5, new=taken)
     torch.cuda.synchronize()
     assert decoder.pages is not None and decoder.counts is not None
     worst = 0.0

@@ -2,7 +2,7 @@
 
 In one process on one GPU, over the same K, V, queries and page tables: random pages of a pool far larger than L2,
 several steps in turn in a CUDA graph. What we keep and what they keep is compared with what attention really gives,
-and every output with torch over the pages that were chosen. ``layer_us`` is append, select and attend of ours, and
+and every output with torch over the pages that were chosen. ``layer_us`` is ``decode`` of ours with the new tokens, and
 scoring, choice and attention of theirs: storing K and V is the engine's there, and the summaries of a page that has
 become full (``update_us``, all requests at once, eager, once in 16 steps) are made outside of a step. From the
 repository's root, artifacts and extensions staged in .gpu/ by the part ``mass_peers``:
@@ -117,10 +117,9 @@ class Ours:
         assert decoder.pages is not None and decoder.counts is not None
         decoder.attend(0, self.steps.q[i], decoder.pages, decoder.counts, out=self.steps.out[i])
 
-    def layer_parts(self, i: int) -> None:
-        self.append(i)
-        self.select(i)
-        self.attend(i)
+    def layer(self, i: int) -> None:
+        new = (*self.steps.new[i], self.steps.slots[i], self.steps.offsets)
+        self.decoders[i].decode(0, self.steps.q[i], out=self.steps.out[i], new=new)
 
     def selected(self, i: int, r: int, h: int) -> list[int]:
         pages, counts = self.decoders[i].pages, self.decoders[i].counts
@@ -150,7 +149,7 @@ class Theirs:
     def attend(self, i: int) -> None:
         self.peer.attend(i, self.steps.q[i], self.steps.out[i])
 
-    def layer_parts(self, i: int) -> None:
+    def layer(self, i: int) -> None:
         self.select(i)
         self.attend(i)
 
@@ -204,7 +203,7 @@ def quality(mine: Ours | Theirs, k: torch.Tensor, v: torch.Tensor) -> dict[str, 
     """
     steps = mine.steps
     steps.out[0].fill_(float("nan"))
-    mine.layer_parts(0)
+    mine.layer(0)
     table, shares, far, counts = steps.tables[0], [], [], []
     for r, h in ROWS:
         r %= steps.requests
@@ -241,7 +240,7 @@ def measured(mine: Ours | Theirs, k: torch.Tensor, v: torch.Tensor) -> dict[str,
     mine.parts()["plan"](0)
     row: dict[str, Any] = {"name": mine.name, "requests": mine.steps.requests, "tokens": mine.steps.tokens}
     row |= quality(mine, k, v)
-    for kind, call in {**mine.parts(), "layer": mine.layer_parts}.items():
+    for kind, call in {**mine.parts(), "layer": mine.layer}.items():
         row[f"{kind}_us"], row[f"{kind}_spread_us"], row[f"{kind}_run"] = timed(call, count, device)
     return row | mine.about()
 

@@ -13,7 +13,7 @@ from itertools import accumulate
 import torch
 
 from vortex.budget import Budget
-from vortex.runtime.decoder import Decoder
+from vortex.runtime.decoder import Decoder, NewTokens
 from vortex.runtime.library import Library
 from vortex.runtime.parameters import Parameters
 from vortex.runtime.tensors import TORCH
@@ -101,9 +101,12 @@ class CompiledPages(Pages):
         firsts = [max(self.held(layer), start) for start in self._starts]
         if self._planned != places or layer in self._served:
             self._plan(places, firsts)
-        self._append(layer, keys, values, firsts)
-        out = torch.empty_like(q)
-        self._decoder.decode(layer, q, out=out, scale=scale)
+        new, out = self._new_tokens(keys, values, firsts), torch.empty_like(q)
+        if any(places - first > 1 for first in firsts):
+            self._decoder.append(layer, *new)
+            self._decoder.decode(layer, q, out=out, scale=scale)
+        else:
+            self._decoder.decode(layer, q, out=out, scale=scale, new=new)
         self._served.add(layer)
         return out
 
@@ -118,8 +121,8 @@ class CompiledPages(Pages):
         self._decoder.plan(lengths, pages.view(self._batch, self._columns), slots, fresh)
         self._planned, self._served = places, set()
 
-    def _append(self, layer: int, keys: torch.Tensor, values: torch.Tensor, firsts: list[int]) -> None:
-        """Copy each request's tokens from ``firsts`` on to its pages, and summarise those that they fill."""
+    def _new_tokens(self, keys: torch.Tensor, values: torch.Tensor, firsts: list[int]) -> NewTokens:
+        """Each request's tokens from ``firsts`` on, and where they are stored in its pages."""
         places, room = int(keys.shape[2]), self._columns * self.page_size
         new = [x.transpose(1, 2) for x in (keys.detach(), values.detach())]
         if all(places - first == 1 for first in firsts):
@@ -132,7 +135,7 @@ class CompiledPages(Pages):
             for row, (first, start) in enumerate(zip(firsts, self._starts, strict=True))
         ]
         offsets = self._i32([0, *accumulate(places - first for first in firsts)])
-        self._decoder.append(layer, k, v, torch.cat(at).to(self._device), offsets)
+        return k, v, torch.cat(at).to(self._device), offsets
 
     def _i32(self, numbers: list[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self._device)
