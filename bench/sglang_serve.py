@@ -9,12 +9,13 @@ Parts, each under a limit of its own; the checks run side by side on one GPU, th
 * ``smollm2``: the same of a real model, and the number in its prompt found with 64 pages (where its weights are).
 * ``churn``: 500 requests that join, leave, are aborted and lose their memory in a small pool: nothing is lost, and each
   says what a simulation says that is told where it was retracted.
-* ``latent``: a DeepSeek V2 with the latent rows of V2-Lite (MLA): as ``tokens``, without chunks that are not mixed.
+* ``latent``: a DeepSeek V2 with the latent rows of V2-Lite (MLA): as ``tokens``, without chunks that are not mixed;
+  ``latent_fp8`` the same with rows in fp8_e4m3, beside a dense backend that has them, too (the simulation has not).
 * ``full``: mixed chunks in a pool that running requests fill while a prompt is being read: how a server ends, dense and
   sparse, and that without mixed chunks none does.
 * ``hicache``: what was saved, evicted and loaded back says the same again.
 * ``figures``: SGLang's own bench_serving against the shape of Qwen3-1.7B (or 8B: ``--wave 8b/quest=8x32768``). Servers
-  of a ``--wave`` start side by side and are asked in turn, alone.
+  of a ``--wave`` start side by side and are asked in turn, alone. ``quest+fa3`` is a flow whose prompts FA3 reads.
 
 In 16 bits two dense runs differ as well, so ``as_dense`` has the dense backend against itself as its control, and tells
 how near the next best token came where answers part. ``as_simulated`` takes each token by itself: how far its logit is
@@ -59,7 +60,7 @@ sys.path[:0] = [str(ROOT), str(ENGINE)]
 
 PAGE, TOKENS = 16, 40
 LENGTHS = (150, 163, 176, 189, 300, 420, 555, 700)
-FLOWS = {"tiny": "quest", "scaled": "quest", "smollm2": "quest", "latent": "latent_topk"}
+FLOWS = dict.fromkeys(("tiny", "scaled", "smollm2"), "quest") | dict.fromkeys(("latent", "latent_fp8"), "latent_topk")
 """Artifact -> the flow that it is made of, which a CPU compiles by itself."""
 TIE = {"float16": 0.1, "float32": 1e-4}
 """Answers may part where the next best token was this near, in nats of the dense backend."""
@@ -472,6 +473,17 @@ class Bench:
             "3 pages": (few, {}),
         })  # fmt: skip
 
+    def latent_fp8(self) -> None:
+        from harness import prompts
+
+        asked, model, narrow = prompts(1, LENGTHS), self.model("latent"), {"kv_cache_dtype": "fp8_e4m3"}
+        flow = self.flow("latent_fp8")
+        self.compared("latent_fp8", model, asked, {
+            "dense": (None, narrow),
+            "all pages": ({"flow": flow, "budget": {"pages": 100000}}, narrow),
+            "3 pages": ({"flow": flow, "budget": {"pages": 3}}, narrow),
+        })  # fmt: skip
+
     def churn(self) -> None:
         from tests.engine import test_churn as churn
 
@@ -598,12 +610,14 @@ class Bench:
             "dtype": "bfloat16", "decode_log_interval": 100, "chunked_prefill_size": 8192,
         }  # fmt: skip
         which, by = _model_of(name), name.rpartition("/")[2]
-        label = f"figures-{name.replace('/', '-')}"
+        label = f"figures-{name.replace('/', '-').replace('+', '-')}"
         if by in DENSE:
             backend = self.dense if self.cpu else by
             return self.server(label, model, None, attention_backend=backend, **settings)
+        by, plus, prefill = by.partition("+")
         flow = "quest" if self.cpu else str(self.args.artifacts / f"{which}_{by}.vxa")
-        return self.server(label, model, {"flow": flow, "budget": {"pages": 27}}, **settings)
+        config = {"flow": flow, "budget": {"pages": 27}} | ({"prefill_backend": prefill} if plus else {})
+        return self.server(label, model, config, **settings)
 
     def measure(self, serving: Any, server: Server, model: Path, name: str, loads: Loads) -> None:
         for batch, tokens in loads:
@@ -719,7 +733,10 @@ class Bench:
 
         wanted = [row for row in self.args.rows if row.startswith(f"{part}-")]
         together(ask, [name for name in servers if not wanted or name == "dense" or _label(part, name) in wanted])
-        flow, dense = FLOWS["latent" if part == "latent" else "tiny"], found.get("dense", ({}, {}))[0].get("fresh")
+        flow, dense = (
+            FLOWS["latent" if part.startswith("latent") else "tiny"],
+            found.get("dense", ({}, {}))[0].get("fresh"),
+        )
         for name, (passes, row) in found.items():
             pages = 3 if name.startswith("3 ") else None
             for when, said in passes.items():
@@ -765,6 +782,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "smollm2": Bench.smollm2,
     "churn": Bench.churn,
     "latent": Bench.latent,
+    "latent_fp8": Bench.latent_fp8,
     "hicache": Bench.hicache,
     "figures": Bench.figures,
 }
