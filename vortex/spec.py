@@ -31,7 +31,7 @@ class Spec:
 
     With a ``kv_lora_rank`` the cache is that of multi-head latent attention (MLA): one latent row of ``head_dim``
     numbers a token, compressed KV and then rotary key, for all ``group`` heads; the whole row is the key of absorbed
-    queries, its first ``kv_lora_rank`` numbers are the value.
+    queries, its first ``kv_lora_rank`` numbers are the value. ``kv_dtype`` is that of the rows, with one scale a layer.
 
     Raises:
         VortexError: VX1021 when a number is not positive or a dtype unknown.
@@ -125,7 +125,7 @@ class Spec:
 
     @property
     def scaled(self) -> bool:
-        """Whether K and V are kept as multiples of a scale."""
+        """Whether K and V, or latent rows, are kept as multiples of a scale."""
         return self.kv_dtype == "fp8_e4m3"
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,76 @@ def test_no_lse() -> None:
     torch.testing.assert_close(given["out"].float(), case.expected()[0], rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.full)])
-def test_nothing_that_orders_can_be_left_out(every: int) -> None:
-    case = LatentCase.make(latent("64+64", 12, 16), (16 * 17 + 3, 16 * 9))
-    knobs = (("stages", 3), ("merged", 2))
+def test_every_byte_is_its_number() -> None:
+    """One token a request, whose value is each head's output; of 16 requests each of 16 heads asks for another byte,
+    half of which are in the value.
+    """
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes[(codes & 0x7F) == 0x7F] = 0
+    case = LatentCase.make(SMALL_FP8, (1,) * 16)
+    case.scale = 1 / case.unit
+    t, request, head = case.tensors, torch.arange(16)[:, None], torch.arange(16)
+    first = request // 4 * 64 - request % 2 * 64
+    rows = codes[(first + torch.arange(128)) % 256]
+    t["latent"][t["page_table"][:, 0].long(), 0, 0] = rows
+    t["q"].zero_()[request, head, request * 16 + head - first] = 1.0
+    given = run(case, (), 1, 0)
+    values = rows[:, None, :64].view(torch.float8_e4m3fn).float() * case.unit
+    assert torch.equal(given["out"], values.bfloat16().expand(-1, 16, -1))
+    keys = codes.view(torch.float8_e4m3fn).float()
+    torch.testing.assert_close(given["lse"].flatten(), keys, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("power", [-90, 60])
+def test_queries_of_any_size(power: int) -> None:
+    """Each head has powers of two of its own, one for each part of its numbers; a NaN stays in its head."""
+    case = LatentCase.make(SMALL_FP8, (90,))
+    q, rows = case.tensors["q"], case.tensors["latent"]
+    case.unit *= 2.0**-power
+    q[0] = torch.ldexp(q[0].float(), torch.tensor(power)).bfloat16()
+    # one number of a part is much larger than the others of all parts, and its keys are 0
+    for head, number in ((1, 0), (4, 17), (5, 111)):
+        q[0, head, number] = 2.0 ** (power + 18)
+        rows[..., number] = torch.where(rows[..., number] == 0x7F, rows[..., number], 0)
+    q[0, 2] = 0
+    q[0, 3, 5] = float("nan")
+    given = run(case, (), 2, 0)
+    out, lse = case.expected()
+    others = [head for head in range(SMALL_FP8.group) if head != 3]
+    got = given["out"][0].float()
+    torch.testing.assert_close(got[others] / case.unit, out[0, others] / case.unit, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(given["lse"][0, others], lse[0, others], rtol=1e-3, atol=1e-3)
+    assert got[3].isnan().all()
+
+
+def test_small_weights_are_not_lost() -> None:
+    """One token of weight 1, and many of 2^-28, less than f16 has, with values that outweigh it."""
+    case = LatentCase.make(SMALL_FP8, (400,))
+    t = case.tensors
+    case.unit, case.scale = 28 * math.log(2), 1 / 16
+    t["q"].zero_()[..., -1] = 1 / case.scale
+    t["pages"][0, 0, :50], t["counts"][0, 0] = torch.arange(50), 50
+    table = t["page_table"][0].long()
+    t["latent"][table, ..., :64] = 0x7E  # 448
+    t["latent"][table, ..., 64:] = 0xB8  # -1
+    t["latent"][table[0], 0, 3] = 0
+    given = run(case, (), 1, 0)
+    out, lse = case.expected()
+    torch.testing.assert_close(given["out"].float(), out, rtol=1e-2, atol=0)
+    torch.testing.assert_close(given["lse"], lse, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("every", "kept", "knobs"),
+    [
+        (4, "", ()),
+        pytest.param(1, "", (), marks=pytest.mark.full),
+        pytest.param(1, FP8, (("tile", 32),), marks=pytest.mark.full),
+    ],
+)
+def test_nothing_that_orders_can_be_left_out(every: int, kept: str, knobs: Knobs) -> None:
+    case = LatentCase.make(latent("64+64", 12, 16, "bf16", kept), (16 * 17 + 3, 16 * 9))
+    knobs = (("stages", 3), ("merged", 2), *knobs)
     text = source(case.spec, knobs)
 
     def check(mutant: str) -> None:
@@ -186,13 +253,25 @@ def test_nothing_that_orders_can_be_left_out(every: int) -> None:
     assert not survivors
 
 
-def test_space_can_be_built() -> None:
+@pytest.mark.parametrize("kv_bytes", [2, 1])
+def test_space_can_be_built(kv_bytes: int) -> None:
     for heads in (16, 20, 128):
-        shape = AttendShape(heads, 576, 512, 16)
+        shape = AttendShape(heads, 576, 512, 16, kv_bytes)
         points = list(space(shape))
         assert len(points) >= 3
         assert choose(shape, points[-1].attrs()) == points[-1]
+        assert choose(shape, {}) in points
         assert choose(shape, {}).blocks(shape) * choose(shape, {}).heads >= heads
+
+
+def test_a_tile_in_fp8_has_half_the_bytes() -> None:
+    wide, narrow = (AttendShape(20, 576, 512, 16, kv_bytes) for kv_bytes in (2, 1))
+    assert (choose(wide, {}).tile, choose(narrow, {}).tile) == (64, 128)
+    assert choose(wide, {}).in_flight(wide) == choose(narrow, {}).in_flight(narrow)
+    assert len(list(space(narrow))) > len(list(space(wide)))
+
+
+def test_what_no_kernel_can_be_built_of() -> None:
     for odd in (AttendShape(20, 80, 64, 16), AttendShape(20, 576, 512, 24), AttendShape(20, 576, 512, 48)):
         assert choose(odd, {}).refuse(odd) is not None
     many = AttendShape(128, 576, 512, 16)
@@ -215,14 +294,16 @@ def test_a_tuner_is_given_its_space(heads: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "arch"),
+    ("heads", "arch", "kept"),
     [
-        (20, "sm_90a"),
-        *(pytest.param(h, "sm_100a", marks=pytest.mark.full) for h in (16, 128)),
+        (20, "sm_90a", ""),
+        (20, "sm_90a", FP8),
+        *(pytest.param(h, "sm_100a", "", marks=pytest.mark.full) for h in (16, 128)),
+        *(pytest.param(128, arch, FP8, marks=pytest.mark.full) for arch in ("sm_90a", "sm_100a")),
     ],
 )
-def test_nothing_spills(heads: int, arch: str, tmp_path: Path) -> None:
-    made = kernel(latent("512+64", heads, 16), (), arch)
+def test_nothing_spills(heads: int, arch: str, kept: str, tmp_path: Path) -> None:
+    made = kernel(latent("512+64", heads, 16, "bf16", kept), (), arch)
     used = build_cuda({made.symbol: made.function}, arch, tmp_path / "lib.so").resources[made.symbol]
     assert used.spills == 0
-    assert used.ctas >= choose(AttendShape(heads, 576, 512, 16), {}).residents
+    assert used.ctas >= choose(AttendShape(heads, 576, 512, 16, 1 if kept else 2), {}).residents

@@ -34,14 +34,19 @@ from vortex.runtime.tensors import as_kernel_sees
 from vortex.spec import Spec
 
 SPEC = Spec(page_size=8, head_dim=32, group=2)
-IN_BLOCKS = "_in_blocks"
+IN_BLOCKS, IN_FP8 = "_in_blocks", "_in_fp8"
 OTHER = {
     "latent_topk": Spec.of_latent("64+64", 20, page_size=8),
     f"quest{IN_BLOCKS}": Spec(page_size=24, block_size=8, head_dim=32, group=2),
     f"masked_quest{IN_BLOCKS}": Spec(page_size=64, block_size=16, head_dim=32, group=2),
     f"latent_topk{IN_BLOCKS}": Spec.of_latent("64+64", 20, page_size=32, block_size=8),
+    f"latent_topk{IN_FP8}": Spec.of_latent("64+64", 20, page_size=8, kv_dtype="fp8_e4m3"),
 }
-"""Flows of other shapes than that: MLA, whose rows a CTA of attend takes in blocks of heads; blocks of pages."""
+"""Flows of other shapes than that: MLA, whose rows a CTA of attend takes in blocks of heads, rows in fp8 among them;
+blocks of pages.
+"""
+UNIT = 0.5
+"""What the numbers of pools in fp8 are multiples of; those of the tests are kept exactly."""
 HKV = 2
 BUDGET = Budget(3, "1/8")
 MOST = 8 * 80 + 3
@@ -70,7 +75,7 @@ class Eight(Cpu):
 
 
 def flow_named(name: str) -> type[vFlow]:
-    return find_flow(name.removesuffix(IN_BLOCKS))
+    return find_flow(name.removesuffix(IN_BLOCKS).removesuffix(IN_FP8))
 
 
 @cache
@@ -155,8 +160,9 @@ class Run:
         for pool in (self.cache.k[0], self.cache.v[0], *self.cache.fields[0].values()):
             if pool is not None:
                 pool.fill_(float("nan"))
-        decoder.bind(0, self.cache.k[0], self.cache.v[0], self.cache.fields[0])
-        decoder.bind(1, self.cache.k[0], self.cache.v[0])  # a layer that attends to all
+        self.unit = UNIT if self.spec.scaled else 1.0
+        decoder.bind(0, self.cache.k[0], self.cache.v[0], self.cache.fields[0], self.unit)
+        decoder.bind(1, self.cache.k[0], self.cache.v[0], k_scale=self.unit)  # a layer that attends to all
 
     def fill(self, made: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of every page, numbers that bf16 has exactly, with the bounds that Quest keeps of them."""
@@ -210,7 +216,7 @@ class Run:
         assert budget is not None
         assert self.decoder.pages is not None
         assert self.decoder.counts is not None
-        want = oracle.step(self.flow, self.spec, q, k, v, budget)
+        want = oracle.step(self.flow, self.spec, q, k, v, budget, k_scale=self.unit)
         for h in range(self.heads):
             assert self.decoder.pages[row, h, : int(self.decoder.counts[row, h])].tolist() == want.pages[h]
         values = k[..., : self.spec.v_dim] if v is None else v

@@ -58,6 +58,8 @@ class Simulation:
     """Whether :attr:`seen` is kept."""
     scales: Sequence[tuple[float, float]] = ()
     """Of K and V by layer, where they are kept in fp8."""
+    narrow_rope: int = 0
+    """Numbers of the rotary part of latent rows, where those are kept in fp8 without a scale."""
     said: Sequence[int] = ()
     """What an engine said; then each token follows what it said before."""
     seen: list[tuple[int, int, list[float], list[float]]] = field(default_factory=list, repr=False)
@@ -151,6 +153,8 @@ def _attention(
     simulation, dtype = _RUNNING[-1], query.dtype
     scales = simulation.scales[module.layer_idx] if simulation.scales else None
     key, value = (_kept(x, scales and scales[i]) for i, x in enumerate((key, value)))
+    if rope := simulation.narrow_rope:
+        key = torch.cat([key[..., :-rope], _kept(key[..., -rope:], 1.0)], -1)
     query = query.float()
     if query.shape[2] == 1 and module.layer_idx not in simulation.dense_layers:
         out = simulation.attend(query[0, :, 0], key[0], value[0], scaling, module.layer_idx)
@@ -172,6 +176,11 @@ def _kept(x: torch.Tensor, scale: float | None) -> torch.Tensor:
 AttentionInterface.register("simulation", _attention)
 
 
+def _narrow_latent(module: Any, given: Any, compressed: torch.Tensor) -> torch.Tensor:
+    """The compressed part of latent rows, of which K and V of each head are made, as the cache gives it back."""
+    return _kept(compressed, 1.0).to(compressed.dtype) if _RUNNING[-1].narrow_rope else compressed
+
+
 def load(path: str, dtype: str = "float32") -> PreTrainedModel:
     """The model with attention that :class:`Simulation` decides."""
     config = AutoConfig.from_pretrained(path)
@@ -179,6 +188,9 @@ def load(path: str, dtype: str = "float32") -> PreTrainedModel:
         del config.quantization_config
     model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=getattr(torch, dtype)).eval()
     model.set_attn_implementation("simulation")
+    for name, module in model.named_modules():
+        if name.endswith("kv_a_layernorm"):
+            module.register_forward_hook(_narrow_latent)
     return model
 
 

@@ -351,6 +351,14 @@ def test_a_plain_model_is_served() -> None:
         ("SGLANG_USE_HND_KVCACHE", {"token_to_kv_pool": MHATokenToKVPool(use_hnd=True)}),
         ("logit caps", {"layer": {"logit_cap": 30.0}}),
         ("unequal head dims", {"layer": {"v_head_dim": 32}}),
+        (
+            "scales of latent rows (in layer 0)",
+            {
+                "use_mla_backend": True,
+                "token_to_kv_pool": MLATokenToKVPool(),
+                "layer": {"k_scale": torch.tensor(0.5), "v_scale": torch.tensor(1.0)},
+            },
+        ),
         ("sliding windows", {"layer": {"sliding_window_size": 128}}),
         ("encoder_only attention", {"layer": {"attn_type": "encoder_only"}}),
     ],
@@ -374,6 +382,10 @@ def test_latent_rows_are_one_kv_head_and_no_ranks_share_them(monkeypatch: pytest
     shape = model_shape(model, torch.bfloat16, 64, latent=True, block_size=16)
     assert "--page-size 64 --dtype bf16 --block-size 16" in " ".join(compiled.command("x", shape, "sm_90a", "x.vxa"))
     assert code(model_shape, model, torch.bfloat16, 64, True, False, 24).startswith("VX9003")
+    shape = model_shape(model, torch.float8_e4m3fn, 64, latent=True)
+    assert shape == ModelShape(Spec.of_latent("512+64", 20, page_size=64, kv_dtype="fp8_e4m3"), 1)
+    words = " ".join(compiled.command("latent_topk", shape, "sm_90a", "x.vxa"))
+    assert "--dtype bf16 --kv-dtype fp8_e4m3" in words
     ranks.attn_tp_size = 2
     said = code(model_shape, model, torch.bfloat16, 64, True)
     assert said.startswith("VX9002")
@@ -400,7 +412,8 @@ def test_k_and_v_are_kept_as_the_model_has_them_or_in_fp8() -> None:
             "a KV cache of bf16 under a model in f16: the kernels read K and V as the",
         ),
         (torch.float32, torch.float8_e4m3fn, False, "the kernels read fp8 for models in bf16 or f16"),
-        (torch.bfloat16, torch.float8_e4m3fn, True, "kernels of latent rows (MLA) read them as the model has them"),
+        (torch.float32, torch.float8_e4m3fn, True, "the kernels read fp8 for models in bf16 or f16"),
+        (torch.bfloat16, torch.float8_e5m2, True, "a KV cache of float8_e5m2 under a model in bf16"),
     ):
         model.dtype = dtype
         said = code(model_shape, model, kept, 16, latent)
@@ -413,7 +426,8 @@ def test_prompts_in_fp8_are_read_by_backends_that_are_known_to(monkeypatch: pyte
     registry.ATTENTION_BACKENDS = dict.fromkeys(("triton", "torch_native", "fa3"))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sglang.srt.layers.attention.attention_registry", registry)
     for name in ("triton", "torch_native"):
-        refuse_prefill(name, latent=False, scaled=True)
+        for latent in (False, True):
+            refuse_prefill(name, latent=latent, scaled=True)
     refuse_prefill("fa3", latent=False)
     with pytest.raises(VortexError, match=r"VX9002.*prefill_backend 'fa3' with a KV cache of fp8_e4m3"):
         refuse_prefill("fa3", latent=False, scaled=True)
@@ -422,7 +436,10 @@ def test_prompts_in_fp8_are_read_by_backends_that_are_known_to(monkeypatch: pyte
 @pytest.mark.usefixtures("sglang")
 def test_an_mla_model_is_served() -> None:
     pool = MLATokenToKVPool()
-    refuse_model(runner(use_mla_backend=True, token_to_kv_pool=pool, layer={"qk_head_dim": 576, "v_head_dim": 512}))
+    layer = {"qk_head_dim": 576, "v_head_dim": 512}
+    refuse_model(runner(use_mla_backend=True, token_to_kv_pool=pool, layer=layer))
+    one = torch.tensor(1.0)  # what SGLang says where a checkpoint has none
+    refuse_model(runner(use_mla_backend=True, token_to_kv_pool=pool, layer={**layer, "k_scale": one, "v_scale": one}))
 
 
 def test_other_versions_are_refused_by_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
     weights.py FOLDER KIND     grouped: a Qwen3; latent: a DeepSeek V2 whose attention is latent (MLA)
                                calm: a Llama for half precision; scaled: the same with scales of K and V in fp8,
-                               which SGLang loads for Llama and not for Qwen3
+                               which SGLang loads for Llama and not for Qwen3; calm_latent: that DeepSeek V2 for
+                               half precision
 
 The weights are drawn wide, and q and k are scaled up, so that attention is far from uniform: leaving a page out
 changes the tokens, and no two scores tie. That makes a model in which an error of rounding grows from layer to layer;
@@ -130,8 +131,8 @@ def write_tokenizer(path: Path) -> None:
 
 if __name__ == "__main__":
     target, kind = Path(sys.argv[1]), sys.argv[2]
-    made = {"grouped": grouped, "latent": latent, "calm": plain, "scaled": plain}[kind]
-    write_model(target, made, calm=made is plain)
+    made = {"grouped": grouped, "latent": latent, "calm_latent": latent, "calm": plain, "scaled": plain}[kind]
+    write_model(target, made, calm=made is plain or kind == "calm_latent")
     if kind == "scaled":
         add_scales(target)
     write_tokenizer(target)

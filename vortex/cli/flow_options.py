@@ -38,7 +38,9 @@ def add_spec(parser: argparse.ArgumentParser) -> None:
         "--block-size", metavar="N", type=int, help="tokens of what is selected, a part of a page (default: a page)"
     )
     parser.add_argument("--dtype", metavar="TYPE", help="bf16, f16 or f32: K, V and Q in memory (default: bf16)")
-    parser.add_argument("--kv-dtype", metavar="TYPE", help="K and V alone: fp8_e4m3, with scales (default: as --dtype)")
+    parser.add_argument(
+        "--kv-dtype", metavar="TYPE", help="K and V, or latent rows, alone: fp8_e4m3, with scales (default: as --dtype)"
+    )
     parser.add_argument(
         "--budget-table", action="store_true", default=None, help="rows have budgets by layer and head: Budget(table=)"
     )

@@ -146,7 +146,8 @@ def _artifact(path: str, verify: bool, as_json: bool) -> int:
     s = m.spec
     print(lines(f"flow      {m.flow}", MARGIN))
     print(lines(f"digest    {m.digest}", MARGIN))
-    narrow = f", K and V in {s.kv_dtype} with scales" if s.scaled else ""
+    kept = "latent rows in {} with a scale" if s.kv_lora_rank else "K and V in {} with scales"
+    narrow = f", {kept.format(s.kv_dtype)}" if s.scaled else ""
     blocks = f" in blocks of {s.block_size}" if s.page_blocks > 1 else ""
     print(lines(f"shape     page size {s.page_size}{blocks}, {s}, {s.dtype}{narrow}", MARGIN))
     for f in m.fields:

@@ -340,7 +340,8 @@ def step(
 ) -> StepResult:
     """One decode step of one request: ``q`` ``[Hq, D]``, ``k`` and ``v`` ``[len, Hkv, D]``, the new token included.
 
-    Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]`` and ``v`` is None.
+    Under MLA ``q`` is absorbed, ``k`` are the latent rows ``[len, 1, D]``, of which ``k_scale`` is the scale, and ``v``
+    is None.
     ``fields``, one dict a KV head over the full pages, spares making the summaries again. ``k`` and ``v`` may be the
     tokens themselves or what a cache of ``k_scale`` and ``v_scale`` gives back of them. The KV heads are
     ``head_offset`` and following of the model, whose rows each have their number of a budget's table. ``state`` is what

@@ -302,7 +302,7 @@ class Decoder:
         ``columns`` are at least the page table's, and ``[slots, Hkv, *tile]`` for state of the request.
 
         Pools in fp8_e4m3 (as such, or uint8 of the same bits) hold multiples of ``k_scale`` and ``v_scale``: x is
-        stored as x / scale.
+        stored as x / scale. Under MLA ``k_scale`` is that of latent rows, and ``v_scale`` stays 1.
 
         Raises:
             VortexError: VX6001 for a page size, head dim or type that the artifact was not compiled for, VX6002 for

@@ -44,7 +44,7 @@ class LatentKnobs(Knobs):
     )  # fmt: skip
     tile: int = knob(
         32, "tokens of a tile: whole pages or an equal part of one", least=32, step=32,
-        chosen="64 with 8 warps where it fits; 32",
+        chosen="64 with 8 warps where it fits, of fp8 128; 32",
     )  # fmt: skip
     heads: int = knob(
         24, "heads of a CTA: a row of more is the work of several", least=8, most=32, step=8,
@@ -131,7 +131,7 @@ def space(shape: AttendShape, machine: Machine = H200) -> Iterator[LatentKnobs]:
     """Every configuration that the template can be built with."""
     for warps, residents in ((4, 2), (4, 1), (8, 1)):
         for stages in (2, 3, 4):
-            for tile in (32, 64):
+            for tile in (32, 64) if shape.kv_bytes > 1 else (32, 64, 128):
                 for tiles in range(1, BLOCK_TILES[warps] + 1):
                     knobs = LatentKnobs(warps, stages, tile, 8 * tiles, residents)
                     if knobs.fits(shape, machine) and 8 * (tiles - 1) < shape.group:

@@ -18,7 +18,7 @@ LATENT_PREFILL = ("triton", "torch_native")
 
 SCALED_PREFILL = ("triton", "torch_native")
 """Dense backends whose prompts over K and V in fp8 are known to be read by the scales; the second one knows none, and
-is put right by ``scaled_prefill``."""
+is put right by ``scaled_prefill``. Latent rows in fp8 have no scales: both read them as the numbers they are."""
 
 
 class Refusal(NamedTuple):
@@ -212,7 +212,7 @@ def refuse_layers(config: EngineConfig, layers: range) -> None:
 
 def refuse_prefill(name: str, *, latent: bool, scaled: bool = False) -> None:
     """VX9002 for a dense backend that SGLang does not have, that does not read prompts of a model with latent rows
-    (MLA), or of which nobody knows how it reads K and V that are ``scaled`` (fp8).
+    (MLA), or of which nobody knows how it reads a pool that is ``scaled`` (fp8).
     """
     from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 
@@ -247,12 +247,21 @@ def refuse_model(runner: Any) -> None:
         where = f"in layer {layer.layer_id}"
         if layer.logit_cap:
             _refuse(f"logit caps ({where})", "attention would have to apply tanh to its scores", OTHER)
+        if runner.use_mla_backend and _has_scales(layer):
+            why = "SGLang stores the rows of some tokens by them, and of others without"
+            _refuse(f"scales of latent rows ({where})", why, "use a checkpoint without scales of the KV cache")
         if layer.qk_head_dim != layer.v_head_dim and not runner.use_mla_backend:
             _refuse(f"unequal head dims of K and V ({where})", "a page's K and V have one shape", OTHER)
         if layer.sliding_window_size is not None and layer.sliding_window_size > -1:
             _refuse(f"sliding windows ({where})", "a page outside the window must not be kept", OTHER)
         if layer.is_cross_attention or layer.attn_type not in (AttentionType.DECODER, "decoder"):
             _refuse(f"{layer.attn_type} attention ({where})", "only causal attention decodes in pages", OTHER)
+
+
+def _has_scales(layer: Any) -> bool:
+    """Whether a checkpoint gave the layer scales of K and V other than 1, which stands for none."""
+    found = (getattr(layer, name, None) for name in ("k_scale", "v_scale"))
+    return any(scale is not None and float(scale) != 1 for scale in found)
 
 
 def _refuse(what: str, why: str, hint: str) -> NoReturn:

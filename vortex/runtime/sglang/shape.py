@@ -39,7 +39,7 @@ def model_shape(
         why = "the kernels read K and V as bf16, f16 or f32"
         raise ENGINE_REFUSED.at(what=f"a model in {dtype}", why=why, hint="use --dtype bfloat16")
     if kept != dtype:
-        _refuse_kept(kept, dtype, latent=latent)
+        _refuse_kept(kept, dtype)
     rank = 0
     if not ranks:
         from sglang.srt.runtime_context import get_parallel
@@ -51,7 +51,7 @@ def model_shape(
             why = "all heads read the same pages, and a rank knows the queries of its own heads alone"
             raise ENGINE_REFUSED.at(what=f"an MLA model on {ranks} tensor-parallel ranks", why=why, hint="use --tp 1")
         row = f"{model.kv_lora_rank}+{model.qk_rope_head_dim}"
-        more: dict[str, Any] = {"page_size": page_size, "dtype": dtype, "budget_table": budget_table}
+        more: dict[str, Any] = {"page_size": page_size, "dtype": dtype, "kv_dtype": kept, "budget_table": budget_table}
         more |= {"block_size": block_size, "request_budgets": request_budgets}
         return ModelShape(Spec.of_latent(row, model.num_attention_heads, **more), 1)
     kv_heads = model.get_num_kv_heads(ranks)
@@ -63,13 +63,11 @@ def model_shape(
     return ModelShape(spec, kv_heads, rank * model.get_num_kv_heads(1) // ranks)
 
 
-def _refuse_kept(kept: str, dtype: str, *, latent: bool) -> None:
-    """VX9002 unless K and V may be ``kept`` in another type than the model's ``dtype``."""
+def _refuse_kept(kept: str, dtype: str) -> None:
+    """VX9002 unless K and V, or latent rows, may be ``kept`` in another type than the model's ``dtype``."""
     hint = "use --kv-cache-dtype auto"
     if kept != "fp8_e4m3":
         why, hint = "the kernels read K and V as the model has them, or as fp8_e4m3", f"{hint} or fp8_e4m3"
-    elif latent:
-        why = "kernels of latent rows (MLA) read them as the model has them"
     elif dtype == "f32":
         why, hint = "the kernels read fp8 for models in bf16 or f16", f"{hint}, or --dtype bfloat16"
     else:
