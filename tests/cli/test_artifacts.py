@@ -53,6 +53,22 @@ def test_info_never_loads_the_library(vortex: Vortex, artifact: Path) -> None:
     assert vortex("run", str(artifact)).code == USER_ERROR
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "latent_topk --latent 48+16 --heads 4",
+            "latent 48+16, 4 query heads, bf16, latent rows in fp8_e4m3 with a scale",
+        ),
+        pytest.param("quest --heads 8/2", "bf16, K and V in fp8_e4m3 with scales", marks=pytest.mark.full),
+    ],
+)
+def test_info_says_what_pools_in_fp8_hold(vortex: Vortex, tmp_path: Path, words: str, says: str) -> None:
+    made = str(tmp_path / "narrow.vxa")
+    assert vortex("compile", *words.split(), "--kv-dtype", "fp8_e4m3", "-o", made).code == 0
+    assert says in vortex("info", made).out
+
+
 def test_info_of_no_artifact(vortex: Vortex, tmp_path: Path) -> None:
     assert "error[VX5001]" in vortex("info", str(tmp_path)).err
     assert "did you mean 'passes'?" in vortex("info", "pases").err
