@@ -10,7 +10,7 @@ Parts, each under a limit of its own; the checks run side by side on one GPU, th
 * ``churn``: 500 requests that join, leave, are aborted and lose their memory in a small pool: nothing is lost, and each
   says what a simulation says that is told where it was retracted.
 * ``latent``: a DeepSeek V2 with the latent rows of V2-Lite (MLA): as ``tokens``, without chunks that are not mixed;
-  ``latent_fp8`` the same with rows in fp8_e4m3, beside a dense backend that has them, too (the simulation has not).
+  ``latent_fp8`` the same with rows in fp8_e4m3, beside a dense backend that has them, too.
 * ``full``: mixed chunks in a pool that running requests fill while a prompt is being read: how a server ends, dense and
   sparse, and that without mixed chunks none does.
 * ``hicache``: what was saved, evicted and loaded back says the same again.
@@ -482,7 +482,7 @@ class Bench:
             "dense": (None, narrow),
             "all pages": ({"flow": flow, "budget": {"pages": 100000}}, narrow),
             "3 pages": ({"flow": flow, "budget": {"pages": 3}}, narrow),
-        })  # fmt: skip
+        }, {"narrow_rope": 64}, {"by_whole_rows": {"narrow_rope": 0}})  # fmt: skip
 
     def churn(self) -> None:
         from tests.engine import test_churn as churn

@@ -14,6 +14,11 @@ from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
 
 
+def takes_in_tokens(program: Module) -> bool:
+    """Whether a layer's decode step has no launch of ``append``."""
+    return any(f.attrs["kind"] == "select" and taken_in(program, f) for f in program.functions.values())
+
+
 def taken_in(program: Module, f: Function) -> Function | None:
     """The kernel of kind ``append`` whose work launches of ``f`` take in; None where they take in nothing."""
     selects, appends = ([g for g in program.functions.values() if g.attrs["kind"] == k] for k in ("select", "append"))
