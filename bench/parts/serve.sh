@@ -20,9 +20,10 @@ stage() {
   artifact quest serve/smollm2 --heads 9/3 --head-dim 64 --page-size 16 --dtype f16 --request-budgets
   artifact latent_topk serve/latent --heads 16 --latent 512+64 --page-size 16 --dtype f16
   artifact latent_topk serve/latent_fp8 --heads 16 --latent 512+64 --page-size 16 --dtype f16 --kv-dtype fp8_e4m3
-  local flow
-  for flow in quest examples/quest_then_mass.py; do
-    artifact "$flow" "serve/1.7b_$(basename "$flow" .py)" --heads 16/8 --head-dim 128 --page-size 16 --dtype bf16
+  local flow name
+  for flow in quest examples/quest_then_mass.py bench/language_flows.py:quest_then_mass_fp8; do
+    name=$(basename "${flow#*:}" .py)
+    artifact "$flow" "serve/1.7b_$name" --heads 16/8 --head-dim 128 --page-size 16 --dtype bf16
   done
   artifact quest serve/8b_quest --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16
   (cd bench && "$PYTHON" stage_serve.py --out "$serve" --model "$GPU-model")
