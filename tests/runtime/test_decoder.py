@@ -345,6 +345,24 @@ def test_append_refuses(says: str, change: dict[str, Any]) -> None:
         assert says in text.replace("'", "")
 
 
+@pytest.mark.parametrize(
+    ("says", "change"),
+    [
+        ("new: is a tuple of 3; (k, v, loc, row_offsets), the arguments of append, are needed", lambda new: new[:3]),
+        ("new: is a list of 5;", lambda new: [*new, new[0]]),
+        ("new: is Tensor;", lambda new: new[0]),
+        ("row_offsets: is NoneType; a torch tensor is needed", lambda new: (None,) * 4),
+    ],
+)
+def test_new_tokens_are_the_arguments_of_append(says: str, change: Callable[[NewTokens], Any]) -> None:
+    s = Setting()
+    s.step({0: 1}, append=False)
+    q = torch.zeros(1, 6, 8)
+    code, text = refused(lambda: s.decoder.decode(0, q, out=q.clone(), new=change(s.new[0])))
+    assert code == "VX6002"
+    assert says in text
+
+
 def test_one_new_token_of_a_request_is_taken_in() -> None:
     for fine in ([0], [0, 1], [0, 1, 1, 2], [0, 0]):
         check_one_each(torch.tensor(fine, dtype=I32))

@@ -640,8 +640,12 @@ class Decoder:
     def _taken_in(self, layer: int, new: NewTokens, *, selects: bool) -> Mapping[str, object]:
         """What ``select`` is to take in of a step's new tokens: all, or nothing where they are appended here."""
         step = self._ready("decode", layer, fields=True)
-        given = self._new_tokens(step, *new)
-        _, _, loc, row_offsets = new
+        listed = isinstance(new, tuple | list)
+        if not listed or len(new) != 4:
+            what = f"a {type(new).__name__} of {len(new)}" if listed else type(new).__name__
+            raise wrong("new", f"is {what}; (k, v, loc, row_offsets), the arguments of append, are needed")
+        k, v, loc, row_offsets = new
+        given = self._new_tokens(step, k, v, loc, row_offsets)
         one_each = loc is None or loc.shape[0] <= step.size.batch
         if not (selects and one_each and self.library.takes_in_tokens):
             self._steps.run(step, "append", layer, given)
