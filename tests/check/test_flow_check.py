@@ -93,6 +93,7 @@ def test_a_flow_that_fails_at_some_shapes(
     assert all("group=1 " in s or "group=5 " in s or "group=7 " in s for s in one["shapes"])
     assert found["compared"][0]["ok"] is True
     assert found["cost"]["kernels"][2]["kernel"] == "select"
+    assert found["cost"]["launches"] == 2, "select, which takes in new tokens, and attend"
     assert found["cost"]["step_bytes"] > 0
     kernels = found["gpu"]["kernels"]
     assert set(kernels) == {"select", "append"}

@@ -34,6 +34,7 @@ from vortex.remarks.kernels import of_kernel
 from vortex.remarks.program import near_dense, of_program
 from vortex.remarks.remark import Remark
 from vortex.runtime.decoder import load
+from vortex.schedules.taken_in import takes_in_tokens
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
 from vortex.targets.target import TARGETS
@@ -99,6 +100,8 @@ class Report:
     """Bytes of a page's K and V, one KV head."""
     resources: Resources = field(default_factory=dict)
     """What the flow's own kernels take of a GPU, by kernel; empty where nobody looked."""
+    taken_in: bool = False
+    """Whether ``select`` takes in the new tokens of a decode step, so that ``append`` is not launched for them."""
     skipped: list[str] = field(default_factory=list)
     """What was left out or made smaller because a page of the flow is too large for it, in words."""
     no_resources: str = "nobody asked"
@@ -110,8 +113,9 @@ class Report:
 
     @property
     def launches(self) -> int:
-        """Kernels of a layer; ``plan`` runs once for all."""
-        return len([k for k in self.kernels if k.kernel != "plan"])
+        """Kernels of a layer that a decode step launches; ``plan`` runs once for all."""
+        others = {"plan", "append"} if self.taken_in else {"plan"}
+        return len([k for k in self.kernels if k.kernel not in others])
 
     @property
     def rows(self) -> int:
@@ -261,6 +265,7 @@ def _costs(report: Report, module: Module, program: Module, budget: Budget) -> N
         report.tokens = tokens
     if tokens:
         report.kernels = count_step(program, report.spec, tokens, budget)
+    report.taken_in = takes_in_tokens(program)
     sizes = page_sizes(program)
     report.pool_bytes = sum(size for name, size in sizes.items() if name in report.spec.pools)
     report.page_bytes = sum(sizes.values()) - report.pool_bytes
