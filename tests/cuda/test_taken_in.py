@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.batches import batch, require_selections, summarise
+from tests.cuda import harness
 from tests.cuda.harness import APPENDED, H200, Kernels, emitted, fails, lower, tensors
 from tests.flow import pages_and_blocks
 from tests.flow.everywhere import Everywhere
@@ -43,6 +44,7 @@ CASES: dict[str, tuple[Any, Spec]] = {
     "exact_fp8": (pages_and_blocks.Exact, Spec(page_size=24, block_size=8, head_dim=64, kv_dtype="fp8_e4m3")),
     "masked_quest_in_blocks": ("masked_quest", Spec(page_size=64, block_size=16, head_dim=32, group=2)),
     "everywhere": (Everywhere, SPEC),
+    "mass": ("mass", SPEC),
     "codes": (NARROW["Codes"], Spec(page_size=8, head_dim=64, group=2)),
 }
 """Rows of pools beside summaries, MLA, pages in blocks with and without summaries of both, K and V in fp8, parameters
@@ -129,6 +131,18 @@ def check(built: Kernels, name: str, *, stored: bool, seeds: range = range(3)) -
 @pytest.mark.parametrize("name", MORE)
 def test_it_is_append_and_select(name: str, stored: bool) -> None:
     check(kernels(name), name, stored=stored)
+
+
+def test_the_first_of_several_kernels_takes_them_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flow that keeps much of each page between sweeps is selected by several kernels, one after the other."""
+    apart = harness.PAGE_PIPELINE.replace("fuse,", "fuse{max-live=1},")
+    monkeypatch.setattr(harness, "PAGE_PIPELINE", apart)
+    program = run_pipeline(flow_of("mass"), FLOW_PASSES, PassContext(None))
+    built = Kernels.of({"mass": lower(program, plan={"threads": 64}, append={"threads": 64})}, KINDS)
+    selects = [s for s in built.sources.values() if s.kind == "select"]
+    assert ["row_offsets" in s.args for s in selects] == [True] + [False] * (len(selects) - 1)
+    assert len(selects) > 1
+    check(built, "mass", stored=False, seeds=range(1))
 
 
 def test_tokens_are_taken_in_where_nothing_is_scored() -> None:
