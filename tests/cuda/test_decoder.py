@@ -25,6 +25,7 @@ from vortex.flow.trace import trace
 from vortex.ir.dialects.page import cap_of, page_blocks
 from vortex.ir.interpret import resource
 from vortex.ir.types import TensorType
+from vortex.kinds.kind import KINDS as DECLARED
 from vortex.runtime.decoder import Decoder, load
 from vortex.runtime.device import Cpu
 from vortex.runtime.library import Library
@@ -474,6 +475,16 @@ def test_what_is_launched_where_new_tokens_are_given() -> None:
     with pytest.raises(VortexError, match="VX6002") as caught:
         step([0, 2])
     assert "row_offsets[1:3]: are 2 new tokens of request 1; decode(new=...) takes in" in caught.value.render()
+
+
+def test_a_kind_that_append_launches_too_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``select`` does the work of kernels of kind ``append``, and of no others that a call of it launches."""
+    made = library("block_topk", kernels("block_topk"))
+    assert made.takes_in_tokens
+    monkeypatch.setitem(DECLARED, "tally", replace(DECLARED["append"], name="tally"))
+    (append,) = [k for k in made.target.kernels if k.kind == "append"]
+    target = replace(made.target, kernels=(*made.target.kernels, replace(append, kind="tally")))
+    assert not replace(made, manifest=replace(made.manifest, targets={"sm_90a": target})).takes_in_tokens
 
 
 def test_addresses_are_looked_at_before_a_launch() -> None:

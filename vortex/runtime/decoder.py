@@ -161,6 +161,7 @@ class Decoder:
         self.counts: torch.Tensor | None = None
         self._dtype = TORCH[self.spec.dtype]
         self._aligned = library.name != "cpu"  # kernels that move 16 bytes at a time
+        self._takes_in_tokens = library.takes_in_tokens
         self._scale = self.spec.head_dim**-0.5
         self._steps = Steps(
             library,
@@ -647,7 +648,7 @@ class Decoder:
         k, v, loc, row_offsets = new
         given = self._new_tokens(step, k, v, loc, row_offsets)
         one_each = loc is None or loc.shape[0] <= step.size.batch
-        if not (selects and one_each and self.library.takes_in_tokens):
+        if not (selects and one_each and self._takes_in_tokens):
             self._steps.run(step, "append", layer, given)
             return self._nothing_new
         if self.debug and step.size.batch:

@@ -48,8 +48,13 @@ class Library:
 
     @property
     def takes_in_tokens(self) -> bool:
-        """Whether launches of ``select`` take in a step's new tokens, where each request has at most one."""
-        return any(KINDS[k.kind].takes_in == "append" and "row_offsets" in k.args for k in self.target.kernels)
+        """Whether launches of ``select`` take in a step's new tokens, where each request has at most one: all that a
+        call of ``append`` launches.
+        """
+        kernels = self.target.kernels
+        if {k.kind for k in kernels if KINDS[k.kind].call == "append"} != {"append"}:
+            return False  # kernels of another kind have work of their own there
+        return any(KINDS[k.kind].takes_in == "append" and "row_offsets" in k.args for k in kernels)
 
     def set_num_threads(self, n: int) -> None:
         """Threads of later kernels of this library; 0 for as many as torch uses. Nothing where it has none.
