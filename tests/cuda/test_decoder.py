@@ -17,6 +17,7 @@ import vortex
 from tests.cuda.harness import KINDS, Kernels, fails, lower
 from vortex.artifact.manifest import FieldEntry, KernelEntry, Manifest, TargetEntry
 from vortex.budget import Budget
+from vortex.check.verdict import judge
 from vortex.driver import compile_flow
 from vortex.errors import VortexError
 from vortex.flow import oracle
@@ -552,3 +553,21 @@ def test_arrivals_must_be_cleared(kind: str) -> None:
     text = whole.texts[symbol]
     [reset] = re.finditer(r"^ *arrivals_ptr\[.*\] = 0;\n", text, re.MULTILINE)
     assert fails(check, whole.mutated(symbol, text[: reset.start()] + text[reset.end() :]))
+
+
+def test_a_trial_takes_in_the_tokens_of_every_other_step() -> None:
+    """What ``vortex run`` judges on a GPU covers both ways to append."""
+    decoder = Decoder(library("quest", kernels("quest")), budget=BUDGET)
+    launched: list[str] = []
+    run = decoder._steps.run
+
+    def heard(step: Any, call: str, layer: int, given: Mapping[str, Any], **how: Any) -> None:
+        launched.append(call)
+        run(step, call, layer, given, **how)
+
+    decoder._steps.run = heard  # type: ignore[method-assign]
+    found, times = judge(decoder, trace(find_flow("quest"), SPEC), [150, 8], steps=4)
+    assert all(v.good("bf16") for v in found.values()), [v.why() for v in found.values()]
+    steps = "|".join(launched).split("plan|")[-4:]
+    assert ["append" in s for s in steps] == [True, False] * 2
+    assert len(times) == 4

@@ -125,7 +125,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "under MLA" in refused(decoder.bind, 0, pool, pool, fields)
     assert "all query heads share one" in refused(decoder.bind, 0, pool.expand(4, 2, 8, 80), None, fields)
     assert "--latent" in refused(decoder.bind, 0, pool[..., :64], None, fields)
-    assert "k_scale" in refused(decoder.bind, 0, pool, None, fields, 0.5)
+    assert "k_scale: is 0.5; latent rows in bf16 have no scale" in refused(decoder.bind, 0, pool, None, fields, 0.5)
     decoder.bind(0, pool, None, fields)
     cache.add(0)
     loc, offsets = cache.extend_batch([0], [3])

@@ -235,7 +235,8 @@ class Trial:
         self.cache.free(name)
 
     def step(self) -> Times:
-        """Decode one token of every request."""
+        """Decode one token of every request; where ``select`` can take in the tokens, it does in every other step."""
+        taken = self._steps % 2 == 1 and self.decoder.library.takes_in_tokens
         names, seconds = self._batch, Times(0.0, 0.0)
         starts = self.cache.lengths(names).tolist()
         loc, offsets = self.cache.extend_batch(names, [1] * len(names))
@@ -248,9 +249,10 @@ class Trial:
             start = self._now()
             if layer == LAYER:
                 self._plan(names)
-            self.decoder.append(layer, k, v, loc, offsets)
+            if not taken:
+                self.decoder.append(layer, k, v, loc, offsets)
             middle = self._now()
-            self.decoder.decode(layer, q, out=out, scale=self.scale)
+            self.decoder.decode(layer, q, out=out, scale=self.scale, new=(k, v, loc, offsets) if taken else None)
             end = self._now()
             seconds = Times(seconds.step + end - start, seconds.decode + end - middle)
             self.q[layer], self.out[layer] = q, out

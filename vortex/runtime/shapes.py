@@ -88,7 +88,8 @@ def check_scales(spec: Spec, **scales: float) -> dict[str, float]:
         if not (isinstance(scale, Real) and not isinstance(scale, bool) and 0 < scale < 3e38):
             raise wrong(name, f"is {scale!r}; a positive number is needed")
         if scale != 1 and not spec.scaled:
-            raise wrong(name, f"is {scale}; K and V in {spec.kv_dtype} have no scale, so 1 is needed")
+            kept = "latent rows" if spec.kv_lora_rank else "K and V"
+            raise wrong(name, f"is {scale}; {kept} in {spec.kv_dtype} have no scale, so 1 is needed")
         if scale != 1 and spec.kv_lora_rank and name != "k_scale":
             raise wrong(name, f"is {scale}; latent rows have one scale, k_scale, so 1 is needed")
     return {name: float(scale) for name, scale in scales.items()}
