@@ -439,17 +439,11 @@ class Decoder:
             VortexError: VX6001, VX6002, VX6003 before :meth:`plan` or for a layer without fields.
         """
         step = self._ready("append", layer, fields=True)
-        self._steps.run(step, "append", layer, self._new_tokens(step, k, v, loc, row_offsets))
+        self._steps.run(step, "append", layer, self._new_tokens(step, (k, v, loc, row_offsets)))
 
-    def _new_tokens(
-        self,
-        step: Step,
-        k: torch.Tensor | None,
-        v: torch.Tensor | None,
-        loc: torch.Tensor | None,
-        row_offsets: torch.Tensor,
-    ) -> dict[str, object]:
+    def _new_tokens(self, step: Step, appended: NewTokens) -> dict[str, object]:
         """The arguments of :meth:`append` as its kernel takes them, checked."""
+        k, v, loc, row_offsets = appended
         stored = k is None
         if (v is None) != stored and not (v is None and self.spec.kv_lora_rank):
             raise wrong("append", "has one of k and v; both or neither are needed")
@@ -645,8 +639,8 @@ class Decoder:
         if not listed or len(new) != 4:
             what = f"a {type(new).__name__} of {len(new)}" if listed else type(new).__name__
             raise wrong("new", f"is {what}; (k, v, loc, row_offsets), the arguments of append, are needed")
-        k, v, loc, row_offsets = new
-        given = self._new_tokens(step, k, v, loc, row_offsets)
+        given = self._new_tokens(step, new)
+        _, _, loc, row_offsets = new
         one_each = loc is None or loc.shape[0] <= step.size.batch
         if not (selects and one_each and self._takes_in_tokens):
             self._steps.run(step, "append", layer, given)

@@ -10,6 +10,7 @@ from vortex.ir.core import Attr, Function, Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
 from vortex.schedules.knobs import Knobs, knob
+from vortex.schedules.shared_words import aligned
 from vortex.schedules.template import Schedulable, declare
 from vortex.targets.gpu import H200, MACHINES, Machine
 from vortex.targets.target import Target
@@ -136,7 +137,7 @@ def choose(shape: AttendShape, given: Mapping[str, int], machine: Machine = H200
 
 def partial_words(shape: AttendShape) -> int:
     """f32 words that one split of one row leaves: the sums, then maximum and total per head."""
-    return shape.group * shape.v_dim + (2 * shape.group + 3) // 4 * 4
+    return shape.group * shape.v_dim + aligned(2 * shape.group)
 
 
 def attend_of(f: Function) -> page.Attend:

@@ -9,6 +9,7 @@ from vortex.ir.core import Attr, Function, Module
 from vortex.schedules.cuda_attend import AttendShape, attend_of, partial_words, reads_one_pool, tile_of
 from vortex.schedules.cuda_select import too_many_threads
 from vortex.schedules.knobs import Knobs, knob
+from vortex.schedules.shared_words import aligned
 from vortex.schedules.template import Schedulable, declare
 from vortex.targets.gpu import H200, MACHINES, Machine
 from vortex.targets.target import Target
@@ -161,7 +162,7 @@ def choose(shape: AttendShape, given: Mapping[str, int], machine: Machine = H200
 
 def split_words(shape: AttendShape) -> int:
     """f32 words that one split of one row leaves, and then perhaps its group: the sums, and maxima and totals twice."""
-    return partial_words(shape) + (2 * shape.group + 3) // 4 * 4
+    return partial_words(shape) + aligned(2 * shape.group)
 
 
 def shape_of(program: Module, f: Function) -> AttendShape:

@@ -17,6 +17,7 @@ from vortex.ir.staging import axis_of
 from vortex.ir.types import Sym
 from vortex.schedules.contractions import type_of
 from vortex.schedules.page_tiles import PAGE_TILE, tile_of
+from vortex.schedules.shared_words import aligned
 
 MOST_WORDS = 1024
 """Of one value of a shortlist's pages: what takes more is kept as what is of candidates."""
@@ -89,7 +90,7 @@ class KeptWords:
     @property
     def aligned_list_words(self) -> int:
         """The same as they are handed out, each on a boundary of 16 bytes."""
-        return sum(-(-words // 4) * 4 for words in self._each)
+        return sum(aligned(words) for words in self._each)
 
     @property
     def _each(self) -> list[int]:

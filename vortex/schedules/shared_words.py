@@ -1,4 +1,4 @@
-"""Words of shared memory as CTAs take them."""
+"""Words as kernels lay them out, in shared memory and in scratch."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from vortex.codegen.values import Index, Values, fit, type_of, without_page
 from vortex.errors import NOT_EMITTABLE, Loc
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
+from vortex.schedules.shared_words import aligned
 from vortex.targets.gpu import H200
 
 
@@ -36,7 +37,7 @@ class Arena:
     def take(self, words: int) -> int:
         """The offset of ``words`` more, on a 16-byte boundary."""
         at = self.words
-        self.words += -(-words // 4) * 4
+        self.words += aligned(words)
         return at
 
     def open(self, loc: Loc | None = None, hint: str = "") -> None:

@@ -13,11 +13,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments, tensor_type
+from vortex.codegen.cuda.attend.core_type import CoreType
 from vortex.codegen.cuda.attend.merge import Merge, Row
 from vortex.codegen.cuda.attend.queries import Queries
 from vortex.codegen.cuda.attend.ring import run_ring
 from vortex.codegen.cuda.attend.shared_tile import ByteTile, SharedTile
-from vortex.codegen.cuda.attend.softmax import HEADROOM, LOWEST, SoftmaxState
+from vortex.codegen.cuda.attend.softmax import LOWEST, SoftmaxState
 from vortex.codegen.cuda.attend.work_item import HeldPages, Tiling, WorkItem
 from vortex.codegen.cuda.ptx import (
     TILE_TYPES,
@@ -94,7 +95,7 @@ class _Pool:
 
 
 @dataclass(frozen=True)
-class _Template:
+class _Template(CoreType):
     """What is known of the kernel before its first instruction."""
 
     args: Arguments
@@ -104,7 +105,6 @@ class _Template:
     pools: tuple[_Pool, _Pool]
     """Of the keys and of the values."""
     dtype: str
-    """Of queries and output."""
     kept: str
     """Of keys and values in memory."""
 
@@ -118,16 +118,6 @@ class _Template:
         )
         dtype = STORAGE[args.type_of("q").dtype.name]
         return cls(args, shape, knobs, Tiling(shape.page, knobs.tile), (keys, values), dtype, kept)
-
-    @property
-    def narrow(self) -> bool:
-        """Whether keys and values are fp8, which becomes f16 on the way to the tensor cores."""
-        return self.shape.kv_bytes == 1
-
-    @property
-    def core(self) -> str:
-        """The element type that the tensor cores multiply."""
-        return "float16" if self.narrow else self.dtype
 
     @property
     def stage_size(self) -> int:
@@ -187,7 +177,7 @@ def _emit_cta(t: _Template) -> None:
         queries = Queries(args, shape, shared.keys, t.dtype, t.core, t.pools[0].unit)
         fragments = queries.load(item.request, head, lane)
         heads = shape.head_tiles * 2  # of this lane
-        state = SoftmaxState.start(heads, heads * shape.v_dim // 8)
+        state = SoftmaxState.start(heads, heads * shape.v_dim // 8, narrow=t.narrow)
         products = _Products(t, shared, warp, lane, fragments.words, queries.to_log2(fragments, lane), state)
         copies = _Copies(t, shared, entries, held)
         run_ring(knobs.stages, mine, copy=copies.start, use=products.take, sync=warp_sync)
@@ -371,7 +361,7 @@ class _Products:
                         x = state.sums[(m * tiles + tile) * 4 + half * 2 + e]
                         merge.put_sum(x, head, self.shared.values.dim_of(self.lane, m, half))
                 with when(self.lane < 4):
-                    merge.put_stats(self._reference(state.top[tile * 2 + e]), state.total[tile * 2 + e], head)
+                    merge.put_stats(state.reference(state.top[tile * 2 + e]), state.total[tile * 2 + e], head)
 
     def _scores(self, base: Expr, blocks: int) -> Buffer:
         """The products of all tokens with all queries, in the order of the picture."""
@@ -412,15 +402,11 @@ class _Products:
         exp2(shrink, e, top[e] - now[0])
         put(top, now[0], e)
         put(total, total[e] * shrink[e], e)
-        reference = self._reference(now[0])
+        reference = self.state.reference(now[0])
         for s, valid in zip(at, seen, strict=True):
             exp2(scores, s, scores[s] - reference)
             put(scores, T.Select(valid, scores[s], f32(0)), s)
             put(total, total[e] + scores[s], e)
-
-    def _reference(self, top: Expr) -> Expr:
-        """The exponent of a weight of 1. Weights in f16 go up to 2^14, so that those of 2^-38 are not lost."""
-        return let("reference", top - f32(HEADROOM)) if self.template.narrow else top
 
     def _accumulate(self, base: Expr, weights: Buffer, shrink: Buffer) -> None:
         """Add the tile's weighted values to ``sums``, scaled to the new maximum.

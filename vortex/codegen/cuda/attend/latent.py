@@ -21,12 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments, tensor_type
+from vortex.codegen.cuda.attend.core_type import CoreType
 from vortex.codegen.cuda.attend.merge import Merge, Row
 from vortex.codegen.cuda.attend.merge_groups import GroupedMerge
 from vortex.codegen.cuda.attend.queries import factor_of, to_f16
 from vortex.codegen.cuda.attend.ring import run_ring
 from vortex.codegen.cuda.attend.shared_tile import CHUNK, keys_of, matrices, values_of
-from vortex.codegen.cuda.attend.softmax import HEADROOM, LOWEST, SoftmaxState
+from vortex.codegen.cuda.attend.softmax import LOWEST, SoftmaxState
 from vortex.codegen.cuda.attend.work_item import HeldPages, Tiling, WorkItem
 from vortex.codegen.cuda.ptx import (
     LOG2E,
@@ -90,7 +91,7 @@ def emit_attend(program: Module, f: Function) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Template:
+class _Template(CoreType):
     """What is known of the kernel before its first instruction.
 
     The warps divide a tile of [tokens x numbers] in three ways, here 8 warps (two groups of ``KEY_PARTS``), by warp:
@@ -114,17 +115,6 @@ class _Template:
     unit: Expr
     """What the stored numbers are multiples of; 1 unless they are fp8."""
     dtype: str
-    """Of queries and output."""
-
-    @property
-    def narrow(self) -> bool:
-        """Whether rows are fp8, which becomes f16 on the way to the tensor cores."""
-        return self.shape.kv_bytes == 1
-
-    @property
-    def core(self) -> str:
-        """The element type that the tensor cores multiply."""
-        return "float16" if self.narrow else self.dtype
 
     @property
     def row(self) -> int:
@@ -225,7 +215,7 @@ def _emit_cta(t: _Template) -> None:
             for slot, (start, logical) in enumerate(zip((i32(0), i32(tiling.batch)), listed, strict=True)):
                 copies.hold(start, slot, logical)
             queries = words("queries", knobs.head_tiles * t.key_steps * 2)
-            state = SoftmaxState.start(t.own_heads, t.value_tiles * knobs.head_tiles * 4)
+            state = SoftmaxState.start(t.own_heads, t.value_tiles * knobs.head_tiles * 4, narrow=t.narrow)
             scale = args.scalars["scale"] * f32(LOG2E)
             to_log2 = let("to_log2", scale * t.unit if t.narrow else scale)
             factors = registers("factors_of_q", knobs.head_tiles * 2) if t.core != t.dtype else None
@@ -400,7 +390,7 @@ class _Products:
             for mask in (1, 2, 4, 8, 16):
                 put(total, total[e] + shuffle_xor(total[e], mask), e)
             with when(equal(self.lane, i32(0))):
-                merge.put_stats(self._reference(self.state.top[e]), total[e], self.warp * t.own_heads + e)
+                merge.put_stats(self.state.reference(self.state.top[e]), total[e], self.warp * t.own_heads + e)
 
     def _part_and_group(self) -> tuple[Expr, Expr]:
         """Which 16 numbers of a span are this warp's, and which group of warps it is in."""
@@ -484,7 +474,7 @@ class _Products:
             put(total, total[j] * shrink[j], j)
             with when(equal(self.lane, i32(0))):
                 put(numbers, shrink[j], head + (j + shared.factors_at))
-            reference = self._reference(now[j])
+            reference = self.state.reference(now[j])
             for u in range(t.own_tokens):
                 s = j * t.own_tokens + u
                 exp2(scores, s, scores[s] - reference)
@@ -493,10 +483,6 @@ class _Products:
                 pack_pair(t.core, packed[0], scores[s], f32(0))
                 at = (head + j) * knobs.weight_pitch + self.lane + (u * WARP + shared.weights_at)
                 put(weights, cast("uint16", T.bitwise_and(packed[0], T.uint32(0xFFFF))), at)
-
-    def _reference(self, top: Expr) -> Expr:
-        """The exponent of a weight of 1, as in ``dense``: weights in f16 go up to 2^14 for the sake of rows in fp8."""
-        return let("reference", top - f32(HEADROOM)) if self.template.narrow else top
 
     def _accumulate(self, stage: Expr) -> None:
         """Add the tile's weighted values to ``sums``, scaled to the new maxima.
