@@ -310,13 +310,15 @@ def _keys_at_places_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _pool_rows_of_another_head(monkeypatch: pytest.MonkeyPatch) -> None:
     right = PoolRows.begin
-    monkeypatch.setattr(PoolRows, "begin", lambda self, record, row: right(self, T.bitwise_xor(record, i32(1)), row))
+    monkeypatch.setattr(
+        PoolRows, "begin", lambda self, record, row, words: right(self, T.bitwise_xor(record, i32(1)), row, words)
+    )
 
 
 def _pool_rows_one_token_late(monkeypatch: pytest.MonkeyPatch) -> None:
     right = PoolRows.begin
     monkeypatch.setattr(
-        PoolRows, "begin", lambda self, record, row: right(self, record, T.bitwise_xor(row + 1, i32(8)))
+        PoolRows, "begin", lambda self, record, row, words: right(self, record, T.bitwise_xor(row + 1, i32(8)), words)
     )
 
 

@@ -145,9 +145,9 @@ def choose(condition: Expr) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def loop(name: str, extent: Expr, start: Expr = 0) -> Iterator[Expr]:
-    """for name in range(start, extent)"""
-    with T.serial(start, extent) as v:
+def loop(name: str, extent: Expr, start: Expr = 0, *, rolled: bool = False) -> Iterator[Expr]:
+    """for name in range(start, extent); a ``rolled`` one stays a loop, of others a compiler writes out some turns."""
+    with T.serial(start, extent, **({"unroll": False} if rolled else {})) as v:
         IRBuilder.name(name, v)
         yield v
 

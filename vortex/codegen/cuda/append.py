@@ -28,7 +28,7 @@ from vortex.codegen.cuda.ptx import (
     wide,
 )
 from vortex.codegen.cuda.storage import Arena, RowStorage, StoredValues
-from vortex.codegen.cuda.vector_load import unpack, vector
+from vortex.codegen.cuda.vector_load import row_words, unpack, vector
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE, narrow
 from vortex.codegen.resets import Begun, ResetTo
@@ -93,6 +93,10 @@ class _Pool:
     def width(self) -> int:
         """32-bit words of the widest access that a token's row divides into."""
         return math.gcd(self.type.tile[1] * self.size, 16) // 4
+
+    def row(self, physical: Expr, h: Expr, token: Expr) -> Expr:
+        """The first word of the row of a token of a page."""
+        return row_words((physical, h, token), self.strides[:-1], 4 // self.size, self.width)
 
     def element(self, physical: Expr, h: Expr, token: Expr, dim: Expr) -> Expr:
         step = self.strides
@@ -295,11 +299,7 @@ class Appending:
                 let("token", quotient(v, i32(row // width))),
                 let("word", remainder(v, i32(row // width)) * width),
             )
-            source = T.truncdiv(
-                pool.element(place.page, h, self.args.token(place, token), word * (4 // pool.size)),
-                T.int64(4 // pool.size),
-            )
-            source = let("source", source)
+            source = let("source", pool.row(place.page, h, self.args.token(place, token)) + wide(word))
             with vector(width) as w:
                 put(held, pool.words[source + w], w)
             for w in range(width):

@@ -83,7 +83,11 @@ class Cta:
 
     @contextmanager
     def share(self, name: str, count: int | Expr) -> Iterator[Expr]:
-        """``for name in range(count)`` dealt out to the threads of the CTA in turn."""
+        """``for name in range(count)`` dealt out to the threads of the CTA in turn.
+
+        A count that is not known here stays a loop, for it is seldom more than a turn: what a CTA does once is as fast
+        as its instructions come from memory, so code that is not run must not lie in between.
+        """
         if isinstance(count, int) and count <= self.threads:
             if count == self.threads:
                 yield self.thread
@@ -93,7 +97,7 @@ class Cta:
             return
         whole = isinstance(count, int) and count % self.threads == 0
         rounds = -(-count // self.threads) if isinstance(count, int) else rounds_of(count, self.threads)
-        with loop(f"{name}_round", rounds) as turn:
+        with loop(f"{name}_round", rounds, rolled=not isinstance(count, int)) as turn:
             at = let(name, turn * self.threads + self.thread)
             if whole:
                 yield at

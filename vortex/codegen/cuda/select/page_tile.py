@@ -18,8 +18,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
-from tvm.script.ir_builder import IRBuilder
-
 from vortex.codegen.cuda.cta_compute import GpuTiles, stored_values
 from vortex.codegen.cuda.ptx import WARP, quotient, remainder, shuffle
 from vortex.codegen.cuda.storage import LaneStorage, PageStorage, PickedStorage
@@ -77,8 +75,7 @@ def rolled(dims: list[int], body: Callable[[Index], None], prefix: str) -> None:
         elif dims[len(done)] == 1:
             level([*done, i32(0)])
         else:
-            with T.serial(0, dims[len(done)], unroll=False) as v:
-                IRBuilder.name(f"{prefix}{len(done)}", v)
+            with loop(f"{prefix}{len(done)}", dims[len(done)], rolled=True) as v:
                 level([*done, v])
 
     level([])

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
-from vortex.codegen.cuda.ptx import flat_view, quotient, remainder, wide
-from vortex.codegen.tir import U32, Buffer, Expr, T, let
+from vortex.codegen.cuda.ptx import flat_view, quotient, remainder
+from vortex.codegen.cuda.vector_load import row_words
+from vortex.codegen.tir import U32, Buffer, Expr, let
 
 PACKED = 2
 """Numbers of a pool in a word: those of 16 bits are taken as they are stored."""
@@ -28,16 +29,12 @@ class PoolRows:
     def of(cls, args: Arguments, name: str) -> PoolRows:
         return cls(args, name, flat_view(args.buffers[name], U32, 16))
 
-    def begin(self, record: Expr, row: Expr) -> Expr:
-        """The first word of a row of a page (of a block, where pages have several)."""
+    def begin(self, record: Expr, row: Expr, words: int) -> Expr:
+        """The first word of a row of a page (of a block, where pages have several), read by ``words`` words at once."""
         heads, each = self.args.size("Hkv"), self.args.page_blocks
         page, token = record, row
         if each > 1:
             page, token = quotient(record, each), remainder(record, each) * self.args.block_size + row
         physical = let("physical_page", quotient(page, heads))
-        steps = self.args.buffers[self.name].strides
         where = (physical, page - physical * heads, token)
-        words: Expr = T.int64(0)
-        for i, step in zip(where, steps, strict=False):
-            words = words + wide(i) * quotient(step, PACKED)
-        return words
+        return row_words(where, self.args.buffers[self.name].strides[:-1], PACKED, words)

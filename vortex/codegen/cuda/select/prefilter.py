@@ -138,7 +138,7 @@ class Prefilter:
         """Copy all keys of a row."""
         far, batch = keys.opened(), local("keys_to_copy", TOGETHER, U32)
         first = local("first_to_copy", 1, I32)
-        with loop("copy_round", rounds_of(scored, TOGETHER * self.cta.threads)) as turn:
+        with loop("copy_round", rounds_of(scored, TOGETHER * self.cta.threads), rolled=True) as turn:
             put(first, turn * (TOGETHER * self.cta.threads) + self.cta.thread, 0)
             for i in range(TOGETHER):
                 put(batch, T.reinterpret(U32, far.get(T.min(first[0] + i * self.cta.threads, scored - 1))), i)
@@ -166,7 +166,7 @@ class _Tiles:
         most, first = local("greatest_of_thread", 1, U32), local("first_tile", 1, I32)
         batch = local("greatest_of_tiles", TOGETHER, U32)
         put(most, T.uint32(0), 0)
-        with loop("tile_round", rounds_of(self.tiles, TOGETHER * self.cta.threads)) as turn:
+        with loop("tile_round", rounds_of(self.tiles, TOGETHER * self.cta.threads), rolled=True) as turn:
             put(first, turn * (TOGETHER * self.cta.threads) + (self.cta.lane * self.cta.warps + self.cta.warp), 0)
             # all loads are on their way before the first is looked at
             at = [first[0] + i * self.cta.threads for i in range(TOGETHER)]
@@ -186,7 +186,7 @@ class _Tiles:
         put(first, self.cta.warp * share[0] + self.cta.lane, 0)
         put(count, i32(0), 0)
         end = T.min(self.tiles, (self.cta.warp + 1) * share[0])
-        with loop("tile_round", rounds_of(share[0], TOGETHER * WARP)):
+        with loop("tile_round", rounds_of(share[0], TOGETHER * WARP), rolled=True):
             for i in range(TOGETHER):
                 put(batch, T.reinterpret(U32, self.greatest.get(T.min(first[0] + i * WARP, self.tiles - 1))), i)
             for i in range(TOGETHER):
@@ -205,7 +205,7 @@ class _Tiles:
         reach the bound.
         """
         page, batch = local("page_of_lane", TOGETHER, I32), local("keys_of_tiles", TOGETHER, U32)
-        with loop("listed_round", rounds_of(listed, TOGETHER)) as turn:
+        with loop("listed_round", rounds_of(listed, TOGETHER), rolled=True) as turn:
             for i in range(TOGETHER):
                 at = turn * TOGETHER + i
                 tile = self.arena.i32[T.min(at, listed - 1) + self._listed]

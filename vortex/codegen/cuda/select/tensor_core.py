@@ -516,7 +516,7 @@ class Pipeline:
                 along, whole = t.tile[-1] // m.packed, t.numel // m.packed
                 view, begin = self.views[m.load.load.buffer], wide(of_page) * whole + wide(tile_row * along + inside)
             else:
-                view, begin = pool.view, pool.begin(of_page, tile_row) + wide(inside)
+                view, begin = pool.view, pool.begin(of_page, tile_row, m.words) + wide(inside)
             source = let("source", begin)
             for c in range(m.unit_chunks):
                 with vector(m.words) as w:
