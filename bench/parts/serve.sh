@@ -21,7 +21,7 @@ stage() {
   artifact latent_topk serve/latent --heads 16 --latent 512+64 --page-size 16 --dtype f16
   artifact latent_topk serve/latent_fp8 --heads 16 --latent 512+64 --page-size 16 --dtype f16 --kv-dtype fp8_e4m3
   local flow name
-  for flow in quest examples/quest_then_mass.py bench/language_flows.py:quest_then_mass_fp8; do
+  for flow in quest examples/quest_then_{mass,exact}.py bench/language_flows.py:quest_then_mass_fp8; do
     name=$(basename "${flow#*:}" .py)
     artifact "$flow" "serve/1.7b_$name" --heads 16/8 --head-dim 128 --page-size 16 --dtype bf16
   done
