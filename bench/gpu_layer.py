@@ -12,8 +12,11 @@ in .gpu/ by
 
     PYTHONPATH=. python3 bench/gpu_layer.py .gpu/quest.vxa .gpu/block_topk.vxa --out $OUT/layer.json
 
-``--only select.2`` leaves a kernel's other variants out, so that every step runs this one; ``--device cpu`` tries the
-script where there is no GPU, on artifacts that have a CPU library: few pages, and times of the wall clock.
+``--between 100`` also measures the layer where so many MB are written before each step (``between_us``, without what
+that takes): in a model the weights of a layer go through L2 between two layers' attention, and then the instructions of
+the kernels have to come from memory again. ``--only select.2`` leaves a kernel's other variants out, so that every step
+runs this one; ``--device cpu`` tries the script where there is no GPU, on artifacts that have a CPU library: few pages,
+and times of the wall clock.
 ``--budget 8`` keeps 8 pages beside the reserved ones, or blocks.
 """
 
@@ -337,6 +340,16 @@ def timed(calls: Sequence[Callable[[], object]], device: torch.device) -> float:
     return sorted(times)[runs // 2]
 
 
+def timed_between(calls: Sequence[Callable[[], object]], written: torch.Tensor, device: torch.device) -> float:
+    """Microseconds of a call, before each of which ``written`` is overwritten, without the time that this takes."""
+
+    def write() -> None:
+        written.fill_(1)
+
+    both = timed([do for call in calls for do in (write, call)], device)
+    return 2 * both - timed([write] * len(calls), device)
+
+
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes a second, read and written, of an elementwise kernel over 4 GB."""
     a = torch.randn(1 << 29 if device.type == "cuda" else 1 << 22, device=device)
@@ -344,8 +357,10 @@ def copy_bandwidth(device: torch.device) -> float:
     return 8 * a.numel() / timed([lambda: torch.add(a, 1.0, out=b)] * 3, device) * 1e6
 
 
-def measured(layer: Layer, requests: int, tokens: int, copy: float) -> dict[str, Any]:
-    """Times of a shape, of as many steps that no cache holds their pages."""
+def measured(layer: Layer, requests: int, tokens: int, copy: float, between: int = 0) -> dict[str, Any]:
+    """Times of a shape, of as many steps that no cache holds their pages; one more with ``between`` MB written before
+    each step.
+    """
     first = Step(layer, [tokens] * requests, 100)
     first.run()
     sizes = first.bytes()
@@ -358,6 +373,9 @@ def measured(layer: Layer, requests: int, tokens: int, copy: float) -> dict[str,
         row[f"{kind}_us"] = timed([getattr(s, kind) for s in steps], layer.device)
     row["layer_us"] = timed([s.run for s in steps], layer.device)
     row["apart_us"] = timed([s.run_apart for s in steps], layer.device)
+    if between:
+        written = torch.empty(between * 10**6, dtype=torch.uint8, device=layer.device)
+        row["between_MB"], row["between_us"] = between, timed_between([s.run for s in steps], written, layer.device)
     for kind in ("select", "attend"):
         row[f"{kind}_of_copy"] = sizes[kind] / row[f"{kind}_us"] * 1e6 / copy
     if layer.ir is not None:
@@ -377,6 +395,7 @@ def main() -> int:
     parser.add_argument(
         "--budget", type=int, default=BUDGET.pages, help="pages kept beside the reserved ones, or blocks"
     )
+    parser.add_argument("--between", type=int, default=0, metavar="MB", help="measure behind so many written MB, too")
     parser.add_argument("--commit", default="")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -398,7 +417,7 @@ def main() -> int:
         found["checks"][path.stem] = wrong
         print(f"{path.stem}: {'right' if not wrong else wrong[:6]}", flush=True)
         for requests, tokens in shapes:
-            row = {"flow": path.stem, **measured(layer, requests, tokens, copy)}
+            row = {"flow": path.stem, **measured(layer, requests, tokens, copy, args.between)}
             found["rows"].append(row)
             wrong += row.get("wrong", [])
             print("  ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)

@@ -5,6 +5,6 @@ stage() {
   artifact block_topk block_topk
 }
 run() {
-  python3 bench/gpu_layer.py "$GPU/quest.vxa" "$GPU/block_topk.vxa" --commit "$COMMIT" --out "$OUT/layer.json" &&
+  python3 bench/gpu_layer.py "$GPU/quest.vxa" "$GPU/block_topk.vxa" --between 100 --commit "$COMMIT" --out "$OUT/layer.json" &&
     python3 bench/gpu_layer.py "$GPU/quest.vxa" --deterministic --commit "$COMMIT" --out "$OUT/layer_deterministic.json"
 }

@@ -25,6 +25,6 @@ stage() {
   done
 }
 run() {
-  python3 bench/gpu_layer.py "$GPU"/steps/*.vxa --budget 8 --commit "$COMMIT" --out "$OUT/steps.json" \
+  python3 bench/gpu_layer.py "$GPU"/steps/*.vxa --budget 8 --between 100 --commit "$COMMIT" --out "$OUT/steps.json" \
     --shapes "${SHAPES:-1x32763,8x32763,32x32763,8x131067}"
 }

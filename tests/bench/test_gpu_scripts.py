@@ -155,11 +155,36 @@ def test_a_layer_is_judged_by_its_ir(
     wrong = bench.check(layer, [16 * 40 + 3, 17], 0)
     assert any(w.startswith(says) for w in wrong) if symbol else wrong == [], wrong
     if not symbol:
-        row = bench.measured(layer, 2, 643, 1e12)
+        row = bench.measured(layer, 2, 643, 1e12, between=1)
         assert row["wrong"] == []
+        assert row["between_MB"] == 1 and row["between_us"] > 0
         # 38 pages of bounds, and the keys of 128 blocks in 4 bits with their scales
         least = 2 * bench.HKV * (38 * 2 * 32 + 32 * 16 * (32 / 2 + 2))
         assert least < 1e6 * row["MB"][0] < 1.1 * least
+
+
+def test_what_is_written_between_steps_is_not_counted(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, called = script("gpu_layer"), list[str]()
+    us = {"write": 7.0, "step": 5.0}
+    written = torch.zeros(3, dtype=torch.uint8)
+
+    def timed(calls: list[Callable[[], object]], device: torch.device) -> float:
+        names = []
+        for call in calls:
+            call()
+            names.append(call.__name__)
+        called.extend(names)
+        return sum(us[n] for n in names) / len(names)
+
+    def step() -> None:
+        assert written.tolist() == [1, 1, 1], "nothing was written before"
+        written.zero_()
+
+    monkeypatch.setattr(bench, "timed", timed)
+    assert bench.timed_between([step, step], written, torch.device("cpu")) == 5.0
+    assert called == ["write", "step", "write", "step", "write", "write"]
 
 
 NCU = """==PROF== Connected to process 7
