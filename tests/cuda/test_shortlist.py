@@ -40,10 +40,11 @@ from vortex.ir.core import Decl, Module
 from vortex.ir.dialects import page
 from vortex.ir.dialects.flow import cap_of
 from vortex.ir.interpret_page import Batch, plan_row
-from vortex.ir.types import S, Sym
+from vortex.ir.types import S, Sym, fp8_e4m3
 from vortex.passes.manager import PassContext, run_pipeline
 from vortex.schedules.check import check_program
 from vortex.schedules.cuda_select import SelectKnobs, fitting
+from vortex.schedules.matrices import matrices_of
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
 
@@ -204,6 +205,35 @@ def test_blocks_of_a_page(name: str) -> None:
         check(name, BLOCKS, budget, slots=slots, seed=seed, nhd=seed == 1)
 
 
+def in_fp8(dtype: str) -> Spec:
+    return Spec(page_size=16, head_dim=64, group=4, dtype=dtype, kv_dtype="fp8_e4m3")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("f16", marks=pytest.mark.full)])
+def test_rows_of_a_pool_with_a_scale(dtype: str) -> None:
+    """Tensor cores take the bytes of K, and the results are multiplied by its scale."""
+    name, spec = "quest_then_exact", in_fp8(dtype)
+    program = lower(flow_of(name, spec))
+    contracted = [(m.load.load.buffer, m.load.dtype) for m in matrices_of(program, program.functions["select"])]
+    assert ("k", fp8_e4m3) in contracted
+    for seed, budget in enumerate(BUDGETS):
+        slots = 1 if seed == 1 else 8
+        check(name, spec, budget, (2, 33, 70), slots=slots, seed=seed, nhd=seed == 1, integers=seed == 2)
+
+
+def test_a_scale_that_is_forgotten_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, spec = "quest_then_exact", in_fp8("bf16")
+    with monkeypatch.context() as planted:
+        planted.setattr(PoolRows, "scale", None)
+        wrong = kernels.__wrapped__(name, spec)
+
+    def passes(built: Kernels, seed: int) -> None:
+        check(name, spec, Budget(1, sink=1, recent=2), (2, 33, 70), slots=1, seed=seed, built=built, integers=False)
+
+    passes(kernels(name, spec), 0)
+    assert any(fails(passes, wrong, seed) for seed in range(4))
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["ThreeSteps", "Ties", "Shares", "quest_then_mass"])
 def test_rows_of_more_keys_than_registers_in_the_workspace(name: str) -> None:
@@ -311,14 +341,14 @@ def _keys_at_places_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
 def _pool_rows_of_another_head(monkeypatch: pytest.MonkeyPatch) -> None:
     right = PoolRows.begin
     monkeypatch.setattr(
-        PoolRows, "begin", lambda self, record, row, words: right(self, T.bitwise_xor(record, i32(1)), row, words)
+        PoolRows, "begin", lambda self, record, row, *how: right(self, T.bitwise_xor(record, i32(1)), row, *how)
     )
 
 
 def _pool_rows_one_token_late(monkeypatch: pytest.MonkeyPatch) -> None:
     right = PoolRows.begin
     monkeypatch.setattr(
-        PoolRows, "begin", lambda self, record, row, words: right(self, record, T.bitwise_xor(row + 1, i32(8)), words)
+        PoolRows, "begin", lambda self, record, row, *how: right(self, record, T.bitwise_xor(row + 1, i32(8)), *how)
     )
 
 

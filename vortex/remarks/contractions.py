@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from vortex.errors import Loc
-from vortex.ir.core import Module, Op
-from vortex.ir.dialects import flow, page
-from vortex.ir.staging import origin_of, over_pages
+from vortex.ir.core import Module
+from vortex.ir.dialects import flow
+from vortex.ir.staging import over_pages
 from vortex.remarks.remark import Remark
 from vortex.schedules.matrices import contracted_as_stored, why_no_matrix
 
@@ -48,15 +48,7 @@ def _contractions(program: Module) -> Iterator[Contraction]:
         for o in f.ops:
             if isinstance(o, flow.Dot) and over_pages(o.value):
                 why = why_no_matrix(o, partial(contracted_as_stored, program)) or ""
-                if why and (pools := _scaled_rows(program, o)):
-                    why = f"it reads {' and '.join(f'cache.{n}' for n in pools)}, rows of a pool that have a scale"
                 yield Contraction(_shown(o), o.loc, why, f.name)
-
-
-def _scaled_rows(program: Module, o: Op) -> list[str]:
-    """The pools in fp8 whose rows an op takes."""
-    loads = [x for v in o.operands if isinstance(x := origin_of(v).owner, page.Load)]
-    return [x.buffer for x in loads if page.is_paged(program, x) and page.scaled(program.decls[x.buffer])]
 
 
 def _shown(o: flow.Dot) -> str:

@@ -16,7 +16,7 @@ from math import prod
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import axis_of, loads_by_loop, origin_of, over_pages, stage
-from vortex.ir.types import DType, Shape, TensorType
+from vortex.ir.types import Shape, TensorType
 from vortex.schedules.matrices import COLUMNS, Matrix, matrices_of
 
 NUMBER, PRODUCT = 2, 3
@@ -90,11 +90,11 @@ class Arithmetic:
         converted: dict[Op, int] = {}
         sizes: dict[Op, int] = {}
         for load, sweeps in field_reads(program, f):
-            numbers = _numel(load.value) * len(sweeps)
-            sizes[load] = numbers * _dtype(load).bits // 8 // candidates(load)
+            numbers, dtype = _numel(load.value) * len(sweeps), page.stored_dtype(program, load)
+            sizes[load] = numbers * dtype.bits // 8 // candidates(load)
             scalar = not all(o in contracted for o in f.ops if _reads(o, load))
             rates = CONVERSION if scalar else TENSOR_CONVERSION
-            converted[load] = numbers * rates.get(_dtype(load).name, 0) // candidates(load)
+            converted[load] = numbers * rates.get(dtype.name, 0) // candidates(load)
         tensor: dict[Op, int] = {m.op: _padded_flops(m) // candidates(m.op) for m in matrices}
         return cls(counted, converted, sizes, tensor, _limits(program, f))
 
@@ -143,11 +143,6 @@ def _spans_pages(o: Op) -> bool:
 def _reads(o: Op, load: page.Load) -> bool:
     """Whether an op takes what was loaded, seen through views."""
     return not isinstance(o, flow.View) and any(origin_of(v).owner is load for v in o.operands)
-
-
-def _dtype(o: page.Load) -> DType:
-    assert isinstance(o.value.type, TensorType)
-    return o.value.type.dtype
 
 
 def _instructions(o: Op) -> int:

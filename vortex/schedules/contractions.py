@@ -28,8 +28,8 @@ VECTOR = 16
 LOADABLE = frozenset((bf16, f16, fp8_e4m3, f32, int8, int4, i32))
 """The types that lane groups read; i32 are words of bits."""
 
-Paged = Callable[[page.Load], bool]
-"""Whether a load reads summaries through the page table."""
+Paged = Callable[[page.Load], DType | None]
+"""The type in which the numbers lie that a load reads through the page table; None for what is not taken from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,10 @@ class LaneGroupLoad:
     """A load whose last axis is the one folded."""
 
     load: page.Load
+    dtype: DType
+    """Of the numbers as they lie in memory."""
     rows: tuple[int, ...]
     """Its index along the other axes of the tile: the key of an axis of the fold, or ~i for the constant i."""
-
-    @property
-    def dtype(self) -> DType:
-        return type_of(self.load.value).dtype
 
 
 @dataclass(frozen=True)
@@ -128,12 +126,12 @@ def _along(key: int, extent: int, asked: Sequence[tuple[page.Load, list[_Place]]
     """The lane group whose vectors lie along one axis; the index of a load has the page axis first."""
     loads: dict[page.Load, LaneGroupLoad] = {}
     for load, index in asked:
-        inner = index[1:]
-        if not paged(load) or not inner or inner[-1] != Axis(key) or type_of(load.value).dtype not in LOADABLE:
+        inner, dtype = index[1:], paged(load)
+        if dtype not in LOADABLE or not inner or inner[-1] != Axis(key):
             continue
         rows = [i.key if isinstance(i, Axis) else ~i for i in inner[:-1] if i is not None]
         if len(rows) == len(inner) - 1:
-            loads.setdefault(load, LaneGroupLoad(load, tuple(rows)))
+            loads.setdefault(load, LaneGroupLoad(load, dtype, tuple(rows)))
     if not loads:
         return None
     sizes = [x.dtype.bits for x in loads.values()]

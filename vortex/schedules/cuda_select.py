@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 from vortex.errors import Loc
 from vortex.ir.core import Attr, Function, Module, Op
 from vortex.ir.dialects import flow, page
 from vortex.ir.staging import is_for_row, over_pages
+from vortex.ir.types import DType
 from vortex.schedules.arithmetic import Arithmetic
 from vortex.schedules.contractions import LaneGroup, lane_group_of, type_of
 from vortex.schedules.kept_words import KeptWords
@@ -69,7 +69,10 @@ def default(words_per_page: int, machine: Machine = H200, *, roomy: bool = True,
 
 def lane_groups_of(program: Module, f: Function) -> dict[Op, LaneGroup]:
     """What of a kernel lane groups fold, where tensor cores do not."""
-    summaries = partial(page.is_summary, program)
+
+    def summaries(o: page.Load) -> DType | None:
+        return page.stored_dtype(program, o) if page.is_summary(program, o) else None
+
     return {o: group for o in f.ops if (group := lane_group_of(o, summaries)) is not None}
 
 

@@ -275,9 +275,11 @@ def _exact(v: Value, dtypes: Sequence[DType]) -> bool:
     return o is not None and not o.rounds and all(_exact(x, dtypes) for x in o.operands)
 
 
-def contracted_as_stored(program: Module, o: page.Load) -> bool:
-    """Whether tensor cores may take what a load reads: summaries, and rows of pools that hold the numbers as such."""
-    return page.is_paged(program, o) and not page.scaled(program.decls[o.buffer])
+def contracted_as_stored(program: Module, o: page.Load) -> DType | None:
+    """The type in which tensor cores may take what a load reads: summaries, and rows of pools, by whose scale results
+    are multiplied; None for anything else.
+    """
+    return page.stored_dtype(program, o) if page.is_paged(program, o) else None
 
 
 def matrices_of(program: Module, f: Function) -> list[Matrix]:
@@ -330,6 +332,6 @@ def _scaled(m: Matrix, o: flow.Mul, by: Value, paged: Paged) -> Scaled | None:
     rows = [i.key for i in where[1:] if isinstance(i, Axis)]
     constant = all(i == 0 for i in where[1:] if not isinstance(i, Axis))
     fits = type_of(load.value).dtype == f16 and type_of(load.value).numel == m.stacked
-    if not paged(load) or not constant or not fits or rows != [k for k, d in m.tiles if d != 1]:
+    if paged(load) is None or not constant or not fits or rows != [k for k, d in m.tiles if d != 1]:
         return None
     return Scaled(o, None, load)

@@ -31,7 +31,7 @@ from vortex.budget import Cap
 from vortex.ir.core import Decl, Function, Module, Op, Value, op
 from vortex.ir.dialects.flow import Part, blocks_of_page, one_page_axis, tensor
 from vortex.ir.rewrite import behind
-from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3, i32, uint1, whole_pages
+from vortex.ir.types import DType, S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3, i32, uint1, whole_pages
 
 LAYOUTS = ("batched", "ragged", "paged", "token", "slot", "entry", "request", "step")
 ROLES = ("input", "pool", "field", "state", "output", "workspace", "plan", "scratch")
@@ -129,6 +129,14 @@ class LoadWords(Load):
 def is_paged(m: Module, o: Load) -> bool:
     """Whether a load reads a summary or rows of a pool, through the request's page table."""
     return bool(m.decls[o.buffer].attrs["layout"] == "paged")
+
+
+def stored_dtype(m: Module, o: Load) -> DType:
+    """The type in which a load reads numbers: that of its value, but for a pool with a scale."""
+    d = m.decls[o.buffer]
+    t = d.type if scaled(d) else o.value.type
+    assert isinstance(t, TensorType)
+    return t.dtype
 
 
 def is_summary(m: Module, o: Load) -> bool:

@@ -322,7 +322,7 @@ class Pipeline:
                     column, first = self._column(m, n)
                     at = column + self.work.powers_at[m.op]
                     inverse = self.arena.f32[at]
-                    put(self.undo[m.op], _by_constants(m, inverse * f32(1 / Nibbles.UNIT) if m.shifted else inverse), n)
+                    put(self.undo[m.op], self._times(m, inverse * f32(1 / Nibbles.UNIT) if m.shifted else inverse), n)
                     if m.op in self.begin:
                         put(self.begin[m.op], T.Select(first, self.arena.f32[at + 2 * m.count], f32(0)), n)
 
@@ -516,7 +516,7 @@ class Pipeline:
                 along, whole = t.tile[-1] // m.packed, t.numel // m.packed
                 view, begin = self.views[m.load.load.buffer], wide(of_page) * whole + wide(tile_row * along + inside)
             else:
-                view, begin = pool.view, pool.begin(of_page, tile_row, m.words) + wide(inside)
+                view, begin = pool.view, pool.begin(of_page, tile_row, m.packed, m.words) + wide(inside)
             source = let("source", begin)
             for c in range(m.unit_chunks):
                 with vector(m.words) as w:
@@ -629,10 +629,19 @@ class Pipeline:
 
     def _scaled(self, m: Matrix, x: Expr, column: int, by: Expr | None) -> Expr:
         """A sum without the power of two of its column, times what else it is multiplied by."""
-        x = x * self.undo[m.op][column] if m.raised else _by_constants(m, x)
+        x = x * self.undo[m.op][column] if m.raised else self._times(m, x)
         if by is not None:
             x = x * by
-        return let("scaled", x) if m.raised or m.scaled else x
+        return let("scaled", x) if m.raised or m.scaled or self._scale_of(m) is not None else x
+
+    def _times(self, m: Matrix, x: Expr) -> Expr:
+        """A number times the constants that results of ``m`` are multiplied by, and the scale of the pool it reads."""
+        x, scale = _by_constants(m, x), self._scale_of(m)
+        return x if scale is None else x * scale
+
+    def _scale_of(self, m: Matrix) -> Expr | None:
+        pool = self.pools.get(m.load.load.buffer)
+        return None if pool is None else pool.scale
 
     def _result(self, m: Matrix, n: int, e: int, odd: int) -> tuple[Expr, Expr | None, Expr | None]:
         """Sum ``d[e]`` of this lane, its column, and whether the lane has one (None: all do)."""
