@@ -11,5 +11,6 @@ stage() {
   artifact mass language/mass_blocks --page-size 64 --block-size 16
   artifact examples/pyramid.py language/pyramid --page-size 64 --block-size 16
   artifact quest language/quest_table --budget-table
+  artifact examples/quest_then_exact.py language/quest_then_exact_fp8 --kv-dtype fp8_e4m3
 }
 run() { python3 bench/gpu_language.py "$GPU"/language/*.vxa --commit "$COMMIT" --out "$OUT/language.json"; }

@@ -26,7 +26,7 @@ def row_words(where: Sequence[Expr], steps: Sequence[Expr], packed: int, words: 
     """The first 32-bit word of the row at ``where`` of a tensor whose strides count elements, ``packed`` to a word.
 
     Rows begin at multiples of ``words``, and the address shows it: a :func:`vector` of words that TVM cannot prove
-    to be aligned becomes a load for each. On an H200 that made ``select`` of ``quest_then_exact`` 1.6 times as slow.
+    to be aligned becomes a load for each. On an H200 ``select`` of ``quest_then_exact`` took up to 1.75 times as long.
     """
     at: Expr = T.int64(0)
     for i, step in zip(where, steps, strict=True):
