@@ -20,11 +20,11 @@ from tests.batches import batch, candidates, summarise
 from tests.cuda.harness import APPENDED, H200, Kernels, fails, lower, tensors
 from tests.flow.shortlists import Both, Latent, Linear, ThreeSteps, TwoSteps
 from vortex.budget import Budget
+from vortex.codegen.cuda.pool_rows import PoolRows
 from vortex.codegen.cuda.select import few_keys, lists
 from vortex.codegen.cuda.select.lists import Lists
 from vortex.codegen.cuda.select.page_lookup import PageLookup
 from vortex.codegen.cuda.select.page_tile import PageTile
-from vortex.codegen.cuda.select.pool_rows import PoolRows
 from vortex.codegen.cuda.select.reserved import GpuReader
 from vortex.codegen.cuda.select.sweeps import Sweeps
 from vortex.codegen.cuda.storage import ListStorage, StoredValues
@@ -339,17 +339,21 @@ def _keys_at_places_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _pool_rows_of_another_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = PoolRows.begin
-    monkeypatch.setattr(
-        PoolRows, "begin", lambda self, record, row, *how: right(self, T.bitwise_xor(record, i32(1)), row, *how)
-    )
+    right = PoolRows.row_of_record
+
+    def wrong(self: PoolRows, record: Expr, token: Expr, width: int) -> Expr:
+        return right(self, T.bitwise_xor(record, i32(1)), token, width)
+
+    monkeypatch.setattr(PoolRows, "row_of_record", wrong)
 
 
 def _pool_rows_one_token_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = PoolRows.begin
-    monkeypatch.setattr(
-        PoolRows, "begin", lambda self, record, row, *how: right(self, record, T.bitwise_xor(row + 1, i32(8)), *how)
-    )
+    right = PoolRows.row_of_record
+
+    def wrong(self: PoolRows, record: Expr, token: Expr, width: int) -> Expr:
+        return right(self, record, T.bitwise_xor(token + 1, i32(8)), width)
+
+    monkeypatch.setattr(PoolRows, "row_of_record", wrong)
 
 
 def _page_tiles_as_long_as_those_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.harness import H200, cuda_source, lower
-from vortex.codegen.cuda import append
-from vortex.codegen.cuda.select import pool_rows
-from vortex.codegen.cuda.vector_load import row_words
+from vortex.codegen.cuda import pool_rows
+from vortex.codegen.cuda.pool_rows import row_words
 from vortex.codegen.emit import emit_kernel
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
@@ -49,7 +48,6 @@ def test_rows_of_pools(spec: Spec) -> None:
 
 
 def test_a_load_that_falls_apart_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (append, pool_rows):
-        monkeypatch.setattr(module, "row_words", lambda where, steps, packed, words: row_words(where, steps, packed, 1))
+    monkeypatch.setattr(pool_rows, "row_words", lambda where, steps, packed, words: row_words(where, steps, packed, 1))
     made = texts(SPECS["bf16"])
     assert all(APART.search(text) and not WHOLE.search(text) for text in made.values())

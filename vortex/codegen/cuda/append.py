@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments, Place
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles
+from vortex.codegen.cuda.pool_rows import PoolRows
 from vortex.codegen.cuda.ptx import (
     cta_sync,
     early,
@@ -28,7 +29,7 @@ from vortex.codegen.cuda.ptx import (
     wide,
 )
 from vortex.codegen.cuda.storage import Arena, RowStorage, StoredValues
-from vortex.codegen.cuda.vector_load import row_words, unpack, vector
+from vortex.codegen.cuda.vector_load import unpack, vector
 from vortex.codegen.cuda.warp import Cta, rounds_of
 from vortex.codegen.narrow import STORAGE, narrow
 from vortex.codegen.resets import Begun, ResetTo
@@ -36,7 +37,6 @@ from vortex.codegen.tir import U32, Buffer, Expr, T, cast, equal, flat, i32, let
 from vortex.codegen.values import Index, type_of
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import page
-from vortex.ir.types import TensorType
 from vortex.schedules.cuda_append import AppendKnobs
 from vortex.schedules.knobs import read_knobs
 
@@ -66,41 +66,6 @@ def emit_append(program: Module, f: Function) -> list[str]:
     kernel.arena.open()
     kernel.emit(tokens, let("h", head), let("stripe", stripe), let("stripes", stripes))
     return args.names
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """K or V, addressed by hand: TVM's lowering for GPUs does not look at strides."""
-
-    type: TensorType
-    strides: list[Expr]
-    words: Buffer
-    """The memory as one row of 32-bit words."""
-    elements: Buffer
-    """The same as one row of elements."""
-
-    @classmethod
-    def of(cls, args: Arguments, name: str) -> _Pool:
-        b, t = args.buffers[name], args.type_of(name)
-        return cls(t, list(b.strides), flat_view(b, U32, 4), flat_view(b, STORAGE[t.dtype.name], t.dtype.bytes))
-
-    @property
-    def size(self) -> int:
-        """Bytes of an element."""
-        return self.type.dtype.bytes
-
-    @property
-    def width(self) -> int:
-        """32-bit words of the widest access that a token's row divides into."""
-        return math.gcd(self.type.tile[1] * self.size, 16) // 4
-
-    def row(self, physical: Expr, h: Expr, token: Expr) -> Expr:
-        """The first word of the row of a token of a page."""
-        return row_words((physical, h, token), self.strides[:-1], 4 // self.size, self.width)
-
-    def element(self, physical: Expr, h: Expr, token: Expr, dim: Expr) -> Expr:
-        step = self.strides
-        return physical * step[0] + wide(h) * step[1] + wide(token) * step[2] + wide(dim)
 
 
 @dataclass(frozen=True)
@@ -161,7 +126,9 @@ class Appending:
     """What is summarised, the last of them dealt out to CTAs."""
     arena: Arena
     """To be opened, or given the memory of one that is."""
-    pools: dict[str, _Pool]
+    pools: dict[str, PoolRows]
+    elements: dict[str, Buffer]
+    """The memory of each pool as one row of elements."""
     pitch: dict[str, int]
     """Words between the rows of a page in shared memory."""
     tiles: dict[str, int]
@@ -176,16 +143,20 @@ class Appending:
         size = {n: max(u.size for u in units if n in u.loads) for n in loads}
         names = [*loads, *(o.buffer for o in scattered if o.buffer not in loads)]
         arena = Arena()
-        pools = {n: _Pool.of(args, n) for n in names}
+        pools, elements = dict[str, PoolRows](), dict[str, Buffer]()
+        for n in names:
+            b, kept = args.buffers[n], args.type_of(n).dtype
+            pools[n] = PoolRows(args, n, flat_view(b, U32, 4))
+            elements[n] = flat_view(b, STORAGE[kept.name], kept.bytes)
         # rows are one word further apart than they are long, so that a column spreads over the banks
-        pitch = {n: pools[n].type.tile[1] * pools[n].size // 4 + 1 for n in loads}
+        pitch = {n: pools[n].row_size + 1 for n in loads}
         tiles = {n: arena.take(pitch[n] * size[n]) for n in loads}
         storages = {
             o.value: RowStorage(arena, arena.take(max(1, type_of(o.value).numel)))
             for o in f.ops
             if o.result is not None and o.notes.get("in") == "tile"
         }
-        return cls(args, f, scattered, cta, units, arena, pools, pitch, tiles, storages)
+        return cls(args, f, scattered, cta, units, arena, pools, elements, pitch, tiles, storages)
 
     @property
     def size(self) -> int:
@@ -260,7 +231,7 @@ class Appending:
                         page_size = T.int64(self.args.block_size * self.args.page_blocks)
                         to, at = T.truncdiv(slot, page_size), T.truncmod(slot, page_size)
                         where = (wide(t) * wide(self.args.size("Hkv")) + wide(h)) * dim + wide(d)
-                        put(pool.elements, self.args.to_pool(o, source[where]), pool.element(to, h, at, d))
+                        put(self.elements[o.buffer], self.args.to_pool(o, source[where]), pool.element(to, h, at, d))
             # this CTA summarises what it stored
             cta_sync()
 
@@ -291,15 +262,14 @@ class Appending:
     def _copy_tile(self, name: str, at: int, size: int, place: Place, h: Expr) -> None:
         """Copy the ``size`` rows of a page, or block, into shared memory; each byte is read once."""
         pool = self.pools[name]
-        row = pool.type.tile[1] * pool.size // 4
-        width = pool.width
+        row, width = pool.row_size, pool.width
         held = local(f"{name}_words", max(2, width), U32)
         with self.cta.share("vector", size * row // width) as v:
             token, word = (
                 let("token", quotient(v, i32(row // width))),
                 let("word", remainder(v, i32(row // width)) * width),
             )
-            source = let("source", pool.row(place.page, h, self.args.token(place, token)) + wide(word))
+            source = let("source", pool.row(place.page, h, self.args.token(place, token), width) + wide(word))
             with vector(width) as w:
                 put(held, pool.words[source + w], w)
             for w in range(width):

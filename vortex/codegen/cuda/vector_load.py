@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vortex.codegen.cuda.ptx import quotient, wide
 from vortex.codegen.narrow import unpacked
 from vortex.codegen.tir import F32, I32, Expr, T, cast
 from vortex.ir.types import DType, bf16, fp8_e4m3, i32, int4, int8
@@ -20,18 +19,6 @@ def vector(words: int) -> Iterator[Expr]:
         return
     with T.vectorized(0, words) as w:
         yield cast("int64", w)
-
-
-def row_words(where: Sequence[Expr], steps: Sequence[Expr], packed: int, words: int) -> Expr:
-    """The first 32-bit word of the row at ``where`` of a tensor whose strides count elements, ``packed`` to a word.
-
-    Rows begin at multiples of ``words``, and the address shows it: a :func:`vector` of words that TVM cannot prove
-    to be aligned becomes a load for each. On an H200 ``select`` of ``quest_then_exact`` took up to 1.75 times as long.
-    """
-    at: Expr = T.int64(0)
-    for i, step in zip(where, steps, strict=True):
-        at = at + wide(i) * quotient(step, packed * words)
-    return at * words
 
 
 def unpack(word: Expr, k: Expr | int, dtype: DType) -> Expr:

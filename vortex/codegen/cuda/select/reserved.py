@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import quotient, remainder, wide
+from vortex.codegen.cuda.pool_rows import element_at
+from vortex.codegen.cuda.ptx import quotient, remainder
 from vortex.codegen.cuda.select.layout import Layout
 from vortex.codegen.cuda.select.tensor_core import Contractions
 from vortex.codegen.cuda.storage import Arena, ListStorage, RowStorage
@@ -78,8 +79,4 @@ class GpuReader(RowReader):
         return T.Select(odd, unpack(word, 1, t.dtype), unpack(word, 0, t.dtype))
 
     def row_of(self, pool: Decl, where: tuple[Expr, ...]) -> Expr:
-        steps = self.args.buffers[pool.name].strides
-        element: Expr = T.int64(0)
-        for i, step in zip(where, steps, strict=True):
-            element = element + wide(i) * step
-        return self.pools[pool.name][element]
+        return self.pools[pool.name][element_at(where, self.args.buffers[pool.name].strides)]

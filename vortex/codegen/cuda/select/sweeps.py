@@ -18,6 +18,7 @@ from functools import partial
 
 from vortex.codegen.arguments import Arguments
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles, stored_values
+from vortex.codegen.cuda.pool_rows import PoolRows
 from vortex.codegen.cuda.ptx import WARP, cta_sync, flat_view, quotient, warp_sync, wide
 from vortex.codegen.cuda.select.kept import KeptOfPages, Loaded
 from vortex.codegen.cuda.select.lane_group import LaneGroupTiles
@@ -26,7 +27,6 @@ from vortex.codegen.cuda.select.lists import Lists
 from vortex.codegen.cuda.select.page_lookup import PageLookup
 from vortex.codegen.cuda.select.page_reduce import PageFolds
 from vortex.codegen.cuda.select.page_tile import LaneTiles, PageTile
-from vortex.codegen.cuda.select.pool_rows import PoolRows
 from vortex.codegen.cuda.select.reserved import GpuReader, Reserved
 from vortex.codegen.cuda.select.row_inputs import RowInputs
 from vortex.codegen.cuda.select.tensor_core import Contractions, Pipeline
@@ -165,7 +165,7 @@ class Sweeps:
         lists = Lists.open(layout, reserved, of_row, cta, row, values, knobs.keys * knobs.threads)
         lookup = PageLookup(args, row)
         contracted = {m.load.load.buffer for m in layout.matrices} - views.keys()
-        pool_rows = {name: PoolRows.of(args, name) for name in sorted(contracted)}
+        pool_rows = {name: PoolRows(args, name, flat_view(args.buffers[name], U32, 16)) for name in sorted(contracted)}
         return cls(
             args, layout, reserved, of_row, arena, cta, knobs, row, reader, views, pool_rows, values, folds, kept,
             block, inputs, lists, lookup, {},

@@ -54,6 +54,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vortex.codegen.cuda.pool_rows import PoolRows
 from vortex.codegen.cuda.ptx import (
     TILE_TYPES,
     WARP,
@@ -70,7 +71,6 @@ from vortex.codegen.cuda.ptx import (
 from vortex.codegen.cuda.select.f16_pairs import Nibbles, first_of_pair, opposite, pair_step, to_f16
 from vortex.codegen.cuda.select.lane_group import row_of
 from vortex.codegen.cuda.select.page_tile import PageTile, rolled
-from vortex.codegen.cuda.select.pool_rows import PoolRows
 from vortex.codegen.cuda.storage import Arena, StoredValues
 from vortex.codegen.cuda.vector_load import unpack, vector
 from vortex.codegen.cuda.warp import Cta, warp_fold
@@ -516,7 +516,7 @@ class Pipeline:
                 along, whole = t.tile[-1] // m.packed, t.numel // m.packed
                 view, begin = self.views[m.load.load.buffer], wide(of_page) * whole + wide(tile_row * along + inside)
             else:
-                view, begin = pool.view, pool.begin(of_page, tile_row, m.packed, m.words) + wide(inside)
+                view, begin = pool.words, pool.row_of_record(of_page, tile_row, m.words) + wide(inside)
             source = let("source", begin)
             for c in range(m.unit_chunks):
                 with vector(m.words) as w:
