@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vortex.codegen.cuda.pool_rows import element_at
 from vortex.codegen.cuda.ptx import quotient, remainder
 from vortex.codegen.cuda.select.layout import Layout
-from vortex.codegen.cuda.select.tensor_core import Contractions
+from vortex.codegen.cuda.select.tensor_core.contractions import Contractions
 from vortex.codegen.cuda.storage import Arena, ListStorage, RowStorage
 from vortex.codegen.cuda.vector_load import unpack
 from vortex.codegen.cuda.warp import Cta

@@ -29,7 +29,8 @@ from vortex.codegen.cuda.select.page_reduce import PageFolds
 from vortex.codegen.cuda.select.page_tile import LaneTiles, PageTile
 from vortex.codegen.cuda.select.reserved import GpuReader, Reserved
 from vortex.codegen.cuda.select.row_inputs import RowInputs
-from vortex.codegen.cuda.select.tensor_core import Contractions, Pipeline
+from vortex.codegen.cuda.select.tensor_core.contractions import Contractions
+from vortex.codegen.cuda.select.tensor_core.pipeline import Pipeline
 from vortex.codegen.cuda.select.topk import Choice, TopK
 from vortex.codegen.cuda.storage import Arena, LaneStorage, PageStorage, PageTileStorage, StoredValues
 from vortex.codegen.cuda.warp import Cta, rounds_of
@@ -305,9 +306,9 @@ class Sweeps:
     def _make_fragments(self, pipelines: Sequence[Pipeline]) -> None:
         """Make what tensor cores multiply the pages with; then all threads find it."""
         for pipeline in pipelines:
-            pipeline.find_powers(self.values)
+            pipeline.factors.find(self.values)
         for pipeline in pipelines:
-            pipeline.make_fragments(self.values)
+            pipeline.fragments.make(self.values)
         cta_sync()
 
     def _fill(self, sweep: _Sweep) -> None:
@@ -342,7 +343,7 @@ class Sweeps:
         if work is not None:
             if sweep.level not in self.prepared:
                 self._make_fragments([work.pipeline])
-            work.pipeline.take_powers()
+            work.pipeline.factors.take()
         looks_up = self._look_up(ops)
         if sweep.later is not None and all(isinstance(o, flow.Ranking) for o in ops):
             self._keys_together(sweep, ops)
