@@ -236,8 +236,9 @@ def test_it_runs_in_a_call_of_the_decoder_that_it_names(tmp_path: Path) -> None:
     for i, length in enumerate(LENGTHS):
         trial.join(f"r{i}", length - 1)
     trial.step()
-    step = trial.decoder._step
-    assert step is not None
+    planned = trial.decoder._planned
+    assert planned is not None
+    step = planned.step
     assert step.shared["tally"].tolist() == step.shared["plan"].sum(0).tolist()
     assert step.shared["tally"].tolist() == [n + 7 + 1 + (n - 3) for n in (8, 13, 32, 10)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,8 +11,10 @@ import torch
 
 from vortex.artifact.manifest import FieldEntry, StateEntry
 from vortex.budget import Budget
-from vortex.errors import CAPACITY, NO_CAPTURE, NOT_READY, SHAPE_MISMATCH
-from vortex.runtime.calls import Signature, signature
+from vortex.errors import NO_CAPTURE, NOT_READY
+from vortex.runtime.arguments import CallArguments
+from vortex.runtime.arguments import NewTokens as NewTokens
+from vortex.runtime.calls import signature
 from vortex.runtime.checks import (
     check_budgets,
     check_one_each,
@@ -22,30 +25,11 @@ from vortex.runtime.checks import (
 )
 from vortex.runtime.library import Library, open_library
 from vortex.runtime.parameters import Given, Parameters
-from vortex.runtime.reuse import Kept, mapped, paused, resumed
-from vortex.runtime.shapes import (
-    check_given,
-    check_pools,
-    check_queries,
-    check_scales,
-    check_states,
-    compiled_for,
-    parts,
-)
-from vortex.runtime.steps import Step, Steps
-from vortex.runtime.tensors import (
-    ALIGNMENT,
-    TORCH,
-    as_kernel_sees,
-    require,
-    require_aligned,
-    require_integer,
-    whole,
-    wrong,
-)
-
-NewTokens = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor]
-"""K, V, where they are stored, and whose they are: the arguments of :meth:`Decoder.append`."""
+from vortex.runtime.planned import Planned, Requests, Selection
+from vortex.runtime.room import Room
+from vortex.runtime.shapes import check_fields, check_given, check_pools, check_scales, check_states, parts
+from vortex.runtime.steps import Steps
+from vortex.runtime.tensors import as_kernel_sees, require_integer, whole, wrong
 
 
 def load(
@@ -152,17 +136,12 @@ class Decoder:
         self.spec = library.manifest.spec
         self.head_offset = require_integer("head_offset", head_offset)
         self.keep = tuple(sorted({require_integer("keep", layer) for layer in keep}))
-        self._rows: torch.Tensor | None = None  # the slots of the planned step
-        self._selected: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # in the planned step, by layer
         if not isinstance(parameters, Parameters):
             parameters = Parameters(library.manifest.flow, library.manifest.parameters, parameters)
         self.parameters = parameters
         self.pages: torch.Tensor | None = None
         self.counts: torch.Tensor | None = None
-        self._dtype = TORCH[self.spec.dtype]
-        self._aligned = library.name != "cpu"  # kernels that move 16 bytes at a time
         self._takes_in_tokens = library.takes_in_tokens
-        self._scale = self.spec.head_dim**-0.5
         self._steps = Steps(
             library,
             budget,
@@ -172,11 +151,9 @@ class Decoder:
             deterministic=deterministic,
             largest=largest,
         )
-        self._step: Step | None = None  # the planned one, and the tensors it was planned with
-        self._lengths = self._page_table = self._own = torch.empty(0)
-        self._pool_pages = 0  # of the smallest layer
-        self._state_columns, self._slots = 2**31, 0  # that state has room for, in the smallest layer
-        self._state_rows: dict[str, object] = {}
+        self._room = Room.of(library.manifest, {})
+        self._arguments = CallArguments(library, 0, None)
+        self._planned: Planned | None = None
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """VX6002: copies and pickles would share loaded code and scratch."""
@@ -227,9 +204,9 @@ class Decoder:
         Raises:
             VortexError: VX6003 before :meth:`plan`.
         """
-        if self._step is None:
+        if self._planned is None:
             raise NOT_READY.at(call="kernels", needs="plan")
-        return tuple(k.name for k in self._step.kernels)
+        return tuple(k.name for k in self._planned.step.kernels)
 
     @property
     def budget(self) -> Budget | None:
@@ -243,7 +220,7 @@ class Decoder:
     @budget.setter
     def budget(self, budget: Budget) -> None:
         self._steps.set_budget(budget)
-        self._step = None
+        self._planned = None
 
     def capacity(self, columns: int) -> int:
         """The K that a selection over a page table of ``columns`` needs: the most pages kept of them, at least 1."""
@@ -279,7 +256,7 @@ class Decoder:
                 VX6010 when a captured CUDA graph uses the present one.
         """
         self._steps.set_block(workspace)
-        self._step = None
+        self._planned = None
 
     # --- once -----------------------------------------------------------------------------------------------
 
@@ -325,30 +302,12 @@ class Decoder:
         if self.spec.kv_lora_rank:
             made["latent_scale"] = made["k_scale"]
         if fields is not None:
-            if odd := fields.keys() ^ {f.name for f in self.fields}:
-                known = [f.name for f in self.fields]
-                raise wrong("fields", f"of the flow are {known}; missing or unknown: {sorted(odd)}")
-            for f in self.fields:
-                what, shape = f"field '{f.name}'", (pages, heads, *f.packed)
-                if f.packed != f.tile:
-                    what += f", {f.dtype}{list(f.tile)} packed in bytes,"
-                held = require(what, fields[f.name], TORCH[f.dtype], shape, device)
-                if self._aligned and held.data_ptr() % ALIGNMENT:
-                    require_aligned(what, held)
-                made[f"field.{f.name}"] = as_kernel_sees(held)
-            made.update(check_states(self.states, state or {}, heads, device))
+            made |= check_fields(self.library, fields, pages, heads, device)
+            made |= check_states(self.states, state or {}, heads, device)
         self._steps.bind(layer, made, device, heads)
-        self._step = None
-        first = self.spec.pools[0]
-        columns = [int(x.shape[2]) for x in self._states_of_pages()]
-        self._state_columns = min(columns, default=2**31)
-        self._slots = min((int(x.shape[0]) for x in self._all_state()), default=0)
-        self._pool_pages = min(int(own[first].shape[0]) for own in self._steps.layers.values())  # type: ignore[attr-defined]
-        self._no_lse = torch.empty(0, heads * self.spec.group, dtype=torch.float32, device=device)
-        self._no_tokens = torch.empty(0, heads, self.spec.head_dim, dtype=self._dtype, device=device)
-        self._no_loc = torch.empty(0, dtype=torch.int64, device=device)
-        self._nothing_new: dict[str, object] = {f"{name}_new": self._no_tokens for name in self.spec.pools}
-        self._nothing_new |= {"loc": self._no_loc, "row_offsets": torch.zeros(1, dtype=torch.int32, device=device)}
+        self._planned = None
+        self._room = Room.of(self.library.manifest, self._steps.layers)
+        self._arguments = CallArguments(self.library, heads, device)
 
     # --- each step ------------------------------------------------------------------------------------------
 
@@ -379,44 +338,28 @@ class Decoder:
             VortexError: VX6001 for ``budgets`` that the artifact was not compiled for, VX6002, VX6003 without a layer
                 or a budget, VX6010 when scratch would have to grow under a CUDA graph; with ``debug`` VX6004, VX6006.
         """
-        self._step = None  # a plan that fails leaves none
-        kind = (*signature(lengths, "lengths"), *signature(page_table, "page_table"))
-        for name, given in (("slots", slots), ("fresh", fresh), ("budgets", budgets)):
-            kind += (None,) if given is None else signature(given, name)
+        self._planned = None  # a plan that fails leaves none
+        requests = Requests(lengths, page_table, slots, fresh, budgets)
+        kind = requests.kind
         step = self._steps.ready(kind)
         if step is None:
             self._steps.scratch("plan")
-            device = self._steps.device
-            require("lengths", lengths, torch.int32, ("B",), device)
-            batch = int(lengths.shape[0])
-            require("page_table", page_table, torch.int32, (batch, "Pmax"), device)
-            for name, given in (("slots", slots), ("fresh", fresh)):
-                if given is not None:
-                    require(name, given, torch.int32, (batch,), device)
-            if budgets is not None:
-                self._check_budgets(budgets, batch)
-            if self.states:
-                self._check_state(slots, int(page_table.shape[1]))
-            if page_table.shape[1] < 1:
-                raise wrong("page_table", "has no columns; at least 1 is needed")
-            step = self._steps.prepare(kind, self._steps.size(batch, int(page_table.shape[1])))
+            manifest, device = self.library.manifest, self._steps.device
+            requests.check(manifest, self._room, device, by_request=self._steps.by_request)
+            size = self._steps.size(int(lengths.shape[0]), int(page_table.shape[1]))
+            step = self._steps.prepare(kind, size)
         if self.debug and step.size.batch:
-            self._look(check_tables, lengths, page_table, self.spec.page_size, self._pool_pages)
+            self._look(check_tables, lengths, page_table, self.spec.page_size, self._room.pages)
         if self.debug and self.states and slots is not None:
-            self._look(check_slots, slots, lengths, self._slots)
-        self._step, self._lengths, self._page_table, self._rows = step, lengths, page_table, slots
-        self._selected.clear()
-        self._state_rows = {}
-        if self.states:
-            self._state_rows = {"slots": slots, "fresh": step.not_fresh if fresh is None else fresh}
+            self._look(check_slots, slots, lengths, self._room.slots)
+        planned = self._planned = Planned.of(self._steps, step, requests)
         self.pages, self.counts = step.pages, step.counts
-        self._own = step.none_own if budgets is None else budgets
-        self._steps.run(step, "plan", -1, {"lengths": lengths, "request_budget": self._own})
+        self._steps.run(planned.step, "plan", -1, {"lengths": lengths, "request_budget": planned.budgets})
         if self.debug and step.size.batch and budgets is not None:
             self._look(check_budgets, budgets, step.shared["plan"], step.pages.shape[2])
         if self._steps.dense:
             if "work" in step.dense:
-                self._steps.run(step, "plan", -1, {"lengths": lengths}, dense=True)
+                self._steps.run(planned.step, "plan", -1, {"lengths": lengths}, dense=True)
             counts = step.dense["counts"]
             counts.copy_(step.shared["plan"][0, :, None].expand_as(counts))
 
@@ -438,43 +381,20 @@ class Decoder:
         Raises:
             VortexError: VX6001, VX6002, VX6003 before :meth:`plan` or for a layer without fields.
         """
-        step = self._ready("append", layer, fields=True)
-        self._steps.run(step, "append", layer, self._new_tokens(step, (k, v, loc, row_offsets)))
+        planned = self._ready("append", layer, fields=True)
+        self._steps.run(planned.step, "append", layer, self._new_tokens(planned, (k, v, loc, row_offsets)))
 
-    def _new_tokens(self, step: Step, appended: NewTokens) -> dict[str, object]:
+    def _new_tokens(self, planned: Planned, new: NewTokens) -> dict[str, object]:
         """The arguments of :meth:`append` as its kernel takes them, checked."""
-        k, v, loc, row_offsets = appended
-        stored = k is None
-        if (v is None) != stored and not (v is None and self.spec.kv_lora_rank):
-            raise wrong("append", "has one of k and v; both or neither are needed")
-        if k is None:
-            new = dict.fromkeys(self.spec.pools, self._no_tokens)
-            loc = self._no_loc if loc is None else loc
-        elif loc is None:
-            raise wrong("append", "has tokens but no loc")
-        else:
-            new = parts(self.spec, "append", k, v)
-        kind: Signature = (stored, *signature(loc, "loc"), *signature(row_offsets, "row_offsets"))
-        for name, tokens in new.items():
-            kind += signature(tokens, name)
-        if step.seen.get("append") != kind:
-            shape: tuple[int | str, ...] = ("T", self.kv_heads, self.spec.head_dim)
-            for name, tokens in new.items():
-                compiled_for(self.spec, name, tokens, 3)
-                shape = tuple(require(name, tokens, self._dtype, shape, self._steps.device).shape)
-            require("loc", loc, torch.int64, ("T",) if stored else shape[:1], self._steps.device)
-            require("row_offsets", row_offsets, torch.int32, (step.size.batch + 1,), self._steps.device)
-            step.seen["append"] = kind
-        if self.debug and step.size.batch:
-            slots = None if stored else loc
-            self._look(check_tokens, slots, row_offsets, self._lengths, self._page_table, self.spec.page_size)
-        if self.keep and loc.shape[0] > step.size.batch:
+        given, batch = self._arguments.of_append(planned, new), planned.step.size.batch
+        k, _, loc, row_offsets = new
+        if self.debug and batch:
+            lengths, page_table = planned.requests.lengths, planned.requests.page_table
+            slots = None if k is None else loc
+            self._look(check_tokens, slots, row_offsets, lengths, page_table, self.spec.page_size)
+        if self.keep and loc is not None and loc.shape[0] > batch:
             self.forget()  # a prompt: slots may be another's from here on
-        if not loc.shape[0]:  # numpy's empty arrays have strides of 0, which launchers refuse
-            new, loc = dict.fromkeys(self.spec.pools, self._no_tokens), self._no_loc
-        given: dict[str, object] = {f"{name}_new": tokens for name, tokens in new.items()}
-        given |= {"loc": loc, "row_offsets": row_offsets, "lengths": self._lengths, "page_table": self._page_table}
-        return given | self._state_rows
+        return given
 
     def select(self, layer: int, q: torch.Tensor, *, pages: torch.Tensor, counts: torch.Tensor) -> None:
         """Write the logical pages that each row of ``q`` ``[B, Hq, D]`` attends to, ascending, to ``pages`` i32
@@ -484,28 +404,13 @@ class Decoder:
             VortexError: VX6001, VX6002, VX6003 before :meth:`plan` or for a layer without fields, VX6006 when K is
                 less than :meth:`capacity`.
         """
-        self._select(self._ready("select", layer, fields=True), layer, q, pages, counts, self._nothing_new)
+        self._select(self._ready("select", layer, fields=True), layer, q, (pages, counts), self._arguments.nothing_new)
 
     def _select(
-        self,
-        step: Step,
-        layer: int,
-        q: torch.Tensor,
-        pages: torch.Tensor,
-        counts: torch.Tensor,
-        new: Mapping[str, object],
+        self, planned: Planned, layer: int, q: torch.Tensor, selection: Selection, new: Mapping[str, object]
     ) -> None:
         """:meth:`select`, whose launch takes in the tokens of ``new``."""
-        kind = (*signature(q, "q"), *signature(pages, "pages"), *signature(counts, "counts"))
-        if step.seen.get("select") != kind:
-            self._check_queries(step, q)
-            self._check_selection(step, pages, counts)
-            if pages.shape[2] < step.size.capacity:
-                raise CAPACITY.at(need=step.size.capacity, capacity=pages.shape[2])
-            step.seen["select"] = kind
-        given: dict[str, object] = {**new, "q": q, "pages": pages, "counts": counts, **self._state_rows}
-        given |= {"lengths": self._lengths, "page_table": self._page_table}
-        self._steps.run(step, "select", layer, given)
+        self._steps.run(planned.step, "select", layer, self._arguments.of_select(planned, q, *selection, new))
 
     def attend(
         self,
@@ -526,17 +431,12 @@ class Decoder:
         Raises:
             VortexError: VX6001, VX6002, VX6003 before :meth:`plan`.
         """
-        step = self._ready("attend", layer)
-        kind = (*signature(q, "q"), *signature(pages, "pages"), *signature(counts, "counts"), *signature(out, "out"))
-        if lse is not None:
-            kind += signature(lse, "lse")
-        if step.seen.get("attend") != kind:
-            self._check_selection(step, pages, counts)
-            self._check_attended(step, q, out, lse)
-            step.seen["attend"] = kind
-        if self.debug and step.size.batch:
-            self._look(check_selection, pages, counts, step.shared["plan"])
-        self._steps.run(step, "attend", layer, {**self._attended(q, out, lse, scale), "pages": pages, "counts": counts})
+        planned = self._ready("attend", layer)
+        self._arguments.check_attend(planned.step, q, (pages, counts), out, lse)
+        if self.debug and planned.step.size.batch:
+            self._look(check_selection, pages, counts, planned.step.shared["plan"])
+        given = self._arguments.of_attend(planned, q, out, lse, scale)
+        self._steps.run(planned.step, "attend", layer, {**given, "pages": pages, "counts": counts})
 
     def attend_all(
         self,
@@ -555,12 +455,10 @@ class Decoder:
         """
         if not self._steps.dense:
             raise NOT_READY.at(call="attend_all", needs="a decoder of load(..., dense=True)")
-        step = self._ready("attend_all", layer)
-        kind = (*signature(q, "q"), *signature(out, "out"), *(() if lse is None else signature(lse, "lse")))
-        if step.seen.get("attend_all") != kind:
-            self._check_attended(step, q, out, lse)
-            step.seen["attend_all"] = kind
-        self._steps.run(step, "attend", layer, self._attended(q, out, lse, scale), dense=True)
+        planned = self._ready("attend_all", layer)
+        self._arguments.check_attend(planned.step, q, None, out, lse)
+        given = self._arguments.of_attend(planned, q, out, lse, scale)
+        self._steps.run(planned.step, "attend", layer, given, dense=True)
 
     def decode(
         self,
@@ -607,45 +505,48 @@ class Decoder:
             raise wrong("decode", "has more than one of pages, pages_of and every; they say where pages come from")
         if heads is not None and pages_of is None:
             raise wrong("decode", "has heads without pages_of, the layer whose heads they are")
-        taken = self._nothing_new if new is None else self._taken_in(layer, new, selects=pages_of is None)
+        nothing = self._arguments.nothing_new
+        taken = nothing if new is None else self._taken_in(layer, new, selects=pages_of is None)
         if pages_of is not None:
-            pages, counts = self._pages_of(self._ready("decode", layer), layer, pages_of, heads)
-        elif pages is None or counts is None:
-            step = self._ready("decode", layer, fields=True)
-            kept = step.kept.get(layer)
-            if every > 1 and (kept is None or self._rows is None):
-                needs = f"load(..., keep=[{layer}])" if kept is None else "plan(..., slots=)"
-                raise NOT_READY.at(call=f"decode of layer {layer} with every={every}", needs=needs)
-            pages, counts = (step.pages, step.counts) if kept is None else (kept.pages, kept.counts)
-            if kept is None:
-                self._selected = {n: x for n, x in self._selected.items() if n in step.kept}
-            if kept is not None and self._rows is not None and every > 1:
-                self._select_if_due(step, layer, q, kept, every, self._rows, taken)
-            else:
-                if kept is not None:
-                    kept.forget()  # whoever asks for every=n later begins anew
-                self._select(step, layer, q, pages, counts, taken)
-            self._selected[layer] = pages, counts
+            pages, counts = self._ready("decode", layer).pages_of(layer, pages_of, heads)
         else:
-            self._select(self._ready("decode", layer, fields=True), layer, q, pages, counts, taken)
+            planned = self._ready("decode", layer, fields=True)
+            if pages is None or counts is None:
+                pages, counts = self._select_own(planned, layer, q, every, taken)
+            else:
+                self._select(planned, layer, q, (pages, counts), taken)
         if own:
             self.pages, self.counts = pages, counts
         self.attend(layer, q, pages, counts, out=out, lse=lse, scale=scale)
 
+    def _select_own(
+        self, planned: Planned, layer: int, q: torch.Tensor, every: int, new: Mapping[str, object]
+    ) -> Selection:
+        """Select into tensors of the decoder's own, or leave there what still stands, and take in ``new``."""
+        selection, kept = planned.place_of(layer, every)
+        if kept is not None and every > 1:
+            planned.select_if_due(kept, every, partial(self._select, planned, layer, q, selection, new))
+        else:
+            if kept is not None:
+                kept.forget()  # whoever asks for every=n later begins anew
+            self._select(planned, layer, q, selection, new)
+        planned.selected[layer] = selection
+        return selection
+
     def _taken_in(self, layer: int, new: NewTokens, *, selects: bool) -> Mapping[str, object]:
         """What ``select`` is to take in of a step's new tokens: all, or nothing where they are appended here."""
-        step = self._ready("decode", layer, fields=True)
+        planned = self._ready("decode", layer, fields=True)
         listed = isinstance(new, tuple | list)
         if not listed or len(new) != 4:
             what = f"a {type(new).__name__} of {len(new)}" if listed else type(new).__name__
             raise wrong("new", f"is {what}; (k, v, loc, row_offsets), the arguments of append, are needed")
-        given = self._new_tokens(step, new)
+        given, batch = self._new_tokens(planned, new), planned.step.size.batch
         _, _, loc, row_offsets = new
-        one_each = loc is None or loc.shape[0] <= step.size.batch
+        one_each = loc is None or loc.shape[0] <= batch
         if not (selects and one_each and self._takes_in_tokens):
-            self._steps.run(step, "append", layer, given)
-            return self._nothing_new
-        if self.debug and step.size.batch:
+            self._steps.run(planned.step, "append", layer, given)
+            return self._arguments.nothing_new
+        if self.debug and batch:
             self._look(check_one_each, row_offsets)
         return given
 
@@ -655,50 +556,6 @@ class Decoder:
         """
         self._steps.forget()
 
-    def _pages_of(
-        self, step: Step, layer: int, source: int, heads: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The selection of another layer in this step, with heads exchanged where asked for."""
-        found = self._selected.get(source)
-        if found is None or (heads is not None and source not in step.kept):
-            after = ", for another layer has selected since or heads are exchanged" if found is None else ""
-            needs = f"decode of layer {source} in this step, and load(..., keep=[{source}]){after}"
-            raise NOT_READY.at(call=f"decode of layer {layer} with pages_of={source}", needs=needs)
-        if heads is None:
-            return found
-        kind = signature(heads, "heads")
-        if step.seen.get("heads") != kind:
-            require("heads", heads, torch.int64, (self.kv_heads,), self._steps.device)
-            step.seen["heads"] = kind
-        mapped(dict(zip(("pages", "counts"), found, strict=True)), heads, step.mapped)
-        return step.mapped["pages"], step.mapped["counts"]
-
-    def _select_if_due(
-        self,
-        step: Step,
-        layer: int,
-        q: torch.Tensor,
-        kept: Kept,
-        every: int,
-        slots: torch.Tensor,
-        new: Mapping[str, object],
-    ) -> None:
-        """Select where what is kept does not stand for this step, and let it stand for it; take in ``new`` anyway."""
-        holds = kept.holds(slots, self._lengths, every)
-        work = step.shared.get("work")
-        if work is None:  # kernels of a CPU, which has the number at hand
-            if not bool(holds):
-                self._select(step, layer, q, kept.pages, kept.counts, new)
-        else:
-            saved = step.shared["kept.items"]
-            paused(work, saved, holds)
-            self._select(step, layer, q, kept.pages, kept.counts, new)
-            resumed(work, saved)
-        recent = step.shared["budget"][2]
-        if self._steps.by_request:
-            recent = torch.where(self._own[:, 0] >= 0, self._own[:, 2], recent)[:, None, None]
-        kept.move(step.shared["plan"], recent)
-
     def launch(self, kind: str, layer: int, **given: object) -> None:
         """Launch the kernels of a kind that none of the calls above launches (``vortex.kinds.kind``); ``given`` has the
         arguments that its declaration says are the caller's, but for lengths and page table, which are the plan's.
@@ -707,87 +564,31 @@ class Decoder:
             VortexError: VX6002 for another kind, and for arguments that are missing, unknown or of another type or
                 shape than declared; VX6003 before :meth:`plan`.
         """
-        step = self._ready(f"launch of '{kind}'", layer)
+        planned = self._ready(f"launch of '{kind}'", layer)
+        step = planned.step
         seen = tuple((n, *signature(x, n)) if isinstance(x, torch.Tensor) else (n, type(x)) for n, x in given.items())
         if step.seen.get(f"launch {kind}") != seen:
             sizes = self._steps.scratch("launch").layout.sizes(step.size, step.kernels)
-            taken = {name for k in step.kernels if k.kind == kind for name in k.args} - {"lengths", "page_table"}
+            taken = {name for k in step.kernels if k.kind == kind for name in k.args} - planned.tables.keys()
             check_given(kind, taken, given, sizes, self._steps.device)
             step.seen[f"launch {kind}"] = seen
-        planned = {"lengths": self._lengths, "page_table": self._page_table}
-        self._steps.run(step, kind, layer, {**given, **planned})
+        self._steps.run(planned.step, kind, layer, {**given, **planned.tables})
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _ready(self, call: str, layer: int, *, fields: bool = False) -> Step:
+    def _ready(self, call: str, layer: int, *, fields: bool = False) -> Planned:
         """The step that is planned, for a bound layer."""
         bound = self._steps.layers.get(layer)
         if bound is None:
             raise NOT_READY.at(call=f"{call} of layer {layer}", needs=f"bind({layer}, ...)")
         if fields and self.fields and f"field.{self.fields[0].name}" not in bound:
             raise NOT_READY.at(call=f"{call} of layer {layer}", needs=f"bind({layer}, ...) with the flow's fields")
-        if self._step is None:
+        if self._planned is None:
             raise NOT_READY.at(call=call, needs="plan")
-        return self._step
-
-    def _all_state(self) -> list[torch.Tensor]:
-        """The state of all layers."""
-        names = {f"state.{s.name}" for s in self.states}
-        return [x for own in self._steps.layers.values() for n, x in own.items() if n in names]  # type: ignore[misc]
-
-    def _states_of_pages(self) -> list[torch.Tensor]:
-        names = {f"state.{s.name}" for s in self.states if s.per == "page"}
-        return [x for own in self._steps.layers.values() for n, x in own.items() if n in names]  # type: ignore[misc]
-
-    def _check_state(self, slots: torch.Tensor | None, columns: int) -> None:
-        """VX6002 where a step of ``columns`` pages cannot find its state."""
-        if slots is None:
-            names = ", ".join(s.name for s in self.states)
-            why = f"are not given; flow '{self.library.manifest.flow}' has state ({names}), which is found by them: "
-            raise wrong("slots", why + "plan(lengths, page_table, slots), i32 [B]")
-        if columns > self._state_columns:
-            why = f"has {columns} columns; the state that was bound has room for {self._state_columns} pages a request"
-            raise wrong("page_table", why)
-
-    def _check_budgets(self, budgets: torch.Tensor, batch: int) -> None:
-        """VX6001, VX6002 for budgets of requests' own that the step cannot have."""
-        if not self._steps.by_request:
-            want = "one budget for all requests"
-            raise SHAPE_MISMATCH.at(what="budgets", got="one for each request", want=want, flag="--request-budgets")
-        require("budgets", budgets, torch.int32, (batch, 5), self._steps.device)
+        return self._planned
 
     def _look(self, check: Callable[..., None], *arguments: object) -> None:
         """Where ``debug`` is on: look at numbers."""
         if self._steps.capturing:
             raise NO_CAPTURE.at(what="debug=True was to look at numbers", why="that waits for the device")
         check(*arguments)
-
-    def _check_selection(self, step: Step, pages: torch.Tensor, counts: torch.Tensor) -> None:
-        require("pages", pages, torch.int32, (step.size.batch, self.kv_heads, "K"), self._steps.device)
-        require("counts", counts, torch.int32, (step.size.batch, self.kv_heads), self._steps.device)
-
-    def _check_queries(self, step: Step, q: torch.Tensor) -> None:
-        check_queries(self.spec, q, step.size.batch, self.kv_heads, self._steps.device)
-
-    def _check_attended(self, step: Step, q: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None) -> None:
-        self._check_queries(step, q)
-        require("out", out, self._dtype, (*q.shape[:2], self.spec.v_dim), self._steps.device)
-        if lse is not None:
-            require("lse", lse, torch.float32, tuple(q.shape[:2]), self._steps.device)
-
-    def _attended(
-        self, q: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None, scale: float | None
-    ) -> dict[str, object]:
-        """The arguments that all calls of ``attend`` have."""
-        if scale is None and self.spec.kv_lora_rank:
-            why = "is not given; under MLA it is the model's 1/sqrt(qk_nope_head_dim + qk_rope_head_dim)"
-            raise wrong("scale", why)
-        # not in the signatures: an address changes with every view of one buffer
-        if self._aligned and (q.data_ptr() | out.data_ptr()) % ALIGNMENT:
-            require_aligned("q", q)
-            require_aligned("out", out)
-        return {
-            "q": q, "out": out, "lse": self._no_lse if lse is None else lse,
-            "scale": self._scale if scale is None else float(scale),
-            "lengths": self._lengths, "page_table": self._page_table,
-        }  # fmt: skip

@@ -12,7 +12,7 @@ from vortex.errors import SHAPE_MISMATCH, WRONG_DEVICE
 from vortex.kinds.kind import KINDS
 from vortex.runtime.device import architecture_of, name_of
 from vortex.runtime.library import Library
-from vortex.runtime.tensors import TORCH, as_kernel_sees, as_stored, require, require_aligned, short, wrong
+from vortex.runtime.tensors import ALIGNMENT, TORCH, as_kernel_sees, as_stored, require, require_aligned, short, wrong
 from vortex.spec import Spec
 
 
@@ -93,6 +93,28 @@ def check_scales(spec: Spec, **scales: float) -> dict[str, float]:
         if scale != 1 and spec.kv_lora_rank and name != "k_scale":
             raise wrong(name, f"is {scale}; latent rows have one scale, k_scale, so 1 is needed")
     return {name: float(scale) for name, scale in scales.items()}
+
+
+def check_fields(
+    library: Library, given: Mapping[str, torch.Tensor], pages: int, heads: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """The summaries of a layer as kernels take them, by the names of their arguments; VX6002 for what is missing,
+    unknown or of another shape or type.
+    """
+    fields = library.manifest.fields
+    if odd := given.keys() ^ {f.name for f in fields}:
+        known = [f.name for f in fields]
+        raise wrong("fields", f"of the flow are {known}; missing or unknown: {sorted(odd)}")
+    made: dict[str, torch.Tensor] = {}
+    for f in fields:
+        what, shape = f"field '{f.name}'", (pages, heads, *f.packed)
+        if f.packed != f.tile:
+            what += f", {f.dtype}{list(f.tile)} packed in bytes,"
+        held = require(what, given[f.name], TORCH[f.dtype], shape, device)
+        if library.name != "cpu" and held.data_ptr() % ALIGNMENT:
+            require_aligned(what, held)
+        made[f"field.{f.name}"] = as_kernel_sees(held)
+    return made
 
 
 def check_states(
