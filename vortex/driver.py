@@ -127,9 +127,10 @@ def compile_flow(
     what :func:`vortex.compilation.resume.read_tir` or ``read_src`` read; ``resumed`` says how what was read came to be.
     ``passes`` (a pipeline's text or calls) replaces the default pipeline; one that stays in flow IR replaces that part
     of it. ``choose`` (:class:`vortex.tune.choose.Chooser`) is asked what tuning databases know; without it nothing is
-    looked up. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``. Dump and artifact
-    hold the flow's own code unless ``keep_source`` is False. ``on_built`` hears how far a GPU's kernels are compiled.
-    With ``dump_tvm`` the dump has the passes of TVM too, which then takes several times as long.
+    looked up. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``, and
+    ``dumps/<name>-<hash>-<to>`` where ``to`` is an earlier stage than ``lib``. Dump and artifact hold the flow's own
+    code unless ``keep_source`` is False. ``on_built`` hears how far a GPU's kernels are compiled. With ``dump_tvm`` the
+    dump has the passes of TVM too, which then takes several times as long.
 
     Raises:
         VortexError: any mistake; then ``out`` is as it was.
@@ -137,9 +138,8 @@ def compile_flow(
     for target in targets:
         target.require(to)
     made = Compilation()
-    record = Record(
-        dump, list(argv), [t.name for t in targets], on_step, made.seconds, choose, resumed, dump_tvm=dump_tvm
-    )
+    names = [t.name for t in targets]
+    record = Record(dump, list(argv), names, on_step, made.seconds, choose, resumed, to=to, dump_tvm=dump_tvm)
     with record.closed():
         if isinstance(source, Module):
             module = source

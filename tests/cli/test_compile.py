@@ -50,6 +50,20 @@ def test_to_page_writes_a_file_and_dumps(vortex: Vortex) -> None:
     assert scheduled.read_text() == Path("quest.page").read_text()
 
 
+def test_a_compilation_that_stops_early_leaves_the_dump_of_a_longer_one_alone(vortex: Vortex) -> None:
+    assert vortex("compile", "quest", "--to", "src", "-o", "quest.ll").code == 0
+    [long] = Path("dumps").iterdir()
+    assert long.name.endswith("-src")
+    before = {f.name: f.read_text() for f in long.iterdir()}
+    assert {"attend.cpu.tir", "cpu.ll"} <= before.keys()
+    for _ in range(2):  # the second replaces the first
+        assert vortex("compile", "quest", "--to", "page", "-o", "quest.page").code == 0
+    assert {f.name: f.read_text() for f in long.iterdir()} == before
+    [short] = set(Path("dumps").iterdir()) - {long}
+    assert short.name == long.name.removesuffix("src") + "page"
+    assert not [f.name for f in short.iterdir() if f.suffix in (".tir", ".ll")]
+
+
 def test_dump_numbers_passes_and_keeps_unchanged_ones_in_the_manifest(dump: Path) -> None:
     manifest = json.loads((dump / "manifest.json").read_text())
     steps = manifest["steps"]

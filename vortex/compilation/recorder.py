@@ -20,7 +20,7 @@ from vortex.ir.core import Module
 from vortex.ir.printer import attr, print_module
 from vortex.passes.manager import Choose, PassCall, PassContext, Ran, run_pipeline
 from vortex.spec import REQUIRED
-from vortex.targets.target import Target
+from vortex.targets.target import STAGES, Target
 
 OnStep = Callable[[str, str, str, str], None]
 """Called after each step with its name, its target (or ""), and the text before and after."""
@@ -39,8 +39,10 @@ class Record:
         choose: Choose | None = None,
         resumed: tuple[Resumed, ...] = (),
         *,
+        to: str = STAGES[-1],
         dump_tvm: bool = False,
     ) -> None:
+        """``dump`` is as :func:`vortex.driver.compile_flow` takes it, ``to`` the stage that ends the compilation."""
         self.about: dict[str, Any] = {"argv": argv, "targets": targets, "versions": versions(), **as_json(resumed)}
         self.texts: dict[str, str] = {}
         self.sources: dict[str, str] = {}
@@ -50,6 +52,8 @@ class Record:
         self._wanted, self._on_step, self._seconds, self._choose = dump, on_step, seconds, choose
         self._dump: DumpDir | None = None
         self._dump_tvm = dump_tvm
+        self._stops = "" if to == STAGES[-1] else f"-{to}"
+        """In the name of the default folder, so that a compilation that stops early replaces no whole one."""
 
     @property
     def path(self) -> Path | None:
@@ -103,7 +107,7 @@ class Record:
         if self._wanted is None:
             return
         short = text_hash("".join(texts))[:8]
-        auto = Path("dumps") / f"{module.name}-{short}"
+        auto = Path("dumps") / f"{module.name}-{short}{self._stops}"
         path = free_folder(auto) if self._wanted == "auto" else self._wanted
         self._dump = DumpDir.open(path, flow=module.name, spec=_spec(module), **self.about)
 
