@@ -143,5 +143,5 @@ def explain(tracer: Tracer, ops: Sequence[Op], name: str, loc: Loc | None) -> No
     for o in ops:
         o.loc = loc
         if o.value.name != name and not o.value.name.startswith(f"{name}_"):
-            o.value.name = tracer.function.fresh(f"{name}_{o.name.rpartition('.')[2]}", o.value)
+            tracer.function.rename(o.value, f"{name}_{o.name.rpartition('.')[2]}")
         tracer.named.discard(o.value)

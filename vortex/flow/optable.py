@@ -261,5 +261,5 @@ def _name(result: Any, before: int) -> None:
     made = {o.result for o in function.ops[before:]}
     for name, r in zip(names, results, strict=True):
         if isinstance(r, vTensor) and r.value in made and name.isascii() and name.strip("_"):
-            r.value.name = function.fresh(name, r.value)
+            function.rename(r.value, name)
             tracer.named.add(r.value)

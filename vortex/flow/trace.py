@@ -209,7 +209,7 @@ def _name_after(value: Value, name: str, tracer: Tracer) -> None:
     """Call a summary by its field's name, unless the flow has a variable for it."""
     if value.owner is not None and value not in tracer.named:
         tracer.named.add(value)
-        value.name = tracer.function.fresh(name, value)
+        tracer.function.rename(value, name)
 
 
 def _trace_index(flow: vFlow, spec: Spec, module: Module, fields: dict[str, Field]) -> None:
@@ -254,10 +254,10 @@ def _rows(name: str, spec: Spec, tracer: Tracer) -> vTensor:
     if name not in tracer.seen:
         dtype_of_rows = f32 if spec.scaled else dtype(spec.dtype)
         made = Value(name, TensorType(dtype_of_rows, (S, spec.block_size, spec.head_dim)))
-        for v in function.values():
-            if v.name == name:  # of the flow's own: the pool's name is the one that kernels have it by
-                v.name = function.fresh(name, made)
+        taken = [v for v in function.values() if v.name == name]
         function.args.append(made)
+        for v in taken:  # of the flow's own: the pool's name is the one that kernels have it by
+            function.rename(v, name)
         tracer.seen[name] = made
     return vTensor(tracer.seen[name])
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 from vortex.errors import IR_ATTRIBUTE, IR_OPERANDS, IR_REDEFINED, ErrorKind, Loc
+from vortex.ir.names import Names
 from vortex.ir.types import Sym, Type
 
 Attr = Any
@@ -204,6 +205,20 @@ def op(name: str) -> Callable[[_T], _T]:
     return declare
 
 
+class _Named:
+    """The names of a function's values, and of which arguments and ops they are."""
+
+    def __init__(self, names: Names, args: list[Value], ops: list[Op]) -> None:
+        self.names = names
+        self._args, self._ops = args, ops
+        self._counts, self._last = (len(args), len(ops)), ops[-1] if ops else None
+
+    def of(self, f: Function) -> bool:
+        """Whether the function has the same arguments and ops, by what is seen without a look at each."""
+        same = f.args is self._args and f.ops is self._ops and (f.ops[-1] if f.ops else None) is self._last
+        return same and (len(f.args), len(f.ops)) == self._counts
+
+
 @dataclass(eq=False, repr=False)
 class Function:
     """A straight line of ops: ``func`` in flow IR, ``kernel`` in page IR."""
@@ -214,6 +229,7 @@ class Function:
     ops: list[Op] = field(default_factory=list)
     attrs: dict[str, Attr] = field(default_factory=dict)
     loc: Loc | None = None
+    _named: _Named | None = field(default=None, init=False)
 
     def add(self, new: Op, name: str = "", loc: Loc | None = None) -> Value:
         """Append ``new`` and return its result under a name no other value of this function has."""
@@ -224,34 +240,31 @@ class Function:
         """Append an op that may have no result."""
         if loc is not None:
             new.loc = loc
+        names = self._names()
         self.ops.append(new)
         if new.result is not None:
-            new.result.name = self.fresh(name or new.result.name, new.result)
+            new.result.name = names.take(name or new.result.name)
+        self._named = _Named(names, self.args, self.ops)
 
-    def extend(self, named: Iterable[tuple[Op, str]]) -> None:
-        """Append many ops as :meth:`append` appends each, in time that grows with their number alone."""
-        taken = {v.name for v in self.values()}
-        numbers: dict[str, int] = {}
-        for new, name in named:
-            self.ops.append(new)
-            if new.result is not None:
-                hint = made = name or new.result.name
-                while made in taken:
-                    numbers[hint] = numbers.get(hint, 0) + 1
-                    made = f"{hint}_{numbers[hint]}"
-                new.result.name = made
-                taken.add(made)
+    def fresh(self, hint: str) -> str:
+        """``hint``, or ``hint_1`` and so on when a value of this function has that name."""
+        return self._names().unused(hint)
 
-    def fresh(self, hint: str, but: Value | None = None) -> str:
-        """``hint``, or ``hint_1`` and so on when another value has that name."""
-        taken = {o.result.name for o in self.ops if o.result is not None and o.result is not but}
-        taken.update(v.name for v in self.args if v is not but)
-        if hint not in taken:
-            return hint
-        k = 1
-        while f"{hint}_{k}" in taken:
-            k += 1
-        return f"{hint}_{k}"
+    def rename(self, value: Value, hint: str) -> None:
+        """Call a value of this function ``hint``, or ``hint_1`` and so on when another one has that name."""
+        names = self._names()
+        names.release(value.name)
+        value.name = names.take(hint)
+
+    def forget_names(self) -> None:
+        """Values are given other names, or ops others' places, by whoever calls this: names are counted anew."""
+        self._named = None
+
+    def _names(self) -> Names:
+        """The names in use, counted anew only where ops or arguments came or went by other ways than these methods."""
+        if self._named is None or not self._named.of(self):
+            self._named = _Named(Names(v.name for v in self.values()), self.args, self.ops)
+        return self._named.names
 
     def group(self, ops: Sequence[Op], call: str) -> None:
         """Say of several ops that they are one ``call`` together, numbered where others of the name are there; ops

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vortex.ir.core import Decl, Function, Module, Op, Value
+from vortex.ir.names import Names
 
 Rule = Callable[["Rewriter", Op], Value | None]
 """Looks at one op and gives the value that replaces its result, or None to leave it."""
@@ -76,7 +77,8 @@ class Rewriter:
 
     def __init__(self, f: Function) -> None:
         self.f = f
-        self.names = {v.name for v in f.values()}
+        self.names = Names(v.name for v in f.values())
+        f.forget_names()
         self.here = 0
 
     def add(self, new: Op, name: str = "") -> Value:
@@ -91,11 +93,7 @@ class Rewriter:
 
     def fresh(self, hint: str) -> str:
         """A name that no value of the function has or had: ``hint`` or ``hint_<number>``."""
-        name, k = hint, 1
-        while name in self.names:
-            name, k = f"{hint}_{k}", k + 1
-        self.names.add(name)
-        return name
+        return self.names.take(hint)
 
     def uses(self, v: Value) -> int:
         """How many ops use ``v``."""

@@ -321,7 +321,9 @@ def _join(name: str, parts: list[Function], inner: set[str], state: Collection[s
         joined.attrs["schedule"] = given
     read = {b for f in parts for b in reads(f)}
     joining = _Joining(read & inner, state)
-    joined.extend((o, o.result.name if o.result is not None else "") for f in parts for o in joining.add(f))
+    for f in parts:
+        for o in joining.add(f):
+            joined.append(o)
     for store in joining.last:
         joined.append(store)
     drop_dead(joined)  # views repeated in several parts
