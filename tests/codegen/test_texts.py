@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,20 @@ def test_texts_are_the_functions_that_they_were_written_from(name: str, arch: st
     assert len(made.lowered[0].kernels) >= 3
     for kernel in made.lowered[0].kernels.values():
         assert structural_equal(parse_tir(kernel.text, kernel.name), kernel.function), kernel.name
+        assert not re.search(r"\bT_\d", kernel.text), f"a name of {kernel.name} is TVM's own"
+
+
+def test_a_variable_of_the_flow_called_as_tvm_is(tmp_path: Path) -> None:
+    flow = tmp_path / "transposed.py"
+    flow.write_text(
+        "import vortex\n\n\n@vortex.register('transposed')\nclass Transposed(vortex.vFlow):\n"
+        "    def create_cache(self, spec):\n        return {'mean': vortex.Field(spec.head_dim)}\n\n"
+        "    def forward_cache(self, page):\n        return {'mean': page.k.mean(0)}\n\n"
+        "    def forward_indexer(self, q, cache):\n        T = (cache.mean * q.mean(0)).sum(-1)\n"
+        "        return vortex.topk(T.exp() - T)\n"
+    )
+    text = compile_flow(str(flow), spec=Spec(head_dim=64), to="tir").lowered[0].kernels["select"].text
+    assert re.search(r"\bT_ = ", text) and "T_1" not in text
 
 
 def test_a_text_without_its_function_is_read(tmp_path: Path) -> None:

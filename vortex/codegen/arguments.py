@@ -14,6 +14,8 @@ from vortex.kinds.kind import Argument
 
 SIZES = {"work_list": "N", "arrivals": "R", "partial_rows": "I", "partial_heads": "Hkv"}
 """What kernels call the sizes that declarations of scratch name."""
+IN_TEXTS = {"T": "new_tokens"}
+"""Sizes that TensorIR has other names for: there ``T`` is TVM itself, and a variable of that name becomes ``T_1``."""
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
 
 
@@ -52,7 +54,7 @@ class Arguments:
 
     def size(self, name: str, dtype: str = "") -> Expr:
         if name not in self.sizes:
-            self.sizes[name] = tirx.Var(name, dtype or self.sizes_are)
+            self.sizes[name] = tirx.Var(IN_TEXTS.get(name, name), dtype or self.sizes_are)
         return self.sizes[name]
 
     def tensor(

@@ -105,9 +105,9 @@ TYPES = {"half", "half2", "nv_bfloat16", "nv_bfloat162", "uint", "signed", "unsi
 
 def _free(name: str) -> str:
     """The name of a variable that means nothing else: a value may be called after an op such as flow.and, and the text
-    is read as Python, or ``half``, and from there on no cast to that type is one.
+    is read as Python, in which ``T`` is TVM, or ``half``, and from there on no cast to that type is one.
     """
-    return f"{name}_" if iskeyword(name) or name in TYPES else name
+    return f"{name}_" if iskeyword(name) or name == "T" or name in TYPES else name
 
 
 def put(buffer: Buffer, value: Expr, *index: Expr) -> None:
