@@ -167,6 +167,18 @@ def test_near_dense_selections() -> None:
     assert "49%" in said(Dense)["near-dense"]
 
 
+def test_kernels_that_became_one_name_the_line_that_ends_them() -> None:
+    found = {r.kernel: r.loc for r in fusion_of_flow(trace(Twice, Spec())) if r.sort == "passed"}
+    lines = {}
+    for kernel, loc in found.items():
+        assert loc is not None and loc.file == __file__
+        lines[kernel] = Path(loc.file).read_text().splitlines()[loc.line - 1].strip()
+    assert lines == {
+        "append": 'return {"mean": page.k.mean(0)}',
+        "select": "return vortex.topk((q.mean(0) * (cache.mean - centre).abs()).sum(-1))",
+    }
+
+
 def test_kernels_that_stay_apart_say_why() -> None:
     """The pass gives its own reason, with the line of what would have to be kept; with more room it has none."""
     module = trace(Mass, Spec())

@@ -20,7 +20,9 @@ def of_fusion(module: Module, fuse: Fuse) -> list[Remark]:
     for name, parts in decided.groups.items():
         if len(parts) > 1:
             why = f"{len(parts)} kernels became {name}: {', '.join(f.name for f in parts)}"
-            made.append(Remark("fusion", "passed", why, kernel=name))
+            # the line that it ends in, such as the selection: kernels of one kind come in the flow's order
+            lines = (o.loc for f in reversed(parts) for o in reversed(f.ops) if o.loc is not None)
+            made.append(Remark("fusion", "passed", why, "", next(lines, None), name))
     for a in decided.apart:
         why = f"{a.first} and {a.second} did not become one kernel: {a.why}"
         made.append(Remark("fusion", "missed", why, FEWER if a.loc is not None else "", a.loc, a.first))

@@ -27,7 +27,7 @@ RULES = {
                        "(`vortex/schedules/arithmetic.py`)"),
     "read-again": Rule("a field is read from memory in more than one sweep over the pages, and what the later one "
                        "waits for", "the sweeps of the kernel (`vortex/ir/staging.py`)"),
-    "fusion": Rule("which kernels became one, or why two of a kind did not",
+    "fusion": Rule("which kernels became one, at the line that ends it, or why two of a kind did not",
                    "the decisions of pass `fuse` (`vortex/passes/fuse.py`)"),
     "launches": Rule("a layer takes more kernels than append, select and attend", "the kernels of the program"),
     "spills": Rule("numbers of a kernel do not fit into the registers of a GPU", "the report of ptxas"),
