@@ -60,12 +60,19 @@ class Simulation:
     """Of K and V by layer, where they are kept in fp8."""
     narrow_rope: int = 0
     """Numbers of the rotary part of latent rows, where those are kept in fp8 without a scale."""
+    own_rows: bool = False
+    """Whether a prompt's tokens read each other's rows as they were made, and only earlier ones as the pool gives them
+    back. SGLang's triton does that; its torch_native reads all rows from the pool."""
+    cuts: Sequence[int] = ()
+    """Where the reading of the prompt was cut into passes, in tokens: by chunks, or by what was in the cache."""
     said: Sequence[int] = ()
     """What an engine said; then each token follows what it said before."""
     seen: list[tuple[int, int, list[float], list[float]]] = field(default_factory=list, repr=False)
     """For each token and layer that chose: its number, the tokens there were, and by KV head the share of
     dense attention's mass on the pages that were kept, and on the best choice of as many."""
     _score_gap: float = field(default=math.inf, repr=False)
+    _reads: bool = field(default=False, repr=False)
+    """Whether the pass at hand reads a prompt."""
 
     def generate(self, prompt: Sequence[int], tokens: int, restarts: Sequence[int] = ()) -> list[int]:
         """Greedy tokens; at each of ``restarts``, counted in tokens said, all K and V are made anew, densely."""
@@ -80,17 +87,21 @@ class Simulation:
         current = _RUNNING
         for i in range(tokens):
             known = [*prompt, *(self.said[:i] or (t for t, _ in made))]
-            if i == 0 or i in restarts:
-                cache, new = DynamicCache(), known
+            self._reads = i == 0 or i in restarts
+            if self._reads:
+                ends = [*self.cuts, len(known)]
+                cache, passes = DynamicCache(), [known[a:b] for a, b in zip([0, *ends], ends, strict=False)]
             else:
-                new = known[-1:]
+                passes = [known[-1:]]
             current.append(self)
             self._score_gap = math.inf
             try:
                 with torch.no_grad():
-                    logits = self.model(torch.tensor([new]), past_key_values=cache, use_cache=True).logits[0, -1]
+                    for new in passes:
+                        made_of = self.model(torch.tensor([new]), past_key_values=cache, use_cache=True)
             finally:
                 current.pop()
+            logits = made_of.logits[0, -1]
             best = logits.topk(2).values
             gap = min(float(best[0] - best[1]), self._score_gap)
             made.append((int(logits.argmax()), float(best[0] - logits[self.said[i]]) if self.said else gap))
@@ -151,12 +162,16 @@ def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float, **rest: Any
 ) -> tuple[torch.Tensor, None]:
     simulation, dtype = _RUNNING[-1], query.dtype
+    new = query.shape[2] if simulation._reads and simulation.own_rows else 0
+    own = _own_rows(module, key[:, :, -new:], value[:, :, -new:]) if new else None
     scales = simulation.scales[module.layer_idx] if simulation.scales else None
     key, value = (_kept(x, scales and scales[i]) for i, x in enumerate((key, value)))
     if rope := simulation.narrow_rope:
         key = torch.cat([key[..., :-rope], _kept(key[..., -rope:], 1.0)], -1)
+    if own is not None:
+        key, value = (torch.cat([x[:, :, :-new], o.float()], 2) for x, o in zip((key, value), own, strict=True))
     query = query.float()
-    if query.shape[2] == 1 and module.layer_idx not in simulation.dense_layers:
+    if not simulation._reads and module.layer_idx not in simulation.dense_layers:
         out = simulation.attend(query[0, :, 0], key[0], value[0], scaling, module.layer_idx)
         return out[None, None].to(dtype), None
     group = query.shape[1] // key.shape[1]
@@ -178,7 +193,19 @@ AttentionInterface.register("simulation", _attention)
 
 def _narrow_latent(module: Any, given: Any, compressed: torch.Tensor) -> torch.Tensor:
     """The compressed part of latent rows, of which K and V of each head are made, as the cache gives it back."""
+    module.made = compressed
     return _kept(compressed, 1.0).to(compressed.dtype) if _RUNNING[-1].narrow_rope else compressed
+
+
+def _own_rows(module: Any, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V of the tokens of this pass as they were made, before the cache has them; the rotary part of ``key`` and,
+    where there are no latent rows, all of both are that.
+    """
+    if not hasattr(module, "kv_a_layernorm"):
+        return key, value
+    rows = module.kv_b_proj(module.kv_a_layernorm.made).unflatten(-1, (key.shape[1], -1)).transpose(1, 2)
+    whole, value = rows.split([rows.shape[-1] - value.shape[-1], value.shape[-1]], -1)
+    return torch.cat([whole, key[..., whole.shape[-1] :]], -1), value
 
 
 def load(path: str, dtype: str = "float32") -> PreTrainedModel:

@@ -80,3 +80,34 @@ def test_in_fp8_with_three_pages_it_says_what_a_simulation_says(shared: Path) ->
     assert few >= 0.85, (few, all_pages)
     assert all_pages <= 0.5, (few, all_pages)
     assert wide < few - 0.05, (few, wide)
+
+
+def test_in_fp8_a_prompt_that_triton_reads_is_not_rounded_for_itself(shared: Path) -> None:
+    """As on a GPU: rows of a pass go to the kernel as they were made, and those of earlier ones come from the pool.
+
+    The last simulation is wrong in that alone: it has all rows from the pool, as torch_native does.
+    """
+    asked = prompts(2)
+    kept = [(len(p) - 1) // 16 * 16 for p in asked]
+    references = [
+        {"flow": "latent_topk", "narrow_rope": 16, "prompt": p, "tokens": TOKENS, "said": [when, i], **told}
+        for when in (0, 1)
+        for own, pages in ((True, 3), (True, None), (False, 3))
+        for i, p in enumerate(asked)
+        for told in [{"own_rows": own, "pages": pages, "cuts": [kept[i]] * when}]
+    ]
+    config = {"budget": {"pages": 3}, "prefill_backend": "triton"}
+    passes = [{"prompts": asked, "tokens": TOKENS}] * 2
+    done = narrow(VERSIONS[0], shared).serve(config, passes, references, **FP8)
+    assert [request["cached"] for request in done["passes"][1]] == kept
+    told = iter(done["references"])
+    for answers in done["passes"]:
+        few, all_pages, from_pool = (
+            sum(a == b for one in answers for a, (b, _) in zip(one["ids"], next(told), strict=True))
+            / (len(asked) * TOKENS)
+            for _ in range(3)
+        )
+        print(few, all_pages, from_pool)
+        assert few >= 0.92, (few, all_pages, from_pool)
+        assert all_pages <= 0.5, (few, all_pages, from_pool)
+        assert from_pool < few - (0.03 if answers is done["passes"][0] else 0), (few, all_pages, from_pool)

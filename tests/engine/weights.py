@@ -95,6 +95,9 @@ def write_model(path: Path, make: Callable[[], PreTrainedModel], *, calm: bool =
                 weight.mul_(1 / 15)
             if calm and ("q_proj" in name or "k_proj" in name):
                 weight.mul_(0.78)
+            if calm and isinstance(model, DeepseekV2ForCausalLM) and ("kv_b_proj" in name or "o_proj" in name):
+                # as large as of 64 numbers of a row, and of 8 heads of 32, of which it is calm
+                weight.mul_(((64 if "kv_b" in name else 256) / weight.shape[1]) ** 0.5)
     model.save_pretrained(path)
 
 
