@@ -111,6 +111,16 @@ class Mass(Plain):
         return vortex.topk((cache.keys @ q.T).softmax(0).sum((1, 2)))
 
 
+class Counted(Plain):
+    """Counts a request's steps."""
+
+    def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
+        return {**super().create_cache(spec), "steps": vortex.Field(dtype="f32", state="request")}
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        return super().forward_indexer(q, cache), {"steps": cache.steps + 1}
+
+
 def program(flow: type[vortex.vFlow], spec: Spec | None = None, target: str = "sm_90a") -> Module:
     return compile_flow(trace(flow, spec or Spec()), targets=[TARGETS[target]], to="page").programs[target]
 
@@ -130,8 +140,15 @@ def said(flow: type[vortex.vFlow], tokens: int = 4096) -> dict[str, str]:
 def test_a_flow_that_a_gpu_likes_misses_nothing() -> None:
     assert said(Plain) == said(Narrow) == {}
     assert missed(fusion_of_flow(trace(Plain, Spec()))) == {}
-    (one,) = [r for r in of_program(program(Plain)) if r.sort == "passed"]
+    one, other = [r for r in of_program(program(Plain)) if r.sort == "passed"]
     assert one.message.endswith("runs on tensor cores")
+    assert other.message.startswith("in steps of one token a request select does what append would do")
+
+
+def test_append_that_has_launches_of_its_own_is_not_taken_in() -> None:
+    """That of a flow with state, and that of a CPU."""
+    for made in (program(Counted), program(Plain, target="cpu")):
+        assert not [r for r in of_program(made) if r.rule == "launches"]
 
 
 def test_contractions_that_tensor_cores_do_not_take() -> None:

@@ -10,7 +10,7 @@ from vortex.ir.staging import folds, loads_by_loop, origin_of, stage
 from vortex.remarks.contractions import contractions
 from vortex.remarks.remark import Remark
 from vortex.schedules.arithmetic import Arithmetic, field_reads
-from vortex.schedules.taken_in import takes_in_tokens
+from vortex.schedules.taken_in import taken_in, takes_in_tokens
 from vortex.targets.gpu import Machine, machine_of
 from vortex.targets.roofline import scalar_rate
 
@@ -31,7 +31,19 @@ def of_program(program: Module) -> list[Remark]:
         why = f"a layer takes {len(launched)} launches: {', '.join(launched)}"
         help = "keep fewer numbers of each page between sweeps: reduce before a softmax"
         made.append(Remark("launches", "missed", why, help))
+    made += _taken_in(program) if _for_gpu(program) else []
     return made
+
+
+def _taken_in(program: Module) -> Iterator[Remark]:
+    """What page IR does not show: a launch of one kernel that does the work of another."""
+    for f in program.functions.values():
+        if f.attrs["kind"] == "select" and (appended := taken_in(program, f)) is not None:
+            why = (
+                f"in steps of one token a request {f.name} does what {appended.name} would do, which is launched for "
+                "prompts alone"
+            )
+            yield Remark("launches", "passed", why, kernel=f.name)
 
 
 def near_dense(read: float, dense: float) -> list[Remark]:
