@@ -1,7 +1,7 @@
 """Compiles the FlashInfer modules that the baselines call, for sm_90a and without a GPU, into one archive to carry.
 
 FlashInfer 0.7.4 is a peer to measure against, no part of the project: it gets a venv of its own, and what this builds
-goes to a folder outside the repository (25 minutes on one core). CUDA_HOME is where ``lib/libcudart.so`` is.
+goes to a folder outside the repository (25 minutes on one core). CUDA_HOME is where ``bin/nvcc`` is.
 
     python3 -m venv peer && peer/bin/pip install --no-deps flashinfer-python==0.7.4 apache-tvm-ffi==0.1.14.post1
     peer/bin/pip install torch numpy requests tqdm nvidia-ml-py jinja2 packaging filelock ninja typing-extensions \\
@@ -34,13 +34,16 @@ def environment(out: Path, curand: Path, jobs: int) -> None:
     """What flashinfer reads when imported: target, where it builds, what it links against."""
     stub = out / "stub"
     stub.mkdir(parents=True, exist_ok=True)
-    if not (stub / "libcuda.so").exists():  # the driver's library, which is there only beside a GPU
-        made = ["cc", "-shared", "-x", "c", "-", "-o", str(stub / "libcuda.so"), "-Wl,-soname,libcuda.so.1"]
-        subprocess.run(made, input="", text=True, check=True)
     nvcc = shutil.which("nvcc")
     if nvcc:
         os.environ.setdefault("CUDA_HOME", str(Path(nvcc).resolve().parents[1]))
-    home = os.environ["CUDA_HOME"]
+    home = Path(os.environ["CUDA_HOME"])
+    for runtime in home.glob("lib/libcudart.so.*"):  # NVIDIA's wheels have it by this name alone
+        (stub / "libcudart.so").unlink(missing_ok=True)
+        (stub / "libcudart.so").symlink_to(runtime)
+    if not (stub / "libcuda.so").exists():  # the driver's library, which is there only beside a GPU
+        made = ["cc", "-shared", "-x", "c", "-", "-o", str(stub / "libcuda.so"), "-Wl,-soname,libcuda.so.1"]
+        subprocess.run(made, input="", text=True, check=True)
     os.environ["FLASHINFER_CUDA_ARCH_LIST"] = "9.0a"
     os.environ["FLASHINFER_WORKSPACE_BASE"] = str(out / "work")
     os.environ["FLASHINFER_EXTRA_LDFLAGS"] = f"-L{home}/lib -L{stub}"
@@ -72,9 +75,25 @@ def specs() -> dict[str, Callable[[], Any]]:
     return found
 
 
-def pack(out: Path, built: list[tuple[str, Path]]) -> Path:
+def build(specs: dict[str, Callable[[], Any]]) -> list[tuple[str, Path]]:
+    """Of each of ``specs`` its name and library; of those that fail, the end of what the compiler said."""
+    built: list[tuple[str, Path]] = []
+    for name, make in specs.items():
+        start, spec = time.time(), make()
+        try:
+            spec.build(verbose=False)
+        except RuntimeError as error:
+            print(f"{name}: {str(error)[-2000:]}", file=sys.stderr)
+            continue
+        library = Path(spec.jit_library_path)
+        print(f"{name}: {spec.name}, {time.time() - start:.0f} s, {library.stat().st_size >> 10} KiB", flush=True)
+        built.append((spec.name, library))
+    return built
+
+
+def pack(out: Path, built: list[tuple[str, Path]], kind: str = "gztar", without: tuple[str, ...] = ()) -> Path:
     """``out/site``: the package's Python, the sources its generators read, and the modules where it looks before it
-    compiles; and its tar.
+    compiles; and its tar. ``without`` are names of what is left out beside.
     """
     import click
     import einops
@@ -84,7 +103,9 @@ def pack(out: Path, built: list[tuple[str, Path]]) -> Path:
 
     site, package = out / "site", Path(flashinfer.__file__).parent
     shutil.rmtree(site, ignore_errors=True)
-    shutil.copytree(package, site / "flashinfer", ignore=shutil.ignore_patterns("__pycache__", "data", "*.so"))
+    shutil.copytree(
+        package, site / "flashinfer", ignore=shutil.ignore_patterns("__pycache__", "data", "*.so", *without)
+    )
     sources = site / "flashinfer" / "data" / "csrc"
     sources.mkdir(parents=True)
     for file in (package / "data" / "csrc").iterdir():
@@ -98,7 +119,7 @@ def pack(out: Path, built: list[tuple[str, Path]]) -> Path:
         folder = site / "flashinfer" / "data" / "aot" / name
         folder.mkdir(parents=True)
         shutil.copy(library, folder / f"{name}.so")
-    return Path(shutil.make_archive(str(out / "flashinfer"), "gztar", site))
+    return Path(shutil.make_archive(str(out / "flashinfer"), kind, site))
 
 
 def main() -> None:
@@ -110,19 +131,7 @@ def main() -> None:
     given = args.parse_args()
     out = given.out.resolve()
     environment(out, given.curand.resolve(), given.jobs)
-    built: list[tuple[str, Path]] = []
-    for name, make in specs().items():
-        if given.only and name not in given.only:
-            continue
-        start, spec = time.time(), make()
-        try:
-            spec.build(verbose=False)
-        except RuntimeError as error:
-            print(f"{name}: {str(error)[-2000:]}", file=sys.stderr)
-            continue
-        library = Path(spec.jit_library_path)
-        print(f"{name}: {spec.name}, {time.time() - start:.0f} s, {library.stat().st_size >> 10} KiB", flush=True)
-        built.append((spec.name, library))
+    built = build({name: make for name, make in specs().items() if not given.only or name in given.only})
     made = pack(out, built)
     print(f"{len(built)} modules, {made.stat().st_size / 1e6:.1f} MB in {made}")
 

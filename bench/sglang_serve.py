@@ -15,7 +15,8 @@ Parts, each under a limit of its own; the checks run side by side on one GPU, th
   sparse, and that without mixed chunks none does.
 * ``hicache``: what was saved, evicted and loaded back says the same again.
 * ``figures``: SGLang's own bench_serving against the shape of Qwen3-1.7B (or 8B: ``--wave 8b/quest=8x32768``). Servers
-  of a ``--wave`` start side by side and are asked in turn, alone. ``quest+fa3`` is a flow whose prompts FA3 reads.
+  of a ``--wave`` start side by side and are asked in turn, alone. ``quest+fa3`` is a flow whose prompts FA3 reads, and
+  the dense ones are ``triton``, ``fa3``, ``flashinfer`` and ``flashinfer_tc`` (where these are staged).
 
 In 16 bits two dense runs differ as well, so ``as_dense`` has the dense backend against itself as its control, and tells
 how near the next best token came where answers part. ``as_simulated`` takes each token by itself: how far its logit is
@@ -69,7 +70,12 @@ REGRET = {"float16": 0.5, "float32": 1e-3}
 Loads = list[tuple[int, int]]
 """Requests at once and the tokens of each one's prompt."""
 LOADS = [f"{name}=16x32768,16x16384" for name in ("triton", "quest", "quest_then_mass")]
-DENSE = ("triton", "fa3", "flashinfer")
+DENSE: dict[str, dict[str, str]] = {
+    "triton": {}, "fa3": {}, "flashinfer": {}, "flashinfer_tc": {"SGLANG_FLASHINFER_USE_TENSOR_CORE": "true"},
+}  # fmt: skip
+"""Dense backends of the figures, and what their servers' environment says; what ends in ``_tc`` decodes with tensor
+cores, where FlashInfer takes CUDA cores by itself (for fewer than four heads a KV head).
+"""
 QWEN: dict[str, dict[str, Any]] = {
     "1.7b": dict(
         hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, head_dim=128,
@@ -281,6 +287,8 @@ class Bench:
         if witness:
             environment["WITNESS"] = str(witness)
         environment |= settings_environment(name)
+        if "flashinfer" in name:
+            environment |= self.flashinfer(environment["PYTHONPATH"])
         path = self.folder / f"{name}.log"
         self.gate.acquire()
         began, started = time.monotonic(), time.time()
@@ -302,6 +310,14 @@ class Bench:
             self._end(process.pid)
             process.wait()
             self.gate.release()
+
+    def flashinfer(self, path: str) -> dict[str, str]:
+        """What lets a server import FlashInfer instead of its stub, and keeps that from compiling."""
+        folder = self.args.flashinfer
+        return {
+            "PYTHONPATH": f"{folder}{os.pathsep}{path}" if folder else path, "SGLANG_IS_FLASHINFER_AVAILABLE": "true",
+            "FLASHINFER_WORKSPACE_BASE": str(self.folder / "flashinfer"), "FLASHINFER_DISABLE_JIT": "1",
+        }  # fmt: skip
 
     def _end(self, pid: int) -> None:
         self.processes.discard(pid)
@@ -616,7 +632,7 @@ class Bench:
         which, by = _model_of(name), name.rpartition("/")[2]
         label = f"figures-{name.replace('/', '-').replace('+', '-')}"
         if by in DENSE:
-            backend = self.dense if self.cpu else by
+            backend = self.dense if self.cpu else by.removesuffix("_tc")
             return self.server(label, model, None, attention_backend=backend, **settings)
         by, plus, prefill = by.partition("+")
         flow = "quest" if self.cpu else str(self.args.artifacts / f"{which}_{by}.vxa")
@@ -805,7 +821,9 @@ def together(do: Callable[[str], None], names: Iterable[str]) -> None:
 
 
 def settings_environment(name: str) -> dict[str, str]:
-    """Where memory is to run out: a scheduler that soon hopes for short answers."""
+    """Of a dense backend what it is told; where memory is to run out, a scheduler that soon hopes for short answers."""
+    if name.startswith("figures"):
+        return DENSE.get(name.rpartition("-")[2], {})
     if name.startswith("full"):
         return {"SGLANG_INIT_NEW_TOKEN_RATIO": "0.01"}
     if not name.startswith("churn"):
@@ -908,6 +926,7 @@ def main() -> None:
         "--wave", type=_load_of, nargs="+", action="append", metavar="NAME=BATCHxTOKENS[,...]",
         help="servers of the figures that start side by side: a dense backend or a flow (8b/ before it), and loads"
     )  # fmt: skip
+    words.add_argument("--flashinfer", type=Path, help="folder to import FlashInfer from, by servers that use it")
     words.add_argument("--new", type=int, default=512, help="tokens of the figures' answers")
     words.add_argument("--rates", type=float, nargs="*", default=[1.0], help="requests a second beside all at once")
     words.add_argument("--out", type=Path, required=True)

@@ -6,8 +6,11 @@
 #     carry .gpu-model-1    mkdir -p /tmp/vortex-model && cp .gpu-model-1/* /tmp/vortex-model
 #     carry .gpu-model-2    cp .gpu-model-2/* /tmp/vortex-model
 #     carry .gpu            PARTS="tokens smollm2" bash .gpu/run_all.sh serve
-# FlashAttention 3 as a dense backend, likewise where bench/sglang_fa3.py's result is in $SGLANG_BUNDLE:
+# FlashAttention 3 and FlashInfer as dense backends, likewise where the results of bench/sglang_fa3.py and
+# bench/sglang_flashinfer.py are in $SGLANG_BUNDLE; what a wave's pools need together has to fit the GPU:
 #     carry .gpu-fa3        PARTS=figures SERVE="--wave fa3=16x32768,1x32768" bash .gpu/run_all.sh serve
+#     carry .gpu-fa3 .gpu-flashinfer    cp .gpu-fa3/* .gpu-flashinfer/* /tmp
+#     carry .gpu            PARTS=figures SERVE="--wave fa3=16x32768 flashinfer=16x32768 --wave quest+fa3=16x32768"
 seconds=560
 
 stage() {
@@ -27,10 +30,11 @@ stage() {
   done
   artifact quest serve/8b_quest --heads 32/8 --head-dim 128 --page-size 16 --dtype bf16
   (cd bench && "$PYTHON" stage_serve.py --out "$serve" --model "$GPU-model")
-  if [ -f "$from/fa3.txz" ]; then
-    mkdir -p "$GPU-fa3"
-    cp -u "$from/fa3.txz" "$GPU-fa3/"
-  fi
+  for name in fa3 flashinfer; do
+    [ -f "$from/$name.txz" ] || continue
+    mkdir -p "$GPU-$name"
+    cp -u "$from/$name.txz" "$GPU-$name/"
+  done
   git ls-files -z tests/__init__.py tests/engine | xargs -0 cp --parents -t "$GPU/src"
 }
 
@@ -59,10 +63,17 @@ run() {
   export SGLANG_IS_FLASHINFER_AVAILABLE=false SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK=1 SGLANG_HOST_IP=127.0.0.1
   export CUDA_HOME=${CUDA_HOME:-/usr/local/cuda} NCCL_NVLS_ENABLE=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=4
   PATH=$(dirname "$(command -v python3)"):$CUDA_HOME/bin:$PATH
-  if [ -f "$GPU-fa3/fa3.txz" ] && [ ! -f $site/sgl_kernel/flash_ops.abi3.so ]; then
-    unpack "$GPU-fa3/fa3.txz" /tmp
+  local found flashinfer=/tmp/serve-flashinfer more=()
+  if found=$(carried fa3) && [ ! -f $site/sgl_kernel/flash_ops.abi3.so ]; then
+    unpack "$found" /tmp
     python3 bench/sglang_fa3.py --try /tmp/sgl_kernel && mv /tmp/sgl_kernel/flash_ops.abi3.so $site/sgl_kernel/
   fi
+  if found=$(carried flashinfer) && [ ! -d $flashinfer ]; then
+    unpack "$found" $flashinfer-new
+    PYTHONPATH=$flashinfer-new:$PYTHONPATH FLASHINFER_DISABLE_JIT=1 FLASHINFER_WORKSPACE_BASE=/tmp/flashinfer \
+      python3 bench/sglang_flashinfer.py --try && mv $flashinfer-new $flashinfer
+  fi
+  [ ! -d $flashinfer ] || more=(--flashinfer $flashinfer)
   if [ -n "${TP:-}" ]; then # on two GPUs: one rank and two, a dense backend and this one
     # shellcheck disable=SC2086
     VORTEX_CONFIG="{\"flow\": \"$serve/1.7b_quest.vxa\", \"budget\": {\"pages\": 27}}" \
@@ -71,8 +82,21 @@ run() {
     return
   fi
   # shellcheck disable=SC2086
-  python3 bench/sglang_serve.py $parts --artifacts "$serve" --seconds $((LIMIT - 15)) ${SERVE:-} --out "$OUT/serve.json"
+  python3 bench/sglang_serve.py $parts --artifacts "$serve" --seconds $((LIMIT - 15)) "${more[@]}" ${SERVE:-} \
+    --out "$OUT/serve.json"
   kept
+}
+
+# carried NAME: where its archive is, carried now or copied to /tmp in a call before
+carried() {
+  local file
+  for file in "$GPU-$1/$1.txz" "/tmp/$1.txz"; do
+    if [ -f "$file" ]; then
+      echo "$file"
+      return
+    fi
+  done
+  return 1
 }
 
 unpack() { python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$1" "$2"; }
