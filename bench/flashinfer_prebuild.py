@@ -7,8 +7,8 @@ goes to a folder outside the repository (25 minutes on one core). CUDA_HOME is w
     peer/bin/pip install torch numpy requests tqdm nvidia-ml-py jinja2 packaging filelock ninja typing-extensions \\
       click tabulate einops
     pip download --no-deps nvidia-curand -d .         # its headers alone: unzip nvidia_curand*.whl '*/include/*'
-    CUDA_HOME=/usr/local/cuda nice -n 19 peer/bin/python bench/flashinfer_prebuild.py --curand nvidia/cu13/include \\
-      --out DIR
+    export CUDA_HOME=/usr/local/cuda PATH=$PWD/peer/bin:$PATH      # ninja is there
+    nice -n 19 python bench/flashinfer_prebuild.py --curand nvidia/cu13/include --out DIR
 
 It may be called again: what is built stays. ``DIR/flashinfer.tar.gz`` (under 50 MB) is unpacked on the GPU machine into
 a folder of its PYTHONPATH, where torch and the apache-tvm-ffi wheel are; FLASHINFER_DISABLE_JIT=1 keeps it from

@@ -3,14 +3,15 @@
 SGLang 0.5.23 asks for flashinfer-python 0.7.2, and its bundle has apache-tvm-ffi 0.1.11; the compiler is that of torch
 2.11 there, CUDA 13.0. For heads of 128 in bf16 these are four modules, ten minutes on one core: decoding with CUDA
 cores (what SGLang chooses under four heads a KV head), paged FA2 (what is cached of a prompt, and decoding with tensor
-cores), FA3 (what is new of a prompt), and what merges the two. Norms, RoPE and activations are sglang-kernel's, K and V
-are written by SGLang's own, and with --sampling-backend pytorch FlashInfer samples nothing.
+cores), FA3 (what is new of a prompt), and what merges the two. Norms, RoPE, activations and what writes K and V are
+SGLang's own and sglang-kernel's, and with --sampling-backend pytorch FlashInfer samples nothing.
 
     python3.12 -m venv peer && peer/bin/pip install --no-deps flashinfer-python==0.7.2
     peer/bin/pip install torch==2.11.0 apache-tvm-ffi==0.1.11 nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 \\
       nvidia-nvvm==13.0.88 'nvidia-cuda-cccl<13.1' numpy requests tqdm nvidia-ml-py jinja2 packaging filelock ninja \\
       click tabulate einops
-    CUDA_HOME=$PWD/peer/lib/python3.12/site-packages/nvidia/cu13 PATH=$PWD/peer/bin:$PATH nice peer/bin/python bench/sglang_flashinfer.py DIR
+    export CUDA_HOME=$PWD/peer/lib/python3.12/site-packages/nvidia/cu13 PATH=$PWD/peer/bin:$PATH
+    nice -n 10 python bench/sglang_flashinfer.py DIR
 
 It may be called again: what is built stays. ``DIR/flashinfer.txz`` goes where bench/sglang_bundle.sh's result is, and
 bench/parts/serve.sh carries it, unpacks it and tries it:
