@@ -91,9 +91,9 @@ def build(specs: dict[str, Callable[[], Any]]) -> list[tuple[str, Path]]:
     return built
 
 
-def pack(out: Path, built: list[tuple[str, Path]], kind: str = "gztar", without: tuple[str, ...] = ()) -> Path:
+def pack(out: Path, built: list[tuple[str, Path]], kind: str = "gztar") -> Path:
     """``out/site``: the package's Python, the sources its generators read, and the modules where it looks before it
-    compiles; and its tar. ``without`` are names of what is left out beside.
+    compiles; and its tar.
     """
     import click
     import einops
@@ -103,9 +103,7 @@ def pack(out: Path, built: list[tuple[str, Path]], kind: str = "gztar", without:
 
     site, package = out / "site", Path(flashinfer.__file__).parent
     shutil.rmtree(site, ignore_errors=True)
-    shutil.copytree(
-        package, site / "flashinfer", ignore=shutil.ignore_patterns("__pycache__", "data", "*.so", *without)
-    )
+    shutil.copytree(package, site / "flashinfer", ignore=shutil.ignore_patterns("__pycache__", "data", "*.so"))
     sources = site / "flashinfer" / "data" / "csrc"
     sources.mkdir(parents=True)
     for file in (package / "data" / "csrc").iterdir():

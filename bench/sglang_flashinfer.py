@@ -28,9 +28,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-NEEDLESS = ("experimental", "artifacts")
-"""Folders of the package that hold nothing that attention imports."""
-
 
 def specs() -> dict[str, Callable[[], Any]]:
     """By a short name; the quick ones first."""
@@ -113,7 +110,7 @@ def main() -> int:
 
     environment(args.out.resolve(), Path(os.environ["CUDA_HOME"]) / "include", jobs=1)
     built = build(specs())
-    made = pack(args.out.resolve(), built, "xztar", NEEDLESS)
+    made = pack(args.out.resolve(), built, "xztar")
     print(f"{len(built)} modules, {made.stat().st_size / 1e6:.1f} MB in {made}")
     return 0 if len(built) == len(specs()) else 1
 
