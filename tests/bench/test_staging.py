@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,3 +68,35 @@ def test_few_files_come_back(staged: Path) -> None:
     with tarfile.open(out / "more.tar") as tar:
         kept = {f.stem for f in out.glob("*.json")} | {Path(n).stem for n in tar.getnames()}
     assert kept == set("123456789")
+
+
+def test_an_archive_may_have_come_in_a_call_before(tmp_path: Path) -> None:
+    gpu, name = tmp_path / ".gpu", f"archive-{os.getpid()}"
+    ask = f"source {ROOT}/bench/parts/serve.sh; GPU={gpu}; carried {name}"
+    beside, before = Path(f"{gpu}-{name}", f"{name}.txz"), Path("/tmp", f"{name}.txz")
+
+    def found() -> str:
+        return subprocess.run(["bash", "-uc", ask], capture_output=True, text=True).stdout.strip()
+
+    assert found() == ""
+    before.touch()
+    try:
+        assert found() == str(before)
+        beside.parent.mkdir()
+        beside.touch()
+        assert found() == str(beside)
+    finally:
+        before.unlink()
+
+
+def test_a_server_of_flashinfer_imports_what_was_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    serve = import_module("sglang_serve")
+    assert serve.settings_environment("figures-8b-flashinfer_tc") == {"SGLANG_FLASHINFER_USE_TENSOR_CORE": "true"}
+    assert all(serve.settings_environment(f"figures-{name}") == {} for name in ("flashinfer", "quest-fa3", "fa3"))
+    bench = SimpleNamespace(args=SimpleNamespace(flashinfer=Path("/carried")), folder=Path("/scratch"))
+    told = serve.Bench.flashinfer(bench, "/stubs")
+    assert told["PYTHONPATH"].split(os.pathsep) == ["/carried", "/stubs"]
+    assert told["FLASHINFER_DISABLE_JIT"] == "1"
+    bench.args.flashinfer = None
+    assert serve.Bench.flashinfer(bench, "/stubs")["PYTHONPATH"] == "/stubs"
