@@ -109,10 +109,12 @@ def pack(out: Path, built: list[tuple[str, Path]], kind: str = "gztar") -> Path:
     for file in (package / "data" / "csrc").iterdir():
         if file.is_file():
             shutil.copy(file, sources)
-    for module in (pynvml, tabulate):
-        shutil.copy(str(module.__file__), site)
-    for parts in (click, einops):
-        shutil.copytree(Path(str(parts.__file__)).parent, site / parts.__name__)
+    for module in (pynvml, tabulate, click, einops):
+        file = Path(str(module.__file__))
+        if file.name == "__init__.py":
+            shutil.copytree(file.parent, site / module.__name__, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(file, site)
     for name, library in built:
         folder = site / "flashinfer" / "data" / "aot" / name
         folder.mkdir(parents=True)

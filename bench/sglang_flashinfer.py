@@ -1,10 +1,10 @@
 """FlashInfer for SGLang's dense backend of that name: what it calls, compiled for sm_90a and without a GPU, to carry.
 
 SGLang 0.5.23 asks for flashinfer-python 0.7.2, and its bundle has apache-tvm-ffi 0.1.11; the compiler is that of torch
-2.11 there, CUDA 13.0. For heads of 128 in bf16 these are four modules, ten minutes on one core: decoding with CUDA
-cores (what SGLang chooses under four heads a KV head), paged FA2 (what is cached of a prompt, and decoding with tensor
-cores), FA3 (what is new of a prompt), and what merges the two. Norms, RoPE, activations and what writes K and V are
-SGLang's own and sglang-kernel's, and with --sampling-backend pytorch FlashInfer samples nothing.
+2.11 there, CUDA 13.0. For heads of 128 in bf16 these are four modules, 20 minutes on a busy core: decoding with CUDA
+cores (what SGLang chooses for fewer than four heads a KV head), paged FA2 (a prompt's cached part, and decoding with
+tensor cores), FA3 (its new part), and what merges the two. Norms, RoPE, activations and what writes K and V
+are SGLang's own and sglang-kernel's, and with --sampling-backend pytorch FlashInfer samples nothing.
 
     python3.12 -m venv peer && peer/bin/pip install --no-deps flashinfer-python==0.7.2
     peer/bin/pip install torch==2.11.0 apache-tvm-ffi==0.1.11 nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 \\
@@ -110,7 +110,7 @@ def main() -> int:
 
     environment(args.out.resolve(), Path(os.environ["CUDA_HOME"]) / "include", jobs=1)
     built = build(specs())
-    made = pack(args.out.resolve(), built, "xztar")
+    made = pack(args.out.resolve(), built, "xztar").rename(args.out / "flashinfer.txz")
     print(f"{len(built)} modules, {made.stat().st_size / 1e6:.1f} MB in {made}")
     return 0 if len(built) == len(specs()) else 1
 
