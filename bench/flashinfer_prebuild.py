@@ -10,7 +10,7 @@ goes to a folder outside the repository (25 minutes on one core). CUDA_HOME is w
     export CUDA_HOME=/usr/local/cuda PATH=$PWD/peer/bin:$PATH      # ninja is there
     nice -n 19 python bench/flashinfer_prebuild.py --curand nvidia/cu13/include --out DIR
 
-It may be called again: what is built stays. ``DIR/flashinfer.tar.gz`` (under 50 MB) is unpacked on the GPU machine into
+It may be called again: what is built stays. ``DIR/flashinfer.txz`` (under 30 MB) is unpacked on the GPU machine into
 a folder of its PYTHONPATH, where torch and the apache-tvm-ffi wheel are; FLASHINFER_DISABLE_JIT=1 keeps it from
 compiling there (``baselines/flashinfer_peer.py`` sets it).
 """
@@ -91,7 +91,7 @@ def build(specs: dict[str, Callable[[], Any]]) -> list[tuple[str, Path]]:
     return built
 
 
-def pack(out: Path, built: list[tuple[str, Path]], kind: str = "gztar") -> Path:
+def pack(out: Path, built: list[tuple[str, Path]]) -> Path:
     """``out/site``: the package's Python, the sources its generators read, and the modules where it looks before it
     compiles; and its tar.
     """
@@ -119,7 +119,7 @@ def pack(out: Path, built: list[tuple[str, Path]], kind: str = "gztar") -> Path:
         folder = site / "flashinfer" / "data" / "aot" / name
         folder.mkdir(parents=True)
         shutil.copy(library, folder / f"{name}.so")
-    return Path(shutil.make_archive(str(out / "flashinfer"), kind, site))
+    return Path(shutil.make_archive(str(out / "flashinfer"), "xztar", site)).rename(out / "flashinfer.txz")
 
 
 def main() -> None:

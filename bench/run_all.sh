@@ -13,7 +13,8 @@ end=$((SECONDS + ${SECONDS_LEFT:-570}))
 mkdir -p "$OUT"
 site=$(mktemp -d)
 python3 -c 'import tvm_ffi' 2> /dev/null || python3 -m zipfile -e "$GPU"/wheels/apache_tvm_ffi-*.whl "$site"
-[ ! -f "$GPU/flashinfer.tar.gz" ] || tar xzf "$GPU/flashinfer.tar.gz" -C "$site"
+unpack() { python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$1" "$2"; }
+[ ! -f "$GPU/flashinfer.txz" ] || unpack "$GPU/flashinfer.txz" "$site"
 export PYTHONPATH=$site:$GPU/src:$GPU/src/bench
 cd "$GPU/src"
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm --format=csv,noheader 2> /dev/null | tee -a "$OUT/log.txt"

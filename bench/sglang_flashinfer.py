@@ -110,7 +110,7 @@ def main() -> int:
 
     environment(args.out.resolve(), Path(os.environ["CUDA_HOME"]) / "include", jobs=1)
     built = build(specs())
-    made = pack(args.out.resolve(), built, "xztar").rename(args.out / "flashinfer.txz")
+    made = pack(args.out.resolve(), built)
     print(f"{len(built)} modules, {made.stat().st_size / 1e6:.1f} MB in {made}")
     return 0 if len(built) == len(specs()) else 1
 

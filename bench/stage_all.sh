@@ -6,7 +6,7 @@
 #     PYTHON=.venv/bin/python bench/stage_all.sh layer peers    # some; what was staged for others stays
 #     FEW=1 PYTHON=.venv/bin/python bench/stage_all.sh check decoder layer    # what proves a commit, in few minutes
 #
-# The FlashInfer peer comes along where FLASHINFER names the flashinfer.tar.gz that bench/flashinfer_prebuild.py made;
+# The FlashInfer peer comes along where FLASHINFER names the flashinfer.txz that bench/flashinfer_prebuild.py made;
 # without it the part `peers` measures the others.
 # There, from the folder that holds .gpu/, with OUT a folder for results:
 #
@@ -28,7 +28,7 @@ if ! ls "$GPU"/wheels/apache_tvm_ffi-0.1.14.post1-cp312-*.whl > /dev/null 2>&1; 
   "$PYTHON" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_24_x86_64 -d "$GPU/wheels" apache-tvm-ffi==0.1.14.post1
 fi
-[ -z "${FLASHINFER:-}" ] || cp -u "$FLASHINFER" "$GPU/flashinfer.tar.gz"
+[ -z "${FLASHINFER:-}" ] || cp -u "$FLASHINFER" "$GPU/flashinfer.txz"
 rm -rf "$GPU/src"
 mkdir -p "$GPU/src"
 git ls-files -z vortex bench ':!bench/results' | xargs -0 cp --parents -t "$GPU/src"

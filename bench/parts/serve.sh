@@ -8,9 +8,9 @@
 #     carry .gpu            PARTS="tokens smollm2" bash .gpu/run_all.sh serve
 # FlashAttention 3 and FlashInfer as dense backends, likewise where the results of bench/sglang_fa3.py and
 # bench/sglang_flashinfer.py are in $SGLANG_BUNDLE; what a wave's pools need together has to fit the GPU:
-#     carry .gpu-fa3        PARTS=figures SERVE="--wave fa3=16x32768,1x32768" bash .gpu/run_all.sh serve
 #     carry .gpu-fa3 .gpu-flashinfer    cp .gpu-fa3/* .gpu-flashinfer/* /tmp
-#     carry .gpu            PARTS=figures SERVE="--wave fa3=16x32768 flashinfer=16x32768 --wave quest+fa3=16x32768"
+#     carry .gpu            PARTS=figures SERVE="--wave fa3=16x32768 flashinfer=16x32768 --wave quest+fa3=16x32768" \
+#                             bash .gpu/run_all.sh serve
 seconds=560
 
 stage() {
