@@ -1,10 +1,11 @@
 """FlashInfer for SGLang's dense backend of that name: what it calls, compiled for sm_90a and without a GPU, to carry.
 
 SGLang 0.5.23 asks for flashinfer-python 0.7.2, and its bundle has apache-tvm-ffi 0.1.11; the compiler is that of torch
-2.11 there, CUDA 13.0. For heads of 128 in bf16 these are four modules, 20 minutes on a busy core: decoding with CUDA
+2.11 there, CUDA 13.0. For heads of 128 in bf16 these are five modules, 20 minutes on a busy core: decoding with CUDA
 cores (what SGLang chooses for fewer than four heads a KV head), paged FA2 (a prompt's cached part, and decoding with
-tensor cores), FA3 (its new part), and what merges the two. Norms, RoPE, activations and what writes K and V
-are SGLang's own and sglang-kernel's, and with --sampling-backend pytorch FlashInfer samples nothing.
+tensor cores), FA3 (its new part), what merges the two, and norms, which sglang-kernel takes from FlashInfer where it is
+there. RoPE, activations and what writes K and V are SGLang's own and sglang-kernel's, and with --sampling-backend
+pytorch FlashInfer samples nothing.
 
     python3.12 -m venv peer && peer/bin/pip install --no-deps flashinfer-python==0.7.2
     peer/bin/pip install torch==2.11.0 apache-tvm-ffi==0.1.11 nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 \\
@@ -35,10 +36,12 @@ def specs() -> dict[str, Callable[[], Any]]:
     from flashinfer.jit.attention import gen_batch_decode_module, gen_batch_prefill_module
     from flashinfer.jit.attention.modules import _gen_batch_prefill_primary_module as primary_module
     from flashinfer.jit.cascade import gen_cascade_module
+    from flashinfer.jit.norm import gen_norm_module
 
     b, i32 = torch.bfloat16, torch.int32
     return {
         "cascade": gen_cascade_module,
+        "norm": gen_norm_module,
         "decode": lambda: gen_batch_decode_module(b, b, b, i32, 128, 128, 0, False, False),
         "prefill_fa2": lambda: primary_module("fa2", b, b, b, i32, 128, 128, 0, False, False, False),
         "prefill_fa3": lambda: gen_batch_prefill_module("fa3", b, b, b, i32, 128, 128, 0, False, False, False),
@@ -46,7 +49,7 @@ def specs() -> dict[str, Callable[[], Any]]:
 
 
 def attempt() -> None:
-    """Decoding and a prompt with a part of it cached, called as SGLang calls them, beside torch's own attention."""
+    """Decoding, a prompt with a part of it cached and norms, called as SGLang calls them, beside torch's own."""
     import flashinfer
     import torch
 
@@ -81,6 +84,12 @@ def attempt() -> None:
         decode.begin_forward(*words, data_type=torch.bfloat16, q_data_type=torch.bfloat16)
         q = torch.randn(batch, 2 * heads, dim, **made)
         compare(f"decoding with {'tensor' if tensor_cores else 'CUDA'} cores", q, decode.forward(q, pages))
+    rows_of_model, weight = torch.randn(64, 2048, **made), torch.randn(2048, **made)
+    normed = torch.nn.functional.rms_norm(rows_of_model.float(), (2048,), weight.float(), 1e-6)
+    off = float((flashinfer.norm.rmsnorm(rows_of_model, weight, 1e-6).float() - normed).abs().max())
+    print(f"FlashInfer, norms: off by at most {off:.4f}")
+    if not off < 0.1:
+        raise SystemExit("FlashInfer is wrong")
     new = 300
     q = torch.randn(batch * new, 2 * heads, dim, **made)
     ragged = flashinfer.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD", backend="auto")
