@@ -260,12 +260,13 @@ class Bench:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
+        prompt_graphs = "breakable" if self.args.prefill_graphs else "disabled"
         plain = {
             "model_path": model, "port": port, "device": self.args.device, "dtype": self.args.dtype,
             "attention_backend": self.dense if config is None else "vortex", "page_size": PAGE,
             "grammar_backend": "none", "sampling_backend": "pytorch", "max_total_tokens": 16384,
             "max_running_requests": 16, "context_length": 4096, "mem_fraction_static": 0.3, "random_seed": 0,
-            "decode_log_interval": 10, "disable_prefill_cuda_graph": not self.args.prefill_graphs,
+            "decode_log_interval": 10, "cuda_graph_backend_prefill": prompt_graphs,
             "watchdog_timeout": 300, "skip_tokenizer_init": True,
         }  # fmt: skip
         if self.cpu:

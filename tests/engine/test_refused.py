@@ -107,6 +107,25 @@ def test_what_can_be_known_is_refused_before_a_worker_starts(version: str, share
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_prompts_have_cuda_graphs_where_they_are_asked_for(version: str, shared: Path) -> None:
+    here = lab(version, shared)
+    cases = {
+        "vortex": {},
+        "asked for": {"cuda_graph_backend_prefill": "breakable"},
+        "triton": {"attention_backend": "triton"},
+    }
+    job = {"settings": here.settings(page_size=16, disable_cuda_graph=False), "cases": cases}
+    words = [str(python(version)), str(HERE / "prompt_graphs.py")]
+    done = subprocess.run(
+        words, input=json.dumps(job), capture_output=True, text=True, env=here.variables(None), timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == {"vortex": "disabled", "asked for": "breakable", "triton": "breakable"}
+    assert "vortex: no CUDA graphs for prompts" in done.stdout + done.stderr
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_command_line_ends_in_one_sentence(version: str, shared: Path) -> None:

@@ -27,6 +27,13 @@ NAME = "vortex"
 
 SEAMS = {"0.5.16": "seam_0_5_16", "0.5.23": "seam_0_5_23"}
 """Tested version -> the module that knows its interface."""
+PROMPT_GRAPHS = {
+    "0.5.16": "sglang.srt.server_args.ServerArgs._disable_breakable_cudagraph_if_incompatible",
+    "0.5.23": "sglang.srt.arg_groups.cuda_graph_hook.disable_breakable_cudagraph_if_incompatible",
+}
+"""Tested version -> where SGLang looks whether the prompt graphs that it has by default suit its other arguments; it
+does not look where they were asked for.
+"""
 
 
 def activate() -> None:
@@ -51,6 +58,7 @@ def activate() -> None:
         for target, hook in (
             ("sglang.srt.server_args.ServerArgs.add_cli_args", _add_flag),
             ("sglang.srt.arg_groups.overrides._page_size_default", _page_size),
+            (PROMPT_GRAPHS[_installed()], _no_prompt_graphs),
             ("sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator._compute_cell_size", add_summaries),
             ("sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new", _tell_decode_rows),
             ("sglang.srt.managers.scheduler.Scheduler.get_init_info", _tell_what_is_served),
@@ -120,6 +128,14 @@ def _page_size(default: dict[str, Any], view: Any) -> dict[str, Any] | None:
     if view.page_size is None and view.attention_backend == NAME:
         return {"page_size": EngineConfig.read().page_size}
     return None
+
+
+def _no_prompt_graphs(_: None, args: Any) -> None:
+    """CUDA graphs of prompts are for those who ask: this backend has not run in them on a GPU."""
+    if args.attention_backend == NAME and _seam().drop_prompt_graphs(args):
+        way_in = "--cuda-graph-backend-prefill breakable asks for them, untried"
+        # a warning, as SGLang's own for such cases: arguments are resolved before its log is set up
+        logger.warning("vortex: no CUDA graphs for prompts; %s", way_in)
 
 
 def _verify(done: None, params: Any, vocabulary: int) -> None:

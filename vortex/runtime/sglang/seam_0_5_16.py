@@ -27,3 +27,9 @@ def settings(args: Any) -> Any:
 def model_of(args: Any) -> Any:
     """SGLang's ModelConfig of its ServerArgs."""
     return args.get_model_config()
+
+
+def drop_prompt_graphs(args: Any) -> bool:
+    """Have no CUDA graphs for prompts; whether there would have been some."""
+    before, args.cuda_graph_config.prefill.backend = args.cuda_graph_config.prefill.backend, "disabled"
+    return bool(before != "disabled")

@@ -34,3 +34,15 @@ def model_of(args: Any) -> Any:
     from sglang.srt.arg_groups.model_override_base import model_config_of
 
     return model_config_of(args)
+
+
+def drop_prompt_graphs(args: Any) -> bool:
+    """Have no CUDA graphs for prompts; whether there would have been some."""
+    from sglang.srt.arg_groups.overrides import declare_resolution
+    from sglang.srt.model_executor.cuda_graph_config import with_phase
+
+    before = settings(args).cuda_graph_config
+    if before.prefill.backend == "disabled":
+        return False
+    declare_resolution(args, "vortex", cuda_graph_config=with_phase(before, "prefill", backend="disabled"))
+    return True
