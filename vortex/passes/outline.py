@@ -246,8 +246,9 @@ def _outline_op(program: Module, outliner: _Outliner, o: Op) -> None:
     v = o.value
     assert isinstance(v.type, TensorType)
     name = v.name
-    while name in program.decls or f"select_{name}" in program.functions:
-        name += "_"
+    ends = {"topk", *(f"to_{d.name}" for d in program.decls.values() if d.attrs.get("role") == "state")}
+    while name in program.decls or name in ends or f"select_{name}" in program.functions:
+        name += "_"  # the kernels of ``ends`` are defined later
     f = kernel(f"select_{name}", "select")
     result = outliner.copy(f, o, {})
     layout: dict[str, Attr] = {"layout": "batched", "role": "workspace"}
