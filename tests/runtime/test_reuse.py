@@ -131,3 +131,27 @@ def test_what_is_not_there_is_refused(artifact: Path) -> None:
     assert refused(lambda: d.decode(2, q, out=out, pages_of=1)).code == "VX6003"
     assert "slots" in refused(lambda: d.decode(1, q, out=out, every=2)).render()
     assert refused(lambda: decoder(artifact, keep=[-1])).code == "VX6002"
+
+
+def test_a_layer_without_a_place_of_its_own_writes_over_the_last_one(artifact: Path) -> None:
+    layers = Layers(decoder(artifact, keep=[]), 2)
+    d = layers.decoder
+    layers.prompt({0: 100})
+    q, new = layers.begin({0: 1})
+    for layer, tokens in enumerate(new):
+        d.append(layer, *tokens)
+    out = torch.empty_like(q)
+    d.decode(0, q, out=out)
+    d.decode(1, q, out=out)
+    d.decode(2, q, out=out, pages_of=1)
+    assert "another layer has selected since" in refused(lambda: d.decode(2, q, out=out, pages_of=0)).render()
+
+
+def test_decode_before_bind_and_after_another_one(artifact: Path) -> None:
+    q = torch.zeros(1, 4, 32, dtype=torch.bfloat16)
+    assert "bind(0, ...)" in refused(lambda: decoder(artifact).decode(0, q, out=q)).render()
+    layers = Layers(decoder(artifact), 2)
+    layers.prompt({0: 100})
+    cache = layers.cache
+    layers.decoder.bind(0, cache.k[0], cache.v[0], cache.fields[0])
+    assert "needs plan" in refused(lambda: layers.decoder.decode(0, q, out=q)).render()
