@@ -166,7 +166,7 @@ class Appending:
     def emit(self, tokens: NewTokens, h: Expr, stripe: Expr, stripes: Expr) -> None:
         """Store the new tokens of the request in its pages, and summarise each page that they fill."""
         r, now = tokens.request, tokens.now
-        new = let("new_tokens", tokens.end - tokens.begin)
+        new = let("added", tokens.end - tokens.begin)
         before = let("before", now - new)
         # a padded request has length 0, whatever tokens are counted as its own
         with when(T.And(new > 0, before >= 0)):
