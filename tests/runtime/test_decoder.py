@@ -393,6 +393,8 @@ def test_debug_looks_at_numbers() -> None:
     last0, last1 = int(table[0, 2]) * 4, int(table[1, 0]) * 4 + 2
     append([last0, last1], [0, 1, 2])
     append([-1, last1], [0, 1, 2])
+    # where tokens lie that the engine has stored is its own affair
+    s.decoder.append(0, None, None, torch.tensor([last0 + 7, -3]), torch.tensor([0, 1, 2], dtype=I32))
     assert "loc[1]" in refused(lambda: append([last0, last1 - 1], [0, 1, 2]))[1]
     assert "row_offsets" in refused(lambda: append([last0, last1], [0, 1, 1]))[1]
     assert "row_offsets[0:2]" in refused(lambda: append([last0, last1], [0, -1, 2]))[1]

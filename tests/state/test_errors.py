@@ -191,6 +191,10 @@ def test_mistakes_with_a_decoder() -> None:
     d.plan(lengths, table, torch.tensor([-1, -1], dtype=torch.int32))
     d.plan(lengths, table, slots)
 
+    small = cache_of(d, slots=2)  # a layer with less room: what all layers have counts
+    d.bind(1, small.k[0], small.v[0], small.fields[0], state=small.state[0])
+    assert "slots 0 to 1" in said(lengths, table, slots)
+
     k, v, fields, state = cache.k[0], cache.v[0], cache.fields[0], cache.state[0]
     for wrong, text in (
         (None, "missing or unknown: ['m', 'x']"),
