@@ -64,10 +64,9 @@ class CallArguments:
             require("loc", loc, torch.int64, ("T",) if stored else shape[:1], self._device)
             require("row_offsets", row_offsets, torch.int32, (step.size.batch + 1,), self._device)
             step.seen["append"] = kind
-        given: dict[str, object] = {f"{name}_new": tokens for name, tokens in new.items()}
-        given["loc"] = loc
-        if not loc.shape[0]:  # numpy's empty arrays have strides of 0, which launchers refuse
-            given = {name: x for name, x in self.nothing_new.items() if name != "row_offsets"}
+        given = self.nothing_new  # numpy's empty arrays have strides of 0, which launchers refuse
+        if loc.shape[0]:
+            given = {"loc": loc, **{f"{name}_new": tokens for name, tokens in new.items()}}
         return {**given, "row_offsets": row_offsets, **planned.tables, **planned.state}
 
     def of_select(
