@@ -102,13 +102,18 @@ def refused(call: Any) -> VortexError:
     return e.value
 
 
-def test_what_is_not_there_is_refused(artifact: Path) -> None:
-    layers = Layers(decoder(artifact, keep=[1]), 2)
-    d = layers.decoder
+def begun(layers: Layers) -> torch.Tensor:
+    """The queries of a first step, whose new tokens all layers have; nothing is selected yet."""
     layers.prompt({0: 100})
     q, new = layers.begin({0: 1})
     for layer, tokens in enumerate(new):
-        d.append(layer, *tokens)
+        layers.decoder.append(layer, *tokens)
+    return q
+
+
+def test_what_is_not_there_is_refused(artifact: Path) -> None:
+    layers = Layers(decoder(artifact, keep=[1]), 2)
+    d, q = layers.decoder, begun(layers)
     out = torch.empty_like(q)
     assert "decode of layer 0 in this step" in refused(lambda: d.decode(2, q, out=out, pages_of=0)).render()
     d.decode(0, q, out=out)
@@ -135,11 +140,7 @@ def test_what_is_not_there_is_refused(artifact: Path) -> None:
 
 def test_a_layer_without_a_place_of_its_own_writes_over_the_last_one(artifact: Path) -> None:
     layers = Layers(decoder(artifact, keep=[]), 2)
-    d = layers.decoder
-    layers.prompt({0: 100})
-    q, new = layers.begin({0: 1})
-    for layer, tokens in enumerate(new):
-        d.append(layer, *tokens)
+    d, q = layers.decoder, begun(layers)
     out = torch.empty_like(q)
     d.decode(0, q, out=out)
     d.decode(1, q, out=out)
