@@ -13,7 +13,9 @@ end=$((SECONDS + ${SECONDS_LEFT:-570}))
 mkdir -p "$OUT"
 site=$(mktemp -d)
 python3 -c 'import tvm_ffi' 2> /dev/null || python3 -m zipfile -e "$GPU"/wheels/apache_tvm_ffi-*.whl "$site"
+# unpack ARCHIVE FOLDER: for parts as well, on machines that may lack xz
 unpack() { python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$1" "$2"; }
+export -f unpack
 [ ! -f "$GPU/flashinfer.txz" ] || unpack "$GPU/flashinfer.txz" "$site"
 export PYTHONPATH=$site:$GPU/src:$GPU/src/bench
 cd "$GPU/src"

@@ -99,8 +99,6 @@ carried() {
   return 1
 }
 
-unpack() { python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$1" "$2"; }
-
 kept() {
   local folders=()
   for folder in serve-jit serve-triton; do
