@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
+from refused import launched
 from sglang.srt.model_executor import cuda_graph_config
 from sglang.srt.plugins import load_plugins
-from sglang.srt.server_args import ServerArgs
 
-
-def resolved(settings: dict[str, Any]) -> str:
-    """What ``sglang.Engine`` makes of these settings."""
-    args = ServerArgs(**settings)
-    getattr(args, "resolve_once", lambda: None)()
-    try:
-        from sglang.srt.arg_groups.model_override_base import resolving_view
-    except ImportError:  # 0.5.16 resolves into the object itself
-        return str(args.cuda_graph_config.prefill.backend)
-    return str(resolving_view(args).cuda_graph_config.prefill.backend)
-
+from vortex.runtime.sglang.plugin import _seam
 
 if __name__ == "__main__":
     cuda_graph_config.default_prefill_backend = lambda: "breakable"  # as where SGLang sees CUDA
     load_plugins()
-    job = json.load(sys.stdin)
-    said = {name: resolved(job["settings"] | changes) for name, changes in job["cases"].items()}
+    job, said = json.load(sys.stdin), {}
+    for name, changes in job["cases"].items():
+        resolved = _seam().settings(launched(job["settings"] | changes))
+        said[name] = str(resolved.cuda_graph_config.prefill.backend)
     print("\n" + json.dumps(said), flush=True)

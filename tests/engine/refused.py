@@ -16,11 +16,12 @@ from sglang.srt.plugins import load_plugins
 from sglang.srt.server_args import ServerArgs
 
 
-def launched(settings: dict[str, Any]) -> None:
+def launched(settings: dict[str, Any]) -> ServerArgs:
     """What ``sglang.Engine`` does before it starts a process."""
     args = ServerArgs(**settings)
     getattr(args, "resolve_once", lambda: None)()
     args.check_server_args()
+    return args
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import lab
-from tests.engine.harness import HERE, VERSIONS, python
+from tests.engine.harness import HERE, VERSIONS, Lab, python
 
 pytestmark = [pytest.mark.engine]
 
@@ -87,17 +87,22 @@ def cases(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
     }
 
 
+def answered(script: str, here: Lab, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The last line that a script here says to a job, in the engine's environment, and all that it says."""
+    words = [str(python(here.version)), str(HERE / script)]
+    done = subprocess.run(
+        words, input=json.dumps(job), capture_output=True, text=True, env=here.variables(None), timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("version", [VERSIONS[0], pytest.param(VERSIONS[-1], marks=pytest.mark.full)])
 def test_what_can_be_known_is_refused_before_a_worker_starts(version: str, shared: Path, tmp_path: Path) -> None:
     here = lab(version, shared)
     wanted = cases(tmp_path)
     job = {"settings": here.settings(), "cases": {name: case for name, (case, _) in wanted.items()} | {"served": {}}}
-    words = [str(python(version)), str(HERE / "refused.py")]
-    done = subprocess.run(
-        words, input=json.dumps(job), capture_output=True, text=True, env=here.variables(None), timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said, _ = answered("refused.py", here, job)
     assert said.pop("served")[1] == ""
     wrong = [
         f"{name}: {text!r} in {seconds:.1f} s"
@@ -116,14 +121,9 @@ def test_prompts_have_cuda_graphs_where_they_are_asked_for(version: str, shared:
         "triton": {"attention_backend": "triton"},
     }
     job = {"settings": here.settings(page_size=16, disable_cuda_graph=False), "cases": cases}
-    words = [str(python(version)), str(HERE / "prompt_graphs.py")]
-    done = subprocess.run(
-        words, input=json.dumps(job), capture_output=True, text=True, env=here.variables(None), timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said, log = answered("prompt_graphs.py", here, job)
     assert said == {"vortex": "disabled", "asked for": "breakable", "triton": "breakable"}
-    assert "vortex: no CUDA graphs for prompts" in done.stdout + done.stderr
+    assert "vortex: no CUDA graphs for prompts" in log
 
 
 @pytest.mark.full
