@@ -51,25 +51,38 @@ def environment(out: Path, curand: Path, jobs: int) -> None:
     os.environ["MAX_JOBS"] = str(jobs)
 
 
+def attention() -> dict[str, Callable[[], Any]]:
+    """Decoding and prompts with a group of heads for each KV head; head_dim 128 and bf16."""
+    import torch
+    from flashinfer.jit.attention import gen_batch_decode_module, gen_batch_prefill_module
+    from flashinfer.jit.attention.modules import _gen_batch_prefill_primary_module as primary_module
+
+    b, i32 = torch.bfloat16, torch.int32
+    return {
+        "decode": lambda: gen_batch_decode_module(b, b, b, i32, 128, 128, 0, False, False),
+        "prefill_fa2": lambda: primary_module("fa2", b, b, b, i32, 128, 128, 0, False, False, False),
+        "prefill_fa3": lambda: gen_batch_prefill_module("fa3", b, b, b, i32, 128, 128, 0, False, False, False),
+    }
+
+
 def specs() -> dict[str, Callable[[], Any]]:
     """By a short name, the most needed first; head_dim 128 and bf16, MLA 512 + 64."""
     import torch
-    from flashinfer.jit.attention import gen_batch_decode_module, gen_batch_mla_module, gen_batch_prefill_module
-    from flashinfer.jit.attention.modules import _gen_batch_prefill_primary_module as primary_module
+    from flashinfer.jit.attention import gen_batch_mla_module
     from flashinfer.jit.topk import gen_topk_module
     from flashinfer.jit.xqa import gen_xqa_module
 
-    b, i32 = torch.bfloat16, torch.int32
+    b, i32, made = torch.bfloat16, torch.int32, attention()
     found = {
-        "decode": lambda: gen_batch_decode_module(b, b, b, i32, 128, 128, 0, False, False),
+        "decode": made["decode"],
         "xqa_p16_g4": lambda: gen_xqa_module(b, b, 16, 128, 4, False, b),
-        "prefill_fa2": lambda: primary_module("fa2", b, b, b, i32, 128, 128, 0, False, False, False),
+        "prefill_fa2": made["prefill_fa2"],
         "topk": gen_topk_module,
     }
     for group in GROUPS:
         for page in PAGES:
             found[f"xqa_p{page}_g{group}"] = lambda p=page, g=group: gen_xqa_module(b, b, p, 128, g, False, b)
-    found["prefill_fa3"] = lambda: gen_batch_prefill_module("fa3", b, b, b, i32, 128, 128, 0, False, False, False)
+    found["prefill_fa3"] = made["prefill_fa3"]
     for backend in ("fa2", "fa3"):
         found[f"mla_{backend}"] = lambda k=backend: gen_batch_mla_module(k, b, b, b, i32, 512, 64, False)
     return found

@@ -32,20 +32,11 @@ from typing import Any
 
 def specs() -> dict[str, Callable[[], Any]]:
     """By a short name; the quick ones first."""
-    import torch
-    from flashinfer.jit.attention import gen_batch_decode_module, gen_batch_prefill_module
-    from flashinfer.jit.attention.modules import _gen_batch_prefill_primary_module as primary_module
     from flashinfer.jit.cascade import gen_cascade_module
     from flashinfer.jit.norm import gen_norm_module
+    from flashinfer_prebuild import attention
 
-    b, i32 = torch.bfloat16, torch.int32
-    return {
-        "cascade": gen_cascade_module,
-        "norm": gen_norm_module,
-        "decode": lambda: gen_batch_decode_module(b, b, b, i32, 128, 128, 0, False, False),
-        "prefill_fa2": lambda: primary_module("fa2", b, b, b, i32, 128, 128, 0, False, False, False),
-        "prefill_fa3": lambda: gen_batch_prefill_module("fa3", b, b, b, i32, 128, 128, 0, False, False, False),
-    }
+    return {"cascade": gen_cascade_module, "norm": gen_norm_module, **attention()}
 
 
 def attempt() -> None:
