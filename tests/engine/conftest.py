@@ -13,6 +13,20 @@ import pytest
 from tests.engine.harness import HERE, ROOT, VERSIONS, Lab, python
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what needs the oldest SGLang to ``make test-full``: ``make test`` installs the newest alone."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.is_relative_to(HERE) and needs_oldest(item):
+            item.add_marker(pytest.mark.full)
+
+
+def needs_oldest(item: pytest.Function) -> bool:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    wanted = parameters.get("version", VERSIONS[0])
+    return wanted in ("oldest", VERSIONS[-1]) or not {"oldest", "oldest_latent"}.isdisjoint(item.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of this run share."""

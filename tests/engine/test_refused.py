@@ -97,7 +97,7 @@ def answered(script: str, here: Lab, job: dict[str, Any]) -> tuple[dict[str, Any
     return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("version", [VERSIONS[0], pytest.param(VERSIONS[-1], marks=pytest.mark.full)])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_what_can_be_known_is_refused_before_a_worker_starts(version: str, shared: Path, tmp_path: Path) -> None:
     here = lab(version, shared)
     wanted = cases(tmp_path)
