@@ -7,11 +7,14 @@ from typing import Any
 
 
 def plant() -> None:
+    from sglang.srt.runtime_context import get_parallel
+
     from vortex.runtime.sglang.arrivals import Arrivals
     from vortex.runtime.sglang.step import Step
 
     bug = os.environ["VORTEX_PLANTED_BUG"]
     begin, fill, attend = Step.begin, Step.fill, Step.attend
+    summarise = Arrivals.summarise
 
     def whole_tail(self: Any, requests: Any, lengths: Any) -> None:
         """The partial last page counts as full: what its previous owner left there is attended to."""
@@ -22,7 +25,9 @@ def plant() -> None:
         attend(self, layer, q, out, scale)
 
     def no_summaries(self: Any, index: int) -> None:
-        """Pages that come back from the host keep the summaries of their previous owner."""
+        """Pages that come back from the host to the last rank keep the summaries of their previous owner."""
+        if get_parallel().attn_tp_rank < get_parallel().attn_tp_size - 1:
+            summarise(self, index)
 
     filled: dict[int, set[int]] = {}
 
