@@ -69,6 +69,10 @@ def cases(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
         "KV type": (setting(kv_cache_dtype="fp8_e5m2"), "VX9002]: the attention backend vortex does not serve a KV c"),
         "fp8 in f32, or on a CPU": (setting(kv_cache_dtype="fp8_e4m3"), "vortex does not serve a KV cache of fp8"),
         "pipeline": (setting(pp_size=2), "VX9002]: the attention backend vortex does not serve pipeline parallelism"),
+        "host memory": (
+            setting(enable_hierarchical_cache=True, hicache_mem_layout="page_head", hicache_io_backend="direct"),
+            "VX9002]: the attention backend vortex does not serve HiCache ",
+        ),
         "prefill apart": (setting(prefill_attention_backend="torch_native"), "separate prefill and decode backends"),
         "decode alone": (
             setting(attention_backend="torch_native", decode_attention_backend="vortex"),

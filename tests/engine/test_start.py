@@ -28,16 +28,23 @@ from vortex.runtime.sglang.about import About
 from vortex.runtime.sglang.choice import Choice, choice_of
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.memory import bytes_per_token
-from vortex.runtime.sglang.refusals import SETTINGS, refuse_layers, refuse_model, refuse_prefill, refuse_settings
+from vortex.runtime.sglang.refusals import (
+    SETTINGS,
+    refuse_host_layout,
+    refuse_layers,
+    refuse_model,
+    refuse_prefill,
+    refuse_settings,
+)
 from vortex.runtime.sglang.shape import model_shape, refuse_table
 from vortex.spec import Spec
 
 SHAPE = ModelShape(Spec(page_size=16, head_dim=64, group=4, dtype="f32"), 2)
 
 
-def code(call: Any, *args: Any) -> str:
+def code(call: Any, *args: Any, **named: Any) -> str:
     with pytest.raises(VortexError) as raised:
-        call(*args)
+        call(*args, **named)
     return f"{raised.value.code} {raised.value}"
 
 
@@ -286,6 +293,30 @@ def test_a_setting_is_refused_by_name(what: str) -> None:
     said = code(refuse_settings, plain(**REFUSED[what]))
     assert said.startswith("VX9002")
     assert f"does not serve {what}: " in said
+
+
+@pytest.mark.parametrize(
+    ("layout", "copier", "latent", "says"),
+    [
+        ("page_head", "direct", False, "SGLang copies K and V by direct in layer_first or page_first_direct alone"),
+        ("page_first_kv_split", "kernel", False, "by kernel in layer_first or page_first or page_head"),
+        ("page_head", "kernel", True, "SGLang copies latent rows by kernel in layer_first or page_first alone"),
+        ("page_first_direct", "kernel_ascend", False, "kernel_ascend is not for the devices that vortex compiles for"),
+    ],
+)
+def test_host_memory_that_sglang_does_not_copy(layout: str, copier: str, latent: bool, says: str) -> None:
+    args = plain(enable_hierarchical_cache=True, hicache_mem_layout=layout, hicache_io_backend=copier)
+    said = code(refuse_host_layout, args, latent=latent)
+    assert said.startswith("VX9002")
+    assert f"does not serve HiCache in the layout {layout} with I/O by {copier}: " in said
+    assert says in said
+    refuse_host_layout(plain(hicache_mem_layout=layout, hicache_io_backend=copier), latent=latent)
+
+
+@pytest.mark.parametrize(("copier", "layout"), [("kernel", "page_head"), ("direct", "page_first_direct")])
+def test_host_memory_that_sglang_copies(copier: str, layout: str) -> None:
+    args = plain(enable_hierarchical_cache=True, hicache_mem_layout=layout, hicache_io_backend=copier)
+    refuse_host_layout(args, latent=False)
 
 
 @pytest.fixture

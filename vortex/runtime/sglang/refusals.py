@@ -21,6 +21,10 @@ SCALED_PREFILL = ("triton", "torch_native")
 is put right by ``scaled_prefill``. Latent rows in fp8 have no scales: both read them as the numbers they are."""
 
 
+HOST_LAYOUTS = {"kernel": ("layer_first", "page_first", "page_head"), "direct": ("layer_first", "page_first_direct")}
+"""HiCache's I/O backends on a GPU -> the layouts of host memory that each copies; latent rows (MLA) have no heads."""
+
+
 class Refusal(NamedTuple):
     """``applies`` looks at SGLang's ServerArgs; the sentence is "does not serve {what}: {why}"."""
 
@@ -183,6 +187,22 @@ def refuse_settings(args: Any) -> None:
     for refusal in SETTINGS:
         if refusal.applies(args):
             raise ENGINE_REFUSED.at(what=refusal.what, why=refusal.why, hint=refusal.hint)
+
+
+def refuse_host_layout(args: Any, *, latent: bool) -> None:
+    """VX9002 for HiCache with host memory that SGLang does not copy; it would say so after the weights are loaded, or
+    when the first page is saved. ``args`` are resolved: SGLang puts ``page_first`` right for ``direct``.
+    """
+    if not _on("enable_hierarchical_cache")(args):
+        return
+    copier, layout = args.hicache_io_backend, args.hicache_mem_layout
+    known = [name for name in HOST_LAYOUTS.get(copier, ()) if not latent or name != "page_head"]
+    if layout not in known:
+        why = f"SGLang copies {'latent rows' if latent else 'K and V'} by {copier} in {' or '.join(known)} alone"
+        if not known:
+            why = f"{copier} is not for the devices that vortex compiles for"
+        hint = "use --hicache-mem-layout page_first --hicache-io-backend kernel, SGLang's default"
+        _refuse(f"HiCache in the layout {layout} with I/O by {copier}", why, hint)
 
 
 def refuse_architecture(model: Any) -> None:

@@ -15,7 +15,13 @@ from vortex.runtime.safetensors import read_safetensors
 from vortex.runtime.sglang import stats
 from vortex.runtime.sglang.config import EngineConfig
 from vortex.runtime.sglang.memory import state_of
-from vortex.runtime.sglang.refusals import refuse_architecture, refuse_layers, refuse_prefill, refuse_settings
+from vortex.runtime.sglang.refusals import (
+    refuse_architecture,
+    refuse_host_layout,
+    refuse_layers,
+    refuse_prefill,
+    refuse_settings,
+)
 from vortex.runtime.sglang.shape import model_shape, refuse_table
 
 KV_DTYPES = {
@@ -43,6 +49,7 @@ def refuse_start(args: Any, model: Any) -> None:
     page_trace.Wanted.read()
     refuse_architecture(model)
     latent = model.attention_arch.name == "MLA"
+    refuse_host_layout(args, latent=latent)
     refuse_prefill(config.prefill_on(args.device), latent=latent, scaled=args.kv_cache_dtype == "fp8_e4m3")
     layers = max(model.num_hidden_layers, model.num_attention_layers)
     refuse_layers(config, range(layers))
