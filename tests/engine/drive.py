@@ -2,7 +2,7 @@
 
 Job and answer are JSON. A job: {"engine": {...}, "passes": [{"prompts": [[...]], "tokens": n, "choices": [...],
 "watch": [...]}, ...], "traffic": requests of traffic.py's, "at_once": n, "references": [{"flow", "pages",
-"dense_layers", "prompt", "tokens", "restarts", "masses", "scales", "own_rows", "cuts", "said": [pass, request]}, ...]}.
+"dense_layers", "prompt", "tokens", "restarts", "masses", "scales", "triton", "cuts", "said": [pass, request]}, ...]}.
 In a pass "choices" may say what each request chooses, and beside them "watch" tokens whose log-probabilities at each
 step are told. The last line of standard output: {"passes": [[{"ids": [...], "cached": n, "logprobs": [[...], ...]},
 ...], ...], "traffic": {name: {"prompt", "ids", "end"}}, "serves": what get_server_info says of the backend,

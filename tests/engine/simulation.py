@@ -60,9 +60,13 @@ class Simulation:
     """Of K and V by layer, where they are kept in fp8."""
     narrow_rope: int = 0
     """Numbers of the rotary part of latent rows, where those are kept in fp8 without a scale."""
-    own_rows: bool = False
-    """Whether a prompt's tokens read each other's rows as they were made, and only earlier ones as the pool gives them
-    back. SGLang's triton does that; its torch_native reads all rows from the pool."""
+    triton: bool = False
+    """Whether SGLang's triton reads prompts, which matters in fp8: tokens of a pass read each other's rows as they were
+    made, and those of earlier ones from the pool, with queries and weights in fp8. Its torch_native reads all rows from
+    the pool, and rounds neither."""
+    triton_decodes: bool = False
+    """Whether it decodes as well, as the dense backend: it reads all rows from the pool, with queries and weights in
+    fp8."""
     cuts: Sequence[int] = ()
     """Where the reading of the prompt was cut into passes, in tokens: by chunks, or by what was in the cache."""
     said: Sequence[int] = ()
@@ -71,6 +75,8 @@ class Simulation:
     """For each token and layer that chose: its number, the tokens there were, and by KV head the share of
     dense attention's mass on the pages that were kept, and on the best choice of as many."""
     _score_gap: float = field(default=math.inf, repr=False)
+    _rows: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
+    """The compressed part of latent rows by layer, as the cache gives it back, where it is kept in fp8."""
     _reads: bool = field(default=False, repr=False)
     """Whether the pass at hand reads a prompt."""
 
@@ -91,6 +97,7 @@ class Simulation:
             if self._reads:
                 ends = [*self.cuts, len(known)]
                 cache, passes = DynamicCache(), [known[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+                self._rows.clear()
             else:
                 passes = [known[-1:]]
             current.append(self)
@@ -162,7 +169,8 @@ def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float, **rest: Any
 ) -> tuple[torch.Tensor, None]:
     simulation, dtype = _RUNNING[-1], query.dtype
-    new = query.shape[2] if simulation._reads and simulation.own_rows else 0
+    in_fp8 = bool(simulation.scales or simulation.narrow_rope)
+    new = query.shape[2] if simulation._reads and simulation.triton and in_fp8 else 0
     own = _own_rows(module, key[:, :, -new:], value[:, :, -new:]) if new else None
     scales = simulation.scales[module.layer_idx] if simulation.scales else None
     key, value = (_kept(x, scales and scales[i]) for i, x in enumerate((key, value)))
@@ -171,7 +179,8 @@ def _attention(
     if own is not None:
         key, value = (torch.cat([x[:, :, :-new], o.float()], 2) for x, o in zip((key, value), own, strict=True))
     query = query.float()
-    if not simulation._reads and module.layer_idx not in simulation.dense_layers:
+    decodes = not simulation._reads and simulation.triton_decodes and in_fp8
+    if not simulation._reads and not decodes and module.layer_idx not in simulation.dense_layers:
         out = simulation.attend(query[0, :, 0], key[0], value[0], scaling, module.layer_idx)
         return out[None, None].to(dtype), None
     group = query.shape[1] // key.shape[1]
@@ -179,8 +188,41 @@ def _attention(
     scores = (query @ k.mT) * scaling
     past = k.shape[2] - query.shape[2]
     hidden = torch.ones(query.shape[2], k.shape[2], dtype=torch.bool).triu(past + 1)
-    out = scores.masked_fill(hidden, -math.inf).softmax(-1) @ v
+    scores = scores.masked_fill(hidden, -math.inf)
+    past += decodes
+    if past and (decodes or own is not None):
+        scores[..., :past] = _scores_in_fp8(module, query, k[:, :, :past]) * scaling
+        weights = _weights_in_fp8(scores, past)
+    else:
+        weights = scores.softmax(-1)
+    out = weights @ v
     return out.transpose(1, 2).contiguous().to(dtype), None
+
+
+TILE = 64
+"""Rows of the pool that triton's kernel takes at a time, on an H200 and where these tests run on a CPU."""
+
+
+def _scores_in_fp8(module: Any, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Products of queries in fp8 with rows of the pool; absorbed, with latent rows."""
+    if not hasattr(module, "kv_a_layernorm"):
+        return _kept(query, 1.0) @ keys.mT
+    simulation, weight = _RUNNING[-1], module.kv_b_proj.weight
+    whole = query.shape[-1] - simulation.narrow_rope
+    up = weight.float().unflatten(0, (query.shape[1], -1))[:, :whole]
+    absorbed = (query[..., :whole] @ up).to(weight.dtype)
+    rows = simulation._rows[module.layer_idx][:, None, : keys.shape[2]]
+    return _kept(absorbed, 1.0) @ rows.mT + _kept(query[..., whole:], 1.0) @ keys[..., whole:].mT
+
+
+def _weights_in_fp8(scores: torch.Tensor, past: int) -> torch.Tensor:
+    """Softmax, the weights of the first ``past`` rows in fp8: each as it is beside the largest score up to its tile."""
+    largest = torch.stack([tile.amax(-1) for tile in scores[..., :past].split(TILE, -1)], -1).cummax(-1).values
+    largest = largest.repeat_interleave(TILE, -1)[..., :past]
+    most = scores.amax(-1, keepdim=True)
+    pool = _kept((scores[..., :past] - largest).exp(), 1.0) * (largest - most).exp()
+    exact = (scores - most).exp()
+    return torch.cat([pool, exact[..., past:]], -1) / exact.sum(-1, keepdim=True)
 
 
 def _kept(x: torch.Tensor, scale: float | None) -> torch.Tensor:
@@ -194,7 +236,13 @@ AttentionInterface.register("simulation", _attention)
 def _narrow_latent(module: Any, given: Any, compressed: torch.Tensor) -> torch.Tensor:
     """The compressed part of latent rows, of which K and V of each head are made, as the cache gives it back."""
     module.made = compressed
-    return _kept(compressed, 1.0).to(compressed.dtype) if _RUNNING[-1].narrow_rope else compressed
+    simulation = _RUNNING[-1]
+    if not simulation.narrow_rope:
+        return compressed
+    kept = _kept(compressed, 1.0)
+    rows = simulation._rows.get(module.layer)
+    simulation._rows[module.layer] = kept if rows is None else torch.cat([rows, kept], 1)
+    return kept.to(compressed.dtype)
 
 
 def _own_rows(module: Any, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -217,6 +265,7 @@ def load(path: str, dtype: str = "float32") -> PreTrainedModel:
     model.set_attn_implementation("simulation")
     for name, module in model.named_modules():
         if name.endswith("kv_a_layernorm"):
+            module.layer = int(name.split(".")[2])
             module.register_forward_hook(_narrow_latent)
     return model
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import lab
-from tests.engine.harness import HERE, TOKENS, VERSIONS, ids, prompts
+from tests.engine.harness import HERE, TOKENS, VERSIONS, Lab, ids, prompts
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
@@ -64,3 +64,68 @@ def test_it_says_what_a_simulation_says(
     assert all_pages <= fewest, (few, all_pages)
     if kind == "scaled":
         assert unscaled < few - 0.05, (few, unscaled)
+
+
+CHUNK = 48
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("scaled", {"flow": "quest", "scales": SCALES}),
+        ("calm_latent", {"flow": "latent_topk", "narrow_rope": 16}),
+    ],
+    ids=["K and V", "latent rows"],
+)
+def test_chunks_in_fp8_that_triton_reads_say_what_a_simulation_says(
+    kind: str, told: dict[str, Any], shared: Path
+) -> None:
+    """The other simulations read each prompt at once, and all of a chunk from the pool."""
+    asked = prompts(2)
+    simulated = [
+        {"triton": True, "cuts": True, "pages": 3},
+        {"triton": True, "cuts": True, "pages": None},
+        {"triton": True, "cuts": False, "pages": 3},
+        {"triton": False, "cuts": True, "pages": 3},
+    ]
+    config = {"flow": told["flow"], "budget": {"pages": 3}, "prefill_backend": "triton"}
+    shares = shares_of(lab(VERSIONS[0], shared, kind), config, asked, [told | one for one in simulated])
+    few, all_pages, at_once, from_pool = shares
+    assert few >= 0.92, shares
+    assert all_pages <= 0.6, shares
+    assert max(at_once, from_pool) < few - 0.02, shares
+
+
+@pytest.mark.release
+def test_the_dense_backend_decodes_with_queries_and_weights_in_fp8(shared: Path) -> None:
+    """Why its answers part from those of every page read: vortex rounds neither."""
+    told = {"flow": "quest", "scales": SCALES, "triton": True, "cuts": False}
+    here, asked = lab(VERSIONS[0], shared, "scaled"), prompts(2)
+    simulated = [told | {"triton_decodes": decodes} for decodes in (True, False)]
+    settings = {"attention_backend": "triton", "page_size": 16, "chunked_prefill_size": 1024}
+    rounds, exact = shares_of(here, {}, asked, simulated, **settings)
+    assert rounds >= 0.97 and exact < rounds - 0.01, (rounds, exact)
+    config = {"flow": "quest", "budget": {"pages": 1000}, "prefill_backend": "triton"}
+    rounds, exact = shares_of(here, config, asked, simulated, chunked_prefill_size=1024)
+    assert exact >= 0.97 and rounds < exact - 0.01, (rounds, exact)
+
+
+def shares_of(
+    here: Lab, config: dict[str, Any], asked: list[list[int]], simulated: list[dict[str, Any]], **settings: Any
+) -> list[float]:
+    """Of the tokens of prompts that are read one by one, in chunks, how many each simulation finds best."""
+    here.plugins.append(HERE / "gpupools")
+    references = [
+        one
+        | {"prompt": prompt, "tokens": TOKENS, "said": [i, 0]}
+        | {"cuts": list(range(CHUNK, len(prompt), CHUNK)) if one["cuts"] else []}
+        for one in simulated
+        for i, prompt in enumerate(asked)
+    ]
+    settings = {"dtype": "float16", "kv_cache_dtype": "fp8_e4m3", "chunked_prefill_size": CHUNK} | settings
+    passes = [{"prompts": [prompt], "tokens": TOKENS} for prompt in asked]
+    done = here.serve(config, passes, references, **settings)
+    said = [token for one in done["passes"] for token in one[0]["ids"]]
+    best = [token for one in done["references"] for token, _ in one]
+    each = [best[i : i + len(said)] for i in range(0, len(best), len(said))]
+    return [sum(a == b for a, b in zip(said, one, strict=True)) / len(said) for one in each]

@@ -94,7 +94,7 @@ def test_in_fp8_a_prompt_that_triton_reads_is_not_rounded_for_itself(shared: Pat
         for when in (0, 1)
         for own, pages in ((True, 3), (True, None), (False, 3))
         for i, p in enumerate(asked)
-        for told in [{"own_rows": own, "pages": pages, "cuts": [kept[i]] * when}]
+        for told in [{"triton": own, "pages": pages, "cuts": [kept[i]] * when}]
     ]
     config = {"budget": {"pages": 3}, "prefill_backend": "triton"}
     passes = [{"prompts": asked, "tokens": TOKENS}] * 2
