@@ -127,10 +127,10 @@ def compile_flow(
     what :func:`vortex.compilation.resume.read_tir` or ``read_src`` read; ``resumed`` says how what was read came to be.
     ``passes`` (a pipeline's text or calls) replaces the default pipeline; one that stays in flow IR replaces that part
     of it. ``choose`` (:class:`vortex.tune.choose.Chooser`) is asked what tuning databases know; without it nothing is
-    looked up. ``dump`` is a folder for every step's text; ``auto`` makes ``dumps/<name>-<hash>``, and
-    ``dumps/<name>-<hash>-<to>`` where ``to`` is an earlier stage than ``lib``. Dump and artifact hold the flow's own
-    code unless ``keep_source`` is False. ``on_built`` hears how far a GPU's kernels are compiled. With ``dump_tvm`` the
-    dump has the passes of TVM too, which then takes several times as long.
+    looked up. ``dump`` is a folder for every step's text; ``auto`` is a folder of its own for each thing asked for,
+    ``dumps/<name>-<hash>-<targets>``, and ``-<to>`` behind it for an earlier stage than ``lib``. Dump and artifact hold
+    the flow's own code unless ``keep_source`` is False. ``on_built`` hears how far a GPU's kernels are compiled. With
+    ``dump_tvm`` the dump has the passes of TVM too, which then takes several times as long.
 
     Raises:
         VortexError: any mistake; then ``out`` is as it was.
@@ -148,10 +148,11 @@ def compile_flow(
         else:
             module = _trace(source, spec, record)
         traced = module is not source
-        record.start("trace" if traced else "resume", module, flow_files(module) if traced and keep_source else ())
+        shared, late = pipeline(passes, module, to)
+        files = flow_files(module) if traced and keep_source else ()
+        record.start("trace" if traced else "resume", module, [*shared, *late], files)
         made.dumps = record.path
 
-        shared, late = pipeline(passes, module, to)
         with record.time("passes"):
             module = record.run(module, shared)
             if module.stage == "flow":

@@ -64,6 +64,37 @@ def test_a_compilation_that_stops_early_leaves_the_dump_of_a_longer_one_alone(vo
     assert not [f.name for f in short.iterdir() if f.suffix in (".tir", ".ll")]
 
 
+def test_a_default_folder_is_of_what_was_asked_for(vortex: Vortex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VORTEX_DB", raising=False)
+    asked = [
+        ["--target", "cpu"],
+        ["--target", "sm_90a"],
+        ["--target", "cpu,sm_90a"],
+        ["--page-size", "32"],
+        ["--passes", "canonicalize"],
+        ["--bisect-limit", "3"],
+        ["--no-db"],
+        ["--shape", "batch=8,kv_heads=8,tokens=32768,kept=30"],
+        ["--shape", "batch=8,kv_heads=8,tokens=8192,kept=30"],
+        ["--variants", "2"],
+        ["--no-source"],
+    ]
+
+    def folder(flow: str, *options: str) -> Path:
+        found = vortex("compile", flow, "--to", "page", "-o", "x.page", "--json", *options)
+        return Path(json.loads(found.out)["dumps"])
+
+    found = [folder("quest", *options) for options in asked]
+    found.append(folder(str(found[0] / "00-trace.flow")))  # which it must not replace
+    assert sorted(Path("dumps").iterdir()) == sorted(found)
+    short = found[0].name.split("-")[1]
+    targets = ("cpu", "sm_90a", "cpu-sm_90a")
+    assert [f.name for f in found[:3]] == [f"quest-{short}-{names}-page" for names in targets]
+    assert [folder("quest", *options) for options in asked] == found[:-1]
+    assert folder(str(found[0] / "00-trace.flow")) == found[-1]
+    assert sorted(Path("dumps").iterdir()) == sorted(found)
+
+
 def test_dump_numbers_passes_and_keeps_unchanged_ones_in_the_manifest(dump: Path) -> None:
     manifest = json.loads((dump / "manifest.json").read_text())
     steps = manifest["steps"]

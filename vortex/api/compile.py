@@ -44,8 +44,8 @@ def compile(
             :class:`~vortex.targets.target.Target`.
         passes: a pipeline that replaces the default, as ``vortex compile --passes`` takes it.
         to: the last stage: ``flow``, ``page``, ``tir``, ``src`` or ``lib``. Before ``lib`` no artifact is written.
-        dump: a folder for the text of every step; ``"auto"`` is ``dumps/NAME-HASH``, with ``-page`` and so on where
-            ``to`` is an earlier stage than ``lib``. Nothing is written unless given.
+        dump: a folder for the text of every step; ``"auto"`` is ``dumps/NAME-HASH-TARGETS``, with ``-page`` and so on
+            where ``to`` is an earlier stage than ``lib``. Nothing is written unless given.
         db: the tuning database in place of the user's; False looks nothing up.
         shape: compile for one shape, ``"batch=8,kv_heads=8,tokens=32768,kept=30"``, instead of for all that were
             measured.

@@ -10,9 +10,9 @@ examples:
   vortex compile latent_topk --heads 20 --latent 512+64 --page-size 32
   vortex compile quest --to page --print-after fuse
   vortex compile quest --target sm_100 --to page
-  vortex compile --from page dumps/quest-1a2b3c4d/*-fuse.page -o quest.vxa
-  vortex compile --from tir dumps/quest-1a2b3c4d -o quest.vxa
-  vortex compile --from src dumps/quest-1a2b3c4d -o quest.vxa
+  vortex compile --from page dumps/quest-1a2b3c4d-cpu/*-fuse.page -o quest.vxa
+  vortex compile --from tir dumps/quest-1a2b3c4d-cpu -o quest.vxa
+  vortex compile --from src dumps/quest-1a2b3c4d-cpu -o quest.vxa
   vortex compile quest --dump tvm --to src
 """
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to", metavar="STAGE", choices=STAGES, default="lib", help=f"stop at one of {', '.join(STAGES)}"
     )
     pass_texts.add_arguments(parser)
-    parser.add_argument("--dump-dir", metavar="DIR", type=Path, help="where dumps go (default: dumps/NAME-HASH)")
+    parser.add_argument("--dump-dir", metavar="DIR", type=Path, help="for dumps (default: dumps/NAME-HASH-TARGETS)")
     parser.add_argument(
         "--dump",
         metavar="WHAT",

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, default=64, help="steps to decode (default: 64)")
     gpus = [*MACHINES, "none"]
     parser.add_argument("--gpu", choices=gpus, default="sm_100a", help="cross-compile for it (default: sm_100a)")
-    parser.add_argument("--dump-dir", metavar="DIR", type=Path, help="where dumps go (default: dumps/NAME-HASH)")
+    parser.add_argument("--dump-dir", metavar="DIR", type=Path, help="for dumps (default: dumps/NAME-HASH-TARGETS)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ are.
 examples:
   vortex diff dump/*-trace.flow dump/*-reassociate.flow
   vortex diff old.vxa new.vxa
-  vortex diff dumps/quest-1a2b3c4d dumps/quest-5e6f7a8b --all
+  vortex diff dumps/quest-1a2b3c4d-sm_90a dumps/quest-1a2b3c4d-sm_100a --all
   vortex diff old.vxa new.vxa --json
 
 The exit code is 0 whether or not they differ; --exit-code makes it 1 when they do.

@@ -7,7 +7,7 @@ docs/explain.md lists them. A flow is explained as its defaults would compile it
 examples:
   vortex explain quest.vxa
   vortex explain quest.vxa --kernel select --target sm_90a
-  vortex explain dumps/quest-1a2b3c4d --json
+  vortex explain dumps/quest-1a2b3c4d-cpu --json
   vortex explain my_flow.py:mine --page-size 32
 """
 

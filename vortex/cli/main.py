@@ -69,7 +69,7 @@ usage: vortex COMMAND ...
 examples:
   vortex compile quest --target cpu -o quest.vxa
   vortex compile quest --to page --print-after fuse
-  vortex opt dumps/quest-1a2b3c4d/*-trace.flow --passes=canonicalize,cse
+  vortex opt dumps/quest-1a2b3c4d-cpu/*-trace.flow --passes=canonicalize,cse
   vortex run quest.vxa
 
 exit codes:

@@ -6,7 +6,7 @@ The file needs no network and nothing beside it. With two dumps or artifacts it 
 
 examples:
   vortex report quest.vxa -o report.html
-  vortex report dumps/quest-1a2b3c4d --shape batch=8,kv_heads=8,tokens=32768,kept=30
+  vortex report dumps/quest-1a2b3c4d-cpu --shape batch=8,kv_heads=8,tokens=32768,kept=30
   vortex report before.vxa after.vxa -o difference.html
   vortex report quest.vxa --results bench/results/h200/layer.json
   vortex report quest.vxa --sass

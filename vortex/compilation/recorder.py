@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vortex.artifact.resumed import Resumed, as_json
-from vortex.compilation.dump import DumpDir, free_folder, text_hash
+from vortex.compilation.dump import DumpDir, free_folder
 from vortex.compilation.flow_files import FlowFile
 from vortex.compilation.lowered import Lowered
 from vortex.compilation.reproducer import DUMP_OF
 from vortex.compilation.tvm_dump import TvmDump
 from vortex.errors import VortexError
+from vortex.install.identity import digest
 from vortex.install.versions import versions
 from vortex.ir.core import Module
 from vortex.ir.printer import attr, print_module
@@ -52,8 +53,8 @@ class Record:
         self._wanted, self._on_step, self._seconds, self._choose = dump, on_step, seconds, choose
         self._dump: DumpDir | None = None
         self._dump_tvm = dump_tvm
-        self._stops = "" if to == STAGES[-1] else f"-{to}"
-        """In the name of the default folder, so that a compilation that stops early replaces no whole one."""
+        self._suffix = "-".join([*targets, *([] if to == STAGES[-1] else [to])])
+        """What people look for in the name of the default folder."""
 
     @property
     def path(self) -> Path | None:
@@ -89,10 +90,10 @@ class Record:
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
 
-    def start(self, name: str, module: Module, files: Sequence[FlowFile] = ()) -> None:
-        """The module that everything begins with, and the files that it was traced from."""
+    def start(self, name: str, module: Module, calls: Sequence[PassCall], files: Sequence[FlowFile] = ()) -> None:
+        """The module that everything begins with, the passes that it goes through, the files it was traced from."""
         text = print_module(module)
-        self._open(module, text)
+        self._open(module, name, text, *map(str, calls), str(self._choose), str(bool(files)))
         self.texts |= {f"source/{f.name}": f.text for f in files}
         self.about["sources"] = {f.path: f.name for f in files}
         if self._dump:
@@ -103,11 +104,14 @@ class Record:
         self.origin = text if module.stage == "flow" else ""
         self._step(name, module.stage, "", text, "", 0.0)
 
-    def _open(self, module: Module, *texts: str) -> None:
+    def _open(self, module: Module, *asked: str) -> None:
+        """Begin the dump. ``asked`` is what decides it beside targets and last stage: the same goes into one default
+        folder and anything else into another.
+        """
         if self._wanted is None:
             return
-        short = text_hash("".join(texts))[:8]
-        auto = Path("dumps") / f"{module.name}-{short}{self._stops}"
+        short = digest(*asked, str(self._dump_tvm))[:8]
+        auto = Path("dumps") / f"{module.name}-{short}-{self._suffix}"
         path = free_folder(auto) if self._wanted == "auto" else self._wanted
         self._dump = DumpDir.open(path, flow=module.name, spec=_spec(module), **self.about)
 

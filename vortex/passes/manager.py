@@ -73,7 +73,7 @@ class Choice:
 
 
 Choose = Callable[[Module, Function, "Target"], Choice | None]
-"""What a tuning database has to say of a kernel of a program on a target."""
+"""What a tuning database has to say of a kernel of a program on a target; as text, what is asked of which databases."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,9 @@ class Chooser:
     def __init__(self, layers: Layers, shape: Shape | None = None, most: int = 1) -> None:
         self.layers, self.shape, self.most = layers, shape, most
 
+    def __str__(self) -> str:
+        return f"{self.layers} for {self.shape or 'all shapes'}, at most {self.most} variants"
+
     def __call__(self, program: Module, f: Function, target: Target) -> Choice | None:
         """The choice for kernel ``f``; None where no database has one for it."""
         if not self.layers.layers:

@@ -48,6 +48,9 @@ class Lines:
         self._found: dict[str, dict[Bucket, list[Record]]] | None = None
         self._all: list[Record] = []
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self._paths))
+
     def _read(self) -> dict[str, dict[Bucket, list[Record]]]:
         if self._found is None:
             self._found = {}
@@ -110,6 +113,9 @@ class Layers:
 
     def __init__(self, layers: dict[str, Layer]) -> None:
         self.layers = layers
+
+    def __str__(self) -> str:
+        return "; ".join(f"{name}: {layer}" for name, layer in self.layers.items())
 
     @classmethod
     def default(cls, db: Path | None = None) -> Layers:

@@ -74,6 +74,9 @@ class Store:
         except sqlite3.Error as e:
             raise _refused(self.path, e) from None
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     def _open(self) -> sqlite3.Connection:
         if self.read_only:
             # immutable: without a -shm file next to it, which could not be made; a writer elsewhere is not seen
