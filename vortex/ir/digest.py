@@ -15,7 +15,7 @@ SHAPE = ("page_size", "head_dim", "group", "dtype", "kv_lora_rank", "kv_dtype", 
 
 
 def structural(module: Module) -> str:
-    """Hash of the meaning: names, locations, notes, schedules and scratch do not enter. The cache and tuning key."""
+    """Hash of the meaning: names, locations, notes, what ``schedule`` writes do not enter. The cache and tuning key."""
     parts = [module.stage, attr({k: v for k, v in module.attrs.items() if k != "target"})]
     parts += [f"{d.keyword} {d.name} {d.type} {attr(d.attrs)}" for d in module.decls.values() if not is_scratch(d)]
     parts += [_canonical(f) for f in module.functions.values()]
@@ -49,8 +49,9 @@ def _names(x: object) -> tuple[str, ...]:
 
 
 def schedule(module: Module) -> str:
-    """Hash of the choices alone: target and every kernel's schedule."""
-    chosen = [f"{f.name} {attr(f.attrs.get('schedule', {}))}" for f in module.functions.values()]
+    """Hash of the choices alone: target, every kernel's schedule, and whose work it takes in."""
+    every = module.functions.values()
+    chosen = [f"{f.name} {attr(f.attrs.get('schedule', {}))} {f.attrs.get('takes_in', '')}" for f in every]
     return _hash([attr(module.attrs.get("target", "")), *chosen])
 
 
@@ -64,7 +65,7 @@ def _canonical(f: Function) -> str:
     try:
         for i, (v, _) in enumerate(kept):
             v.name = str(i)
-        attrs = {k: v for k, v in f.attrs.items() if k not in ("schedule", "scratch")}
+        attrs = {k: v for k, v in f.attrs.items() if k not in ("schedule", "scratch", "takes_in")}
         args = ", ".join(str(a.type) for a in f.args)
         return "\n".join([f"{f.keyword} {f.name}({args}) {attr(attrs)}", *(print_op(o, notes=False) for o in f.ops)])
     finally:

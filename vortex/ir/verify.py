@@ -235,6 +235,7 @@ def _verify_program(m: Module) -> None:
             raise IR_STRUCTURE.at(f.loc, why=f"@{f.name} is not a kernel of a known kind and its domain: {known}")
         if f.args:
             _no(f"kernel @{f.name} has arguments; kernels load from buffers", f)
+        _verify_taken_in(m, f, kind)
         for o in f.ops:
             _verify_resource(m, o)
             if not kind.allows(o.name):
@@ -242,6 +243,17 @@ def _verify_program(m: Module) -> None:
             _verify_access(m, kind, o)
         _verify_order(m, f)
     verify_scratch(m)
+
+
+def _verify_taken_in(m: Module, f: Function, kind: KernelKind) -> None:
+    """A kernel does the work of another, if at all, whose kind its own kind names."""
+    if "takes_in" not in f.attrs:
+        return
+    if not kind.takes_in:
+        _no(f"a kernel of kind '{kind.name}' takes in nothing, and @{f.name} has 'takes_in'", f)
+    name = f.attrs["takes_in"]
+    if not isinstance(name, str) or name not in m.functions or m.functions[name].attrs.get("kind") != kind.takes_in:
+        _no(f"kernel @{f.name} takes in {ascii(name)[:40]}, which is no kernel of kind '{kind.takes_in}'", f)
 
 
 def _verify_order(m: Module, f: Function) -> None:

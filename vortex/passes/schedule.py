@@ -16,7 +16,7 @@ from vortex.targets.gpu import UNMEASURED
 from vortex.targets.target import TARGETS, Target
 
 
-@register("schedule", stage="page", tag="exact", version=3, needed=True)
+@register("schedule", stage="page", tag="exact", version=4, needed=True)
 @dataclass(frozen=True, slots=True)
 class Schedule(Pass):
     """Choose every knob of each kernel for the target and write it, with its origin, into the IR.
@@ -42,6 +42,11 @@ class Schedule(Pass):
 
         buffer @scratch.work : i32[] {layout = "step", role = "scratch", shape = [2, "work_list"]}
         kernel @select {.., scratch = {work = "reads", arrivals = "updates"}}
+
+    Where launches of ``select`` can do what ``append`` does for one new token of a request, it says ``takes_in``, and
+    such steps have no launch of ``append``:
+
+        kernel @select {kind = "select", domain = "rows", takes_in = "append", ..}
     """
 
     knobs: str = ""
@@ -54,6 +59,7 @@ class Schedule(Pass):
         scratch.clear(program)
         for f in program.functions.values():
             mine = schedulable(program, f, target)
+            _take_in(program, f, mine)
             before = check_schedule(f, mine)
             if mine is None:
                 continue
@@ -66,6 +72,15 @@ class Schedule(Pass):
             scratch.declare(program, f, mine.taken())
             check_kernel(program, f, target)
         return program
+
+
+def _take_in(program: Module, f: Function, mine: Schedulable[Knobs] | None) -> None:
+    """Say whose work launches of a kernel do as well: all that they can do."""
+    taken = mine.takes_in(program, f) if mine is not None else None
+    if taken is None:
+        f.attrs.pop("takes_in", None)
+    else:
+        f.attrs["takes_in"] = taken.name
 
 
 def _looked_up(found: Choice, mine: Schedulable[Knobs]) -> dict[str, Attr]:

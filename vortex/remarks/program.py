@@ -31,14 +31,14 @@ def of_program(program: Module) -> list[Remark]:
         why = f"a layer takes {len(launched)} launches: {', '.join(launched)}"
         help = "keep fewer numbers of each page between sweeps: reduce before a softmax"
         made.append(Remark("launches", "missed", why, help))
-    made += _taken_in(program) if _for_gpu(program) else []
+    made += _taken_in(program)
     return made
 
 
 def _taken_in(program: Module) -> Iterator[Remark]:
-    """What page IR does not show: a launch of one kernel that does the work of another."""
+    """Launches of one kernel that do the work of another."""
     for f in program.functions.values():
-        if f.attrs["kind"] == "select" and (appended := taken_in(program, f)) is not None:
+        if (appended := taken_in(program, f)) is not None:
             why = (
                 f"in steps of one token a request {f.name} does what {appended.name} would do, which is launched for "
                 "prompts alone"

@@ -15,6 +15,7 @@ from vortex.ir.core import Attr, Function, Module
 from vortex.ir.scratch import accesses
 from vortex.kinds.buckets import LIMIT
 from vortex.schedules.knobs import KnobInfo, Knobs, check_knob, declared, read_knobs
+from vortex.schedules.taken_in import taken_in
 from vortex.schedules.template import Schedulable, schedulable
 from vortex.schedules.traffic import bytes_per_page
 from vortex.targets.target import Target
@@ -30,8 +31,9 @@ def check_program(program: Module, target: Target) -> None:
     """Whether every kernel of a scheduled program can be built as its schedule says.
 
     Raises:
-        VortexError: VX2005 when a schedule is malformed or a kernel says other scratch than its template takes, VX2010
-            for knobs that are unknown, missing or no legal numbers, VX4006 when no kernel of the knobs can be launched.
+        VortexError: VX2005 when a schedule is malformed or a kernel says other scratch than its template takes, or that
+            it takes in what it cannot, VX2010 for knobs that are unknown, missing or no legal numbers, VX4006 when no
+            kernel of the knobs can be launched.
     """
     for f in program.functions.values():
         check_kernel(program, f, target)
@@ -44,6 +46,9 @@ def check_kernel(program: Module, f: Function, target: Target) -> None:
     taken = accesses(mine.taken() if mine is not None else ())
     if (said := f.attrs.get("scratch", {})) != taken:
         raise _wrong(f, "scratch", f"{taken or 'none'}, which pass 'schedule' writes,", said)
+    able = mine.takes_in(program, f) if mine is not None else None
+    if taken_in(program, f) not in (None, able):
+        raise _wrong(f, "takes_in", "none" if able is None else f"'{able.name}' or none", f.attrs["takes_in"])
     if mine is None:
         return
     complete(program, f, target, schedule, mine)

@@ -17,6 +17,7 @@ from vortex.schedules.knobs import Knobs, knob
 from vortex.schedules.matrices import matrices_of
 from vortex.schedules.page_tiles import PAGE_TILE, tile_of
 from vortex.schedules.select_memory import SelectMemory, list_words
+from vortex.schedules.taken_in import to_take_in
 from vortex.schedules.template import Schedulable, declare
 from vortex.targets.gpu import H200, MACHINES, WARP, Machine
 from vortex.targets.target import Target
@@ -144,6 +145,9 @@ def way_out(f: Function) -> str:
 class CudaSelect(Schedulable[SelectKnobs]):
     target, kind, version, knobs = "cuda", "select", 1, SelectKnobs
     scratch = ("work", "arrivals")
+
+    def takes_in(self, program: Module, f: Function) -> Function | None:
+        return to_take_in(program, f)
 
     def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> SelectKnobs:
         group = int(program.attrs.get("group", 1))

@@ -39,6 +39,10 @@ class Schedulable(Generic[K]):
         """Whether a kernel of the kind is this template's."""
         return True
 
+    def takes_in(self, program: Module, f: Function) -> Function | None:
+        """The kernel whose work launches of ``f`` can do as well; None where there is none."""
+        return None
+
     def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> K:
         """The knobs given, a default for each other one; whether they fit is for :meth:`refuse` to say."""
         raise NotImplementedError
