@@ -47,12 +47,13 @@ def test_names_are_counted_anew_after_a_rewrite() -> None:
     """It leaves as many ops as there were, the last one in its place."""
     f = Function("func", "f", [Value("x", WIDE)])
     old = f.add(flow.Sqrt(f.args[0]))
+    f.add(flow.Log(f.args[0]))
     f.add(flow.Exp(old))
     rewriter = Rewriter(f)
     rewriter.sweep(lambda r, o: r.add(flow.Neg(r.add(flow.Abs(f.args[0])))) if isinstance(o, flow.Sqrt) else None)
-    assert [v.name for v in f.values()] == ["x", "abs", "sqrt", "exp"]
-    del f.ops[0]
-    assert f.fresh("sqrt") == "sqrt_1" and f.fresh("abs") == "abs"
+    assert [v.name for v in f.values()] == ["x", "abs", "sqrt", "log", "exp"]
+    del f.ops[2]
+    assert f.fresh("abs") == "abs_1" and f.fresh("log") == "log"
 
 
 class Looked(Names):
