@@ -7,7 +7,6 @@ import subprocess
 import tarfile
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -91,12 +90,10 @@ def test_an_archive_may_have_come_in_a_call_before(tmp_path: Path) -> None:
 
 def test_a_server_of_flashinfer_imports_what_was_carried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    serve = import_module("sglang_serve")
-    assert serve.settings_environment("figures-8b-flashinfer_tc") == {"SGLANG_FLASHINFER_USE_TENSOR_CORE": "true"}
-    assert all(serve.settings_environment(f"figures-{name}") == {} for name in ("flashinfer", "quest-fa3", "fa3"))
-    bench = SimpleNamespace(args=SimpleNamespace(flashinfer=Path("/carried")), folder=Path("/scratch"))
-    told = serve.Bench.flashinfer(bench, "/stubs")
+    servers = import_module("serving.servers")
+    assert servers.environment_of("figures-8b-flashinfer_tc") == {"SGLANG_FLASHINFER_USE_TENSOR_CORE": "true"}
+    assert all(servers.environment_of(f"figures-{name}") == {} for name in ("flashinfer", "quest-fa3", "fa3"))
+    told = servers.flashinfer_environment(Path("/carried"), Path("/scratch"), "/stubs")
     assert told["PYTHONPATH"].split(os.pathsep) == ["/carried", "/stubs"]
     assert told["FLASHINFER_DISABLE_JIT"] == "1"
-    bench.args.flashinfer = None
-    assert serve.Bench.flashinfer(bench, "/stubs")["PYTHONPATH"] == "/stubs"
+    assert servers.flashinfer_environment(None, Path("/scratch"), "/stubs")["PYTHONPATH"] == "/stubs"
