@@ -131,15 +131,15 @@ def hicache(bench: Bench) -> None:
 
     first, other = prompts(3), prompts(7)
     asked = (first, other, first, other, first)
-    back = {
-        "enable_hierarchical_cache": True, "hicache_ratio": 4, "hicache_io_backend": "direct",
-        "hicache_mem_layout": "layer_first", "max_total_tokens": 1024, "max_running_requests": 8,
-    }  # fmt: skip
+    back = {"enable_hierarchical_cache": True, "hicache_ratio": 4, "max_total_tokens": 1024, "max_running_requests": 8}
+    ways = {"loaded back": ("direct", "layer_first"), "loaded back by SGLang's default": ("kernel", "page_first")}
 
     def ask(name: str) -> None:
         kind, artifact = ("latent", "latent") if name.startswith("MLA") else ("grouped", "tiny")
-        settings = {} if "control" in name else back
-        label, model = label_of("hicache", name), bench.model(kind)
+        settings: dict[str, Any] = {}
+        if way := ways.get(name.removeprefix("MLA, ")):
+            settings = back | {"hicache_io_backend": way[0], "hicache_mem_layout": way[1]}
+        label, model = label_of("hicache", name).replace("'", ""), bench.model(kind)
         witness = bench.folder / f"{label}.jsonl"
         config = {"flow": bench.flow(artifact), "budget": {"pages": 3}}
         with bench.report.attempt("hicache", name):
@@ -159,4 +159,4 @@ def hicache(bench: Bench) -> None:
             ]  # fmt: skip
             bench.report.add("hicache", name=name, **row)
 
-    together(ask, ["loaded back", "control: a pool for all", "MLA, loaded back", "MLA, control: a pool for all"])
+    together(ask, [f"{model}{name}" for model in ("", "MLA, ") for name in (*ways, "control: a pool for all")])
