@@ -30,9 +30,16 @@ COPIES = frozenset(
         "new_zeros",
         "new_ones",
         "new_full",
+        "pad",
     ]
 )
 """Functions that give memory of its own, whatever they become."""
+
+
+def viewing(made: vTensor, x: vTensor, *, repeated: bool = False) -> vTensor:
+    """``made``, which computes elements of ``x`` that torch would leave in the memory of ``x``."""
+    active().views[made.value] = x.value, repeated
+    return made
 
 
 def fresh(result: object, before: int, name: str) -> object:
@@ -67,7 +74,7 @@ def assigned(x: vTensor, made: vTensor, operator: str) -> vTensor:
     if not x.copied and isinstance(root.owner, flow.Resource | flow.Param):
         what = "a tensor that the flow captures"
     elif not x.copied and spread:
-        what = "a tensor whose elements were repeated by expand and lie in memory once"
+        what = "a tensor whose elements were repeated by expand or unfold and lie in memory once"
     elif any(_shared(x, root, other) for other in active().alive()):
         what = "memory that another tensor of the flow shares: one is a view of the other, and torch would change both"
     if what:
@@ -86,10 +93,14 @@ def _rank(x: vTensor) -> int:
 
 def _root(value: Value) -> tuple[Value, bool]:
     """The value that ``value`` may be a view of in the end, and whether axes were repeated on the way."""
-    spread = False
-    while isinstance(value.owner, VIEWS):
-        spread = spread or isinstance(value.owner, flow.Broadcast)
-        value = value.owner.operands[0]
+    spread, views = False, active().views
+    while value in views or isinstance(value.owner, VIEWS):
+        if value in views:
+            value, repeated = views[value]
+        else:
+            assert value.owner is not None
+            value, repeated = value.owner.operands[0], isinstance(value.owner, flow.Broadcast)
+        spread = spread or repeated
     return value, spread
 
 

@@ -71,6 +71,8 @@ class Tracer:
         """How many candidates make a page, where the flow knows of blocks."""
         self.named: set[Value] = set()
         """Values that have a variable's name."""
+        self.views: dict[Value, tuple[Value, bool]] = {}
+        """What is a view in torch though no view op makes it: of which value, and whether an element occurs twice."""
         self.method = purity.method()
         """The method of the flow that is traced, for messages."""
         self._born: list[weakref.ref[vTensor]] = []
