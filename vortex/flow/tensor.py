@@ -350,3 +350,10 @@ def lift(x: Any) -> vTensor:
         return constant(x)
     what = f"got {type(x).__name__} where a tensor is needed"
     raise fail(BAD_SHAPE, op=active().call or "flow", why=what, expected="a tensor or a number")
+
+
+def kind(x: Any) -> str:
+    """A value in words."""
+    if isinstance(x, vTensor):
+        return f"a tensor {x.type}"
+    return "None" if x is None else f"{'an' if type(x).__name__[0] in 'aeiou' else 'a'} {type(x).__name__}"
