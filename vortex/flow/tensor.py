@@ -63,6 +63,10 @@ class PageDim:
 class Size(tuple[Any, ...]):
     """A shape as torch gives it; the page axis is a :class:`PageDim`."""
 
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        return Size(part) if isinstance(key, slice) else part
+
     def numel(self) -> Any:
         known = math.prod(d for d in self if isinstance(d, int))
         pages: Any = next((d for d in self if isinstance(d, PageDim)), None)
