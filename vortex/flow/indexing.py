@@ -25,6 +25,10 @@ def getitem(self: Any, key: Any) -> vTensor:
     x = padded.x if padded is not None else lift(self)
     keys = list(key) if isinstance(key, tuple) else [key]
     if padded is None and any(isinstance(k, TracedNear) for k in keys):
+        if any(gathers.is_list(k) for k in keys if not isinstance(k, TracedNear)):
+            raise refuse(
+                "a shortlist beside another list, which go along together", "one after the other: x[near][:, i]"
+            )
         x, keys = _at_shortlists(x, keys, gathers.axes_of)
     used = sum(gathers.axes_of(k) for k in keys)
     if used > x.ndim or sum(k is Ellipsis for k in keys) > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vortex.errors import ALIASED, BAD_SHAPE
 from vortex.flow.dispatch import fills
 from vortex.flow.tensor import vTensor
@@ -48,6 +50,9 @@ def fresh(result: object, before: int, name: str) -> object:
     ``before`` is how many traced tensors there were when the call began.
     """
     if isinstance(result, tuple):
+        if hasattr(result, "_fields"):  # values and indices, which have memory of their own
+            parts: Any = type(result)
+            return parts(*(_own(part, before) for part in result))
         return result  # parts of a tensor: slices, which are views by what they are
     if not isinstance(result, vTensor):
         return result
@@ -55,6 +60,15 @@ def fresh(result: object, before: int, name: str) -> object:
         result = vTensor(result.value)
     result.copied = name in COPIES
     return result
+
+
+def _own(x: object, before: int) -> object:
+    """A copy, as far as torch is concerned, of a tensor that was there before."""
+    if not isinstance(x, vTensor) or x.born > before:
+        return x
+    made = vTensor(x.value)
+    made.copied = True
+    return made
 
 
 @fills("assigned")
