@@ -51,6 +51,15 @@ class PageDim:
     __index__ = __int__ = __float__ = __complex__ = __bool__ = __len__ = __iter__ = _number
     __lt__ = __le__ = __gt__ = __ge__ = __round__ = __floor__ = __ceil__ = __trunc__ = _number
 
+    def __neg__(self) -> vTensor:
+        return -lift(self)
+
+    def __pos__(self) -> PageDim:
+        return self
+
+    def __abs__(self) -> PageDim:
+        return self
+
     @classmethod
     def __torch_function__(
         cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
