@@ -229,6 +229,8 @@ IN_INDEX = [
     ("VX1005", "x = q.mean(0)\nx += cache.a", "x += cache.a", "[S, 8]"),
     ("VX1005", "x = q.sum(0, dtype=torch.float16)", "q.sum(0, dtype=torch.float16)", "x.to(torch.float16)"),
     ("VX1005", "x = score.softmax(0, dtype=torch.bfloat16)", "score.softmax(0, dtype=torch.bfloat16)", "x.to("),
+    ("VX1005", "x = q.int() ** -1", "q.int() ** -1", "x.float() ** n"),
+    ("VX1005", "x = q.sum().cumsum(0)", "q.sum().cumsum(0)", "has axes"),
     ("VX1005", "x = q.argsort(0, False, stable=True)", "q.argsort(0, False, stable=True)", "as torch takes them"),
     (
         "VX1005",

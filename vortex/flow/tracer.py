@@ -48,6 +48,7 @@ EXPECTED = {
     flow.Concat: "all parts have the same sizes beside the joined axis, which is not the page axis",
     flow.Slice: "slice an axis other than the pages, within its size",
     flow.Reduce: "an axis is between -rank and rank - 1 and named once",
+    flow.Scan: "a tensor that has axes",
     flow.Conv: "the input is [1, C, S] or [C, S], the weight [O, C / groups, K] with K odd",
 }
 
