@@ -243,6 +243,8 @@ IN_INDEX = [
     ("VX1026", "x, y = q.split(2)\nx -= y", "x -= y", "shares"),
     ("VX1026", "x = q[0].expand(3, 8)\nx += 1", "x += 1", "expand"),
     ("VX1026", "x = (q * 2).unfold(-1, 4, 2)\nx += 1", "x += 1", "unfold"),
+    ("VX1026", "import copy\nx = q * 2\ny = copy.copy(x)\nx += 1", "x += 1", "shares"),
+    ("VX1003", "x = torch.as_tensor(q.sum())", "torch.as_tensor(q.sum())", "torch.tensor()"),
     ("VX1026", "x = q * 2\ny = x.unfold(-1, 4, 2)\nx += 1", "x += 1", "shares"),
     ("VX1026", "x = q * 2\ny = x[q[:, 0].argmax()]\nx += 1", "x += 1", "shares"),
     ("VX1026", "x = q * 2\ny = x[..., q[0].argmax()]\ny += 1", "y += 1", "shares"),

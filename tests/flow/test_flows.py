@@ -398,7 +398,8 @@ BODIES = [
     "n = cache.c.shape[1:].numel() * q.shape[:1][0]\nreturn vortex.topk((cache.c @ q[0] - n) ** 2)",
     "x = q.sum()\ny = x.sort(0).values\ny += 1\nz, _ = x.max(0)\nz *= 2\nreturn vortex.topk(cache.c @ q[0] * x + y)",
     "n = cache.c.shape[0]\nreturn vortex.topk((cache.c @ q[0] - abs(n)) * (-n // 2) - +n)",
-    "x = (cache.c * 3).int()\nx **= 2\ny = vortex.page_index() ** 2 % 7\nreturn vortex.topk((x * y[:, None]).float() @ q[1])",
+    "x = (cache.c * 3).int()\nx **= 2\ni = vortex.page_index() ** 2\nreturn vortex.topk(x.float() @ q[1] + i)",
+    "x = copy.deepcopy(q)\nx *= 2\ny = copy.copy(x)\nreturn vortex.topk(cache.c @ (x + y + q).sum(0))",
     "x = F.pad(cache.c, (0, 0))\nx *= 2\nreturn vortex.topk((x - cache.c) @ q[0])",
     "x = (cache.c * 2).unfold(-1, 4, 4)\nx += 1\nreturn vortex.topk(x.flatten(1) @ q[0])",
     "x = (q + 1)[q.sum(0)[:2].argmax()]\nx *= 2\nreturn vortex.topk(cache.c @ x)",
@@ -407,7 +408,7 @@ BODIES = [
     "return vortex.topk({**cache}['c'] @ q[0] + dict(cache.items())['c'] @ q[1] + cache.get('c') @ q[0])",
 ]
 PARTS = """
-import vortex, torch
+import copy, vortex, torch
 import torch.nn.functional as F
 @vortex.register("{name}")
 class Made(vortex.vFlow):

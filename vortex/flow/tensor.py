@@ -196,7 +196,7 @@ class vTensor:
         if self.dims and isinstance(self.dims[0], int):
             return self.dims[0]
         if not self.dims:  # torch has no length of it either, and its own code asks
-            raise CONCRETIZE.at(source.here(), what="len()")
+            raise CONCRETIZE.at(source.here(), what="len(), or torch.tensor() of it,")
         raise SYMBOLIC_SIZE.at(source.here(), what="len()")  # torch's own code asks, and can do without
 
     def __iter__(self) -> Iterator[vTensor]:
@@ -233,6 +233,12 @@ class vTensor:
 
     def __abs__(self) -> vTensor:
         return self.abs()
+
+    def __copy__(self) -> vTensor:
+        return vTensor(self.value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> vTensor:
+        return self.clone()
 
     def __invert__(self) -> vTensor:
         return self.bitwise_not()
