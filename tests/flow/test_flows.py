@@ -392,12 +392,24 @@ BODIES = [
     "s = cache.c @ q[0]\na = torch.zeros_like(s)\nb = torch.zeros_like(s)\na += s\nb -= 2\nreturn vortex.topk(a * b)",
     "u = (cache.c @ q.mean(0) * 2).view(-1)\nu -= 1\nreturn vortex.topk(u)",
     "i = vortex.page_index()\ni += 2\nreturn vortex.topk(cache.c @ q[0] + i * vortex.page_index())",
+    "s = cache.c @ q[0]\np = F.pad(s, (1, 0))\ns *= -3\nreturn vortex.topk(p[:-1] + s)",
+    "s = cache.c @ q[0]\np = F.pad(s, (1, 1))\ns *= -3\nreturn vortex.topk(p.unfold(-1, 3, 1).amax(-1) + s)",
+    "s = cache.c @ q[0]\np = s[1:]\ns *= -3\nreturn vortex.topk(F.pad(p, (0, 1)) + s)",
+    "n = cache.c.shape[1:].numel() * q.shape[:1][0]\nreturn vortex.topk((cache.c @ q[0] - n) ** 2)",
+    "x = q.sum()\ny = x.sort(0).values\ny += 1\nz, _ = x.max(0)\nz *= 2\nreturn vortex.topk(cache.c @ q[0] * x + y)",
+    "n = cache.c.shape[0]\nreturn vortex.topk((cache.c @ q[0] - abs(n)) * (-n // 2) - +n)",
+    "x = (cache.c * 3).int()\nx **= 2\ni = vortex.page_index() ** 2\nreturn vortex.topk(x.float() @ q[1] + i)",
+    "x = copy.deepcopy(q)\nx *= 2\ny = copy.copy(x)\nreturn vortex.topk(cache.c @ (x + y + q).sum(0))",
+    "x = F.pad(cache.c, (0, 0))\nx *= 2\nreturn vortex.topk((x - cache.c) @ q[0])",
+    "x = (cache.c * 2).unfold(-1, 4, 4)\nx += 1\nreturn vortex.topk(x.flatten(1) @ q[0])",
+    "x = (q + 1)[q.sum(0)[:2].argmax()]\nx *= 2\nreturn vortex.topk(cache.c @ x)",
     "vortex.topk(cache.c @ q[0])\nreturn vortex.topk(cache.c @ q[1])",
     "first = vortex.topk(cache.c @ q[0])\nvortex.topk(cache.c @ q[1])\nreturn first",
     "return vortex.topk({**cache}['c'] @ q[0] + dict(cache.items())['c'] @ q[1] + cache.get('c') @ q[0])",
 ]
 PARTS = """
-import vortex, torch
+import copy, vortex, torch
+import torch.nn.functional as F
 @vortex.register("{name}")
 class Made(vortex.vFlow):
     def create_cache(self, spec):

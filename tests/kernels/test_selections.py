@@ -68,6 +68,14 @@ class PerLayer(TwoNumbers):
         return vortex.topk(cache.a, count=vortex.page_count() // (vortex.layer() + 2))
 
 
+class Fraction(TwoNumbers):
+    """A share of the candidates, by the size of their axis: a traced number, and a Python one in an eager step."""
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        policy = vortex.topk(cache.b, count=cache.b.shape[0], pages=3)
+        return vortex.union(vortex.topk(cache.a, count=cache.a.shape[0] // 4), policy)
+
+
 class Own(TwoNumbers):
     def forward_indexer(self, q: Any, cache: Any) -> Any:
         return vortex.topk(cache.a, pages=5)
@@ -82,7 +90,7 @@ class Late(TwoNumbers):
 
 
 EVERYDAY = [Share, Three, Late]
-REST = [AllMass, Two, Counted, PerLayer, Own]
+REST = [AllMass, Two, Counted, PerLayer, Fraction, Own]
 
 
 @cache

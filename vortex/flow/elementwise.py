@@ -8,7 +8,7 @@ from typing import Any
 from vortex.flow.logic import is_int, where
 from vortex.flow.optable import traces
 from vortex.flow.tensor import lift, vTensor
-from vortex.flow.tracer import emit, refuse
+from vortex.flow.tracer import active, emit, refuse
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
 from vortex.ir.types import bool_
@@ -165,6 +165,11 @@ def pow_(input: Any, exponent: Any) -> vTensor:
         return _power(input, exponent)
     a, b = lift(input), lift(exponent)
     if is_int(a) and is_int(b):
+        whole, written = active().integers.of(b.value), b.value.owner
+        if (
+            whole is not None and whole.python and isinstance(written, flow.Constant)
+        ):  # an operator has made it a tensor
+            return _whole_power(a, int(written.number))
         raise refuse(f"{a.type} to the power of {b.type} is an integer in torch", "a.float() ** b, or a number as b")
     return emit(flow.Pow, a, b)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from vortex.errors import SYMBOLIC_SIZE, UNKNOWN_TORCH_OP
 from vortex.flow import gathers
+from vortex.flow.inplace import viewing
 from vortex.flow.optable import traces
 from vortex.flow.padded import Padded
 from vortex.flow.shapes import picked, reshaped, sliced_by, unsqueeze
@@ -24,6 +25,10 @@ def getitem(self: Any, key: Any) -> vTensor:
     x = padded.x if padded is not None else lift(self)
     keys = list(key) if isinstance(key, tuple) else [key]
     if padded is None and any(isinstance(k, TracedNear) for k in keys):
+        if any(gathers.is_list(k) for k in keys if not isinstance(k, TracedNear)):
+            raise refuse(
+                "a shortlist beside another list, which go along together", "one after the other: x[near][:, i]"
+            )
         x, keys = _at_shortlists(x, keys, gathers.axes_of)
     used = sum(gathers.axes_of(k) for k in keys)
     if used > x.ndim or sum(k is Ellipsis for k in keys) > 1:
@@ -50,7 +55,7 @@ def getitem(self: Any, key: Any) -> vTensor:
         elif _is_number(k):
             x = picked(x, i, k)
         elif isinstance(k, vTensor) and not k.ndim and not k.type.dtype.is_float and k.type.dtype != bool_:
-            x = looked_up(x, i, k)
+            x = viewing(looked_up(x, i, k), x)
         else:
             kind = "a traced tensor" if isinstance(k, vTensor) else f"a {type(k).__name__}"
             raise fail(UNKNOWN_TORCH_OP, name=f"indexing with {kind}", nearest="; torch.where and slices can")

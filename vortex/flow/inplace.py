@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vortex.errors import ALIASED, BAD_SHAPE
 from vortex.flow.dispatch import fills
 from vortex.flow.tensor import vTensor
@@ -30,9 +32,16 @@ COPIES = frozenset(
         "new_zeros",
         "new_ones",
         "new_full",
+        "pad",
     ]
 )
 """Functions that give memory of its own, whatever they become."""
+
+
+def viewing(made: vTensor, x: vTensor, *, repeated: bool = False) -> vTensor:
+    """``made``, which computes elements of ``x`` that torch would leave in the memory of ``x``."""
+    active().views[made.value] = x.value, repeated
+    return made
 
 
 def fresh(result: object, before: int, name: str) -> object:
@@ -41,6 +50,9 @@ def fresh(result: object, before: int, name: str) -> object:
     ``before`` is how many traced tensors there were when the call began.
     """
     if isinstance(result, tuple):
+        if hasattr(result, "_fields"):  # values and indices, which have memory of their own
+            parts: Any = type(result)
+            return parts(*(_own(part, before) for part in result))
         return result  # parts of a tensor: slices, which are views by what they are
     if not isinstance(result, vTensor):
         return result
@@ -48,6 +60,15 @@ def fresh(result: object, before: int, name: str) -> object:
         result = vTensor(result.value)
     result.copied = name in COPIES
     return result
+
+
+def _own(x: object, before: int) -> object:
+    """A copy, as far as torch is concerned, of a tensor that was there before."""
+    if not isinstance(x, vTensor) or x.born > before:
+        return x
+    made = vTensor(x.value)
+    made.copied = True
+    return made
 
 
 @fills("assigned")
@@ -67,7 +88,7 @@ def assigned(x: vTensor, made: vTensor, operator: str) -> vTensor:
     if not x.copied and isinstance(root.owner, flow.Resource | flow.Param):
         what = "a tensor that the flow captures"
     elif not x.copied and spread:
-        what = "a tensor whose elements were repeated by expand and lie in memory once"
+        what = "a tensor whose elements were repeated by expand or unfold and lie in memory once"
     elif any(_shared(x, root, other) for other in active().alive()):
         what = "memory that another tensor of the flow shares: one is a view of the other, and torch would change both"
     if what:
@@ -86,10 +107,14 @@ def _rank(x: vTensor) -> int:
 
 def _root(value: Value) -> tuple[Value, bool]:
     """The value that ``value`` may be a view of in the end, and whether axes were repeated on the way."""
-    spread = False
-    while isinstance(value.owner, VIEWS):
-        spread = spread or isinstance(value.owner, flow.Broadcast)
-        value = value.owner.operands[0]
+    spread, views = False, active().views
+    while value in views or isinstance(value.owner, VIEWS):
+        if value in views:
+            value, repeated = views[value]
+        else:
+            assert value.owner is not None
+            value, repeated = value.owner.operands[0], isinstance(value.owner, flow.Broadcast)
+        spread = spread or repeated
     return value, spread
 
 

@@ -38,8 +38,9 @@ from vortex.flow import purity, source
 from vortex.flow.arguments import what_there_is
 from vortex.flow.flow import HOW_TO_DECLARE, Field, check_class, vFlow
 from vortex.flow.parameter import Parameter, declared_parameters
-from vortex.flow.selection import Selection
-from vortex.flow.tensor import vTensor
+from vortex.flow.selection import Selection, topk, topp, union
+from vortex.flow.shortlist import shortlist
+from vortex.flow.tensor import kind, vTensor
 from vortex.flow.tracer import Tracer
 from vortex.ir.dialects.flow import show
 from vortex.spec import Spec
@@ -373,9 +374,21 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
     hint = "the flow runs once on traced tensors; 'vortex ops' lists what it can call on them"
     if "torch.jit" in type(e).__module__ or _in_script(e):
         hint = "code compiled by torch.jit cannot be traced: call the plain Python function"
+    elif isinstance(e, TypeError) and (way := _way_to_call(first_line(e))):
+        hint = way
     elif str(e).startswith("vmap("):
         hint = "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
     raise FLOW_RAISED.at(loc, type=type(e).__name__, text=first_line(e), hint=hint) from e
+
+
+def _way_to_call(text: str) -> str:
+    """How a function of vortex is called, where Python says that it does not take these arguments; else nothing."""
+    name, call, wrong = text.partition("() ")
+    function = {f.__name__: f for f in (topk, topp, union, shortlist)}.get(name)
+    if function is None or not call or not wrong.startswith(("takes ", "got ", "missing ")):
+        return ""
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()]
+    return f"it is vortex.{name}{inspect.Signature(bare)}"
 
 
 def _in_script(e: BaseException) -> bool:
@@ -385,10 +398,3 @@ def _in_script(e: BaseException) -> bool:
 def first_line(e: BaseException) -> str:
     """What an exception says, in a line."""
     return (str(e).strip().splitlines() or [""])[0]
-
-
-def kind(x: Any) -> str:
-    """A value in words."""
-    if isinstance(x, vTensor):
-        return f"a tensor {x.type}"
-    return "None" if x is None else f"{'an' if type(x).__name__[0] in 'aeiou' else 'a'} {type(x).__name__}"

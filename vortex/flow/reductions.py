@@ -53,7 +53,12 @@ def count(x: vTensor, dim: Any) -> Any:
 
 
 def _typed(x: vTensor, dtype: torch.dtype | None) -> vTensor:
-    return x if dtype is None else cast(x, dtype)
+    if dtype is None:
+        return x
+    if dtype.is_floating_point and dtype.itemsize < 4:  # how often torch rounds on the way depends on its kernel
+        works = f"x.to({dtype}) rounds the numbers, .to({dtype}) of the result that; between them it is fp32"
+        raise refuse(f"{dtype} is no type to compute in", works)
+    return cast(x, dtype)
 
 
 @traces("sum", to="flow.reduce_sum")

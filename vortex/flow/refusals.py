@@ -19,7 +19,7 @@ REFUSALS = {
     r"on a bool tensor|Bool(ean)? inputs|bool.*not supported": "make it a number: mask.float(), or mask.logical_not()",
     r"must be Tensor, not (int|float|bool)": "a tensor there: torch.full_like(x, n); or x.clamp(min=n, max=n)",
     r"must be \w+, not Tensor": "a Python number there",
-    r"invalid combination of arguments|missing \d+ required": "arguments as torch takes them",
+    r"invalid combination of arguments|missing \d+ required|positional argument": "arguments as torch takes them",
     r"same dtype|expected scalar type": "one element type: x.float()",
 }
 """Patterns of messages that speak of the types of the arguments, whatever their values, with what works."""

@@ -24,7 +24,7 @@ from vortex.errors import (
 )
 from vortex.flow import source
 from vortex.flow.shortlist import listing, scored_pages
-from vortex.flow.tensor import lift, vTensor
+from vortex.flow.tensor import PageDim, kind, lift, vTensor
 from vortex.flow.tracer import active, current, emit, fail
 from vortex.ir.core import Function, Value
 from vortex.ir.dialects import flow
@@ -239,12 +239,14 @@ def _pages(pages: Any) -> int:
 def _count(count: Any) -> Any:
     """A number of the row as an integer: traced, or that of an eager step."""
     hint = "reduce it first, such as count=scores.max(); a number that is known beforehand is pages=n"
-    if isinstance(count, bool | int | float) or not isinstance(count, torch.Tensor | vTensor):
+    # of an eager step, x.shape[0] is a Python number; one that is written down was refused by the trace before it
+    taken = PageDim if current() is not None else int | float
+    if isinstance(count, bool) or not isinstance(count, torch.Tensor | vTensor | taken):
         raise fail(BAD_SELECTION, why=f"count is {_shown(count)}, not a traced number of the row", hint=hint)
     if current() is None:
-        if count.numel() != 1:
+        if isinstance(count, torch.Tensor) and count.numel() != 1:
             raise fail(BAD_SELECTION, why=f"count has shape {list(count.shape)}, not one number", hint=hint)
-        number = float(count.reshape(()))
+        number = float(count)
         return 0 if number != number else int(max(0.0, min(number, float(flow.MOST_PAGES))))
     made = lift(count)
     if any(d != 1 for d in made.dims) or made.type.dtype == bool_:
@@ -291,7 +293,9 @@ def _of_both_signs(v: Value) -> bool:
 def _shown(x: Any) -> str:
     if isinstance(x, vTensor):
         return f"a traced {x.type}"
-    return f"a tensor {list(x.shape)}" if isinstance(x, torch.Tensor) else repr(x)
+    if isinstance(x, torch.Tensor):
+        return f"a tensor {list(x.shape)}"
+    return repr(x) if isinstance(x, Real | str | None) else kind(x)
 
 
 def by_row(selection: Selection) -> Selection:

@@ -18,7 +18,7 @@ from vortex.budget import integer
 from vortex.errors import BAD_SCORE, BAD_SHORTLIST
 from vortex.flow import source
 from vortex.flow.leaves import here
-from vortex.flow.tensor import Near, foreign, lift, vTensor
+from vortex.flow.tensor import Near, foreign, kind, lift, vTensor
 from vortex.flow.tracer import active, current, emit, fail, refuse
 from vortex.ir.core import Value
 from vortex.ir.dialects import flow
@@ -159,8 +159,10 @@ def listing(score: vTensor) -> tuple[Value, ...]:
 
 def scored_pages(score: Any, call: str) -> Sym:
     """The pages that a traced score is of; VX1006 unless it is one number for each."""
+    if isinstance(score, Near):
+        raise score.refusal()
     if not isinstance(score, vTensor):
-        got = f"a {type(score).__name__}" if not isinstance(score, torch.Tensor) else "a constant"
+        got = kind(score) if not isinstance(score, torch.Tensor) else "a constant"
         raise fail(BAD_SCORE, call=call, got=got)
     pages = lift(score).type.pages
     if pages is None or len(score.dims) != 1:

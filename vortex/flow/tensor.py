@@ -51,6 +51,15 @@ class PageDim:
     __index__ = __int__ = __float__ = __complex__ = __bool__ = __len__ = __iter__ = _number
     __lt__ = __le__ = __gt__ = __ge__ = __round__ = __floor__ = __ceil__ = __trunc__ = _number
 
+    def __neg__(self) -> vTensor:
+        return -lift(self)
+
+    def __pos__(self) -> PageDim:
+        return self
+
+    def __abs__(self) -> PageDim:
+        return self
+
     @classmethod
     def __torch_function__(
         cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -62,6 +71,10 @@ class PageDim:
 
 class Size(tuple[Any, ...]):
     """A shape as torch gives it; the page axis is a :class:`PageDim`."""
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        return Size(part) if isinstance(key, slice) else part
 
     def numel(self) -> Any:
         known = math.prod(d for d in self if isinstance(d, int))
@@ -183,7 +196,7 @@ class vTensor:
         if self.dims and isinstance(self.dims[0], int):
             return self.dims[0]
         if not self.dims:  # torch has no length of it either, and its own code asks
-            raise CONCRETIZE.at(source.here(), what="len()")
+            raise CONCRETIZE.at(source.here(), what="len(), or torch.tensor() of it,")
         raise SYMBOLIC_SIZE.at(source.here(), what="len()")  # torch's own code asks, and can do without
 
     def __iter__(self) -> Iterator[vTensor]:
@@ -220,6 +233,12 @@ class vTensor:
 
     def __abs__(self) -> vTensor:
         return self.abs()
+
+    def __copy__(self) -> vTensor:
+        return vTensor(self.value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> vTensor:
+        return self.clone()
 
     def __invert__(self) -> vTensor:
         return self.bitwise_not()
@@ -350,3 +369,10 @@ def lift(x: Any) -> vTensor:
         return constant(x)
     what = f"got {type(x).__name__} where a tensor is needed"
     raise fail(BAD_SHAPE, op=active().call or "flow", why=what, expected="a tensor or a number")
+
+
+def kind(x: Any) -> str:
+    """A value in words."""
+    if isinstance(x, vTensor):
+        return f"a tensor {x.type}"
+    return "None" if x is None else f"{'an' if type(x).__name__[0] in 'aeiou' else 'a'} {type(x).__name__}"

@@ -48,6 +48,7 @@ EXPECTED = {
     flow.Concat: "all parts have the same sizes beside the joined axis, which is not the page axis",
     flow.Slice: "slice an axis other than the pages, within its size",
     flow.Reduce: "an axis is between -rank and rank - 1 and named once",
+    flow.Scan: "a tensor that has axes",
     flow.Conv: "the input is [1, C, S] or [C, S], the weight [O, C / groups, K] with K odd",
 }
 
@@ -71,6 +72,8 @@ class Tracer:
         """How many candidates make a page, where the flow knows of blocks."""
         self.named: set[Value] = set()
         """Values that have a variable's name."""
+        self.views: dict[Value, tuple[Value, bool]] = {}
+        """What is a view in torch though no view op makes it: of which value, and whether an element occurs twice."""
         self.method = purity.method()
         """The method of the flow that is traced, for messages."""
         self._born: list[weakref.ref[vTensor]] = []

@@ -15,6 +15,7 @@ import torch
 
 from vortex.flow.axes import axis, number
 from vortex.flow.gathers import at_indices, at_known
+from vortex.flow.inplace import viewing
 from vortex.flow.joins import filled, padded_with, stack
 from vortex.flow.logic import is_int
 from vortex.flow.optable import traces
@@ -55,9 +56,12 @@ def pad(input: Any, pad: Any, mode: str = "constant", value: float | None = None
             x = padded_with(x, i, *around, fill)
         else:
             x = _extended(x, i, *around, mode)
-    if isinstance(input, Padded):
-        return Padded(x, *input.how).padded(*pages, _outside(mode), float(fill))
-    return x if pages == (0, 0) else Padded(x, 0, 0).padded(*pages, _outside(mode), float(fill))
+    if pages == (0, 0) and not isinstance(input, Padded):
+        return x
+    kept = vTensor(x.value)  # what is written into x later is not in the padded tensor, which has memory of its own
+    kept.copied = True
+    how = input.how if isinstance(input, Padded) else (0, 0)
+    return Padded(kept, *how).padded(*pages, _outside(mode), float(fill))
 
 
 def _outside(mode: str) -> str:
@@ -97,7 +101,8 @@ def unfold(self: Any, dimension: Any, size: Any, step: Any) -> vTensor:
         )
     if n < 0 or by < 1 or n > d:
         raise refuse(f"windows of {n}, {by} apart, of an axis of {d}", f"sizes up to {d} and a step from 1")
-    return _windows(x, i, torch.arange(0, d - n + 1, by)[:, None] + torch.arange(n))
+    made = _windows(x, i, torch.arange(0, d - n + 1, by)[:, None] + torch.arange(n))
+    return viewing(made, x, repeated=by < n)
 
 
 def _windows(x: vTensor, i: int, places: torch.Tensor) -> vTensor:

@@ -19,9 +19,9 @@ from vortex.flow import purity, source
 from vortex.flow.arguments import Cache, Page
 from vortex.flow.dialect import Dialect
 from vortex.flow.flow import Field
-from vortex.flow.methods import RESERVED, class_loc, code_of, kind, method_loc, return_loc
+from vortex.flow.methods import RESERVED, class_loc, code_of, method_loc, return_loc
 from vortex.flow.parameter import declaration
-from vortex.flow.tensor import vTensor
+from vortex.flow.tensor import kind, vTensor
 from vortex.flow.tracer import tracing
 from vortex.ir.core import Function, Module, Value
 from vortex.ir.types import S, TensorType, f32
