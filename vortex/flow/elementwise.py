@@ -166,9 +166,8 @@ def pow_(input: Any, exponent: Any) -> vTensor:
     a, b = lift(input), lift(exponent)
     if is_int(a) and is_int(b):
         whole, written = active().integers.of(b.value), b.value.owner
-        if (
-            whole is not None and whole.python and isinstance(written, flow.Constant)
-        ):  # an operator has made it a tensor
+        # a number that is written behind the operator ** comes here as a tensor
+        if whole is not None and whole.python and isinstance(written, flow.Constant):
             return _whole_power(a, int(written.number))
         raise refuse(f"{a.type} to the power of {b.type} is an integer in torch", "a.float() ** b, or a number as b")
     return emit(flow.Pow, a, b)
