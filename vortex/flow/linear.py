@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections import Counter
 from typing import Any
 
@@ -146,7 +147,7 @@ def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1
 
 @traces("einsum", to="flow.dot, pair by pair")
 def einsum(equation: Any, *operands: Any) -> vTensor:
-    """Einstein sum of any number of operands; letters are axes, each once in an operand, no ellipsis."""
+    """Einstein sum of any number of operands; letters are axes, each once in an operand, and ``...`` the rest."""
     if not isinstance(equation, str):
         raise refuse("the first argument is not an equation", "torch.einsum('gd,sd->sg', q, c)")
     listed = operands[0] if len(operands) == 1 and isinstance(operands[0], tuple | list) else operands
@@ -154,8 +155,9 @@ def einsum(equation: Any, *operands: Any) -> vTensor:
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if not arrow:
-        counts = Counter(left.replace(",", ""))
-        out = "".join(sorted(c for c, n in counts.items() if n == 1))
+        counts = Counter(left.replace(",", "").replace("...", ""))
+        out = "..." * ("..." in left) + "".join(sorted(c for c, n in counts.items() if n == 1))
+    terms, out = _without_ellipsis(equation, terms, out, parts)
     _check_equation(equation, terms, out, parts)
     if len(parts) == 1:
         return _einsum_one(parts[0], terms[0], out)
@@ -168,10 +170,28 @@ def einsum(equation: Any, *operands: Any) -> vTensor:
     return x
 
 
+def _without_ellipsis(equation: str, terms: list[str], out: str, parts: list[vTensor]) -> tuple[list[str], str]:
+    """A letter for each axis of an ellipsis, which operands have aligned at the last one, and the sum over those that
+    the result has no ellipsis for.
+    """
+    if any(term.count("...") > 1 for term in (*terms, out)):
+        raise refuse(f"'{equation}' has two ellipses in an operand", "one ellipsis, as in '...d,gd->...g'")
+    free = [c for c in string.ascii_letters if c not in equation]
+    sizes = [x.ndim - len(term.replace("...", "")) for term, x in zip(terms, parts, strict=False) if "..." in term]
+    most = max(sizes, default=0)
+    if min(sizes, default=0) < 0 or most > len(free) or ("..." in out and not sizes):
+        why = f"'{equation}' does not fit operands {', '.join(str(x.type) for x in parts)}"
+        raise refuse(why, "a letter or an ellipsis for each axis, as in '...d,gd->...g'")
+    named = "".join(free[:most])
+    made = [
+        term.replace("...", named[most - (x.ndim - len(term.replace("...", ""))) :]) if "..." in term else term
+        for term, x in zip(terms, parts, strict=False)
+    ]
+    return [*made, *terms[len(parts) :]], out.replace("...", named)
+
+
 def _check_equation(equation: str, terms: list[str], out: str, parts: list[vTensor]) -> None:
     form = "one letter for each axis, as in 'gd,sd->sg'"
-    if "." in equation:
-        raise refuse(f"'{equation}': an ellipsis is not supported", form)
     if len(terms) != len(parts):
         raise refuse(f"'{equation}' has {len(terms)} operands, {len(parts)} are given", "one term for each operand")
     for term, x in zip(terms, parts, strict=True):
