@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,22 @@ from vortex.flow import flow, oracle
 DOC = Path(__file__).parents[2] / "docs" / "flows.md"
 
 
+def page(tmp_path: Path) -> Path:
+    """The examples, in the order of the page."""
+    path = tmp_path / "flows.py"
+    path.write_text("\n".join(re.findall(r"```python\n(.*?)```", DOC.read_text(), re.DOTALL)))
+    return path
+
+
+def test_the_page_imports_what_it_uses(tmp_path: Path) -> None:
+    """In a process of its own: whatever else was imported before is an attribute of ``vortex`` as well."""
+    subprocess.run([sys.executable, page(tmp_path)], cwd=tmp_path, check=True)
+
+
 def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(flow, "_REGISTRY", {})
-    path = tmp_path / "flows.py"
-    path.write_text("\n".join(re.findall(r"```python\n(.*?)```", DOC.read_text(), re.DOTALL)))
+    path = page(tmp_path)
     spec = vortex.Spec(page_size=16, head_dim=8, group=4)
     q, k, v = data(spec, 9)
     for name in ("range_bound", "recent_bias", "token_codes", "mass_share", "entropy_budget", "steady"):
