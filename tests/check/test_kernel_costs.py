@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vortex.budget import Budget
-from vortex.check.kernel_costs import Compiled, KernelCost, Step, kernel_costs
+from vortex.check.kernel_costs import Compiled, KernelCost, Step, kernel_costs, layer_microseconds
 from vortex.driver import compile_flow
 from vortex.spec import Spec
 from vortex.targets.gpu import H200
@@ -77,3 +77,16 @@ def _select(flow: str, tokens: int, compiled: Mapping[str, Compiled] | None = No
     program = compile_flow(flow, targets=[TARGETS["sm_90a"]], to="page").programs["sm_90a"]
     made = kernel_costs(program, Spec(), Step(256, tokens, Budget(27)), H200, compiled)
     return next(c for c in made if c.kernel == "select")
+
+
+@pytest.mark.parametrize(
+    ("flow", "has_state"), [("vortex/flow/library/quest.py", False), ("examples/query_ema.py", True)]
+)
+def test_a_layer_has_a_launch_of_append_only_where_nobody_takes_it_in(flow: str, has_state: bool) -> None:
+    program = compile_flow(f"{ROOT}/{flow}", targets=[TARGETS["sm_90a"]], to="page").programs["sm_90a"]
+    made = kernel_costs(program, Spec(), Step(256, 4096, Budget(16)), H200)
+    times = {c.kernel: c.microseconds for c in made}
+    assert set(times) == {"plan", "append", "select", "attend"}
+    launch = 3 if has_state else 0
+    moved = times["append"] - 3
+    assert layer_microseconds(program, made) == pytest.approx(launch + moved + times["select"] + times["attend"])

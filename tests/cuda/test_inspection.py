@@ -181,10 +181,13 @@ def test_costs_at_a_shape(made: tuple[Path, Path], capsys: pytest.CaptureFixture
     assert kernels["attend"]["limiter"] in ("memory", "latency")
     assert "committed measurements of select" in kernels["select"]["worth"]
     assert kernels["plan"]["worth"] == ""
+    layer = sum(kernels[k]["microseconds"] for k in ("append", "select", "attend")) - 3
+    assert found["targets"]["sm_90a"]["microseconds"] == pytest.approx(layer, abs=0.02), "append has no launch"
     assert all(k["off"] == (k["kernel"] != "plan") for k in found["targets"]["sm_100a"]["kernels"])
     text = say(capsys, str(made[0]), *at, "--target", "sm_90", "--gpu", "B200")[1]
     assert "select (unsure): no prediction for B200 was ever held against a measurement" in text
     assert "quest for sm_90a on B200, predicted: batch=2,kv_heads=8,tokens=16368,kept=30" in text
+    assert "append has no launch of its own, for select takes it in" in text
 
 
 @pytest.mark.parametrize(

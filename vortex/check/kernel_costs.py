@@ -7,7 +7,7 @@ one kernel and predict nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from vortex.budget import Budget
@@ -24,6 +24,7 @@ from vortex.schedules.form import form_of
 from vortex.schedules.kept_words import KeptWords
 from vortex.schedules.matrices import matrices_of
 from vortex.schedules.select_memory import shortlists
+from vortex.schedules.taken_in import takes_in_tokens
 from vortex.spec import Spec
 from vortex.targets.gpu import Machine
 from vortex.targets.predicted import LARGE, LAUNCHED, Kind, Shape, Worth, worth_of
@@ -103,6 +104,14 @@ def kernel_costs(
     steps = count_step(program, spec, step.tokens, step.budget)
     plan = next((c.schedule for n, c in (compiled or {}).items() if program.functions[n].attrs["kind"] == "plan"), {})
     return [_cost(program, s, spec, step, machine, (compiled or {}).get(s.kernel), plan) for s in steps]
+
+
+def layer_microseconds(program: Module, costs: Iterable[KernelCost]) -> float:
+    """What one layer's decode step is predicted to take: without ``plan``, which runs once for all layers, and without
+    a launch of ``append`` where ``select`` takes its work in, whose bytes are moved all the same.
+    """
+    every = sum(c.microseconds for c in costs if c.like.kind != "plan")
+    return every - (1e6 * UNLISTED_LAUNCH if takes_in_tokens(program) else 0.0)
 
 
 def _cost(

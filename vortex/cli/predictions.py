@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def show_costs(path: str, shape: str, target: str | None, gpu: str | None, as_json: bool) -> int:
     """Print the costs of every kernel that a step of the shape launches, for each GPU target or the one named."""
     from vortex.artifact.folder import read_manifest
+    from vortex.check.kernel_costs import layer_microseconds
     from vortex.compilation.stored import read_stored
+    from vortex.schedules.taken_in import takes_in_tokens
 
     stored, manifest = read_stored(path), read_manifest(path)
     names = [t for t in MACHINES if t in stored.programs]
@@ -35,22 +37,27 @@ def show_costs(path: str, shape: str, target: str | None, gpu: str | None, as_js
     at, found = _shape(stored, shape), {}
     for name in names:
         machine = _machine(gpu) if gpu else MACHINES[name]
-        found[name] = machine, _costs(stored, name, manifest.targets[name].kernels, at, machine)
+        costs = _costs(stored, name, manifest.targets[name].kernels, at, machine)
+        found[name] = machine, costs, layer_microseconds(stored.programs[name], costs)
     if as_json:
         emit_json(
             {
                 "shape": at.to_json(),
-                "targets": {t: {"gpu": m.name, "kernels": [c.as_json() for c in cs]} for t, (m, cs) in found.items()},
+                "targets": {
+                    t: {"gpu": m.name, "microseconds": round(layer, 2), "kernels": [c.as_json() for c in costs]}
+                    for t, (m, costs, layer) in found.items()
+                },
             }
         )
         return 0
-    for i, (name, (machine, costs)) in enumerate(found.items()):
+    for i, (name, (machine, costs, layer)) in enumerate(found.items()):
         head = ("kernel", "MB read", "MB written", "MFLOP", "us", "limiter", "share")
+        program = stored.programs[name]
         print("\n" if i else "", end="")
         table(head, [_row(c) for c in costs], f"{stored.name} for {name} on {machine.name}, predicted: {at}")
-        layer = sum(c.microseconds for c in costs if not c.kernel.startswith("plan"))
-        print(f"a layer {layer:.1f} us; plan runs once a step. What predictions are worth:")
-        tuned = _tuned(stored.programs[name], name, at) if machine is MACHINES[name] else {}
+        taken = "; append has no launch of its own, for select takes it in" if takes_in_tokens(program) else ""
+        print(f"a layer {layer:.1f} us; plan runs once a step{taken}. What predictions are worth:")
+        tuned = _tuned(program, name, at) if machine is MACHINES[name] else {}
         for c in costs:
             if worth := c.worth:
                 own = tuned.get(c.kernel.partition("_v")[0])

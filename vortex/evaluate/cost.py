@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from vortex.budget import Budget
 from vortex.errors import BAD_OPTION
 from vortex.ir.types import dtype
-from vortex.schedules.taken_in import takes_in_tokens
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES, Machine
-from vortex.targets.roofline import UNLISTED_LAUNCH, Demand, Times
+from vortex.targets.roofline import Demand, Times
 
 if TYPE_CHECKING:
     from vortex.flow.flow import vFlow
@@ -90,16 +89,15 @@ def cost_of_flow(
     Raises:
         VortexError: whatever the flow does wrong at the model shape of ``at``.
     """
-    from vortex.check.kernel_costs import Step, kernel_costs
+    from vortex.check.kernel_costs import Step, kernel_costs, layer_microseconds
 
     program, made = _program(flow, at.spec, at.target), {}
     layer = _layer(program)
-    launches = -1e6 * UNLISTED_LAUNCH if takes_in_tokens(program) else 0.0  # of the kernels by themselves
     for budget in budgets:
         step = Step(at.rows, at.tokens, Budget(budget, 0, sink, recent))
         costs = [c for c in kernel_costs(program, at.spec, step, at.machine) if c.kernel in layer]
         by_kernel = {c.kernel: c.read + c.written for c in costs}
-        made[budget] = Cost(sum(by_kernel.values()), launches + sum(c.microseconds for c in costs), by_kernel)
+        made[budget] = Cost(sum(by_kernel.values()), layer_microseconds(program, costs), by_kernel)
     return made
 
 

@@ -34,6 +34,7 @@ def pareto(summary: Summary) -> Table:
     head = ("rule", "pages", "answers", "of dense", "better/worse", "p", "worst head", "MB", "us", "front")
     left_out = [f"{t.name} at {t.length}" for t in summary.tasks if not t.informative]
     note = f"MB and predicted us: {at}. front: no rule beats it in bytes (b), in time (t)."
+    note += " Nothing is compiled for a GPU: with registers and CTAs an SM times are told by vortex info --shape."
     if left_out:
         note += f" Left out, for the model cannot do them densely: {', '.join(left_out)}."
     return Table("Answers and what they cost", head, tuple(_pareto(summary, t) for t in summary.totals), note)
