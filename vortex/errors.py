@@ -141,6 +141,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f", did you mean '{bare[close[0]]}'?" if close else ""
 
 
+def counted(n: float | str, what: str) -> str:
+    """``1 page``, ``2 pages``."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 CATALOGUE: dict[str, ErrorKind] = {}
 
 

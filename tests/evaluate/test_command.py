@@ -92,8 +92,28 @@ def test_prompts_longer_than_the_context(said: Said) -> None:
     assert failure["rule"] == "perplexity 4096" and "VX9121" in failure["message"]
     assert "1024 tokens of model" in err and "fewer tokens (--tokens)" in err
     assert lanes(found) == BASELINES | {"quest@4"}
-    code, found, _ = said(tokens="4096")
+    code, found, err = said(tokens="4096")
     assert code == INCOMPLETE and found["lanes"] == [] and len(found["failures"]) == 1
+    assert "writing prompts" not in err and "will be kept" not in err, "before anything is written"
+
+
+@pytest.mark.parametrize("words", [(), ("--trace-pages", "t.jsonl")], ids=["", "pages"])
+def test_flows_that_cannot_run_are_said_before_anything_is_decoded(
+    words: tuple[str, ...], said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Baselines alone would tell nothing."""
+    monkeypatch.chdir(tmp_path)
+    name = f"unnamed_{len(words)}"  # one a process
+    bad = flow(tmp_path, name, "nonesuch")
+    code, found, err = said(*words, flows=(bad,))
+    assert code == INCOMPLETE and found["lanes"] == []
+    (failure,) = found["failures"]
+    assert failure["rule"] == name and "nonesuch" in failure["message"] and failure["message"] in err
+    assert "writing prompts" not in err and not (tmp_path / "cache").exists() and not Path("t.jsonl").exists()
+    if not words:
+        code, found, err = said(flows=(bad, "quest"))
+        assert code == INCOMPLETE and lanes(found) == BASELINES | {"quest@4"} and len(found["failures"]) == 1
+        assert err.index(f"{name} is left out") < err.index("writing prompts")
 
 
 @pytest.mark.parametrize("where", ["reading", "decoding"])

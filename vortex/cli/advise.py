@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from vortex.cli.eval import model_weights
 from vortex.cli.numbers import integers
 from vortex.cli.show import emit_json, progress, say, table, write_text
-from vortex.errors import BAD_OPTION
+from vortex.errors import BAD_OPTION, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,8 +140,6 @@ def _say_short(prompts: Sequence[Prompt], budgets: Sequence[int], page: int) -> 
 
 def _measure(advisor: Advisor, wave: list[Configuration], tokens: int) -> None:
     """One wave under a bar."""
-    from vortex.evaluate.advise import counted
-
     dense = any(c.dense_layers for c in wave)
     sizes = f"{counted(len(advisor.prompts), 'prompt')}, {counted(len(wave), 'configuration')}"
     what = f"{sizes}{' with dense layers' if dense else ''}"

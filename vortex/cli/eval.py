@@ -22,13 +22,14 @@ import math
 import os
 import shlex
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.numbers import integers, seconds
 from vortex.cli.show import emit_json, progress, say
-from vortex.errors import BAD_OPTION
+from vortex.errors import BAD_OPTION, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,14 +112,21 @@ def run(args: argparse.Namespace) -> int:
     with progress(f"loading {args.model}", 1):
         model = load_model(args.model, args.device)
     at = _at_latent_rows(at) if model.kv_lora_rank else at
-    prompts = _prompts(model, names, tokens, args.prompts, args.seed)
-    trace = _page_trace(args, model, flows, budgets, weights)
     evaluation = Evaluation(
         model, flows, budgets, args.backend, args.seed, parameters=weights, folder=args.cache, seconds=limit
     )
+    untraced, too_long = evaluation.untraced(), _too_long(model, names, tokens)
+    nothing = len(untraced) == len(flows)  # baselines alone tell nothing of a flow
+    fitting = [] if nothing else [n for n in tokens if n <= model.context]
+    for what, error in {**untraced, **too_long}.items() if fitting else ():
+        say(f"{what} is left out: {error.message}")
+    trace = _page_trace(args, model, flows, budgets, weights) if fitting else None
+    prompts = _prompts(model, names, fitting, args.prompts, args.seed) if fitting else []
     _say_size(evaluation, prompts)
-    with progress(f"{len(prompts)} prompts, {len(evaluation.lanes())} lanes", len(prompts)) as advance:
+    sizes = f"{counted(len(prompts), 'prompt')}, {counted(len(evaluation.lanes()), 'lane')}"
+    with progress(sizes, len(prompts)) if prompts else nullcontext(lambda done, note: None) as advance:
         result = evaluation.run(prompts, advance)
+    result.failures |= too_long
     if result.missing:
         say(f"the time limit left out {result.missing} outcomes; the same command goes on where it stopped")
     summary = _summary(args, result.outcomes, result.failures, flows, budgets, model, model.sparse_layers, at)
@@ -204,6 +212,20 @@ def _prompts(model: Model, tasks: Sequence[str], tokens: Sequence[int], count: i
         return write_prompts(tasks, model.tokenizer, tokens, count, seed)
 
 
+def _too_long(model: Model, tasks: Sequence[str], tokens: Sequence[int]) -> dict[str, VortexError]:
+    """VX9121 by task and length, for prompts that the model has no context for, which nobody has to write to know."""
+    from vortex.errors import PROMPT_TOO_LONG
+
+    return {
+        f"{task} {n}": PROMPT_TOO_LONG.at(
+            what=f"{task}, prompts of {n} tokens, answers included", model=model.name, context=model.context
+        )
+        for n in tokens
+        if n > model.context
+        for task in tasks
+    }
+
+
 def _say_size(evaluation: Evaluation, prompts: Sequence[Prompt]) -> None:
     from vortex.evaluate.prefill import PromptCache, stored_bytes
 
@@ -211,7 +233,7 @@ def _say_size(evaluation: Evaluation, prompts: Sequence[Prompt]) -> None:
     new = [p for p in prompts if not cache.has(model, p)]
     if new:
         size = sum(stored_bytes(model, len(p.tokens)) for p in new)
-        say(f"K and V of {len(new)} prompts will be kept in {cache.folder}: {size / 1e6:.0f} MB")
+        say(f"K and V of {counted(len(new), 'prompt')} will be kept in {cache.folder}: {size / 1e6:.0f} MB")
 
 
 def _summary(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.budget import Budget
-from vortex.errors import EVERYTHING_READ, VortexError
+from vortex.errors import EVERYTHING_READ, VortexError, counted
 from vortex.evaluate.agreement import Agreement, Answer, Configuration, compare
 from vortex.evaluate.cost import Workload, bytes_of_flow, cost_of_baseline
 from vortex.evaluate.outcomes import Lane
@@ -306,11 +306,6 @@ class Advice:
 def rounded(x: float) -> float:
     """With six digits."""
     return float(f"{x:.6g}")
-
-
-def counted(n: int, what: str) -> str:
-    """``1 page``, ``2 pages``."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def percent(x: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vortex.evaluate.advise import counted, megabytes, ranges
+from vortex.errors import counted
+from vortex.evaluate.advise import megabytes, ranges
 from vortex.evaluate.tables import NONE, Table, number, share
 from vortex.runtime.probes import FINE, judged
 

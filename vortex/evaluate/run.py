@@ -85,7 +85,19 @@ class Evaluation:
         self._readers = Readers(self.model, self.flows, self.backend, self.parameters)
         self._end = time.monotonic() + self.seconds
         self._identities: dict[str, str] = {}
+        self._untraced: dict[str, VortexError] | None = None
         self.result = Result()
+
+    def untraced(self) -> Mapping[str, VortexError]:
+        """What keeps flows from being traced at the model's shape, which takes no prompt to know."""
+        if self._untraced is None:
+            self._untraced = {}
+            for rule in self.flows:
+                try:
+                    self._identities[rule] = self._identity(rule)
+                except VortexError as error:
+                    self._untraced[rule] = error
+        return self._untraced
 
     def lanes(self) -> list[Lane]:
         """Of every prompt: the baselines, then the flows."""
@@ -100,7 +112,7 @@ class Evaluation:
         """
         assert self.folder is not None
         cache, known = PromptCache(self.folder), store.Outcomes(self.folder / "outcomes.jsonl")
-        result = self.result = Result()
+        result = self.result = Result(failures=dict(self.untraced()))
         self._readers.failures = result.failures
         late = False
         for done, prompt in enumerate(prompts):
@@ -141,23 +153,17 @@ class Evaluation:
             if lane.rule == "random":
                 own = (self.seed,)
             elif lane.rule not in BASELINES:
-                own = (self.backend, self._identity(lane.rule))
-                if not own[1]:
+                if lane.rule in self.untraced():
                     continue
+                own = (self.backend, self._identities[lane.rule])
             made[lane] = store.key(*about, lane.rule if not own or lane.rule == "random" else "", lane.budget, *own)
         return made
 
     def _identity(self, rule: str) -> str:
-        """What a flow computes, parameters included; empty for one that cannot be traced."""
-        if rule not in self._identities:
-            try:
-                parts = identity_of(self.flows[rule], self._readers.spec, "cpu").parts
-                weights = [f"{n} {x.sum().item()!r} {list(x.shape)}" for n, x in (self.parameters or {}).items()]
-                self._identities[rule] = digest_of(*(parts.get(p, "") for p in TRACED), *sorted(weights))
-            except VortexError as error:
-                self.result.failures[rule] = error
-                self._identities[rule] = ""
-        return self._identities[rule]
+        """What a flow computes, parameters included."""
+        parts = identity_of(self.flows[rule], self._readers.spec, "cpu").parts
+        weights = [f"{n} {x.sum().item()!r} {list(x.shape)}" for n, x in (self.parameters or {}).items()]
+        return digest_of(*(parts.get(p, "") for p in TRACED), *sorted(weights))
 
     def _decode(self, cache: PromptCache, prompt: Prompt, lanes: Sequence[Lane]) -> dict[Lane, Outcome]:
         """Outcomes of the lanes that did not fail."""
