@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from vortex.cli.exit_codes import CHECK_FAILED
 from vortex.cli.numbers import integers
-from vortex.cli.show import emit_json, say, table
+from vortex.cli.show import emit_json, lines, say, table
 from vortex.errors import BAD_OPTION, NOT_ARTIFACT
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
             )
             rows.append([name, *map(str, counts), f"{v.kept:.1%}"])
         table(head, rows)
+        print(lines("mass kept: of dense attention, on made-up numbers; it says nothing of a flow on a model's"))
         for name in (name for name, ok in good.items() if not ok):
             say(f"{name} differs from its reference: {found[name].why()}")
     batch = f"{len(lengths)} requests, {decoder.kv_heads} KV heads, {LAYERS} layers"
