@@ -266,6 +266,19 @@ def test_what_is_printed(said: Said, tmp_path: Path) -> None:
     assert code == OK and json.loads(out)["chosen"]["config"] == json.loads(config)
 
 
+def test_the_configuration_is_written_before_a_pipe_may_end(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``| head`` does amid the tables."""
+
+    def ends(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("vortex.cli.advise._print", ends)
+    said("--agreement", "0.01", "-o", str(tmp_path / "vortex.json"))
+    assert EngineConfig.read(str(tmp_path / "vortex.json")).budget.pages == 2
+
+
 def test_nothing_reaches_what_is_wanted(said: Said, tmp_path: Path) -> None:
     code, out, err = said("--agreement", "1", "-o", str(tmp_path / "vortex.json"), budgets="1,2")
     assert code == NOTHING_REACHES

@@ -116,6 +116,19 @@ def test_flows_that_cannot_run_are_said_before_anything_is_decoded(
         assert err.index(f"{name} is left out") < err.index("writing prompts")
 
 
+def test_the_report_is_written_before_a_pipe_may_end(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``| head`` does."""
+
+    def ends(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("vortex.cli.eval.emit_json", ends)
+    said("-o", str(tmp_path / "report.html"))
+    assert "</html>" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize("where", ["reading", "decoding"])
 def test_out_of_memory(where: str, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would fit is said, and shorter prompts go on."""

@@ -153,6 +153,8 @@ def _show(args: argparse.Namespace, advice: Advice, model: Model) -> int:
         say(f"{what}: {error.render()}")
     chosen = advice.chosen
     config = None if chosen is None else json.dumps(advice.config(chosen))
+    if args.out is not None and config is not None:  # before what is printed: a pipe may end there
+        write_text(config + "\n", args.out)
     if args.json:
         emit_json(advice.as_json())
     else:
@@ -163,7 +165,6 @@ def _show(args: argparse.Namespace, advice: Advice, model: Model) -> int:
         if config is None:
             say(f"{args.out} was not written")
         else:
-            write_text(config + "\n", args.out)
             say(f"wrote {args.out}: --attention-backend vortex --vortex-config {args.out}")
     return NOTHING_REACHES if config is None or advice.failures else 0
 

@@ -292,6 +292,10 @@ def _show(args: argparse.Namespace, summary: Summary, failures: Mapping[str, Vor
 
     for what, error in failures.items():
         say(f"{what}: {error.render()}")
+    if args.out is not None:  # before what is printed: a pipe may end there
+        from vortex.evaluate.report import write_html
+
+        write_html(summary, args.out)
     if args.json:
         emit_json(summary.as_json())
     elif args.verdict:
@@ -300,9 +304,6 @@ def _show(args: argparse.Namespace, summary: Summary, failures: Mapping[str, Vor
     else:
         print_tables(summary)
     if args.out is not None:
-        from vortex.evaluate.report import write_html
-
-        write_html(summary, args.out)
         say(f"wrote {args.out}")
     return INCOMPLETE if failures else 0
 
