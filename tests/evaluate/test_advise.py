@@ -261,6 +261,9 @@ def test_what_is_printed(said: Said, tmp_path: Path) -> None:
     assert EngineConfig.read(str(tmp_path / "vortex.json")).budget.pages == 2
     assert why.startswith("quest with 2 pages") and why.endswith("1 % or more.")
     assert "1 prompt beside dense attention" in out and "of dense" in out
+    assert re.search(
+        r"Only (6 tokens|5 tokens|[2-4] tokens|1 token) (were|was) compared: shares differ by [.\d]+ with a", out
+    )
     assert "1 prompt, 2 configurations ..." in err and "--vortex-config" in err
     code, out, err = said("--agreement", "0.01", "--json")
     assert code == OK and json.loads(out)["chosen"]["config"] == json.loads(config)

@@ -23,7 +23,7 @@ from vortex.evaluate import plots
 from vortex.evaluate.outcomes import Lane, Outcome
 from vortex.evaluate.report import html, write_html
 from vortex.evaluate.statistics import Failure, Summary, summarise
-from vortex.evaluate.tables import number, pareto, share, tables
+from vortex.evaluate.tables import FEW, few, number, pareto, share, tables
 
 EVIL = "x.py:</script><b onclick=alert(1)>&\"'"
 
@@ -219,3 +219,23 @@ def test_shares(x: float, text: str) -> None:
 
 def test_numbers() -> None:
     assert (number(-0.0001, 2), number(math.nan, 2), number(12.345, 1)) == ("0.00", "-", "12.3")
+
+
+@pytest.mark.parametrize(
+    ("n", "says"),
+    [
+        (0, ""),
+        (1, " Only 1 prompt was asked: shares differ by 1.00 with a single prompt."),
+        (8, " Only 8 prompts were asked: shares differ by .12 with a single prompt."),
+        (FEW - 1, " Only 99 prompts were asked: shares differ by .01 with a single prompt."),
+        (FEW, ""),
+    ],
+)
+def test_few_prompts_are_said(n: int, says: str) -> None:
+    assert few(n, "prompt", "was asked", "were asked") == says
+
+
+def test_the_note_says_how_few_prompts_there_were() -> None:
+    made = summarise(evaluation(("quest",)), SETTINGS, costs(("quest",)))
+    assert (n := max(t.figures.prompts for t in made.totals)) < FEW
+    assert f"Only {n} prompts were asked" in pareto(made).note

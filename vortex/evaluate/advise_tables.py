@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vortex.errors import counted
 from vortex.evaluate.advise import megabytes, ranges
-from vortex.evaluate.tables import NONE, Table, number, share
+from vortex.evaluate.tables import NONE, Table, few, number, share
 from vortex.runtime.probes import FINE, judged
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def configurations(advice: Advice) -> Table:
         f"agreement: tokens that dense attention says too, of {_tokens(advice)}. log-prob, worst: change of the dense "
         f"token's log-probability, mean and of one token. mass: share of dense attention's mass that was read; most: "
         f"what as many pages could hold. MB: of a step of one request, {advice.at.tokens} tokens, all layers. "
-        "*: advised."
+        f"*: advised.{few(_tokens(advice), 'token', 'was compared', 'were compared')}"
     )
     rows = tuple(_row(advice, made) for made in advice.search.shown())
     return Table(f"{counted(len(advice.lengths), 'prompt')} beside dense attention", head, rows, note)

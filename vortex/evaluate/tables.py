@@ -6,9 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vortex.errors import counted
 from vortex.evaluate.statistics import Cell, Figures, Summary, Total
 
 NONE = "-"
+FEW = 100
+"""Prompts or tokens by which shares are told; with fewer the first digits are no more than luck."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ def pareto(summary: Summary) -> Table:
     left_out = [f"{t.name} at {t.length}" for t in summary.tasks if not t.informative]
     note = f"MB and predicted us: {at}. front: no rule beats it in bytes (b), in time (t)."
     note += " Nothing is compiled for a GPU: with registers and CTAs an SM times are told by vortex info --shape."
+    counts = [t.figures.prompts for t in summary.totals]
+    note += few(max(counts, default=0), "prompt", "was asked", "were asked")
     if left_out:
         note += f" Left out, for the model cannot do them densely: {', '.join(left_out)}."
     return Table("Answers and what they cost", head, tuple(_pareto(summary, t) for t in summary.totals), note)
@@ -110,6 +115,13 @@ def failures(summary: Summary) -> Table:
 def share(x: float, digits: int = 2) -> str:
     """A number from 0 to 1 without its leading zero, as ``.88``."""
     return NONE if math.isnan(x) else number(x, digits).replace("0.", ".", 1) if abs(x) < 1 else number(x, digits)
+
+
+def few(n: int, what: str, was: str, were: str) -> str:
+    """A sentence for a note where shares rest on fewer than :data:`FEW`; empty where they do not."""
+    if not 0 < n < FEW:
+        return ""
+    return f" Only {counted(n, what)} {was if n == 1 else were}: shares differ by {share(1 / n)} with a single {what}."
 
 
 def number(x: float, digits: int) -> str:
