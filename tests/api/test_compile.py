@@ -70,7 +70,7 @@ def test_a_flow_is_a_name_a_file_a_class_or_an_object(tmp_path: Path) -> None:
         ({"to": "ptx"}, "error[VX7001]: to: is 'ptx'"),
         ({"variants": True}, "error[VX7001]: variants: is True"),
         ({"db": False, "shape": "batch=1"}, "error[VX7001]: shape: chooses among tuning results"),
-        ({"db": "none.db"}, "error[VX8001]: 'none.db' is not a tuning database: it does not exist"),
+        ({"db": "none.db"}, "error[VX7002]: 'none.db' does not exist"),
         ({"flow": object()}, "error[VX1019]: object does not derive from vortex.vFlow"),
         ({"flow": "quset"}, "error[VX1018]: no flow named 'quset', did you mean 'quest'?"),
     ],

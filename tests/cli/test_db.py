@@ -78,6 +78,7 @@ def test_ls_best_show(vortex: Vortex, db: Path) -> None:
         (["pull", "bad.jsonl#sha256=00"], "VX8005", "not a SHA-256"),
         (["pull", f"bad.jsonl#sha256={'0' * 64}"], "VX8004", "was required"),
         (["pull", "nothing://x/y"], "VX8005", "nothing://x/y"),
+        (["ls", "--db", "gone.db"], "VX7002", "'gone.db' does not exist"),
         (["ls", "--db", "bad.jsonl"], "VX8001", "not a tuning database"),
         (["explain", "quest", "--shape", "batch=8"], "VX8007", "it lacks 'kv_heads', 'tokens', 'kept'"),
         (["explain", "quest", "--shape", "batch=0,kv_heads=1,tokens=1,kept=1"], "VX8007", "batch is 0"),

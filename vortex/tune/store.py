@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from vortex.errors import CANNOT_WRITE, NOT_DATABASE, READ_ONLY_DATABASE, VortexError
+from vortex.errors import CANNOT_WRITE, NO_SUCH_FILE, NOT_DATABASE, READ_ONLY_DATABASE, VortexError
 from vortex.kinds.buckets import Bucket
 from vortex.tune.parse import BadRecordError, parse_line
 from vortex.tune.record import Record
@@ -55,16 +55,17 @@ class Store:
         """Open ``path``, made when it is not there and ``write``.
 
         Raises:
-            VortexError: VX8001 when it is something else or damaged, or not there to be read, VX7004 when the disk
-                refuses.
+            VortexError: VX8001 when it is something else or damaged, VX7002 when it is not there to be read, VX7004
+                when the disk refuses.
         """
         self.path = Path(path)
         self.read_only = "" if write else "it was opened to be read"
         if write:
             self.read_only = _why_read_only(self.path)
         if self.read_only and not self.path.exists():
-            why = self.read_only if write else "it does not exist"
-            raise NOT_DATABASE.at(path=path, why=why)
+            if not write:
+                raise NO_SUCH_FILE.at(path=path, why="does not exist")
+            raise NOT_DATABASE.at(path=path, why=self.read_only)
         try:
             if not self.read_only:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
