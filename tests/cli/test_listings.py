@@ -194,3 +194,9 @@ def test_json_has_null_for_what_it_cannot_say(capsys: pytest.CaptureFixture[str]
         "rows": [[1.5, None]],
         "path": "a",
     }
+
+
+def test_the_error_of_a_missing_near_is_explained_by_its_code(vortex: Vortex) -> None:
+    """docs/flows.md sends whoever mixes S and S1 there."""
+    out = vortex("errors", "VX1005").out
+    assert "a shortlist: [S] and [S1<=64]" in out and "x[near]" in out

@@ -11,7 +11,11 @@ _EACH: Mapping[str, Mapping[str, str]] = {
     "VX1002": {"what": "score > 0"},
     "VX1003": {"what": "float()"},
     "VX1004": {"name": "add_"},
-    "VX1005": {"op": "matmul", "why": "f32[4, 128] and f32[S, 64] do not fit", "expected": "[m, k] and [k, n]"},
+    "VX1005": {
+        "op": "torch.Tensor.add",
+        "why": "all candidates meet the pages of a shortlist: [S] and [S1<=64]",
+        "expected": "x[near] is what x, over all candidates S, holds at the pages of a shortlist, S1",
+    },
     "VX1006": {"call": "vortex.topk", "got": "f32[S, 4]"},
     "VX1007": {"name": "lo"},
     "VX1008": {"name": "lo"},

@@ -194,7 +194,9 @@ def emit(op: type[Op], *operands: vTensor | tuple[vTensor, ...], **attrs: Any) -
     except VortexError as e:
         why = str(e.fields["why"])
         if why.startswith(TWO_AXES):
-            raise refuse(why, "x[near] is what a tensor over all candidates, x, holds at those pages") from None
+            raise refuse(
+                why, "x[near] is what x, over all candidates S, holds at the pages of a shortlist, S1"
+            ) from None
         if why.startswith(PAGES_AND_BLOCKS):
             works = "a score of pages makes a shortlist; what is computed at cache.f[near] is of blocks where f is"
             raise refuse(why, works) from None
