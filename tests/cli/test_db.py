@@ -17,6 +17,7 @@ from tests.cli.conftest import Vortex
 from tests.tune.records import record
 from vortex.cli.db import VERBS
 from vortex.kinds.buckets import bucket_of
+from vortex.tune import layers
 from vortex.tune.exchange import read_lines, write_lines
 from vortex.tune.record import merge
 from vortex.tune.store import Store
@@ -53,6 +54,27 @@ def test_ls_best_show(vortex: Vortex, db: Path) -> None:
     assert "crash" in vortex("db", "ls").out
 
 
+def test_best_has_ones_own_together_and_says_what_is_passed_over(
+    vortex: Vortex, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shipped records of kinds that come before and after the user's."""
+    project = db.parent / ".vortex"
+    project.mkdir()
+    others = [record({"threads": 64}, 5.0, kind=k, template=f"cuda.{k}@1", ir="vx1:01") for k in ("append", "select")]
+    (project / "all.jsonl").write_bytes(write_lines(others))
+    quick = record({"warps": 16}, 1.0, spread=1.3)
+    with Store(db) as store:
+        store.put([quick])
+    monkeypatch.setattr(layers, "project_files", lambda: [project / "all.jsonl"])
+    found = vortex("db", "best", "--json")
+    assert [r["layer"] for r in json.loads(found.out)] == ["user"] * 3 + ["project"] * 2
+    assert json.loads(found.out)[1]["config"] == {"warps": 8}, "the steady one"
+    assert f"{quick.id[:12]} was faster" in found.err and "1.00 us" in found.err and "1.1 times" in found.err
+    only = json.loads(vortex("db", "best", "--layer", "project", "--json").out)
+    assert [r["kind"] for r in only] == ["append", "select"]
+    assert len(json.loads(vortex("db", "ls", "--layer", "user", "--json").out)) == 8
+
+
 @pytest.mark.parametrize(
     ("args", "code", "why"),
     [
@@ -79,6 +101,7 @@ def test_ls_best_show(vortex: Vortex, db: Path) -> None:
         (["pull", f"bad.jsonl#sha256={'0' * 64}"], "VX8004", "was required"),
         (["pull", "nothing://x/y"], "VX8005", "nothing://x/y"),
         (["ls", "--db", "gone.db"], "VX7002", "'gone.db' does not exist"),
+        (["best", "--layer", "mine"], "VX7001", "--layer"),
         (["ls", "--db", "bad.jsonl"], "VX8001", "not a tuning database"),
         (["explain", "quest", "--shape", "batch=8"], "VX8007", "it lacks 'kv_heads', 'tokens', 'kept'"),
         (["explain", "quest", "--shape", "batch=0,kv_heads=1,tokens=1,kept=1"], "VX8007", "batch is 0"),

@@ -2,6 +2,7 @@
 
 examples:
   vortex db ls select --target sm_90
+  vortex db best --layer user
   vortex db merge results.jsonl
   vortex db explain quest --target sm_90 --shape batch=8,kv_heads=8,tokens=32768,kept=30
   vortex db export --target sm_90 -o h200.jsonl
@@ -14,6 +15,7 @@ import argparse
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from vortex.tune.record import Record
     from vortex.tune.store import Store
 
+LAYERS = ("user", "project", "shipped")
+"""Those of :class:`vortex.tune.layers.Layers`, in the order in which they are asked and shown."""
 ID = 12
 """Digits of an id that tables show."""
 SHOWN = {"id": lambda x: x[:ID], "ir": lambda x: x[:ID], "us": lambda x: f"{x:.2f}"}
@@ -95,15 +99,20 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _best(args: argparse.Namespace) -> int:
+    from vortex.tune.record import NOISY
+
     first: dict[tuple[object, ...], tuple[str, Record]] = {}
     counts: dict[tuple[object, ...], int] = {}
+    fastest: dict[tuple[object, ...], Record] = {}
     for layer, r in _wanted(args):
         if r.us is None:
             continue
         at = (r.lookup, r.key.bucket)
         counts[at] = counts.get(at, 0) + 1
+        fastest[at] = min(fastest.get(at, r), r, key=_us)
         if at not in first or (r.noisy, r.us) < (first[at][1].noisy, first[at][1].us):
             first[at] = layer, r
+    every = sorted(first.items(), key=lambda x: (LAYERS.index(x[1][0]), x[1][1].key.kind, x[1][1].lookup, x[0][1]))
     rows = [
         {
             "kind": r.key.kind,
@@ -116,12 +125,22 @@ def _best(args: argparse.Namespace) -> int:
             "id": r.id,
             "layer": layer,
         }
-        for at, (layer, r) in sorted(first.items(), key=lambda x: (x[1][1].key.kind, x[1][1].lookup, x[0][1]))
+        for at, (layer, r) in every
     ]
     listing(rows, args.json, shown=SHOWN)
+    for at, (_, r) in every:
+        if _us(other := fastest[at]) < _us(r):
+            say(
+                f"{other.id[:ID]} was faster than {r.id[:ID]}, {other.us:.2f} us, and is passed over as unsteady: its "
+                f"90th percentile is more than {NOISY} times its median"
+            )
     if not rows:
         say("no usable records")
     return OK
+
+
+def _us(r: Record) -> float:
+    return inf if r.us is None else r.us
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -293,7 +312,7 @@ def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str
         raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest(kind, KINDS))
     arch = machine_key(parse_targets(args.target, say)[0]).arch if args.target else None
     if layers:
-        yield from _layers(args).records(kind, arch)
+        yield from (x for x in _layers(args).records(kind, arch) if args.layer in (None, x[0]))
         return
     from vortex.tune.store import Store
 
@@ -326,18 +345,19 @@ def _option(*names: str, **about: Any) -> Declare:
 
 KIND = _option("kind", metavar="KIND", nargs="?", help="only records of this kernel kind")
 TARGET = _option("--target", metavar="NAME", help="only records of this target")
+LAYER = _option("--layer", metavar="NAME", choices=LAYERS, help=f"only records of this layer: {', '.join(LAYERS)}")
 JSON = _option("--json", action="store_true", help="print JSON")
 FILES = _option("files", metavar="FILE", nargs="+", type=Path, help="JSON Lines, as 'vortex db export' writes them")
 SKIP_BAD = _option("--skip-bad", action="store_true", help="leave out lines that are not records")
 
 VERBS = {
-    "ls": Verb(_ls, "list what there is, one line a record", (KIND, TARGET, JSON)),
+    "ls": Verb(_ls, "list what there is, one line a record", (KIND, TARGET, LAYER, JSON)),
     "show": Verb(
         _show,
         "print one record, whole, as JSON",
         (_option("id", metavar="ID", help="the id, or its first digits, as 'vortex db ls' shows it"),),
     ),
-    "best": Verb(_best, "list the fastest configuration of each kernel and bucket", (KIND, TARGET, JSON)),
+    "best": Verb(_best, "list the fastest configuration of each kernel and bucket", (KIND, TARGET, LAYER, JSON)),
     "explain": Verb(
         _explain,
         "show what a compilation would find, and why a miss is a miss",

@@ -105,7 +105,7 @@ class Session:
     def _measure(self, kind: str, flow: str, shape: Shape, todo: list[int]) -> None:
         """One task, begun anew without the candidate that a worker died of."""
         began, total, first = time.time(), len(todo), self.bundle.candidates[todo[0]]
-        best: tuple[float, int] | None = None
+        best: tuple[bool, float, int] | None = None
         while todo:
             worker = self._worker or self._start()
             deadline = self._began + self.seconds
@@ -134,16 +134,20 @@ class Session:
                     todo = [x for x in todo if x != i]
                 elif what == "times":
                     todo = [x for x in todo if x != i]
-                    us = self._keep_times(i, shape, data)
-                    best = min(best, (us, i)) if best else (us, i)
+                    sample = self._keep_times(i, shape, data)
+                    if sample.us is not None:  # as 'vortex db best' and a compilation choose
+                        made = sample.noisy, sample.us[1], i
+                        best = min(best, made) if best else made
                 elif what == "end":
                     todo = []
                     break
         took = time.time() - began
         if best is not None:
-            config = " ".join(f"{k}={v}" for k, v in self.bundle.candidates[best[1]].config.items())
+            noisy, us, i = best
+            config = " ".join(f"{k}={v}" for k, v in self.bundle.candidates[i].config.items())
+            unsteady = ", unsteady" if noisy else ""
             self.told(
-                f"{kind} of {flow} at {shape}: {total} candidates, best {best[0]:.2f} us ({config}), {took:.0f} s"
+                f"{kind} of {flow} at {shape}: {total} candidates, best {us:.2f} us{unsteady} ({config}), {took:.0f} s"
             )
 
     def _build_failures(self) -> None:
@@ -157,14 +161,15 @@ class Session:
         self.told(f"{status}: {self.bundle.candidates[i].kind} {dict(self.bundle.candidates[i].config)}: {why[:160]}")
         self._put(self._record(i, shape, self._policy, Sample(status, by=self._by)))
 
-    def _keep_times(self, i: int, shape: Shape, data: Mapping[str, tuple[float, float, float, int]]) -> float:
+    def _keep_times(self, i: int, shape: Shape, data: Mapping[str, tuple[float, float, float, int]]) -> Sample:
+        """Keep what was measured; the sample that choices are made by."""
+        made = {}
         for l2, (p10, p50, p90, n) in data.items():
             us = round(p10, 3), round(p50, 3), round(p90, 3)
-            if not us[0] > 0:
-                continue
-            sample = Sample("ok", True, us, n, self._by)
-            self._put(self._record(i, shape, Measure(self._policy.mode, l2), sample))
-        return float(data[self._policy.l2][1])
+            made[l2] = Sample("ok", True, us, n, self._by)
+            if us[0] > 0:
+                self._put(self._record(i, shape, Measure(self._policy.mode, l2), made[l2]))
+        return made[self._policy.l2]
 
     def _put(self, record: Record) -> None:
         self.counts[record.samples[0].status] = self.counts.get(record.samples[0].status, 0) + 1
