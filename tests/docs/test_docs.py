@@ -55,6 +55,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "sglang.md"], ids=lambda p: p.name)
+def test_vortex_is_installed_from_a_checkout(page: Path) -> None:
+    """On an index another project may have the name; a server of SGLang gets a wheel."""
+    assert not re.findall(r"pip install [^\n`#]*\bvortex\b[^\n`#]*", page.read_text())
+
+
 def test_every_command_is_documented() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
     assert [name for name in COMMANDS if f"vortex {name}" not in text] == []
