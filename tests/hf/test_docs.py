@@ -26,3 +26,4 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "vortex: flow mass, Budget(pages=16" in said
     assert "2 layers through the flow, 0 dense" in said
     assert "1 prompts or chunks read densely, 63 decode steps" in said
+    assert float(re.findall(r"read ([\d.]+)% of their pages", said)[0]) < 50, "the flow decides"
