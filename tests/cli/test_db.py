@@ -139,11 +139,11 @@ def test_export_import_merge(vortex: Vortex, db: Path) -> None:
     assert vortex("db", "merge", "all.jsonl", "more.jsonl", "-o", "union.jsonl").code == 0
     assert read_lines(Path("union.jsonl").read_bytes()).records == merge(RECORDS, [other])
     found = vortex("db", "import", "more.jsonl", "all.jsonl")
-    assert "1 records, 1 new" in found.err and "7 records, 0 new" in found.err
+    assert "1 record, 1 new" in found.err and "7 records, 0 new" in found.err
     with Store(db) as store:
         assert list(store.records()) == merge(RECORDS, [other])
     Path("bad.jsonl").write_bytes(b"{}\n" + write_lines([record({"warps": 9})]))
-    assert "1 records, 1 new" in vortex("db", "merge", "bad.jsonl", "--skip-bad").err
+    assert "1 record, 1 new" in vortex("db", "merge", "bad.jsonl", "--skip-bad").err
 
 
 def test_prune_keeps_failures(vortex: Vortex, db: Path) -> None:

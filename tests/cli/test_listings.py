@@ -15,7 +15,7 @@ from vortex.cli.error_examples import example
 from vortex.cli.exit_codes import EXIT_CODES
 from vortex.cli.main import USER_ERROR
 from vortex.cli.show import emit_json, plain
-from vortex.errors import CATALOGUE
+from vortex.errors import CATALOGUE, counted
 from vortex.tune.store import Store
 
 
@@ -200,3 +200,7 @@ def test_the_error_of_a_missing_near_is_explained_by_its_code(vortex: Vortex) ->
     """docs/flows.md sends whoever mixes S and S1 there."""
     out = vortex("errors", "VX1005").out
     assert "a shortlist: [S] and [S1<=64]" in out and "x[near]" in out
+
+
+def test_one_is_not_said_as_several() -> None:
+    assert [counted(n, "remark") for n in (0, 1, 2)] == ["0 remarks", "1 remark", "2 remarks"]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from vortex.cli.exit_codes import CHECK_FAILED
 from vortex.cli.flow_options import SPEC, add_spec, spec_of
 from vortex.cli.show import emit_json, progress, table
-from vortex.errors import BAD_OPTION
+from vortex.errors import BAD_OPTION, counted
 
 if TYPE_CHECKING:
     from vortex.check.flow_check import Report
@@ -112,7 +112,8 @@ def _print(report: Report) -> None:
         verdict = "agrees with" if c.ok else "DIFFERS from"
         print(f"{'compiled':<13} {verdict} the eager flow at {c.shape}: error {c.error:.1e}, {c.differing} other pages")
     wrong = sum(f.severity == "error" for f in report.findings)
-    told = f"{len(report.shapes)} shapes to page IR, {wrong} errors, {len(report.findings) - wrong} remarks on speed"
+    slow = f"{counted(len(report.findings) - wrong, 'remark')} on speed"
+    told = f"{counted(len(report.shapes), 'shape')} to page IR, {counted(wrong, 'error')}, {slow}"
     print(f"{'verdict':<13} {report.flow} is {'right' if report.ok else 'wrong'}: {told}")
 
 
@@ -120,7 +121,7 @@ def _registers(report: Report) -> str:
     if not report.resources:
         return f"not looked at: {report.no_resources}"
     kernels = [
-        f"{name} {r['registers']} a lane, {r['spills']} bytes spilled, {r['ctas']} CTAs an SM"
+        f"{name} {r['registers']} a lane, {r['spills']} bytes spilled, {counted(r['ctas'], 'CTA')} an SM"
         for name, r in report.resources.items()
     ]
     return "; ".join(kernels)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from vortex.cli.exit_codes import CHECK_FAILED, OK
 from vortex.cli.flow_options import add_spec, flow_program
 from vortex.cli.show import emit_json, listing, say
-from vortex.errors import BAD_OPTION, NOT_DATABASE, UNKNOWN_NAME, UNKNOWN_RECORD, nearest
+from vortex.errors import BAD_OPTION, NOT_DATABASE, UNKNOWN_NAME, UNKNOWN_RECORD, counted, nearest
 from vortex.targets.target import parse_targets
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _export(args: argparse.Namespace) -> int:
         print(data.decode(), end="")
         return OK
     write_file(args.out, data)
-    say(f"wrote {args.out}: {data.count(10)} records, sha256 {sha256(data)}")
+    say(f"wrote {args.out}: {counted(data.count(10), 'record')}, sha256 {sha256(data)}")
     return OK
 
 
@@ -203,7 +203,7 @@ def _import(args: argparse.Namespace) -> int:
     groups = {file: read_file(file, skip_bad=args.skip_bad) for file in args.files}
     with _store(args) as store:
         for file, group in groups.items():
-            say(f"{file}: {len(group)} records, {store.put(group)} new or with new samples")
+            say(f"{file}: {counted(len(group), 'record')}, {store.put(group)} new or with new samples")
     return OK
 
 
@@ -217,7 +217,7 @@ def _merge(args: argparse.Namespace) -> int:
         raise BAD_OPTION.at(option="--db", why="contradicts -o, which writes a file", hint="give one of them")
     merged = merge(*(read_file(file, skip_bad=args.skip_bad) for file in args.files))
     write_file(args.out, write_lines(merged))
-    say(f"wrote {args.out}: {len(merged)} records")
+    say(f"wrote {args.out}: {counted(len(merged), 'record')}")
     return OK
 
 
@@ -228,7 +228,7 @@ def _prune(args: argparse.Namespace) -> int:
         raise BAD_OPTION.at(option="--keep", why=f"is {args.keep}", hint="at least 1")
     with _store(args) as store:
         gone = store.remove(prunable(store.records(), args.keep))
-        say(f"{gone} records removed, {len(store)} left")
+        say(f"{counted(gone, 'record')} removed, {len(store)} left")
     return OK
 
 
@@ -253,7 +253,7 @@ def _check(args: argparse.Namespace) -> int:
         emit_json({"records": records, "problems": problems})
     else:
         print("".join(f"{p}\n" for p in problems), end="")
-    say(f"{records} records, {len(problems)} problems")
+    say(f"{counted(records, 'record')}, {counted(len(problems), 'problem')}")
     return CHECK_FAILED if problems else OK
 
 
@@ -267,7 +267,7 @@ def _pull(args: argparse.Namespace) -> int:
     data = fetch(url, pin or args.sha256.lower())
     records = parsed(data, url, skip_bad=args.skip_bad)
     with _store(args) as store:
-        say(f"{len(records)} records, {store.put(records)} new or with new samples; sha256 {sha256(data)}")
+        say(f"{counted(len(records), 'record')}, {store.put(records)} new or with new samples; sha256 {sha256(data)}")
     return OK
 
 

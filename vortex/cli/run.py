@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from vortex.cli.exit_codes import CHECK_FAILED
 from vortex.cli.numbers import integers
 from vortex.cli.show import emit_json, lines, say, table
-from vortex.errors import BAD_OPTION, NOT_ARTIFACT
+from vortex.errors import BAD_OPTION, NOT_ARTIFACT, counted
 
 if TYPE_CHECKING:
     from vortex.ir.core import Module
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         print(lines("mass kept: of dense attention, on made-up numbers; it says nothing of a flow on a model's"))
         for name in (name for name, ok in good.items() if not ok):
             say(f"{name} differs from its reference: {found[name].why()}")
-    batch = f"{len(lengths)} requests, {decoder.kv_heads} KV heads, {LAYERS} layers"
+    batch = f"{counted(len(lengths), 'request')}, {counted(decoder.kv_heads, 'KV head')}, {LAYERS} layers"
     say(f"select + attend on {decoder.library.name}: {1e3 * best:.3f} ms for {batch}")
     return 0 if all(good.values()) else CHECK_FAILED
 
