@@ -7,6 +7,7 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,14 @@ from vortex.artifact.folder import read_manifest, write_artifact
 from vortex.cli.main import main
 from vortex.codegen.build.link import find_c_compiler
 from vortex.runtime.library import open_library
+from vortex.tune import measure
 from vortex.tune.bench_setup import Stage
 from vortex.tune.bundle import Bundle, Candidate, read_bundle
 from vortex.tune.exchange import read_file
-from vortex.tune.measure import command
+from vortex.tune.measure import Session, command
+from vortex.tune.record import Record
 from vortex.tune.shapes import Shape
+from vortex.tune.worker import Task
 
 pytest.importorskip("tvm")
 
@@ -154,3 +158,32 @@ def test_what_is_no_bundle(tmp_path: Path, text: str | None, capsys: pytest.Capt
         (tmp_path / "bundle.json").write_text(text)
     assert command([str(tmp_path), "-o", str(tmp_path / "r.jsonl")]) == 2
     assert "VX8008" in capsys.readouterr().err
+
+
+def test_the_best_that_is_told_is_the_one_that_is_chosen(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A faster candidate whose times scatter is passed over, here and by the database."""
+    machine = {"machine": {"arch": "x86", "sms": 2, "smem": 0}, "by": {}}
+    times = {0: (8.0, 9.0, 12.0, 5), 1: (9.9, 10.0, 10.1, 5)}
+
+    class Worker:
+        """Measures as it is told."""
+
+        def __init__(self, path: Path) -> None:
+            self.said: list[tuple[str, int, Any]] = [("ready", -1, machine)]
+
+        def send(self, task: Task) -> None:
+            self.said = [("times", i, {"none": times[n]}) for n, i in enumerate(task.candidates)] + [("end", -1, None)]
+
+        def listen(self, seconds: float) -> tuple[str, int, Any]:
+            return self.said.pop(0)
+
+        def stop(self) -> None:
+            """Nothing runs."""
+
+    monkeypatch.setattr(measure, "_Process", Worker)
+    told, kept = list[str](), list[Record]()
+    whole = read_bundle(bundle)
+    two = [c for c in whole.candidates if c.kind == "attend"][:2]
+    Session(replace(whole, candidates=(*two,)), kept.append, told.append).run()
+    assert [r.noisy for r in kept] == [True, False]
+    assert any("best 10.00 us (" in line for line in told), told

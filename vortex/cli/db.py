@@ -26,6 +26,7 @@ from vortex.errors import BAD_OPTION, NOT_DATABASE, UNKNOWN_NAME, UNKNOWN_RECORD
 from vortex.targets.target import parse_targets
 
 if TYPE_CHECKING:
+    from vortex.kinds.buckets import Bucket
     from vortex.tune.explain import Explanation
     from vortex.tune.layers import Layers
     from vortex.tune.record import Record
@@ -101,9 +102,9 @@ def _show(args: argparse.Namespace) -> int:
 def _best(args: argparse.Namespace) -> int:
     from vortex.tune.record import NOISY
 
-    first: dict[tuple[object, ...], tuple[str, Record]] = {}
-    counts: dict[tuple[object, ...], int] = {}
-    fastest: dict[tuple[object, ...], Record] = {}
+    first: dict[tuple[str, Bucket], tuple[str, Record]] = {}
+    counts: dict[tuple[str, Bucket], int] = {}
+    fastest: dict[tuple[str, Bucket], Record] = {}
     for layer, r in _wanted(args):
         if r.us is None:
             continue
