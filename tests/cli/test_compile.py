@@ -33,6 +33,16 @@ def test_to_flow_prints_what_the_flow_passes_left(vortex: Vortex) -> None:
     assert entries() == set()
 
 
+def test_what_a_flow_prints_goes_to_stderr(vortex: Vortex, flow_file: Path) -> None:
+    text = flow_file.read_text().replace('return {"mean": page', "print('in cache', page.k); return {'mean': page")
+    text = text.replace("return vortex.topk", "print('in index', q); return vortex.topk")
+    flow_file.write_text(text + "\nprint('loaded')\n")
+    found = vortex("compile", str(flow_file), "--to", "flow", "--no-dump")
+    assert found.code == 0 and found.out.startswith("// vortex-ir 1 | stage flow")
+    assert "loaded" in found.err and "in cache vTensor(" in found.err and "in index vTensor(" in found.err
+    assert "loaded" not in found.out and "vTensor" not in found.out
+
+
 def test_a_folder_named_like_a_shipped_flow_is_no_dump(vortex: Vortex) -> None:
     """An engine compiles where it was started, whatever lies there."""
     Path("quest").mkdir()
