@@ -385,6 +385,14 @@ SMALL_SHORTLIST = kind(
     "warning",
 )
 
+OTHER_PAGES = kind(
+    "VX1097",
+    "score of more or fewer pages",
+    "{call} needs a score for each of the S pages, and this one has {size}, cut or padded",
+    "a mask leaves pages out: torch.where(vortex.page_index() < 1, -torch.inf, score) chooses the first one last; "
+    "F.pad(x, (0, 1))[1:] is of S pages, and has page s + 1 at s",
+)
+
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
 IR_SYNTAX = kind("VX2001", "IR text does not parse", "expected {expected}, found {found}")
 IR_UNKNOWN_OP = kind("VX2002", "unknown operation", "no operation '{name}'{nearest}", "'vortex ops --ir' lists them")

@@ -202,6 +202,8 @@ IN_INDEX = [
         "return vortex.topk(score), vortex.topk(score)",
         "union",
     ),
+    ("VX1097", "return vortex.topk(score[1:])", "vortex.topk(score[1:])", "topk needs", "S - 1 pages", "page_index()"),
+    ("VX1097", "s = F.pad(score, (1, 0))\nreturn vortex.topp(s, 0.9)", "vortex.topp(s, 0.9)", "topp", "S + 1 pages"),
     ("VX1009", "x = cache.aa", "cache.aa", "did you mean 'a'?"),
     ("VX1009", "x = cache['b']", "cache['b']", "'b' is not declared"),
     ("VX1022", "x = cache.latent", "cache.latent", "cache.latent is read", "use cache.k and cache.v, [S, 16, 8]"),

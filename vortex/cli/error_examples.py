@@ -51,6 +51,7 @@ _EACH: Mapping[str, Mapping[str, str]] = {
     "VX1094": {"call": "vortex.topk", "got": "[S/4]"},
     "VX1095": {"what": "a softmax"},
     "VX1096": {"pages": "61", "listed": "32"},
+    "VX1097": {"call": "topk", "size": "S - 1 pages"},
     "VX2001": {"expected": "an attribute", "found": "'}'"},
     "VX2002": {"name": "flow.maxmum", "nearest": ", did you mean 'flow.maximum'?"},
     "VX2003": {"name": "scor", "nearest": ", did you mean 'score'?"},
