@@ -56,6 +56,19 @@ class Sizes(Narrow):
         return vortex.topk((cache.keys.abs() @ q.T).amax((1, 2)))
 
 
+class Squares(Narrow):
+    """Squares what is stored in fp8, for a product with the sum of q's squares."""
+
+    def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
+        return {"sd": vortex.Field(spec.head_dim, dtype="fp8_e4m3")}
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        return {"sd": page.k.std(0)}
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        return vortex.topk((cache.sd.square() @ q.square().T).sum(-1))
+
+
 class Wide(Narrow):
     """Keys in fp32, which tensor cores do not take."""
 
@@ -153,6 +166,7 @@ def test_append_that_has_launches_of_its_own_is_not_taken_in() -> None:
 
 def test_contractions_that_tensor_cores_do_not_take() -> None:
     assert "something is computed with it first" in said(Sizes)["tensor-cores"]
+    assert "sd is not multiplied as it is stored: something is computed" in said(Squares)["tensor-cores"]
     assert "field keys is stored as f32, and bf16, f16, fp8_e4m3, int8 or int4 is needed" in said(Wide)["tensor-cores"]
     assert "tensor-cores" not in said(Rows)
     (scaled,) = contractions(program(Rows, Spec(kv_dtype="fp8_e4m3")))
