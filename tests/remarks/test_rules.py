@@ -14,7 +14,7 @@ from vortex.driver import compile_flow
 from vortex.flow.trace import trace
 from vortex.ir.core import Module
 from vortex.remarks.contractions import contractions
-from vortex.remarks.decisions import fusion_of_flow, of_knobs
+from vortex.remarks.decisions import NotTaken, fusion_of_flow, of_knobs
 from vortex.remarks.kernels import of_kernel, warnings
 from vortex.remarks.program import near_dense, of_program
 from vortex.remarks.remark import RULES, Remark
@@ -312,9 +312,16 @@ def test_predictions_that_are_not_to_be_relied_on(
     ],
 )
 def test_where_knobs_came_from(schedule: dict[str, object], why: str, words: str) -> None:
-    (one,) = of_knobs("select", schedule, why)
+    (one,) = of_knobs("select", schedule, NotTaken(why))
     assert words in one.message and (not why or why in one.message)
-    assert of_knobs("select", {}, "") == []
+    assert one.help == ("measure it: vortex tune" if why else "")
+    assert of_knobs("select", {}, NotTaken()) == []
+
+
+def test_what_is_measured_already_is_not_to_be_tuned() -> None:
+    (one,) = of_knobs("plan", {"from": "heuristic"}, NotTaken("'vortex compile' takes it", measured=True))
+    assert one.message.endswith("not from a tuning database: 'vortex compile' takes it")
+    assert one.help == ""
 
 
 def test_a_cpu_is_told_of_nothing_that_gpus_have() -> None:

@@ -18,7 +18,7 @@ _EACH: Mapping[str, Mapping[str, str]] = {
     "VX1009": {"name": "lows", "nearest": ", did you mean 'lo'?"},
     "VX1011": {"got": "a tensor"},
     "VX1012": {"name": "lo", "declared": "[128]", "method": "forward_cache", "got": "[16, 128]"},
-    "VX1013": {"type": "KeyError", "text": "'lo'", "hint": "Python raises this at the line above: correct the flow there"},
+    "VX1013": {"type": "KeyError", "text": "'lo'", "hint": "Python raises this at the line above: correct it"},
     "VX1014": {"what": "len()"},
     "VX1015": {"size": "4194304", "limit": "1048576"},
     "VX1016": {"why": "vortex.Field has a size of 0", "hint": "sizes are at least 1"},
