@@ -580,7 +580,7 @@ BAD_SHAPES = kind(
     "VX8007",
     "shapes to tune for",
     "{where}: {why}",
-    'a preset ({presets}) or a file of JSON lines such as {{"batch": 8, "kv_heads": 8, "tokens": 32768, "kept": 30}}',
+    "{hint}",
 )
 BAD_BUNDLE = kind(
     "VX8008", "not a bundle", "'{path}': {why}", "make one: vortex tune FLOW --target sm_90 --bundle {path}"

@@ -105,7 +105,7 @@ _EACH: Mapping[str, Mapping[str, str]] = {
     "VX8004": {"url": "https://example.org/h200.jsonl", "got": "9f2c..", "want": "1b0b.."},
     "VX8005": {"url": "https://example.org/h200.jsonl", "why": "404 Not Found", "hint": "look at the address"},
     "VX8006": {"id": "79c2", "path": "tune.db"},
-    "VX8007": {"where": "huge", "why": "is not a preset and no file", "presets": "tiny, bench"},
+    "VX8007": {"where": "huge", "why": "is not a preset and no file", "hint": "a preset: tiny, bench"},
     "VX8008": {"path": "out.vxb", "why": "bundle.json cannot be read: No such file or directory"},
     "VX8009": {"why": "no worker for sm_90a starts: no CUDA device", "hint": "a machine with the GPU"},
     "VX8010": {"path": "out.vxb"},
