@@ -43,6 +43,16 @@ def test_a_bundle_is_measured_on_its_own_machine_alone(
     assert what == "refused" and where in why and "sm_100a" in why
 
 
+def test_a_missing_gpu_is_said_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vortex.runtime.device.architectures_here", lambda: ("sm_100",))
+    monkeypatch.delattr("vortex.tune.tuner.Tuner.bundle")
+    assert main(["tune", "quest", "--target", "sm_90"]) == 2
+    said = capsys.readouterr().err
+    assert "VX8009" in said and "the CUDA device here is sm_100" in said and "--bundle" in said
+
+
 @pytest.mark.full
 def test_a_bundle_for_a_b200(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Tune, or build a bundle."""
     from vortex.install.databases import user_path
+    from vortex.tune.here import require_device
     from vortex.tune.layers import Layers
     from vortex.tune.shapes import read_shapes
     from vortex.tune.tuner import Tuner
@@ -86,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if len(targets) != 1:
         raise BAD_OPTION.at(option="--target", why="names several targets", hint="tune for one at a time")
     shapes = read_shapes(args.shapes)
+    if args.bundle is None:
+        require_device(targets[0])
     path = args.db or user_path()
     layers = Layers.default(path) if path.exists() else Layers.default()
     with scratch_folder("vortex-tune-") as scratch:
