@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +26,10 @@ class Shape:
     def columns(self, page_size: int) -> int:
         """Pages of a row."""
         return -(-self.tokens // page_size)
+
+    def within(self, page_size: int) -> Shape:
+        """The same with no more pages kept than a row has."""
+        return replace(self, kept=min(self.kept, self.columns(page_size)))
 
     def bucket(self, kind: str, page_size: int) -> Bucket:
         """The bucket of kernels of one kind."""
