@@ -283,6 +283,7 @@ def test_wrong_stage_file(vortex: Vortex, dump: Path) -> None:
         (("quest", "--latent", "512+64"), "error[VX1022]: page.k is read, but the model shape has MLA"),
         (("latent_topk",), "error[VX1022]: page.latent is read"),
         (("quest", "--target", "cpuu"), "error[VX4001]: no target 'cpuu', did you mean 'cpu'?"),
+        (("quest", "--target", "cuda"), "error[VX4001]: no target 'cuda'; there are cpu, sm_90a, sm_100a\n"),
         (("quest", "--target", ","), "error[VX7001]"),
         (("quest", "--passes", "cse,fuss"), "did you mean 'fuse'?"),
         (("quest", "--to", "the-end"), "error[VX7001]: --to: invalid choice: 'the-end'"),
