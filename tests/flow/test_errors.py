@@ -183,6 +183,7 @@ IN_INDEX = [
     ("VX1006", "return vortex.topk(REAL8)", "vortex.topk(REAL8)", "a constant"),
     ("VX1006", "return vortex.topk(3)", "vortex.topk(3)", "an int"),
     ("VX1013", "return vortex.topk(score, 8)", "vortex.topk(score, 8)", "it is vortex.topk(score, *, pages=None, "),
+    ("VX1013", "return vortex.topk(score, 8)", "vortex.topk(score, 8)", "given by name, such as pages=8"),
     ("VX1013", "return vortex.topp(score)", "vortex.topp(score)", "it is vortex.topp(mass, p, *, pages=None)"),
     ("VX1091", "n = vortex.shortlist(score, pages=3)\nreturn vortex.topk(n)", "vortex.topk(n)", "x[near]"),
     ("VX1006", "return vortex.topp(cache.a, 0.9)", "vortex.topp(cache.a, 0.9)", "topp needs one number per page"),

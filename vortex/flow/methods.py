@@ -396,7 +396,8 @@ def _way_to_call(text: str) -> str:
     if function is None or not call or not wrong.startswith(("takes ", "got ", "missing ")):
         return ""
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()]
-    return f"it is vortex.{name}{inspect.Signature(bare)}"
+    named = "; what follows the * is given by name, such as pages=8" if wrong.startswith("takes ") else ""
+    return f"it is vortex.{name}{inspect.Signature(bare)}{named}"
 
 
 def _in_script(e: BaseException) -> bool:
