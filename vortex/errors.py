@@ -226,8 +226,9 @@ SYMBOLIC_SIZE = kind(
     "VX1014",
     "page count used as a number",
     "{what} needs the number of pages, which is not known while tracing",
-    "pages are the axis S: broadcast over it, reduce it, or use vortex.page_index(); x.roll(n, dim) and "
-    "F.pad(x, (n, 0))[..., :-n] shift pages, F.conv1d, F.avg_pool1d and F.max_pool1d mix neighbours",
+    "pages are the axis S: write it for all pages at once, e.g. cache.mean @ q[0]; reduce the axis, or use "
+    "vortex.page_index(); x.roll(n, dim) and F.pad(x, (n, 0))[..., :-n] shift pages, F.conv1d, F.avg_pool1d and "
+    "F.max_pool1d mix neighbours",
 )
 CONSTANT_TOO_BIG = kind(
     "VX1015",
@@ -388,6 +389,14 @@ SMALL_SHORTLIST = kind(
     "up to {pages} pages are kept, and the shortlist has {listed}",
     "near = vortex.shortlist(score, pages=n) with an n of several times as many",
     "warning",
+)
+
+OTHER_PAGES = kind(
+    "VX1097",
+    "score of more or fewer pages",
+    "{call} needs a score for each of the S pages, and this one has {size}, cut or padded",
+    "a mask leaves pages out: torch.where(vortex.page_index() < 1, -torch.inf, score) chooses the first one last; "
+    "F.pad(x, (0, 1))[1:] is of S pages, and has page s + 1 at s",
 )
 
 # VX2xxx: IR text or IR structure -----------------------------------------------------------------
@@ -576,7 +585,7 @@ BAD_SHAPES = kind(
     "VX8007",
     "shapes to tune for",
     "{where}: {why}",
-    'a preset ({presets}) or a file of JSON lines such as {{"batch": 8, "kv_heads": 8, "tokens": 32768, "kept": 30}}',
+    "{hint}",
 )
 BAD_BUNDLE = kind(
     "VX8008", "not a bundle", "'{path}': {why}", "make one: vortex tune FLOW --target sm_90 --bundle {path}"

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from vortex.budget import integer
 from vortex.errors import BAD_SPEC
-from vortex.ir.types import dtype
 from vortex.untrusted_json import Range
 
 REQUIRED = ("page_size", "head_dim", "group", "dtype")
@@ -69,11 +68,9 @@ class Spec:
             )
         object.__setattr__(self, "kv_lora_rank", rank)
         if self.dtype not in ("bf16", "f16", "f32"):
-            dtype(self.dtype)
             raise BAD_SPEC.at(why=f"queries in {self.dtype} are not supported; use bf16, f16 or f32")
         if not self.kv_dtype:
             object.__setattr__(self, "kv_dtype", self.dtype)
-        dtype(self.kv_dtype)
         if self.kv_dtype not in (self.dtype, "fp8_e4m3") or (self.scaled and self.dtype == "f32"):
             may = "f32" if self.dtype == "f32" else f"{self.dtype} or fp8_e4m3"
             raise BAD_SPEC.at(why=f"K and V in {self.kv_dtype} under queries in {self.dtype}: {may} is supported")

@@ -141,7 +141,15 @@ def test_kernels_are_those_of_the_device(
     [
         ({"q": torch.zeros(4, 8, 64, device="meta")}, "q: is on meta, where tensors have no numbers"),
         ({"q": None}, "q: is NoneType; a torch tensor [B, Hq, D] is needed"),
-        ({"q": torch.zeros(4, 7, 64)}, "k: has 2 KV heads, into which the 7 query heads of q do not divide"),
+        (
+            {"q": torch.zeros(4, 7, 64)},
+            "k: has 2 KV heads, into which the 7 query heads of q do not divide; [B, T, Hkv, D] is needed",
+        ),
+        (
+            {"k": torch.zeros(4, 2, 300, 64), "v": torch.zeros(4, 2, 300, 64)},
+            "k: has 300 KV heads, into which the 8 query heads of q do not divide; [B, T, Hkv, D] is needed, and this "
+            "looks like [B, Hkv, T, D]: give k.transpose(1, 2) and v.transpose(1, 2)",
+        ),
         ({"q": torch.zeros(4, 8, 64).double()}, "q: is float64; bf16, f16, f32 can be decoded"),
         ({"k": torch.zeros(300, 2, 64)}, "k: has shape [300, 2, 64]; [B, T, Hkv, D] is needed, no size of which is 0"),
         ({"k": torch.zeros(4, 300, 2, 64).half()}, "k: is f16; f32 is needed"),

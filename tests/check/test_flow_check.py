@@ -59,6 +59,9 @@ def test_bytes_of_a_step() -> None:
     assert steps["append"].buffers["k"] == 256 + 16 * 256 / 16
     # four heads of queries in bf16 are read by select and attend
     assert steps["select"].buffers["q"] == 4 * 256
+    # equal ones by name, whatever order a set of names has in this process
+    for s in steps.values():
+        assert list(s.buffers) == sorted(s.buffers, key=lambda b: (-s.buffers[b], b))
 
 
 ODD_HEADS = """\

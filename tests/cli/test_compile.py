@@ -33,6 +33,16 @@ def test_to_flow_prints_what_the_flow_passes_left(vortex: Vortex) -> None:
     assert entries() == set()
 
 
+def test_what_a_flow_prints_goes_to_stderr(vortex: Vortex, flow_file: Path) -> None:
+    text = flow_file.read_text().replace('return {"mean": page', "print('in cache', page.k); return {'mean': page")
+    text = text.replace("return vortex.topk", "print('in index', q); return vortex.topk")
+    flow_file.write_text(text + "\nprint('loaded')\n")
+    found = vortex("compile", str(flow_file), "--to", "flow", "--no-dump")
+    assert found.code == 0 and found.out.startswith("// vortex-ir 1 | stage flow")
+    assert "loaded" in found.err and "in cache vTensor(" in found.err and "in index vTensor(" in found.err
+    assert "loaded" not in found.out and "vTensor" not in found.out
+
+
 def test_a_folder_named_like_a_shipped_flow_is_no_dump(vortex: Vortex) -> None:
     """An engine compiles where it was started, whatever lies there."""
     Path("quest").mkdir()
@@ -265,13 +275,15 @@ def test_wrong_stage_file(vortex: Vortex, dump: Path) -> None:
             ("quest", "--page-size", "64", "--block-size", "24"),
             "error[VX1021]: block_size is 24; a divisor of the page",
         ),
-        (("quest", "--dtype", "f64"), "error[VX1021]"),
+        (("quest", "--dtype", "fp32"), "error[VX1021]: queries in fp32 are not supported; use bf16, f16 or f32"),
+        (("quest", "--kv-dtype", "fp8"), "K and V in fp8 under queries in bf16: bf16 or fp8_e4m3 is supported"),
         (("latent_topk", "--latent", "576"), "error[VX1021]: latent '576' is not compressed KV + rotary key"),
         (("latent_topk", "--latent", "512+64", "--heads", "32/8"), "error[VX1021]"),
         (("latent_topk", "--latent", "512+64", "--head-dim", "128"), "error[VX7001]: --head-dim"),
         (("quest", "--latent", "512+64"), "error[VX1022]: page.k is read, but the model shape has MLA"),
         (("latent_topk",), "error[VX1022]: page.latent is read"),
         (("quest", "--target", "cpuu"), "error[VX4001]: no target 'cpuu', did you mean 'cpu'?"),
+        (("quest", "--target", "cuda"), "error[VX4001]: no target 'cuda'; there are cpu, sm_90a, sm_100a\n"),
         (("quest", "--target", ","), "error[VX7001]"),
         (("quest", "--passes", "cse,fuss"), "did you mean 'fuse'?"),
         (("quest", "--to", "the-end"), "error[VX7001]: --to: invalid choice: 'the-end'"),

@@ -105,7 +105,7 @@ def test_best_has_ones_own_together_and_says_what_is_passed_over(
         (["ls", "--db", "bad.jsonl"], "VX8001", "not a tuning database"),
         (["explain", "quest", "--shape", "batch=8"], "VX8007", "it lacks 'kv_heads', 'tokens', 'kept'"),
         (["explain", "quest", "--shape", "batch=0,kv_heads=1,tokens=1,kept=1"], "VX8007", "batch is 0"),
-        (["explain", "quest", "--shape", "bench"], "VX8007", "one is needed"),
+        (["explain", "quest", "--shape", "bench"], "VX8007", "help: one shape is needed, e.g. batch=8,kv_heads=8"),
         (["prune", "--keep", "0"], "VX7001", "at least 1"),
     ],
 )

@@ -309,7 +309,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str, str]] = {
     "budgets": ([], {"budgets": "many"}, "VX7001", "--budgets"),
     "tokens": (["--tokens", "0"], {}, "VX7001", "--tokens"),
     "a page": (["--page-size", "0"], {}, "VX7001", "--page-size"),
-    "agreement": (["--agreement", "95"], {}, "VX7001", "--agreement"),
+    "agreement": (["--agreement", "95"], {}, "VX7001", "--agreement: is 95.0; a share of tokens from 0 to 1"),
     "no number": (["--agreement", "nan"], {}, "VX7001", "--agreement"),
     "a flow": ([], {"flows": "quset"}, "VX1018", "quest"),
     "a file": ([], {"flows": "nonesuch.py"}, "VX7002", "nonesuch.py"),

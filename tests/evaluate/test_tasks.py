@@ -174,6 +174,8 @@ def test_names():
     with pytest.raises(VortexError, match="did you mean 'keyvalue'") as caught:
         find_task("keyvalu")
     assert caught.value.code == "VX7003"
+    with pytest.raises(VortexError, match="no task named 'foo'; there are niah_single, niah"):
+        find_task("foo")
 
 
 def test_package_of_ruler_is_missing(monkeypatch, tokenizer):

@@ -14,7 +14,7 @@ from vortex.driver import compile_flow
 from vortex.flow.trace import trace
 from vortex.ir.core import Module
 from vortex.remarks.contractions import contractions
-from vortex.remarks.decisions import fusion_of_flow, of_knobs
+from vortex.remarks.decisions import NotTaken, fusion_of_flow, of_knobs
 from vortex.remarks.kernels import of_kernel, warnings
 from vortex.remarks.program import near_dense, of_program
 from vortex.remarks.remark import RULES, Remark
@@ -54,6 +54,19 @@ class Sizes(Narrow):
 
     def forward_indexer(self, q: Any, cache: Any) -> Any:
         return vortex.topk((cache.keys.abs() @ q.T).amax((1, 2)))
+
+
+class Squares(Narrow):
+    """Squares what is stored in fp8, for a product with the sum of q's squares."""
+
+    def create_cache(self, spec: vortex.Spec) -> dict[str, vortex.Field]:
+        return {"sd": vortex.Field(spec.head_dim, dtype="fp8_e4m3")}
+
+    def forward_cache(self, page: Any) -> dict[str, Any]:
+        return {"sd": page.k.std(0)}
+
+    def forward_indexer(self, q: Any, cache: Any) -> Any:
+        return vortex.topk((cache.sd.square() @ q.square().T).sum(-1))
 
 
 class Wide(Narrow):
@@ -153,6 +166,7 @@ def test_append_that_has_launches_of_its_own_is_not_taken_in() -> None:
 
 def test_contractions_that_tensor_cores_do_not_take() -> None:
     assert "something is computed with it first" in said(Sizes)["tensor-cores"]
+    assert "sd is not multiplied as it is stored: something is computed" in said(Squares)["tensor-cores"]
     assert "field keys is stored as f32, and bf16, f16, fp8_e4m3, int8 or int4 is needed" in said(Wide)["tensor-cores"]
     assert "tensor-cores" not in said(Rows)
     (scaled,) = contractions(program(Rows, Spec(kv_dtype="fp8_e4m3")))
@@ -298,9 +312,16 @@ def test_predictions_that_are_not_to_be_relied_on(
     ],
 )
 def test_where_knobs_came_from(schedule: dict[str, object], why: str, words: str) -> None:
-    (one,) = of_knobs("select", schedule, why)
+    (one,) = of_knobs("select", schedule, NotTaken(why))
     assert words in one.message and (not why or why in one.message)
-    assert of_knobs("select", {}, "") == []
+    assert one.help == ("measure it: vortex tune" if why else "")
+    assert of_knobs("select", {}, NotTaken()) == []
+
+
+def test_what_is_measured_already_is_not_to_be_tuned() -> None:
+    (one,) = of_knobs("plan", {"from": "heuristic"}, NotTaken("'vortex compile' takes it", measured=True))
+    assert one.message.endswith("not from a tuning database: 'vortex compile' takes it")
+    assert one.help == ""
 
 
 def test_a_cpu_is_told_of_nothing_that_gpus_have() -> None:

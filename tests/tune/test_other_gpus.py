@@ -43,6 +43,26 @@ def test_a_bundle_is_measured_on_its_own_machine_alone(
     assert what == "refused" and where in why and "sm_100a" in why
 
 
+def test_a_missing_gpu_is_said_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vortex.runtime.device.architectures_here", lambda: ("sm_100",))
+    monkeypatch.delattr("vortex.tune.tuner.Tuner.bundle")
+    assert main(["tune", "quest", "--target", "sm_90"]) == 2
+    said = capsys.readouterr().err
+    assert "VX8009" in said and "the CUDA device here is sm_100" in said and "--bundle" in said
+
+
+def test_no_more_pages_are_kept_than_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Shape(2, 2, 2000, 9999).within(16) == Shape(2, 2, 2000, 125)
+    assert SHAPE.within(16) == SHAPE
+    monkeypatch.setattr("vortex.runtime.device.architectures_here", lambda: ())
+    assert main(["tune", "quest", "--target", "sm_90", "--shapes", "batch=2,kv_heads=2,tokens=2000,kept=9999"]) == 2
+    assert "a request has 125 pages of 16 tokens, so 125 are kept" in capsys.readouterr().err
+
+
 @pytest.mark.full
 def test_a_bundle_for_a_b200(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -165,7 +165,10 @@ def _shape(q: Tensor, k: Tensor, v: Tensor, page_size: int, budget: Budget) -> S
     require("v", v, q.dtype, tuple(k.shape), q.device, strided=True)
     kv_heads = k.shape[2]
     if heads % kv_heads:
-        raise wrong("k", f"has {kv_heads} KV heads, into which the {heads} query heads of q do not divide")
+        way = "[B, T, Hkv, D] is needed"
+        if heads % k.shape[1] == 0:
+            way += ", and this looks like [B, Hkv, T, D]: give k.transpose(1, 2) and v.transpose(1, 2)"
+        raise wrong("k", f"has {kv_heads} KV heads, into which the {heads} query heads of q do not divide; {way}")
     table = bool(budget.table)
     return Spec(page_size=page_size, head_dim=dim, group=heads // kv_heads, dtype=SHORT[q.dtype], budget_table=table)
 

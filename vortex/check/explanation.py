@@ -15,7 +15,7 @@ from vortex.flow.flow import vFlow
 from vortex.flow.trace import trace
 from vortex.ir.core import Function, Module
 from vortex.ir.parser import parse_module
-from vortex.remarks.decisions import fusion_of_flow, of_knobs
+from vortex.remarks.decisions import NotTaken, fusion_of_flow, of_knobs
 from vortex.remarks.kernels import of_kernel
 from vortex.remarks.program import near_dense, of_program
 from vortex.remarks.remark import RULES, Remark
@@ -29,8 +29,8 @@ TOKENS, BUDGET = 32768, Budget(27)
 OWN_KERNELS = ("select", "append")
 """Kinds of kernels that a flow's own lines are in; the others are the same for all flows."""
 
-WhyNot = Callable[[Module, Function, str], str]
-"""Why the databases have nothing for a kernel of a program on a target, in words; empty where they do."""
+WhyNot = Callable[[Module, Function, str], NotTaken]
+"""What the databases say of a kernel of a program on a target that has its knobs from none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def _remarks(
         if f is None:
             continue  # of an artifact that somebody edited
         defaults = k.schedule.get("from") in ("model", "heuristic")
-        yield from of_knobs(k.name, k.schedule, why_not(program, f, target) if defaults else "")
+        yield from of_knobs(k.name, k.schedule, why_not(program, f, target) if defaults else NotTaken())
         if target in MACHINES:
             # an artifact may be older than what is known to follow from a schedule
             schedule = {**described(program, f, TARGETS[target]), **k.schedule}

@@ -27,7 +27,9 @@ class StepBytes:
     read: float
     written: float
     buffers: dict[str, float]
-    """Read and written, by buffer; ``kept between sweeps`` is what ``select`` keeps of pages for a later sweep."""
+    """Read and written, by buffer, the most first and equal ones by name; ``kept between sweeps`` is what ``select``
+    keeps of pages for a later sweep.
+    """
 
     @property
     def total(self) -> float:
@@ -70,13 +72,13 @@ def _shared(name: str, filled: Counts, block: Counts, usual: Counts, size: int, 
         kernels = [kernels[0]] * 3
     buffers: dict[str, float] = {}
     read = written = 0.0
-    for buffer in {b for k in kernels for b in k}:
+    for buffer in sorted({b for k in kernels for b in k}):
         each = [(t.read, t.written) if (t := k.get(buffer)) is not None else (0, 0) for k in kernels]
         r, w = (c + (b - c) / size + (a - b) / page for a, b, c in zip(*each, strict=True))
         read, written, buffers[buffer] = read + r, written + w, r + w
     if kept := filled.scratch.get(name, 0):
         buffers["kept between sweeps"] = float(kept)
-    return StepBytes(name, read, written, dict(sorted(buffers.items(), key=lambda x: -x[1])))
+    return StepBytes(name, read, written, dict(sorted(buffers.items(), key=lambda x: (-x[1], x[0]))))
 
 
 def _batch(program: Module, spec: Spec, length: int, budget: Budget, seed: int) -> Batch:

@@ -118,7 +118,8 @@ def _require_numbers(args: argparse.Namespace) -> None:
         if (given := getattr(args, option)) < least:
             raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why=f"is {given}", hint=f"at least {least}")
     if not 0 < args.agreement <= 1:
-        raise BAD_OPTION.at(option="--agreement", why=f"is {args.agreement}", hint="a share of tokens, e.g. 0.95")
+        why = f"is {args.agreement}; a share of tokens from 0 to 1 is needed"
+        raise BAD_OPTION.at(option="--agreement", why=why, hint="e.g. --agreement 0.95")
 
 
 def _names(flows: str) -> dict[str, str]:

@@ -56,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME", default="smollm2", help="smollm2, a folder, or a name in the cache of Hugging Face"
     )
-    parser.add_argument("--tasks", metavar="T,T", help="by name, ours or RULER's (default: niah_single,keyvalue)")
+    parser.add_argument(
+        "--tasks",
+        metavar="T,T",
+        help="by name, ours or RULER's; docs/eval_tasks.md lists them (default: niah_single,keyvalue)",
+    )
     parser.add_argument("--tokens", metavar="N,N", default=TOKENS, help=f"of a prompt (default: {TOKENS})")
     parser.add_argument(
         "--budgets", metavar="K,K", default=BUDGETS, help=f"candidate pages that are kept beside 3 (default: {BUDGETS})"

@@ -26,9 +26,10 @@ from vortex.targets.target import parse_targets
 if TYPE_CHECKING:
     from vortex.check.explanation import Explanation
     from vortex.ir.core import Function, Module
+    from vortex.remarks.decisions import NotTaken
 
 
-TAKEN = "it was not asked; it has a measurement now, which 'vortex compile' takes"
+TAKEN = "it was not asked; 'vortex compile' asks it, and takes the measurement that it has"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +78,9 @@ def _explanations(args: argparse.Namespace) -> list[Explanation]:
     return [explain_stored(stored, t, _why_not) for t in asked or gpus or list(stored.programs)]
 
 
-def _why_not(program: Module, f: Function, target: str) -> str:
+def _why_not(program: Module, f: Function, target: str) -> NotTaken:
     """Why the tuning databases have nothing for a kernel, at the shape that benchmarks mention most."""
+    from vortex.remarks.decisions import NotTaken
     from vortex.targets.target import TARGETS
     from vortex.tune.explain import explain
     from vortex.tune.keys import queries
@@ -88,5 +90,5 @@ def _why_not(program: Module, f: Function, target: str) -> str:
     for other, query in queries(program, TARGETS[target], PRESETS["bench"][0]):
         if other.name == f.name:
             found = explain(Layers.default(), query)
-            return TAKEN if found.hit is not None else found.reason
-    return ""
+            return NotTaken(TAKEN, measured=True) if found.hit is not None else NotTaken(found.reason)
+    return NotTaken()

@@ -36,6 +36,7 @@ from vortex.targets.target import parse_targets
 
 if TYPE_CHECKING:
     from vortex.tune.build import Told
+    from vortex.tune.shapes import Shape
     from vortex.tune.tuner import Tuner
 
 
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Tune, or build a bundle."""
     from vortex.install.databases import user_path
+    from vortex.tune.here import require_device
     from vortex.tune.layers import Layers
     from vortex.tune.shapes import read_shapes
     from vortex.tune.tuner import Tuner
@@ -85,18 +87,29 @@ def run(args: argparse.Namespace) -> int:
     targets = parse_targets(args.target, say)
     if len(targets) != 1:
         raise BAD_OPTION.at(option="--target", why="names several targets", hint="tune for one at a time")
-    shapes = read_shapes(args.shapes)
+    spec = spec_of(args)
+    shapes = _within(read_shapes(args.shapes), spec.block_size)
+    if args.bundle is None:
+        require_device(targets[0])
     path = args.db or user_path()
     layers = Layers.default(path) if path.exists() else Layers.default()
     with scratch_folder("vortex-tune-") as scratch:
         out = args.bundle or scratch / "tune.vxb"
         tuner = Tuner(
-            args.flows, spec_of(args), targets[0], shapes, out, layers, kinds, args.candidates, args.jobs, args.seed,
+            args.flows, spec, targets[0], shapes, out, layers, kinds, args.candidates, args.jobs, args.seed,
             _where(args.where),
         )  # fmt: skip
         if args.bundle is not None:
             return _bundle(tuner, args)
         return _here(tuner, args, path, limit)
+
+
+def _within(shapes: tuple[Shape, ...], page_size: int) -> tuple[Shape, ...]:
+    """The shapes with no more pages kept than a row has, each once; says which are others than was asked for."""
+    for s in shapes:
+        if s.kept > (pages := s.columns(page_size)):
+            say(f"{s}: a request has {pages} pages of {page_size} tokens, so {pages} are kept")
+    return tuple(dict.fromkeys(s.within(page_size) for s in shapes))
 
 
 def _bundle(tuner: Tuner, args: argparse.Namespace) -> int:

@@ -364,6 +364,10 @@ def at_the_flow(tracer: Tracer | None, loc: Loc | None = None) -> Iterator[None]
         raise tracer.refused
 
 
+OWN_MISTAKE = "Python raises this at the line above, whatever is compiled: correct the flow there"
+"""The way out of what has nothing to do with traced tensors."""
+
+
 def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> NoReturn:
     loc = source.innermost(e.__traceback__) or fallback
     if loc is None:
@@ -378,6 +382,10 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
         hint = way
     elif str(e).startswith("vmap("):
         hint = "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
+    elif isinstance(e, NameError):
+        hint = "define it, or import it at the top of the file"
+    elif isinstance(e, LookupError | ArithmeticError | AssertionError | ImportError):
+        hint = OWN_MISTAKE
     raise FLOW_RAISED.at(loc, type=type(e).__name__, text=first_line(e), hint=hint) from e
 
 
@@ -388,7 +396,8 @@ def _way_to_call(text: str) -> str:
     if function is None or not call or not wrong.startswith(("takes ", "got ", "missing ")):
         return ""
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()]
-    return f"it is vortex.{name}{inspect.Signature(bare)}"
+    named = "; what follows the * is given by name, such as pages=8" if wrong.startswith("takes ") else ""
+    return f"it is vortex.{name}{inspect.Signature(bare)}{named}"
 
 
 def _in_script(e: BaseException) -> bool:

@@ -31,13 +31,17 @@ class Padded(Withheld):
         """How many pages it has beside S."""
         return self.how[0] + self.how[1]
 
+    @property
+    def pages(self) -> str:
+        """How many it has, in words."""
+        return f"S {'+' if self.extra > 0 else '-'} {abs(self.extra)} pages"
+
     def refusal(self) -> Exception:
-        size = f"S {'+' if self.extra > 0 else '-'} {abs(self.extra)}"
         way = "F.pad(x, (1, 0))[..., :-1]" if self.extra > 0 else "F.pad(x[1:], (0, 1)), or better F.pad(x, (0, 1))[1:]"
         return fail(
             BAD_SHAPE,
             op=active().call or "a tensor padded along the pages",
-            why=f"the operand has {size} pages, {flow.show(self.x.dims)} padded or cut",
+            why=f"the operand has {self.pages}, {flow.show(self.x.dims)} padded or cut",
             expected=f"make it S pages first, e.g. {way}; .unfold, F.conv1d and pools take what is padded",
         )
 

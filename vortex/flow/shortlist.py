@@ -15,9 +15,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from vortex.budget import integer
-from vortex.errors import BAD_SCORE, BAD_SHORTLIST
+from vortex.errors import BAD_SCORE, BAD_SHORTLIST, OTHER_PAGES
 from vortex.flow import source
 from vortex.flow.leaves import here
+from vortex.flow.padded import Padded
 from vortex.flow.tensor import Near, foreign, kind, lift, vTensor
 from vortex.flow.tracer import active, current, emit, fail, refuse
 from vortex.ir.core import Value
@@ -158,9 +159,11 @@ def listing(score: vTensor) -> tuple[Value, ...]:
 
 
 def scored_pages(score: Any, call: str) -> Sym:
-    """The pages that a traced score is of; VX1006 unless it is one number for each."""
+    """The pages that a traced score is of; VX1006 unless it is one number for each, VX1097 of cut or padded pages."""
     if isinstance(score, Near):
         raise score.refusal()
+    if isinstance(score, Padded):
+        raise fail(OTHER_PAGES, call=call, size=score.pages)
     if not isinstance(score, vTensor):
         got = kind(score) if not isinstance(score, torch.Tensor) else "a constant"
         raise fail(BAD_SCORE, call=call, got=got)

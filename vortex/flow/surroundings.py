@@ -1,4 +1,4 @@
-"""What torch has set around a flow, put aside while the flow is loaded, traced or run eagerly."""
+"""What is set around a flow, put aside while the flow is loaded, traced or run eagerly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ import torch
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """fp32 on the CPU, without autocast, gradients, inference mode or torch.compile, whatever the caller has on."""
+    """fp32 on the CPU, without autocast, gradients, inference mode or torch.compile, whatever the caller has on.
+
+    What the flow prints goes to stderr.
+    """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
+        stack.enter_context(_printing_to_stderr())
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -34,6 +38,21 @@ def plain() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
+
+
+@contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """Print to stderr: stdout is for the data of the command that runs the flow, such as its JSON."""
+    before, other = sys.stdout, sys.stderr
+    if before is other:
+        yield
+        return
+    sys.stdout = other
+    try:
+        yield
+    finally:
+        if sys.stdout is other:  # else another thread, or the flow itself, has set it since
+            sys.stdout = before
 
 
 @contextmanager

@@ -202,7 +202,7 @@ class vTensor:
     def __iter__(self) -> Iterator[vTensor]:
         if self.dims and isinstance(self.dims[0], int):
             return iter([self[i] for i in range(self.dims[0])])
-        raise fail(CONCRETIZE, what="iterating over pages" if self.dims else "iterating")
+        raise fail(SYMBOLIC_SIZE, what="iterating over pages") if self.dims else fail(CONCRETIZE, what="iterating")
 
     def __float__(self) -> float:
         return float(self._concrete("float()"))

@@ -13,7 +13,10 @@ from vortex.ir.staging import over_pages
 from vortex.remarks.remark import Remark
 from vortex.schedules.matrices import contracted_as_stored, why_no_matrix
 
-HELP = "multiply a field as it is stored (in f32 it cannot be), along its last axis, with numbers of the row"
+HELP = (
+    "multiply a field of bf16, f16, fp8_e4m3, int8 or int4 as it is stored, along its last axis, with numbers of the "
+    "row; of what is computed with it first, such as its square, make a field"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from vortex.ir.core import Module
 from vortex.kinds.buckets import Bucket
@@ -11,6 +12,16 @@ from vortex.passes.manager import DEFAULT_PIPELINE, PassContext, parse_pipeline,
 from vortex.remarks.remark import Remark
 
 FEWER = "keep fewer numbers of each page between sweeps: reduce before a softmax or a statistic over pages"
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """What tuning databases say of a kernel whose knobs are not from one."""
+
+    why: str = ""
+    """In words; empty where nobody asked."""
+    measured: bool = False
+    """Whether there is a measurement by now."""
 
 
 def of_fusion(module: Module, fuse: Fuse) -> list[Remark]:
@@ -39,8 +50,8 @@ def fusion_of_flow(module: Module, passes: str = "") -> list[Remark]:
     return of_fusion(run_pipeline(module, calls[:at], PassContext()), fuse) if isinstance(fuse, Fuse) else []
 
 
-def of_knobs(name: str, schedule: Mapping[str, object], why: str) -> list[Remark]:
-    """Where the knobs of a kernel came from; ``why`` is what the databases say where it was not from one of them."""
+def of_knobs(name: str, schedule: Mapping[str, object], databases: NotTaken) -> list[Remark]:
+    """Where the knobs of a kernel came from; ``databases`` is what those say where it was not from one of them."""
     origin = str(schedule.get("from", ""))
     how, _, record = origin.partition(":")
     if not origin:
@@ -54,10 +65,11 @@ def of_knobs(name: str, schedule: Mapping[str, object], why: str) -> list[Remark
         "heuristic": "defaults",
         "user": "given by hand",
     }.get(how, origin)
-    missing = f"; not from a tuning database: {why}" if why and how in ("model", "heuristic") else ""
+    asked = databases.why and how in ("model", "heuristic")
+    missing = f"; not from a tuning database: {databases.why}" if asked else ""
     serves = schedule.get("serves", ())
     for_which = f", for {_buckets(serves)}" if isinstance(serves, list | tuple) and serves else ""
-    help = "measure it: vortex tune" if missing else ""
+    help = "measure it: vortex tune" if asked and not databases.measured else ""
     return [
         Remark("knobs", "analysis", f"the knobs of {name} are {told}{for_which}{by_hand}{missing}", help, kernel=name)
     ]

@@ -16,6 +16,7 @@ from vortex.ir.core import Function, Module
 from vortex.ir.dialects.page import block_size
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
+from vortex.remarks.decisions import NotTaken
 from vortex.report.assessment import Assessment, assess
 from vortex.report.graph import draw
 from vortex.report.kernel_lines import texts_of
@@ -73,7 +74,7 @@ def describe(stored: Stored, request: Request) -> Compilation:
         for target, program in programs.items():
             texts.ir(f"page IR for {target}", print_module(program), target)
 
-    def why_not(program: Module, f: Function, target: str) -> str:
+    def why_not(program: Module, f: Function, target: str) -> NotTaken:
         return look_up(request.layers, program, f, target, request.shape)[0]
 
     found = {t: assess(stored, t, p, request.shape, why_not) if t else Assessment() for t, p in programs.items()}
@@ -171,7 +172,8 @@ def _kernel(
     made, unknown = texts_of(stored, k, f, texts.places, sass=request.sass)
     database, near = "", tuple[Neighbour, ...]()
     if program is not None and f is not None:
-        database, near = look_up(request.layers, program, f, k.target, request.shape)
+        found_there, near = look_up(request.layers, program, f, k.target, request.shape)
+        database = found_there.why
     page_size = block_size(program) if program is not None else 1
     gpu = k.target in MACHINES and k.name == of
     return Kernel(

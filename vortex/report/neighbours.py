@@ -9,6 +9,7 @@ from vortex.errors import VortexError
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects.page import block_size
 from vortex.kinds.buckets import Bucket
+from vortex.remarks.decisions import NotTaken
 from vortex.report.model import Neighbour
 from vortex.targets.target import TARGETS
 from vortex.tune.explain import explain
@@ -51,16 +52,16 @@ def serves(schedule: Mapping[str, object]) -> str:
 
 def look_up(
     layers: Layers, program: Module, f: Function, target: str, shape: Shape
-) -> tuple[str, tuple[Neighbour, ...]]:
+) -> tuple[NotTaken, tuple[Neighbour, ...]]:
     """What the database says of a kernel at a shape, and its records nearest to that."""
     if target not in TARGETS:
-        return "", ()
+        return NotTaken(), ()
     try:
         query = query_of(program, f, TARGETS[target], shape.bucket(str(f.attrs["kind"]), block_size(program)))
     except (KeyError, VortexError):
-        return "this vortex has no template for the kernel as it was scheduled then", ()
+        return NotTaken("this vortex has no template for the kernel as it was scheduled then"), ()
     if query is None:
-        return "the kernel leaves nothing to choose", ()
+        return NotTaken("the kernel leaves nothing to choose"), ()
     found = explain(layers, query)
     if found.hit is not None:
         layer = layers.layers[found.hit.layer]
@@ -70,8 +71,8 @@ def look_up(
         unlike = {r.id: r for r in records}
         us = found.hit.record.us
         told = f"{found.hit.layer}: {found.reason}" + (f"; it took {us:.1f} us" if us else "")
-        return told, tuple(_neighbour(r) for r in islice(unlike.values(), SHOWN))
-    return found.reason, tuple(_neighbour(d.record, ", ".join(d.components)) for d in found.nearest[:SHOWN])
+        return NotTaken(told, measured=True), tuple(_neighbour(r) for r in islice(unlike.values(), SHOWN))
+    return NotTaken(found.reason), tuple(_neighbour(d.record, ", ".join(d.components)) for d in found.nearest[:SHOWN])
 
 
 def _neighbour(r: Record, differs: str = "") -> Neighbour:

@@ -74,6 +74,13 @@ def architectures_here() -> tuple[str, ...]:
     return tuple(_architecture(torch.device("cuda", i)) for i in (current, *others))
 
 
+def why_not_here(target: str) -> str:
+    """Why the current CUDA device does not run a GPU's target, in words; empty where it does."""
+    if architecture_of(target) in (here := architectures_here()[:1]):
+        return ""
+    return f"the CUDA device here is {here[0]}" if here else "there is no CUDA device here"
+
+
 def targets_here() -> tuple[str, ...]:
     """Targets that can run on the current CUDA device or, after it, on this processor, best first."""
     here = architectures_here()

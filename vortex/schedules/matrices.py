@@ -27,6 +27,7 @@ from functools import partial
 
 from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
+from vortex.ir.rewrite import behind
 from vortex.ir.staging import origin_of, over_pages
 from vortex.ir.types import DType, bf16, f16, fp8_e4m3, int4, int8
 from vortex.schedules.contractions import Axis, LaneGroupLoad, Paged, lane_group_of, loads_of, type_of
@@ -221,12 +222,21 @@ def why_no_matrix(o: Op, paged: Paged) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def _computed_with(o: flow.Dot, paged: Paged) -> str | None:
+    """The field, or pool, behind a side over pages that is computed from it; None where each such side is stored."""
+    computed = [x for x in map(origin_of, (o.a, o.b)) if over_pages(x) and not isinstance(x.owner, page.Load)]
+    loads = [v.owner for v in behind(*computed) if isinstance(v.owner, page.Load) and paged(v.owner) is not None]
+    return min((x.buffer for x in loads), default=None)
+
+
 def _matrix(o: Op, paged: Paged) -> Matrix | str:
     """The plan, or what is in its way."""
     if not isinstance(o, flow.Dot):
         return "it is no contraction"
     lane_group = lane_group_of(o, paged)
     if lane_group is None:
+        if (buffer := _computed_with(o, paged)) is not None:
+            return f"{buffer} is not multiplied as it is stored: something is computed with it first"
         return "no field is read along the axis that is summed, which must be its last one"
     if len(lane_group.loads) != 1:
         return f"it reads {len(lane_group.loads)} fields along the axis that is summed, and one is needed"
@@ -237,7 +247,7 @@ def _matrix(o: Op, paged: Paged) -> Matrix | str:
     dims = dict(zip(la + lb, type_of(o.a).shape + type_of(o.b).shape, strict=True))
     summed = [c for c in dict.fromkeys(la + lb) if c not in lo]
     if pages is None:
-        return f"neither side is the field {load.load.buffer} as it is stored: something is computed with it first"
+        return f"{load.load.buffer} is not multiplied as it is stored: something is computed with it first"
     if over_pages(row):
         return "both sides run over pages, and one must be the same for all pages of a row"
     if summed != [chr(lane_group.axis)]:

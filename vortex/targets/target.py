@@ -77,7 +77,8 @@ def find_targets(given: Iterable[str | Target], say: Callable[[str], None]) -> t
             continue
         full = ALIASES.get(name, name)
         if full not in TARGETS:
-            raise UNKNOWN_TARGET.at(name=name, nearest=nearest(name, TARGETS))
+            close = nearest(name, TARGETS) or f"; there are {', '.join(TARGETS)}"
+            raise UNKNOWN_TARGET.at(name=name, nearest=close)
         if full != name:
             say(f"target {name}: compiling for {full} (its kernels use instructions of that architecture alone)")
         found[full] = TARGETS[full]

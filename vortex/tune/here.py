@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from math import inf
 
+from vortex.errors import CANNOT_MEASURE
+from vortex.targets.target import Target
 from vortex.tune.build import Told as Built
 from vortex.tune.measure import Session
 from vortex.tune.measure import Told as Said
@@ -26,6 +28,15 @@ TIMEOUT = 60.0
 
 Building = Callable[[str], AbstractContextManager[Built]]
 """What shows how far a turn is built, under a title."""
+
+
+def require_device(target: Target) -> None:
+    """VX8009 where a GPU's target does not run: it is said before anything is built."""
+    from vortex.runtime.device import why_not_here
+
+    if target.kind == "cuda" and (where := why_not_here(target.name)):
+        hint = "build here with --bundle out.vxb, and measure on the machine with the GPU, as 'vortex tune --help' says"
+        raise CANNOT_MEASURE.at(why=f"candidates for {target.name} run on no device here: {where}", hint=hint)
 
 
 def tune_here(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +27,10 @@ class Shape:
         """Pages of a row."""
         return -(-self.tokens // page_size)
 
+    def within(self, page_size: int) -> Shape:
+        """The same with no more pages kept than a row has."""
+        return replace(self, kept=min(self.kept, self.columns(page_size)))
+
     def bucket(self, kind: str, page_size: int) -> Bucket:
         """The bucket of kernels of one kind."""
         return bucket_of(kind, self.batch * self.kv_heads, self.columns(page_size), self.kept)
@@ -49,7 +53,16 @@ PRESETS: dict[str, tuple[Shape, ...]] = {
 those first that are spoken of most, for a session may be short."""
 
 
-def read_shapes(what: str) -> tuple[Shape, ...]:
+ONE = "batch=8,kv_heads=8,tokens=32768,kept=30"
+NEEDS_ONE = f"one shape is needed, e.g. {ONE}"
+TAKES_SEVERAL = (
+    f"a preset ({', '.join(PRESETS)}), one shape such as {ONE}, or a file of JSON lines such as "
+    '{"batch": 8, "kv_heads": 8, "tokens": 32768, "kept": 30}'
+)
+"""The ways out of VX8007."""
+
+
+def read_shapes(what: str, hint: str = TAKES_SEVERAL) -> tuple[Shape, ...]:
     """The shapes of a preset, of a file of JSON lines, or of one ``batch=8,kv_heads=8,tokens=32768,kept=30``.
 
     Raises:
@@ -60,33 +73,33 @@ def read_shapes(what: str) -> tuple[Shape, ...]:
     path = Path(what)
     if not path.is_file():
         if "=" not in what:
-            raise _bad(what, "is not a preset and no file")
+            raise _bad(what, "is not a preset and no file", hint)
         pairs = dict(part.partition("=")[::2] for part in what.split(","))
-        return (_shape({k.strip(): int(v) if v.strip().isdecimal() else v for k, v in pairs.items()}, what),)
+        return (_shape({k.strip(): int(v) if v.strip().isdecimal() else v for k, v in pairs.items()}, what, hint),)
     try:
         lines = path.read_text().splitlines()
-        found = [_shape(parse(x), f"{what}:{i}") for i, x in enumerate(lines, 1) if x.strip()]
+        found = [_shape(parse(x), f"{what}:{i}", hint) for i, x in enumerate(lines, 1) if x.strip()]
     except (OSError, ValueError) as e:
-        raise _bad(what, f"cannot be read: {str(e)[:100]}") from None
+        raise _bad(what, f"cannot be read: {str(e)[:100]}", hint) from None
     if not found:
-        raise _bad(what, "holds no shape")
+        raise _bad(what, "holds no shape", hint)
     return tuple(dict.fromkeys(found))
 
 
 def read_shape(text: str) -> Shape:
-    """One shape; raises as :func:`read_shapes`."""
-    found = read_shapes(text)
+    """One shape, such as :data:`ONE`; raises as :func:`read_shapes`."""
+    found = read_shapes(text, NEEDS_ONE)
     if len(found) != 1:
-        raise _bad(text, f"are {len(found)} shapes; one is needed")
+        raise _bad(text, f"are {len(found)} shapes; one is needed", NEEDS_ONE)
     return found[0]
 
 
-def _shape(value: object, where: str) -> Shape:
+def _shape(value: object, where: str, hint: str) -> Shape:
     try:
         return read(Shape, value)
     except JsonError as e:
-        raise _bad(where, str(e)) from None
+        raise _bad(where, str(e), hint) from None
 
 
-def _bad(where: str, why: str) -> Exception:
-    return BAD_SHAPES.at(where=where, why=why, presets=", ".join(PRESETS))
+def _bad(where: str, why: str, hint: str) -> Exception:
+    return BAD_SHAPES.at(where=where, why=why, hint=hint)

@@ -73,15 +73,14 @@ class _Worker:
         """Its key and provenance; VX6009 where the bundle's target does not run: a measurement says what it was of."""
         import torch
 
-        from vortex.runtime.device import architecture_of, architectures_here
+        from vortex.runtime.device import why_not_here
         from vortex.targets.target import TARGETS
         from vortex.tune.keys import machine_key
 
         target = TARGETS[self.bundle.target]
         if target.kind == "cpu":
             return {"machine": machine_key(target).to_json(), "by": {"gpu": "", "torch": torch.__version__}}
-        if architecture_of(target.name) not in (here := architectures_here()[:1]):
-            where = f"the CUDA device here is {here[0]}" if here else "there is no CUDA device here"
+        if where := why_not_here(target.name):
             raise WRONG_DEVICE.at(what=f"'{self.bundle.path}'", target=target.name, where=where)
         about = torch.cuda.get_device_properties(torch.cuda.current_device())
         smem = getattr(about, "shared_memory_per_block_optin", 232448)

@@ -54,7 +54,7 @@ def find_task(name: str) -> Task:
     for task in _ALL:
         if name in (task.name, task.ruler or task.name):
             return task
-    raise UNKNOWN_NAME.at(what="task", name=name, nearest=nearest(name, TASKS))
+    raise UNKNOWN_NAME.at(what="task", name=name, nearest=nearest(name, TASKS) or f"; there are {', '.join(TASKS)}")
 
 
 def write_prompts(
