@@ -18,6 +18,7 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from vortex import prints
 from vortex.cli.exit_codes import EXIT_CODES, INTERNAL_ERROR, INTERRUPTED, OK, USER_ERROR
 from vortex.errors import (
     BAD_OPTION,
@@ -144,7 +145,7 @@ def main(argv: Sequence[str] | None = None, *, after: signal.Handlers | None = N
 def _guarded(args: list[str], interrupted: list[int]) -> tuple[int, str]:
     """The exit code and what to say on stderr; nothing is raised."""
     try:
-        with _warnings_shown():
+        with _warnings_shown(), prints.aside():
             code = dispatch(args)
         sys.stdout.flush()
         return code, ""

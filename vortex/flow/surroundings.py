@@ -10,16 +10,18 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from vortex import prints
+
 
 @contextmanager
 def plain() -> Iterator[None]:
     """fp32 on the CPU, without autocast, gradients, inference mode or torch.compile, whatever the caller has on.
 
-    What the flow prints goes to stderr.
+    What the flow prints goes where :mod:`vortex.prints` has it.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
-        stack.enter_context(_printing_to_stderr())
+        stack.enter_context(prints.of_flow())
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -38,21 +40,6 @@ def plain() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
-
-
-@contextmanager
-def _printing_to_stderr() -> Iterator[None]:
-    """Print to stderr: stdout is for the data of the command that runs the flow, such as its JSON."""
-    before, other = sys.stdout, sys.stderr
-    if before is other:
-        yield
-        return
-    sys.stdout = other
-    try:
-        yield
-    finally:
-        if sys.stdout is other:  # else another thread, or the flow itself, has set it since
-            sys.stdout = before
 
 
 @contextmanager
