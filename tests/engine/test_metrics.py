@@ -101,6 +101,12 @@ def test_who_has_metrics(artifact: Path, shown: dict[str, float], monkeypatch: p
     assert any("'tp_rank': '1'" in name for name in shown)
 
 
+def test_a_model_without_a_served_name_is_called_as_sglang_calls_it(artifact: Path, shown: dict[str, float]) -> None:
+    assert serving(artifact, served_model_name=None, model_path="models/m").backend.metrics is not None
+    assert shown
+    assert all("'model_name': 'models/m'" in name for name in shown)
+
+
 @pytest.mark.engine
 @pytest.mark.full
 @pytest.mark.parametrize("version", VERSIONS)
@@ -122,6 +128,8 @@ def test_a_server_shows_what_it_serves_and_what_it_saved(shared: Path, version: 
     found = {name: float(x) for name, x in re.findall(r"^(vortex:\w+)\{.*\} ([0-9.e+]+)$", text, re.MULTILINE)}
     assert found["vortex:serves"] == 1
     assert 'flow="quest"' in text
+    # of SGLang's own series as well
+    assert set(re.findall(r'model_name="([^"]*)"', text)) == {str(mine.model)}
     lengths = [150 + i for i in range(1, 30)]  # the first token is the prompt's
     pages = [-(-n // 16) for n in lengths]
     # overlap runs one step of a request that has ended; a server asks itself for a few tokens before it is ready

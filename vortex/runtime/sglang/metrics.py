@@ -32,7 +32,9 @@ class Metrics:
             return None
         if rank and not getattr(args, "enable_metrics_for_all_schedulers", False):
             return None
-        return cls(about, counts, {"model_name": str(args.served_model_name), "tp_rank": str(rank)})
+        # a name that was not given is the path, which 0.5.23 keeps apart from the arguments as they were given
+        name = args.served_model_name or args.model_path
+        return cls(about, counts, {"model_name": str(name), "tp_rank": str(rank)})
 
     def __init__(self, about: About, counts: Counts, labels: dict[str, str]) -> None:
         # imported late: SGLang names the folder that its processes share in the environment first
