@@ -328,6 +328,19 @@ def test_the_table_tells_a_diffuse_layer_from_a_bad_score(tmp_path: Path, capsys
     assert made["layers"][0]["verdict"] == verdicts[2]
 
 
+def test_without_a_probed_step_it_says_how_to_get_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = written(tmp_path / "p.jsonl", {})
+    for every, says in (
+        (100, f"one decode step in 100 is; VORTEX_PROBE={file}:every 5 steps looks at more"),
+        (2, f"one decode step in 2 is; VORTEX_PROBE={file}:every 1 steps looks at more"),
+        (1, "every decode step is"),
+    ):
+        head = json.loads(file.read_text()) | {"every": every}
+        file.write_text(json.dumps(head) + "\n")
+        assert main(["probe", str(file)]) == 0
+        assert capsys.readouterr().out.endswith(f"no step was probed yet: {says}\n")
+
+
 def test_rows_that_read_everything_say_nothing(tmp_path: Path) -> None:
     _, found = read_probe(written(tmp_path / "p.jsonl", {0: [(1.0, 1.0)]}, read=10))
     heads = by_head(found)

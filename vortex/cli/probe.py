@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a row for each layer, a column for each KV head."""
-    from vortex.runtime.probes import DIFFUSE, MISSED, by_head, read_probe, verdict
+    from vortex.runtime.probes import DIFFUSE, MISSED, VARIABLE, by_head, read_probe, verdict
+    from vortex.runtime.wanted import not_yet
 
     heads = []
     for file in args.files:
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         f"dense layers {dense} of {served.layers}\n"
     )
     if not layers:
-        print("no step was probed yet")
+        print(not_yet("probed", VARIABLE, args.files[0], served.every))
         return 0
     most = [h.head for h in max(layers.values(), key=len)]
     rows = []

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit_json(figures.as_json())
     else:
-        _print(figures)
+        _print(args.file, figures)
     if args.out is not None:
         from vortex.page_traces.page import write_html
 
@@ -51,13 +51,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(figures: Figures) -> None:
+def _print(file: Path, figures: Figures) -> None:
     from vortex.page_traces.figures import milliseconds
     from vortex.page_traces.tables import cells, columns, headline, note
+    from vortex.runtime.page_trace import SERVER, VARIABLE
+    from vortex.runtime.wanted import not_yet
 
     print(f"{headline(figures)}\n")
     if not figures.layers:
-        print("no step was recorded yet")
+        trace, why = figures.trace, "no step was recorded yet"
+        print(not_yet("recorded", VARIABLE, file, trace.every) if trace.source == SERVER else why)
         return
     shown = columns(figures.layers)
     table(["layer", *(c.title for c in shown)], [[str(x.layer), *cells(x, shown)] for x in figures.layers])

@@ -24,6 +24,9 @@ SCHEMA = 1
 
 VARIABLE = "VORTEX_TRACE"
 
+SERVER = "SGLang"
+"""The ``source`` of what an engine recorded."""
+
 LIMIT = 32
 """Megabytes of a file, where nothing else is said; what is recorded after them is left out."""
 

@@ -27,6 +27,13 @@ class Watched:
         return self.file.with_name(f"{self.file.name}.{rank}") if rank else self.file
 
 
+def not_yet(what: str, variable: str, file: Path, every: int) -> str:
+    """Why a file has no step that was looked at, ``what`` it would have been, and how there will be some."""
+    when = "every decode step is" if every == 1 else f"one decode step in {every} is"
+    more = f"; {variable}={file}:every {max(1, every // 20)} steps looks at more" if every > 1 else ""
+    return f"no step was {what} yet: {when}{more}"
+
+
 class Said(NamedTuple):
     """What a variable says: the file, how many steps lie between two looks, and what else, by how messages call it."""
 

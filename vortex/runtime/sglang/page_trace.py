@@ -19,7 +19,7 @@ from statistics import median
 import torch
 
 from vortex.runtime.library import Library
-from vortex.runtime.page_trace import VARIABLE, Line, PagesRead, Recorded, StepTimes, Wanted, Writer
+from vortex.runtime.page_trace import SERVER, VARIABLE, Line, PagesRead, Recorded, StepTimes, Wanted, Writer
 from vortex.runtime.pages_read import mass_read
 from vortex.runtime.sglang.about import About
 from vortex.runtime.sglang.watch import Seen, Watch, WatchedStep
@@ -52,7 +52,7 @@ class PageTrace(Watch):
         self._others: deque[float] = deque(maxlen=MOST_OTHERS)
         self._mass, path = wanted.mass, wanted.of_rank(rank)
         recorded = Recorded(
-            source="SGLang",
+            source=SERVER,
             flow=about.flow,
             target=about.target,
             page_size=about.page_size,
