@@ -458,10 +458,26 @@ def test_prompts_in_fp8_are_read_by_backends_that_are_known_to(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "sglang.srt.layers.attention.attention_registry", registry)
     for name in ("triton", "torch_native"):
         for latent in (False, True):
-            refuse_prefill(name, latent=latent, scaled=True)
-    refuse_prefill("fa3", latent=False)
+            refuse_prefill(name, "cuda", latent=latent, scaled=True)
+    refuse_prefill("fa3", "cuda", latent=False)
     with pytest.raises(VortexError, match=r"VX9002.*prefill_backend 'fa3' with a KV cache of fp8_e4m3"):
-        refuse_prefill("fa3", latent=False, scaled=True)
+        refuse_prefill("fa3", "cuda", latent=False, scaled=True)
+
+
+def test_prompts_on_a_cpu_are_read_by_backends_that_run_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = ModuleType("registry")
+    registry.ATTENTION_BACKENDS = dict.fromkeys(("triton", "torch_native", "fa3"))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sglang.srt.layers.attention.attention_registry", registry)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    for name in ("triton", "torch_native"):
+        refuse_prefill(name, "cpu", latent=False)
+    said = code(refuse_prefill, "fa3", "cpu", latent=False)
+    assert said.startswith("VX9002")
+    assert "prefill_backend 'fa3' on a CPU: there torch_native reads prompts or, under" in said
+    for value in ("0", ""):
+        monkeypatch.setenv("TRITON_INTERPRET", value)
+        refuse_prefill("torch_native", "cpu", latent=False)
+        assert "under Triton's interpreter, triton" in code(refuse_prefill, "triton", "cpu", latent=False)
 
 
 @pytest.mark.usefixtures("sglang")

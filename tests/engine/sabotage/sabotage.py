@@ -7,6 +7,7 @@ from typing import Any
 
 
 def plant() -> None:
+    from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
     from sglang.srt.runtime_context import get_parallel
 
     from vortex.runtime.sglang.arrivals import Arrivals
@@ -40,6 +41,10 @@ def plant() -> None:
             field[sorted(seen)] = before[sorted(seen)]
         seen.update((loc // 16).tolist())
 
+    def not_here(runner: Any) -> Any:
+        """The dense backend that reads prompts wants what the machine lacks."""
+        raise ImportError("no such package")
+
     if bug == "whole-tail":
         Step.begin = whole_tail  # type: ignore[method-assign]
     elif bug == "stale-in-decode":
@@ -48,5 +53,7 @@ def plant() -> None:
         Step.fill = fill_once  # type: ignore[method-assign]
     elif bug == "stale-in-load":
         Arrivals.summarise = no_summaries  # type: ignore[method-assign]
+    elif bug == "no-prefill":
+        ATTENTION_BACKENDS["torch_native"] = not_here
     else:
         raise ValueError(bug)

@@ -71,7 +71,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
         weights = Parameters(manifest.flow, manifest.parameters, config.parameters or None)
         self._weights, self._first_head = weights, shape.first_head
         name = config.prefill_on(runner.device)
-        refuse_prefill(name, latent=latent, scaled=shape.spec.scaled)
+        refuse_prefill(name, runner.device, latent=latent, scaled=shape.spec.scaled)
         scaled = self._scaled = shape.spec.scaled and not latent  # SGLang casts latent rows to fp8 as they are
         if latent:
             read_latent_by(name)

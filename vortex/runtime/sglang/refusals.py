@@ -5,6 +5,7 @@ The list is closed the other way round: a feature goes off it when a test shows 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -15,6 +16,11 @@ OTHER = "use another attention backend for this model"
 
 LATENT_PREFILL = ("triton", "torch_native")
 """Dense backends that take absorbed queries (MLA) in one piece, compressed part and rotary part together."""
+
+CPU_PREFILL = ("torch_native", "triton")
+"""Dense backends that read prompts on a CPU; the second one does under Triton's interpreter. SGLang says of another one
+that it needs a GPU after the weights are loaded, and what else to do for its own attention backend.
+"""
 
 SCALED_PREFILL = ("triton", "torch_native")
 """Dense backends whose prompts over K and V in fp8 are known to be read by the scales; the second one knows none, and
@@ -230,21 +236,30 @@ def refuse_layers(config: EngineConfig, layers: range) -> None:
             _refuse(f"layer {number} with pages of {source}", why, "change 'layers'")
 
 
-def refuse_prefill(name: str, *, latent: bool, scaled: bool = False) -> None:
-    """VX9002 for a dense backend that SGLang does not have, that does not read prompts of a model with latent rows
-    (MLA), or of which nobody knows how it reads a pool that is ``scaled`` (fp8).
+def refuse_prefill(name: str, device: str, *, latent: bool, scaled: bool = False) -> None:
+    """VX9002 for a dense backend that SGLang does not have, that does not run on ``device``, that does not read prompts
+    of a model with latent rows (MLA), or of which nobody knows how it reads a pool that is ``scaled`` (fp8).
     """
     from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 
     known = sorted(n for n in ATTENTION_BACKENDS if n != "vortex")
     if name not in known:
         _refuse(f"prefill_backend '{name}'", f"it is none of {', '.join(known)}", f"name one{nearest(name, known)}")
+    if device == "cpu" and (name not in CPU_PREFILL or (name == "triton" and not _interpreted())):
+        why = "there torch_native reads prompts or, under Triton's interpreter, triton"
+        hint = "use torch_native, or triton with TRITON_INTERPRET=1 in the environment"
+        _refuse(f"prefill_backend '{name}' on a CPU", why, hint)
     if latent and name not in LATENT_PREFILL:
         why = "it takes the parts of an absorbed query apart"
         _refuse(f"prefill_backend '{name}' for an MLA model", why, f"use {' or '.join(LATENT_PREFILL)}")
     if scaled and name not in SCALED_PREFILL:
         why = "how it reads fp8 and its scales is untested here"
         _refuse(f"prefill_backend '{name}' with a KV cache of fp8_e4m3", why, f"use {' or '.join(SCALED_PREFILL)}")
+
+
+def _interpreted() -> bool:
+    """Whether Triton interprets its kernels, as it reads the environment."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
 def refuse_model(runner: Any) -> None:

@@ -50,7 +50,7 @@ def refuse_start(args: Any, model: Any) -> None:
     refuse_architecture(model)
     latent = model.attention_arch.name == "MLA"
     refuse_host_layout(args, latent=latent)
-    refuse_prefill(config.prefill_on(args.device), latent=latent, scaled=args.kv_cache_dtype == "fp8_e4m3")
+    refuse_prefill(config.prefill_on(args.device), args.device, latent=latent, scaled=args.kv_cache_dtype == "fp8_e4m3")
     layers = max(model.num_hidden_layers, model.num_attention_layers)
     refuse_layers(config, range(layers))
     if model.num_hidden_layers == model.num_attention_layers:
