@@ -11,18 +11,22 @@ from typing import Annotated
 from vortex.budget import Budget
 from vortex.errors import ENGINE_CONFIG
 from vortex.runtime.sglang.choice import Choice
-from vortex.untrusted_json import Check, JsonError, Length, Partial, Pattern, Range, parse, read
+from vortex.untrusted_json import JsonError, Length, Partial, Pattern, Range, parse, read
 
 VARIABLE = "VORTEX_CONFIG"
 
 
 Layer = Annotated[int, Range(0, 1 << 16)]
-EARLIER = "an object of layers, each with an earlier one that selects"
 
 
-def _earlier(layers: Mapping[str, int]) -> bool:
-    """Whether each layer names one before it that is not itself among them."""
-    return all(source < int(layer) and str(source) not in layers for layer, source in layers.items())
+def _refuse_sources(pages_of: Mapping[int, int]) -> None:
+    """VX9003 for a layer that takes the pages of one that is not before it, or that itself takes those of another."""
+    for layer, source in pages_of.items():
+        told = f"layers: layer {layer} takes the pages of {source}"
+        if source >= layer:
+            raise ENGINE_CONFIG.at(why=f"{told}, which is not an earlier layer")
+        if source in pages_of:
+            raise ENGINE_CONFIG.at(why=f"{told}, which selects none itself: it takes those of {pages_of[source]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,7 @@ class EngineConfig:
     parameters: Annotated[str, Length(0, 4096)] = ""
     every: Annotated[int, Range(1, 1 << 16)] = 1
     deterministic: bool = False
-    layers: Annotated[Mapping[Annotated[str, Pattern("[0-9]{1,5}", "a layer")], Layer], Check(_earlier, EARLIER)] = (
-        field(default_factory=dict)
-    )
+    layers: Mapping[Annotated[str, Pattern("[0-9]{1,5}", "a layer")], Layer] = field(default_factory=dict)
     per_request: Annotated[Choice, Partial()] | None = None
 
     @property
@@ -69,6 +71,7 @@ class EngineConfig:
             made: EngineConfig = read(Annotated[EngineConfig, Partial()], _object(text.strip()))
         except JsonError as error:
             raise ENGINE_CONFIG.at(why=str(error)) from None
+        _refuse_sources(made.pages_of)
         most = made.per_request
         if most is not None and most == Choice():
             raise ENGINE_CONFIG.at(why="per_request allows nothing: give it pages, a ratio, or dense")
