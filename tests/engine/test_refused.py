@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def cases(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
     (folder / "raises.py").write_text(OWN.replace("page.k.mean()", "page.k.nonsense()"))
     (folder / "notes.txt").write_text("no artifact")
     (folder / "file").touch()
+    (folder / "c.json").write_text('{"flow": "broken.py"}')
 
     def config(**keys: Any) -> dict[str, Any]:
         return {"config": json.dumps(keys), "settings": {"page_size": 16}}
@@ -56,8 +58,16 @@ def cases(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
         ),
         "far too many pages": (config(budget={"pages": 10**11}), far),
         "flow": (config(flow="quast"), "VX1018]: no flow named 'quast', did you mean 'quest'?"),
-        "no file": (config(flow="/nowhere/mine.py"), "/nowhere/mine.py"),
-        "no artifact": (config(flow="/nowhere/mine.vxa"), "/nowhere/mine.vxa"),
+        "no file": (
+            config(flow="/nowhere/mine.py:f"),
+            "VORTEX_CONFIG: flow names '/nowhere/mine.py', which is not the",
+        ),
+        "no artifact": (config(flow="/nowhere/mine.vxa"), "VORTEX_CONFIG: flow names '/nowhere/mine.vxa', which"),
+        "no file here": (config(flow="mine.py"), f"is one from {os.getcwd()}, where the server starts\n"),
+        "no file beside the configuration": (
+            {"config": str(folder / "c.json"), "settings": {"page_size": 16}},
+            f"where the server starts, and not from where '{folder}/c.json' lies",
+        ),
         "broken file": (config(flow=str(folder / "broken.py")), "broken.py:2"),
         "flow that raises": (config(flow=str(folder / "raises.py")), "raises.py:9"),
         "no configuration": ({"config": "/nowhere.json", "settings": {"page_size": 16}}, "VX9003"),
@@ -66,7 +76,7 @@ def cases(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
         "dense layer": (config(dense_layers=[4]), "dense layer 4: the model has layers 0 to 3"),
         "shared layer": (config(layers={"9": 1}), "layer 9 with pages of 1: the model has layers 0 to 3"),
         "block": (config(block_size=5), "VX9003]: VORTEX_CONFIG: 'block_size' is 5"),
-        "parameters": (config(parameters="/nowhere.safetensors"), "/nowhere.safetensors"),
+        "parameters": (config(parameters="/nowhere.safetensors"), "parameters names '/nowhere.safetensors'"),
         "KV type": (setting(kv_cache_dtype="fp8_e5m2"), "VX9002]: the attention backend vortex does not serve a KV c"),
         "fp8 in f32, or on a CPU": (setting(kv_cache_dtype="fp8_e4m3"), "vortex does not serve a KV cache of fp8"),
         "pipeline": (setting(pp_size=2), "VX9002]: the attention backend vortex does not serve pipeline parallelism"),

@@ -291,6 +291,17 @@ def test_nothing_reaches_what_is_wanted(said: Said, tmp_path: Path) -> None:
     assert "was not written" in err and not (tmp_path / "vortex.json").exists()
 
 
+def test_a_configuration_is_good_in_any_folder(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "vortex/flow/library/block_topk.py").read_text().replace('"block_topk"', '"mine"')
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for flow in ("mine.py", "mine.py:mine"):
+        code, out, err = said("--agreement", "0.01", "--json", "-o", "c.json", flows=flow)
+        assert code == OK, err
+        assert EngineConfig.read("c.json").flow == f"{tmp_path}/{flow}"
+        assert list(json.loads(out)["settings"]["flows"].values()) == [flow]
+
+
 def test_a_flow_that_fails_is_said(said: Said, tmp_path: Path) -> None:
     text = (ROOT / "vortex/flow/library/block_topk.py").read_text().replace('"block_topk"', '"bad"')
     file = tmp_path / "bad.py"

@@ -8,6 +8,7 @@ prompts -> K and V, once -> the dense answer and every flow at every budget besi
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -24,7 +25,7 @@ from vortex.evaluate.prompts import Prompt
 from vortex.evaluate.readers import Backend, Readers
 from vortex.evaluate.search import Search
 from vortex.evaluate.shared_pages import PAGE
-from vortex.flow.flow import find_flow
+from vortex.flow.flow import file_of, find_flow
 from vortex.runtime.sglang.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -203,15 +204,16 @@ class Advice:
         return self.search.chosen()
 
     def config(self, made: Configuration) -> dict[str, object]:
-        """What ``--vortex-config`` of SGLang takes for it."""
+        """What ``--vortex-config`` of SGLang takes for it, wherever it is started: files have their whole paths."""
+        flow = self.settings.flows[made.flow]
         told: dict[str, object] = {
-            "flow": self.settings.flows[made.flow],
+            "flow": os.path.abspath(flow) if file_of(flow) else flow,
             "budget": {"pages": made.pages},
             "dense_layers": list(made.dense_layers),
             "page_size": self.settings.page_size,
         }
         if self.settings.parameters:
-            told["parameters"] = self.settings.parameters
+            told["parameters"] = os.path.abspath(self.settings.parameters)
         EngineConfig.read(json.dumps(told))  # an engine that does not know a key refuses it here already
         return told
 

@@ -306,15 +306,20 @@ def flow_names() -> list[str]:
     return sorted({*library_names(), *(n for n in _REGISTRY if "@" not in n)})
 
 
+def file_of(text: str) -> str:
+    """The file of the flow that ``FILE.py`` or ``FILE.py:NAME`` stands for, empty for a name."""
+    file = text if text.endswith(".py") else text.rpartition(":")[0]
+    return file if file.endswith(".py") else ""
+
+
 def find_flow(text: str) -> type[vFlow]:
     """The flow that ``NAME``, ``FILE.py`` or ``FILE.py:NAME`` stands for.
 
     Raises:
         VortexError: VX1018 when there is none, VX7002 when the file is missing, or what the file itself raises.
     """
-    file, _, name = (text, "", "") if text.endswith(".py") else text.rpartition(":")
-    if file.endswith(".py"):
-        return _from_file(file, name)
+    if file := file_of(text):
+        return _from_file(file, text[len(file) + 1 :])
     if text not in _REGISTRY and text in library_names():
         import_module(f"vortex.flow.library.{text}")
     if text not in _REGISTRY:

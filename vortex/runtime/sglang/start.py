@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 
 from vortex.artifact.folder import read_manifest
-from vortex.errors import ENGINE_REFUSED
+from vortex.errors import ENGINE_CONFIG, ENGINE_REFUSED
 from vortex.runtime import page_trace, probes
 from vortex.runtime.compiled import artifact_for, target_of
 from vortex.runtime.parameters import Parameters
 from vortex.runtime.safetensors import read_safetensors
 from vortex.runtime.sglang import stats
-from vortex.runtime.sglang.config import EngineConfig
+from vortex.runtime.sglang.config import VARIABLE, EngineConfig
 from vortex.runtime.sglang.memory import state_of
 from vortex.runtime.sglang.refusals import (
     refuse_architecture,
@@ -33,6 +34,21 @@ KV_DTYPES = {
 """SGLang's --kv-cache-dtype; ``auto`` is the model's, unless its checkpoint says more, which the workers see."""
 
 
+def _refuse_missing(config: EngineConfig) -> None:
+    """VX9003 where the configuration names files that are not there."""
+    from vortex.flow.flow import file_of
+
+    flow = config.flow if config.flow.endswith(".vxa") else file_of(config.flow)
+    for key, path in (("flow", flow), ("parameters", config.parameters)):
+        if path and not os.path.exists(path):
+            why = f"{key} names '{path}', which is not there"
+            if not os.path.isabs(path):
+                why += f": a path that is not absolute is one from {os.getcwd()}, where the server starts"
+                source = os.environ.get(VARIABLE, "").strip()
+                why += "" if source.startswith("{") else f", and not from where '{source}' lies"
+            raise ENGINE_CONFIG.at(why=why)
+
+
 def refuse_start(args: Any, model: Any) -> None:
     """Refuse what cannot be served; compile the flow where that was not done yet, so that a failure comes before the
     weights. ``args`` are SGLang's settings, resolved; ``model`` is its ModelConfig.
@@ -43,6 +59,7 @@ def refuse_start(args: Any, model: Any) -> None:
             that cannot be written, VX5001 to VX5003 for the artifact, and what tracing the flow raises.
     """
     config = EngineConfig.read()
+    _refuse_missing(config)
     refuse_settings(args)
     stats.refuse_path()
     probes.Wanted.read()
