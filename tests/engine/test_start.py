@@ -207,11 +207,25 @@ def test_a_choice_is_a_budget() -> None:
     assert "'dense' alone" in code(lambda: choice_of({"vortex": {"pages": 1}}, Choice(dense=True), table=True))
 
 
+@pytest.mark.parametrize("key", ["Vortex", "VORTEX", "votex", "vortexx", "vortex "])
+def test_a_key_that_is_meant_is_refused(key: str) -> None:
+    said = code(choice_of, {"other": 1, key: {"dense": True}}, Choice(64))
+    assert f"custom_params.vortex: it is not there, but '{key}' is, did you mean 'vortex'?" in said
+    assert choice_of({key: {"dense": True}}, None) is None, "where nobody may choose, nobody meant to"
+    assert choice_of({key: 1, "vortex": {"pages": 3}}, Choice(64)) == Choice(3)
+
+
+def test_keys_of_others_are_theirs() -> None:
+    assert choice_of({"context": 1, "text": 2, "vertices": 3, "thinking_budget": 8, 9: 1}, Choice(64)) is None
+
+
 def test_a_client_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VORTEX_CONFIG", '{"per_request": {"pages": 8}}')
     plugin._verify(None, SimpleNamespace(custom_params={"vortex": {"pages": 8}}), 9)
     plugin._verify(None, SimpleNamespace(custom_params={"thinking_budget": 8}), 9)
     plugin._verify(None, SimpleNamespace(custom_params=None), 9)
+    with pytest.raises(ValueError, match="but 'Vortex' is, did you mean"):
+        plugin._verify(None, SimpleNamespace(custom_params={"Vortex": {"pages": 8}}), 9)
     with pytest.raises(ValueError, match=r"VX9007: custom_params\.vortex: it asks for 9 pages by score"):
         plugin._verify(None, SimpleNamespace(custom_params={"vortex": {"pages": 9}}), 9)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Annotated
 
@@ -65,9 +66,13 @@ def choice_of(custom: object, most: Choice | None, *, table: bool = False) -> Ch
     ``table`` says that budgets differ by layer.
 
     Raises:
-        VortexError: VX9007 for what is no choice, and for one beyond ``most``.
+        VortexError: VX9007 for what is no choice, for one beyond ``most``, and for a key that is meant to be one.
     """
-    if not isinstance(custom, Mapping) or custom.get(KEY) is None:
+    if not isinstance(custom, Mapping):
+        return None
+    if KEY not in custom and most is not None and (meant := next(filter(_meant, custom), None)):
+        raise REQUEST_REFUSED.at(why=f"it is not there, but '{meant}' is, did you mean '{KEY}'?")
+    if custom.get(KEY) is None:
         return None
     if most is None:
         raise REQUEST_REFUSED.at(why="this server takes no choices: 'per_request' is not in its configuration")
@@ -85,6 +90,11 @@ def choice_of(custom: object, most: Choice | None, *, table: bool = False) -> Ch
     if not made.within(most):
         raise REQUEST_REFUSED.at(why=f"it asks for {made}, and this server's 'per_request' allows {most}")
     return made
+
+
+def _meant(key: object) -> bool:
+    """Whether a key can only be a slip for ours; others belong to logit processors."""
+    return isinstance(key, str) and bool(get_close_matches(key.strip().lower(), [KEY], cutoff=0.8))
 
 
 def refusal(error: VortexError) -> str:

@@ -18,7 +18,7 @@ from vortex.errors import ENGINE_VERSION, VortexError
 from vortex.runtime.page_trace import VARIABLE as TRACE
 from vortex.runtime.probes import VARIABLE as PROBE
 from vortex.runtime.sglang import last_word
-from vortex.runtime.sglang.choice import KEY, choice_of, refusal
+from vortex.runtime.sglang.choice import choice_of, refusal
 from vortex.runtime.sglang.config import VARIABLE, EngineConfig
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _no_prompt_graphs(_: None, args: Any) -> None:
 
 def _verify(done: None, params: Any, vocabulary: int) -> None:
     """ValueError, which SGLang gives the client, for a request whose choice this server does not serve."""
-    if not isinstance(params.custom_params, dict) or params.custom_params.get(KEY) is None:
+    if not params.custom_params:
         return
     try:
         config = EngineConfig.read()
