@@ -236,21 +236,30 @@ def test_a_client_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_line_and_the_facts_say_pages_and_tokens() -> None:
     cap, spec = Cap(), SHAPE.spec
     manifest: Any = SimpleNamespace(flow="quest", cap=cap, spec=spec)
-    about = About.of(manifest, "sm_90a", Budget(61), {3, 0}, 28, "triton")
+    about = About.of(manifest, "sm_90a", EngineConfig(dense_layers=frozenset((3, 0))), 28, "triton")
     said = about.line()
     assert said.startswith("flow quest on sm_90a; a token reads 64 pages of 16 (1024 tokens): 61 by score, the first 1")
     assert said.endswith("the last 2; dense layers 0, 3 of 28; prefill by triton")
     facts = about.facts()
     assert (facts["budget_pages"], facts["budget_tokens"], facts["dense_layers"]) == (64, 1024, [0, 3])
     assert json.loads(json.dumps(facts)) == facts
-    share = About.of(manifest, "cpu", Budget(5, "1/16"), (), 2, "x")
+    own = ("pages_of", "select_every", "deterministic", "per_request", "parameters")
+    assert [facts[name] for name in own] == [{}, 1, False, None, ""]
+    all_keys = (
+        '{"layers": {"05": 4}, "every": 8, "deterministic": true, "per_request": {"ratio": "1/4"}, "parameters": "w"}'
+    )
+    facts = About.of(manifest, "cpu", EngineConfig.read(all_keys), 28, "triton").facts()
+    most = {"pages": 0, "ratio": "1/4", "dense": False}
+    assert [facts[name] for name in own] == [{"5": 4}, 8, True, most, "w"]
+    assert json.loads(json.dumps(facts)) == facts
+    share = About.of(manifest, "cpu", EngineConfig(budget=Budget(5, "1/16")), 2, "x")
     assert "8 pages of 16 (128 tokens, or 1/16 of all where that is more)" in share.line()
     assert "dense layers none of 2" in share.line()
-    table = About.of(manifest, "cpu", Budget(table=[5, 9]), (), 2, "x")
+    table = About.of(manifest, "cpu", EngineConfig(budget=Budget(table=[5, 9])), 2, "x")
     assert "12 pages of 16 (192 tokens): 9 by score, fewer as layers and heads have it" in table.line()
     manifest.spec = Spec(page_size=64, block_size=16, head_dim=64, group=4, dtype="f32")
     manifest.cap = Cap(budgets=2, pages=4)  # two selections by the budget, and one that bounds itself
-    blocks = About.of(manifest, "cpu", Budget(5), (), 2, "x")
+    blocks = About.of(manifest, "cpu", EngineConfig(budget=Budget(5)), 2, "x")
     assert "17 blocks of 16 (272 tokens): 14 by score" in blocks.line()
 
 

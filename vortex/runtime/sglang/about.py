@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from vortex.artifact.manifest import Manifest
 from vortex.budget import Budget
+from vortex.runtime.sglang.config import EngineConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class About:
         pages: the most that a token reads of a long context, in units of ``block_size`` tokens and reserved ones
             included; ``budget.ratio`` may make them more.
         layers: how many the model has, those in ``dense_layers`` included.
+        config: what was asked for.
     """
 
     flow: str
@@ -31,16 +32,15 @@ class About:
     dense_layers: tuple[int, ...]
     layers: int
     prefill: str
+    config: EngineConfig
 
     @classmethod
-    def of(
-        cls, manifest: Manifest, target: str, budget: Budget, dense: Collection[int], layers: int, prefill: str
-    ) -> About:
-        """Of an artifact's ``manifest`` under ``budget``."""
-        spec, bare = manifest.spec, budget if budget.table else replace(budget, ratio=0)
-        pages = manifest.cap.total(bare, 0)
-        ordered = tuple(sorted(dense))
-        return cls(manifest.flow, target, spec.page_size, spec.block_size, budget, pages, ordered, layers, prefill)
+    def of(cls, manifest: Manifest, target: str, config: EngineConfig, layers: int, prefill: str) -> About:
+        """Of an artifact's ``manifest`` under ``config``."""
+        spec, budget = manifest.spec, config.budget
+        pages = manifest.cap.total(budget if budget.table else replace(budget, ratio=0), 0)
+        sizes, dense = (spec.page_size, spec.block_size), tuple(sorted(config.dense_layers))
+        return cls(manifest.flow, target, *sizes, budget, pages, dense, layers, prefill, config)
 
     @property
     def tokens(self) -> int:
@@ -61,7 +61,10 @@ class About:
         )
 
     def facts(self) -> dict[str, Any]:
-        """For programs: plain JSON. ``budget_pages`` and ``budget_tokens`` are what :attr:`pages` says."""
+        """For programs: plain JSON; docs/sglang.md has the table. ``budget_pages`` and ``budget_tokens`` are what
+        :attr:`pages` says. Probes have these names beside their own, so ``every`` is ``select_every`` here.
+        """
+        config, most = self.config, self.config.per_request
         budget = {"pages": self.budget.pages, "sink": self.budget.sink, "recent": self.budget.recent}
         return {
             "flow": self.flow,
@@ -73,5 +76,10 @@ class About:
             "budget_tokens": self.tokens,
             "dense_layers": list(self.dense_layers),
             "layers": self.layers,
+            "pages_of": {str(layer): source for layer, source in config.pages_of.items()},
+            "select_every": config.every,
+            "deterministic": config.deterministic,
+            "per_request": None if most is None else asdict(most) | {"ratio": str(most.ratio)},
+            "parameters": config.parameters,
             "prefill_backend": self.prefill,
         }

@@ -94,7 +94,7 @@ class VortexBackend(AttentionBackend):  # type: ignore[misc]
             self._layers[number] = Layer(k, v, fields, state, source, scales.get(number, UNSCALED))
         if scaled and name == "torch_native":
             self._prefill = ScaledPrefill(self._prefill, pool, self._layers)
-        self.about = About.of(manifest, target, config.budget, config.dense_layers, len(self._layers), name)
+        self.about = About.of(manifest, target, config, len(self._layers), name)
         rank = get_parallel().attn_tp_rank
         counts = Counts(self._library, config, self._layers)
         self.metrics = Metrics.wanted(runner.server_args, self.about, counts, rank)
