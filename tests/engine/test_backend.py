@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -212,6 +213,18 @@ def test_debug_logs_and_statistics_count_the_same_and_nothing_else_is_counted(
     scored = 3 * 7 * 2 * SPEC.head_dim * 4 * KV_HEADS  # two rows of summaries for each candidate
     assert seen["bytes_saved"] == 15 * page - scored  # of one sparse layer
     assert '"quest_select": {' in caplog.text
+    told = documented("launches_per_step")
+    assert seen.keys() <= told
+    assert {"selected_share", "from", "bytes_per_page"} <= told
+    facts = documented("select_every")
+    assert world.backend.about.facts().keys() <= facts
+
+
+def documented(key: str) -> set[str]:
+    """All that stands as code in the table of the page which has ``key`` in its first column."""
+    text = (Path(__file__).parents[2] / "docs/sglang.md").read_text(encoding="utf-8")
+    (table,) = (block for block in text.split("\n\n") if re.search(rf"^\| `{key}` \|", block, re.MULTILINE))
+    return set(re.findall("`([a-z_]+)`", table))
 
 
 def test_statistics_that_cannot_be_written_any_more_are_warned_of_once(
