@@ -17,9 +17,10 @@ OTHER = "use another attention backend for this model"
 LATENT_PREFILL = ("triton", "torch_native")
 """Dense backends that take absorbed queries (MLA) in one piece, compressed part and rotary part together."""
 
-CPU_PREFILL = ("torch_native", "triton")
-"""Dense backends that read prompts on a CPU; the second one does under Triton's interpreter. SGLang says of another one
-that it needs a GPU after the weights are loaded, and what else to do for its own attention backend.
+CPU_PREFILL = ("torch_native", "triton", "intel_amx")
+"""Dense backends that read prompts on a CPU; the second one does under Triton's interpreter, the third has not been
+tried. SGLang says of another one that it needs a GPU after the weights are loaded, and what else to do for its own
+attention backend.
 """
 
 SCALED_PREFILL = ("triton", "torch_native")
