@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _aside = False
-"""Whether a command runs; of the process, for a command may run a flow in any thread."""
+"""Whether a command runs. As ``sys.stdout`` it is the process's: a command runs its flows one after another."""
 
 
 @contextmanager
@@ -32,5 +32,5 @@ def of_flow() -> Iterator[None]:
     try:
         yield
     finally:
-        if sys.stdout is other:  # else another thread, or the flow itself, has set it since
+        if sys.stdout is other:  # else the flow itself has set it since
             sys.stdout = before

@@ -269,7 +269,7 @@ def test_files_that_are_no_traces_are_told(vortex: Vortex, tmp_path: Path) -> No
     file.write_text(whole + '{"step": 4, "lay')  # half a line: who writes it still runs
     assert vortex("trace", "t.jsonl").code == 0
     file.write_text(whole.splitlines()[0] + "\n")
-    says = "no step was recorded yet: one decode step in 20 is; VORTEX_TRACE=t.jsonl:every 1 steps looks at more\n"
+    says = "no step was recorded yet: one decode step in 20 is; VORTEX_TRACE='t.jsonl:every 1 step' looks at more\n"
     assert says in vortex("trace", "t.jsonl", "-o", "t.html").out
     file.write_text(recorded(source="vortex run", every=2).line())
     assert "no step was recorded yet\n" in vortex("trace", "t.jsonl").out

@@ -55,9 +55,9 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "sglang.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_vortex_is_installed_from_a_checkout(page: Path) -> None:
-    """On an index another project may have the name; a server of SGLang gets a wheel."""
+    """On an index another project may have the name."""
     assert not re.findall(r"pip install [^\n`#]*\bvortex\b[^\n`#]*", page.read_text())
 
 

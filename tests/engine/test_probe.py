@@ -331,8 +331,8 @@ def test_the_table_tells_a_diffuse_layer_from_a_bad_score(tmp_path: Path, capsys
 def test_without_a_probed_step_it_says_how_to_get_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = written(tmp_path / "p.jsonl", {})
     for every, says in (
-        (100, f"one decode step in 100 is; VORTEX_PROBE={file}:every 5 steps looks at more"),
-        (2, f"one decode step in 2 is; VORTEX_PROBE={file}:every 1 steps looks at more"),
+        (100, f"one decode step in 100 is; VORTEX_PROBE='{file}:every 5 steps' looks at more"),
+        (2, f"one decode step in 2 is; VORTEX_PROBE='{file}:every 1 step' looks at more"),
         (1, "every decode step is"),
     ):
         head = json.loads(file.read_text()) | {"every": every}

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.evaluate.prompts import answered
+from vortex.cli.exit_codes import USER_ERROR
 from vortex.cli.main import main
 from vortex.errors import VortexError
 from vortex.evaluate import advise
@@ -280,6 +281,12 @@ def test_the_configuration_is_written_before_a_pipe_may_end(
     monkeypatch.setattr("vortex.cli.advise._print", ends)
     said("--agreement", "0.01", "-o", str(tmp_path / "vortex.json"))
     assert EngineConfig.read(str(tmp_path / "vortex.json")).budget.pages == 2
+
+
+def test_a_configuration_that_cannot_be_written_loses_no_advice(said: Said, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, out, err = said("--agreement", "0.01", "-o", str(tmp_path / "file" / "vortex.json"))
+    assert code == USER_ERROR and '"pages": 2' in out and "VX7004" in err
 
 
 def test_nothing_reaches_what_is_wanted(said: Said, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from vortex.cli.exit_codes import USER_ERROR
 from vortex.cli.main import main
 from vortex.evaluate import packages, prefill, readers
 
@@ -127,6 +128,12 @@ def test_the_report_is_written_before_a_pipe_may_end(
     monkeypatch.setattr("vortex.cli.eval.emit_json", ends)
     said("-o", str(tmp_path / "report.html"))
     assert "</html>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_that_cannot_be_written_loses_no_figures(said: Said, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, found, err = said("-o", str(tmp_path / "file" / "report.html"))
+    assert code == USER_ERROR and lanes(found) and "VX7004" in err
 
 
 @pytest.mark.parametrize("where", ["reading", "decoding"])

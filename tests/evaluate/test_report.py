@@ -225,17 +225,17 @@ def test_numbers() -> None:
     ("n", "says"),
     [
         (0, ""),
-        (1, " Only 1 prompt was asked: shares differ by 1.00 with a single prompt."),
-        (8, " Only 8 prompts were asked: shares differ by .12 with a single prompt."),
-        (FEW - 1, " Only 99 prompts were asked: shares differ by .01 with a single prompt."),
+        (1, " Only 1 prompt was counted: shares differ by 1.00 with a single prompt."),
+        (8, " Only 8 prompts were counted: shares differ by .12 with a single prompt."),
+        (FEW - 1, " Only 99 prompts were counted: shares differ by .01 with a single prompt."),
         (FEW, ""),
     ],
 )
 def test_few_prompts_are_said(n: int, says: str) -> None:
-    assert few(n, "prompt", "was asked", "were asked") == says
+    assert few(n, "prompt", "was counted", "were counted") == says
 
 
 def test_the_note_says_how_few_prompts_there_were() -> None:
     made = summarise(evaluation(("quest",)), SETTINGS, costs(("quest",)))
     assert (n := max(t.figures.prompts for t in made.totals)) < FEW
-    assert f"Only {n} prompts were asked" in pareto(made).note
+    assert f"Only {n} prompts were counted" in pareto(made).note

@@ -185,6 +185,7 @@ IN_INDEX = [
     ("VX1013", "return vortex.topk(score, 8)", "vortex.topk(score, 8)", "it is vortex.topk(score, *, pages=None, "),
     ("VX1013", "return vortex.topk(score, 8)", "vortex.topk(score, 8)", "given by name, such as pages=8"),
     ("VX1013", "return vortex.topp(score)", "vortex.topp(score)", "it is vortex.topp(mass, p, *, pages=None)"),
+    ("VX1013", "def topk(x):\n    return x\nreturn topk(score, 8)", "topk(score, 8)", "the flow runs once on traced"),
     ("VX1091", "n = vortex.shortlist(score, pages=3)\nreturn vortex.topk(n)", "vortex.topk(n)", "x[near]"),
     ("VX1006", "return vortex.topp(cache.a, 0.9)", "vortex.topp(cache.a, 0.9)", "topp needs one number per page"),
     ("VX1070", "return vortex.topp(score, 1.5)", "vortex.topp(score, 1.5)", "p is 1.5", "0.9"),

@@ -401,6 +401,8 @@ BODIES = [
     "x = (cache.c * 3).int()\nx **= 2\ni = vortex.page_index() ** 2\nreturn vortex.topk(x.float() @ q[1] + i)",
     "x = copy.deepcopy(q)\nx *= 2\ny = copy.copy(x)\nreturn vortex.topk(cache.c @ (x + y + q).sum(0))",
     "x = F.pad(cache.c, (0, 0))\nx *= 2\nreturn vortex.topk((x - cache.c) @ q[0])",
+    "x = (cache.c * 2).unfold(-1, 8, 1)\nx += 1\nreturn vortex.topk(x.flatten(1) @ q[0])",
+    "x = copy.copy(q.clone())\nx += 1\nreturn vortex.topk(cache.c @ (x + q).sum(0))",
     "x = (cache.c * 2).unfold(-1, 4, 4)\nx += 1\nreturn vortex.topk(x.flatten(1) @ q[0])",
     "x = (q + 1)[q.sum(0)[:2].argmax()]\nx *= 2\nreturn vortex.topk(cache.c @ x)",
     "vortex.topk(cache.c @ q[0])\nreturn vortex.topk(cache.c @ q[1])",

@@ -29,14 +29,13 @@ from typing import TYPE_CHECKING
 
 from vortex.cli.numbers import integers, seconds
 from vortex.cli.show import emit_json, progress, say
-from vortex.errors import BAD_OPTION, counted
+from vortex.errors import BAD_OPTION, VortexError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
 
-    from vortex.errors import VortexError
     from vortex.evaluate.cost import Workload
     from vortex.evaluate.models import Model
     from vortex.evaluate.outcomes import Outcome
@@ -124,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
     fitting = [] if nothing else [n for n in tokens if n <= model.context]
     for what, error in {**untraced, **too_long}.items() if fitting else ():
         say(f"{what} is left out: {error.message}")
+    if args.trace_pages is not None and not fitting:
+        say(f"{args.trace_pages} was not written: no flow was run")
     trace = _page_trace(args, model, flows, budgets, weights) if fitting else None
     prompts = _prompts(model, names, fitting, args.prompts, args.seed) if fitting else []
     _say_size(evaluation, prompts)
@@ -251,7 +252,6 @@ def _summary(
     at: Workload,
 ) -> Summary:
     """Statistics and costs ``at`` a workload; a flow whose cost cannot be told joins the failures."""
-    from vortex.errors import VortexError
     from vortex.evaluate.cost import cost_of_baseline, cost_of_flow
     from vortex.evaluate.outcomes import BASELINES, Lane
     from vortex.evaluate.statistics import Failure, Settings, summarise
@@ -296,10 +296,14 @@ def _show(args: argparse.Namespace, summary: Summary, failures: Mapping[str, Vor
 
     for what, error in failures.items():
         say(f"{what}: {error.render()}")
+    lost: VortexError | None = None
     if args.out is not None:  # before what is printed: a pipe may end there
         from vortex.evaluate.report import write_html
 
-        write_html(summary, args.out)
+        try:
+            write_html(summary, args.out)
+        except VortexError as error:  # what was measured is shown all the same
+            lost = error
     if args.json:
         emit_json(summary.as_json())
     elif args.verdict:
@@ -307,6 +311,8 @@ def _show(args: argparse.Namespace, summary: Summary, failures: Mapping[str, Vor
             print(json.dumps(verdict))
     else:
         print_tables(summary)
+    if lost is not None:
+        raise lost
     if args.out is not None:
         say(f"wrote {args.out}")
     return INCOMPLETE if failures else 0

@@ -39,7 +39,7 @@ def pareto(summary: Summary) -> Table:
     note = f"MB and predicted us: {at}. front: no rule beats it in bytes (b), in time (t)."
     note += " Nothing is compiled for a GPU: with registers and CTAs an SM times are told by vortex info --shape."
     counts = [t.figures.prompts for t in summary.totals]
-    note += few(max(counts, default=0), "prompt", "was asked", "were asked")
+    note += few(max(counts, default=0), "prompt", "was counted", "were counted")
     if left_out:
         note += f" Left out, for the model cannot do them densely: {', '.join(left_out)}."
     return Table("Answers and what they cost", head, tuple(_pareto(summary, t) for t in summary.totals), note)

@@ -378,7 +378,7 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
     hint = "the flow runs once on traced tensors; 'vortex ops' lists what it can call on them"
     if "torch.jit" in type(e).__module__ or _in_script(e):
         hint = "code compiled by torch.jit cannot be traced: call the plain Python function"
-    elif isinstance(e, TypeError) and (way := _way_to_call(first_line(e))):
+    elif isinstance(e, TypeError) and (way := _way_to_call(e)):
         hint = way
     elif str(e).startswith("vmap("):
         hint = "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
@@ -389,12 +389,17 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
     raise FLOW_RAISED.at(loc, type=type(e).__name__, text=first_line(e), hint=hint) from e
 
 
-def _way_to_call(text: str) -> str:
+def _way_to_call(e: TypeError) -> str:
     """How a function of vortex is called, where Python says that it does not take these arguments; else nothing."""
-    name, call, wrong = text.partition("() ")
+    name, call, wrong = first_line(e).partition("() ")
     function = {f.__name__: f for f in (topk, topp, union, shortlist)}.get(name)
-    if function is None or not call or not wrong.startswith(("takes ", "got ", "missing ")):
-        return ""
+    if function is None or not call or not wrong.startswith(("takes ", "got ", "missing ")) or '"' in wrong:
+        return ""  # torch, which has a topk too, quotes so
+    frame = e.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is not None and frame.tb_frame.f_globals.get(name, function) is not function:
+        return ""  # one of the flow's own
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()]
     named = "; what follows the * is given by name, such as pages=8" if wrong.startswith("takes ") else ""
     return f"it is vortex.{name}{inspect.Signature(bare)}{named}"

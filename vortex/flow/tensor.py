@@ -235,7 +235,9 @@ class vTensor:
         return self.abs()
 
     def __copy__(self) -> vTensor:
-        return vTensor(self.value)
+        made = vTensor(self.value)
+        made.copied = self.copied
+        return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> vTensor:
         return self.clone()

@@ -102,7 +102,7 @@ def unfold(self: Any, dimension: Any, size: Any, step: Any) -> vTensor:
     if n < 0 or by < 1 or n > d:
         raise refuse(f"windows of {n}, {by} apart, of an axis of {d}", f"sizes up to {d} and a step from 1")
     made = _windows(x, i, torch.arange(0, d - n + 1, by)[:, None] + torch.arange(n))
-    return viewing(made, x, repeated=by < n)
+    return viewing(made, x, repeated=by < n and d - n >= by)
 
 
 def _windows(x: vTensor, i: int, places: torch.Tensor) -> vTensor:

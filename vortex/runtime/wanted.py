@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vortex.errors import ErrorKind
+from vortex.errors import ErrorKind, counted
 
 EVERY = 100
 """Steps from one that is looked at to the next, where nothing else is said."""
@@ -30,7 +30,7 @@ class Watched:
 def not_yet(what: str, variable: str, file: Path, every: int) -> str:
     """Why a file has no step that was looked at, ``what`` it would have been, and how there will be some."""
     when = "every decode step is" if every == 1 else f"one decode step in {every} is"
-    more = f"; {variable}={file}:every {max(1, every // 20)} steps looks at more" if every > 1 else ""
+    more = f"; {variable}='{file}:every {counted(max(1, every // 20), 'step')}' looks at more" if every > 1 else ""
     return f"no step was {what} yet: {when}{more}"
 
 

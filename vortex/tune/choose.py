@@ -42,7 +42,7 @@ def chooser(db: Path | None = None, shape: str | None = None, variants: int = VA
     """What compilations ask, those of the command line and those of Python: the databases of :meth:`Layers.default`.
 
     Raises:
-        VortexError: VX8007 for a shape that is none, VX8xxx for a ``db`` that cannot be read.
+        VortexError: VX8007 for a shape that is none, VX7002 or VX8001 for a ``db`` that is not there or is none.
     """
     return Chooser(Layers.default(db), read_shape(shape) if shape else None, variants)
 

@@ -135,7 +135,7 @@ class Session:
                 elif what == "times":
                     todo = [x for x in todo if x != i]
                     sample = self._keep_times(i, shape, data)
-                    if sample.us is not None:  # as 'vortex db best' and a compilation choose
+                    if sample.us is not None and sample.us[0] > 0:  # as 'vortex db best' and a compilation choose
                         made = sample.noisy, sample.us[1], i
                         best = min(best, made) if best else made
                 elif what == "end":

@@ -66,13 +66,9 @@ def choice_of(custom: object, most: Choice | None, *, table: bool = False) -> Ch
     ``table`` says that budgets differ by layer.
 
     Raises:
-        VortexError: VX9007 for what is no choice, for one beyond ``most``, and for a key that is meant to be one.
+        VortexError: VX9007 for what is no choice, and for one beyond ``most``.
     """
-    if not isinstance(custom, Mapping):
-        return None
-    if KEY not in custom and most is not None and (meant := next(filter(_meant, custom), None)):
-        raise REQUEST_REFUSED.at(why=f"it is not there, but '{meant}' is, did you mean '{KEY}'?")
-    if custom.get(KEY) is None:
+    if not isinstance(custom, Mapping) or custom.get(KEY) is None:
         return None
     if most is None:
         raise REQUEST_REFUSED.at(why="this server takes no choices: 'per_request' is not in its configuration")
@@ -92,9 +88,14 @@ def choice_of(custom: object, most: Choice | None, *, table: bool = False) -> Ch
     return made
 
 
-def _meant(key: object) -> bool:
-    """Whether a key can only be a slip for ours; others belong to logit processors."""
-    return isinstance(key, str) and bool(get_close_matches(key.strip().lower(), [KEY], cutoff=0.8))
+def slip_of(custom: Mapping[object, object]) -> str:
+    """A key of ``custom_params`` that can only be a slip for ours, empty without one; others belong to logit
+    processors, such as ``vertex``.
+    """
+    if KEY in custom:
+        return ""
+    meant = (k for k in custom if isinstance(k, str) and get_close_matches(k.strip().lower(), [KEY], cutoff=0.9))
+    return next(meant, "")
 
 
 def refusal(error: VortexError) -> str:

@@ -14,11 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
-from vortex.errors import ENGINE_VERSION, VortexError
+from vortex.errors import ENGINE_VERSION, REQUEST_REFUSED, VortexError
 from vortex.runtime.page_trace import VARIABLE as TRACE
 from vortex.runtime.probes import VARIABLE as PROBE
 from vortex.runtime.sglang import last_word
-from vortex.runtime.sglang.choice import choice_of, refusal
+from vortex.runtime.sglang.choice import KEY, choice_of, refusal, slip_of
 from vortex.runtime.sglang.config import VARIABLE, EngineConfig
 
 logger = logging.getLogger(__name__)
@@ -140,10 +140,15 @@ def _no_prompt_graphs(_: None, args: Any) -> None:
 
 def _verify(done: None, params: Any, vocabulary: int) -> None:
     """ValueError, which SGLang gives the client, for a request whose choice this server does not serve."""
-    if not params.custom_params:
+    if not isinstance(params.custom_params, dict):
+        return
+    slip = slip_of(params.custom_params)
+    if not slip and params.custom_params.get(KEY) is None:
         return
     try:
         config = EngineConfig.read()
+        if slip and config.per_request is not None:
+            raise REQUEST_REFUSED.at(why=f"it is not there, but '{slip}' is, did you mean '{KEY}'?")
         choice_of(params.custom_params, config.per_request, table=bool(config.budget.table))
     except VortexError as error:
         raise ValueError(refusal(error)) from None

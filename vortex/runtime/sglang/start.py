@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,7 +46,8 @@ def _refuse_missing(config: EngineConfig) -> None:
             if not os.path.isabs(path):
                 why += f": a path that is not absolute is one from {os.getcwd()}, where the server starts"
                 source = os.environ.get(VARIABLE, "").strip()
-                why += "" if source.startswith("{") else f", and not from where '{source}' lies"
+                elsewhere = source[:1] not in ("", "{") and Path(source).resolve().parent != Path.cwd()
+                why += f", and not from where '{source}' lies" if elsewhere else ""
             raise ENGINE_CONFIG.at(why=why)
 
 
