@@ -299,10 +299,10 @@ def test_nothing_reaches_what_is_wanted(said: Said, tmp_path: Path) -> None:
 
 
 def test_a_configuration_is_good_in_any_folder(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "vortex/flow/library/block_topk.py").read_text().replace('"block_topk"', '"mine"')
+    text = (ROOT / "vortex/flow/library/block_topk.py").read_text().replace('"block_topk"', '"in_any_folder"')
     (tmp_path / "mine.py").write_text(text)
     monkeypatch.chdir(tmp_path)
-    for flow in ("mine.py", "mine.py:mine"):
+    for flow in ("mine.py", "mine.py:in_any_folder"):
         code, out, err = said("--agreement", "0.01", "--json", "-o", "c.json", flows=flow)
         assert code == OK, err
         assert EngineConfig.read("c.json").flow == f"{tmp_path}/{flow}"
