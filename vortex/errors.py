@@ -141,6 +141,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f", did you mean '{bare[close[0]]}'?" if close else ""
 
 
+def nearest_or_all(name: str, known: Collection[str]) -> str:
+    """As :func:`nearest`; where nothing is close, ``"; there are x, y"``."""
+    return nearest(name, known) or f"; there are {', '.join(known)}"
+
+
 def counted(n: float | str, what: str) -> str:
     """``1 page``, ``2 pages``."""
     return f"{n} {what}{'' if n == 1 else 's'}"

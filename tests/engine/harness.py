@@ -184,6 +184,15 @@ def ids(one_pass: list[dict[str, Any]]) -> list[list[int]]:
     return [request["ids"] for request in one_pass]
 
 
+def shares(said: list[list[int]], references: list[list[Any]]) -> list[float]:
+    """Of the tokens of these answers, how many each simulation finds best: ``references`` are theirs, those of all
+    answers by the first simulation, then by the next.
+    """
+    tokens, best = [t for one in said for t in one], [t for one in references for t, _ in one]
+    each = [best[i : i + len(tokens)] for i in range(0, len(best), len(tokens))]
+    return [sum(a == b for a, b in zip(tokens, one, strict=True)) / len(tokens) for one in each]
+
+
 EXCUSED = 1e-4
 """A difference is excused where the simulation's next best choice was this near."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import lab
-from tests.engine.harness import HERE, TOKENS, VERSIONS, Lab, ids, prompts
+from tests.engine.harness import HERE, TOKENS, VERSIONS, Lab, ids, prompts, shares
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
@@ -52,13 +52,7 @@ def test_it_says_what_a_simulation_says(
     said, again = (ids(one) for one in done["passes"])
     assert again == said
     assert all(request["cached"] >= 144 for request in done["passes"][1])
-
-    def share(simulated: list[Any]) -> float:
-        pairs = [(a, b) for got, want in zip(said, simulated, strict=True) for a, (b, _) in zip(got, want, strict=True)]
-        return sum(a == b for a, b in pairs) / len(pairs)
-
-    simulated = done["references"]
-    few, all_pages, unscaled = (share(simulated[i : i + len(asked)]) for i in range(0, len(simulated), len(asked)))
+    few, all_pages, unscaled = shares(said, done["references"])
     print(few, all_pages, unscaled)
     assert few >= most, (few, all_pages)
     assert all_pages <= fewest, (few, all_pages)
@@ -89,11 +83,11 @@ def test_chunks_in_fp8_that_triton_reads_say_what_a_simulation_says(
         {"triton": False, "cuts": True, "pages": 3},
     ]
     config = {"flow": told["flow"], "budget": {"pages": 3}, "prefill_backend": "triton"}
-    shares = shares_of(lab(VERSIONS[0], shared, kind), config, asked, [told | one for one in simulated])
-    few, all_pages, at_once, from_pool = shares
-    assert few >= 0.92, shares
-    assert all_pages <= 0.6, shares
-    assert max(at_once, from_pool) < few - 0.02, shares
+    found = shares_of(lab(VERSIONS[0], shared, kind), config, asked, [told | one for one in simulated])
+    few, all_pages, at_once, from_pool = found
+    assert few >= 0.92, found
+    assert all_pages <= 0.6, found
+    assert max(at_once, from_pool) < few - 0.02, found
 
 
 @pytest.mark.release
@@ -125,7 +119,4 @@ def shares_of(
     settings = {"dtype": "float16", "kv_cache_dtype": "fp8_e4m3", "chunked_prefill_size": CHUNK} | settings
     passes = [{"prompts": [prompt], "tokens": TOKENS} for prompt in asked]
     done = here.serve(config, passes, references, **settings)
-    said = [token for one in done["passes"] for token in one[0]["ids"]]
-    best = [token for one in done["references"] for token, _ in one]
-    each = [best[i : i + len(said)] for i in range(0, len(best), len(said))]
-    return [sum(a == b for a, b in zip(said, one, strict=True)) / len(said) for one in each]
+    return shares([one[0]["ids"] for one in done["passes"]], done["references"])

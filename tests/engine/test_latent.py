@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import lab
-from tests.engine.harness import HERE, TOKENS, VERSIONS, Lab, ids, prompts
+from tests.engine.harness import HERE, TOKENS, VERSIONS, Lab, ids, prompts, shares
 from tests.engine.test_matrix import check
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
@@ -72,11 +72,7 @@ def test_in_fp8_with_three_pages_it_says_what_a_simulation_says(shared: Path) ->
     said, again = (ids(one) for one in done["passes"])
     assert again == said
     assert all(request["cached"] >= 144 for request in done["passes"][1])
-    told = iter(done["references"])
-    few, all_pages, wide = (
-        sum(a == b for tokens in said for a, (b, _) in zip(tokens, next(told), strict=True)) / (len(said) * TOKENS)
-        for _ in range(3)
-    )
+    few, all_pages, wide = shares(said, done["references"])
     assert few >= 0.85, (few, all_pages)
     assert all_pages <= 0.5, (few, all_pages)
     assert wide < few - 0.05, (few, wide)
@@ -100,13 +96,9 @@ def test_in_fp8_a_prompt_that_triton_reads_is_not_rounded_for_itself(shared: Pat
     passes = [{"prompts": asked, "tokens": TOKENS}] * 2
     done = narrow(VERSIONS[0], shared).serve(config, passes, references, **FP8)
     assert [request["cached"] for request in done["passes"][1]] == kept
-    told = iter(done["references"])
-    for answers in done["passes"]:
-        few, all_pages, from_pool = (
-            sum(a == b for one in answers for a, (b, _) in zip(one["ids"], next(told), strict=True))
-            / (len(asked) * TOKENS)
-            for _ in range(3)
-        )
+    half = len(references) // 2
+    for answers, told in zip(done["passes"], (done["references"][:half], done["references"][half:]), strict=True):
+        few, all_pages, from_pool = shares(ids(answers), told)
         print(few, all_pages, from_pool)
         assert few >= 0.92, (few, all_pages, from_pool)
         assert all_pages <= 0.5, (few, all_pages, from_pool)

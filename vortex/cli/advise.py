@@ -19,13 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.eval import model_weights
 from vortex.cli.numbers import integers
-from vortex.cli.show import emit_json, progress, say, table, write_text
-from vortex.errors import BAD_OPTION, VortexError, counted
+from vortex.cli.show import emit_json, progress, say, table, write_text, written_first
+from vortex.errors import BAD_OPTION, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,20 +155,14 @@ def _show(args: argparse.Namespace, advice: Advice, model: Model) -> int:
         say(f"{what}: {error.render()}")
     chosen = advice.chosen
     config = None if chosen is None else json.dumps(advice.config(chosen))
-    lost: VortexError | None = None
-    if args.out is not None and config is not None:  # before what is printed: a pipe may end there
-        try:
-            write_text(config + "\n", args.out)
-        except VortexError as error:  # what was measured is shown all the same
-            lost = error
-    if args.json:
-        emit_json(advice.as_json())
-    else:
-        _print(advice, config)
-    if model.windowed_layers:
-        say(f"layers with a sliding window stayed dense: {len(model.windowed_layers)}; no figure has them")
-    if lost is not None:
-        raise lost
+    write = None if args.out is None or config is None else partial(write_text, config + "\n", args.out)
+    with written_first(write):
+        if args.json:
+            emit_json(advice.as_json())
+        else:
+            _print(advice, config)
+        if model.windowed_layers:
+            say(f"layers with a sliding window stayed dense: {len(model.windowed_layers)}; no figure has them")
     if args.out is not None:
         if config is None:
             say(f"{args.out} was not written")

@@ -24,11 +24,12 @@ import shlex
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.numbers import integers, seconds
-from vortex.cli.show import emit_json, progress, say
+from vortex.cli.show import emit_json, progress, say, written_first
 from vortex.errors import BAD_OPTION, VortexError, counted
 
 if TYPE_CHECKING:
@@ -293,26 +294,18 @@ def _show(args: argparse.Namespace, summary: Summary, failures: Mapping[str, Vor
     import json
 
     from vortex.cli.eval_tables import print_tables
+    from vortex.evaluate.report import write_html
 
     for what, error in failures.items():
         say(f"{what}: {error.render()}")
-    lost: VortexError | None = None
-    if args.out is not None:  # before what is printed: a pipe may end there
-        from vortex.evaluate.report import write_html
-
-        try:
-            write_html(summary, args.out)
-        except VortexError as error:  # what was measured is shown all the same
-            lost = error
-    if args.json:
-        emit_json(summary.as_json())
-    elif args.verdict:
-        for verdict in summary.verdicts():
-            print(json.dumps(verdict))
-    else:
-        print_tables(summary)
-    if lost is not None:
-        raise lost
+    with written_first(None if args.out is None else partial(write_html, summary, args.out)):
+        if args.json:
+            emit_json(summary.as_json())
+        elif args.verdict:
+            for verdict in summary.verdicts():
+                print(json.dumps(verdict))
+        else:
+            print_tables(summary)
     if args.out is not None:
         say(f"wrote {args.out}")
     return INCOMPLETE if failures else 0

@@ -29,6 +29,7 @@ from vortex.errors import (
     VortexError,
     VortexWarning,
     nearest,
+    nearest_or_all,
 )
 
 COMMANDS = {
@@ -118,8 +119,8 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
-            hint = nearest(value, action.choices) or f"; there are {', '.join(action.choices)}"
-            raise UNKNOWN_NAME.at(what=f"verb of '{self.prog}'", name=value, nearest=hint)
+            near = nearest_or_all(value, action.choices)
+            raise UNKNOWN_NAME.at(what=f"verb of '{self.prog}'", name=value, nearest=near)
         super()._check_value(action, value)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from vortex.errors import writing
+from vortex.errors import VortexError, writing
 
 
 def say(text: str) -> None:
@@ -40,6 +40,22 @@ def write_text(text: str, out: Path) -> None:
             scratch.replace(whole)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_first(write: Callable[[], None] | None) -> Iterator[None]:
+    """``write`` a file, if any, before what is printed inside, where a pipe may end (``| head``). What the disk refuses
+    is raised behind it, so that what was measured is shown all the same.
+    """
+    refused: VortexError | None = None
+    if write is not None:
+        try:
+            write()
+        except VortexError as error:
+            refused = error
+    yield
+    if refused is not None:
+        raise refused
 
 
 def emit_json(value: object) -> None:

@@ -19,7 +19,7 @@ import shlex
 import time
 
 from vortex.cli.show import say, table
-from vortex.errors import UNKNOWN_NAME, nearest
+from vortex.errors import UNKNOWN_NAME, nearest_or_all
 from vortex.install import toolchain
 
 VERBS = ("install", "show")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the verb says."""
     if args.verb not in VERBS:
-        hint = nearest(args.verb, VERBS) or f"; there are {', '.join(VERBS)}"
+        hint = nearest_or_all(args.verb, VERBS)
         raise UNKNOWN_NAME.at(what="verb of 'vortex toolchain'", name=args.verb, nearest=hint)
     return _install(args) if args.verb == "install" else _show()
 

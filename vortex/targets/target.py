@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from vortex.errors import BAD_OPTION, TARGET_STAGE, UNKNOWN_TARGET, nearest
+from vortex.errors import BAD_OPTION, TARGET_STAGE, UNKNOWN_TARGET, nearest_or_all
 
 STAGES = ("flow", "page", "tir", "src", "lib")
 """Every stage in order; ``vortex.driver`` runs them."""
@@ -77,8 +77,7 @@ def find_targets(given: Iterable[str | Target], say: Callable[[str], None]) -> t
             continue
         full = ALIASES.get(name, name)
         if full not in TARGETS:
-            close = nearest(name, TARGETS) or f"; there are {', '.join(TARGETS)}"
-            raise UNKNOWN_TARGET.at(name=name, nearest=close)
+            raise UNKNOWN_TARGET.at(name=name, nearest=nearest_or_all(name, TARGETS))
         if full != name:
             say(f"target {name}: compiling for {full} (its kernels use instructions of that architecture alone)")
         found[full] = TARGETS[full]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vortex.errors import UNKNOWN_NAME, nearest
+from vortex.errors import UNKNOWN_NAME, nearest_or_all
 from vortex.evaluate.prompts import Prompt
 from vortex.evaluate.tasks.documents import Documents
 from vortex.evaluate.tasks.keyvalue import KeyValue
@@ -54,7 +54,7 @@ def find_task(name: str) -> Task:
     for task in _ALL:
         if name in (task.name, task.ruler or task.name):
             return task
-    raise UNKNOWN_NAME.at(what="task", name=name, nearest=nearest(name, TASKS) or f"; there are {', '.join(TASKS)}")
+    raise UNKNOWN_NAME.at(what="task", name=name, nearest=nearest_or_all(name, TASKS))
 
 
 def write_prompts(

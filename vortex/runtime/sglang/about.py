@@ -27,9 +27,7 @@ class About:
     target: str
     page_size: int
     block_size: int
-    budget: Budget
     pages: int
-    dense_layers: tuple[int, ...]
     layers: int
     prefill: str
     config: EngineConfig
@@ -39,8 +37,16 @@ class About:
         """Of an artifact's ``manifest`` under ``config``."""
         spec, budget = manifest.spec, config.budget
         pages = manifest.cap.total(budget if budget.table else replace(budget, ratio=0), 0)
-        sizes, dense = (spec.page_size, spec.block_size), tuple(sorted(config.dense_layers))
-        return cls(manifest.flow, target, *sizes, budget, pages, dense, layers, prefill, config)
+        return cls(manifest.flow, target, spec.page_size, spec.block_size, pages, layers, prefill, config)
+
+    @property
+    def budget(self) -> Budget:
+        return self.config.budget
+
+    @property
+    def dense_layers(self) -> tuple[int, ...]:
+        """In ascending order."""
+        return tuple(sorted(self.config.dense_layers))
 
     @property
     def tokens(self) -> int:
