@@ -350,6 +350,7 @@ LINEAR = [
     _c("einsum_ellipsis", lambda x, q: torch.einsum("s...d,...d->s...", x, q), **XQ),
     _c("einsum_ellipsis_first", lambda x, q: torch.einsum("...d,gd->...g", x, q), **XQ),
     _c("einsum_ellipsis_implicit", lambda x, q: torch.einsum("...d,dg", x, q.T), **XQ),
+    _c("einsum_ellipses_of_two_lengths", lambda x, q: torch.einsum("...d,...d->...", x, q), **XQ),
     _c("einsum_ellipsis_summed", lambda x, q: torch.einsum("s...,...->s", x, q), tolerance=1e-4, **XQ),
     _c("einsum_ellipsis_of_none", lambda x, q: torch.einsum("shd...,...hd->s...", x, q), **XQ),
     _c("einsum_ellipsis_of_one", lambda x: torch.einsum("...hd->...h", x), tolerance=1e-4),
