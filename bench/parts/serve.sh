@@ -19,6 +19,7 @@ stage() {
   mkdir -p "$serve"
   cp -u "$from/site.txz" "$serve/"
   artifact quest serve/tiny --heads 8/2 --head-dim 64 --page-size 16 --dtype f16
+  artifact quest serve/chosen --heads 8/2 --head-dim 64 --page-size 16 --dtype f16 --request-budgets
   artifact quest serve/scaled --heads 8/2 --head-dim 64 --page-size 16 --dtype f16 --kv-dtype fp8_e4m3
   artifact quest serve/smollm2 --heads 9/3 --head-dim 64 --page-size 16 --dtype f16 --request-budgets
   artifact latent_topk serve/latent --heads 16 --latent 512+64 --page-size 16 --dtype f16

@@ -6,7 +6,7 @@ import argparse
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from serving.servers import Servers
 
 TOKENS = 40
 LENGTHS = (150, 163, 176, 189, 300, 420, 555, 700)
-FLOWS = dict.fromkeys(("tiny", "scaled", "smollm2"), "quest") | dict.fromkeys(("latent", "latent_fp8"), "latent_topk")
+FLOWS = {
+    **dict.fromkeys(("tiny", "chosen", "scaled", "smollm2"), "quest"),
+    **dict.fromkeys(("latent", "latent_fp8"), "latent_topk"),
+}
 """Artifact -> the flow that it is made of, which a CPU compiles by itself."""
 
 
@@ -49,10 +52,12 @@ class Bench:
         self.report.add(part, name=f"{self.servers.dense} against itself", graphs=server.graphs(), **row)
         return dense
 
-    def passes(self, server: Server, asked: list[list[int]], tokens: int) -> dict[str, list[dict[str, Any]]]:
-        made = {"fresh": server.all(asked, tokens), "cached": server.all(asked, tokens)}
+    def passes(
+        self, server: Server, asked: list[list[int]], tokens: int, each: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, list[dict[str, Any]]]:
+        made = {when: server.all(asked, tokens, each=each) for when in ("fresh", "cached")}
         server.flush()
-        return made | {"one by one": server.all(asked, tokens, at_once=False)}
+        return made | {"one by one": server.all(asked, tokens, at_once=False, each=each)}
 
     def compared(
         self,
@@ -62,23 +67,26 @@ class Bench:
         servers: dict[str, tuple[dict[str, Any] | None, Any]],
         simulated: dict[str, Any] | None = None,
         others: dict[str, dict[str, Any]] | None = None,
+        chosen: dict[str, list[int | None]] | None = None,
     ) -> None:
         """A row for each server's answers, beside those of the first, which is dense, and the simulation's.
 
         ``simulated`` is what else the simulation is told, and ``others`` what simulations are told that these answers
-        must not please as much.
+        must not please as much. ``chosen`` has, by server, the pages that each prompt's request asks for, all of them
+        where it is None.
         """
         found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
 
         def ask(name: str) -> None:
             config, settings = servers[name]
             label, mixes = label_of(part, name), "enable_mixed_chunk" in settings
+            each = [_choice(pages) for pages in (chosen or {}).get(name, [])]
             witness = self.folder / f"{label}.jsonl" if mixes else None
             with (
                 self.report.attempt(part, name),
                 self.servers.start(label, model, config, witness, **settings) as server,
             ):
-                passes = self.passes(server, asked, TOKENS)
+                passes = self.passes(server, asked, TOKENS, each)
                 served = server.ask("/server_info").get("vortex")
                 found[name] = passes, {"served": served, "graphs": server.graphs()}
                 if witness:
@@ -91,7 +99,7 @@ class Bench:
             found.get("dense", ({}, {}))[0].get("fresh"),
         )
         for name, (passes, row) in found.items():
-            pages = 3 if name.startswith("3 ") else None
+            pages = (chosen or {}).get(name) or [3 if name.startswith("3 ") else None] * len(asked)
             for when, said in passes.items():
                 row[when] = {
                     "cached": sum(one["cached"] for one in said),
@@ -100,16 +108,17 @@ class Bench:
                 }
                 if dense:
                     row[when]["as_dense"] = self.judge.agree(said, dense)
-                told = {"flow": flow, "pages": pages} | (simulated or {})
+                told = {"flow": flow} | (simulated or {})
                 if name.startswith("dense"):
                     told["triton_decodes"] = not self.cpu
                 answers = [
-                    told | {"prompt": p, "answer": s["ids"], "cuts": [s["cached"]] if s["cached"] else []}
-                    for p, s in zip(asked, said, strict=True)
+                    told | {"pages": n, "prompt": p, "answer": s["ids"], "cuts": [s["cached"]] if s["cached"] else []}
+                    for n, p, s in zip(pages, asked, said, strict=True)
                 ]
                 row[when]["as_simulated"] = self.judge.by_simulation(model, answers)
                 if when == "fresh":
-                    for label, other in (({"by_all_pages": {"pages": None}} if pages else {}) | (others or {})).items():
+                    every = {"by_all_pages": {"pages": None}} if any(pages) else {}
+                    for label, other in (every | (others or {})).items():
                         row[when][label] = self.judge.by_simulation(model, [one | other for one in answers])
             self.report.add(part, name=name, **row)
 
@@ -121,6 +130,11 @@ def together(do: Callable[[str], None], names: Iterable[str]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def _choice(pages: int | None) -> dict[str, Any]:
+    """The sampling parameters of a request that asks for so many pages, or for all."""
+    return {"custom_params": {"vortex": {"dense": True} if pages is None else {"pages": pages}}}
 
 
 def label_of(part: str, name: str) -> str:

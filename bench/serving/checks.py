@@ -14,6 +14,7 @@ def tokens(bench: Bench) -> None:
     asked, model = prompts(1, LENGTHS), bench.model("grouped")
     everything = {"flow": bench.flow("tiny"), "budget": {"pages": 100000}}
     few = {"flow": bench.flow("tiny"), "budget": {"pages": 3}}
+    chosen = {"flow": bench.flow("chosen"), "budget": {"pages": 3}, "per_request": {"dense": True}}
     chunks = {"chunked_prefill_size": 128}
     mixed = chunks | {"enable_mixed_chunk": True}
     bench.compared("tokens", model, asked, {
@@ -22,9 +23,11 @@ def tokens(bench: Bench) -> None:
         "all pages": (everything, {}),
         "all pages, chunks": (everything, chunks),
         "all pages, mixed chunks": (everything, mixed),
+        "all pages, deterministic": (everything | {"deterministic": True}, {}),
         "3 pages": (few, {}),
         "3 pages, mixed chunks": (few, mixed),
-    })  # fmt: skip
+        "pages by request": (chosen, {}),
+    }, chosen={"pages by request": [(3, None, 6)[n % 3] for n in range(len(asked))]})  # fmt: skip
 
 
 def smollm2(bench: Bench) -> None:
@@ -35,7 +38,7 @@ def smollm2(bench: Bench) -> None:
     prompts, length = [one["tokens"] for one in asked], max(len(one["answer"]) for one in asked) + 24
     room: dict[str, Any] = {"max_total_tokens": 65536, "context_length": 4096}
     config = {"flow": bench.flow("smollm2"), "budget": {"pages": 64}, "per_request": {"pages": 1000}}
-    most = {"custom_params": {"vortex": {"pages": 1000}}}
+    most = [{"custom_params": {"vortex": {"pages": 1000}}}] * len(prompts)
     dense: list[dict[str, Any]] = []
     found: list[tuple[str, list[dict[str, Any]], dict[str, int]]] = []
 
@@ -53,9 +56,9 @@ def smollm2(bench: Bench) -> None:
                 ("all pages, by request", most, True),
                 ("all pages, cached", most, True),
                 ("all pages, one by one", most, False),
-                ("64 pages", {}, True),
+                ("64 pages", [], True),
             ):
-                found.append((label, server.all(prompts, length, at_once, **more), server.graphs()))
+                found.append((label, server.all(prompts, length, at_once, more), server.graphs()))
 
     together(ask, ["dense", "vortex"])
     for label, said, graphs in found:

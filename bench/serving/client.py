@@ -48,9 +48,13 @@ class Server:
         ids = [entry[1] for entry in about["output_token_logprobs"]]
         return {"ids": ids, "gaps": [b[0] - b[1] for b in best], "cached": about.get("cached_tokens", 0)}
 
-    def all(self, prompts: Sequence[list[int]], tokens: int, at_once: bool = True, **more: Any) -> list[dict[str, Any]]:
+    def all(
+        self, prompts: Sequence[list[int]], tokens: int, at_once: bool = True, each: Sequence[dict[str, Any]] = ()
+    ) -> list[dict[str, Any]]:
+        """Answers of all prompts; ``each`` has sampling parameters of its own for every prompt, or is empty."""
         with ThreadPoolExecutor(len(prompts) if at_once else 1) as threads:
-            return list(threads.map(lambda p: self.one(p, tokens, **more), prompts))
+            more = each or [{}] * len(prompts)
+            return list(threads.map(lambda p, m: self.one(p, tokens, **m), prompts, more))
 
     def flush(self) -> None:
         for _ in range(100):
