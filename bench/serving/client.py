@@ -101,7 +101,10 @@ class Server:
         return done
 
     def graphs(self) -> dict[str, int]:
-        """How many of the log's lines on decoding say that a CUDA graph ran, and that none did."""
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if "Decode batch" in line]
-        graph = sum("cuda graph: True" in line for line in lines)
-        return {"replayed": graph, "eager": len(lines) - graph}
+        """How many of the log's lines on decoding say that a CUDA graph ran, and that none did; of those on prompts,
+        how many say that one ran.
+        """
+        lines = self.log.read_text(errors="replace").splitlines()
+        decoding, prompts = ([line for line in lines if f"{what} batch" in line] for what in ("Decode", "Prefill"))
+        replayed, of_prompts = (sum("cuda graph: True" in line for line in some) for some in (decoding, prompts))
+        return {"replayed": replayed, "eager": len(decoding) - replayed, "prompts": of_prompts}
