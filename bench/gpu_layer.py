@@ -12,11 +12,11 @@ in .gpu/ by
 
     PYTHONPATH=. python3 bench/gpu_layer.py .gpu/quest.vxa .gpu/block_topk.vxa --out $OUT/layer.json
 
-``--between 100`` also measures the layer where so many MB are written before each step (``between_us``, without what
-that takes): in a model the weights of a layer go through L2 between two layers' attention, and then the instructions of
-the kernels have to come from memory again. ``--only select.2`` leaves a kernel's other variants out, so that every step
-runs this one; ``--device cpu`` tries the script where there is no GPU, on artifacts that have a CPU library: few pages,
-and times of the wall clock.
+``--between 100`` also measures the layer where so many MB are read before each step (``between_us``, without what that
+takes): in a model the weights of a layer go through L2 between two layers' attention, and then the instructions of
+the kernels have to come from memory again. Nor does the layer begin before that kernel's end. ``--only select.2``
+leaves a kernel's other variants out, so that every step runs this one; ``--device cpu`` tries the script where there is
+no GPU, on artifacts that have a CPU library: few pages, and times of the wall clock.
 ``--budget 8`` keeps 8 pages beside the reserved ones, or blocks.
 """
 
@@ -52,6 +52,8 @@ SHAPES = [(1, 32763), (4, 32763), (8, 32763), (16, 8187), (32, 8187), (32, 32763
 CHECKED = [[1], [16, 17, 480, 500], [32763, 1, 900, 5000, 16384], [700] * 40, [262139, 60000]]
 SMALL_POOL, SMALL_SHAPES, SMALL_CHECKED = 2048, [(1, 1019), (4, 1019)], [[1], [16, 17, 480, 500], [900, 1, 2000]]
 """The same where there is no GPU."""
+WIDTH = 8192
+"""Columns of the weights that are read between steps."""
 COLD = 400 << 20
 """Bytes that the steps of a graph read together: more than any L2 cache has."""
 
@@ -340,14 +342,18 @@ def timed(calls: Sequence[Callable[[], object]], device: torch.device) -> float:
     return sorted(times)[runs // 2]
 
 
-def timed_between(calls: Sequence[Callable[[], object]], written: torch.Tensor, device: torch.device) -> float:
-    """Microseconds of a call, before each of which ``written`` is overwritten, without the time that this takes."""
+def timed_between(calls: Sequence[Callable[[], object]], megabytes: int, device: torch.device) -> float:
+    """Microseconds of a call, before each of which so much is read as a layer's weights are, without the time that this
+    takes.
+    """
+    weights = torch.zeros(megabytes * 10**6 // (2 * WIDTH), WIDTH, dtype=torch.bfloat16, device=device)
+    x, product = weights.new_zeros(WIDTH), weights.new_zeros(len(weights))
 
-    def write() -> None:
-        written.fill_(1)
+    def read() -> None:
+        torch.mv(weights, x, out=product)
 
-    both = timed([do for call in calls for do in (write, call)], device)
-    return 2 * both - timed([write] * len(calls), device)
+    both = timed([do for call in calls for do in (read, call)], device)
+    return 2 * both - timed([read] * len(calls), device)
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -358,7 +364,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def measured(layer: Layer, requests: int, tokens: int, copy: float, between: int = 0) -> dict[str, Any]:
-    """Times of a shape, of as many steps that no cache holds their pages; one more with ``between`` MB written before
+    """Times of a shape, of as many steps that no cache holds their pages; one more with ``between`` MB read before
     each step.
     """
     first = Step(layer, [tokens] * requests, 100)
@@ -374,8 +380,7 @@ def measured(layer: Layer, requests: int, tokens: int, copy: float, between: int
     row["layer_us"] = timed([s.run for s in steps], layer.device)
     row["apart_us"] = timed([s.run_apart for s in steps], layer.device)
     if between:
-        written = torch.empty(between * 10**6, dtype=torch.uint8, device=layer.device)
-        row["between_MB"], row["between_us"] = between, timed_between([s.run for s in steps], written, layer.device)
+        row["between_MB"], row["between_us"] = between, timed_between([s.run for s in steps], between, layer.device)
     for kind in ("select", "attend"):
         row[f"{kind}_of_copy"] = sizes[kind] / row[f"{kind}_us"] * 1e6 / copy
     if layer.ir is not None:
@@ -395,7 +400,7 @@ def main() -> int:
     parser.add_argument(
         "--budget", type=int, default=BUDGET.pages, help="pages kept beside the reserved ones, or blocks"
     )
-    parser.add_argument("--between", type=int, default=0, metavar="MB", help="measure behind so many written MB, too")
+    parser.add_argument("--between", type=int, default=0, metavar="MB", help="measure behind so many read MB, too")
     parser.add_argument("--commit", default="")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
