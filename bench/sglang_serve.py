@@ -62,7 +62,12 @@ def main() -> None:
     words.add_argument("--dtype", help="of the checks: float16, on a CPU float32")
     words.add_argument("--requests", type=int, default=500, help="of churn")
     words.add_argument("--churn", nargs="*", default=CHURN, choices=CHURN, help="servers of churn")
-    words.add_argument("--prefill-graphs", action="store_true", help="CUDA graphs for prompts, in SGLang's own way")
+    words.add_argument(
+        "--prefill-graphs",
+        default="",
+        choices=["breakable", "disabled"],
+        help="of prompts (default: as SGLang has them)",
+    )
     words.add_argument("--start-seconds", type=int, default=180, help="a server may take to start")
     words.add_argument("--seconds", type=int, default=0, help="after which everything is stopped (default: never)")
     words.add_argument("--side-by-side", type=int, default=14, help="servers at a time")

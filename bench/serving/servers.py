@@ -46,7 +46,8 @@ class Servers:
     logs: Path
     gate: threading.Semaphore
     start_seconds: int
-    prefill_graphs: bool = False
+    prefill_graphs: str = ""
+    """SGLang's CUDA graphs for prompts; where it is empty, as SGLang has them."""
     flashinfer: Path | None = None
     """The folder to import FlashInfer from."""
     processes: set[int] = field(default_factory=set)
@@ -68,19 +69,19 @@ class Servers:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        prompt_graphs = "breakable" if self.prefill_graphs else "disabled"
         plain = {
             "model_path": model, "port": port, "device": self.device, "dtype": self.dtype,
             "attention_backend": self.dense if config is None else "vortex", "page_size": PAGE,
             "grammar_backend": "none", "sampling_backend": "pytorch", "max_total_tokens": 16384,
             "max_running_requests": 16, "context_length": 4096, "mem_fraction_static": 0.3, "random_seed": 0,
-            "decode_log_interval": 10, "cuda_graph_backend_prefill": prompt_graphs,
-            "watchdog_timeout": 300, "skip_tokenizer_init": True,
+            "decode_log_interval": 10, "watchdog_timeout": 300, "skip_tokenizer_init": True,
         }  # fmt: skip
         if self.cpu:
             plain["disable_cuda_graph"] = True
         else:
             plain["cuda_graph_bs_decode"] = [1, 2, 4, 8, 16]
+        if self.prefill_graphs:
+            plain["cuda_graph_backend_prefill"] = self.prefill_graphs
         words = [sys.executable, "-m", "sglang.launch_server"]
         if config is not None:
             words += ["--vortex-config", json.dumps(config)]

@@ -128,17 +128,25 @@ def test_what_can_be_known_is_refused_before_a_worker_starts(version: str, share
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_prompts_have_cuda_graphs_where_they_are_asked_for(version: str, shared: Path) -> None:
+def test_prompts_have_cuda_graphs_where_they_ran_or_are_asked_for(version: str, shared: Path) -> None:
     here = lab(version, shared)
-    cases = {
-        "vortex": {},
-        "asked for": {"cuda_graph_backend_prefill": "breakable"},
-        "triton": {"attention_backend": "triton"},
+    cases: dict[str, dict[str, Any]] = {
+        "read by torch_native": {},
+        "asked for": {"settings": {"cuda_graph_backend_prefill": "breakable"}},
+        "read by triton": {"config": '{"prefill_backend": "triton"}'},
+        "SGLang's own": {"settings": {"attention_backend": "triton"}},
     }
     job = {"settings": here.settings(page_size=16, disable_cuda_graph=False), "cases": cases}
     said, log = answered("prompt_graphs.py", here, job)
-    assert said == {"vortex": "disabled", "asked for": "breakable", "triton": "breakable"}
-    assert "vortex: no CUDA graphs for prompts" in log
+    ran = version == "0.5.23"
+    assert said == {
+        "read by torch_native": "disabled",
+        "asked for": "breakable",
+        "read by triton": "breakable" if ran else "disabled",
+        "SGLang's own": "breakable",
+    }
+    assert "vortex: no CUDA graphs for prompts that 'torch_native' reads" in log
+    assert ("prompts that 'triton' reads" in log) is not ran
 
 
 @pytest.mark.full

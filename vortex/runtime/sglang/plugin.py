@@ -131,11 +131,17 @@ def _page_size(default: dict[str, Any], view: Any) -> dict[str, Any] | None:
 
 
 def _no_prompt_graphs(_: None, args: Any) -> None:
-    """CUDA graphs of prompts are for those who ask: this backend has not run in them on a GPU."""
-    if args.attention_backend == NAME and _seam().drop_prompt_graphs(args):
+    """CUDA graphs of prompts are as SGLang has them where they ran under this backend on a GPU, and else for those who
+    ask.
+    """
+    if args.attention_backend != NAME:
+        return
+    seam = _seam()
+    reads = EngineConfig.read().prefill_on(seam.settings(args).device)
+    if reads not in seam.GRAPHED_PREFILL and seam.drop_prompt_graphs(args):
         way_in = "--cuda-graph-backend-prefill breakable asks for them, untried"
         # a warning, as SGLang's own for such cases: arguments are resolved before its log is set up
-        logger.warning("vortex: no CUDA graphs for prompts; %s", way_in)
+        logger.warning("vortex: no CUDA graphs for prompts that '%s' reads; %s", reads, way_in)
 
 
 def _verify(done: None, params: Any, vocabulary: int) -> None:

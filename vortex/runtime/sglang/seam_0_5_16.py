@@ -9,6 +9,9 @@ from typing import Any
 
 from vortex.runtime.sglang.backend import VortexBackend
 
+GRAPHED_PREFILL: tuple[str, ...] = ()
+"""Dense backends whose prompts have run in SGLang's CUDA graphs under this one."""
+
 
 class Backend(VortexBackend):
     """As the backend is."""

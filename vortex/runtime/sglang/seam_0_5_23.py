@@ -8,6 +8,9 @@ from sglang.srt.layers.attention.base_attn_backend import SharedReadEnds
 
 from vortex.runtime.sglang.backend import VortexBackend
 
+GRAPHED_PREFILL: tuple[str, ...] = ("triton",)
+"""Dense backends whose prompts have run in SGLang's CUDA graphs under this one (``serve_checks_7.json`` and ``_9``)."""
+
 
 class Backend(VortexBackend):
     """As the backend is, with its declaration."""
