@@ -11,6 +11,9 @@ import pytest
 
 from tests.cli.conftest import Vortex
 from vortex.cli.main import USER_ERROR
+from vortex.install import databases
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -137,6 +140,21 @@ def test_every_step_can_be_reproduced(vortex: Vortex, dump: Path) -> None:
     script = (dump / "repro.sh").read_text()
     assert all(s["command"] in script for s in commands)
     assert subprocess.run(["sh", "-n", dump / "repro.sh"], check=False).returncode == 0
+
+
+def test_repro_says_what_came_from_databases(vortex: Vortex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VORTEX_DB", raising=False)
+    monkeypatch.setattr(databases, "SHIPPED", ROOT / "vortex" / "tune" / "shipped")
+    words = ["compile", "quest", "--target", "cpu,sm_90a", "--to", "page", "-o", "x.page", "--dump-dir"]
+    assert vortex(*words, "dump").code == 0
+    assert vortex(*words, "plain", "--no-db").code == 0
+    told = {name: Path(name, "repro.sh").read_text().splitlines() for name in ("dump", "plain")}
+    [asked] = [line for line in told["dump"] if "tuning databases" in line]
+    assert asked.startswith("# ")
+    assert "-schedule.sm_90a.page has schedules of" in asked
+    assert not any("--passes=schedule --target sm_90a" in line for line in told["dump"])
+    assert any("--passes=schedule --target sm_90a" in line for line in told["plain"])
+    assert any("--passes=schedule --target cpu" in line for line in told["dump"])
 
 
 def test_print_after(vortex: Vortex) -> None:

@@ -23,7 +23,7 @@ SHOWN = 3
 
 def text_hash(text: str) -> str:
     """A short hash of a dumped text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 @dataclass
@@ -63,9 +63,19 @@ class DumpDir:
         return made
 
     def step(
-        self, name: str, stage: str, text: str, *, before: str = "", target: str = "", seconds: float = 0.0
+        self,
+        name: str,
+        stage: str,
+        text: str,
+        *,
+        before: str = "",
+        target: str = "",
+        seconds: float = 0.0,
+        looked_up: bool = False,
     ) -> Path | None:
-        """Record one step of the way; its file, or None where ``text`` is what it was ``before``."""
+        """Record one step of the way; its file, or None where ``text`` is what it was ``before``. No command
+        repeats one in which schedules were ``looked_up`` in tuning databases.
+        """
         number = len(self.steps)
         entry: dict[str, Any] = {
             "step": number,
@@ -81,7 +91,11 @@ class DumpDir:
         short = name.partition("{")[0]
         entry["file"] = f"{number:02}-{short}{f'.{target}' if target else ''}.{stage}"
         source = self.holding(before) if before else None
-        if source:
+        if source and looked_up:
+            self.commands.append(
+                f"# {entry['file']} has schedules of tuning databases, which 'vortex opt' does not ask"
+            )
+        elif source:
             entry["command"] = f"vortex opt {source} --passes={shlex.quote(name)}"
             entry["command"] += f" --target {target}" if target else ""
             self.commands.append(f"{entry['command']} | diff - {entry['file']}")
@@ -123,7 +137,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         VortexError: VX7002 when ``folder`` is not a dump.
     """
     try:
-        found = json.loads((folder / MANIFEST).read_text())
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NO_SUCH_FILE.at(path=str(folder / MANIFEST), why="does not exist: the folder is not a dump") from None
     except (OSError, ValueError) as e:
@@ -158,7 +172,7 @@ def _replace(file: Path, text: str) -> None:
     """Write ``file`` whole or, where the disk refuses, not at all: what was there stays."""
     scratch = file.with_name(f".{file.name}.part")
     try:
-        scratch.write_text(text)
+        scratch.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files may be any bytes
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
@@ -166,6 +180,6 @@ def _replace(file: Path, text: str) -> None:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8", errors="surrogateescape")
     except (OSError, ValueError):
         return ""

@@ -17,9 +17,9 @@ from vortex.compilation.tvm_dump import TvmDump
 from vortex.errors import VortexError
 from vortex.install.identity import digest
 from vortex.install.versions import versions
-from vortex.ir.core import Module
+from vortex.ir.core import Function, Module
 from vortex.ir.printer import attr, print_module
-from vortex.passes.manager import Choose, PassCall, PassContext, Ran, run_pipeline
+from vortex.passes.manager import Choice, Choose, PassCall, PassContext, Ran, run_pipeline
 from vortex.spec import REQUIRED
 from vortex.targets.target import STAGES, Target
 
@@ -120,17 +120,28 @@ class Record:
         start = time.perf_counter()
         name = target.name if target else ""
 
+        found = 0
+
+        def choose(program: Module, f: Function, target: Target) -> Choice | None:
+            nonlocal found
+            assert self._choose is not None
+            choice = self._choose(program, f, target)
+            found += choice is not None
+            return choice
+
         def on_pass(ran: Ran) -> None:
-            nonlocal start
+            nonlocal start, found
             seconds = time.perf_counter() - start
-            self._step(str(ran.call), ran.stage, ran.before, ran.after, name, seconds)
-            start = time.perf_counter()
+            self._step(str(ran.call), ran.stage, ran.before, ran.after, name, seconds, looked_up=found > 0)
+            start, found = time.perf_counter(), 0
 
-        return run_pipeline(module, calls, PassContext(target, self._choose), on_pass)
+        return run_pipeline(module, calls, PassContext(target, self._choose and choose), on_pass)
 
-    def _step(self, name: str, stage: str, before: str, text: str, target: str, seconds: float) -> None:
+    def _step(
+        self, name: str, stage: str, before: str, text: str, target: str, seconds: float, *, looked_up: bool = False
+    ) -> None:
         if self._dump:
-            self._dump.step(name, stage, text, before=before, target=target, seconds=seconds)
+            self._dump.step(name, stage, text, before=before, target=target, seconds=seconds, looked_up=looked_up)
         if self._on_step:
             self._on_step(name, target, before, text)
 
