@@ -40,7 +40,8 @@ def report(argv: list[str], error: BaseException) -> str:
 def _write(argv: list[str], trace: str, dump: Path | None) -> Path:
     from vortex.compilation.reproducer import DUMP, REPORT, TRACEBACK
 
-    name = f"vortex-crash-{hashlib.sha256((shlex.join(argv) + trace).encode()).hexdigest()[:8]}"
+    told = f"{shlex.join(argv)}{trace}".encode(errors="surrogateescape")
+    name = f"vortex-crash-{hashlib.sha256(told).hexdigest()[:8]}"
     folder = Path(name)
     try:
         folder.mkdir(exist_ok=True)
@@ -49,10 +50,10 @@ def _write(argv: list[str], trace: str, dump: Path | None) -> Path:
     repeated = [_kept(arg, folder) for arg in argv]
     if dump is not None and sum(f.stat().st_size for f in dump.iterdir()) <= MAX_INPUT:
         shutil.copytree(dump, folder / DUMP, dirs_exist_ok=True)
-    (folder / TRACEBACK).write_text(trace)
-    (folder / REPORT).write_text(json.dumps({"argv": argv, "versions": versions()}, indent=2) + "\n")
+    (folder / TRACEBACK).write_text(trace, encoding="utf-8", errors="surrogateescape")
+    (folder / REPORT).write_text(json.dumps({"argv": argv, "versions": versions()}, indent=2) + "\n", encoding="utf-8")
     command = f'cd "$(dirname "$0")"\n{shlex.quote(sys.executable)} -m vortex {shlex.join(repeated)}\n'
-    (folder / "repro.sh").write_text(command)
+    (folder / "repro.sh").write_text(command, encoding="utf-8", errors="surrogateescape")
     return folder
 
 
@@ -62,7 +63,7 @@ def _kept(arg: str, folder: Path) -> str:
 
     if arg == "-" and STDIN:
         (folder / INPUTS).mkdir(exist_ok=True)
-        (folder / INPUTS / "stdin").write_text(STDIN[-1])
+        (folder / INPUTS / "stdin").write_text(STDIN[-1], encoding="utf-8", errors="surrogateescape")
         return f"{INPUTS}/stdin"
     head, equals, tail = arg.partition("=") if arg.startswith("--") else ("", "", arg)
     path, colon, name = tail.partition(":")

@@ -6,8 +6,10 @@ Nothing heavy is imported before a subcommand asks for it, so that ``vortex --he
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -133,6 +135,7 @@ def main(argv: Sequence[str] | None = None, *, after: signal.Handlers | None = N
     """Run one command line; the exit code. ``after`` handles an interrupt that comes later; else who did before."""
     args = list(sys.argv[1:] if argv is None else argv)
     _open_closed()
+    _printable()
     with _interrupts(after) as interrupted:
         code, message = _guarded(args, interrupted)
     if code != OK:
@@ -194,6 +197,12 @@ def _open_closed() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it lives as long as the process
+
+
+def _printable() -> None:
+    """What stdout's encoding has no sign for is shown as its number, as on stderr: a locale is no mistake."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -110,7 +110,9 @@ def _resumed(folder: Path, stage: str, names: list[str]) -> tuple[Resumed, ...]:
 def _differing(folder: Path, hashes: dict[str, str]) -> list[str]:
     """The files that are no longer what was dumped."""
     there = [n for n in hashes if (folder / n).is_file()]
-    return [n for n in there if text_hash((folder / n).read_text(errors="replace")) != hashes[n]]
+    return [
+        n for n in there if text_hash((folder / n).read_text(encoding="utf-8", errors="surrogateescape")) != hashes[n]
+    ]
 
 
 def _dumped(folder: Path) -> tuple[dict[str, Any], dict[str, Any], object]:

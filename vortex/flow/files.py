@@ -121,7 +121,7 @@ class FlowFile:
         try:
             text = Path(self.path).read_bytes()
         except (OSError, ValueError) as e:
-            raise NO_SUCH_FILE.at(path=self.path, why=getattr(e, "strerror", None) or "is not a path") from None
+            raise NO_SUCH_FILE.at(path=self.path, why=_why_unread(e)) from None
         self.module.__package__ = self.package or _copied_from(text)
         linecache.checkcache(self.path)
         argv = sys.argv
@@ -146,6 +146,21 @@ class FlowFile:
                 raise FLOW_RAISED.at(loc2, type=type(e).__name__, text=str(e) or "no message", hint=hint) from e
             finally:
                 sys.argv = argv
+
+
+def _why_unread(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is not a path"
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path can be written in UTF-8: bytes that are none stand in it as lone surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _package(folder: str) -> tuple[str, str]:
@@ -203,7 +218,9 @@ def load(path: str) -> FlowFile:
     """
     made = FlowFile(path)
     if not os.path.isdir(made.folder):
-        raise NO_SUCH_FILE.at(path=path, why="No such file or directory")
+        raise NO_SUCH_FILE.at(path=path, why="does not exist")
+    if not _is_text(made.path):
+        raise NO_SUCH_FILE.at(path=path, why="has a name that is not UTF-8, and texts have to name it: rename it")
     _FILES[made.name] = made
     made.run()
     return made

@@ -136,7 +136,13 @@ class Installation:
 def _run(step: str, words: list[str]) -> str:
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, env=clean_environment(), stdin=subprocess.DEVNULL, check=False
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
     except OSError as error:
         raise TOOLCHAIN_FAILED.at(

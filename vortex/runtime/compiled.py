@@ -130,7 +130,7 @@ def _alone(path: Path) -> Iterator[None]:
     while True:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            opened = lock.open("w")
+            opened = lock.open("w", encoding="utf-8")
         with opened:
             fcntl.flock(opened, fcntl.LOCK_EX)
             try:  # whoever held it before has removed it, and others may have made a new one since
@@ -223,7 +223,12 @@ def _compile(flow: str, shape: ModelShape, target: str, path: Path) -> None:
     run = [*python, "-m", *words, "--no-dump"]
     try:
         done = subprocess.run(
-            run, capture_output=True, text=True, env=toolchain.clean_environment(), stdin=subprocess.DEVNULL
+            run,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=toolchain.clean_environment(),
+            stdin=subprocess.DEVNULL,
         )
     except OSError as error:
         raise COMPILE_FAILED.at(flow=flow, why=f"{run[0]}: {error.strerror}", command=shlex.join(run)) from None

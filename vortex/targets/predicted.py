@@ -99,7 +99,7 @@ class Worth:
 @cache
 def compared() -> tuple[Compared, ...]:
     """All measurements."""
-    text = files("vortex.targets").joinpath(DATA).read_text()
+    text = files("vortex.targets").joinpath(DATA).read_text(encoding="utf-8")
     return tuple(Compared(**json.loads(line)) for line in text.splitlines())
 
 

@@ -214,7 +214,7 @@ def _run(work: Sequence[Job], jobs: int, until: float) -> Iterator[tuple[Job, di
 def _finished(job: Job) -> dict[str, str] | None:
     """What an earlier build of the same group left; None when there was none, or it was not finished."""
     try:
-        found = json.loads(Path(job.out).with_suffix(".json").read_text())
+        found = json.loads(Path(job.out).with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
@@ -252,7 +252,7 @@ def build_group(job: Job) -> dict[str, str]:
                 except VortexError as each:
                     failed[symbol] = each.message[:400]
             _library(job, target, fine)
-    Path(job.out).with_suffix(".json").write_text(json.dumps(failed))
+    Path(job.out).with_suffix(".json").write_text(json.dumps(failed), encoding="utf-8")
     return failed
 
 

@@ -77,7 +77,7 @@ class Bundle:
             "candidates": [c.to_json() for c in self.candidates],
         }
         with writing(self.path):
-            (self.path / "bundle.json").write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+            (self.path / "bundle.json").write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

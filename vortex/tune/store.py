@@ -272,7 +272,10 @@ def _why_read_only(path: Path) -> str:
 def _network(path: Path) -> str:
     """The network file system that ``path`` lies on, or an empty string."""
     try:
-        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        mounts = [
+            line.split()
+            for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+        ]
     except OSError:
         return ""
     parents = {str(p) for p in path.absolute().resolve().parents}

@@ -33,7 +33,7 @@ def _alone(path: Path) -> Iterator[None]:
     """Two that build one bundle would sweep away each other's candidates."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
+        lock = (path / ".lock").open("w", encoding="utf-8")
     with lock as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

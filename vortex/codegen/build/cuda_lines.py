@@ -32,7 +32,7 @@ def machine_lines(source: str, ptx: str, arch: str) -> tuple[Lines | None, tuple
     """
     with scratch_folder() as scratch:
         compile_with_lines(source, arch, scratch / FILE)
-        told = (scratch / FILE).with_suffix(".ptx").read_text()
+        told = (scratch / FILE).with_suffix(".ptx").read_text(encoding="utf-8")
         said = _disassembled((scratch / FILE).with_suffix(".cubin"))
     return ptx_lines(ptx, told), sass_lines(said) if said else None
 

@@ -83,7 +83,7 @@ def build_llvm(text: str, file: str, mcpu: str, out: Path) -> None:
         for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
             module = scratch / file
             # empty lines in front, so that LLVM's messages name the lines of the file
-            module.write_text("\n" * text.count("\n", 0, start) + text[start:end])
+            module.write_text("\n" * text.count("\n", 0, start) + text[start:end], encoding="utf-8")
             objects.append(scratch / f"{len(objects)}.o")
             try:
                 load_module(str(module)).write_to_file(str(objects[-1]), "o")

@@ -91,7 +91,7 @@ def build_sources(
     _link(toolkit, [folder / "kernel.o" for folder in compiled.values()], out)
     return CudaBuild(
         dict(sources),
-        {name: (folder / "kernel.ptx").read_text() for name, folder in compiled.items()},
+        {name: (folder / "kernel.ptx").read_text(encoding="utf-8") for name, folder in compiled.items()},
         {name: folder / "kernel.cubin" for name, folder in compiled.items()},
         {name: _resources(folder) for name, folder in compiled.items()},
     )
@@ -124,7 +124,7 @@ def _finished(name: str, folder: Future[Path]) -> Path:
 
 
 def _resources(folder: Path) -> KernelResources:
-    return KernelResources(**json.loads((folder / "resources.json").read_text()))
+    return KernelResources(**json.loads((folder / "resources.json").read_text(encoding="utf-8")))
 
 
 def emit_cuda(name: str, f: PrimFunc, arch: str) -> str:
@@ -180,14 +180,16 @@ def _compile(toolkit: Toolkit, source: str, arch: str) -> Path:
     kept = cache_root() / "nvcc" / identity.key
     if not (kept / "resources.json").exists():
         with _scratch(kept) as folder:
-            (folder / "kernel.cu").write_text(translation_unit(source))
+            (folder / "kernel.cu").write_text(translation_unit(source), encoding="utf-8")
             said = _run(_command(toolkit, flags, folder / "kernel.cu", "-c", folder / "kernel.o"))
             next(folder.glob("kernel*.cubin")).rename(folder / "kernel.cubin")
             for file in folder.iterdir():
                 if file.name not in ("kernel.cu", "kernel.o", "kernel.ptx", "kernel.cubin"):
                     file.unlink()
             identity.write(folder / "identity.json")
-            (folder / "resources.json").write_text(json.dumps(asdict(read_resources(said, source, arch))))
+            (folder / "resources.json").write_text(
+                json.dumps(asdict(read_resources(said, source, arch))), encoding="utf-8"
+            )
     return kept
 
 
@@ -197,7 +199,7 @@ def compile_with_lines(source: str, arch: str, file: Path) -> None:
     Raises:
         VortexError: as :func:`build_cuda`.
     """
-    file.write_text(translation_unit(source))
+    file.write_text(translation_unit(source), encoding="utf-8")
     flags = [*_flags(arch), "-lineinfo"]
     _run(_command(find_toolkit(), flags, file, "-cubin", file.with_suffix(".cubin")))
 

@@ -119,7 +119,9 @@ def sass(cubin: Path) -> str:
     for name, flags in (("cuobjdump", ["-sass"]), ("nvdisasm", ["-c"])):
         tool = find_inspector(name)
         if tool is not None:
-            done = subprocess.run([str(tool), *flags, str(cubin)], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [str(tool), *flags, str(cubin)], capture_output=True, text=True, errors="replace", check=False
+            )
             if done.returncode == 0:
                 return done.stdout
     return ""

@@ -41,7 +41,7 @@ def settings(task: str) -> dict[str, Any]:
     import yaml
 
     folder = package()
-    told = yaml.safe_load((folder / "synthetic.yaml").read_text())[task]
+    told = yaml.safe_load((folder / "synthetic.yaml").read_text(encoding="utf-8"))[task]
     return {**told, **_constants(folder)[told["task"]]}
 
 
@@ -49,7 +49,7 @@ def settings(task: str) -> dict[str, Any]:
 def _constants(folder: Path) -> dict[str, Any]:
     space: dict[str, Any] = {}
     path = folder / "data" / "synthetic" / "constants.py"
-    exec(compile(path.read_text(), path, "exec"), space)
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), space)
     return dict(space["TASKS"])
 
 
@@ -69,7 +69,7 @@ def generator(task: str) -> dict[str, Any]:
         **told["args"],
     }
     space: dict[str, Any] = {"__name__": f"ruler.{told['task']}", "__file__": str(script)}
-    code = compile(script.read_text(), script, "exec")
+    code = compile(script.read_text(encoding="utf-8"), script, "exec")
     with _stand_ins(told["task"]), seeded(0):
         sys.argv[:] = [str(script), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
         exec(code, space)
