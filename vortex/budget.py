@@ -17,6 +17,10 @@ MOST_PAGES = 2**28
 """No number of pages reaches it: what plans count with has room for twice as many."""
 
 
+DIGITS = 18
+"""Of a number that fits 64 bits, at most."""
+
+
 def integer(x: object) -> int | None:
     """An integer of Python's from any (numpy's too); None for what is none, truth values among them."""
     if isinstance(x, bool) or not isinstance(x, SupportsIndex):
@@ -25,6 +29,13 @@ def integer(x: object) -> int | None:
         return operator.index(x)
     except TypeError:
         return None
+
+
+def natural(text: str) -> int | None:
+    """The number that decimal digits stand for; None for other text and for one with more digits than any number has
+    here, which Python refuses to read from some length on.
+    """
+    return int(text) if text.isdecimal() and len(text) <= DIGITS else None
 
 
 def _table(given: object) -> tuple[tuple[int, ...], ...]:
@@ -74,7 +85,7 @@ class Budget:
                 raise BAD_BUDGET.at(why=f"pages is {self.pages!r} beside a table whose largest number is {most}")
             object.__setattr__(self, "pages", most)
         elif self.pages == -1:
-            raise BAD_BUDGET.at(why="it has neither pages nor a table")
+            raise BAD_BUDGET.at(why="it has neither pages, 0 or more, nor a table")
         for name, least in (("pages", 0), ("sink", 0), ("recent", 1)):
             number = integer(getattr(self, name))
             if number is None or not least <= number < MOST_PAGES:

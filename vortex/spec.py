@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
-from vortex.budget import integer
+from vortex.budget import integer, natural
 from vortex.errors import BAD_SPEC
 from vortex.untrusted_json import Range
 
 REQUIRED = ("page_size", "head_dim", "group", "dtype")
 """Module attributes that every model shape has."""
 
-Count = Annotated[int, Range(0, 2**31 - 1)]
+MOST = 1 << 16
+"""The most tokens of a page, numbers of a head and heads of a group; no model has as many by far."""
+
+Count = Annotated[int, Range(0, MOST)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,7 @@ class Spec:
     queries, its first ``kv_lora_rank`` numbers are the value. ``kv_dtype`` is that of the rows, with one scale a layer.
 
     Raises:
-        VortexError: VX1021 when a number is not positive or a dtype unknown.
+        VortexError: VX1021 when a number is not positive or larger than 65536, or a dtype unknown.
     """
 
     page_size: Count = 16
@@ -53,8 +56,9 @@ class Spec:
     def __post_init__(self) -> None:
         for name in ("page_size", "head_dim", "group"):
             number = integer(getattr(self, name))
-            if number is None or number < 1:
-                raise BAD_SPEC.at(why=f"{name} is {getattr(self, name)!r}, a positive integer is needed")
+            if number is None or not 1 <= number <= MOST:
+                why = f"{name} is {getattr(self, name)!r}, a positive integer of at most {MOST} is needed"
+                raise BAD_SPEC.at(why=why)
             object.__setattr__(self, name, number)
         block = integer(self.block_size)
         if block is None or not 0 <= block <= self.page_size or (block and self.page_size % block):
@@ -80,12 +84,12 @@ class Spec:
     @classmethod
     def of_heads(cls, heads: str, **rest: object) -> Spec:
         """From query and KV heads, ``"32/8"``; VX1021 when they do not divide."""
-        q, _, kv = heads.partition("/")
-        if not (q.isdecimal() and kv.isdecimal() and int(q) and int(kv)):
+        q, kv = map(natural, heads.partition("/")[::2])
+        if not q or not kv:
             raise BAD_SPEC.at(why=f"heads '{heads}' is not query/KV, as in 32/8")
-        if int(q) % int(kv):
+        if q % kv:
             raise BAD_SPEC.at(why=f"{q} query heads do not divide into {kv} KV heads")
-        return cls(group=int(q) // int(kv), **rest)  # type: ignore[arg-type]
+        return cls(group=q // kv, **rest)  # type: ignore[arg-type]
 
     @classmethod
     def of_latent(cls, latent: str = "512+64", heads: int | str = 128, **rest: object) -> Spec:
@@ -94,14 +98,14 @@ class Spec:
         Raises:
             VortexError: VX1021 when ``latent`` is not two numbers, or ``heads`` none (``20`` and ``20/1`` are 20).
         """
-        rank, plus, rope = latent.partition("+")
-        if not (plus and rank.isdecimal() and rope.isdecimal() and int(rank)):
+        rank, rope = map(natural, latent.partition("+")[::2])
+        if not rank or rope is None:
             raise BAD_SPEC.at(why=f"latent '{latent}' is not compressed KV + rotary key, as in 512+64")
-        q, slash, kv = str(heads).partition("/")
-        if not q.isdecimal() or not int(q) or (slash and kv != "1"):
+        all_heads, slash, kv = str(heads).partition("/")
+        q = natural(all_heads)
+        if not q or (slash and kv != "1"):
             raise BAD_SPEC.at(why=f"heads '{heads}' is not a number of query heads; all share one latent row, as in 20")
-        dim = int(rank) + int(rope)
-        return cls(head_dim=dim, group=int(q), kv_lora_rank=int(rank), **rest)  # type: ignore[arg-type]
+        return cls(head_dim=rank + rope, group=q, kv_lora_rank=rank, **rest)  # type: ignore[arg-type]
 
     @classmethod
     def of_attrs(cls, attrs: Mapping[str, object]) -> Spec:

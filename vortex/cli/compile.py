@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         default = str(source.attrs.get("target", default))
     elif start:
         default = ",".join(dumped_targets(Path(args.flow)))
-    targets = parse_targets(args.target or default, say)
+    targets = parse_targets(default if args.target is None else args.target, say)
     for target in targets:
         target.require(args.to)
     if start in ("tir", "src"):
@@ -197,7 +197,7 @@ def _stage_of(name: str) -> str | None:
     path = Path(name)
     if path.suffix in (".flow", ".page"):
         return path.suffix[1:]
-    if not path.is_dir():
+    if not name or not path.is_dir():
         return None
     from vortex.flow.flow import library_names
 

@@ -149,7 +149,7 @@ def _explain(args: argparse.Namespace) -> int:
     from vortex.tune.keys import queries
     from vortex.tune.shapes import PRESETS, read_shape
 
-    [target] = parse_targets(args.target or "cpu", say)[:1]
+    [target] = parse_targets("cpu" if args.target is None else args.target, say)[:1]
     program = flow_program(args, target)
     shape = read_shape(args.shape) if args.shape else PRESETS["bench"][0]
     layers = _layers(args)
@@ -311,7 +311,7 @@ def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str
     kind = getattr(args, "kind", None)
     if kind is not None and kind not in KINDS:
         raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest(kind, KINDS))
-    arch = machine_key(parse_targets(args.target, say)[0]).arch if args.target else None
+    arch = None if args.target is None else machine_key(parse_targets(args.target, say)[0]).arch
     if layers:
         yield from (x for x in _layers(args).records(kind, arch) if args.layer in (None, x[0]))
         return

@@ -61,7 +61,7 @@ def _explanations(args: argparse.Namespace) -> list[Explanation]:
     from vortex.check.explanation import explain_flow, explain_stored
     from vortex.flow.flow import find_flow, library_names
 
-    asked = [t.name for t in parse_targets(args.target, say)] if args.target else []
+    asked = [t.name for t in parse_targets(args.target, say)] if args.target is not None else []
     is_stored = Path(args.what).is_dir() and args.what not in library_names()
     if not is_stored and Path(args.what).suffix != ".vxa":
         return [explain_flow(find_flow(args.what), spec_of(args), t, _why_not) for t in asked or ["sm_90a"]]

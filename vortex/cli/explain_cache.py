@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the parts, and how the nearest artifact differs where there is none of just these."""
     from vortex.runtime.compiled import entries, entry, identity_of
 
-    target = parse_targets(args.target or "cpu", say)[0].name
+    target = parse_targets("cpu" if args.target is None else args.target, say)[0].name
     identity = identity_of(args.flow, spec_of(args), target)
     path, kept = entry(args.flow, identity), entries()
     hit = path.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from vortex.budget import natural
 from vortex.errors import BAD_OPTION
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
@@ -12,11 +13,12 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
 def integers(option: str, text: str, hint: str, least: int = 1) -> list[int]:
     """The integers of ``text``, as they come, each at least ``least`` (0 or 1); VX7001 for anything else."""
-    parts = [p.strip() for p in text.split(",")]
-    if not all(p.isdecimal() and int(p) >= least for p in parts):
+    parts = [natural(p.strip()) for p in text.split(",")]
+    found = [n for n in parts if n is not None and n >= least]
+    if len(found) < len(parts):
         kind = "positive integers" if least else "numbers"
         raise BAD_OPTION.at(option=option, why=f"'{text}' is not a list of {kind}", hint=hint)
-    return [int(p) for p in parts]
+    return found
 
 
 def seconds(option: str, text: str, *, none: bool = False) -> float:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     calls = parse_pipeline(args.passes)
     check_print_after(args.print_after, [c.name for c in calls])
-    targets = parse_targets(args.target) if args.target else ()
+    targets = parse_targets(args.target) if args.target is not None else ()
     if len(targets) > 1:
         raise BAD_OPTION.at(option="--target", why="names several targets", hint="vortex opt works for one")
     if args.verify_diagnostics and args.out:

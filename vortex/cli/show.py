@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from vortex.budget import natural
 from vortex.errors import VortexError, writing
 
 
@@ -108,8 +109,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -
 
 def width() -> int | None:
     """Columns of what stdout is shown on: what $COLUMNS says, else the terminal's; None where it is a file or pipe."""
-    if (said := os.environ.get("COLUMNS", "")).isdecimal() and int(said):
-        return int(said)
+    if said := natural(os.environ.get("COLUMNS", "")):
+        return said
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

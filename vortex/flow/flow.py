@@ -17,6 +17,7 @@ from vortex.errors import (
     UNKNOWN_FLOW,
     Loc,
     nearest,
+    nearest_or_all,
 )
 from vortex.flow import files, purity, source
 from vortex.flow.dialect import NATIVE, Dialect
@@ -339,7 +340,7 @@ def _from_file(file: str, name: str) -> type[vFlow]:
         why = f'class {cls} is not registered, write @vortex.register("{cls}") above it'
         raise UNKNOWN_FLOW.at(why=f"no flow named '{name or cls}' in {file}; {why}")
     if name:
-        raise UNKNOWN_FLOW.at(why=f"no flow named '{name}' in {file}{nearest(name, found)}")
+        raise UNKNOWN_FLOW.at(why=f"no flow named '{name}' in {file}{nearest_or_all(name, found) if found else ''}")
     has = f"has {len(found)} flows, {', '.join(found)}: say which" if found else "registers no flow"
     raise UNKNOWN_FLOW.at(why=f"{file} {has}")
 

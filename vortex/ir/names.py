@@ -37,5 +37,7 @@ class Names:
             return
         del self._used[name]
         hint, _, number = name.rpartition("_")
-        if number.isdecimal() and int(number) < self._first.get(hint, 1):
+        first = self._first.get(hint, 1)
+        # a longer number is larger, and Python refuses to read one of thousands of digits
+        if number.isdecimal() and len(number) <= len(str(first)) and int(number) < first:
             self._first[hint] = max(1, int(number))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from vortex.budget import natural
 from vortex.errors import BAD_SHAPES
 from vortex.kinds.buckets import Bucket, bucket_of
 from vortex.untrusted_json import JsonError, Range, parse, read
@@ -75,9 +76,11 @@ def read_shapes(what: str, hint: str = TAKES_SEVERAL) -> tuple[Shape, ...]:
         if "=" not in what:
             raise _bad(what, "is not a preset and no file", hint)
         pairs = dict(part.partition("=")[::2] for part in what.split(","))
-        return (_shape({k.strip(): int(v) if v.strip().isdecimal() else v for k, v in pairs.items()}, what, hint),)
+        return (
+            _shape({k.strip(): v if (n := natural(v.strip())) is None else n for k, v in pairs.items()}, what, hint),
+        )
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
         found = [_shape(parse(x), f"{what}:{i}", hint) for i, x in enumerate(lines, 1) if x.strip()]
     except (OSError, ValueError) as e:
         raise _bad(what, f"cannot be read: {str(e)[:100]}", hint) from None
