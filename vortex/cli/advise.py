@@ -68,9 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cost-tokens", metavar="N", type=int, default=0, help="of a request whose bytes are told (default: prompts')"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where model and kernels run")
     parser.add_argument(
-        "--backend", choices=("compiled", "eager"), default="compiled", help="kernels, or the flow's own torch code"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where model and kernels run (default: cpu)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("compiled", "eager"),
+        default="compiled",
+        help="kernels, or the flow's own torch code (default: compiled)",
     )
     parser.add_argument("--parameters", metavar="FILE", help="weights of flows that have some, safetensors")
     parser.add_argument("--cache", metavar="DIR", type=Path, help="of prompts (default: the user's)")

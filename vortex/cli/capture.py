@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of prompts (default: 0)")
     parser.add_argument("--layers", metavar="N,N", help="to record (default: all where pages can be selected)")
     parser.add_argument("--kv-heads", metavar="N,N", help="to record (default: all)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
     parser.add_argument("--cache", metavar="DIR", type=Path, help="of prompts (default: the user's)")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.add_argument("-o", dest="out", metavar="FILE", type=Path, required=True, help="the file, .safetensors")

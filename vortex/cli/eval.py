@@ -69,9 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", metavar="N", type=int, default=PROMPTS, help=f"of each task and length (default: {PROMPTS})"
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of prompts and of random pages (default: 0)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where model and kernels run")
     parser.add_argument(
-        "--backend", choices=("compiled", "eager"), default="compiled", help="kernels, or the flow's own torch code"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where model and kernels run (default: cpu)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("compiled", "eager"),
+        default="compiled",
+        help="kernels, or the flow's own torch code (default: compiled)",
     )
     parser.add_argument("--parameters", metavar="FILE", help="weights of flows that have some, safetensors")
     parser.add_argument("--time-limit", metavar="TIME", help="after which nothing more is begun, e.g. 90s, 10m")

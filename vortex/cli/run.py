@@ -34,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", metavar="NAME", help="whose library to run: cpu, sm_90, .. (default: this GPU's if there, else cpu)"
     )
-    parser.add_argument("--tokens", metavar="N,N,..", default="5,200,1000", help="prefilled tokens of each request")
+    parser.add_argument(
+        "--tokens",
+        metavar="N,N,..",
+        default="5,200,1000",
+        help="prefilled tokens of each request (default: 5,200,1000)",
+    )
     parser.add_argument("--steps", metavar="N", type=int, default=4, help="steps to decode (default: 4)")
     parser.add_argument("--kv-heads", metavar="N", type=int, help="KV heads (default: 2; under MLA 1)")
     parser.add_argument("--pages", metavar="N", type=int, default=8, help="scored pages of the budget (default: 8)")
@@ -120,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             )
             rows.append([name, *map(str, counts), f"{v.kept:.1%}"])
         table(head, rows)
-        print(lines("mass kept: of dense attention, on made-up numbers; it says nothing of a flow on a model's"))
+        print(lines("mass kept: the share of dense attention's, on made-up numbers; of a model's mass it says nothing"))
         for name in (name for name, ok in good.items() if not ok):
             say(f"{name} differs from its reference: {found[name].why()}")
     batch = f"{counted(len(lengths), 'request')}, {counted(decoder.kv_heads, 'KV head')}, {LAYERS} layers"

@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> int:
     for t in TARGETS.values():
         also = [short for short, full in ALIASES.items() if full == t.name]
         m = MACHINES.get(t.name)
-        facts = (m.sms, m.bandwidth / 1e12, m.shared >> 10, m.l2 >> 20, m.bytes_needed >> 10) if m else (None,) * 5
+        facts = (
+            (m.sms, m.bandwidth / 1e12, m.shared >> 10, m.l2 >> 20, round(m.bytes_needed / 1024)) if m else (None,) * 5
+        )
         row = {"target": t.name, "also": also, "stages": list(t.stages), "about": t.about}
         rows.append(row | dict(zip(FACTS, facts, strict=True)))
     listing(rows, args.json)

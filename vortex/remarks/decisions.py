@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vortex.errors import counted
 from vortex.ir.core import Module
 from vortex.kinds.buckets import Bucket
 from vortex.passes.fuse import Fuse
@@ -77,4 +78,4 @@ def of_knobs(name: str, schedule: Mapping[str, object], databases: NotTaken) -> 
 
 def _buckets(serves: list[object] | tuple[object, ...]) -> str:
     shown = [str(Bucket(*x)) for x in serves if isinstance(x, list | tuple) and len(x) == 3]
-    return "; ".join(shown[:3]) + (f" and {len(shown) - 3} more shapes" if len(shown) > 3 else "")
+    return "; ".join(shown[:3]) + (f" and {counted(len(shown) - 3, 'more shape')}" if len(shown) > 3 else "")
