@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("tvm")
 
 from vortex import __version__
+from vortex.cli.main import USER_ERROR, main
 from vortex.errors import VortexError
 from vortex.install import toolchain
 from vortex.install.scratch import scratch_folder
@@ -205,3 +206,23 @@ def test_interrupted_while_the_command_line_is_loaded(tmp_path: Path, module: st
     )
     found = shell(f"{VORTEX} kinds", tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     assert (found.returncode, found.stdout, found.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval quest -o",
+        "advise prompts.txt -o",
+        "capture -o",
+        "tune quest --shapes tiny -o",
+        "reduce quest --test true -o",
+        "run quest.vxa --trace",
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_the_work(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out, why in ((".", "Is a directory"), ("no/such/file", "No such file or directory")):
+        assert main([*command.split(), out]) == USER_ERROR
+        assert capsys.readouterr().err.startswith(f"error[VX7004]: '{out}' cannot be written: {why}\n")

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.eval import model_weights
-from vortex.cli.numbers import integers
-from vortex.cli.show import emit_json, progress, say, table, write_text, written_first
+from vortex.cli.numbers import bounded, integers
+from vortex.cli.show import check_out, emit_json, progress, say, table, write_text, written_first
 from vortex.errors import BAD_OPTION, counted
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     budgets = sorted(set(integers("--budgets", args.budgets, "e.g. 4,16,64")))
     _require_numbers(args)
+    check_out(args.out)
     weights = model_weights(args.parameters)
     from vortex.evaluate.own_prompts import own_prompts, read_texts
 
@@ -121,8 +122,7 @@ def run(args: argparse.Namespace) -> int:
 def _require_numbers(args: argparse.Namespace) -> None:
     """VX7001 for what is out of range."""
     for option, least in (("tokens", 1), ("page_size", 1), ("cost_tokens", 0)):
-        if (given := getattr(args, option)) < least:
-            raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why=f"is {given}", hint=f"at least {least}")
+        bounded(args, option, least)
     if not 0 < args.agreement <= 1:
         why = f"is {args.agreement}; a share of tokens from 0 to 1 is needed"
         raise BAD_OPTION.at(option="--agreement", why=why, hint="e.g. --agreement 0.95")

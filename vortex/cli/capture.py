@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vortex.cli.numbers import integers
-from vortex.cli.show import emit_json, progress, say
-from vortex.errors import BAD_OPTION
+from vortex.cli.numbers import bounded, integers
+from vortex.cli.show import check_out, emit_json, progress, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record one prompt."""
     layers, heads = _listed("--layers", args.layers), _listed("--kv-heads", args.kv_heads)
-    for option in ("tokens", "index"):
-        if getattr(args, option) < (option == "tokens"):
-            raise BAD_OPTION.at(option=f"--{option}", why=f"is {getattr(args, option)}", hint="give more")
+    bounded(args, "tokens", 1)
+    bounded(args, "index", 0)
+    check_out(args.out)
     from vortex.evaluate.tasks import find_task
 
     task = find_task(args.task)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from vortex.cli.exit_codes import CHECK_FAILED
 from vortex.cli.flow_options import SPEC, add_spec, spec_of
+from vortex.cli.numbers import bounded
 from vortex.cli.show import emit_json, progress, table
-from vortex.errors import BAD_OPTION, counted
+from vortex.errors import counted
 
 if TYPE_CHECKING:
     from vortex.check.flow_check import Report
@@ -42,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check; 1 when the flow is wrong somewhere."""
     for option in ("batch", "tokens"):
-        if getattr(args, option) < 1:
-            raise BAD_OPTION.at(option=f"--{option}", why="must be at least 1", hint="give more")
+        bounded(args, option, 1)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vortex.budget import Budget
     from vortex.check.flow_check import check_flow

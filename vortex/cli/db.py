@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from vortex.cli.exit_codes import CHECK_FAILED, OK
 from vortex.cli.flow_options import add_spec, flow_program
+from vortex.cli.numbers import bounded
 from vortex.cli.show import emit_json, listing, say
-from vortex.errors import BAD_OPTION, NOT_DATABASE, UNKNOWN_NAME, UNKNOWN_RECORD, counted, nearest
+from vortex.errors import BAD_OPTION, NOT_DATABASE, UNKNOWN_NAME, UNKNOWN_RECORD, counted, nearest_or_all
 from vortex.targets.target import parse_targets
 
 if TYPE_CHECKING:
@@ -225,8 +226,7 @@ def _merge(args: argparse.Namespace) -> int:
 def _prune(args: argparse.Namespace) -> int:
     from vortex.tune.prune import prunable
 
-    if args.keep < 1:
-        raise BAD_OPTION.at(option="--keep", why=f"is {args.keep}", hint="at least 1")
+    bounded(args, "keep", 1)
     with _store(args) as store:
         gone = store.remove(prunable(store.records(), args.keep))
         say(f"{counted(gone, 'record')} removed, {len(store)} left")
@@ -310,7 +310,7 @@ def _wanted(args: argparse.Namespace, layers: bool = True) -> Iterator[tuple[str
 
     kind = getattr(args, "kind", None)
     if kind is not None and kind not in KINDS:
-        raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest(kind, KINDS))
+        raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest_or_all(kind, KINDS))
     arch = None if args.target is None else machine_key(parse_targets(args.target, say)[0]).arch
     if layers:
         yield from (x for x in _layers(args).records(kind, arch) if args.layer in (None, x[0]))

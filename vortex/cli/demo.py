@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.cross import cross_compile
+from vortex.cli.numbers import bounded
 from vortex.cli.show import progress, say, table
 from vortex.install.scratch import scratch_folder
 from vortex.targets.gpu import MACHINES
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile, decode, print."""
+    bounded(args, "steps", 1)
     # threads that spin between kernels stall each other where other processes run; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vortex.budget import Budget

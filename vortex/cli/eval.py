@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vortex.cli.numbers import integers, seconds
-from vortex.cli.show import emit_json, progress, say, written_first
+from vortex.cli.numbers import bounded, integers, seconds
+from vortex.cli.show import check_out, emit_json, progress, say, written_first
 from vortex.errors import BAD_OPTION, VortexError, counted
 
 if TYPE_CHECKING:
@@ -88,7 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", metavar="NAME", default="sm_90a", help="GPU that costs are for (default: sm_90a)")
     for name, default, what in (("batch", COST_BATCH, "requests"), ("tokens", COST_TOKENS, "tokens of each request")):
         parser.add_argument(
-            f"--cost-{name}", metavar="N", type=int, default=default, help=f"{what} that costs are for ({default})"
+            f"--cost-{name}",
+            metavar="N",
+            type=int,
+            default=default,
+            help=f"{what} that costs are for (default: {default})",
         )
     parser.add_argument("-o", dest="out", metavar="FILE", type=Path, help="also write a report, .html")
     parser.add_argument("--json", action="store_true", help="print JSON; docs/eval.md has the schema")
@@ -100,8 +104,8 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     budgets, tokens = (sorted(set(integers(f"--{o}", getattr(args, o), "e.g. 4,16,64"))) for o in ("budgets", "tokens"))
     for option in ("prompts", "cost_batch", "cost_tokens"):
-        if (given := getattr(args, option)) < 1:
-            raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why=f"is {given}", hint="at least 1")
+        bounded(args, option, 1)
+    check_out(args.out)
     if args.json and args.verdict:
         raise BAD_OPTION.at(option="--verdict", why="contradicts --json", hint="give one of them")
     _check_trace_pages(args, budgets)

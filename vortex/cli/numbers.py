@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 import re
 
 from vortex.budget import natural
@@ -19,6 +21,14 @@ def integers(option: str, text: str, hint: str, least: int = 1) -> list[int]:
         kind = "positive integers" if least else "numbers"
         raise BAD_OPTION.at(option=option, why=f"'{text}' is not a list of {kind}", hint=hint)
     return found
+
+
+def bounded(args: argparse.Namespace, option: str, least: int, most: float = math.inf) -> None:
+    """Refuse an integer that was given to an option and lies outside ``least`` to ``most``; VX7001."""
+    given = getattr(args, option)
+    if given is not None and not least <= given <= most:
+        hint = f"at least {least}" if given < least else f"at most {most}"
+        raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why=f"is {given}", hint=hint)
 
 
 def seconds(option: str, text: str, *, none: bool = False) -> float:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.flow_options import SPEC, add_spec, spec_of
-from vortex.cli.show import progress, say, write_text
+from vortex.cli.show import check_out, progress, say, write_text
 from vortex.cli.source import read_text
 from vortex.errors import BAD_OPTION, CATALOGUE, UNKNOWN_NAME, nearest
 from vortex.install.scratch import scratch_folder
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.time_limit is not None and not args.time_limit > 0:
         raise BAD_OPTION.at(option="--time-limit", why=f"is {args.time_limit:g}", hint="give seconds, more than 0")
+    check_out(args.out)
     if args.error is not None:
         _check_error(args.error, args.test)
     module = _module(args)

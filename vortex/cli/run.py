@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.exit_codes import CHECK_FAILED
-from vortex.cli.numbers import integers
-from vortex.cli.show import emit_json, lines, say, table
+from vortex.cli.numbers import bounded, integers
+from vortex.cli.show import check_out, emit_json, lines, say, table
 from vortex.errors import BAD_OPTION, NOT_ARTIFACT, counted
 
 if TYPE_CHECKING:
     from vortex.ir.core import Module
+
+MOST_KV_HEADS = 1024
+"""As of shapes that are tuned for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decode and compare; 1 when something differs."""
     lengths = integers("--tokens", args.tokens, "e.g. 5,200,1000")
-    for option in ("steps", "kv_heads"):
-        if getattr(args, option) is not None and getattr(args, option) < 1:
-            raise BAD_OPTION.at(option=f"--{option.replace('_', '-')}", why="must be at least 1", hint="give more")
+    bounded(args, "steps", 1)
+    bounded(args, "kv_heads", 1, MOST_KV_HEADS)
+    bounded(args, "seed", 0, 2**63 - 1)
+    check_out(args.trace)
     if args.trace_mass and args.trace is None:
         raise BAD_OPTION.at(option="--trace-mass", why="has no trace to stand in", hint="add --trace FILE")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -41,6 +42,23 @@ def write_text(text: str, out: Path) -> None:
             scratch.replace(whole)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a file that cannot be written, before what takes minutes is begun for it.
+
+    Raises:
+        VortexError: VX7004 for a folder, for a file in none, and where nothing may be written.
+    """
+    if out is None:
+        return
+    with writing(out):
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        where = out if out.exists() else out.absolute().parent
+        where.stat()
+        if not os.access(where, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextmanager

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortex.cli.flow_options import add_spec, spec_of
-from vortex.cli.numbers import seconds
-from vortex.cli.show import emit_json, progress, say, so_far
-from vortex.errors import BAD_OPTION, UNKNOWN_NAME, nearest
+from vortex.cli.numbers import bounded, seconds
+from vortex.cli.show import check_out, emit_json, progress, say, so_far
+from vortex.errors import BAD_OPTION, UNKNOWN_NAME, nearest_or_all
 from vortex.install.scratch import scratch_folder
 from vortex.kinds.kind import KINDS
 from vortex.targets.target import parse_targets
@@ -80,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
     kinds = tuple(filter(None, (k.strip() for k in args.kinds.split(","))))
     for kind in kinds:
         if kind not in KINDS:
-            raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest(kind, KINDS))
+            raise UNKNOWN_NAME.at(what="kernel kind", name=kind, nearest=nearest_or_all(kind, KINDS))
     for option in ("candidates", "rounds", "jobs"):
-        if (n := getattr(args, option)) is not None and n < 1:
-            raise BAD_OPTION.at(option=f"--{option}", why=f"is {n}", hint="at least 1")
+        bounded(args, option, 1)
+    check_out(args.out)
     targets = parse_targets(args.target, say)
     if len(targets) != 1:
         raise BAD_OPTION.at(option="--target", why="names several targets", hint="tune for one at a time")

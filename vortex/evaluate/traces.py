@@ -84,8 +84,11 @@ def capture(
         raise BAD_TRACE.at(what="a trace", why=f"'{model.name}' keeps latent rows (MLA), and traces hold K and V")
     layers = sorted(set(layers)) or model.sparse_layers
     heads = sorted(set(kv_heads)) or list(range(model.kv_heads))
-    if odd := [n for n in layers if n not in model.sparse_layers] or [h for h in heads if h >= model.kv_heads]:
-        raise BAD_TRACE.at(what="a trace", why=f"the model has no layer or KV head {odd[0]} where pages are selected")
+    known = {"layer": list(model.sparse_layers), "KV head": list(range(model.kv_heads))}
+    for what, wanted in (("layer", layers), ("KV head", heads)):
+        if odd := [n for n in wanted if n not in known[what]]:
+            why = f"pages are selected in no {what} {odd[0]} of '{model.name}'"
+            raise BAD_TRACE.at(what="a trace", why=f"{why}; there are {', '.join(map(str, known[what]))}")
     if not prompt.answer:
         raise BAD_TRACE.at(what="a trace", why=f"prompts of '{prompt.task}' have no answer to decode")
     read = cache.read(model, prompt)

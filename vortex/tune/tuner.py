@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 
 from vortex.driver import compile_flow
-from vortex.errors import BAD_OPTION, BUNDLE_BUSY, UNKNOWN_NAME, nearest, writing
+from vortex.errors import BAD_OPTION, BUNDLE_BUSY, UNKNOWN_NAME, nearest_or_all, writing
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects.page import block_size
 from vortex.kinds.kind import KINDS
@@ -121,7 +121,7 @@ class Tuner:
                     choices.setdefault(name, set()).update(numbers)
         for name, values in self.where.items():
             if name not in choices:
-                raise UNKNOWN_NAME.at(what="knob", name=name, nearest=nearest(name, choices))
+                raise UNKNOWN_NAME.at(what="knob", name=name, nearest=nearest_or_all(name, choices))
             if odd := sorted(set(values) - choices[name]):
                 have = ", ".join(map(str, sorted(choices[name])))
                 why = f"no kernel of {', '.join(self.kinds)} is tried with {name}={','.join(map(str, odd))}"
