@@ -225,6 +225,11 @@ def _finish(
     made.programs = {low.target.name: low.program for low in lowered}
     if to == "tir":
         return made
+    if to == "lib":
+        from vortex.compilation.assemble import require_whole
+
+        for low in lowered:
+            require_whole(low.program)
     with scratch_folder() as scratch:
         libraries, resources = {}, {}
         for low in lowered:

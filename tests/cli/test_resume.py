@@ -45,6 +45,17 @@ def test_edited_llvm_is_what_runs(vortex: Vortex, dump: Path, compiled: Path) ->
     assert resumed("third") == [*provenance["resumed"], {"stage": "tir", "edited": [], "unknown": []}]
 
 
+@pytest.mark.parametrize("kind", ["plan", "select", "attend"])
+def test_an_artifact_has_a_kernel_for_each_call(vortex: Vortex, dump: Path, kind: str) -> None:
+    [file] = dump.glob("*-schedule.cpu.page")
+    head, kernels = file.read_text().split(f"  kernel @{kind}()")
+    file.write_text(head + kernels.partition("\n  }\n")[2])
+    found = vortex("compile", str(file), "-o", "partial.vxa", "--no-dump")
+    assert found.code == USER_ERROR
+    assert f"error[VX2008]: program @quest has no kernel for {kind}; an artifact has one for each of plan" in found.err
+    assert vortex("compile", str(file), "--to", "tir", "-o", "x.tir", "--no-dump").code == 0
+
+
 def test_untouched_llvm_gives_the_same_library(vortex: Vortex, dump: Path, compiled: Path) -> None:
     assert vortex("compile", "--from", "src", str(dump), "-o", "same.vxa", "--no-dump").code == 0
     library = Path("same.vxa/lib.cpu.so").read_bytes()

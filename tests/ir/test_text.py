@@ -66,7 +66,7 @@ ERRORS = [
     ("flow.module {}", "VX2001", "a name such as '@quest'"),
     ("flow.module @m {} x", "VX2001", "the end of the text"),
     ("flow.module @m { ; }", "VX2001", "found ';'"),
-    ("// vortex-ir 7\nflow.module @m {}", "VX2009", "version 7"),
+    ("// vortex-ir 7\nflow.module @m {}", "VX2009", "this is a version 7 file; version 1 is needed"),
     (HEAD + "%y = flow.foo(%x) : f32[S, 4] }}", "VX2002", "no operation 'flow.foo'"),
     (HEAD + "%y = flow.abss(%x) : f32[S, 4] }}", "VX2002", "did you mean 'flow.abs'"),
     (HEAD + "%y = flow.abs(%xx) : f32[S, 4] }}", "VX2003", "did you mean 'x'"),

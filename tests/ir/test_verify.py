@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 
 from tests.ir.samples import QUEST, every_page_op
+from vortex.driver import compile_flow
 from vortex.errors import Loc, VortexError
 from vortex.ir.core import Decl, Function, Module, Value
 from vortex.ir.dialects import flow, page
@@ -125,7 +127,20 @@ def resource_for_buffer(m: Module) -> None:
     m.decls["plan"] = Decl("resource", "plan", TensorType(f32))
 
 
+def pool_by_row(m: Module) -> None:
+    m.decls["k"].attrs["role"] = "workspace"
+
+
+def pages_of_another_size(m: Module) -> None:
+    m.attrs["page_size"] = 7
+
+
+def log_sums_elsewhere(m: Module) -> None:
+    m.decls["lse"].type = TensorType(bf16, (4,))
+
+
 PROGRAMS = [
+    pool_by_row, pages_of_another_size, log_sums_elsewhere,
     arguments, other_domain, undeclared_buffer, bad_layout, loaded_type, stored_shape, scatter_to_row, no_selection,
     returning_kernel, resource_for_buffer,
 ]  # fmt: skip
@@ -154,3 +169,33 @@ def test_selections_are_no_tensors() -> None:
     p = f.add(flow.TopK(f.args[0]))
     with pytest.raises(VortexError, match="a tensor is needed"):
         flow.Neg(p)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("page_words", 0, "has 0 words of a page"),
+        ("keys", 5, "the keys end beyond them"),
+        ("keys", "x", "keys of kernel @select is 'x'"),
+        ("row_words", 3, "has 3 words of a row (row_words); 16 are needed"),
+        ("row_words", 16.5, "row_words of kernel @select is 16.5"),
+        ("page_words", -1, "page_words of kernel @select is -1"),
+        ("page_words", True, "page_words of kernel @select is True"),
+    ],
+)
+def test_words_of_the_workspace(name: str, value: object, why: str) -> None:
+    m = compile_flow("quest", to="page").programs["cpu"]
+    m.functions["select"].attrs[name] = value
+    with pytest.raises(VortexError, match=re.escape(why)) as info:
+        verify(m)
+    assert info.value.code == "VX2008"
+
+
+@pytest.mark.parametrize("slot", [-1, 10**6, "x"])
+def test_slots_lie_within_the_workspace(slot: object) -> None:
+    m = compile_flow("mass", to="page").programs["cpu"]
+    kept = next(o for o in m.functions["select"].ops if "slot" in o.notes)
+    verify(m)
+    kept.notes["slot"] = slot
+    with pytest.raises(VortexError, match=r"words of a page \(page_words\), and %"):
+        verify(m)

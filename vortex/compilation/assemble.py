@@ -23,6 +23,7 @@ from vortex.errors import IR_STRUCTURE
 from vortex.ir.core import Module
 from vortex.ir.dialects import page
 from vortex.ir.types import TensorType
+from vortex.kinds.kind import CALLS, KINDS
 from vortex.spec import REQUIRED, Spec
 from vortex.targets.cpu import detect_mcpu, machine, required_features
 
@@ -85,6 +86,18 @@ def assemble(
         },
     )
     return manifest, files
+
+
+def require_whole(program: Module) -> None:
+    """Refuse a program that a decoder cannot run: each of its calls launches a kernel.
+
+    Raises:
+        VortexError: VX2008.
+    """
+    launched = {KINDS[str(f.attrs["kind"])].call for f in program.functions.values()}
+    if missing := [call for call in CALLS if call not in launched]:
+        why = f"program @{program.name} has no kernel for {', '.join(missing)}"
+        raise IR_STRUCTURE.at(why=f"{why}; an artifact has one for each of {', '.join(CALLS)}")
 
 
 _PER = {layout: per for per, layout in page.STATE_LAYOUTS.items()}

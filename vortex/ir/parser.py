@@ -92,8 +92,8 @@ class _Parser:
     def _tokenize(self) -> list[Token]:
         head = re.match(r"// vortex-ir (\d{1,6})\b", self.text)
         if head and int(head[1]) != VERSION:
-            why = f"this file is version {head[1]} of the text format"
-            raise IR_STAGE.at(self._at(0), source=self.text, got=why, expected=f"version {VERSION}", hint="")
+            version, hint = f"version {VERSION}", "compile the flow again with this vortex"
+            raise IR_STAGE.at(self._at(0), source=self.text, got=f"version {head[1]}", expected=version, hint=hint)
         tokens, at = [], 0
         for m in TOKEN.finditer(self.text):
             if m.start() != at:

@@ -49,6 +49,9 @@ DTYPES: dict[str, DType] = {d.name: d for d in (f32, f16, bf16, fp8_e4m3, i32, i
 MOST_CODE: dict[DType, int] = {int8: 127, int4: 7}
 """The largest code of the types whose elements are codes, symmetric around zero; the least is its negative."""
 
+KEY_PADDING = 16
+"""Words of a row behind its keys, which are counted in whole vectors: the last one may reach past the row's pages."""
+
 
 def dtype(name: str | DType) -> DType:
     """The element type called ``name``.

@@ -7,7 +7,7 @@ from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.rewrite import behind
 from vortex.ir.scratch import is_scratch, verify_scratch
-from vortex.ir.types import S, SelectionType, Sym, TensorType, Type, selection, whole_pages
+from vortex.ir.types import KEY_PADDING, S, SelectionType, Sym, TensorType, Type, f32, selection, whole_pages
 from vortex.kinds.kind import KINDS, KernelKind
 
 
@@ -218,6 +218,9 @@ def _verify_program(m: Module) -> None:
             _no(f"buffer @{d.name} needs a layout ({', '.join(page.LAYOUTS)}) and a role ({', '.join(page.ROLES)})")
         if (d.attrs["role"] == "state") != (d.attrs["layout"] in page.STATE_LAYOUTS.values()):
             _no(f"buffer @{d.name}: layouts {', '.join(page.STATE_LAYOUTS.values())} are for role 'state' alone")
+        role = d.attrs["role"]
+        if not {role, d.attrs["layout"]} & {"scratch", "step"} and d.attrs["layout"] not in page.ROLES[role]:
+            _no(f"buffer @{d.name}: role '{role}' has layout {' or '.join(page.ROLES[role])}, not {d.attrs['layout']}")
         if d.attrs["role"] == "state" and not _is_init(d.attrs.get("init")):
             _no(f"buffer @{d.name}: state needs a number as init")
         if not isinstance(d.attrs.get("pages", S), Sym):
@@ -242,6 +245,7 @@ def _verify_program(m: Module) -> None:
                 _no(f"a kernel of kind '{kind.name}' holds {', '.join(kind.ops)}, and not {o.name}", o)
             _verify_access(m, kind, o)
         _verify_order(m, f)
+        _verify_words(m, f)
     verify_scratch(m)
 
 
@@ -264,6 +268,37 @@ def _verify_order(m: Module, f: Function) -> None:
         if written and not state:
             _no(f"{o.name} after state @{written} is written; a kernel writes state last", o)
         written = o.buffer if isinstance(o, page.Store) and state else written
+
+
+def _verify_words(m: Module, f: Function) -> None:
+    """What ``plan-memory`` gave out lies within what a row has: as many words as a decoder reserves."""
+    words = {name: f.attrs[name] for name in ("page_words", "row_words", "keys") if name in f.attrs}
+    for name, n in words.items():
+        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+            _no(f"{name} of kernel @{f.name} is {ascii(n)[:40]}; a number of words is needed", f)
+    if not {"page_words", "row_words"} <= words.keys():
+        return
+    of_page, of_row = int(words["page_words"]), int(words["row_words"])
+    ends = {"the keys": int(words.get("keys", 0)) + sum(isinstance(o, flow.Part) for o in f.ops)}
+    for o in f.ops:
+        if "slot" in o.notes and o.result is not None:
+            slot, t = o.notes["slot"], o.result.type
+            numbers = t.numel if isinstance(t, TensorType) and not isinstance(o, flow.Shortlist) else 1
+            ends[f"%{o.result.name}"] = slot + numbers if isinstance(slot, int) and slot >= 0 else of_page + 1
+    rows = 0
+    for d in m.declared("buffer"):
+        if d.attrs["role"] == "workspace" and "offset" in d.attrs and isinstance(d.type, TensorType):
+            at = d.attrs["offset"]
+            end = at + d.type.numel if isinstance(at, int) and at >= 0 else max(of_page, of_row) + 1
+            if d.attrs["layout"] == "ragged":
+                ends[f"@{d.name}"] = end
+            else:
+                rows = max(rows, end)
+    for what, end in ends.items():
+        if end > of_page:
+            _no(f"kernel @{f.name} has {of_page} words of a page (page_words), and {what} end beyond them", f)
+    if rows > of_row or ("keys" in words and of_row < KEY_PADDING):
+        _no(f"kernel @{f.name} has {of_row} words of a row (row_words); {max(rows, KEY_PADDING)} are needed", f)
 
 
 def _verify_access(m: Module, kind: KernelKind, o: Op) -> None:
@@ -295,11 +330,23 @@ def _verify_access(m: Module, kind: KernelKind, o: Op) -> None:
             if _buffer(m, o, name).attrs["layout"] != "paged":
                 _no(f"page.attend reads paged buffers, @{name} is not", o)
         _verify_rows(m, o)
-        _buffer(m, o, o.lse)
+        logs = TensorType(f32, o.type.tile[:1])
+        if (lse := _buffer(m, o, o.lse)).type != logs:
+            _no(f"page.attend writes log-sum-exp, {logs}, and @{lse.name} is {lse.type}", o)
     elif isinstance(o, page.Plan):
         _buffer(m, o, o.buffer)
+        _verify_plan(m, o)
     elif isinstance(o, flow.Return):
         _no("flow.return in a kernel", o)
+
+
+def _verify_plan(m: Module, o: page.Plan) -> None:
+    """``plan`` counts the pages that the module has."""
+    if "page_size" not in m.attrs:
+        return
+    size = m.attrs.get("block_size", m.attrs["page_size"])
+    if o.page_size != size:
+        _no(f"page.plan counts pages of {o.page_size} tokens, and the module's have {size}", o)
 
 
 def _verify_rows(m: Module, o: page.Attend) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 Call = Literal["plan", "append", "select", "attend", ""]
 """The calls of the runtime's ``Decoder`` that launch kernels."""
+CALLS = tuple(filter(None, get_args(Call)))
 
 Giver = Literal["call", "layer", "flow", "decoder"]
 """Who has an argument: the caller of each call, the layer that was bound, the flow (its captured tensors), or the

@@ -161,6 +161,13 @@ class _Outliner:
 
     def load(self, f: Function, v: Value, d: Decl) -> Value:
         """``v`` from its buffer, with the page axis where ``v`` has it."""
+        loaded = self._loaded(f, v, d)
+        if v.owner is None and loaded.type != v.type:
+            why = f"%{v.name} is {v.type}, and by the module's attributes and fields {loaded.type}"
+            raise IR_STRUCTURE.at(why=why)
+        return loaded
+
+    def _loaded(self, f: Function, v: Value, d: Decl) -> Value:
         assert isinstance(v.type, TensorType)
         axis = v.type.page_axis
         loc = v.owner.loc if v.owner is not None else None
@@ -188,6 +195,9 @@ def _outline_cache(program: Module, cache: Function) -> None:
     if len(cache.args) != len(pools) * (1 + twice):
         raise IR_STRUCTURE.at(cache.loc, why=f"func @cache takes {len(cache.args)} tensors; the pages hold {pools}")
     of_block, of_page = cache.args[: len(pools)], cache.args[len(pools) :]
+    if [a.name for a in of_block] != pools:
+        took = ", ".join(f"%{a.name}" for a in of_block)
+        raise IR_STRUCTURE.at(cache.loc, why=f"func @cache takes {took}; it takes {', '.join(f'%{n}' for n in pools)}")
     outliner = _Outliner(program, dict(zip(of_block, pools, strict=True)), dict(zip(of_page, pools, strict=twice)))
     end = cache.ops[-1]
     assert isinstance(end, flow.Return)
@@ -204,6 +214,11 @@ def _outline_cache(program: Module, cache: Function) -> None:
 
 
 def _outline_index(program: Module, index: Function) -> None:
+    read = [d.name for d in program.declared("buffer") if d.attrs["role"] in ("pool", "field", "state")]
+    for a in index.args:
+        if a.name not in ("q", *read):
+            why = f"func @index takes %{a.name}; it may take {', '.join(f'%{n}' for n in ('q', *read))}"
+            raise IR_STRUCTURE.at(index.loc, why=why)
     outliner = _Outliner(program, {a: a.name for a in index.args})
     end = index.ops[-1]
     assert isinstance(end, flow.Return)

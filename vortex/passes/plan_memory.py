@@ -8,7 +8,7 @@ from vortex.ir.core import Function, Module, Op, Value
 from vortex.ir.dialects import flow, page
 from vortex.ir.rewrite import set_operands
 from vortex.ir.staging import Staging, origin_of, over_pages, stage, updated
-from vortex.ir.types import MOST_CODE, TensorType, f32
+from vortex.ir.types import KEY_PADDING, MOST_CODE, TensorType, f32
 from vortex.kinds.kind import KINDS
 from vortex.passes.manager import Pass, PassContext, register
 
@@ -117,10 +117,6 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
         f.attrs["keys"], words = words, words + selects
     if KINDS[str(f.attrs["kind"])].workspace:
         f.attrs["page_words"], f.attrs["row_words"] = words, batched
-
-
-KEY_PADDING = 16
-"""Keys are counted in whole vectors: the last one may reach past the row's pages."""
 
 
 def _slots(staging: Staging, first: int) -> tuple[dict[Value, int], int]:

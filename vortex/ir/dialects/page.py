@@ -34,11 +34,21 @@ from vortex.ir.rewrite import behind
 from vortex.ir.types import DType, S, SelectionType, Sym, TensorType, Type, f32, fp8_e4m3, i32, uint1, whole_pages
 
 LAYOUTS = ("batched", "ragged", "paged", "token", "slot", "entry", "request", "step")
-ROLES = ("input", "pool", "field", "state", "output", "workspace", "plan", "scratch")
 CANDIDATES = ("paged", "ragged", "entry")
 """Layouts of which a kernel that runs once for a row has the tiles of all candidates."""
 STATE_LAYOUTS = {"page": "entry", "request": "slot"}
 """How buffers of role ``state`` are laid out, by what the state belongs to beside the slot; each has an ``init``."""
+ROLES: dict[str, tuple[str, ...]] = {
+    "input": ("batched", "token"),
+    "pool": ("paged",),
+    "field": ("paged",),
+    "state": tuple(STATE_LAYOUTS.values()),
+    "output": ("batched", "request"),
+    "workspace": ("batched", "ragged"),
+    "plan": ("request",),
+    "scratch": ("step",),
+}
+"""What a buffer is for, and how buffers of each role may be laid out."""
 
 
 def scaled(d: Decl) -> bool:
