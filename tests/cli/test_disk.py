@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("tvm")
 
+from tests.tune.records import record
 from vortex import __version__
 from vortex.cli.main import USER_ERROR, main
 from vortex.errors import VortexError
 from vortex.install import toolchain
 from vortex.install.scratch import scratch_folder
+from vortex.install.whole_files import replace_file
+from vortex.tune.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 VORTEX = f"{sys.executable} -m vortex"
@@ -226,3 +231,28 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
     for out, why in ((".", "Is a directory"), ("no/such/file", "No such file or directory")):
         assert main([*command.split(), out]) == USER_ERROR
         assert capsys.readouterr().err.startswith(f"error[VX7004]: '{out}' cannot be written: {why}\n")
+
+
+@pytest.mark.parametrize("words", ["db export -o", "db merge records.jsonl -o", "compile quest --to flow -o"])
+def test_a_pipe_or_device_is_written_to_and_stays(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VORTEX_DB", str(tmp_path / "tune.db"))
+    with Store(tmp_path / "tune.db") as store:
+        store.put([record({"warps": 2}, 5.0)])
+    assert main(["db", "export", "-o", "records.jsonl"]) == 0
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        main([*words.split(), "pipe", *(["--no-dump"] if "compile" in words else [])])
+        assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+        assert os.read(reader, 1 << 16)
+    finally:
+        os.close(reader)
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: replace_file(out, b"%d" % n * 100_000), range(64)))
+    assert len(set(out.read_bytes())) <= 2
+    assert list(tmp_path.iterdir()) == [out]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -236,6 +237,8 @@ def test_statistics_that_cannot_be_written_any_more_are_warned_of_once(
     assert "No such file or directory" in refused(stats.refuse_path)
     monkeypatch.setenv("VORTEX_STATS", str(tmp_path))
     assert "Is a directory" in refused(stats.refuse_path)
+    monkeypatch.setenv("VORTEX_STATS", os.devnull)
+    assert "a device or pipe is no plain file" in refused(stats.refuse_path)
     monkeypatch.setenv("VORTEX_STATS", str(folder / "stats.json"))
     folder.mkdir()
     stats.refuse_path()

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from vortex.budget import natural
 from vortex.errors import VortexError, writing
+from vortex.install.whole_files import replace_file
 
 
 def say(text: str) -> None:
@@ -30,18 +31,7 @@ def write_text(text: str, out: Path) -> None:
     Raises:
         VortexError: VX7004 when the disk refuses.
     """
-    with writing(out):
-        if out.exists() and not out.is_file():
-            out.write_text(text, encoding="utf-8")
-            return
-        # where a link leads to, not the link
-        whole = out.resolve()
-        scratch = whole.with_name(f".{whole.name}.part")
-        try:
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(whole)
-        finally:
-            scratch.unlink(missing_ok=True)
+    replace_file(out, text.encode(errors="surrogateescape"))  # names of files may be any bytes
 
 
 def check_out(out: Path | None) -> None:

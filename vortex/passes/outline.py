@@ -162,7 +162,7 @@ class _Outliner:
     def load(self, f: Function, v: Value, d: Decl) -> Value:
         """``v`` from its buffer, with the page axis where ``v`` has it."""
         loaded = self._loaded(f, v, d)
-        if v.owner is None and loaded.type != v.type:
+        if v.owner is None and d.attrs["role"] != "workspace" and loaded.type != v.type:
             why = f"%{v.name} is {v.type}, and by the module's attributes and fields {loaded.type}"
             raise IR_STRUCTURE.at(why=why)
         return loaded

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vortex.errors import BAD_RECORDS, NO_SUCH_FILE, NOT_DATABASE, writing
+from vortex.install.whole_files import replace_file
 from vortex.tune.parse import BadRecordError, parse_line
 from vortex.tune.record import Record, merge
 from vortex.tune.store import Store
@@ -94,15 +93,7 @@ def parsed(data: bytes, source: str, *, skip_bad: bool = False) -> list[Record]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replace ``path`` whole; VX7004 when the disk refuses."""
+    """Replace ``path`` whole, in a folder that is made for it; VX7004 when the disk refuses."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(data)
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, path)
-        except BaseException:
-            os.unlink(scratch)
-            raise
+    replace_file(path, data)

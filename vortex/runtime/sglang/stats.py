@@ -110,5 +110,7 @@ def refuse_path() -> None:
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        if path.exists() and not path.is_file():  # the file is replaced with each step
+            raise OSError(errno.EINVAL, "a device or pipe is no plain file")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
