@@ -160,7 +160,8 @@ def test_kernels_are_those_of_the_device(
         ({"lengths": 5}, "lengths: is int; a number for each request is needed"),
         ({"budget": "all"}, "budget: is 'all'; an integer of at least 0 is needed"),
         ({"page_size": 0}, "page_size: is 0; an integer of at least 1 is needed"),
-        ({"scale": "x"}, "scale: is 'x'; a number is needed"),
+        ({"scale": "x"}, "scale: is 'x'; a finite number is needed"),
+        ({"scale": float("nan")}, "scale: is nan; a finite number is needed"),
         ({"parameters": 4}, "parameters: is int; a file, or tensors by name, are needed"),
     ],
 )

@@ -14,7 +14,7 @@ from tests.runtime.fake import fake_library
 from vortex.budget import Budget
 from vortex.errors import VortexError
 from vortex.runtime.checks import check_one_each
-from vortex.runtime.decoder import Decoder, NewTokens
+from vortex.runtime.decoder import Decoder, NewTokens, load
 from vortex.runtime.device import Cpu
 from vortex.runtime.library import Library
 from vortex.runtime.paged_cache import PagedCache
@@ -232,6 +232,13 @@ def test_scales_belong_to_fp8() -> None:
     assert all(getattr(seen[n], "dtype", None) == torch.uint8 for n in ("k", "v"))
 
 
+def test_what_is_no_path_or_pool() -> None:
+    assert refused(lambda: load(3)) == ("VX6002", "error[VX6002]: path: is int; an artifact's folder is needed")
+    s = Setting()
+    said = refused(lambda: s.decoder.bind(1, [1], s.cache.v[0], s.cache.fields[0]))[1]
+    assert "k_pool: is list; a tensor of 4 axes is needed" in said
+
+
 def test_layers_have_the_same_heads() -> None:
     s = Setting()
     two = PagedCache(4, 2, SPEC, s.decoder.fields)
@@ -253,6 +260,10 @@ def test_out_of_order() -> None:
         assert "decode needs plan" in refused(lambda h=how: s.decoder.decode(0, q, out=q.clone(), **h))[1]
     s.step({0: 1})
     assert "bind(7, ...)" in refused(lambda: s.decoder.decode(7, q, out=q.clone()))[1]
+    assert "bind('0', ...)" in refused(lambda: s.decoder.decode("0", q, out=q.clone()))[1]
+    for scale in ("x", float("nan"), float("inf"), True):
+        code, text = refused(lambda a=scale: s.decoder.decode(0, q, out=q.clone(), scale=a))
+        assert code == "VX6002" and "a finite number is needed" in text
     assert refused(lambda: Decoder(fake_library(SPEC)).workspace_bytes(1, 1))[0] == "VX6003"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Literal, overload
 
@@ -19,7 +18,7 @@ from vortex.runtime.compiled import CUDA_TARGETS, ModelShape, artifact_for, iden
 from vortex.runtime.decoder import load
 from vortex.runtime.paged_cache import PagedCache
 from vortex.runtime.safetensors import read_safetensors
-from vortex.runtime.tensors import SHORT, require, require_integer, short, wrong
+from vortex.runtime.tensors import SHORT, require, require_integer, require_number, short, wrong
 from vortex.spec import Spec
 
 Tensor = torch.Tensor
@@ -125,8 +124,8 @@ def decode(
     q, k, v = (x.detach() for x in (q, k, v))
     if not isinstance(flow, str | Path):
         check_class(flow if isinstance(flow, type) else type(flow))
-    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, Real)):
-        raise wrong("scale", f"is {scale!r}; a number is needed")
+    if scale is not None:
+        require_number("scale", scale)
     if parameters is not None and not isinstance(parameters, str | Path | Mapping):
         raise wrong("parameters", f"is {type(parameters).__name__}; a file, or tensors by name, are needed")
     step = _Step(str(flow) if isinstance(flow, Path) else flow, spec, q, k, v, tokens, budget, scale, parameters)

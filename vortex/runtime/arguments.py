@@ -14,7 +14,7 @@ from vortex.runtime.library import Library
 from vortex.runtime.planned import Planned, Selection
 from vortex.runtime.shapes import check_queries, compiled_for, parts
 from vortex.runtime.steps import Step
-from vortex.runtime.tensors import ALIGNMENT, TORCH, require, require_aligned, wrong
+from vortex.runtime.tensors import ALIGNMENT, TORCH, require, require_aligned, require_number, wrong
 
 NewTokens = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor]
 """K, V, where they are stored, and whose they are: the arguments of :meth:`Decoder.append`."""
@@ -122,7 +122,7 @@ class CallArguments:
             require_aligned("out", out)
         return {
             "q": q, "out": out, "lse": self._no_lse if lse is None else lse,
-            "scale": self._scale if scale is None else float(scale),
+            "scale": self._scale if scale is None else require_number("scale", scale),
             **planned.tables,
         }  # fmt: skip
 

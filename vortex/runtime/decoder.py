@@ -580,9 +580,9 @@ class Decoder:
         """The step that is planned, for a bound layer."""
         bound = self._steps.layers.get(layer)
         if bound is None:
-            raise NOT_READY.at(call=f"{call} of layer {layer}", needs=f"bind({layer}, ...)")
+            raise NOT_READY.at(call=f"{call} of layer {layer!r}", needs=f"bind({layer!r}, ...)")
         if fields and self.fields and f"field.{self.fields[0].name}" not in bound:
-            raise NOT_READY.at(call=f"{call} of layer {layer}", needs=f"bind({layer}, ...) with the flow's fields")
+            raise NOT_READY.at(call=f"{call} of layer {layer!r}", needs=f"bind({layer!r}, ...) with the flow's fields")
         if self._planned is None:
             raise NOT_READY.at(call=call, needs="plan")
         return self._planned

@@ -14,7 +14,15 @@ import tvm_ffi
 
 from vortex.artifact.folder import read_file, read_manifest, require_digest
 from vortex.artifact.manifest import Manifest, TargetEntry
-from vortex.errors import CORRUPT_ARTIFACT, CPU_TOO_OLD, NO_TARGET_IN_ARTIFACT, WRONG_DEVICE, VortexError, writing
+from vortex.errors import (
+    BAD_ARGUMENT,
+    CORRUPT_ARTIFACT,
+    CPU_TOO_OLD,
+    NO_TARGET_IN_ARTIFACT,
+    WRONG_DEVICE,
+    VortexError,
+    writing,
+)
 from vortex.kinds.kind import KINDS
 from vortex.runtime.device import Device, architecture_of, architectures_here, device_of, targets_here
 from vortex.runtime.tensors import TORCH, as_kernel_sees
@@ -84,8 +92,11 @@ def open_library(path: str | Path, target: str | None = None, digest: str | None
 
     Raises:
         VortexError: VX5001, VX5002 for what is not a sound artifact, VX5003 without this target, VX5004 on a
-            processor and VX6009 without a GPU that can run it, VX5005 when ``digest`` is given and another.
+            processor and VX6009 without a GPU that can run it, VX5005 when ``digest`` is given and another,
+            VX6002 for what is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise BAD_ARGUMENT.at(what="path", why=f"is {type(path).__name__}; an artifact's folder is needed")
     path = Path(path)
     manifest = read_manifest(path)
     if digest is not None:

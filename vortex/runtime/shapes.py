@@ -19,8 +19,9 @@ from vortex.spec import Spec
 def compiled_for(spec: Spec, what: str, tensor: torch.Tensor, rank: int, dtype: str = "") -> None:
     """VX6001 when the head dim or type (``dtype`` for pools) of ``tensor`` is another than the artifact's."""
     if not isinstance(tensor, torch.Tensor) or tensor.dim() != rank:
-        got = f"shape {list(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-        raise wrong(what, f"has {got}; a tensor of {rank} axes is needed")
+        is_one = isinstance(tensor, torch.Tensor)
+        got = f"has shape {list(tensor.shape)}" if is_one else f"is {type(tensor).__name__}"
+        raise wrong(what, f"{got}; a tensor of {rank} axes is needed")
     want = dtype or spec.dtype
     if as_stored(tensor, TORCH[want]).dtype != TORCH[want]:
         got = short(tensor.dtype)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
+from numbers import Real
 from operator import index
 
 import torch
@@ -70,6 +72,13 @@ def require_integer(what: str, number: object, least: int = 0) -> int:
     if found is None or not least <= found < 2**31:
         raise wrong(what, f"is {number!r}; an integer of at least {least} is needed")
     return found
+
+
+def require_number(what: str, number: object) -> float:
+    """``number`` as a float of Python's; VX6002 when it is no number, or NaN or infinite."""
+    if isinstance(number, bool) or not isinstance(number, Real) or not isfinite(number):
+        raise wrong(what, f"is {number!r}; a finite number is needed")
+    return float(number)
 
 
 def wrong(what: str, why: str) -> VortexError:
