@@ -86,7 +86,7 @@ def test_every_key_counts(tmp_path: Path) -> None:
     [
         ('{"flaw": "quest"}', "it has no 'flaw', did you mean 'flow'?"),
         ('{"budget": 5}', "budget is 5; an object is needed"),
-        ('{"budget": {"sink": 1}}', "budget: it has neither pages nor a table"),
+        ('{"budget": {"sink": 1}}', "budget: it has neither pages, 0 or more, nor a table"),
         ('{"budget": {"table": [[1, "x"]]}}', "table[0] holds 'x'"),
         ('{"budget": {"pages": 1, "recant": 2}}', "budget has no 'recant', did you mean 'recent'?"),
         ('{"budget": {"pages": 1, "recent": 0}}', "recent is 0, an integer from 1 to 268435455 is needed"),

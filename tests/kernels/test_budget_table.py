@@ -120,7 +120,7 @@ def test_the_numbers_of_another_head_are_noticed(artifact: Path, monkeypatch: py
         ({"table": "12"}, "table is '12'"),
         ({"table": [-1]}, "holds -1"),
         ({"table": [1, 2], "pages": 9}, "whose largest number is 2"),
-        ({}, "neither pages nor a table"),
+        ({}, "neither pages, 0 or more, nor a table"),
     ],
 )
 def test_bad_tables(given: dict[str, Any], says: str) -> None:
