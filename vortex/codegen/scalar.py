@@ -53,6 +53,8 @@ def convert(x: Expr, to: str) -> Expr:
         return T.Or(differ(x, f32(0)), is_nan(x)) if now == F32 else differ(x, i32(0))
     if now == "bool":
         one, zero = (f32(1), f32(0)) if to == F32 else (i32(1), i32(0))
+        if isinstance(x, tirx.IntImm):
+            return one if x.value else zero
         return T.Select(x, one, zero)
     return whole(x) if now == F32 else cast(to, x)
 
@@ -104,7 +106,12 @@ def _hidden(x: Expr) -> Expr:
 
 
 def _zero_hidden(x: Expr) -> Expr:
-    return _hidden(x) if isinstance(x, tirx.FloatImm) and x.value == 0 else x
+    number = x.value if isinstance(x, tirx.Cast) else x
+    return _hidden(f32(0) if number is not x else x) if _is_zero(number) else x
+
+
+def _is_zero(x: Expr) -> bool:
+    return isinstance(x, tirx.FloatImm | tirx.IntImm) and x.value == 0
 
 
 def _terms(x: Expr) -> Iterator[Expr]:

@@ -13,6 +13,7 @@ them: a value for the row is ready before the sweep of its level, and an op over
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from vortex.codegen.scalar import convert, number_type
 from vortex.codegen.share import counted
 from vortex.codegen.sort_key import sortable
 from vortex.codegen.tiles import Tiles
-from vortex.codegen.tir import F32, I32, Expr, T, cast, flat, i32, let, put, when, word_of
+from vortex.codegen.tir import F32, I32, Expr, T, cast, f32, flat, i32, let, put, when, word_of
 from vortex.codegen.values import Index, page_position, pages_on, type_of, without_page
 from vortex.ir import numerics
 from vortex.ir.core import Decl, Function, Module, Op, Value
@@ -134,9 +135,11 @@ def listed_in(o: flow.Part, candidates: Expr) -> Expr:
 
 
 def mean_count(o: flow.ReduceMean, candidates: Expr) -> Expr:
-    """How many elements a mean over the pages of a row of ``candidates`` is of, in fp32."""
+    """How many elements a mean over the pages of a row of ``candidates`` is of, in fp32; NaN for none on a page."""
     pages = type_of(o.x).pages
     assert pages is not None
+    if any(type_of(o.x).shape[axis] == 0 for axis in o.axes):
+        return f32(math.nan)
     count = cast(F32, pages_on(pages, candidates))
     for axis in o.axes:
         if isinstance(d := type_of(o.x).shape[axis], int):

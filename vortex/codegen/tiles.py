@@ -175,7 +175,7 @@ class Tiles:
         def done(here: Tiles, i: Index, x: Expr) -> None:
             mean = isinstance(o, flow.ReduceMean) and not o.crosses_pages()
             index = unflat(flat(i, extents(out)), type_of(o.value).tile) if o.keepdims else i
-            into(here, index, x / T.float32(count) if mean else x)
+            into(here, index, x if not mean else x / T.float32(count) if count else f32(math.nan))
 
         last = len(t.shape) - 1 if t.shape and not isinstance(t.shape[-1], Sym) else None
         self.fold(Fold(o, out, red, last, kind, *self.combine(o, kind), term, done))

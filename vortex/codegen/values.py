@@ -162,7 +162,9 @@ def _parameter(values: Values, o: flow.Param, index: Index) -> Expr:
 
 def _constant(values: Values, o: flow.Constant, index: Index) -> Expr:
     kind = number_type(o.type.dtype)
-    return f32(o.number) if kind == F32 else convert(i32(int(o.number)), kind)
+    if kind == "bool":
+        return T.bool(bool(o.number))
+    return f32(o.number) if kind == F32 else i32(int(o.number))
 
 
 def first_of(o: flow.PageIndex, first: Expr) -> Expr:

@@ -92,7 +92,7 @@ def _writes_beside_state(f: Function) -> list[page.Store]:
 def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     staging = stage(f)
     slots, words = _slots(staging, ragged)
-    users = f.users()
+    users, read = f.users(), _read(f)
     kept = {o.x for o in _writes_beside_state(f)}
     weight: dict[Value, int] = {}
     for o in f.ops:
@@ -109,7 +109,8 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
         elif isinstance(o.result.type, TensorType) and not isinstance(o, page.Attend):
             heavy = weight[o.result] > HEAVY and o.role != "view"
             wanted = _needs_tile(o, users) and not _is_large(o)
-            o.notes["in"] = "tile" if heavy or o.result in kept or wanted else "inline"
+            tile = o.result in kept or ((heavy or wanted) and o.result in read)
+            o.notes["in"] = "tile" if tile else "inline"
         if o.notes.get("in") != "inline":
             weight[o.result] = 1
     selects = sum(isinstance(o, flow.Part) for o in f.ops)
@@ -117,6 +118,19 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
         f.attrs["keys"], words = words, words + selects
     if KINDS[str(f.attrs["kind"])].workspace:
         f.attrs["page_words"], f.attrs["row_words"] = words, batched
+
+
+def _read(f: Function) -> set[Value]:
+    """The values of which an element is read: not those from which only tensors without elements are made."""
+    found: set[Value] = set()
+    for o in reversed(f.ops):
+        if not isinstance(v := o.result, Value) or not isinstance(v.type, TensorType) or (v in found and not _empty(v)):
+            found.update(x for x in o.operands if not _empty(x))
+    return found
+
+
+def _empty(v: Value) -> bool:
+    return isinstance(v.type, TensorType) and 0 in v.type.shape
 
 
 def _slots(staging: Staging, first: int) -> tuple[dict[Value, int], int]:
