@@ -232,8 +232,9 @@ SYMBOLIC_SIZE = kind(
     "page count used as a number",
     "{what} needs the number of pages, which is not known while tracing",
     "pages are the axis S: write it for all pages at once, e.g. cache.mean @ q[0]; reduce the axis, or use "
-    "vortex.page_index(); x.roll(n, dim) and F.pad(x, (n, 0))[..., :-n] shift pages, F.conv1d, F.avg_pool1d and "
-    "F.max_pool1d mix neighbours",
+    "vortex.page_index(); vortex.page_count() is their number as a tensor, x.new_ones(x.shape) a new tensor over them, "
+    "w.expand_as(x) one for each; x.roll(n, dim) and F.pad(x, (n, 0))[..., :-n] shift pages, F.conv1d, F.avg_pool1d "
+    "and F.max_pool1d mix neighbours",
 )
 CONSTANT_TOO_BIG = kind(
     "VX1015",

@@ -207,6 +207,11 @@ ELEMENTWISE = [
     _c("isclose", lambda x, q: torch.isclose(x, q, rtol=0.1, atol=0.1), **XQ),
     _c("isclose_odd", lambda x, q: torch.isclose(x, x) | x.isclose(q, equal_nan=True), "odd", **XQ),
     _c("augmented", lambda x: _augmented(x)),
+    _c("real_base", lambda x: W.abs() ** x + torch.tensor(0.9) ** x + torch.tensor(3) ** x),
+    _c("by_whole_zero", lambda x: torch.where((x / 0).isnan(), 2.0, x / 0) + (x[:, 0] / False).nan_to_num()[:, None]),
+    _c("zero_times", lambda x: torch.maximum(x, x * 0) + torch.maximum(x, x * torch.tensor(0)), "odd"),
+    _c("whole_zero_by", lambda x: 0 / x + 0 // x, "odd"),
+    _c("beyond_fp32", lambda x: torch.where(x < 3.41e38, x * 1e39, x + -1e40).nan_to_num() / 1e39),
 ]
 
 
@@ -290,6 +295,11 @@ REDUCTIONS = [
     _c("cummax", lambda x: x.cummax(0).values + torch.cummin(x, -1)[0]),
     _c("nan_sums", lambda x: torch.nansum(x, -1) + x.nanmean(1).sum(-1, keepdim=True), "odd"),
     _c("divide_by_count", lambda x: x.sum(0) / x.shape[0]),
+    _c("any_all_none", lambda x: (x > 1).any(()) | (x > -1).all(())),
+    _c("logsumexp_bool", lambda x: (x > 0).logsumexp(-1) + (x * 3).int().logsumexp(1).sum(-1, keepdim=True)),
+    _c("softmax_dtype", lambda x: x.softmax(-1, torch.float32) + torch.log_softmax(x, 1, torch.float32)),
+    _c("cummax_bool", lambda x: (x > 1).cummax(-1).values ^ (x > -1).cummin(0).values),
+    _c("mean_empty", lambda x: x[:, 4:].mean(1).sum(-1) + x[..., 8:].mean((0, 2)).sum() + x[..., 8:].mean(-1)[:, 0]),
     _c("scale_by_count", lambda x: x * x.shape[0] - 2 * x.size(0) + x.shape[0]),
 ]
 
@@ -389,6 +399,7 @@ SHAPES = [
     _c("iterate_rows", lambda x, q: sum((x[:, i] * r for i, r in enumerate(q)), x[:, 0] * 0), **XQ),
     _c("look_up", lambda x, q: x * W[_second(q)] + q[_second(q) - 3, :, None].sum(0), **XQ),
     _c("flip", lambda x: x.flip(-1) + torch.flip(x, (1, 2))),
+    _c("flip_none", lambda x, q: x.flip(()) + torch.flip(q, []) + q.roll(1, ()), **XQ),
     _c("roll", lambda x: x.roll(3, -1) + torch.roll(x, (1, -2), (1, 2))),
     _c("diff", lambda x: torch.diff(x) + x.diff(n=2, dim=1).sum(1)[:, None, :7]),
     _c("cat", lambda x, q: torch.cat([x, q.expand(x.shape[0], 4, 8), W.expand_as(x)], dim=1), **XQ),
@@ -434,6 +445,7 @@ GATHERS = [
     _c("index_two", lambda x: x[:, [0, 3, 1], [5, 5, 2]] + x[:, [[1], [2], [0]], [2, 3]].sum(2)),
     _c("index_apart", lambda x: x[:, None][:, [0, 0], :, [3, 1]].movedim(0, -1)),
     _c("index_row", lambda x, q: x * q[[1, 1, 0, 3]] + q[torch.tensor([0, 2]), 3].sum(), **XQ),
+    _c("index_tuple", lambda x: x[..., (2, 0, 2)] + x[:, (0, 3, 1), (5, 5, 2)].sum(-1)[:, None, None]),
     _c("index_empty", lambda x: x[..., []].sum(-1) + x[:, torch.tensor([], dtype=torch.long)].sum((1, 2))[:, None]),
     _c("index_traced", lambda x, q: x[..., q.abs().sum(0).topk(3).indices] + q[q[:, 0].argmax(), 0], **XQ),
     _c("index_traced_two", lambda x, q: x[:, q.argsort(0)[:2], 0].sum(1), **XQ),
@@ -476,6 +488,10 @@ ORDER = [
     _c("sort_int", lambda x: _whole(x).int().sort(-1, descending=True).values + _whole(x).int().argsort(1).int()),
     _c("sort_bool", lambda x: (x > 0).sort(-1).values),
     _c("topk", lambda x: x.topk(3).values + torch.topk(x, 3, dim=-1, largest=False).values + x.topk(3, 2).indices),
+    _c(
+        "topk_none",
+        lambda x: x.topk(0).values.sum(-1) + x.sort(1).indices.float().cumsum(1)[:, :0].sum(1)[:, :4] + x[..., 0],
+    ),
     _c("topk_odd", lambda x: x.topk(5, -1).values, "odd"),
     _c("topk_ties", lambda x: _whole(x).topk(6, 2, largest=False).indices * 10 + x.topk(6, sorted=False)[1], "whole"),
     _c(

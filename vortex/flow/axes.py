@@ -11,11 +11,19 @@ from vortex.flow.tracer import fail, refuse
 from vortex.ir.types import Dim, Sym
 
 
+def _integer(n: Any) -> int | None:
+    """What Python takes as an integer; None for anything else, such as a real tensor of several elements."""
+    try:
+        return operator.index(n)
+    except TypeError:
+        return None
+
+
 def axis(dim: Any, rank: int) -> int:
     """One axis of ``rank``, counted from 0."""
-    if isinstance(dim, vTensor | PageDim | bool) or not hasattr(dim, "__index__"):
+    if isinstance(dim, vTensor | PageDim | bool) or (i := _integer(dim)) is None:
         raise refuse(f"axis {dim!r} is not an integer", "an axis known while tracing")
-    i, least = operator.index(dim), max(rank, 1)
+    least = max(rank, 1)
     if not -least <= i < least:
         raise refuse(f"axis {i} of a tensor of rank {rank}", f"an axis from {-least} to {least - 1}")
     return i % least
@@ -39,9 +47,9 @@ def size(d: Any) -> Dim:
         return d
     if isinstance(d, vTensor):
         raise fail(SYMBOLIC_SIZE, what="a size computed from S")
-    if not hasattr(d, "__index__"):
+    if (n := _integer(d)) is None:
         raise refuse(f"{d!r} is not a size", "integers, and x.shape[i] for the page axis")
-    return operator.index(d)
+    return n
 
 
 def sizes(args: tuple[Any, ...]) -> list[Dim]:
@@ -63,6 +71,6 @@ def number(n: Any, what: str) -> int:
     """An integer known while tracing."""
     if isinstance(n, PageDim):
         raise fail(SYMBOLIC_SIZE, what=what)
-    if isinstance(n, vTensor) or not hasattr(n, "__index__"):
+    if isinstance(n, vTensor) or (known := _integer(n)) is None:
         raise refuse(f"{what} is {n!r}", "an integer known while tracing")
-    return operator.index(n)
+    return known

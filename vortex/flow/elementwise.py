@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
+from vortex.flow.casts import integer
 from vortex.flow.logic import is_int, where
 from vortex.flow.optable import traces
 from vortex.flow.tensor import lift, vTensor
@@ -71,13 +74,22 @@ def positive(input: Any) -> vTensor:
     return lift(input)
 
 
+def _numbers(a: vTensor, b: vTensor) -> None:
+    """Refuse what torch does not divide: bools, and integers by a 0 that is written."""
+    if a.type.dtype == b.type.dtype == bool_:
+        raise refuse("both operands are bool", "make one of them a number: mask.float()")
+    by = active().integers.of(b.value)
+    if is_int(a) and by is not None and by.low == by.high == 0:
+        raise refuse("integers divided by 0", "another divisor, or x.float() first")
+
+
 def _arithmetic(names: str, op: type[Op], of_bools: type[Op] | None) -> None:
     @traces(*names.split(), to=op.name)
     def trace(input: Any, other: Any) -> vTensor:
         a, b = lift(input), lift(other)
-        if a.type.dtype == b.type.dtype == bool_:
-            if of_bools is None:
-                raise refuse("both operands are bool", "make one of them a number: mask.float()")
+        if of_bools is None:
+            _numbers(a, b)
+        elif a.type.dtype == b.type.dtype == bool_:
             return emit(of_bools, a, b)
         return emit(op, a, b)
 
@@ -138,6 +150,7 @@ def floor_divide(input: Any, other: Any) -> vTensor:
     if is_int(a) and is_int(b):
         _numbers(a, b)
         return emit(flow.FloorDivide, a, b)
+    a = a * 1.0 if a.type.dtype == bool_ else a
     left = emit(flow.Fmod, a, b)
     q = (a - left) / b
     q = where((left != 0) & ((left < 0) ^ (b < 0)), q - 1.0, q)
@@ -153,22 +166,19 @@ def fmod(input: Any, other: Any) -> vTensor:
     return emit(flow.Fmod, a, b)
 
 
-def _numbers(a: vTensor, b: vTensor) -> None:
-    if a.type.dtype == b.type.dtype == bool_:
-        raise refuse("both operands are bool", "make one of them a number: mask.float()")
-
-
-@traces("pow", to="flow.pow, or products and roots for a constant exponent")
+@traces("pow", "Tensor.__pow__", to="flow.pow, or products and roots for a constant exponent")
 def pow_(input: Any, exponent: Any) -> vTensor:
     """Gives a ** b"""
     if isinstance(exponent, int | float) and not isinstance(exponent, bool) and isinstance(input, vTensor):
         return _power(input, exponent)
     a, b = lift(input), lift(exponent)
     if is_int(a) and is_int(b):
-        whole, written = active().integers.of(b.value), b.value.owner
+        known, written = active().integers, b.value.owner
+        base, whole = known.of(a.value), known.of(b.value)
         # a number that is written behind the operator ** comes here as a tensor
-        if whole is not None and whole.python and isinstance(written, flow.Constant):
-            return _whole_power(a, int(written.number))
+        if base is not None and whole is not None and isinstance(written, flow.Constant):
+            made = base.dtype if a.ndim or whole.python else torch.promote_types(base.dtype, whole.dtype)
+            return _whole_power(a if made == torch.bool else integer(a, made), int(written.number))
         raise refuse(f"{a.type} to the power of {b.type} is an integer in torch", "a.float() ** b, or a number as b")
     return emit(flow.Pow, a, b)
 

@@ -82,7 +82,7 @@ def known(index: Any) -> Known | None:
 
 def is_list(k: Any) -> bool:
     """Whether an index is one of torch's advanced ones: a list, a mask, or a tensor of integers with an axis."""
-    if isinstance(k, list | range):
+    if isinstance(k, list | tuple | range):
         return True
     has_axis = bool(getattr(k, "ndim", 0))
     return has_axis and (isinstance(k, vTensor | torch.Tensor) or hasattr(k, "__array__"))

@@ -21,6 +21,8 @@ from vortex.ir.types import Sym, TensorType, bool_
 
 MOST_PAGES = 1 << 22
 """Pages that a row may have as far as bounds go: 2^26 tokens of pages of 16."""
+MOST_LAYERS = 1 << 16
+"""Layers, or KV heads, that a model may have as far as bounds go."""
 LOW, HIGH = -(2**31), 2**31 - 1
 
 

@@ -59,7 +59,7 @@ def stack(tensors: Any, dim: Any = 0) -> vTensor:
 def roll(input: Any, shifts: Any, dims: Any = None) -> vTensor:
     """Elements moved along axes, those that fall off put back at the other end."""
     x = lift(input)
-    if dims is None:
+    if dims is None or dims == () or dims == []:
         return roll(flatten(x), shifts, 0).reshape(x.shape)
     by = shifts if isinstance(shifts, tuple | list) else (shifts,)
     over = axes(dims, x.ndim)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vortex.errors import FLOW_RAISED, VortexError
+from vortex.flow.integers import MOST_LAYERS, MOST_PAGES, Whole
 from vortex.flow.tracer import active, current, fail
 from vortex.ir.core import Op
 from vortex.ir.dialects import flow
@@ -97,6 +98,7 @@ def _leaf(name: str, op: Op) -> Any:
     if name not in ("layer", "head") and tracer.function.name == "cache":
         raise _no_pages(name)
     made = tracer.once(name, op, name)
+    tracer.integers.know(made.value, Whole(torch.int32, 0, MOST_LAYERS if name in ("layer", "head") else MOST_PAGES))
     made.copied = True  # each call gives a tensor of its own
     return made
 

@@ -49,7 +49,14 @@ def where(condition: Any, input: Any = None, other: Any = None) -> vTensor:
     """A where the condition holds, else b."""
     if input is None or other is None:
         raise refuse("where(cond) alone gives indices, whose number depends on the data", "where(cond, a, b)")
-    return emit(flow.Where, lift(condition), lift(input), lift(other))
+    return emit(flow.Where, _condition(lift(condition)), lift(input), lift(other))
+
+
+def _condition(c: vTensor) -> vTensor:
+    """A mask, which torch does not make of numbers by itself."""
+    if c.type.dtype != bool_:
+        raise refuse(f"the condition is {c.type}, not bool", "a comparison, such as x > 0; or x.bool()")
+    return c
 
 
 @traces("Tensor.where", to="flow.where")
@@ -84,7 +91,10 @@ def _bitwise(names: str, op: type[Op]) -> None:
     def trace(input: Any, other: Any) -> vTensor:
         a, b = lift(input), lift(other)
         if not a.type.dtype == b.type.dtype == bool_:
-            raise refuse(f"works on bool here, got {a.type} and {b.type}", "compare first, e.g. (x > 0) & (y > 0)")
+            whole = is_int(a) and is_int(b)
+            works = "x % 2**n is the last n bits, x // 2**n the others; or " if whole else ""
+            works += "compare first, e.g. (x > 0) & (y > 0)"
+            raise refuse(f"works on bool here, got {a.type} and {b.type}", works)
         return emit(op, a, b)
 
     trace.__doc__ = op.__doc__

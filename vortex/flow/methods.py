@@ -380,6 +380,8 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
         hint = "code compiled by torch.jit cannot be traced: call the plain Python function"
     elif isinstance(e, TypeError) and (way := _way_to_call(e)):
         hint = way
+    elif "does not support ufuncs" in str(e):
+        hint = "numpy's functions take no traced tensors: call torch's, such as torch.exp(x)"
     elif str(e).startswith("vmap("):
         hint = "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
     elif isinstance(e, NameError):

@@ -88,6 +88,7 @@ INSTEAD = {
     "empty_like new_empty": "torch.zeros_like(x) has known contents",
     "double": "x.float(): flows compute in float32",
     "short char byte": "x.int(): integers have 32 bits here",
+    "bitwise_left_shift bitwise_right_shift": "x * 2**n and x // 2**n shift integers",
     "tril triu": "torch.where(mask, x, 0.0) with a captured mask",
 }
 """What to write for functions that have no meaning over pages, where another name is no help."""

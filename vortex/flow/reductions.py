@@ -42,6 +42,13 @@ def fold(op: type[flow.Reduce], x: vTensor, dim: Any, keepdim: bool) -> vTensor:
     return as_bool(made) if extreme and x.type.dtype == bool_ else made
 
 
+def _most(op: type[flow.Reduce], x: vTensor, dim: Any, keepdim: bool) -> vTensor:
+    """The extreme of axes that have elements, which torch asks for."""
+    if any(x.dims[i] == 0 for i in axes(dim, x.ndim)):
+        raise refuse(f"the extreme of no elements of {x.type}", "axes with elements")
+    return fold(op, x, dim, keepdim)
+
+
 def count(x: vTensor, dim: Any) -> Any:
     """How many elements are folded: an integer, or one computed from the page count."""
     n: int = 1
@@ -87,13 +94,13 @@ def prod(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: torch.dty
 @traces("amax", to="flow.reduce_max")
 def amax(input: Any, dim: Any = (), keepdim: bool = False) -> vTensor:
     """Largest over axes."""
-    return fold(flow.ReduceMax, lift(input), dim, keepdim)
+    return _most(flow.ReduceMax, lift(input), dim, keepdim)
 
 
 @traces("amin", to="flow.reduce_min")
 def amin(input: Any, dim: Any = (), keepdim: bool = False) -> vTensor:
     """Smallest over axes."""
-    return fold(flow.ReduceMin, lift(input), dim, keepdim)
+    return _most(flow.ReduceMin, lift(input), dim, keepdim)
 
 
 @traces("max", to="flow.reduce_max, flow.maximum")
@@ -125,11 +132,11 @@ def _extreme(
     if other is not None:
         return emit(pair, x, lift(other))
     if dim is None:
-        return fold(op, x, None, False)
+        return _most(op, x, None, False)
     i = axis(dim, x.ndim)
-    if not x.ndim or isinstance(d := x.dims[i], Sym) or not d:
+    if not x.ndim or isinstance(x.dims[i], Sym):
         return Extreme(fold(op, x, i, keepdim), NoIndices(f"{name}(dim) over pages" if x.ndim else f"{name}(dim)"))
-    values = fold(op, x, i, keepdim)
+    values = _most(op, x, i, keepdim)
     return Extreme(values, place_of_extreme(x, values if keepdim else unsqueeze(values, i), i, keepdim))
 
 
@@ -137,7 +144,7 @@ def _extreme(
 def aminmax(input: Any, *, dim: Any = None, keepdim: bool = False) -> MinMax:
     """Smallest and largest."""
     x = lift(input)
-    return MinMax(fold(flow.ReduceMin, x, dim, keepdim), fold(flow.ReduceMax, x, dim, keepdim))
+    return MinMax(_most(flow.ReduceMin, x, dim, keepdim), _most(flow.ReduceMax, x, dim, keepdim))
 
 
 @traces("any", to="sum(x != 0) != 0")
@@ -153,7 +160,9 @@ def all_(input: Any, dim: Any = None, keepdim: bool = False) -> vTensor:
 
 
 def _count(mask: vTensor, dim: Any, keepdim: bool) -> vTensor:
-    """How many hold, modulo 2^32: enough to tell none from some."""
+    """How many hold, modulo 2^32: enough to tell none from some. Over no axes at all, each by itself."""
+    if dim == () or dim == []:
+        return emit(flow.Cast, mask, to=i32)
     with active().integers.summing(torch.int32):
         return fold(flow.ReduceSum, emit(flow.Cast, mask, to=i32), dim, keepdim)
 
@@ -197,6 +206,9 @@ def std(
 def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> vTensor:
     """log(sum(exp(x))) without overflow."""
     x = lift(input)
+    if dim == () or dim == []:
+        raise refuse("no axes", "an axis, or several: logsumexp(x, (0, 1))")
+    x = x * 1 if x.type.dtype == bool_ else x
     top = fold(flow.ReduceMax, x, dim, True)
     top = where(top.abs() == math.inf, 0.0, top)
     total = fold(flow.ReduceSum, (x - top).exp(), dim, True).log() + top
@@ -204,12 +216,13 @@ def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> vTensor:
 
 
 @traces("softmax", "F.softmax", "special.softmax", to="flow.softmax")
-def softmax(input: Any, dim: Any = None, *, dtype: torch.dtype | None = None) -> vTensor:
+def softmax(input: Any, dim: Any = None, dtype: torch.dtype | None = None) -> vTensor:
     """exp(x) / sum(exp(x)) along an axis."""
     x = _typed(lift(input), dtype)
     if dim is None:
         raise refuse("dim is not given", "softmax(x, dim)")
-    return emit(flow.Softmax, x, axis=axis(dim, x.ndim)) if x.ndim else x * 0.0 + 1.0
+    i = axis(dim, x.ndim)
+    return emit(flow.Softmax, x, axis=i) if x.ndim else x * 0.0 + 1.0
 
 
 @traces("F.softmin", to="softmax(-x)")
@@ -219,7 +232,7 @@ def softmin(input: Any, dim: Any = None) -> vTensor:
 
 
 @traces("log_softmax", "F.log_softmax", "special.log_softmax", to="x - max - log(sum(exp(x - max)))")
-def log_softmax(input: Any, dim: Any = None, *, dtype: torch.dtype | None = None) -> vTensor:
+def log_softmax(input: Any, dim: Any = None, dtype: torch.dtype | None = None) -> vTensor:
     """log(softmax(x)) along an axis."""
     x = _typed(lift(input), dtype)
     if dim is None:
@@ -229,7 +242,8 @@ def log_softmax(input: Any, dim: Any = None, *, dtype: torch.dtype | None = None
 
 
 def _scan(x: vTensor, dim: Any, kind: str) -> vTensor:
-    return emit(flow.Scan, x, axis=axis(dim, x.ndim), kind=kind)
+    made = emit(flow.Scan, x, axis=axis(dim, x.ndim), kind=kind)
+    return as_bool(made) if kind in ("max", "min") and x.type.dtype == bool_ else made
 
 
 @traces("cumsum", to="flow.scan")

@@ -20,6 +20,7 @@ REFUSALS = {
     r"must be Tensor, not (int|float|bool)": "a tensor there: torch.full_like(x, n); or x.clamp(min=n, max=n)",
     r"must be \w+, not Tensor": "a Python number there",
     r"invalid combination of arguments|missing \d+ required|positional argument": "arguments as torch takes them",
+    r"cannot be converted to type|too big to convert": "a number that the type holds; math.inf is above all floats",
     r"same dtype|expected scalar type": "one element type: x.float()",
 }
 """Patterns of messages that speak of the types of the arguments, whatever their values, with what works."""
@@ -44,7 +45,7 @@ def check(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         with warnings.catch_warnings(), torch._C.DisableTorchFunctionSubclass():
             warnings.simplefilter("ignore")
             function(*given, **named)
-    except (RuntimeError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, NotImplementedError, OverflowError) as error:
         message = str(error).partition("\n")[0]
         works = next((text for pattern, text in REFUSALS.items() if re.search(pattern, message)), None)
         if works is not None:

@@ -289,7 +289,8 @@ def unbind(input: Any, dim: Any = 0) -> tuple[vTensor, ...]:
 def flip(input: Any, *dims: Any) -> vTensor:
     """Axes reversed."""
     x = lift(input)
-    for i in axes(dims[0] if len(dims) == 1 else dims, x.ndim):
+    listed = dims[0] if len(dims) == 1 else dims
+    for i in axes(listed, x.ndim) if listed != () and listed != [] else ():
         d = _known(x, i, "reversing the page axis")
         x = x if d < 2 else sliced(x, i, d - 1, d, -1)
     return x

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from vortex.errors import (
@@ -85,6 +86,8 @@ class Size(tuple[Any, ...]):
 def _operator(name: str, swap: bool = False) -> Any:
     def run(self: Any, other: Any) -> Any:
         if not isinstance(other, vTensor | torch.Tensor | int | float | PageDim) and not hasattr(other, "__array__"):
+            return NotImplemented
+        if swap and isinstance(other, np.ndarray):  # torch's operators take no array before a tensor
             return NotImplemented
         a, b = (lift(other), lift(self)) if swap else (lift(self), lift(other))
         return call_method(name, (a, b), {})
@@ -259,6 +262,8 @@ class vTensor:
     __and__, __rand__ = _operator("bitwise_and"), _operator("bitwise_and", swap=True)
     __or__, __ror__ = _operator("bitwise_or"), _operator("bitwise_or", swap=True)
     __xor__, __rxor__ = _operator("bitwise_xor"), _operator("bitwise_xor", swap=True)
+    __lshift__, __rlshift__ = _operator("bitwise_left_shift"), _operator("bitwise_left_shift", swap=True)
+    __rshift__, __rrshift__ = _operator("bitwise_right_shift"), _operator("bitwise_right_shift", swap=True)
     __lt__, __le__, __gt__, __ge__ = _operator("lt"), _operator("le"), _operator("gt"), _operator("ge")
     __eq__, __ne__ = _operator("eq"), _operator("ne")
 
@@ -361,11 +366,13 @@ def lift(x: Any) -> vTensor:
         return made
     if isinstance(x, Withheld):
         raise x.refusal()
+    if isinstance(x, np.generic):
+        x = x.item()
     if hasattr(x, "__array__") and not isinstance(x, torch.Tensor):
         x = torch.as_tensor(x)
     if isinstance(x, torch.Tensor):
         if x.ndim == 0 and x.dtype in DTYPES:
-            return constant(x.item())
+            return constant(x.item(), x.dtype)
         return active().resource(x, source.variable_of(x))
     if isinstance(x, bool | int | float):
         return constant(x)

@@ -19,7 +19,7 @@ from vortex.flow.integers import Integers, Whole
 from vortex.ir import types
 from vortex.ir.core import Decl, Function, Module, Op, Value
 from vortex.ir.dialects import flow
-from vortex.ir.dialects.flow.kinds import PAGES_AND_BLOCKS, TWO_AXES
+from vortex.ir.dialects.flow.kinds import PAGES_AND_BLOCKS, TWICE, TWO_AXES
 from vortex.ir.types import DType, Sym, TensorType
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ DTYPES: dict[torch.dtype, DType] = {
 }
 """Element types by torch's name. Integers are 32 bits: page and layer numbers fit."""
 
+ANY = "'vortex ops' tells what each function takes"
+"""What to do where nothing else is to be said."""
 EXPECTED = {
     flow.Binary: "sizes must be equal or 1, counted from the last axis",
     flow.Where: "sizes must be equal or 1, counted from the last axis",
@@ -49,6 +51,8 @@ EXPECTED = {
     flow.Slice: "slice an axis other than the pages, within its size",
     flow.Reduce: "an axis is between -rank and rank - 1 and named once",
     flow.Scan: "a tensor that has axes",
+    flow.Gather: "at most one axis of the result runs over pages; torch.take_along_dim(x, index[:, None], 1) takes one "
+    "element for each page",
     flow.Conv: "the input is [1, C, S] or [C, S], the weight [O, C / groups, K] with K odd",
 }
 
@@ -180,7 +184,7 @@ def fail(kind: ErrorKind, **fields: Any) -> VortexError:
     return error
 
 
-def refuse(why: str, expected: str = "'vortex ops' tells what each function takes") -> VortexError:
+def refuse(why: str, expected: str = ANY) -> VortexError:
     """VX1005 for the torch function being traced."""
     return fail(BAD_SHAPE, op=active().call, why=why, expected=expected)
 
@@ -200,7 +204,9 @@ def emit(op: type[Op], *operands: vTensor | tuple[vTensor, ...], **attrs: Any) -
         if why.startswith(PAGES_AND_BLOCKS):
             works = "a score of pages makes a shortlist; what is computed at cache.f[near] is of blocks where f is"
             raise refuse(why, works) from None
-        raise refuse(why, next((text for c, text in EXPECTED.items() if issubclass(op, c)), "")) from None
+        if why == TWICE and issubclass(op, flow.Binary | flow.Where):
+            raise refuse(why, "reduce the pages of one operand first, such as x.amax(0, keepdim=True)") from None
+        raise refuse(why, next((text for c, text in EXPECTED.items() if issubclass(op, c)), ANY)) from None
     _check_integers(made)
     return wrap(tracer.function.add(made, "", source.here()))
 
@@ -224,22 +230,30 @@ def _check_integers(made: Op) -> None:
     known.know(made.value, what)
 
 
+LARGEST = torch.finfo(torch.float32).max
 TO_FIT = "x.int(), which wraps as torch's int32; x.clamp(low, high) or % n, which bound x; or x.float()"
 
 
-def constant(number: float) -> vTensor:
-    """A Python number as torch reads it beside a tensor: bool, int32 or fp32."""
+def constant(number: float, of: torch.dtype | None = None) -> vTensor:
+    """A Python number as torch reads it beside a tensor: bool, int32 or fp32. The only element of a tensor without axes
+    is of a type ``of`` its own, which counts beside another such tensor.
+    """
     dtype = types.bool_ if isinstance(number, bool) else types.i32 if isinstance(number, int) else types.f32
     big = dtype == types.i32 and not -(2**31) <= number < 2**31
+    if big and not -(2**63) <= number < 2**64:
+        raise fail(BAD_SHAPE, op=active().call or "flow", why=f"{number} has more than 64 bits", expected="a float")
     if big:
         dtype = types.f32
-    key = (repr(number), dtype)
+    whole = of if dtype in (types.bool_, types.i32) else None
+    if dtype == types.f32 and abs(number) > LARGEST:
+        number = torch.tensor(float(number), dtype=torch.float32).item()  # beyond fp32 it is infinite, as in torch
+    key = (repr(number), dtype, whole)
     name = f"c{int(number)}" if number == number and 0 <= number < 1000 and number == int(number) else "c"
     value = number if dtype == types.i32 else float(number)
     made = active().once(key, flow.Constant(value, type=TensorType(dtype)), name)
     if big:
         active().integers.big.add(made.value)
     elif dtype != types.f32:
-        kind = torch.bool if dtype == types.bool_ else torch.int64
-        active().integers.know(made.value, Whole(kind, int(number), int(number), python=True))
+        kind = whole or (torch.bool if dtype == types.bool_ else torch.int64)
+        active().integers.know(made.value, Whole(kind, int(number), int(number), python=whole is None))
     return made

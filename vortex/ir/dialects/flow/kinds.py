@@ -12,6 +12,8 @@ from vortex.ir.core import Op, Value
 from vortex.ir.ranking import Ranked
 from vortex.ir.types import Dim, DType, S, SelectionType, Sym, TensorType, bool_, f32, i32, selection
 
+TWICE = "the result has two page axes"
+"""What is wrong where the pages of two operands are axes of their own."""
 TWO_AXES = "all candidates meet the pages of a shortlist"
 """What is wrong where an op mixes page axes."""
 PAGES_AND_BLOCKS = "pages meet blocks of pages"
@@ -30,7 +32,7 @@ def tensor(o: Op, v: Value) -> TensorType:
 
 def one_page_axis(o: Op, dtype: DType, shape: tuple[Dim, ...]) -> TensorType:
     """The type of that shape; two page axes are refused."""
-    o.require(sum(isinstance(d, Sym) for d in shape) <= 1, "the result has two page axes")
+    o.require(sum(isinstance(d, Sym) for d in shape) <= 1, TWICE)
     return TensorType(dtype, shape)
 
 
