@@ -199,7 +199,7 @@ ELEMENTWISE = [
     _c("half", lambda x: x.half().float() * 3),
     _c("to_same", lambda x, q: x.to(q.dtype) + x.to(torch.float32) + x.type_as(q).contiguous(), **XQ),
     _c("to_int", lambda x: (x * 3).int() + (x * 3).to(torch.int32) * 2 + (x > 0).long().int()),
-    _c("to_bool", lambda x: x.bool(), "whole"),
+    _c("to_bool", lambda x: x.bool() | x.to(bool), "whole"),
     _c("int_divide", lambda x: (x * 5).int() // 3 + (x * 5).int() % 3, "normal"),
     _c("int_fmod", lambda x: torch.fmod((x * 5).int(), 3)),
     _c("int_bitwise_not", lambda x: ~(x * 5).int()),
@@ -399,6 +399,30 @@ SHAPES = [
     _c("iterate_rows", lambda x, q: sum((x[:, i] * r for i, r in enumerate(q)), x[:, 0] * 0), **XQ),
     _c("look_up", lambda x, q: x * W[_second(q)] + q[_second(q) - 3, :, None].sum(0), **XQ),
     _c("flip", lambda x: x.flip(-1) + torch.flip(x, (1, 2))),
+    _c(
+        "lists_by_name",
+        lambda x, q: (
+            x.flip(dims=(1,))
+            + torch.flip(x, dims=[-1])
+            + x.permute(dims=(0, 2, 1)).reshape(shape=(-1, 32)).view(size=(x.shape[0], 4, 8))
+            + q.expand(size=(3, -1, -1))[0]
+            + q.repeat(repeats=(1, 2))[:, :8]
+            + torch.tile(q, dims=(2, 1))[:4]
+            + x.split(split_size=4, dim=2)[1].sum(-1, keepdim=True)
+            + x.new_zeros(size=(8,))
+            + torch.broadcast_to(q, size=(2, 4, 8))[1]
+        ),
+        **XQ,
+    ),
+    _c(
+        "facts",
+        lambda x, q: (
+            x.data * torch.numel(q) + q.nelement() + x.ndimension()
+            if torch.is_floating_point(x) and not (torch.is_complex(x) or x.is_complex() or x.is_cuda)
+            else -x
+        ),
+        **XQ,
+    ),
     _c("flip_none", lambda x, q: x.flip(()) + torch.flip(q, []) + q.roll(1, ()), **XQ),
     _c("roll", lambda x: x.roll(3, -1) + torch.roll(x, (1, -2), (1, 2))),
     _c("diff", lambda x: torch.diff(x) + x.diff(n=2, dim=1).sum(1)[:, None, :7]),
@@ -407,6 +431,7 @@ SHAPES = [
     _c("stack", lambda x, y: torch.stack([x, y], -1).amax(-1) + torch.stack((x, y)).sum(0), x=X, y=X),
     _c("stacks", lambda x, y, q: torch.hstack([x, y]) + torch.vstack([q, q]).mean(0), x=X, y=X, q=(8,)),
     _c("pad", lambda x: F.pad(x, (1, 2)) + F.pad(x, (1, 2, 0, 0), value=7.0)),
+    _c("pad_int", lambda x: F.pad((x * 3).int(), (1, 2), value=5) * 1000000007 % 65536),
     _c("pad_cut", lambda x: F.pad(x, (-1, 3, 1, -2), value=0.5)),
     _c("expand", lambda x: x[:, :, :, None].expand(-1, -1, -1, 3).sum(-1) + x.expand(x.shape)),
     _c("expand_new", lambda x: x[:, 0].expand(2, -1, 8) + x[:, 1].broadcast_to(2, x.shape[0], 8)),

@@ -131,6 +131,10 @@ IN_INDEX = [
         "first one or two",
     ),
     ("VX1013", "x = torch.vmap(torch.sum)(cache.a)", "torch.vmap(torch.sum)(cache.a)", "broadcast over the page axis"),
+    ("VX1005", "x = score.to(float)", "score.to(float)", "float64", "x.float()"),
+    ("VX1013", "x = score.type(torch.int32)", "score.type(torch.int32)", "x.to(dtype)"),
+    ("VX1013", "x = torch.Tensor.sum(score, 0)", "torch.Tensor.sum(score, 0)", "call it as a method"),
+    ("VX1005", "x = q.flip(size=(1,))", "q.flip(size=(1,))", "as torch takes them"),
     ("VX1013", "x = np.exp(score)", "np.exp(score)", "call torch's, such as torch.exp(x)"),
     ("VX1013", "x = np.arange(8) * cache.a", "np.arange(8) * cache.a", "unsupported operand"),
     ("VX1001", "x = vortex.page_index() << 1", "vortex.page_index() << 1", "x * 2**n"),
@@ -350,6 +354,7 @@ IN_CACHE = [
     ("VX1012", 'return {"a": page.k.mean(1)}', '"a"', "declared [8]", "returns [16]"),
     ("VX1012", 'return {"a": 1.0}', '"a"', "returns []"),
     ("VX1002", "if page.k.sum() > 0:\n    pass", "page.k.sum() > 0", "bool[]"),
+    ("VX1013", "return {'a': page['k'].mean(0)}", "page['k']", "its tensors are page.k and page.v"),
     ("VX1013", "return {'a': page.q.mean(0)}", "page.q", "a page has k and v"),
     ("VX1005", "return {'a': page.k @ page.k}", "page.k @ page.k", "inner sizes"),
     ("VX1023", "self.energy = page.v.norm()\nreturn {'a': page.k.mean(0)}", "self.energy", "is a field"),
@@ -399,6 +404,18 @@ IN_CREATE = [
 def test_mistakes_in_create_cache(write: Write, create: str, culprit: str, said: str) -> None:
     path = write(flow_text(create=create))
     check(refused(path), "VX1016", path, culprit, said)
+
+
+@pytest.mark.parametrize(
+    ("field", "culprit", "said"),
+    [
+        ("vortex.Field(spec.headdim)", "spec.headdim", "did you mean 'head_dim'?"),
+        ("vortex.Field(shape=3)", "vortex.Field(shape=3)", "it is vortex.Field(*shape, dtype=None"),
+    ],
+)
+def test_calls_in_create_cache_that_python_refuses(write: Write, field: str, culprit: str, said: str) -> None:
+    path = write(flow_text(create=f'return {{"a": {field}}}'))
+    check(refused(path), "VX1013", path, culprit, said)
 
 
 SIGNATURES = [

@@ -33,6 +33,11 @@ class Page:
         text = f"a page has {has}, and block, no '{name}'"
         raise fail(FLOW_RAISED, type="AttributeError", text=text, hint=f"summaries are made from {uses}")
 
+    def __getitem__(self, key: object) -> NoReturn:
+        uses = " and ".join(f"page.{p}" for p in self._spec.pools)
+        text = "a page is no mapping and no tensor"
+        raise fail(FLOW_RAISED, type="TypeError", text=text, hint=f"its tensors are {uses}")
+
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise purity.written_argument("page", name)
 

@@ -60,6 +60,10 @@ for _name, _dtype in {
     _cast(_name, _dtype)
 
 
+PYTHON: dict[type, torch.dtype] = {float: torch.float64, int: torch.int64, bool: torch.bool}
+"""What torch takes Python's types for."""
+
+
 @traces("Tensor.to", to="flow.cast")
 def to(self: Any, *args: Any, **kwargs: Any) -> vTensor:
     """As another element type; a device other than the tensor's own is refused."""
@@ -67,6 +71,7 @@ def to(self: Any, *args: Any, **kwargs: Any) -> vTensor:
     if unknown := set(kwargs) - {"dtype", "device", "other", "non_blocking", "copy"}:
         raise refuse(f"argument '{unknown.pop()}' is not supported", "to(dtype) or to(other)")
     for item in wanted:
+        item = PYTHON.get(item, item) if isinstance(item, type) else item
         if isinstance(item, torch.dtype):
             x = cast(x, item)
         elif isinstance(item, vTensor | torch.Tensor):
@@ -86,3 +91,15 @@ def type_as(self: Any, other: Any) -> vTensor:
 def same(input: Any, *, memory_format: Any = None) -> vTensor:
     """The operand itself: a traced value has no storage to copy."""
     return lift(input)
+
+
+@traces("torch.is_floating_point", to="a Python bool")
+def is_floating_point(input: Any) -> bool:
+    """Whether the elements are floats."""
+    return lift(input).is_floating_point()
+
+
+@traces("torch.is_complex", to="False")
+def is_complex(input: Any) -> bool:
+    """Whether the elements are complex, which none are."""
+    return lift(input).is_complex()

@@ -7,13 +7,14 @@ from typing import Any
 from vortex.errors import SYMBOLIC_SIZE
 from vortex.flow.axes import axes, axis, number
 from vortex.flow.casts import cast
+from vortex.flow.integers import Whole
 from vortex.flow.logic import as_bool
 from vortex.flow.optable import traces
 from vortex.flow.padded import shifted
 from vortex.flow.repetition import expanded
 from vortex.flow.shapes import flatten, sliced, unsqueeze
 from vortex.flow.tensor import lift, vTensor
-from vortex.flow.tracer import emit, fail, refuse
+from vortex.flow.tracer import active, emit, fail, refuse
 from vortex.ir.dialects import flow
 from vortex.ir.types import Dim, Sym, bool_
 
@@ -87,7 +88,12 @@ def padded_with(x: vTensor, i: int, before: int, after: int, fill: float) -> vTe
         if last < first:
             raise refuse(f"cutting {-before} and {-after} of {d}", "no more than there is")
         x, d = sliced(x, i, first, last - first), last - first
+    known = active().integers
+    whole = known.of(x.value)
     parts = [filled([*x.dims[:i], n, *x.dims[i + 1 :]], fill) if n > 0 else None for n in (before, after)]
+    for part in parts:
+        if part is not None and whole is not None:  # a number takes the integer type of the tensor around which it is
+            known.know(part.value, Whole(whole.dtype, int(fill), int(fill)))
     return _joined([p for p in (parts[0], x, parts[1]) if p is not None], i)
 
 

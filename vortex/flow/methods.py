@@ -5,6 +5,7 @@ Tracing and the eager oracle call them by the same functions, so that both accep
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -380,8 +381,15 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
         hint = "code compiled by torch.jit cannot be traced: call the plain Python function"
     elif isinstance(e, TypeError) and (way := _way_to_call(e)):
         hint = way
+    elif isinstance(e, AttributeError) and isinstance(e.obj, Spec):
+        has = [f.name for f in dataclasses.fields(Spec)]
+        hint = f"a spec has {', '.join(has)}{nearest(str(e.name), has)}"
     elif "does not support ufuncs" in str(e):
         hint = "numpy's functions take no traced tensors: call torch's, such as torch.exp(x)"
+    elif "doesn't apply to a 'vTensor'" in str(e):
+        hint = "call it as a method: x.sum(1), not torch.Tensor.sum(x, 1)"
+    elif "'TensorType' object is not callable" in str(e):
+        hint = "x.to(dtype) is x as another element type, x.dtype its own"
     elif str(e).startswith("vmap("):
         hint = "torch.vmap takes no traced tensors: functions broadcast over the page axis, so write it on the whole"
     elif isinstance(e, NameError):
@@ -394,7 +402,9 @@ def _raised(e: BaseException, tracer: Tracer | None, fallback: Loc | None) -> No
 def _way_to_call(e: TypeError) -> str:
     """How a function of vortex is called, where Python says that it does not take these arguments; else nothing."""
     name, call, wrong = first_line(e).partition("() ")
-    function = {f.__name__: f for f in (topk, topp, union, shortlist)}.get(name)
+    function: Any = {f.__name__: f for f in (topk, topp, union, shortlist)}.get(name)
+    if name == "Field.__init__":
+        name, function = "Field", Field
     if function is None or not call or not wrong.startswith(("takes ", "got ", "missing ")) or '"' in wrong:
         return ""  # torch, which has a topk too, quotes so
     frame = e.__traceback__

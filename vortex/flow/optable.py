@@ -36,8 +36,10 @@ _MODULES = (
     "windows",
     "convolution",
 )
-_NUMPY = {"axis": "dim", "keepdims": "keepdim"}
-"""Names that torch takes for its own, for numpy's sake."""
+_ALIASES = {"axis": "dim", "keepdims": "keepdim", "split_size": "split_size_or_sections"}
+"""Names that torch takes for its own, for numpy's sake or in methods."""
+_LISTED = ("dims", "size", "shape", "repeats")
+"""What torch calls the numbers that it takes one by one as well, of which a function has at most one list."""
 _H = TypeVar("_H", bound=Callable[..., Any])
 
 
@@ -83,7 +85,6 @@ INSTEAD = {
     "interpolate": "F.conv1d smooths along the pages",
     "fft_fft fft_rfft stft": "a captured matrix of cosines and sines: x @ table",
     "float_power": "x ** y computes in float32, where torch's float_power would in float64",
-    "nelement": "x.numel() counts the elements",
     "diag diagonal diag_embed trace": "(x * torch.eye(n)).sum(-1) takes the diagonal",
     "empty_like new_empty": "torch.zeros_like(x) has known contents",
     "double": "x.float(): flows compute in float32",
@@ -224,11 +225,12 @@ def call(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     tracer.call, before, births = entry.name, len(tracer.function.ops), tracer.births
     try:
         kwargs = _plain(entry, kwargs)
+        placed, named = _one_by_one(entry, args, kwargs)
         try:
-            entry.signature.bind(*args, **kwargs)
+            entry.signature.bind(*placed, **named)
         except TypeError as e:
             raise refuse(str(e), f"it takes {entry.arguments}") from None
-        result = fresh(entry.handler(*args, **kwargs), births, entry.name.rpartition(".")[2])
+        result = fresh(entry.handler(*placed, **named), births, entry.name.rpartition(".")[2])
         refusals.check(entry.function, args, kwargs)
     finally:
         tracer.call = ""
@@ -247,7 +249,16 @@ def _plain(entry: Entry, kwargs: dict[str, Any]) -> dict[str, Any]:
         raise fail(IN_PLACE, name=f"{active().call}(out=)")
     idle = {"inplace", "out", "_stacklevel", "compute_mode"} | ({"dtype"} if kwargs.get("dtype") is None else set())
     takes = entry.signature.parameters
-    return {k if k in takes else _NUMPY.get(k, k): v for k, v in kwargs.items() if k not in idle}
+    return {k if k in takes else _ALIASES.get(k, k): v for k, v in kwargs.items() if k not in idle}
+
+
+def _one_by_one(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A list of sizes or axes that is given by name, as in ``x.flip(dims=(1,))``, where a handler takes them one by one
+    or as one list.
+    """
+    variadic = {n: p.kind is p.VAR_POSITIONAL for n, p in entry.signature.parameters.items()}
+    listed = [k for k in _LISTED if k in kwargs and variadic.get(k, True)] if any(variadic.values()) else []
+    return (*args, *(kwargs[k] for k in listed)), {k: v for k, v in kwargs.items() if k not in listed}
 
 
 def _name(result: Any, before: int) -> None:

@@ -183,6 +183,12 @@ def movedim(input: Any, source: Any, destination: Any) -> vTensor:
     return permuted(x, perm)
 
 
+@traces("torch.numel", to="a Python integer, or one computed from the page count")
+def numel(input: Any) -> Any:
+    """How many elements there are."""
+    return lift(input).numel()
+
+
 # parts -------------------------------------------------------------------------------------------
 
 

@@ -168,8 +168,18 @@ class vTensor:
     def is_floating_point(self) -> bool:
         return self.type.dtype.is_float
 
+    def is_complex(self) -> bool:
+        return False
+
     def element_size(self) -> int:
         return 4
+
+    ndimension, nelement = dim, numel
+    is_cuda = requires_grad = False
+
+    @property
+    def data(self) -> vTensor:
+        return self
 
     @classmethod
     def __torch_function__(
