@@ -174,6 +174,7 @@ ELEMENTWISE = [
     _c("add_alpha", lambda x, q: torch.add(x, q, alpha=0.5) + torch.sub(q, x, alpha=2), **XQ),
     _c("powers", lambda x: x**2 + x**3 - x**4 + x**1 + x**-2 + x**-1, "positive", 1e-4),
     _c("roots", lambda x: x**0.5 + x**-0.5 + x**1.5 + 2**x, "positive", 1e-4),
+    _c("roots_odd", lambda x: x**0.5, "odd"),
     _c("pow_zero", lambda x: x**0 + x),
     _c("operators", lambda x, q: -x * 2 + (1 - q) / (3 + x.abs()) - +q, **XQ),
     _c("reflected", lambda x: 1 / (2 - x.tanh()) + 7 % (x.abs() + 1) + 7 // (x.abs() + 1) + W, tolerance=1e-4),

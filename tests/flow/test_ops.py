@@ -13,6 +13,7 @@ from vortex.flow.trace import trace_function
 from vortex.ir.digest import structural
 from vortex.ir.parser import parse_module
 from vortex.ir.printer import print_module
+from vortex.ir.types import S, TensorType, f32
 
 
 @pytest.mark.filterwarnings("ignore:.*degrees of freedom")
@@ -39,6 +40,14 @@ def test_traced_equals_eager(case: Case) -> None:
         got = torch.as_tensor(got.copy() if got.ndim else got)
         close = {"rtol": case.tolerance, "atol": case.tolerance, "equal_nan": True}
         torch.testing.assert_close(got.double(), want.double(), **close)
+
+
+@pytest.mark.parametrize(("power", "ops"), [(2, ["mul"]), (3, ["mul", "mul"]), (0.5, ["sqrt"]), (-0.5, ["rsqrt"])])
+def test_the_operator_of_powers_is_products_and_roots(power: float, ops: list[str]) -> None:
+    module = trace_function(lambda x: x**power, {"x": TensorType(f32, (S,))})
+    made = [o.name for o in module.functions["index"].ops if o.role not in ("leaf", "end")]
+    assert [n for n in made if n != "flow.return"][-len(ops) :] == [f"flow.{n}" for n in ops]
+    assert "flow.pow" not in made
 
 
 def test_ops_are_named_and_listed() -> None:

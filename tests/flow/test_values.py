@@ -124,7 +124,7 @@ def test_a_function_of_extreme_numbers_is_torchs(name: str) -> None:
             continue
         wanted = want if isinstance(want, tuple | list) else [want]
         for have, w in zip(got, wanted, strict=True):
-            _agree(f"{name}({call})", have, w, known[1](X, Y) if known is not None else None)
+            _agree(f"{name}({call})", have, torch.as_tensor(w), known[1](X, Y) if known is not None else None)
 
 
 WHOLE = torch.tensor([[1.0, -2.0], [3.0, 0.0], [7.0, -7.0]]), torch.tensor([[2.0, 3.0], [-3.0, 1.0], [5.0, 2.0]])
@@ -150,7 +150,7 @@ def test_a_function_of_integers_or_bools_is_torchs_or_refused_as_by_torch(name: 
             assert name.rpartition(".")[2] in LENIENT, f"{name}({call}) of {kind}: torch says {want}"
             continue
         for have, w in zip(got, want if isinstance(want, tuple | list) else [want], strict=True):
-            _agree(f"{name}({call}) of {kind}", have, w)
+            _agree(f"{name}({call}) of {kind}", have, torch.as_tensor(w))
 
 
 @pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.full)])

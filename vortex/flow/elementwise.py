@@ -175,7 +175,7 @@ def pow_(input: Any, exponent: Any) -> vTensor:
     if is_int(a) and is_int(b):
         known, written = active().integers, b.value.owner
         base, whole = known.of(a.value), known.of(b.value)
-        # a number that is written behind the operator ** comes here as a tensor
+        # the number of a tensor without axes, which is known as well
         if base is not None and whole is not None and isinstance(written, flow.Constant):
             made = base.dtype if a.ndim or whole.python else torch.promote_types(base.dtype, whole.dtype)
             return _whole_power(a if made == torch.bool else integer(a, made), int(written.number))

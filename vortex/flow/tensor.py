@@ -89,6 +89,8 @@ def _operator(name: str, swap: bool = False) -> Any:
             return NotImplemented
         if swap and isinstance(other, np.ndarray):  # torch's operators take no array before a tensor
             return NotImplemented
+        if name == "pow" and not swap and isinstance(other, int | float):
+            return call_method(name, (lift(self), other), {})  # torch computes powers of a Python number otherwise
         a, b = (lift(other), lift(self)) if swap else (lift(self), lift(other))
         return call_method(name, (a, b), {})
 
