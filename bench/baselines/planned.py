@@ -59,6 +59,8 @@ class Planned:
             "work": torch.zeros(2, 2 + batch + slots, **made), "arrivals": torch.zeros(rows, **made),
             "workspace": torch.full((rows, max(1, words)), float("nan"), device=made["device"]), "layer": 0,
         }  # fmt: skip
+        if "row_offsets" in used["args"]:
+            scratch |= _no_new_tokens(kernels, t)
         if kind == "attend":
             size = (batch + slots, t["counts"].shape[1], int(used["schedule"]["partial_words"]))
             scratch["partials"] = torch.full(size, float("nan"), device=made["device"])
@@ -66,3 +68,17 @@ class Planned:
         plan(*({**t, **scratch}[n] for n in kernels["plan"]["args"]))
         names = used["args"]
         return lambda one: call(*({**one, **scratch}[n] for n in names))
+
+
+def _no_new_tokens(kernels: dict[str, Any], t: Tensors) -> Tensors:
+    """What ``select`` is given of a step's new tokens where it is to take in none; pools of one page stand for all."""
+    device, heads = t["lengths"].device, t["counts"].shape[1]
+    pages = next(x.shape[0] for name, x in t.items() if name.startswith("field."))
+    bf16 = {"dtype": torch.bfloat16, "device": device}
+    pool = torch.zeros(1, heads, kernels["page"], kernels["dim"], **bf16).expand(pages, -1, -1, -1)
+    new = torch.zeros(0, heads, kernels["dim"], **bf16)
+    loc = torch.zeros(0, dtype=torch.int64, device=device)
+    return {
+        "k": pool, "v": pool, "k_new": new, "v_new": new, "loc": loc,
+        "row_offsets": torch.zeros(1, dtype=torch.int32, device=device),
+    }  # fmt: skip
