@@ -30,7 +30,7 @@ def test_run_agrees_with_the_interpreter(vortex: Vortex, artifact: Path) -> None
 
 def test_run_prints_a_table(vortex: Vortex, artifact: Path) -> None:
     found = vortex("run", str(artifact), "--tokens", "40", "--steps", "1", "--kv-heads", "1")
-    assert "mass kept: of dense attention, on made-up numbers" in found.out
+    assert "mass kept: the share of dense attention's, on made-up numbers" in found.out
     assert found.out.splitlines()[0].split()[:3] == ["request", "tokens", "pages"]
     assert found.out.splitlines()[1].split()[:2] == ["r0", "41"]
 
