@@ -114,7 +114,7 @@ def test_which_file_systems_are_networks(monkeypatch: pytest.MonkeyPatch, tmp_pa
     mounts = f"server:/x {tmp_path} nfs4 rw 0 0\n/dev/a {tmp_path}/disk ext4 rw 0 0\nnone / overlay rw 0 0\n"
     real = Path.read_text
     monkeypatch.setattr(
-        Path, "read_text", lambda self, *a: mounts if str(self) == "/proc/self/mounts" else real(self, *a)
+        Path, "read_text", lambda self, **how: mounts if str(self) == "/proc/self/mounts" else real(self, **how)
     )
     (tmp_path / "disk").mkdir()
     assert store_file._network(tmp_path / "t.db") == "nfs4"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from vortex.ir.core import Function, Module, Op, Value
@@ -92,7 +93,7 @@ def _writes_beside_state(f: Function) -> list[page.Store]:
 def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
     staging = stage(f)
     slots, words = _slots(staging, ragged)
-    users, read = f.users(), _read(f)
+    users, read = f.users(), _read(f, slots)
     kept = {o.x for o in _writes_beside_state(f)}
     weight: dict[Value, int] = {}
     for o in f.ops:
@@ -120,11 +121,16 @@ def _plan_kernel(f: Function, ragged: int, batched: int) -> None:
         f.attrs["page_words"], f.attrs["row_words"] = words, batched
 
 
-def _read(f: Function) -> set[Value]:
-    """The values of which an element is read: not those from which only tensors without elements are made."""
-    found: set[Value] = set()
+def _read(f: Function, kept: Collection[Value]) -> set[Value]:
+    """The values of which an element is read: not those from which only tensors without elements are made. What is
+    ``kept`` or crosses pages is computed in any case.
+    """
+    found: set[Value] = set(kept)
     for o in reversed(f.ops):
-        if not isinstance(v := o.result, Value) or not isinstance(v.type, TensorType) or (v in found and not _empty(v)):
+        v = o.result
+        if v is not None and o.crosses_pages():
+            found.add(v)
+        if v is None or (v in found and not _empty(v)):
             found.update(x for x in o.operands if not _empty(x))
     return found
 
