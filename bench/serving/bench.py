@@ -80,7 +80,7 @@ class Bench:
         def ask(name: str) -> None:
             config, settings = servers[name]
             label, mixes = label_of(part, name), "enable_mixed_chunk" in settings
-            each = [_choice(pages) for pages in (chosen or {}).get(name, [])]
+            each = [choice_of(pages) for pages in (chosen or {}).get(name, [])]
             witness = self.folder / f"{label}.jsonl" if mixes else None
             with (
                 self.report.attempt(part, name),
@@ -132,7 +132,7 @@ def together(do: Callable[[str], None], names: Iterable[str]) -> None:
         thread.join()
 
 
-def _choice(pages: int | None) -> dict[str, Any]:
+def choice_of(pages: int | None) -> dict[str, Any]:
     """The sampling parameters of a request that asks for so many pages, or for all."""
     return {"custom_params": {"vortex": {"dense": True} if pages is None else {"pages": pages}}}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from serving.bench import FLOWS, LENGTHS, TOKENS, Bench, label_of, together
+from serving.bench import FLOWS, LENGTHS, TOKENS, Bench, choice_of, label_of, together
 
 
 def tokens(bench: Bench) -> None:
@@ -38,7 +38,7 @@ def smollm2(bench: Bench) -> None:
     prompts, length = [one["tokens"] for one in asked], max(len(one["answer"]) for one in asked) + 24
     room: dict[str, Any] = {"max_total_tokens": 65536, "context_length": 4096}
     config = {"flow": bench.flow("smollm2"), "budget": {"pages": 64}, "per_request": {"pages": 1000}}
-    most = [{"custom_params": {"vortex": {"pages": 1000}}}] * len(prompts)
+    most = [choice_of(1000)] * len(prompts)
     dense: list[dict[str, Any]] = []
     found: list[tuple[str, list[dict[str, Any]], dict[str, int]]] = []
 

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vortex.cli.eval import model_weights
+from vortex.cli.eval import add_backend, model_weights
 from vortex.cli.numbers import bounded, integers
 from vortex.cli.show import check_out, emit_json, progress, say, table, write_text, written_first
 from vortex.errors import BAD_OPTION, counted
@@ -68,16 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cost-tokens", metavar="N", type=int, default=0, help="of a request whose bytes are told (default: prompts')"
     )
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where model and kernels run (default: cpu)"
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("compiled", "eager"),
-        default="compiled",
-        help="kernels, or the flow's own torch code (default: compiled)",
-    )
-    parser.add_argument("--parameters", metavar="FILE", help="weights of flows that have some, safetensors")
+    add_backend(parser)
     parser.add_argument("--cache", metavar="DIR", type=Path, help="of prompts (default: the user's)")
     parser.add_argument("-o", dest="out", metavar="FILE", type=Path, help="also write the configuration, .json")
     parser.add_argument("--json", action="store_true", help="print JSON; docs/advise.md has the schema")

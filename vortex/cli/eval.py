@@ -69,16 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", metavar="N", type=int, default=PROMPTS, help=f"of each task and length (default: {PROMPTS})"
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of prompts and of random pages (default: 0)")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where model and kernels run (default: cpu)"
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("compiled", "eager"),
-        default="compiled",
-        help="kernels, or the flow's own torch code (default: compiled)",
-    )
-    parser.add_argument("--parameters", metavar="FILE", help="weights of flows that have some, safetensors")
+    add_backend(parser)
     parser.add_argument("--time-limit", metavar="TIME", help="after which nothing more is begun, e.g. 90s, 10m")
     parser.add_argument("--cache", metavar="DIR", type=Path, help="of prompts and outcomes (default: the user's)")
     parser.add_argument("--trace", metavar="FILE", type=Path, help="judge by recorded steps, without a model")
@@ -202,6 +193,20 @@ def _workload(args: argparse.Namespace) -> Workload:
     from vortex.evaluate.cost import Workload
 
     return Workload(batch=args.cost_batch, tokens=args.cost_tokens, target=args.target)
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Declare where a model decodes, and how its flows run."""
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where model and kernels run (default: cpu)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("compiled", "eager"),
+        default="compiled",
+        help="kernels, or the flow's own torch code (default: compiled)",
+    )
+    parser.add_argument("--parameters", metavar="FILE", help="weights of flows that have some, safetensors")
 
 
 def model_weights(file: str | None) -> Mapping[str, torch.Tensor] | None:
