@@ -9,7 +9,7 @@ import pytest
 from tests.cuda.harness import lower
 from vortex.artifact.folder import read_manifest
 from vortex.codegen.build.nvcc import build_cuda
-from vortex.codegen.emit import emit_kernel
+from vortex.codegen.emit import emit_kernel, variants_of
 from vortex.driver import compile_flow
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
@@ -76,11 +76,14 @@ def test_select_in_two_steps_does_not_spill(name: str, arch: str, tmp_path: Path
     functions = {}
     for n, spec in enumerate(STEPS[2:] if name == "pyramid" else STEPS):
         module = trace(find_flow(str(EXAMPLES / f"{name}.py")), spec)
-        program = run_pipeline(
-            module, f"{DEFAULT_PIPELINE['flow']},{DEFAULT_PIPELINE['page']}", PassContext(TARGETS[arch])
-        )
-        made = emit_kernel(program, program.functions["select"], TARGETS[arch])
-        functions[f"{made.symbol}_{n}"] = made.function
+        # the first with its variants, of which one is for few rows
+        context = PassContext(TARGETS[arch], None if n else Chooser(Layers({}), most=4))
+        passes = f"{DEFAULT_PIPELINE['flow']},{DEFAULT_PIPELINE['page']}"
+        program = run_pipeline(module, passes, context)
+        for f in variants_of(program.functions["select"]):
+            made = emit_kernel(program, f, TARGETS[arch])
+            functions[f"{made.symbol}_{n}"] = made.function
+    assert any("_v1_" in symbol for symbol in functions)
     build = build_cuda(functions, arch, tmp_path / "lib.so")
     assert {symbol: used.spills for symbol, used in build.resources.items()} == dict.fromkeys(functions, 0)
 

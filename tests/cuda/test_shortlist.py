@@ -144,8 +144,10 @@ def flow_of(name: str, spec: Spec) -> Module:
 
 
 @cache
-def kernels(name: str, spec: Spec, chip_words: int = 4096, keys: int = 8, threads: int = 64) -> Kernels:
-    knobs = {"threads": threads, "chip_words": chip_words, "keys": keys}
+def kernels(
+    name: str, spec: Spec, chip_words: int = 4096, keys: int = 8, threads: int = 64, cluster: int = 1
+) -> Kernels:
+    knobs = {"threads": threads, "chip_words": chip_words, "keys": keys, "cluster": cluster}
     program = lower(flow_of(name, spec), plan={"threads": 64, "select_pages": 64, "attend_pages": 4}, select=knobs)
     return Kernels.of({name: program}, KINDS)
 

@@ -50,6 +50,7 @@ def cpu_source(source: str) -> str:
         device,
         flags=re.S,
     )
+    device = re.sub(r'asm volatile\("mov.u32 %0, %%cluster_ctarank;"[^;]*;', "ctaid = emu::rank();", device)
     device = re.sub(
         r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];", r"\1* \2 = (\1*)emu::dynamic_shared();", device
     )

@@ -1,5 +1,6 @@
 // CUDA on a CPU: every thread is a fiber; what the memory model leaves open is varied by a seed, what it forbids is
 // reported. Compiled without instrumentation; kernels are compiled with -fsanitize=thread, whose hooks end up here.
+#include <algorithm>
 #include <csetjmp>
 #include <csignal>
 #include <cstdarg>
@@ -35,6 +36,7 @@ struct Fiber {
   bool done;
   const long* gate;  // what it waits for, and the value that means waiting
   long closed;
+  bool arrived;  // at the barrier of its cluster, for which it has not waited
   std::deque<std::vector<Copy>> groups;
   std::vector<Copy> open;
   std::vector<long> seen;  // per CTA: phases of it that happened before, as far as this thread knows
@@ -63,6 +65,11 @@ struct Cta {
   std::vector<Access> shadow;
   std::vector<Fiber*> fibers;
 };
+// CTAs that are resident together, and the barrier of all their threads.
+struct Cluster {
+  int running = 0, arrived = 0;
+  long phase = 0;
+};
 struct Range {
   char *begin, *end;
   std::vector<Access> shadow;
@@ -71,6 +78,8 @@ struct Range {
 Fiber* current;
 void* scheduler_sp;
 std::vector<Cta> ctas;      // resident ones
+std::vector<Cluster> clusters;  // of the residents, one after the other
+int cluster_size;
 std::vector<Fiber> fibers;  // of all residents
 char* stacks;
 size_t stacks_bytes;
@@ -137,6 +146,26 @@ void open_cta(Cta& c) {
   for (Fiber* f : c.fibers) f->seen = all;
 }
 
+Cluster& cluster() { return clusters[current->cta / cluster_size]; }
+
+// A barrier of each of its CTAs, too: all that their threads have done so far is known to all.
+void open_cluster(Cluster& c) {
+  c.arrived = 0;
+  c.phase++;
+  Cta* first = &ctas[(&c - clusters.data()) * cluster_size];
+  std::vector<long> all;
+  for (Cta* one = first; one < first + cluster_size; one++) {
+    one->phase++;
+    for (Fiber* f : one->fibers) {
+      all.resize(f->seen.size());
+      for (size_t i = 0; i < all.size(); i++) all[i] = std::max(all[i], f->seen[i]);
+    }
+  }
+  for (Cta* one = first; one < first + cluster_size; one++) all[one->index] = one->phase;
+  for (Cta* one = first; one < first + cluster_size; one++)
+    for (Fiber* f : one->fibers) f->seen = all;
+}
+
 void entry() {
   body();
   Fiber* f = current;
@@ -148,7 +177,10 @@ void entry() {
   f->done = true;
   if (w.arrived) fail("ends while others of its warp wait for it");
   w.live--;
+  if (f->arrived) fail("ends without a wait for the barrier of its cluster");
   if (--c.running && c.arrived == c.running) open_cta(c);
+  Cluster& all = cluster();
+  if (--all.running && all.arrived == all.running) open_cluster(all);
   pause();
 }
 
@@ -201,6 +233,7 @@ void look(Access& a, bool write, const char* where, size_t offset) {
 void touch(const void* p, size_t bytes, bool write) {
   const char* at = (const char*)p;
   if (!current || (size_t)(at - stacks) < stacks_bytes) return;
+  if (current->arrived) fail("works between its arrival at the barrier of its cluster and its wait");
   Cta& c = cta();
   if (at >= c.shared && at < c.shared + kShared) {
     size_t offset = at - c.shared;
@@ -299,6 +332,25 @@ void sync_cta() {
   long phase = c.phase;
   if (++c.arrived == c.running)
     open_cta(c);
+  else
+    wait_at(&c.phase, phase);
+}
+
+unsigned rank() { return current->at.block.x % cluster_size; }
+
+// The two halves of one barrier; what lies between them is not emulated.
+void arrive_cluster() {
+  if (current->arrived) fail("arrives twice at the barrier of its cluster");
+  current->arrived = true;
+}
+
+void wait_cluster() {
+  if (!current->arrived) fail("waits for the barrier of its cluster, where it has not arrived");
+  current->arrived = false;
+  Cluster& c = cluster();
+  long phase = c.phase;
+  if (++c.arrived == c.running)
+    open_cluster(c);
   else
     wait_at(&c.phase, phase);
 }
@@ -464,7 +516,7 @@ void settle(Cta& c, int index, Dim grid, Dim block, size_t dynamic, int first) {
     f.thread = t;
     f.warp = t / 32;
     f.lane = t % 32;
-    f.done = false;
+    f.done = f.arrived = false;
     f.gate = nullptr;
     f.groups.clear();
     f.open.clear();
@@ -487,25 +539,31 @@ void leave(Cta& c) {
 
 void run_all(Dim grid, Dim block, size_t dynamic) {
   int total = grid.x * grid.y * grid.z, threads = block.x * block.y * block.z;
-  int resident = std::min({total, limit, 1 + (int)(draw() % 24)});
-  std::vector<int> order(total);
-  for (int i = 0; i < total; i++) order[i] = i;
-  for (int i = total - 1; i > 0; i--) std::swap(order[i], order[draw() % (i + 1)]);
-  ctas.assign(resident, Cta());
-  fibers.assign((size_t)resident * threads, Fiber());
+  if (grid.x % cluster_size) fail("a grid of %u is none of clusters of %d", grid.x, cluster_size);
+  int groups = total / cluster_size, resident = std::min({groups, std::max(1, limit / cluster_size), 1 + (int)(draw() % 24)});
+  std::vector<int> order(groups);
+  for (int i = 0; i < groups; i++) order[i] = i;
+  for (int i = groups - 1; i > 0; i--) std::swap(order[i], order[draw() % (i + 1)]);
+  clusters.assign(resident, Cluster());
+  ctas.assign(resident * cluster_size, Cta());
+  fibers.assign(ctas.size() * threads, Fiber());
   stacks_bytes = fibers.size() * kStack;
   stacks = (char*)mmap(nullptr, stacks_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   for (size_t i = 0; i < fibers.size(); i++) fibers[i].stack = stacks + i * kStack;
+  for (Cta& c : ctas) c.shared = (char*)aligned_alloc(1024, kShared);
   int next = 0, alive = 0;
-  for (int i = 0; i < resident; i++) {
-    ctas[i].shared = (char*)aligned_alloc(1024, kShared);
-    settle(ctas[i], order[next++], grid, block, dynamic, i * threads);
-    alive++;
-  }
+  auto fill = [&](int place) {
+    clusters[place].running = cluster_size * threads;
+    clusters[place].arrived = 0;
+    for (int i = place * cluster_size, k = 0; k < cluster_size; i++, k++)
+      settle(ctas[i], order[next] * cluster_size + k, grid, block, dynamic, i * threads);
+    next++;
+  };
+  for (int i = 0; i < resident; i++) fill(i), alive++;
   while (alive) {
     bool moved = false;
     // a warp at a time, in an order that the seed decides
-    int warps_of = (threads + 31) / 32, slots = resident * warps_of;
+    int warps_of = (threads + 31) / 32, slots = ctas.size() * warps_of;
     for (int k = 0, from = draw() % slots, by = 1 + 2 * (draw() % slots); k < slots; k++) {
       int slot = draw() % 4 ? (from + k * by) % slots : (from + k) % slots;
       Cta& c = ctas[slot / warps_of];
@@ -524,10 +582,10 @@ void run_all(Dim grid, Dim block, size_t dynamic) {
       if (c.running == 0) {
         leave(c);
         moved = true;
-        if (next < total)
-          settle(c, order[next++], grid, block, dynamic, (&c - ctas.data()) * threads);
-        else
-          alive--;
+        int place = (&c - ctas.data()) / cluster_size;
+        Cta* first = &ctas[place * cluster_size];
+        if (std::any_of(first, first + cluster_size, [](Cta& one) { return one.live; })) continue;
+        next < groups ? fill(place) : (void)alive--;
       }
     }
     // the odd step above may miss warps: a deadlock is one only if no warp at all can go on
@@ -542,8 +600,9 @@ void run_all(Dim grid, Dim block, size_t dynamic) {
 }
 }  // namespace
 
-void launch(Dim grid, Dim block, size_t dynamic, const char*, std::function<void()> kernel) {
+void launch(Dim grid, Dim block, int cluster, size_t dynamic, std::function<void()> kernel) {
   problem.clear();
+  cluster_size = cluster;
   body = std::move(kernel);
   released.clear();
   for (Range& r : ranges) r.shadow.assign(r.end - r.begin, Access());

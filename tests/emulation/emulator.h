@@ -35,13 +35,16 @@ struct Where {  // of the running thread
   Dim thread, block, block_dim, grid_dim;
 };
 extern Where* here;
-void launch(Dim grid, Dim block, size_t dynamic_bytes, const char* name, std::function<void()> body);
+void launch(Dim grid, Dim block, int cluster, size_t dynamic_bytes, std::function<void()> body);
 const char* failure();
 
 char* dynamic_shared();
 char* static_shared(int id, size_t bytes, size_t align);
 uint32_t shared_address(const void* p);
 void sync_cta();
+unsigned rank();  // of the CTA in its cluster
+void arrive_cluster();
+void wait_cluster();
 void sync_warp(unsigned mask);
 void shuffle(void* value, size_t bytes, int lane);  // value becomes that of the lane
 int lane();
@@ -153,7 +156,10 @@ cudaError_t emu_set_attribute(K, int, int64_t bytes) {
 template <class... P, class... A>
 cudaError_t emu_launch_kernel(const cudaLaunchConfig_t* c, void (*kernel)(P...), A... a) {
   auto d = [](dim3 x) { return emu::Dim{x.x, x.y, x.z}; };
-  emu::launch(d(c->gridDim), d(c->blockDim), c->dynamicSmemBytes, "", [=] { kernel(a...); });
+  int cluster = 1;
+  for (unsigned i = 0; i < c->numAttrs; i++)
+    if (c->attrs[i].id == cudaLaunchAttributeClusterDimension) cluster = c->attrs[i].val.clusterDim.x;
+  emu::launch(d(c->gridDim), d(c->blockDim), cluster, c->dynamicSmemBytes, [=] { kernel(a...); });
   return emu::failure()[0] ? cudaErrorLaunchFailure : cudaSuccess;
 }
 #define cudaGetLastError emu_last_error

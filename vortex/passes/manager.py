@@ -52,7 +52,7 @@ PASSES: dict[str, type[Pass]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Knobs of one kernel, and where they came from: ``db:ID``, ``transfer:ID`` or ``model``.
+    """Knobs of one kernel, and where they came from: ``db:ID``, ``transfer:ID``, ``model`` or ``heuristic``.
 
     Where one choice does not do for all shapes, ``serves`` are the buckets that this one is for, and ``others`` are
     variants for other buckets.

@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from vortex.errors import Loc
 from vortex.ir.core import Attr, Function, Module, Op
 from vortex.ir.dialects import flow, page
-from vortex.ir.staging import is_for_row, over_pages
+from vortex.ir.staging import is_for_row, over_pages, stage
 from vortex.ir.types import DType
+from vortex.kinds.buckets import Bucket
 from vortex.schedules.arithmetic import Arithmetic
 from vortex.schedules.contractions import LaneGroup, lane_group_of, type_of
 from vortex.schedules.kept_words import KeptWords
 from vortex.schedules.knobs import Knobs, knob
 from vortex.schedules.matrices import matrices_of
 from vortex.schedules.page_tiles import PAGE_TILE, tile_of
-from vortex.schedules.select_memory import SelectMemory, list_words
+from vortex.schedules.select_memory import SelectMemory, list_words, shortlists
 from vortex.schedules.taken_in import to_take_in
-from vortex.schedules.template import Schedulable, declare
+from vortex.schedules.template import Schedulable, Variants, declare
 from vortex.targets.gpu import H200, MACHINES, WARP, Machine
 from vortex.targets.target import Target
 
@@ -48,6 +49,10 @@ class SelectKnobs(Knobs):
     chip_words: int = knob(
         8192, "32-bit words of shared memory for what is kept of a row's pages; longer rows use the workspace",
         most=H200.cta_shared // 4, chosen="8192; 18432 where a page has more than one word",
+    )  # fmt: skip
+    cluster: int = knob(
+        1, "CTAs of a row, which wait for each other and share sweeps over shortlists; 1 for as many as 'plan' finds, "
+        "the last of which does the rest alone", only=(1, 2, 4, 8, 16),
     )  # fmt: skip
     overlap: int = knob(1, "whether it may be launched before the kernel in front of it has ended", only=(0, 1))
 
@@ -157,15 +162,35 @@ class CudaSelect(Schedulable[SelectKnobs]):
         made = SelectKnobs(**{**chosen.attrs(), **given})
         return fitting(program, f, MACHINES[target.name], made, made.attrs().keys() - given.keys())
 
+    def variants(self, program: Module, f: Function, target: Target) -> Variants[SelectKnobs]:
+        """A request alone leaves SMs idle where there is a second sweep, such as one over a shortlist: there a cluster
+        shares a row.
+        """
+        default, longest = self.choose(program, f, target, {}), max((o.listed.limit for o in shortlists(f)), default=0)
+        if (not longest and stage(f).loops < 2) or alone(program, f) is not None:
+            return ()
+        few = replace(default, cluster=CLUSTER, residents=1)
+        if default.residents > 1:
+            # as many keys in registers by more warps, for which an SM still has registers
+            few = replace(few, threads=default.threads // 2 * 3, keys=max(1, default.keys * 3 // 4))
+        few = fitting(program, f, MACHINES[target.name], few, ("chip_words", "threads"))
+        if longest < LONG_LIST:
+            return (default, _buckets(16, 128)), (few, _buckets(2, 8))
+        return (default, _buckets(256)), (replace(default, cluster=2), _buckets(32, 64)), (few, _buckets(2, 8))
+
     def space(self, program: Module, f: Function, target: Target) -> Iterable[SelectKnobs]:
+        clusters = (1, CLUSTER) if alone(program, f) is None else (1,)
         return (
-            SelectKnobs(threads, in_flight, ahead=ahead, keys=keys, residents=residents, chip_words=chip_words)
+            SelectKnobs(
+                threads, in_flight, ahead=ahead, keys=keys, residents=residents, chip_words=chip_words, cluster=cluster
+            )
             for threads in (128, 256, 512)
             for in_flight in (0, 1, 2, 4)
             for ahead in (32, 64)
             for keys in (4, 8, 16)
             for residents in (0, 512 // threads, 768 // threads, 1024 // threads)
             for chip_words in (0, 8192, 18432, 36864)
+            for cluster in clusters
         )
 
     def refuse(self, program: Module, f: Function, target: Target, knobs: SelectKnobs) -> str | None:
@@ -174,6 +199,8 @@ class CudaSelect(Schedulable[SelectKnobs]):
         if listed and listed + kept > machine.cta_shared:
             lists = f"the lists of its shortlists take {listed} bytes of shared memory, 'chip_words' {kept}"
             return f"{lists}, and a CTA may have {machine.cta_shared}"
+        if knobs.cluster > 1 and (o := alone(program, f)) is not None:
+            return f"a cluster of {knobs.cluster} CTAs cannot share {o.name}, which is one CTA's work"
         return too_many_threads(machine, knobs.threads, knobs.residents)
 
     def blamed(self, f: Function) -> Loc | None:
@@ -190,6 +217,26 @@ class CudaSelect(Schedulable[SelectKnobs]):
             made["scalar_per_byte"] = round(work.total / work.size, 4)
             made["flops_per_byte"] = round(sum(work.tensor.values()) / work.size, 4)
         return {**made, "list_bytes": 4 * listed} if (listed := list_words(f)) else made
+
+
+def alone(program: Module, f: Function) -> Op | None:
+    """An op that several CTAs cannot share: of state, which is read and written, or a scan along pages."""
+
+    def changes_state(o: Op) -> bool:
+        return isinstance(o, page.Store) and program.decls[o.buffer].attrs["role"] == "state"
+
+    return next((o for o in f.ops if changes_state(o) or (isinstance(o, flow.Scan) and o.crosses_pages())), None)
+
+
+CLUSTER = 8
+"""CTAs of a row where there are few rows: 16 are not faster, and 8 is as many as any GPU of the kind surely takes."""
+LONG_LIST = 256
+"""Pages of a shortlist that a single CTA is long at: then two share a row even where there are many."""
+
+
+def _buckets(*rows: int) -> tuple[Bucket, ...]:
+    """Buckets of so many rows, such that any step has one near whose rows are as near."""
+    return tuple(Bucket(n, columns, kept) for n in rows for columns in (512, 4096, 32768) for kept in (8, 64, 512))
 
 
 def too_many_threads(machine: Machine, threads: int, residents: int) -> str | None:

@@ -6,15 +6,19 @@ the IR, the emitter reads the knobs back with :func:`vortex.schedules.knobs.read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import ClassVar, Generic
 
 from vortex.errors import NOT_EMITTABLE, Loc
 from vortex.ir.core import Attr, Function, Module
+from vortex.kinds.buckets import Bucket
 from vortex.kinds.kind import KINDS, Argument
 from vortex.schedules.knobs import K, Knobs, declared
 from vortex.targets.target import TARGETS, Target
+
+Variants = Sequence[tuple[K, tuple[Bucket, ...]]]
+"""Knobs, and the buckets of shapes that they are for."""
 
 
 class Schedulable(Generic[K]):
@@ -46,6 +50,10 @@ class Schedulable(Generic[K]):
     def choose(self, program: Module, f: Function, target: Target, given: Mapping[str, int]) -> K:
         """The knobs given, a default for each other one; whether they fit is for :meth:`refuse` to say."""
         raise NotImplementedError
+
+    def variants(self, program: Module, f: Function, target: Target) -> Variants[K]:
+        """Where one default does not do for all shapes: several, the first of which serves where no other is near."""
+        return ()
 
     def space(self, program: Module, f: Function, target: Target) -> Iterable[K]:
         """Every point that a tuner may try; all of them can be launched."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects.page import block_size
-from vortex.kinds.buckets import Bucket
+from vortex.kinds.buckets import Bucket, fallbacks
 from vortex.passes.manager import Choice
 from vortex.schedules.space import Space, space_of
+from vortex.schedules.template import schedulable
 from vortex.targets.gpu import MACHINES, UNMEASURED
 from vortex.targets.target import TARGETS, Target
 from vortex.tune.keys import machine_key, query_of
@@ -61,11 +62,16 @@ class Chooser:
         return f"{self.layers} for {self.shape or 'all shapes'}, at most {self.most} variants"
 
     def __call__(self, program: Module, f: Function, target: Target) -> Choice | None:
-        """The choice for kernel ``f``; None where no database has one for it."""
+        """The choice for kernel ``f``: what the databases say, or else defaults where these differ with the shape. None
+        where there is one default, and no database has a choice.
+        """
+        return self._measured(program, f, target) or self._default(program, f, target)
+
+    def _measured(self, program: Module, f: Function, target: Target) -> Choice | None:
+        """What the databases say."""
         if not self.layers.layers:
             return None
-        bucket = self.shape.bucket(str(f.attrs["kind"]), block_size(program)) if self.shape else Bucket()
-        query = query_of(program, f, target, bucket)
+        query = query_of(program, f, target, self._bucket(program, f))
         if query is None:
             return None
         for other, asked in _machines(query, target):
@@ -80,6 +86,22 @@ class Chooser:
             if found := self._found(asked, space):
                 return _choice(found, "db" if other == target else "transfer")
         return None
+
+    def _default(self, program: Module, f: Function, target: Target) -> Choice | None:
+        """Defaults of several shapes, or the one of the given shape."""
+        mine = schedulable(program, f, target)
+        lines = mine.variants(program, f, target) if mine is not None else ()
+        if not lines or (self.shape is None and self.most < len(lines)):
+            return None
+        origin = "model" if target.name in UNMEASURED else "heuristic"
+        made = [Choice(knobs.attrs(), origin, serves) for knobs, serves in lines]
+        if self.shape is None:
+            return replace(made[0], others=tuple(made[1:]))
+        near = fallbacks(self._bucket(program, f), known := {b: c for c in made for b in c.serves})
+        return replace(known[near[0][1]] if near else made[0], serves=())
+
+    def _bucket(self, program: Module, f: Function) -> Bucket:
+        return self.shape.bucket(str(f.attrs["kind"]), block_size(program)) if self.shape else Bucket()
 
     def _found(self, query: Query, space: Space) -> list[Served]:
         if self.shape is not None:

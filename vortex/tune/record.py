@@ -113,6 +113,10 @@ LOST = {"cuda.attend@1": {"planned": 1}}
 """Knobs that a template had once, each with the value that it has behaved by ever since."""
 
 
+GAINED = {"cuda.select@1": {"cluster": 1}}
+"""Knobs that a template has now, each with the value that stands for how it behaved before."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A configuration with its samples; see the file's docstring."""
@@ -151,10 +155,12 @@ class Record:
     @cached_property
     def point(self) -> tuple[tuple[str, int], ...]:
         """The configuration as a point of today's space: without knobs that the template has lost since, where they
-        had the value that it stands for now. It is what a choice is made from; ``config`` is what was measured.
+        had the value that it stands for now, and with those that it has gained. It is what a choice is made from;
+        ``config`` is what was measured.
         """
         lost = LOST.get(self.template, {})
-        return tuple((name, value) for name, value in self.config if lost.get(name) != value)
+        kept = {name: value for name, value in self.config if lost.get(name) != value}
+        return tuple(sorted({**GAINED.get(self.template, {}), **kept}.items()))
 
     @cached_property
     def id(self) -> str:

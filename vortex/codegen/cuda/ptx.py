@@ -32,6 +32,12 @@ def cta_sync() -> None:
     T.evaluate(_CUDA.cta_sync())
 
 
+def cluster_sync() -> None:
+    """Wait until all threads of the cluster arrive; they then see all memory that any of them wrote before."""
+    ptx("barrier.cluster.arrive.release.aligned")
+    ptx("barrier.cluster.wait.acquire.aligned")
+
+
 def warp_sync() -> None:
     """Wait until all lanes of the warp arrive; they then see the shared memory that was written before."""
     T.evaluate(_CUDA.warp_sync())

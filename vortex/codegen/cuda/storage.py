@@ -182,7 +182,19 @@ class Held:
     room: Expr
     """Words in the workspace for each inner element."""
     on_chip: Expr
-    """True where it is known: for what shared memory has room for, whatever the row is."""
+    """True or False where it is known: for what shared memory has room for, whatever the row is, and for what several
+    CTAs write.
+    """
+
+    @property
+    def never(self) -> bool:
+        """Whether it is in the workspace, whatever the row is."""
+        return not self.pitch or self.on_chip is False
+
+    @property
+    def is_on_chip(self) -> Expr:
+        """``on_chip`` as an expression."""
+        return T.bool(self.on_chip) if isinstance(self.on_chip, bool) else self.on_chip
 
     def near(self, at: Expr, inner: Expr = 0) -> Expr:
         """The word of a row that is on chip."""
@@ -199,7 +211,7 @@ class Held:
         return Opened(flat_view(self.workspace, F32, 4), begin)
 
     def get(self, at: Expr, inner: Expr = 0) -> Expr:
-        if not self.pitch:
+        if self.never:
             return self.far(at, inner)
         if self.on_chip is True:
             return self.near(at, inner)
@@ -241,8 +253,8 @@ class Held:
 
     def where_it_lies(self, near: Callable[[], None], far: Callable[[], None]) -> None:
         """Emit what to do where the row is on chip, and where it is not."""
-        if not self.pitch or self.on_chip is True:
-            (near if self.pitch else far)()
+        if self.never or self.on_chip is True:
+            (far if self.never else near)()
             return
         with choose(self.on_chip) as (then, other):
             with then():

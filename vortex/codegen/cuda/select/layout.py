@@ -89,10 +89,13 @@ class Layout:
 
 
 def workspace_words(program: Module, f: Function) -> tuple[int, int]:
-    """``page_words`` and ``row_words`` of a ``select`` kernel on a GPU: what page tiles leave comes on top."""
+    """``page_words`` and ``row_words`` of a ``select`` kernel on a GPU: what page tiles leave comes on top, in clusters
+    that of shortlists as well.
+    """
     layout = Layout.of(program, f)
     partial = layout.words.of_page_tile + len(layout.prefiltered)
-    return layout.page_words + -(-partial // PAGE_TILE), int(f.attrs.get("row_words", 0)) + partial
+    of_lists = sum(layout.words.partials.values()) if f.attrs.get("schedule", {}).get("cluster", 1) > 1 else 0
+    return layout.page_words + -(-partial // PAGE_TILE), int(f.attrs.get("row_words", 0)) + partial + of_lists
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class Memory:
 
     In shared memory each value has ``chip_pages`` words, one for each page; in the workspace it has one for each
     column of the page table. Neighbours are pages in both. What is kept of the pages of shortlists is in shared memory
-    always (:mod:`vortex.schedules.kept_words`).
+    always (:mod:`vortex.schedules.kept_words`), unless a cluster shares the row: then all is in the workspace, where
+    each CTA finds what the others wrote.
     """
 
     layout: Layout
@@ -111,6 +115,8 @@ class Memory:
     """Candidates of the longest row whose pages' values stay on chip."""
     chip_at: int
     partials_at: int
+    shared: bool
+    """Whether a cluster shares the row."""
     lists_at: dict[Op, int]
     """What is kept of a shortlist's pages, by op: where its words begin."""
     list_partials_at: dict[Op, int]
@@ -123,8 +129,9 @@ class Memory:
         chip_at = arena.take(len(layout.words.of_candidates) * chip_pages)
         partials_at = arena.take(layout.words.of_page_tile * (chip_pages // PAGE_TILE))
         of_lists = (layout.words.of_lists, layout.words.partials, layout.words.keys)
-        lists = ({o: arena.take(n) for o, n in words_of.items()} for words_of in of_lists)
-        return cls(layout, args, arena, chip_pages, chip_at, partials_at, *lists)
+        shared = knobs.cluster > 1
+        lists = ({} if shared else {o: arena.take(n) for o, n in words_of.items()} for words_of in of_lists)
+        return cls(layout, args, arena, chip_pages, chip_at, partials_at, shared, *lists)
 
 
 @dataclass(frozen=True)
@@ -151,12 +158,13 @@ class RowMemory:
 
     def by_position(self, o: flow.Ranking) -> bool:
         """Whether keys are those of the pages that are ranked, in the order of their list."""
-        return o in self.memory.list_keys_at
+        return o in self.memory.layout.words.keys
 
     def _of_candidate(self, slot: int) -> Held:
-        m, columns = self.memory, self.memory.args.columns
-        at = m.chip_at + m.layout.words.of_candidates.index(slot) * m.chip_pages
-        return self._held(at, m.chip_pages, columns * slot, columns)
+        m, columns, on_chip = self.memory, self.memory.args.columns, self.memory.layout.words.of_candidates
+        if slot not in on_chip:
+            return self._held(0, 0, columns * slot, columns)
+        return self._held(m.chip_at + on_chip.index(slot) * m.chip_pages, m.chip_pages, columns * slot, columns)
 
     def of_page_tile(self, o: Op) -> Held:
         """The partial results of a fold or scan over pages, one for each page tile."""
@@ -169,8 +177,19 @@ class RowMemory:
             if other is o:
                 break
             before += words
+        if m.shared and o in m.layout.words.partials:
+            return self._of_list_tiles(o)
         pitch = m.chip_pages // PAGE_TILE
         return self._of_page_tiles(m.partials_at + before * pitch, pitch, before)
+
+    def _of_list_tiles(self, o: Op) -> Held:
+        """Words of the page tiles of a shortlist, in the workspace behind those of the candidates' page tiles."""
+        m, axis = self.memory, axis_of(o)
+        assert axis is not None
+        behind, partials = m.layout.words.of_page_tile + len(m.layout.prefiltered), m.layout.words.partials
+        before = sum(words for other, words in partials.items() if [*partials].index(other) < [*partials].index(o))
+        base = self._of_page_tiles(0, 0, behind).base + before
+        return self._held(0, 0, base, i32(tiles_of(axis)))
 
     def _of_page_tiles(self, at: int, pitch: int, before: int) -> Held:
         """Words of each page tile, behind ``before`` others of each in the workspace."""
@@ -194,7 +213,7 @@ class RowMemory:
         m = self.memory
         if not m.chip_pages:
             return
-        for i, o in enumerate(o for o in m.layout.prefiltered if o not in m.list_keys_at):
+        for i, o in enumerate(o for o in m.layout.prefiltered if o not in m.layout.words.keys):
             yield o, self._of_page_tiles(0, 0, m.layout.words.of_page_tile + i)
 
     def _held(self, at: int, pitch: int, base: Expr, room: Expr) -> Held:

@@ -2,7 +2,8 @@
 
     position on the axis of the list -> candidate -> physical page
 
-The CTA that arrives last does those sweeps alone, for it has all keys that the list is chosen by.
+The CTA that arrives last does those sweeps alone, for it has all keys that the list is chosen by. In a cluster each CTA
+chooses the same list for itself, and they share its pages.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from vortex.codegen.cuda.cluster import Cluster
 from vortex.codegen.cuda.ptx import cta_sync
 from vortex.codegen.cuda.select.layout import Layout, RowMemory
 from vortex.codegen.cuda.select.prefilter import Greatest
 from vortex.codegen.cuda.select.reserved import Reserved
 from vortex.codegen.cuda.select.topk import Choice, TopK
 from vortex.codegen.cuda.storage import Held, StoredValues
-from vortex.codegen.cuda.warp import Cta
 from vortex.codegen.scalar import convert
 from vortex.codegen.sweep import Row, left_to, list_of_loads, listed_in, lists_of, parts_of, wanted
 from vortex.codegen.tir import I32, Expr, T, let, register
@@ -32,7 +33,7 @@ class Lists:
     layout: Layout
     reserved: Reserved
     memory: RowMemory
-    cta: Cta
+    cluster: Cluster
     row: Row
     values: StoredValues
     greatest: dict[flow.Ranking, Greatest]
@@ -44,7 +45,7 @@ class Lists:
         layout: Layout,
         reserved: Reserved,
         memory: RowMemory,
-        cta: Cta,
+        cluster: Cluster,
         row: Row,
         values: StoredValues,
         in_registers: int,
@@ -55,7 +56,7 @@ class Lists:
             ranked = type_of(o.scored).pages
             assert ranked is not None
             greatest[o] = Greatest.open(kept, pages_on(ranked, row.scored), in_registers)
-        return cls(layout, reserved, memory, cta, row, values, greatest)
+        return cls(layout, reserved, memory, cluster, row, values, greatest)
 
     def choice(self, o: flow.Part, topk: TopK, most: Expr) -> Choice:
         """A part of the selection, where all parts together may take ``most`` pages; its count is ready."""
@@ -105,13 +106,14 @@ class Lists:
         parts = [o for o in parts_of(self.layout.f) if o.near is not None and not self.by_position(o)]
         listed = [o for o in parts if self.layout.staging.loop[o] == level]
         for part in listed:
-            self._clear_keys(part)
+            with self.cluster.one_for_all():
+                self._clear_keys(part)
         made = lists_of(self.layout.f, self.layout.staging, level)
         for o in made:
             assert topk is not None
             self._list(o, topk)
-        if listed and not made:
-            cta_sync()
+        if listed and (self.cluster.shared or not made):
+            self.cluster.sync()
 
     def _list(self, o: flow.Shortlist, topk: TopK) -> None:
         """Choose the pages of a shortlist by their keys, ascending; then all threads find them."""
@@ -126,5 +128,5 @@ class Lists:
     def _clear_keys(self, o: flow.Part) -> None:
         """Leave the least key, 0, for all candidates of a part that chooses among those of a shortlist."""
         keys = self.keys(o)
-        with self.cta.share("s", self.row.scored) as s:
+        with self.cluster.cta.share("s", self.row.scored) as s:
             keys.set(T.float32(0), s)

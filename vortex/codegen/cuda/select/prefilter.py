@@ -56,7 +56,7 @@ class Greatest:
     @classmethod
     def open(cls, held: Held, scored: Expr, in_registers: int) -> Greatest:
         """Of a row of ``scored`` keys; one is not long where its keys are on chip, or ``in_registers`` of threads."""
-        is_long = T.And(T.Not(held.on_chip), scored > in_registers)
+        is_long = T.And(T.Not(held.is_on_chip), scored > in_registers)
         long = register("row_is_long", T.Select(is_long, i32(1), i32(0)))
         return cls(held.opened(), long > 0)
 
@@ -83,11 +83,11 @@ class Prefilter:
         if not keys.pitch:
             return RowKeys.load(self.cta, keys, scored, self.held)
         near, count, listed = (local(name, 1, I32) for name in ("row_is_near", "keys_of_row", "row_is_listed"))
-        put(near, T.Select(keys.on_chip, i32(1), i32(0)), 0)
+        put(near, T.Select(keys.is_on_chip, i32(1), i32(0)), 0)
         put(count, scored, 0)
         put(listed, i32(0), 0)
         room = room_of(keys)
-        with when(T.And(T.Not(keys.on_chip), scored > self.held * self.cta.threads)):
+        with when(T.And(T.Not(keys.is_on_chip), scored > self.held * self.cta.threads)):
             found = local("keys_found", 1, I32)
             put(found, i32(room + 1), 0)
             if greatest is not None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vortex.codegen.arguments import Arguments
+from vortex.codegen.cuda.cluster import Cluster
 from vortex.codegen.cuda.cta_compute import PLAIN, Block, BlockTiles, stored_values
 from vortex.codegen.cuda.pool_rows import PoolRows
 from vortex.codegen.cuda.ptx import WARP, cta_sync, flat_view, quotient, warp_sync, wide
@@ -105,6 +106,7 @@ class Sweeps:
     memory: RowMemory
     arena: Arena
     cta: Cta
+    cluster: Cluster
     knobs: SelectKnobs
     row: Row
     reader: GpuReader
@@ -122,6 +124,8 @@ class Sweeps:
     lookup: PageLookup
     prepared: dict[int, Pipeline]
     """The contractions whose fragments are made behind the first loads of all, by sweep."""
+    done: int
+    """How many sweeps there were before :meth:`rest`: none where even the first is left to it."""
 
     @classmethod
     def enter(
@@ -129,12 +133,13 @@ class Sweeps:
         args: Arguments,
         reserved: Reserved,
         memory: Memory,
-        cta: Cta,
+        cluster: Cluster,
         knobs: SelectKnobs,
         row: Row,
         on_chip: Expr,
     ) -> Sweeps:
         """Begin with a row; ``on_chip`` tells whether what is kept of its pages fits into shared memory."""
+        cta = cluster.cta
         layout, arena = memory.layout, memory.arena
         of_row = RowMemory(memory, row.index, on_chip)
         workspace = Workspace(args, layout.page_words, wide(row.index))
@@ -163,13 +168,13 @@ class Sweeps:
                 else:
                     values.storages[v] = PageStorage(arena, base, pitch)
         inputs = RowInputs(args, reserved.inputs, arena, cta, row)
-        lists = Lists.open(layout, reserved, of_row, cta, row, values, knobs.keys * knobs.threads)
+        lists = Lists.open(layout, reserved, of_row, cluster, row, values, knobs.keys * knobs.threads)
         lookup = PageLookup(args, row)
         contracted = {m.load.load.buffer for m in layout.matrices} - views.keys()
         pool_rows = {name: PoolRows(args, name, flat_view(args.buffers[name], U32, 16)) for name in sorted(contracted)}
         return cls(
-            args, layout, reserved, of_row, arena, cta, knobs, row, reader, views, pool_rows, values, folds, kept,
-            block, inputs, lists, lookup, {},
+            args, layout, reserved, of_row, arena, cta, cluster, knobs, row, reader, views, pool_rows, values, folds,
+            kept, block, inputs, lists, lookup, {}, int(not _axis(layout, 0).listed),
         )  # fmt: skip
 
     def choice(self, o: flow.Part, topk: TopK, most: Expr) -> Choice:
@@ -185,12 +190,12 @@ class Sweeps:
 
         Until it calls ``wait`` it reads what ``plan`` wrote and nothing else.
         """
-        if self._lists_first:
+        if not self.done:
             wait()
             self.inputs.put(self.inputs.ask())
             cta_sync()
             return
-        each = self._axis(0).blocks
+        each = _axis(self.layout, 0).blocks
         # items begin and end with a page
         sweep = self._open(0, begin, end) if each == 1 else self._open(0, quotient(begin, each), quotient(end, each))
         wait()
@@ -202,24 +207,37 @@ class Sweeps:
         if self.layout.staging.loops:
             self._prepare(sweep)
             self._per_page(sweep)
-        cta_sync()
-
-    @property
-    def _lists_first(self) -> bool:
-        """Whether even sweep 0 goes over a shortlist, that of a kernel before: it is left to the last CTA, too."""
-        return self._axis(0).listed
-
-    def _axis(self, level: int) -> Sym:
-        """The pages that a sweep goes over; behind the last sweep, the candidates."""
-        axes = self.layout.staging.axes
-        return axes[level] if level < len(axes) else S
+        self.cluster.sync()
 
     def rest(self, topk: TopK | None) -> None:
         """Do all later sweeps, over the whole row; then all threads find all keys."""
+        self._later(range(self.done, self.layout.staging.loops + 1), topk)
+
+    def share(self, topk: TopK | None) -> Sweeps:
+        """Do those later sweeps that a cluster shares; what comes back does the rest in one of its CTAs."""
+        end = max(self.done, self._shared)
+        self._later(range(self.done, end), topk)
+        alone = replace(self.cluster, rank=i32(0), ctas=1)
+        return replace(self, cluster=alone, lists=replace(self.lists, cluster=alone), done=end)
+
+    @property
+    def _shared(self) -> int:
+        """Behind it sweeps are too little to be worth a wait: over lists, they read what is kept of their pages."""
         staging = self.layout.staging
-        for level in range(0 if self._lists_first else 1, staging.loops + 1):
+
+        def is_little(level: int) -> bool:
+            ops = page_ops(self.layout.f, staging, level)
+            reads = level in self.reserved.contractions or self._look_up(ops)
+            return _axis(self.layout, level).listed and not reads
+
+        return max((level + 1 for level in range(staging.loops) if not is_little(level)), default=0)
+
+    def _later(self, levels: range, topk: TopK | None) -> None:
+        """Do these sweeps; behind the last of all there is what is computed of them for the row."""
+        staging = self.layout.staging
+        for level in levels:
             self.lists.before_read(level, topk)
-            sweep = self._open(level, i32(0), pages_on(self._axis(level), self.row.scored))
+            sweep = self._open(level, i32(0), pages_on(_axis(self.layout, level), self.row.scored))
             self._fill(sweep)
             self._per_row(level, i32(0))
             if level < staging.loops:
@@ -231,7 +249,7 @@ class Sweeps:
                 self.block.sync()
                 self._per_page(sweep)
                 if level + 1 < staging.loops or self._completed(level + 1) or self.layout.selection is not None:
-                    cta_sync()
+                    self.cluster.sync()
 
     def _completed(self, level: int) -> list[Op]:
         """Ops with a result for the row whose operands are complete after sweep ``level - 1``."""
@@ -246,7 +264,7 @@ class Sweeps:
                 if self._is_state(o):
                     # all threads are done with what is there
                     cta_sync()
-                with when(equal(begin, i32(0))):
+                with self.cluster.one_for_all(), when(equal(begin, i32(0))):
                     self.reader.store(o, self.block.tiles)
                 continue
             self.values.storages[o.value] = self.reserved.rows[o.value]
@@ -261,9 +279,9 @@ class Sweeps:
 
     def _open(self, level: int, begin: Expr, end: Expr) -> _Sweep:
         """Find this warp's pages of a sweep, before what is computed once for the row."""
-        axis = self._axis(level)
+        axis = _axis(self.layout, level)
         page_tiles = let("slabs", rounds_of(end - begin, tile_of(axis)))
-        rounds = let("rounds", rounds_of(page_tiles - self.cta.warp, self.cta.warps))
+        rounds = let("rounds", rounds_of(page_tiles - self.cluster.warp, self.cluster.warps))
         work = self.reserved.contractions.get(level)
         ops = page_ops(self.layout.f, self.layout.staging, level)
         if work is None and (level or not self._look_up(ops)):
@@ -295,7 +313,7 @@ class Sweeps:
         early = {
             level: self._pipeline(work)
             for level, work in self.reserved.contractions.items()
-            if level and self._axis(level).listed and not any(staging.level[m.row] for m in work.matrices)
+            if level and _axis(self.layout, level).listed and not any(staging.level[m.row] for m in work.matrices)
         }
         if sweep.contractions is not None:
             early = {sweep.level: sweep.contractions.pipeline, **early}
@@ -321,7 +339,7 @@ class Sweeps:
 
     def _start(self, sweep: _Sweep, turn: Expr) -> Expr:
         """The first page of this warp's page tile number ``turn``."""
-        return (turn * self.cta.warps + self.cta.warp) * sweep.tile + sweep.begin
+        return (turn * self.cluster.warps + self.cluster.warp) * sweep.tile + sweep.begin
 
     def _physical(self, sweep: _Sweep, turn: Expr) -> Expr:
         """The physical page of this lane in the warp's page tile ``turn``, or its physical block where pages have
@@ -403,7 +421,7 @@ class Sweeps:
         """Registers for what sweep ``level`` reads that earlier ones kept, where it reads nothing else of pages."""
         ops = page_ops(self.layout.f, self.layout.staging, level)
         kept = self.kept.loaded(ops, level)
-        if not kept or level in self.reserved.contractions or self._axis(level).listed:
+        if not kept or level in self.reserved.contractions or _axis(self.layout, level).listed:
             return None
         return None if self._look_up(ops) else self.kept.registers(kept)
 
@@ -590,3 +608,9 @@ class Sweeps:
             self.lists.keys(o).set(T.reinterpret(F32, key), place)
         if o in self.lists.greatest:
             self.lists.greatest[o].put(T.Select(is_page, key, T.uint32(0)), self.cta, tiles.position)
+
+
+def _axis(layout: Layout, level: int) -> Sym:
+    """The pages that a sweep goes over; behind the last sweep, the candidates."""
+    axes = layout.staging.axes
+    return axes[level] if level < len(axes) else S

@@ -1,0 +1,73 @@
+"""Defaults that differ with the shape: kernels of several sweeps have one in clusters for steps of few rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vortex.driver import compile_flow
+from vortex.kinds.buckets import Bucket, bucket_of, fallbacks
+from vortex.schedules.cuda_select import LONG_LIST
+from vortex.spec import Spec
+from vortex.targets.target import TARGETS
+from vortex.tune.choose import Chooser
+from vortex.tune.layers import Layers
+from vortex.tune.shapes import Shape
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO_STEPS = str(ROOT / "examples" / "quest_then_mass.py")
+LONG = f"{ROOT / 'bench' / 'language_flows.py'}:bounds_then_mass_408"
+
+
+def schedule(flow: str, shape: Shape | None = None, most: int = 4, target: str = "sm_90a") -> dict[str, Any]:
+    choose = Chooser(Layers({}), shape, most)
+    made = compile_flow(flow, spec=Spec(), targets=[TARGETS[target]], to="page", choose=choose)
+    return dict(made.programs[target].functions["select"].attrs["schedule"])
+
+
+def picked(schedule: dict[str, Any], rows: int, columns: int, kept: int) -> int:
+    """CTAs of a row in a step, by the rule of ``vortex.runtime.variants``."""
+    lines = [schedule, *schedule["variants"]]
+    known = {Bucket(*numbers): line for line in reversed(lines) for numbers in line["serves"]}
+    near = fallbacks(bucket_of("select", rows, columns, kept), known)
+    return int((known[near[0][1]] if near else schedule)["cluster"])
+
+
+@pytest.mark.parametrize(("flow", "by_rows"), [
+    (TWO_STEPS, {1: 8, 2: 8, 8: 8, 16: 1, 32: 1, 64: 1, 256: 1, 4096: 1}),
+    (LONG, {1: 8, 8: 8, 16: 2, 32: 2, 64: 2, 128: 1, 256: 1, 4096: 1}),
+])  # fmt: skip
+def test_rows_decide_at_any_length_and_budget(flow: str, by_rows: dict[int, int]) -> None:
+    made = schedule(flow)
+    assert LONG_LIST == 256
+    for rows, ctas in by_rows.items():
+        for columns in (1 << n for n in range(9, 17)):
+            for kept in (8, 32, 128, 1024):
+                assert picked(made, rows, columns, kept) == ctas, (rows, columns, kept)
+
+
+def test_each_says_where_it_comes_from() -> None:
+    for target, origin in (("sm_90a", "heuristic"), ("sm_100a", "model")):
+        made = schedule(TWO_STEPS, target=target)
+        assert {made["from"], *(v["from"] for v in made["variants"])} == {origin}
+
+
+def test_a_shape_has_the_kernel_for_it_alone() -> None:
+    for batch, ctas in ((1, 8), (8, 1)):
+        made = schedule(TWO_STEPS, Shape(batch, 8, 32763, 11))
+        assert (made["cluster"], "variants" in made, "serves" in made) == (ctas, False, False)
+
+
+def test_fewer_kernels_are_the_default_alone() -> None:
+    made = schedule(TWO_STEPS, most=1)
+    assert (made["cluster"], "variants" in made) == (1, False)
+
+
+def test_flows_of_one_sweep_have_one_default() -> None:
+    assert "variants" not in schedule("quest")
+    assert "variants" in schedule("mass"), "a second sweep divides by the sum of the first"
+    choose = Chooser(Layers({}))
+    program = compile_flow(TWO_STEPS, spec=Spec(), targets=[TARGETS["cpu"]], to="page", choose=choose).programs["cpu"]
+    assert "variants" not in program.functions["select"].attrs["schedule"]
