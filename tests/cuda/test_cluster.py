@@ -24,7 +24,7 @@ SHARED = ("quest_then_mass", "quest_then_exact", "TwoSteps", "Linear", "Both", "
 FEW = ("quest_then_mass", "Both")
 MORE = [*FEW, *(pytest.param(n, marks=pytest.mark.full) for n in SHARED if n not in FEW)]
 ARRIVE, WAIT = (
-    f"tvm_builtin_ptx_barrier_cluster_{half}_cluster_{half}_{order}_aligned();"
+    f"tvm_builtin_ptx_barrier_cluster_{half}_cluster_{half}_{order}();"
     for half, order in (("arrive", "release"), ("wait", "acquire"))
 )
 

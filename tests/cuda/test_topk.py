@@ -32,9 +32,9 @@ def scores_as_they_are() -> Module:
 
 
 @cache
-def kernels(keys: int = 8, chip_words: int = 2048) -> Kernels:
+def kernels(keys: int = 8, chip_words: int = 2048, threads: int = 64) -> Kernels:
     """``keys`` of a thread are in registers."""
-    knobs = {"threads": 64, "chip_words": chip_words, "keys": keys}
+    knobs = {"threads": threads, "chip_words": chip_words, "keys": keys}
     program = lower(scores_as_they_are(), plan={"threads": 64, "select_pages": 64}, select=knobs)
     return Kernels.of({"scores": program}, KINDS)
 
@@ -95,6 +95,19 @@ def test_rows_of_more_keys_than_registers(kind: str) -> None:
         scores = make(kind, n)
         want = [int(i) for i in Ranked(scores).best(k)]
         assert pick(scores, k, slots=1 + seed % 2 * 4, seed=seed, keys=2) == sorted(want), (kind, n, k)
+
+
+@pytest.mark.parametrize("threads", [96, pytest.param(384, marks=pytest.mark.full)])
+def test_threads_that_are_no_power_of_two(threads: int) -> None:
+    """Every bin of a histogram is looked at, the last ones too, where the least of many keys are wanted."""
+    made = kernels(2, 2048, threads)
+    for seed, (kind, n, k) in enumerate(
+        [("normal", 300, 9), ("normal", 900, 890), ("ties", 500, 140), ("equal", 700, 600), ("descending", 1000, 960),
+         ("one binade", 800, 500), ("mixed", 1311, 20), ("normal", 2500, 1700)]
+    ):  # fmt: skip
+        scores = make(kind, n)
+        want = sorted(int(i) for i in Ranked(scores).best(k))
+        assert pick(scores, k, slots=1 + seed % 2 * 4, seed=seed, made=made) == want, (kind, n, k)
 
 
 LONG = [("normal", 1200, 9), ("normal", 2500, 30), ("normal", 1100, 400), ("ties", 1500, 12), ("ties", 2100, 20),

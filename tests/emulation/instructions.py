@@ -44,8 +44,8 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     (r"(max|min)\.NaN\.f32", "{a} = {b} != {b} || {c} != {c} ? NAN : f{0}f({b}, {c});"),
     (r"redux\.sync\.(min|max)\.u32", "{a} = emu::reduced({b}, \"{0}\"[1] == 'a');"),
     (r"griddepcontrol\.\w+", ""),
-    (r"barrier\.cluster\.arrive\.release\.aligned", "emu::arrive_cluster();"),
-    (r"barrier\.cluster\.wait\.acquire\.aligned", "emu::wait_cluster();"),
+    (r"barrier\.cluster\.arrive\.release", "emu::arrive_cluster();"),
+    (r"barrier\.cluster\.wait\.acquire", "emu::wait_cluster();"),
     (r"fence\.acq_rel\.gpu", "emu::fence();"),
     (
         r"st\.global(?:\.\w+)*?\.v4\.(f32|b32|u32)",

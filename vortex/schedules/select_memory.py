@@ -90,5 +90,5 @@ class SelectMemory:
 
 def _choice_words(threads: int) -> int:
     """A histogram, keys with their pages for each thread, what warps tell each other, and single words."""
-    bins = max(256, 1 << (threads - 1).bit_length())
+    bins = -(-max(256, 1 << (threads - 1).bit_length()) // threads) * threads
     return bins + 3 * threads + 6 * (threads // WARP) + 128

@@ -34,8 +34,9 @@ def cta_sync() -> None:
 
 def cluster_sync() -> None:
     """Wait until all threads of the cluster arrive; they then see all memory that any of them wrote before."""
-    ptx("barrier.cluster.arrive.release.aligned")
-    ptx("barrier.cluster.wait.acquire.aligned")
+    # not .aligned: nothing tells the compilers that the lanes of a warp are to be at these together
+    ptx("barrier.cluster.arrive.release")
+    ptx("barrier.cluster.wait.acquire")
 
 
 def warp_sync() -> None:

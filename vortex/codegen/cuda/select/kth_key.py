@@ -62,9 +62,15 @@ class KthKey:
     def reserve(cls, cta: Cta, arena: Arena) -> KthKey:
         """Take the shared memory."""
         bits = max(BITS, (cta.threads - 1).bit_length())  # at least one bin a thread
-        bins, sums, answer = arena.take(1 << bits), arena.take(3 * cta.warps), arena.take(8)
+        words = each_of_thread(bits, cta.threads) * cta.threads
+        bins, sums, answer = arena.take(words), arena.take(3 * cta.warps), arena.take(8)
         at = arena.take(2 * FEW)
         return cls(cta, arena, bits, bins, sums, answer, KeyList(arena, at, at + FEW, 1, answer + LISTED))
+
+    @property
+    def each(self) -> int:
+        """Bins that a thread looks at; the last ones stay empty where threads are no power of two."""
+        return each_of_thread(self.bits, self.cta.threads)
 
     def find(self, keys: RowKeys, best: Expr, bounds: tuple[Expr, Expr] | None = None) -> tuple[Expr, Expr]:
         """The key and the page such that the ``best`` best are those of a larger key, and of the same key those up to
@@ -93,7 +99,7 @@ class KthKey:
                     put(high, bounds[1], 0)
                 with unknown():
                     keys.each(widen)
-        with self.cta.share("bin", 1 << self.bits) as b:
+        with self.cta.share("bin", self.each * self.cta.threads) as b:
             put(self.arena.i32, i32(0), b + self.bins)
         with when(equal(self.cta.thread, i32(0))):
             put(self.arena.i32, i32(0), self.answer + LISTED)
@@ -151,8 +157,8 @@ class KthKey:
 
     def _find(self, want: Buffer) -> None:
         """Leave in ``answer`` the bin of the wanted key, and how many keys lie above it and in it; clear the bins."""
-        each = (1 << self.bits) // self.cta.threads
-        top = let("top", (1 << self.bits) - 1 - self.cta.thread * each + self.bins)
+        each = self.each
+        top = let("top", self.cta.threads * each - 1 - self.cta.thread * each + self.bins)
         counts = local("counts", each, I32)
         mine = local("mine", 1, I32)
         put(mine, i32(0), 0)
@@ -243,3 +249,8 @@ class KthKey:
         for w in range(self.cta.warps - 1):
             put(total, total[0] + T.Select(self.cta.warp > w, shared[at + w], i32(0)), 0)
         return total
+
+
+def each_of_thread(bits: int, threads: int) -> int:
+    """How many of 2^bits bins a thread looks at, so that all are."""
+    return -(-(1 << bits) // threads)
