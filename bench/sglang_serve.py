@@ -4,6 +4,7 @@ Parts, each under a limit of its own; the checks run side by side on one GPU, th
 
 * ``tokens``: a small Qwen3. With every page read the answers are those of SGLang's dense backend, at once, from the
   cache, one by one, in chunks and with mixed chunks; with few pages those of a simulation in plain torch.
+* ``two_steps``: the same of a flow with a shortlist, some prompts of more pages than that.
 * ``fp8``: the same of K and V in fp8_e4m3 with the scales of a checkpoint, by a simulation that keeps them so; beside
   it, as ``f16``, the same weights with K and V in 16 bits.
 * ``smollm2``: the same of a real model, and the number in its prompt found with 64 pages (where its weights are).
@@ -37,12 +38,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.bench import Bench, together
-from serving.checks import fp8, hicache, latent, latent_fp8, smollm2, tokens
+from serving.checks import fp8, hicache, latent, latent_fp8, smollm2, tokens, two_steps
 from serving.figures import LOADS, figures, load_of
 from serving.pools import CHURN, FULL, churn, full
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "tokens": tokens,
+    "two_steps": two_steps,
     "fp8": fp8,
     "full": full,
     "smollm2": smollm2,

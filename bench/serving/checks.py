@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from serving.bench import FLOWS, LENGTHS, TOKENS, Bench, choice_of, label_of, together
+from serving.bench import FLOWS, LENGTHS, LONG_LENGTHS, TOKENS, Bench, choice_of, label_of, together
 
 
 def tokens(bench: Bench) -> None:
@@ -28,6 +28,16 @@ def tokens(bench: Bench) -> None:
         "3 pages, mixed chunks": (few, mixed),
         "pages by request": (chosen, {}),
     }, chosen={"pages by request": [(3, None, 6)[n % 3] for n in range(len(asked))]})  # fmt: skip
+
+
+def two_steps(bench: Bench) -> None:
+    """A flow with a shortlist: with few requests at once, a cluster of CTAs chooses the pages of a row."""
+    from harness import prompts
+
+    bench.compared("two_steps", bench.model("grouped"), prompts(1, LONG_LENGTHS), {
+        "dense": (None, {}),
+        "3 pages": ({"flow": bench.flow("two_steps"), "budget": {"pages": 3}}, {}),
+    })  # fmt: skip
 
 
 def smollm2(bench: Bench) -> None:

@@ -32,9 +32,19 @@ def quest(q: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
     return torch.maximum(q[:, None] * low, q[:, None] * high).sum(-1).amax(0)
 
 
+def quest_then_mass(q: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
+    """As :func:`block_topk`, for ``examples/quest_then_mass.py``: of the 64 best by :func:`quest` each head's share of
+    the mass, of the others less than any.
+    """
+    near = quest(q, pages).sort(descending=True, stable=True).indices[:64].sort().values
+    mass = (pages[near] @ q.T * q.shape[-1] ** -0.5).logsumexp(1).softmax(0).sum(-1)
+    return torch.full_like(pages[:, 0, 0], -1.0).index_put((near,), mass)
+
+
 SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "block_topk": block_topk,
     "quest": quest,
+    "quest_then_mass": quest_then_mass,
     # all heads' keys side by side: an absorbed query times a latent row is the query times the key of its head
     "latent_topk": block_topk,
 }
