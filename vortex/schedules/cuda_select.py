@@ -172,7 +172,7 @@ class CudaSelect(Schedulable[SelectKnobs]):
         few = replace(default, cluster=CLUSTER, residents=1)
         if default.residents > 1:
             # as many keys in registers by more warps, for which an SM still has registers
-            few = replace(few, threads=default.threads // 2 * 3, keys=max(1, default.keys * 3 // 4))
+            few = replace(few, threads=default.threads * 3 // 2 // WARP * WARP, keys=max(1, default.keys * 3 // 4))
         few = fitting(program, f, MACHINES[target.name], few, ("chip_words", "threads"))
         if longest < LONG_LIST:
             return (default, _buckets(16, 128)), (few, _buckets(2, 8))
