@@ -8,7 +8,8 @@ the keys of all that are chosen, so the last CTA reads the page tiles whose grea
     shared memory        keys 9 8 7 7 ..         in the order of their pages
                          pages 3 17 70 75 ..
 
-Where more are wanted than that bounds well, a row that fits is copied as it is.
+Where more are wanted than that bounds well, a row that fits is copied as it is, and of others a sample bounds them
+(:mod:`.sampled`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 from vortex.codegen.cuda.ptx import WARP, cta_sync, quotient, warp_extreme, warp_sync
 from vortex.codegen.cuda.select.kth_key import KthKey
 from vortex.codegen.cuda.select.row_keys import Pages, RowKeys
+from vortex.codegen.cuda.select.sampled import Sampled
 from vortex.codegen.cuda.select.shortlist import Shortlist
 from vortex.codegen.cuda.storage import Arena, Held, Opened
 from vortex.codegen.cuda.warp import Cta, ballot, below, count_bits, rounds_of
@@ -92,6 +94,9 @@ class Prefilter:
             put(found, i32(room + 1), 0)
             if greatest is not None:
                 self._filter(keys, greatest, scored, best, found)
+            with when(T.And(found[0] > room, scored > keys.pitch)):
+                marks = (keys.pitch - 2 * room) // self.cta.warps
+                Sampled(self.cta, self.kth, keys.opened(), scored, keys.at, room, marks).list(best, found)
             with choose(found[0] <= room) as (few, many):
                 with few():
                     put(near, i32(1), 0)

@@ -1,0 +1,193 @@
+"""The best of a row that is too long for shared memory, where more are wanted than its page tiles bound well.
+
+A sample of the keys bounds them: so many of it reach the bound that of the row a few more than are wanted do, in all
+likelihood. Then all keys are read once, and those that reach it are marked and listed:
+
+    keys       9 2 7 3 8 1 4 6 ..    3 of 8 are wanted
+    sample       2   3     4         the bound is 3
+    marks      1 0 1 1 1 0 1 1       a bit for each page, a word for 32 of them
+    listed     9 7 3 8 4 6           with their pages
+
+What is listed is counted. A row of which too few reach the bound, or more than there is room for, is not listed: what
+is chosen does not depend on the sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vortex.codegen.cuda.ptx import WARP, cta_sync, quotient, warp_sync
+from vortex.codegen.cuda.select.kth_key import KthKey
+from vortex.codegen.cuda.storage import Opened
+from vortex.codegen.cuda.warp import Cta, ballot, count_bits, rounds_of, warp_fold, warp_prefix
+from vortex.codegen.tir import (
+    F32,
+    I32,
+    U32,
+    Buffer,
+    Expr,
+    T,
+    cast,
+    equal,
+    f32,
+    i32,
+    let,
+    local,
+    loop,
+    put,
+    register,
+    when,
+)
+
+EACH = 32
+"""Keys of the sample that a thread holds: 8192 of 256 threads, of which 2048 of 65,536 are 256 or so."""
+SURE = 3.5
+"""Standard deviations by which more of the sample reach the bound than should: 1 row of 4000 falls short of it."""
+TOGETHER = 16
+"""Keys of a thread that are read together."""
+SPREAD = 2654435761
+"""2^32 over the golden ratio: the leading bits of its multiples are spread evenly."""
+SPREAD_BITS = 12
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Lists the keys of a row in the workspace that may be among the best, with their pages."""
+
+    cta: Cta
+    kth: KthKey
+    keys: Opened
+    scored: Expr
+    at: int
+    """Where the list comes to shared memory: first keys, then pages, each of ``room``."""
+    room: int
+    marks: int
+    """Words behind it for the marks of each warp."""
+
+    def list(self, best: Expr, found: Buffer) -> None:
+        """List them, ascending; ``found`` then says how many those are, or more than there is room for where they are
+        not listed.
+        """
+        rounds, wanted = local("rounds_of_warp", 1, I32), local("wanted_of_sample", 1, I32)
+        put(found, i32(self.room + 1), 0)
+        put(rounds, rounds_of(self.scored, WARP * self.cta.warps), 0)
+        size = EACH * self.cta.threads
+        mean = let("mean_of_sample", cast(F32, best) * f32(size) / cast(F32, self.scored))
+        put(wanted, cast(I32, mean + f32(SURE) * T.sqrt(mean)) + 2, 0)
+        fits = cast(F32, wanted[0]) * cast(F32, self.scored) <= f32(size * self.room)
+        with when(T.And(T.And(best > 0, fits), rounds[0] <= self.marks)):
+            bound = self._bound(wanted[0])
+            to = self.kth.before_warp(self._mark(bound, rounds[0]))
+            put(found, self.kth.of_all_warps(), 0)
+            with when(T.Or(found[0] < best, found[0] > self.room)):
+                put(found, i32(self.room + 1), 0)
+            with when(found[0] <= self.room):
+                self._list_pages(rounds[0], to)
+                cta_sync()
+                self._read_keys(found[0])
+
+    def _bound(self, wanted: Expr) -> Expr:
+        """A key that ``wanted`` of the sample reach, and few more."""
+        sample, bound = local("sample", EACH, U32), local("bound", 1, U32)
+        bit, mine = local("bit_of_bound", 1, U32), local("reaching_here", 1, I32)
+        size = T.uint32(EACH * self.cta.threads)
+        # rows of up to 2^24 pages: a number of the sample times the size of a part is a place in 2^-8 pages
+        part = register("part", quotient(T.shift_left(cast(U32, self.scored), T.uint32(8)), size), U32)
+        for i in range(EACH):
+            put(sample, T.reinterpret(U32, self.keys.get(self._place(i, part))), i)
+        put(bound, T.uint32(0), 0)
+        put(bit, T.uint32(1 << 31), 0)
+        cta_sync()  # what before_warp sums is read by all
+        with T.While(bit[0] > T.uint32(0)):
+            trial = let("trial", T.bitwise_or(bound[0], bit[0]))
+            put(bit, T.shift_right(bit[0], T.uint32(1)), 0)
+            put(mine, i32(0), 0)
+            for i in range(EACH):
+                put(mine, mine[0] + T.Select(sample[i] >= trial, i32(1), i32(0)), 0)
+            self.kth.before_warp(warp_fold(mine[0], lambda a, b: a + b, "reaching"))
+            reaching = self.kth.of_all_warps()
+            with when(reaching >= wanted):
+                put(bound, trial, 0)
+                with when(reaching <= wanted + quotient(wanted, i32(16))):
+                    put(bit, T.uint32(0), 0)
+            cta_sync()
+        return bound[0]
+
+    def _place(self, i: int, part: Expr) -> Expr:
+        """The page of key ``i`` of this thread: one out of each of as many equal parts of the row as there are keys,
+        at a place of its own, for what comes again and again in a row may do so at any distance. ``part`` is the size
+        of a part, in 2^-8 pages.
+        """
+        number = let("number_in_sample", cast(U32, self.cta.thread + i * self.cta.threads))
+        spread = T.shift_right(number * T.uint32(SPREAD), T.uint32(32 - SPREAD_BITS))
+        inner = T.shift_right(spread * T.shift_right(part, T.uint32(8)), T.uint32(SPREAD_BITS))
+        return cast(I32, T.shift_right(number * part, T.uint32(8)) + inner)
+
+    def _mark(self, bound: Expr, rounds: Expr) -> Expr:
+        """Mark the pages that reach the bound; says how many of this warp do. A warp has a range of pages of its own,
+        as in :class:`RowKeys`, of so many ``rounds`` of 32.
+        """
+        batch, marks = local("keys_to_mark", TOGETHER, U32), local("marks_of_lane", 1, U32)
+        count, first = local("marked", 1, I32), local("first_of_lane", 1, I32)
+        put(count, i32(0), 0)
+        put(first, self.cta.warp * rounds * WARP + self.cta.lane, 0)
+        with loop("mark_round", rounds_of(rounds, TOGETHER), rolled=True) as turn:
+            # all loads are on their way before the first is looked at
+            for i in range(TOGETHER):
+                put(batch, T.reinterpret(U32, self.keys.get(T.min(first[0] + i * WARP, self.scored - 1))), i)
+            put(marks, T.uint32(0), 0)
+            for i in range(TOGETHER):
+                inside = T.And(turn * TOGETHER + i < rounds, first[0] + i * WARP < self.scored)
+                reaching = let("reaching", ballot(T.And(inside, batch[i] >= bound)))
+                put(count, count[0] + count_bits(reaching), 0)
+                put(marks, T.Select(equal(self.cta.lane, i32(i)), reaching, marks[0]), 0)
+            word = let("word", turn * TOGETHER + self.cta.lane)
+            with when(T.And(self.cta.lane < TOGETHER, word < rounds)):
+                put(self.kth.arena.u32, marks[0], word + self._marks_of_warp)
+            put(first, first[0] + TOGETHER * WARP, 0)
+        warp_sync()
+        return count[0]
+
+    def _list_pages(self, rounds: Expr, to: Buffer) -> None:
+        """List the marked pages of this warp from ``to`` on; a lane has some words of marks."""
+        shared = self.kth.arena
+        each, mine, left, at = (
+            local(name, 1, dtype)
+            for name, dtype in (("words_of_lane", I32), ("marked_here", I32), ("left_of_word", U32), ("place", I32))
+        )
+        put(each, rounds_of(rounds, WARP), 0)
+        put(mine, i32(0), 0)
+
+        def word_of(j: Expr) -> Expr:
+            number = let("number", self.cta.lane * each[0] + j)
+            marks = shared.u32[T.min(number, rounds - 1) + self._marks_of_warp]
+            return let("marks", T.Select(number < rounds, marks, T.uint32(0)))
+
+        with loop("word_round", each[0], rolled=True) as j:
+            put(mine, mine[0] + count_bits(word_of(j)), 0)
+        put(at, to[0] + warp_prefix(mine[0], lambda a, b: a + b, self.cta.lane) - mine[0], 0)
+        with loop("word_round", each[0], rolled=True) as j:
+            put(left, word_of(j), 0)
+            page = let("first_of_word", ((self.cta.warp * rounds) + (self.cta.lane * each[0] + j)) * WARP)
+            with T.While(left[0] > T.uint32(0)):
+                lowest = T.bitwise_and(left[0], T.uint32(0) - left[0])
+                put(shared.i32, page + (31 - cast(I32, T.clz(lowest))), at[0] + (self.at + self.room))
+                put(at, at[0] + 1, 0)
+                put(left, T.bitwise_and(left[0], left[0] - T.uint32(1)), 0)
+
+    def _read_keys(self, count: Expr) -> None:
+        """Bring the keys of the listed pages to shared memory."""
+        shared, batch, first = self.kth.arena, local("keys_of_list", TOGETHER, U32), local("first_of_list", 1, I32)
+        with loop("list_round", rounds_of(count, TOGETHER * self.cta.threads), rolled=True) as turn:
+            put(first, turn * (TOGETHER * self.cta.threads) + self.cta.thread, 0)
+            for i in range(TOGETHER):
+                page = shared.i32[T.min(first[0] + i * self.cta.threads, count - 1) + (self.at + self.room)]
+                put(batch, T.reinterpret(U32, self.keys.get(page)), i)
+            for i in range(TOGETHER):
+                with when(first[0] + i * self.cta.threads < count):
+                    put(shared.u32, batch[i], first[0] + (self.at + i * self.cta.threads))
+
+    @property
+    def _marks_of_warp(self) -> Expr:
+        """Where the marks of this warp stand."""
+        return self.cta.warp * self.marks + (self.at + 2 * self.room)
