@@ -113,9 +113,9 @@ def test_threads_that_are_no_power_of_two(threads: int) -> None:
 LONG = [("normal", 1200, 9), ("normal", 2500, 30), ("normal", 1100, 400), ("ties", 1500, 12), ("ties", 2100, 20),
         ("equal", 700, 3), ("equal", 1500, 600), ("ascending", 2047, 31), ("mixed", 1311, 20), ("specials", 1024, 16),
         ("all nan", 600, 4), ("neighbours", 1337, 33), ("descending", 1025, 1), ("normal", 1100, 0),
-        ("normal", 1700, 300)]  # fmt: skip
+        ("normal", 1700, 300), ("normal", 4100, 200), ("ties", 2500, 190), ("infinite ends", 4500, 60)]  # fmt: skip
 """Rows of more keys than registers and than what is on chip, 1024 words: of few that may be among the best, of more
-than there is room for, of more than page tiles bound well.
+than there is room for, of more than warps answer for, and than page tiles bound well.
 """
 
 

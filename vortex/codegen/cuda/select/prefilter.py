@@ -9,7 +9,7 @@ the keys of all that are chosen, so the last CTA reads the page tiles whose grea
                          pages 3 17 70 75 ..
 
 Where more are wanted than that bounds well, a row that fits is copied as it is, and of others a sample bounds them
-(:mod:`.sampled`).
+(:mod:`.key_bound`), and all are read (:mod:`.marks`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from vortex.codegen.cuda.ptx import WARP, cta_sync, quotient, warp_extreme, warp_sync
+from vortex.codegen.cuda.select.key_bound import KeyBound
 from vortex.codegen.cuda.select.kth_key import KthKey
+from vortex.codegen.cuda.select.marks import Marks
 from vortex.codegen.cuda.select.row_keys import Pages, RowKeys
-from vortex.codegen.cuda.select.sampled import Sampled
-from vortex.codegen.cuda.select.shortlist import Shortlist
+from vortex.codegen.cuda.select.shortlist import ONE_BY_ONE, Shortlist
 from vortex.codegen.cuda.storage import Arena, Held, Opened
 from vortex.codegen.cuda.warp import Cta, ballot, below, count_bits, rounds_of
 from vortex.codegen.tir import (
@@ -92,11 +93,7 @@ class Prefilter:
         with when(T.And(T.Not(keys.is_on_chip), scored > self.held * self.cta.threads)):
             found = local("keys_found", 1, I32)
             put(found, i32(room + 1), 0)
-            if greatest is not None:
-                self._filter(keys, greatest, scored, best, found)
-            with when(T.And(found[0] > room, scored > keys.pitch)):
-                marks = (keys.pitch - 2 * room) // self.cta.warps
-                Sampled(self.cta, self.kth, keys.opened(), scored, keys.at, room, marks).list(best, found)
+            self._filter(keys, greatest, scored, best, found)
             with choose(found[0] <= room) as (few, many):
                 with few():
                     put(near, i32(1), 0)
@@ -110,34 +107,70 @@ class Prefilter:
         pages = Pages(keys.arena, keys.at + room, let("listed_pages", listed[0] > 0))
         return RowKeys.load(self.cta, here, let("row_keys", count[0]), self.held, pages)
 
-    def _filter(self, keys: Held, greatest: Greatest, scored: Expr, best: Expr, found: Buffer) -> None:
+    def _filter(self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr, found: Buffer) -> None:
         """List the keys that reach a bound of the best, if so many have one; ``found`` says how many those are."""
-        room = room_of(keys)
-        tiles, mine = local("tiles", 1, I32), local("found_here", 1, I32)
+        room, words, bounds = room_of(keys), keys.opened(), KeyBound.open(self.cta, self.kth)
+        tiles, wanted, few = local("tiles", 1, I32), local("wanted_keys", 1, I32), local("are_few", 1, I32)
         put(tiles, rounds_of(scored, PAGE_TILE), 0)
-        with when(T.And(best > 0, T.And(best <= self.cta.threads, 2 * best <= tiles[0]))):
+        put(wanted, i32(0), 0)
+        put(few, i32(0), 0)
+        if greatest is not None:
+            with when(T.And(2 * best <= tiles[0], tiles[0] <= bounds.size)):
+                put(few, i32(1), 0)
+                put(wanted, best, 0)
+        with when(T.And(T.And(equal(few[0], i32(0)), best > 0), scored > keys.pitch)):
+            put(wanted, bounds.wanted_of_sample(best, scored, room), 0)
+
+        def list_all(bound: Expr) -> None:
+            marks = (keys.pitch - 2 * room) // self.cta.warps
+            Marks(self.cta, self.kth, words, scored, keys.at, room, marks).list(bound, best, found)
+
+        with when(wanted[0] > 0):
+            if greatest is None:
+                bounds.read_sample(words, scored)
+                list_all(bounds.find(wanted[0]))
+                return
             at, each = keys.at + 2 * room, (keys.pitch - 2 * room) // self.cta.warps
-            row = _Tiles(self.cta, keys.arena, at, each, keys.opened(), greatest.words, scored, tiles[0])
-            bound = self.shortlist.least(row.greatest_of_thread(), best, i32(self.cta.warps))
-            listed = row.list_reaching(bound)
-            put(mine, i32(0), 0)
-            with choose(listed <= each) as (few, many):
-                with few():
-                    row.each(listed, bound, lambda page, key, reaching: put(mine, mine[0] + count_bits(reaching), 0))
-                with many():
-                    put(mine, i32(room + 1), 0)
-            to = self.kth.before_warp(mine[0])
-            put(found, self.kth.of_all_warps(), 0)
+            row = _Tiles(self.cta, keys.arena, at, each, words, greatest.words, scored, tiles[0])
+            bound = local("bound_of_row", 1, U32)
+            with choose(T.And(few[0] > 0, best <= ONE_BY_ONE * self.cta.warps)) as (exact, other):
+                with exact():
+                    put(bound, self.shortlist.least(row.greatest_of_thread(), best, i32(self.cta.warps)), 0)
+                with other():
+                    with choose(few[0] > 0) as (of_tiles, of_sample):
+                        with of_tiles():
+                            bounds.read_all(greatest.words, tiles[0])
+                        with of_sample():
+                            bounds.read_sample(words, scored)
+                    put(bound, bounds.find(wanted[0]), 0)
+            with choose(few[0] > 0) as (of_tiles, of_sample):
+                with of_tiles():
+                    self._list(keys, row, bound[0], found)
+                with of_sample():
+                    list_all(bound[0])
 
-            def enlist(page: Expr, key: Expr, reaching: Expr) -> None:
-                with when(is_in(self.cta.lane, reaching)):
-                    at = let("at", to[0] + count_bits(T.bitwise_and(reaching, below(self.cta.lane))))
-                    put(keys.arena.u32, key, at + keys.at)
-                    put(keys.arena.i32, page, at + (keys.at + room))
-                put(to, to[0] + count_bits(reaching), 0)
+    def _list(self, keys: Held, row: _Tiles, bound: Expr, found: Buffer) -> None:
+        """List the keys that reach the bound, of those page tiles whose greatest does."""
+        room, mine = room_of(keys), local("found_here", 1, I32)
+        listed = row.list_reaching(bound)
+        put(mine, i32(0), 0)
+        with choose(listed <= row.room) as (few, many):
+            with few():
+                row.each(listed, bound, lambda page, key, reaching: put(mine, mine[0] + count_bits(reaching), 0))
+            with many():
+                put(mine, i32(room + 1), 0)
+        to = self.kth.before_warp(mine[0])
+        put(found, self.kth.of_all_warps(), 0)
 
-            with when(found[0] <= room):
-                row.each(listed, bound, enlist)
+        def enlist(page: Expr, key: Expr, reaching: Expr) -> None:
+            with when(is_in(self.cta.lane, reaching)):
+                at = let("at", to[0] + count_bits(T.bitwise_and(reaching, below(self.cta.lane))))
+                put(keys.arena.u32, key, at + keys.at)
+                put(keys.arena.i32, page, at + (keys.at + room))
+            put(to, to[0] + count_bits(reaching), 0)
+
+        with when(found[0] <= room):
+            row.each(listed, bound, enlist)
 
     def _copy(self, keys: Held, scored: Expr) -> None:
         """Copy all keys of a row."""

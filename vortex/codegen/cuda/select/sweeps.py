@@ -58,7 +58,7 @@ from vortex.schedules.cuda_select import SelectKnobs
 from vortex.schedules.kept_words import largest_of
 from vortex.schedules.page_tiles import tile_of
 
-KEYED = 4
+KEYED = 8
 """Page tiles whose keys are made together, where nothing else is made of them."""
 
 
@@ -382,20 +382,23 @@ class Sweeps:
         """Make the keys of page tiles of which nothing else is made, several together: their loads are all on their way
         before the first is used.
         """
-        keys = local("keys_of_tiles", len(ops) * KEYED, U32)
+        scores = local("scores_of_tiles", len(ops) * KEYED)
         with loop("slab_round", rounds_of(sweep.rounds, KEYED)) as turn:
             page_tiles = [self._page_tile(sweep, turn * KEYED + i, looks_up=True, together=True) for i in range(KEYED)]
+            # ptxas may well look a page up, wait for what lies there, and then look the next one up
+            warp_sync()
             for i, page_tile in enumerate(page_tiles):
                 for j, o in enumerate(ops):
                     assert isinstance(o, flow.Ranking)
                     with computing(o):
-                        put(keys, self._key(o, self._lanes(page_tile)), i * len(ops) + j)
+                        put(scores, self._score(o, self._lanes(page_tile)), i * len(ops) + j)
             for i, page_tile in enumerate(page_tiles):
                 with when(page_tile.count > 0):
                     for j, o in enumerate(ops):
                         assert isinstance(o, flow.Ranking)
                         with emitting(o):
-                            self._put_key(o, keys[i * len(ops) + j], self._lanes(page_tile), page_tile.is_page)
+                            key = let("key", key_of(o, scores[i * len(ops) + j]))
+                            self._put_key(o, key, self._lanes(page_tile), page_tile.is_page)
 
     def _several_together(self, sweep: _Sweep, ops: list[Op], loaded: Loaded) -> None:
         """Do the ops of a sweep that reads what earlier ones kept: of several page tiles it is loaded together."""
@@ -592,12 +595,12 @@ class Sweeps:
         key = local("key", 1, U32)
         put(key, T.uint32(0), 0)
         with when(is_page), computing(o):
-            put(key, self._key(o, tiles), 0)
+            put(key, key_of(o, self._score(o, tiles)), 0)
         self._put_key(o, key[0], tiles, is_page)
 
-    def _key(self, o: flow.Ranking, tiles: LaneTiles) -> Expr:
-        """The key of the lane's page."""
-        return key_of(o, convert(tiles.values.read(o.scored, [tiles.position]), F32))
+    def _score(self, o: flow.Ranking, tiles: LaneTiles) -> Expr:
+        """The score of the lane's page."""
+        return convert(tiles.values.read(o.scored, [tiles.position]), F32)
 
     def _put_key(self, o: flow.Ranking, key: Expr, tiles: LaneTiles, is_page: Expr) -> None:
         """Keep the keys of the lanes' pages; in the selection, at the places of their candidates."""

@@ -1,58 +1,29 @@
-"""The best of a row that is too long for shared memory, where more are wanted than its page tiles bound well.
+"""Pages of a long row whose keys reach a bound, where those are so many that all keys are read: marked, then listed.
 
-A sample of the keys bounds them: so many of it reach the bound that of the row a few more than are wanted do, in all
-likelihood. Then all keys are read once, and those that reach it are marked and listed:
+::
 
-    keys       9 2 7 3 8 1 4 6 ..    3 of 8 are wanted
-    sample       2   3     4         the bound is 3
+    keys       9 2 7 3 8 1 4 6 ..    the bound is 3
     marks      1 0 1 1 1 0 1 1       a bit for each page, a word for 32 of them
     listed     9 7 3 8 4 6           with their pages
-
-What is listed is counted. A row of which too few reach the bound, or more than there is room for, is not listed: what
-is chosen does not depend on the sample.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import WARP, cta_sync, quotient, warp_sync
+from vortex.codegen.cuda.ptx import WARP, cta_sync, warp_sync
 from vortex.codegen.cuda.select.kth_key import KthKey
 from vortex.codegen.cuda.storage import Opened
-from vortex.codegen.cuda.warp import Cta, ballot, count_bits, rounds_of, warp_fold, warp_prefix
-from vortex.codegen.tir import (
-    F32,
-    I32,
-    U32,
-    Buffer,
-    Expr,
-    T,
-    cast,
-    equal,
-    f32,
-    i32,
-    let,
-    local,
-    loop,
-    put,
-    register,
-    when,
-)
+from vortex.codegen.cuda.warp import Cta, ballot, count_bits, rounds_of, warp_prefix
+from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, equal, i32, let, local, loop, put, when
 
-EACH = 32
-"""Keys of the sample that a thread holds: 8192 of 256 threads, of which 2048 of 65,536 are 256 or so."""
-SURE = 3.5
-"""Standard deviations by which more of the sample reach the bound than should: 1 row of 4000 falls short of it."""
 TOGETHER = 16
 """Keys of a thread that are read together."""
-SPREAD = 2654435761
-"""2^32 over the golden ratio: the leading bits of its multiples are spread evenly."""
-SPREAD_BITS = 12
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """Lists the keys of a row in the workspace that may be among the best, with their pages."""
+class Marks:
+    """Lists the keys of a row in the workspace that reach a bound, with their pages."""
 
     cta: Cta
     kth: KthKey
@@ -61,67 +32,24 @@ class Sampled:
     at: int
     """Where the list comes to shared memory: first keys, then pages, each of ``room``."""
     room: int
-    marks: int
+    words: int
     """Words behind it for the marks of each warp."""
 
-    def list(self, best: Expr, found: Buffer) -> None:
+    def list(self, bound: Expr, best: Expr, found: Buffer) -> None:
         """List them, ascending; ``found`` then says how many those are, or more than there is room for where they are
-        not listed.
+        not listed: they may be too many, or less than the ``best`` that are wanted.
         """
-        rounds, wanted = local("rounds_of_warp", 1, I32), local("wanted_of_sample", 1, I32)
-        put(found, i32(self.room + 1), 0)
+        rounds = local("rounds_of_warp", 1, I32)
         put(rounds, rounds_of(self.scored, WARP * self.cta.warps), 0)
-        size = EACH * self.cta.threads
-        mean = let("mean_of_sample", cast(F32, best) * f32(size) / cast(F32, self.scored))
-        put(wanted, cast(I32, mean + f32(SURE) * T.sqrt(mean)) + 2, 0)
-        fits = cast(F32, wanted[0]) * cast(F32, self.scored) <= f32(size * self.room)
-        with when(T.And(T.And(best > 0, fits), rounds[0] <= self.marks)):
-            bound = self._bound(wanted[0])
+        with when(rounds[0] <= self.words):
             to = self.kth.before_warp(self._mark(bound, rounds[0]))
             put(found, self.kth.of_all_warps(), 0)
-            with when(T.Or(found[0] < best, found[0] > self.room)):
+            with when(found[0] < best):
                 put(found, i32(self.room + 1), 0)
             with when(found[0] <= self.room):
                 self._list_pages(rounds[0], to)
                 cta_sync()
                 self._read_keys(found[0])
-
-    def _bound(self, wanted: Expr) -> Expr:
-        """A key that ``wanted`` of the sample reach, and few more."""
-        sample, bound = local("sample", EACH, U32), local("bound", 1, U32)
-        bit, mine = local("bit_of_bound", 1, U32), local("reaching_here", 1, I32)
-        size = T.uint32(EACH * self.cta.threads)
-        # rows of up to 2^24 pages: a number of the sample times the size of a part is a place in 2^-8 pages
-        part = register("part", quotient(T.shift_left(cast(U32, self.scored), T.uint32(8)), size), U32)
-        for i in range(EACH):
-            put(sample, T.reinterpret(U32, self.keys.get(self._place(i, part))), i)
-        put(bound, T.uint32(0), 0)
-        put(bit, T.uint32(1 << 31), 0)
-        cta_sync()  # what before_warp sums is read by all
-        with T.While(bit[0] > T.uint32(0)):
-            trial = let("trial", T.bitwise_or(bound[0], bit[0]))
-            put(bit, T.shift_right(bit[0], T.uint32(1)), 0)
-            put(mine, i32(0), 0)
-            for i in range(EACH):
-                put(mine, mine[0] + T.Select(sample[i] >= trial, i32(1), i32(0)), 0)
-            self.kth.before_warp(warp_fold(mine[0], lambda a, b: a + b, "reaching"))
-            reaching = self.kth.of_all_warps()
-            with when(reaching >= wanted):
-                put(bound, trial, 0)
-                with when(reaching <= wanted + quotient(wanted, i32(16))):
-                    put(bit, T.uint32(0), 0)
-            cta_sync()
-        return bound[0]
-
-    def _place(self, i: int, part: Expr) -> Expr:
-        """The page of key ``i`` of this thread: one out of each of as many equal parts of the row as there are keys,
-        at a place of its own, for what comes again and again in a row may do so at any distance. ``part`` is the size
-        of a part, in 2^-8 pages.
-        """
-        number = let("number_in_sample", cast(U32, self.cta.thread + i * self.cta.threads))
-        spread = T.shift_right(number * T.uint32(SPREAD), T.uint32(32 - SPREAD_BITS))
-        inner = T.shift_right(spread * T.shift_right(part, T.uint32(8)), T.uint32(SPREAD_BITS))
-        return cast(I32, T.shift_right(number * part, T.uint32(8)) + inner)
 
     def _mark(self, bound: Expr, rounds: Expr) -> Expr:
         """Mark the pages that reach the bound; says how many of this warp do. A warp has a range of pages of its own,
@@ -190,4 +118,4 @@ class Sampled:
     @property
     def _marks_of_warp(self) -> Expr:
         """Where the marks of this warp stand."""
-        return self.cta.warp * self.marks + (self.at + 2 * self.room)
+        return self.cta.warp * self.words + (self.at + 2 * self.room)
