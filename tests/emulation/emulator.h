@@ -78,6 +78,10 @@ INLINE uint32_t reduced(uint32_t v, bool greatest) {  // of a warp
   }
   return v;
 }
+INLINE uint32_t summed(uint32_t v) {  // over a warp
+  for (int mask = 16; mask; mask /= 2) v += shuffled(v, lane() ^ mask);
+  return v;
+}
 template <class T, class F>
 INLINE T atomic(T* p, F next, bool acquire = false, bool release = false) {
   yield();

@@ -42,6 +42,7 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
         "{a} = emu::atomic((decltype(add)*){b}, [=](auto o) {{ return o + add; }}, {acquire}, {release});",
     ),
     (r"(max|min)\.NaN\.f32", "{a} = {b} != {b} || {c} != {c} ? NAN : f{0}f({b}, {c});"),
+    (r"redux\.sync\.add\.u32", "{a} = emu::summed({b});"),
     (r"redux\.sync\.(min|max)\.u32", "{a} = emu::reduced({b}, \"{0}\"[1] == 'a');"),
     (r"griddepcontrol\.\w+", ""),
     (r"barrier\.cluster\.arrive\.release", "emu::arrive_cluster();"),

@@ -44,7 +44,7 @@ class SelectKnobs(Knobs):
     )  # fmt: skip
     residents: int = knob(
         2, "CTAs that an SM must have room for, which bounds registers; 0 leaves them to the compiler", most=32,
-        chosen="2; 1 where tensor cores leave a lane many sums or long rows",
+        chosen="2; 1 where tensor cores leave a lane many sums or long rows; 4 where a page has a few bytes",
     )  # fmt: skip
     chip_words: int = knob(
         8192, "32-bit words of shared memory for what is kept of a row's pages; longer rows use the workspace",
@@ -61,13 +61,17 @@ class SelectKnobs(Knobs):
         return self.threads * (self.ahead * 4 if matrices else self.unpacked * 2)
 
 
-def default(words_per_page: int, machine: Machine = H200, *, roomy: bool = True, crowded: bool = False) -> SelectKnobs:
+def default(
+    words_per_page: int, machine: Machine = H200, *, roomy: bool = True, crowded: bool = False, light: bool = False
+) -> SelectKnobs:
     """The knobs for a kernel that keeps so many words of each page.
 
     More is on its way where the memory is further off, if a lane's results leave registers for it (``roomy``); one
-    CTA has an SM for itself where tensor cores leave a lane many sums or long rows (``crowded``).
+    CTA has an SM for itself where tensor cores leave a lane many sums or long rows (``crowded``); more share it where
+    lanes load a few bytes of a page (``light``): what is on its way are then many CTAs' loads.
     """
-    found = SelectKnobs(chip_words=8192 if words_per_page <= 1 else 18432, residents=1 if crowded else 2)
+    residents = 1 if crowded else 4 if light else 2
+    found = SelectKnobs(chip_words=8192 if words_per_page <= 1 else 18432, residents=residents)
     if roomy and found.residents * found.in_flight_bytes(matrices=False) < machine.bytes_needed:
         found = replace(found, unpacked=2 * found.unpacked)
     return found
@@ -158,7 +162,8 @@ class CudaSelect(Schedulable[SelectKnobs]):
         group = int(program.attrs.get("group", 1))
         many = any(m.column_tiles * m.accumulators > 2 or m.chunks > 8 for m in matrices_of(program, f))
         words = len(KeptWords.of(f).of_candidates)
-        chosen = default(words, MACHINES[target.name], roomy=group <= 8, crowded=group > 32 or many)
+        light = not matrices_of(program, f) and Arithmetic.of(program, f).of_candidates.size <= FEW_BYTES
+        chosen = default(words, MACHINES[target.name], roomy=group <= 8, crowded=group > 32 or many, light=light)
         made = SelectKnobs(**{**chosen.attrs(), **given})
         return fitting(program, f, MACHINES[target.name], made, made.attrs().keys() - given.keys())
 
@@ -228,6 +233,8 @@ def alone(program: Module, f: Function) -> Op | None:
     return next((o for o in f.ops if changes_state(o) or (isinstance(o, flow.Scan) and o.crosses_pages())), None)
 
 
+FEW_BYTES = 16
+"""Of a page, up to which the loads of two CTAs cover little of the memory's latency."""
 CLUSTER = 8
 """CTAs of a row where there are few rows: 16 are not faster, and 8 is as many as any GPU of the kind surely takes."""
 LONG_LIST = 256

@@ -90,6 +90,13 @@ def warp_extreme(which: str, x: Expr) -> Expr:
     return let(f"warp_{which}", made[0])
 
 
+def warp_sum(x: Expr) -> Expr:
+    """The sum of an unsigned number over all 32 lanes."""
+    made = registers("sum", 2, U32)
+    ptx("redux_sync.add.u32", made[0], x, T.uint32(0xFFFFFFFF))
+    return let("warp_sum", made[0])
+
+
 def quotient(a: Expr, b: Expr) -> Expr:
     """a / b of non-negative numbers, without the sign fix-up of a floor division."""
     return tirx.truncdiv(a, b)

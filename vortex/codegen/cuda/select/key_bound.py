@@ -13,17 +13,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import cta_sync, quotient
+from vortex.codegen.cuda.ptx import cta_sync, quotient, warp_sum
 from vortex.codegen.cuda.select.kth_key import KthKey
 from vortex.codegen.cuda.storage import Opened
-from vortex.codegen.cuda.warp import Cta, warp_fold
-from vortex.codegen.tir import F32, I32, U32, Buffer, Expr, T, cast, equal, f32, i32, let, local, put, register, when
+from vortex.codegen.cuda.warp import Cta
+from vortex.codegen.tir import (
+    F32,
+    I32,
+    U32,
+    Buffer,
+    Expr,
+    T,
+    cast,
+    choose,
+    equal,
+    f32,
+    i32,
+    let,
+    local,
+    put,
+    register,
+    when,
+)
 
-EACH = 32
-"""Keys that a thread holds: a sample of 8192 by 256 threads, of which 2048 of 65,536 are 256 or so."""
-SURE = 3.5
-"""Standard deviations by which more of the sample reach the bound than should: 1 row of 4000 falls short of it."""
-CLOSE = 16
+EACH = 24
+"""Keys that a thread holds: a sample of 6144 by 256 threads, of which 2048 of 65,536 are 192 or so."""
+SURE = 4.0
+"""Standard deviations by which more of the sample reach the bound than should, where there is room for what then does:
+hardly any row falls short of it.
+"""
+CLOSE = 64
 """The search ends where so many wanted keys have one too many above it."""
 SPREAD = 2654435761
 """2^32 over the golden ratio: the leading bits of its multiples are spread evenly."""
@@ -54,10 +73,11 @@ class KeyBound:
         there is room for.
         """
         wanted = local("wanted_of_sample", 1, I32)
-        mean = let("mean_of_sample", cast(F32, best) * f32(self.size) / cast(F32, scored))
-        put(wanted, cast(I32, mean + f32(SURE) * T.sqrt(mean)) + 2, 0)
-        fits = cast(F32, wanted[0]) * cast(F32, scored) <= f32(self.size * room)
-        return T.Select(fits, wanted[0], i32(0))
+        of_key = let("sample_of_key", f32(self.size) / cast(F32, scored))
+        mean, most = let("mean_of_sample", cast(F32, best) * of_key), let("room_of_sample", f32(room) * of_key)
+        more = let("more_of_sample", f32(SURE) * T.sqrt(mean))
+        put(wanted, cast(I32, mean + T.min(more, (most - mean) * f32(0.5))) + 2, 0)
+        return T.Select(mean + more <= most, wanted[0], i32(0))
 
     def read_sample(self, keys: Opened, scored: Expr) -> None:
         """Hold one out of each of as many equal parts of the row as there are threads' keys, at a place of its own, for
@@ -83,30 +103,45 @@ class KeyBound:
                 put(self.held, T.Select(at < count, found, T.uint32(0)), i)
 
     def find(self, wanted: Expr) -> Expr:
-        """A key that ``wanted`` of those held reach, and few more; all threads find it."""
-        shared, bound, bit = self.kth.arena.i32, local("bound", 1, U32), local("bit_of_bound", 1, U32)
-        mine, turn = local("reaching_here", 1, I32), local("turn", 1, I32)
-        put(bound, T.uint32(0), 0)
-        put(bit, T.uint32(1 << 31), 0)
+        """A key that ``wanted`` of those held reach, and few more, by halves of their range; all threads find it.
+
+        Fewer may reach it where many are NaN, whose keys are 0.
+        """
+        low, high, reaching = (local(name, 1, U32) for name in ("bound", "highest", "reaching_here"))
+        enough, turn = let("close_enough", cast(U32, wanted + quotient(wanted, i32(CLOSE)))), local("turn", 1, I32)
+        put(low, T.uint32(0xFFFFFFFF), 0)
+        put(high, T.uint32(0), 0)
+
+        def widen(key: Expr) -> None:
+            put(low, T.Select(key > T.uint32(0), T.min(low[0], key), low[0]), 0)
+            put(high, T.max(high[0], key), 0)
+
+        for i in range(EACH):
+            widen(self.held[i])
+        self.kth.range_of_all(low, high)
+        cta_sync()  # the range is read by all
         put(turn, i32(0), 0)
-        with T.While(bit[0] > T.uint32(0)):
-            trial = let("trial", T.bitwise_or(bound[0], bit[0]))
-            put(bit, T.shift_right(bit[0], T.uint32(1)), 0)
-            put(mine, i32(0), 0)
+        shared, sums = self.kth.arena.u32, self.kth.sums
+        with T.While(low[0] < high[0]):
+            trial = let("trial", high[0] - T.shift_right(high[0] - low[0], T.uint32(1)))
+            put(reaching, T.uint32(0), 0)
             for i in range(EACH):
-                put(mine, mine[0] + T.Select(self.held[i] >= trial, i32(1), i32(0)), 0)
-            of_warp = warp_fold(mine[0], lambda a, b: a + b, "reaching")
-            # sums of two turns lie apart: a barrier between them is enough
-            at = let("sums", turn[0] * self.cta.warps + self.kth.sums)
+                put(reaching, reaching[0] + T.Select(self.held[i] >= trial, T.uint32(1), T.uint32(0)), 0)
+            of_warp = warp_sum(reaching[0])
+            # the sums of two turns lie apart: a barrier between them is enough
+            at = let("sums", turn[0] * self.cta.warps + sums)
             with when(equal(self.cta.lane, i32(0))):
                 put(shared, of_warp, self.cta.warp + at)
             cta_sync()
             put(turn, 1 - turn[0], 0)
-            put(mine, i32(0), 0)
+            put(reaching, T.uint32(0), 0)
             for w in range(self.cta.warps):
-                put(mine, mine[0] + shared[at + w], 0)
-            with when(mine[0] >= wanted):
-                put(bound, trial, 0)
-                with when(mine[0] <= wanted + quotient(wanted, i32(CLOSE))):
-                    put(bit, T.uint32(0), 0)
-        return bound[0]
+                put(reaching, reaching[0] + shared[at + w], 0)
+            with choose(reaching[0] >= cast(U32, wanted)) as (many, few):
+                with many():
+                    put(low, trial, 0)
+                    with when(reaching[0] <= enough):
+                        put(high, trial, 0)
+                with few():
+                    put(high, trial - T.uint32(1), 0)
+        return low[0]

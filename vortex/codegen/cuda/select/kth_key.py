@@ -103,14 +103,14 @@ class KthKey:
             put(self.arena.i32, i32(0), b + self.bins)
         with when(equal(self.cta.thread, i32(0))):
             put(self.arena.i32, i32(0), self.answer + LISTED)
-        self._range(low, high)
+        self.range_of_all(low, high)
         with T.While(search.more[0] > 0):
             self._narrow(keys, search)
         with when(best <= 0):
             put(low, T.uint32(NONE), 0)
         return let("threshold", low[0]), let("last", search.last[0])
 
-    def _range(self, low: Buffer, high: Buffer) -> None:
+    def range_of_all(self, low: Buffer, high: Buffer) -> None:
         """Make the extremes of this thread those of all threads."""
         least, most = warp_extreme("min", low[0]), warp_extreme("max", high[0])
         shared = self.arena.u32

@@ -115,7 +115,9 @@ class Prefilter:
         put(wanted, i32(0), 0)
         put(few, i32(0), 0)
         if greatest is not None:
-            with when(T.And(2 * best <= tiles[0], tiles[0] <= bounds.size)):
+            # a row that fits is copied in less time than a search takes
+            worth = T.Or(best <= ONE_BY_ONE * self.cta.warps, scored > keys.pitch)
+            with when(T.And(T.And(2 * best <= tiles[0], tiles[0] <= bounds.size), worth)):
                 put(few, i32(1), 0)
                 put(wanted, best, 0)
         with when(T.And(T.And(equal(few[0], i32(0)), best > 0), scored > keys.pitch)):
@@ -145,11 +147,11 @@ class Prefilter:
                     put(bound, bounds.find(wanted[0]), 0)
             with choose(few[0] > 0) as (of_tiles, of_sample):
                 with of_tiles():
-                    self._list(keys, row, bound[0], found)
+                    self._list(keys, row, bound[0], best, found)
                 with of_sample():
                     list_all(bound[0])
 
-    def _list(self, keys: Held, row: _Tiles, bound: Expr, found: Buffer) -> None:
+    def _list(self, keys: Held, row: _Tiles, bound: Expr, best: Expr, found: Buffer) -> None:
         """List the keys that reach the bound, of those page tiles whose greatest does."""
         room, mine = room_of(keys), local("found_here", 1, I32)
         listed = row.list_reaching(bound)
@@ -161,6 +163,8 @@ class Prefilter:
                 put(mine, i32(room + 1), 0)
         to = self.kth.before_warp(mine[0])
         put(found, self.kth.of_all_warps(), 0)
+        with when(found[0] < best):
+            put(found, i32(room + 1), 0)
 
         def enlist(page: Expr, key: Expr, reaching: Expr) -> None:
             with when(is_in(self.cta.lane, reaching)):
