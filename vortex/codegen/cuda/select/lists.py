@@ -79,7 +79,7 @@ class Lists:
             return Choice(few, wanted(o, left, count, None), partial(self._listed, o))
         if whole is None:
             best = wanted(o, left, count, None)
-            return Choice(topk.load_best(held, self.greatest.get(o), self.row.scored, best), best)
+            return Choice(topk.load_best(held, self.greatest.get(o), self.row.scored, best, o.most or None), best)
         best = wanted(o, left, count, lambda: topk.reaching(whole, o.share, again=again))
         return Choice(whole, best, partial(self._listed, o)) if placed else Choice(whole, best)
 
@@ -121,7 +121,8 @@ class Lists:
         assert ranked is not None
         wanted = let("wanted", pages_on(o.listed, self.row.scored))
         count = let("ranked", pages_on(ranked, self.row.scored))
-        topk.take(topk.load_best(self.keys(o), self.greatest.get(o), count, wanted), wanted, to.put)
+        keys = topk.load_best(self.keys(o), self.greatest.get(o), count, wanted, o.listed.limit)
+        topk.take(keys, wanted, to.put)
         self.values.storages[o.value] = to
         cta_sync()
 

@@ -81,8 +81,10 @@ class Prefilter:
     kth: KthKey
     shortlist: Shortlist
 
-    def load(self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr) -> RowKeys:
-        """The keys of a row of which the ``best`` best are wanted; ``greatest`` are those of its page tiles."""
+    def load(self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr, limit: int | None) -> RowKeys:
+        """The keys of a row of which the ``best`` best are wanted, of which there are ``limit`` at most where that is
+        known; ``greatest`` are those of its page tiles.
+        """
         if not keys.pitch:
             return RowKeys.load(self.cta, keys, scored, self.held)
         near, count, listed = (local(name, 1, I32) for name in ("row_is_near", "keys_of_row", "row_is_listed"))
@@ -93,7 +95,7 @@ class Prefilter:
         with when(T.And(T.Not(keys.is_on_chip), scored > self.held * self.cta.threads)):
             found = local("keys_found", 1, I32)
             put(found, i32(room + 1), 0)
-            self._filter(keys, greatest, scored, best, found)
+            self._filter(keys, greatest, scored, best, limit, found)
             with choose(found[0] <= room) as (few, many):
                 with few():
                     put(near, i32(1), 0)
@@ -107,38 +109,47 @@ class Prefilter:
         pages = Pages(keys.arena, keys.at + room, let("listed_pages", listed[0] > 0))
         return RowKeys.load(self.cta, here, let("row_keys", count[0]), self.held, pages)
 
-    def _filter(self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr, found: Buffer) -> None:
+    def _filter(
+        self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr, limit: int | None, found: Buffer
+    ) -> None:
         """List the keys that reach a bound of the best, if so many have one; ``found`` says how many those are."""
         room, words, bounds = room_of(keys), keys.opened(), KeyBound.open(self.cta, self.kth)
+        at, each = keys.at + 2 * room, (keys.pitch - 2 * room) // self.cta.warps
         tiles, wanted, few = local("tiles", 1, I32), local("wanted_keys", 1, I32), local("are_few", 1, I32)
         put(tiles, rounds_of(scored, PAGE_TILE), 0)
-        put(wanted, i32(0), 0)
-        put(few, i32(0), 0)
-        if greatest is not None:
-            # a row that fits is copied in less time than a search takes
-            worth = T.Or(best <= ONE_BY_ONE * self.cta.warps, scored > keys.pitch)
-            with when(T.And(T.And(2 * best <= tiles[0], tiles[0] <= bounds.size), worth)):
-                put(few, i32(1), 0)
-                put(wanted, best, 0)
-        with when(T.And(T.And(equal(few[0], i32(0)), best > 0), scored > keys.pitch)):
-            put(wanted, bounds.wanted_of_sample(best, scored, room), 0)
+        answer = ONE_BY_ONE * self.cta.warps
 
         def list_all(bound: Expr) -> None:
-            marks = (keys.pitch - 2 * room) // self.cta.warps
-            Marks(self.cta, self.kth, words, scored, keys.at, room, marks).list(bound, best, found)
+            Marks(self.cta, self.kth, words, scored, keys.at, room, each).list(bound, best, found)
 
-        with when(wanted[0] > 0):
-            if greatest is None:
+        def is_sampled() -> None:
+            with when(T.And(best > 0, scored > keys.pitch)):
+                put(wanted, bounds.wanted_of_sample(best, scored, room), 0)
+
+        if greatest is None:
+            put(wanted, i32(0), 0)
+            is_sampled()
+            with when(wanted[0] > 0):
                 bounds.read_sample(words, scored)
                 list_all(bounds.find(wanted[0]))
-                return
-            at, each = keys.at + 2 * room, (keys.pitch - 2 * room) // self.cta.warps
-            row = _Tiles(self.cta, keys.arena, at, each, words, greatest.words, scored, tiles[0])
+            return
+        row = _Tiles(self.cta, keys.arena, at, each, words, greatest.words, scored, tiles[0])
+        if limit is not None and limit <= answer:
+            with when(T.And(best > 0, 2 * best <= tiles[0])):
+                self._list(keys, row, self._answered(row, best), best, found)
+            return
+        # a row that fits is copied in less time than a search takes
+        worth = T.Or(best <= answer, T.And(scored > keys.pitch, tiles[0] <= bounds.size))
+        put(few, T.Select(T.And(2 * best <= tiles[0], worth), i32(1), i32(0)), 0)
+        put(wanted, T.Select(few[0] > 0, best, i32(0)), 0)
+        with when(equal(few[0], i32(0))):
+            is_sampled()
+        with when(wanted[0] > 0):
             bound = local("bound_of_row", 1, U32)
-            with choose(T.And(few[0] > 0, best <= ONE_BY_ONE * self.cta.warps)) as (exact, other):
-                with exact():
-                    put(bound, self.shortlist.least(row.greatest_of_thread(), best, i32(self.cta.warps)), 0)
-                with other():
+            with choose(T.And(few[0] > 0, best <= answer)) as (answered, searched):
+                with answered():
+                    put(bound, self._answered(row, best), 0)
+                with searched():
                     with choose(few[0] > 0) as (of_tiles, of_sample):
                         with of_tiles():
                             bounds.read_all(greatest.words, tiles[0])
@@ -150,6 +161,10 @@ class Prefilter:
                     self._list(keys, row, bound[0], best, found)
                 with of_sample():
                     list_all(bound[0])
+
+    def _answered(self, row: _Tiles, best: Expr) -> Expr:
+        """A bound of so few best that each warp answers for its share of them."""
+        return self.shortlist.least(row.greatest_of_thread(), best, i32(self.cta.warps))
 
     def _list(self, keys: Held, row: _Tiles, bound: Expr, best: Expr, found: Buffer) -> None:
         """List the keys that reach the bound, of those page tiles whose greatest does."""

@@ -58,8 +58,10 @@ from vortex.schedules.cuda_select import SelectKnobs
 from vortex.schedules.kept_words import largest_of
 from vortex.schedules.page_tiles import tile_of
 
-KEYED = 8
-"""Page tiles whose keys are made together, where nothing else is made of them."""
+KEYED = 7
+"""Page tiles whose keys are made together, where nothing else is made of them: four CTAs of an SM have registers for so
+many.
+"""
 
 
 @dataclass(frozen=True)

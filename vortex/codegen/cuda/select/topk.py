@@ -97,9 +97,11 @@ class TopK:
             return None
         return FewKeys(self.cta, self.shortlist.arena, self.shortlist.listed.keys_at, keys, count, limit)
 
-    def load_best(self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr) -> RowKeys:
-        """Those that may be among the ``best`` best; ``greatest`` are the greatest of its page tiles."""
-        return self.prefilter.load(keys, greatest, scored, best)
+    def load_best(self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr, limit: int | None) -> RowKeys:
+        """Those that may be among the ``best`` best, of which there are ``limit`` at most where that is known;
+        ``greatest`` are the greatest of its page tiles.
+        """
+        return self.prefilter.load(keys, greatest, scored, best, limit)
 
     def reaching(self, keys: RowKeys, share: int, *, again: bool) -> Expr:
         """How many of the best candidates have ``share`` (in 2^-24) of the mass of all; ``again`` after another such
