@@ -16,13 +16,14 @@ from vortex.flow.trace import trace
 from vortex.ir.core import Function, Module
 from vortex.ir.parser import parse_module
 from vortex.remarks.decisions import NotTaken, fusion_of_flow, of_knobs
-from vortex.remarks.kernels import of_kernel
+from vortex.remarks.kernels import of_cluster, of_kernel
 from vortex.remarks.program import near_dense, of_program
 from vortex.remarks.remark import RULES, Remark
 from vortex.schedules.check import described
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
 from vortex.targets.target import TARGETS
+from vortex.tune.choose import defaults
 
 TOKENS, BUDGET = 32768, Budget(27)
 """Of the row whose bytes are set against those of dense attention."""
@@ -108,13 +109,14 @@ def explain_stored(stored: Stored, target: str, why_not: WhyNot) -> Explanation:
 
 
 def explain_flow(flow: type[vFlow] | vFlow, spec: Spec, target: str, why_not: WhyNot) -> Explanation:
-    """Of a flow as it would be compiled, by the defaults of its kernels; nvcc says what the flow's own take of a GPU.
+    """Of a flow as it would be compiled, by the defaults of its kernels, variants for few rows included; nvcc says what
+    the flow's own take of a GPU.
 
     Raises:
         VortexError: whatever the flow does wrong.
     """
     module = trace(flow, spec)
-    lowered = compile_flow(module, targets=[TARGETS[target]], to="tir").lowered[0]
+    lowered = compile_flow(module, targets=[TARGETS[target]], to="tir", choose=defaults()).lowered[0]
     found: Resources = {}
     why = ""
     if target in MACHINES:
@@ -155,6 +157,7 @@ def _remarks(
         if target in MACHINES:
             # an artifact may be older than what is known to follow from a schedule
             schedule = {**described(program, f, TARGETS[target]), **k.schedule}
+            yield from of_cluster(program, f, k.name, schedule)
             yield from of_kernel(program, f, k.name, schedule, k.resources)
 
 

@@ -38,6 +38,9 @@ from vortex.schedules.taken_in import takes_in_tokens
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
 from vortex.targets.target import TARGETS
+from vortex.tune.choose import Chooser
+from vortex.tune.layers import Layers
+from vortex.tune.shapes import Shape
 
 GPU = "sm_90a"
 STEPS = 2
@@ -178,13 +181,15 @@ def check_flow(
     advance: Advance = lambda done, note: None,
 ) -> Report:
     """Check a flow; costs are counted at ``spec`` (the defaults, or MLA where the flow reads latent rows) for
-    ``batch`` requests of ``tokens`` tokens. With ``resources``, nvcc says what the flow's own kernels take of a GPU.
+    ``batch`` requests of ``tokens`` tokens. With ``resources``, nvcc says what the flow's own kernels take of a GPU, as
+    'vortex compile' would make them for such steps.
 
     Mistakes of the flow are findings of the report and not raised.
     """
     latent = spec.kv_lora_rank > 0 if spec is not None else _wants_latent(flow)
     spec = spec or (Spec.of_latent() if latent else Spec())
     kv_heads = 1 if latent else kv_heads
+    budget = budget or Budget(pages=27)
     name = getattr(flow, "flow_name", "") or getattr(flow, "__name__", type(flow).__name__)
     report = Report(name, spec, batch=batch, tokens=tokens, kv_heads=kv_heads)
     choices = pairwise(LATENT if latent else DENSE)
@@ -209,12 +214,16 @@ def check_flow(
         advance(len(choices), "TensorIR")
         module = trace(flow, spec)
         program = compile_flow(module, targets=[TARGETS[GPU]], to="page").programs[GPU]
-        lowered = [compile_flow(module, targets=[TARGETS[t]], to="tir").lowered[0] for t in ("cpu", GPU)]
+        asked = Shape(batch, kv_heads, tokens, budget.pages + budget.sink + budget.recent)
+        lowered = [
+            compile_flow(module, targets=[TARGETS["cpu"]], to="tir").lowered[0],
+            compile_flow(module, targets=[TARGETS[GPU]], to="tir", choose=Chooser(Layers.default(), asked)).lowered[0],
+        ]
     except VortexError as e:
         tried(shown(spec), e)
     if program is not None:
         ready = _started(report, lowered[-1]) if resources and lowered else dict
-        _costs(report, module, program, budget or Budget(pages=27))
+        _costs(report, module, program, budget)
         others = [spec_of(c) for c in choices if c["target"] == "cpu" and int(str(c["group"])) <= MOST_COMPARED]
         compared = [spec, *(next(s for s in reversed(others) if s.page_size == size) for size in COMPARED_PAGES)]
         if knows_blocks and spec.page_blocks == 1:
