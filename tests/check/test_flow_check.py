@@ -23,6 +23,9 @@ from vortex.flow.trace import trace
 from vortex.ir.core import Module
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
+from vortex.tune.choose import Chooser
+from vortex.tune.layers import Layers
+from vortex.tune.shapes import Shape
 
 
 @pytest.mark.parametrize("settings", [DENSE, LATENT], ids=["dense", "latent"])
@@ -150,7 +153,14 @@ def test_the_kernels_of_the_steps_asked_about_are_compiled(
 
     monkeypatch.setattr(flow_check, "start_resources", start)
     two_steps = find_flow(str(Path(__file__).resolve().parents[2] / "examples" / "quest_then_mass.py"))
-    flow_check.check_flow(two_steps, Spec(), batch=batch, tokens=4096, resources=True)
+    flow_check.check_flow(
+        two_steps,
+        Spec(),
+        batch=batch,
+        tokens=4096,
+        resources=True,
+        choose_for=lambda *shape: Chooser(Layers({}), Shape(*shape)),
+    )
     assert compiled == [cluster]
 
 

@@ -25,6 +25,7 @@ from vortex.remarks.remark import RULES, Remark
 from vortex.schedules.check import described
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
+from vortex.tune.choose import defaults
 
 TWO_STEPS = Path(__file__).resolve().parents[2] / "examples" / "quest_then_mass.py"
 
@@ -273,7 +274,8 @@ def test_a_kernel_in_clusters_says_what_its_ctas_share(monkeypatch: pytest.Monke
         raise NO_CUDA.at(why="it is not installed")
 
     monkeypatch.setattr(explanation, "start_resources", without)
-    told = explanation.explain_flow(find_flow(str(TWO_STEPS)), Spec(), "sm_90a", lambda program, f, target: NotTaken())
+    flow, choose = find_flow(str(TWO_STEPS)), defaults()
+    told = explanation.explain_flow(flow, Spec(), "sm_90a", lambda program, f, target: NotTaken(), choose)
     (found,) = [r for r in told.remarks if r.rule == "clusters"]
     assert found.kernel == "select_v1"
     words = "8 CTAs, a cluster, share a row of select_v1 in steps of about 8 rows or fewer: the first 2 of 3 sweeps"

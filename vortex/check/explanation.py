@@ -15,6 +15,7 @@ from vortex.flow.flow import vFlow
 from vortex.flow.trace import trace
 from vortex.ir.core import Function, Module
 from vortex.ir.parser import parse_module
+from vortex.passes.manager import Choose
 from vortex.remarks.decisions import NotTaken, fusion_of_flow, of_knobs
 from vortex.remarks.kernels import of_cluster, of_kernel
 from vortex.remarks.program import near_dense, of_program
@@ -23,7 +24,6 @@ from vortex.schedules.check import described
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
 from vortex.targets.target import TARGETS
-from vortex.tune.choose import defaults
 
 TOKENS, BUDGET = 32768, Budget(27)
 """Of the row whose bytes are set against those of dense attention."""
@@ -108,15 +108,17 @@ def explain_stored(stored: Stored, target: str, why_not: WhyNot) -> Explanation:
     )
 
 
-def explain_flow(flow: type[vFlow] | vFlow, spec: Spec, target: str, why_not: WhyNot) -> Explanation:
-    """Of a flow as it would be compiled, by the defaults of its kernels, variants for few rows included; nvcc says what
+def explain_flow(
+    flow: type[vFlow] | vFlow, spec: Spec, target: str, why_not: WhyNot, choose: Choose | None = None
+) -> Explanation:
+    """Of a flow as it would be compiled, by what ``choose`` says of its kernels or by their one default; nvcc says what
     the flow's own take of a GPU.
 
     Raises:
         VortexError: whatever the flow does wrong.
     """
     module = trace(flow, spec)
-    lowered = compile_flow(module, targets=[TARGETS[target]], to="tir", choose=defaults()).lowered[0]
+    lowered = compile_flow(module, targets=[TARGETS[target]], to="tir", choose=choose).lowered[0]
     found: Resources = {}
     why = ""
     if target in MACHINES:

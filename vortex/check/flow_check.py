@@ -28,6 +28,7 @@ from vortex.install.scratch import scratch_folder
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import of_pages
 from vortex.ir.types import TensorType
+from vortex.passes.manager import Choose
 from vortex.remarks.contractions import Contraction, contractions
 from vortex.remarks.decisions import fusion_of_flow
 from vortex.remarks.kernels import of_kernel
@@ -38,9 +39,6 @@ from vortex.schedules.taken_in import takes_in_tokens
 from vortex.spec import Spec
 from vortex.targets.gpu import MACHINES
 from vortex.targets.target import TARGETS
-from vortex.tune.choose import Chooser
-from vortex.tune.layers import Layers
-from vortex.tune.shapes import Shape
 
 GPU = "sm_90a"
 STEPS = 2
@@ -79,6 +77,10 @@ class Compared:
     differing: int
     """Pages that one of the two selected and the other did not, ties within rounding aside."""
     ok: bool
+
+
+ChooseFor = Callable[[int, int, int, int], Choose]
+"""What chooses kernels for so many requests, KV heads, tokens and kept pages."""
 
 
 @dataclass
@@ -178,11 +180,12 @@ def check_flow(
     kv_heads: int = 8,
     budget: Budget | None = None,
     resources: bool = False,
+    choose_for: ChooseFor | None = None,
     advance: Advance = lambda done, note: None,
 ) -> Report:
     """Check a flow; costs are counted at ``spec`` (the defaults, or MLA where the flow reads latent rows) for
     ``batch`` requests of ``tokens`` tokens. With ``resources``, nvcc says what the flow's own kernels take of a GPU, as
-    'vortex compile' would make them for such steps.
+    ``choose_for`` chooses them for such steps, or else by their one default.
 
     Mistakes of the flow are findings of the report and not raised.
     """
@@ -214,11 +217,10 @@ def check_flow(
         advance(len(choices), "TensorIR")
         module = trace(flow, spec)
         program = compile_flow(module, targets=[TARGETS[GPU]], to="page").programs[GPU]
-        asked = Shape(batch, kv_heads, tokens, budget.pages + budget.sink + budget.recent)
-        lowered = [
-            compile_flow(module, targets=[TARGETS["cpu"]], to="tir").lowered[0],
-            compile_flow(module, targets=[TARGETS[GPU]], to="tir", choose=Chooser(Layers.default(), asked)).lowered[0],
-        ]
+        kept = budget.pages + budget.sink + budget.recent
+        choose = choose_for(batch, kv_heads, tokens, kept) if choose_for is not None else None
+        chosen = {"cpu": None, GPU: choose}
+        lowered = [compile_flow(module, targets=[TARGETS[t]], to="tir", choose=c).lowered[0] for t, c in chosen.items()]
     except VortexError as e:
         tried(shown(spec), e)
     if program is not None:
