@@ -197,8 +197,7 @@ def start_resources(lowered: Lowered, kinds: Collection[str]) -> Callable[[], Re
     """
     from vortex.codegen.build.library import start_resources as start
 
-    kind = {name: str(f.attrs["kind"]) for name, f in lowered.program.functions.items()}
-    return start(lowered.target, {name: k for name, k in lowered.kernels.items() if kind[name] in kinds})
+    return start(lowered.target, {name: k for name, k in lowered.kernels.items() if k.kind in kinds})
 
 
 def _trace(source: str | vFlow | type[vFlow], spec: Spec | None, record: Record) -> Module:

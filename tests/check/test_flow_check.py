@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import combinations, product
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vortex.check import flow_check
 from vortex.check.shapes import DENSE, LATENT, pairwise, spec_of
 from vortex.check.step_bytes import count_step
 from vortex.cli.main import main
+from vortex.compilation.lowered import Lowered
 from vortex.driver import compile_flow
 from vortex.errors import NO_CUDA
 from vortex.flow.flow import find_flow
@@ -21,6 +23,9 @@ from vortex.flow.trace import trace
 from vortex.ir.core import Module
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
+from vortex.tune.choose import Chooser
+from vortex.tune.layers import Layers
+from vortex.tune.shapes import Shape
 
 
 @pytest.mark.parametrize("settings", [DENSE, LATENT], ids=["dense", "latent"])
@@ -130,6 +135,33 @@ def test_what_does_not_fit_into_registers_is_told(monkeypatch: pytest.MonkeyPatc
     report = flow_check.check_flow(Plain, spec, tokens=4096, resources=True)
     assert (report.findings, report.resources) == ([], {})
     assert "nvcc 12.8 or later is needed" in report.no_resources
+
+
+@pytest.mark.parametrize(("batch", "cluster"), [(1, 8), (32, 1)])
+def test_the_kernels_of_the_steps_asked_about_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, batch: int, cluster: int
+) -> None:
+    """Of a flow in two steps, clusters where rows are few."""
+    monkeypatch.setattr(flow_check, "pairwise", lambda settings: [])
+    monkeypatch.setattr(flow_check, "_compare", lambda report, flow, spec: None)
+    monkeypatch.setattr(flow_check, "COMPARED_PAGES", ())
+    compiled: list[object] = []
+
+    def start(lowered: Lowered, kinds: object) -> Callable[[], dict[str, object]]:
+        compiled.extend(k.schedule["cluster"] for name, k in lowered.kernels.items() if name.startswith("select"))
+        return dict
+
+    monkeypatch.setattr(flow_check, "start_resources", start)
+    two_steps = find_flow(str(Path(__file__).resolve().parents[2] / "examples" / "quest_then_mass.py"))
+    flow_check.check_flow(
+        two_steps,
+        Spec(),
+        batch=batch,
+        tokens=4096,
+        resources=True,
+        choose_for=lambda *shape: Chooser(Layers({}), Shape(*shape)),
+    )
+    assert compiled == [cluster]
 
 
 def test_kernels_that_compute_something_else_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ import pytest
 from vortex.budget import Budget
 from vortex.check.kernel_costs import Compiled, KernelCost, Step, kernel_costs, layer_microseconds
 from vortex.driver import compile_flow
+from vortex.ir.core import Module
 from vortex.spec import Spec
 from vortex.targets.gpu import H200
-from vortex.targets.roofline import KEPT_WORD, LAUNCH, LIST, LISTED_PAGE, Demand, Times
+from vortex.targets.roofline import CLUSTER_WAIT, KEPT_WORD, LAUNCH, LIST, LISTED_PAGE, Demand, Times
 from vortex.targets.target import TARGETS
+from vortex.tune.choose import defaults
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +72,66 @@ def test_what_was_compiled_without_tensor_cores_is_scalar() -> None:
 
 
 STEPS = "examples/quest_then_mass.py"
+LONG = "bench/language_flows.py:bounds_then_mass_408"
+WAITS = 2 * CLUSTER_WAIT
+"""Behind the sweep over candidates and that over the list; the third reads what was kept of the list."""
+
+
+def test_the_ctas_of_a_cluster_share_what_they_read_and_each_chooses() -> None:
+    """Eight page tiles of 8 pages; the keys of all candidates are gone over by each CTA."""
+    few, many = (_variant(STEPS, batch) for batch in (1, 8))
+    assert (few.cluster, many.cluster) == (8, 1)
+    assert few.times.fixed == pytest.approx(LAUNCH + 2045 * KEPT_WORD + LIST + 8 * LISTED_PAGE + WAITS)
+    assert many.times.fixed == pytest.approx(LAUNCH + 2045 * KEPT_WORD + LIST + 64 * LISTED_PAGE)
+    assert (few.like.form, many.like.form) == ("of shortlists in clusters", "of shortlists")
+    assert few.as_json()["cluster"] == 8
+    assert few.ir == many.ir
+
+
+def test_what_is_kept_of_candidates_is_shared_and_what_is_of_a_list_is_not() -> None:
+    """Four scores of each candidate, and the key; of a long list four scores that shared memory does not hold."""
+    mass = _variant("mass", 1)
+    assert mass.times.fixed == pytest.approx(LAUNCH + 2045 * KEPT_WORD * (1 + 4 / 8) + WAITS)
+    for batch, cluster, pages in ((1, 8, 2 * 32), (8, 2, 7 * 32), (32, 1, 408)):
+        found = _variant(LONG, batch)
+        assert found.cluster == cluster
+        words = (2045 + 408 * 4) * KEPT_WORD
+        waits = WAITS if cluster > 1 else 0
+        assert found.times.fixed == pytest.approx(LAUNCH + words + LIST + pages * LISTED_PAGE + waits)
+
+
+def test_a_cluster_has_few_ctas_and_these_have_little_under_way() -> None:
+    """64 CTAs of 12 warps, whether or not ptxas said what they take."""
+    few = _variant(STEPS, 1).times
+    schedule = {"cluster": 8, "threads": 384, "residents": 1, "bytes_in_flight": 384 * 64 * 4, "flops_per_byte": 1.0}
+    took = {"threads": 384, "ctas": 1, "warps": 12}
+    demand = Demand.of_bytes(1e7, schedule, took, H200, 64)
+    assert (demand.in_flight, demand.warps) == (64 * 384 * 64 * 4, pytest.approx(12 * 64 / 132))
+    assert few.by_resource["latency"] > 0
+    assert _variant(STEPS, 8).times.by_resource["latency"] == 0
+    serving = {**schedule, "serves": ((2, 512, 8), (8, 512, 8))}
+    assert Demand.of_bytes(1e7, serving, took, H200) == demand, "of a kernel for 8 rows and fewer"
+    assert Demand.of_bytes(1e7, schedule, took, H200).in_flight == 132 * 384 * 64 * 4
+
+
+def test_the_knobs_that_a_database_or_an_artifact_has_are_those_that_run() -> None:
+    program = _with_variants(STEPS)
+    schedule = {**program.functions["select"].attrs["schedule"], "cluster": 4}
+    made = kernel_costs(program, Spec(), Step(8, 32768, Budget(8)), H200, {"select": Compiled(schedule)})
+    found = next(c for c in made if c.kernel == "select")
+    assert found.cluster == 4
+    assert found.times.fixed == pytest.approx(LAUNCH + 2045 * KEPT_WORD + LIST + 16 * LISTED_PAGE + WAITS)
+
+
+def _variant(flow: str, batch: int) -> KernelCost:
+    """Of a select that is compiled with all its defaults, for 32K tokens."""
+    made = kernel_costs(_with_variants(flow), Spec(), Step(8 * batch, 32768, Budget(8)), H200)
+    return next(c for c in made if c.kernel == "select")
+
+
+def _with_variants(flow: str) -> Module:
+    where = f"{ROOT}/{flow}" if ".py" in flow else flow
+    return compile_flow(where, targets=[TARGETS["sm_90a"]], to="page", choose=defaults()).programs["sm_90a"]
 
 
 def _select(flow: str, tokens: int, compiled: Mapping[str, Compiled] | None = None) -> KernelCost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -24,13 +25,24 @@ def test_few_kernels_above_50_mb_are_a_quarter_off() -> None:
     """Those that are, docs/explain.md names; every kernel that waits for memory is predicted to."""
     large = [c for c in compared() if c.like.large]
     far = [c for c in large if not c.near]
-    assert len(large) > 60
-    # the model knows no clusters: what was measured with them is sooner done than it says of one CTA a row
-    clusters = [c for c in far if c.file == "h200/mass_peers.json" and c.measured < c.predicted]
-    assert len(clusters) == 3
-    assert len(far) - len(clusters) <= 3, "the model has become worse"
-    assert {c.limiter for c in large if c.file != "h200/mass_fp8_scalar.json"} == {"memory"}
+    assert len(large) > 80
+    assert len(far) <= 2, "the model has become worse"
+    # the CTAs of a few rows do not fill the GPU: then what was kept in four bits is converted longer than it is read
+    assert {c.limiter for c in large if c.file != "h200/mass_fp8_scalar.json" and not in_clusters(c)} == {"memory"}
     assert {c.limiter for c in compared() if c.kind == "append"} == {LAUNCHED}
+
+
+def test_clusters_are_predicted_as_well_as_one_cta_a_row() -> None:
+    """Small ones too, where launches and choices are most of the time."""
+    clusters = [c for c in compared() if in_clusters(c)]
+    assert {c.file for c in clusters} == {f"h200/{f}.json" for f in ("mass_clusters", "mass_peers", "steps_clusters")}
+    assert len(clusters) == 16
+    assert all(c.near for c in clusters), [str(c) for c in clusters if not c.near]
+    assert 0.9 < median(c.ratio for c in clusters) < 1.1
+
+
+def in_clusters(c: Compared) -> bool:
+    return c.form.endswith("in clusters")
 
 
 LIKE = Kind("H200", "select", "", "memory", large=True)
@@ -61,6 +73,7 @@ def test_a_measurement_of_the_very_shape_is_told(measured: list[Compared]) -> No
     measured[:] = [replace(c, kind="attend") for c in measured]
     assert "very shape" not in worth_of(replace(LIKE, kind="attend"), "vx1:a", replace(at, kept=8)).text
     assert "very shape" not in worth_of(LIKE, "vx1:b", at).text
+    assert "very shape" not in worth_of(replace(LIKE, form="in clusters"), "vx1:a", at).text, "another kernel"
     assert "very shape" not in worth_of(LIKE, "", at).text
 
 

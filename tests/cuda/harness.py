@@ -11,7 +11,7 @@ import torch
 
 from tests.emulation import Emulated
 from vortex.codegen.build.nvcc import emit_cuda
-from vortex.codegen.emit import KernelSource, emit_kernel, variants_of
+from vortex.codegen.emit import KernelSource, emit_kernel
 from vortex.errors import VortexError
 from vortex.flow.narrow import numbers
 from vortex.flow.oracle import round_to
@@ -21,6 +21,7 @@ from vortex.ir.interpret import resource
 from vortex.ir.interpret_page import Batch
 from vortex.ir.types import DTYPES, TensorType
 from vortex.passes.manager import PassContext, run_pipeline
+from vortex.schedules.variants import variants_of
 from vortex.targets.target import TARGETS, Target
 
 KINDS = ("plan", "append", "select", "attend")

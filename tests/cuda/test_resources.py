@@ -9,11 +9,12 @@ import pytest
 from tests.cuda.harness import lower
 from vortex.artifact.folder import read_manifest
 from vortex.codegen.build.nvcc import build_cuda
-from vortex.codegen.emit import emit_kernel, variants_of
+from vortex.codegen.emit import emit_kernel
 from vortex.driver import compile_flow
 from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.passes.manager import DEFAULT_PIPELINE, PassContext, run_pipeline
+from vortex.schedules.variants import variants_of
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 from vortex.tune import layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,24 @@ import pytest
 
 import vortex
 from vortex.budget import Budget
+from vortex.check import explanation
 from vortex.check.step_bytes import count_step, dense_bytes
 from vortex.driver import compile_flow
+from vortex.errors import NO_CUDA
+from vortex.flow.flow import find_flow
 from vortex.flow.trace import trace
 from vortex.ir.core import Module
 from vortex.remarks.contractions import contractions
 from vortex.remarks.decisions import NotTaken, fusion_of_flow, of_knobs
-from vortex.remarks.kernels import of_kernel, warnings
+from vortex.remarks.kernels import of_cluster, of_kernel, warnings
 from vortex.remarks.program import near_dense, of_program
 from vortex.remarks.remark import RULES, Remark
 from vortex.schedules.check import described
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
+from vortex.tune.choose import defaults
+
+TWO_STEPS = Path(__file__).resolve().parents[2] / "examples" / "quest_then_mass.py"
 
 
 class Plain(vortex.vFlow):
@@ -238,10 +245,12 @@ RESOURCES = {
 }  # fmt: skip
 
 
-def of_select(flow: type[vortex.vFlow], **resources: object) -> list[Remark]:
+def of_select(
+    flow: type[vortex.vFlow], changed: Mapping[str, object] | None = None, **resources: object
+) -> list[Remark]:
     made = program(flow)
     f = made.functions["select"]
-    schedule = described(made, f, TARGETS["sm_90a"])
+    schedule = {**described(made, f, TARGETS["sm_90a"]), **(changed or {})}
     return of_kernel(made, f, "select", schedule, {**RESOURCES, **resources})
 
 
@@ -256,6 +265,34 @@ def test_spills_and_ctas_without_room() -> None:
     # of kernels that nobody compiled nothing is said
     made = program(Plain)
     assert of_kernel(made, made.functions["select"], "select", {}, {}) == []
+
+
+def test_a_kernel_in_clusters_says_what_its_ctas_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a flow as its defaults would compile it: a variant of few rows among them."""
+
+    def without(lowered: object, kinds: object) -> None:
+        raise NO_CUDA.at(why="it is not installed")
+
+    monkeypatch.setattr(explanation, "start_resources", without)
+    flow, choose = find_flow(str(TWO_STEPS)), defaults()
+    told = explanation.explain_flow(flow, Spec(), "sm_90a", lambda program, f, target: NotTaken(), choose)
+    (found,) = [r for r in told.remarks if r.rule == "clusters"]
+    assert found.kernel == "select_v1"
+    words = "8 CTAs, a cluster, share a row of select_v1 in steps of about 8 rows or fewer: the first 2 of 3 sweeps"
+    assert found.message.startswith(words)
+    assert found.loc is not None and Path(found.loc.file) == TWO_STEPS
+    assert "vortex.shortlist(" in TWO_STEPS.read_text().splitlines()[found.loc.line - 1]
+    assert found in told.of("select_v1").remarks
+    made = program(Plain)
+    assert of_cluster(made, made.functions["select"], "select", made.functions["select"].attrs["schedule"]) == []
+
+
+def test_a_kernel_in_clusters_waits_as_the_ctas_of_its_few_rows_do() -> None:
+    """64 CTAs at most, of the 264 that the GPU has room for."""
+    schedule = {"cluster": 8, "serves": ((8, 2048, 32),), "bytes_in_flight": 16384}
+    limiters = {r.rule: r.message for r in of_select(Plain, schedule)}
+    assert limiters["limiter"].startswith("select waits for the memory's latency")
+    assert "select in clusters that waits for the memory's latency" in limiters["prediction"]
 
 
 @pytest.mark.parametrize(

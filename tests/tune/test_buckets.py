@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vortex.kinds.buckets import FALLBACK_STEPS, Bucket, bucket_of, fallbacks
+from vortex.kinds.buckets import FALLBACK_STEPS, Bucket, bucket_of, fallbacks, serving
 from vortex.kinds.kind import KINDS
 
 
@@ -37,3 +37,13 @@ def test_fallbacks_are_ordered() -> None:
         (1, Bucket(32, 2048, 32)),
         (FALLBACK_STEPS, Bucket(64, 2048 << FALLBACK_STEPS, 32)),
     ]
+
+
+def test_of_several_the_nearest_serves_and_the_first_where_none_is_near() -> None:
+    few, many = Bucket(8, 2048, 32), Bucket(128, 2048, 32)
+    lines = [("many", (many,)), ("few", (few, Bucket(2, 2048, 32)))]
+    assert [serving(Bucket(rows, 2048, 32), lines) for rows in (1, 16, 64, 1 << 12)] == ["few", "few", "many", "many"]
+    assert serving(Bucket(1, 1 << 20, 32), lines) == "many"
+    assert serving(few, [("default", ()), *lines]) == "few"
+    assert serving(few, [("default", ())]) == "default"
+    assert serving(few, [("first", (few,)), ("second", (few,))]) == "first"

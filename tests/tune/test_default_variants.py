@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vortex.driver import compile_flow
-from vortex.kinds.buckets import Bucket, bucket_of, fallbacks
+from vortex.kinds.buckets import bucket_of, buckets_of, serving
 from vortex.schedules.cuda_select import LONG_LIST
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
@@ -28,11 +28,9 @@ def schedule(flow: str, shape: Shape | None = None, most: int = 4, target: str =
 
 
 def picked(schedule: dict[str, Any], rows: int, columns: int, kept: int) -> int:
-    """CTAs of a row in a step, by the rule of ``vortex.runtime.variants``."""
-    lines = [schedule, *schedule["variants"]]
-    known = {Bucket(*numbers): line for line in reversed(lines) for numbers in line["serves"]}
-    near = fallbacks(bucket_of("select", rows, columns, kept), known)
-    return int((known[near[0][1]] if near else schedule)["cluster"])
+    """CTAs of a row in a step."""
+    lines = [(line, buckets_of(line)) for line in (schedule, *schedule["variants"])]
+    return int(serving(bucket_of("select", rows, columns, kept), lines)["cluster"])
 
 
 @pytest.mark.parametrize(("flow", "by_rows"), [

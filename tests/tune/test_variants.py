@@ -15,7 +15,7 @@ from vortex.budget import Budget
 from vortex.check.reference import interpreted
 from vortex.check.synthetic_batch import Trial
 from vortex.cli.main import main
-from vortex.codegen.emit import emit_kernel, variants_of
+from vortex.codegen.emit import emit_kernel
 from vortex.driver import compile_flow
 from vortex.ir.core import Module
 from vortex.ir.parser import parse_module
@@ -24,6 +24,7 @@ from vortex.kinds.buckets import Bucket
 from vortex.runtime.decoder import Decoder
 from vortex.runtime.library import open_library
 from vortex.schedules.space import space_of
+from vortex.schedules.variants import variants_of
 from vortex.spec import Spec
 from vortex.targets.target import TARGETS
 from vortex.tune.choose import Chooser, Served, cover

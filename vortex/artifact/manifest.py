@@ -15,7 +15,7 @@ from vortex.errors import CORRUPT_ARTIFACT, NOT_ARTIFACT
 from vortex.ir.core import Decl
 from vortex.ir.dialects.flow import STATES
 from vortex.ir.types import DTYPES, TensorType
-from vortex.kinds.buckets import Bound, Bucket
+from vortex.kinds.buckets import Bound, Bucket, buckets_of
 from vortex.kinds.kind import KINDS, arguments
 from vortex.spec import Spec
 from vortex.untrusted_json import Check, Choice, JsonError, Length, Partial, Pattern, Range, parse, read, shown
@@ -183,19 +183,14 @@ class KernelEntry:
     @property
     def serves(self) -> tuple[Bucket, ...]:
         """The buckets of shapes that this kernel was chosen for; none where it was chosen for all."""
-        return _buckets(self.schedule)
+        return buckets_of(self.schedule)
 
     @property
     def table(self) -> tuple[tuple[str, tuple[Bucket, ...]], ...]:
         """Of a kernel that looks its knobs up: where each line came from, and the buckets it is for."""
         lines = self.schedule.get("table", ())
         found = lines if isinstance(lines, list | tuple) else ()
-        return tuple((str(x.get("from", "")), _buckets(x)) for x in found if isinstance(x, dict))
-
-
-def _buckets(schedule: Mapping[str, object]) -> tuple[Bucket, ...]:
-    found = schedule.get("serves", ())
-    return tuple(Bucket(*numbers) for numbers in found) if isinstance(found, list | tuple) else ()
+        return tuple((str(x.get("from", "")), buckets_of(x)) for x in found if isinstance(x, dict))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from vortex.flow.flow import vFlow
 from vortex.flow.trace import trace
 from vortex.ir.core import Function, Module
 from vortex.ir.parser import parse_module
+from vortex.passes.manager import Choose
 from vortex.remarks.decisions import NotTaken, fusion_of_flow, of_knobs
-from vortex.remarks.kernels import of_kernel
+from vortex.remarks.kernels import of_cluster, of_kernel
 from vortex.remarks.program import near_dense, of_program
 from vortex.remarks.remark import RULES, Remark
 from vortex.schedules.check import described
@@ -107,14 +108,17 @@ def explain_stored(stored: Stored, target: str, why_not: WhyNot) -> Explanation:
     )
 
 
-def explain_flow(flow: type[vFlow] | vFlow, spec: Spec, target: str, why_not: WhyNot) -> Explanation:
-    """Of a flow as it would be compiled, by the defaults of its kernels; nvcc says what the flow's own take of a GPU.
+def explain_flow(
+    flow: type[vFlow] | vFlow, spec: Spec, target: str, why_not: WhyNot, choose: Choose | None = None
+) -> Explanation:
+    """Of a flow as it would be compiled, by what ``choose`` says of its kernels or by their one default; nvcc says what
+    the flow's own take of a GPU.
 
     Raises:
         VortexError: whatever the flow does wrong.
     """
     module = trace(flow, spec)
-    lowered = compile_flow(module, targets=[TARGETS[target]], to="tir").lowered[0]
+    lowered = compile_flow(module, targets=[TARGETS[target]], to="tir", choose=choose).lowered[0]
     found: Resources = {}
     why = ""
     if target in MACHINES:
@@ -155,6 +159,7 @@ def _remarks(
         if target in MACHINES:
             # an artifact may be older than what is known to follow from a schedule
             schedule = {**described(program, f, TARGETS[target]), **k.schedule}
+            yield from of_cluster(program, f, k.name, schedule)
             yield from of_kernel(program, f, k.name, schedule, k.resources)
 
 

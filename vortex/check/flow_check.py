@@ -28,6 +28,7 @@ from vortex.install.scratch import scratch_folder
 from vortex.ir.core import Module
 from vortex.ir.dialects.flow import of_pages
 from vortex.ir.types import TensorType
+from vortex.passes.manager import Choose
 from vortex.remarks.contractions import Contraction, contractions
 from vortex.remarks.decisions import fusion_of_flow
 from vortex.remarks.kernels import of_kernel
@@ -76,6 +77,10 @@ class Compared:
     differing: int
     """Pages that one of the two selected and the other did not, ties within rounding aside."""
     ok: bool
+
+
+ChooseFor = Callable[[int, int, int, int], Choose]
+"""What chooses kernels for so many requests, KV heads, tokens and kept pages."""
 
 
 @dataclass
@@ -175,16 +180,19 @@ def check_flow(
     kv_heads: int = 8,
     budget: Budget | None = None,
     resources: bool = False,
+    choose_for: ChooseFor | None = None,
     advance: Advance = lambda done, note: None,
 ) -> Report:
     """Check a flow; costs are counted at ``spec`` (the defaults, or MLA where the flow reads latent rows) for
-    ``batch`` requests of ``tokens`` tokens. With ``resources``, nvcc says what the flow's own kernels take of a GPU.
+    ``batch`` requests of ``tokens`` tokens. With ``resources``, nvcc says what the flow's own kernels take of a GPU, as
+    ``choose_for`` chooses them for such steps, or else by their one default.
 
     Mistakes of the flow are findings of the report and not raised.
     """
     latent = spec.kv_lora_rank > 0 if spec is not None else _wants_latent(flow)
     spec = spec or (Spec.of_latent() if latent else Spec())
     kv_heads = 1 if latent else kv_heads
+    budget = budget or Budget(pages=27)
     name = getattr(flow, "flow_name", "") or getattr(flow, "__name__", type(flow).__name__)
     report = Report(name, spec, batch=batch, tokens=tokens, kv_heads=kv_heads)
     choices = pairwise(LATENT if latent else DENSE)
@@ -209,12 +217,15 @@ def check_flow(
         advance(len(choices), "TensorIR")
         module = trace(flow, spec)
         program = compile_flow(module, targets=[TARGETS[GPU]], to="page").programs[GPU]
-        lowered = [compile_flow(module, targets=[TARGETS[t]], to="tir").lowered[0] for t in ("cpu", GPU)]
+        kept = budget.pages + budget.sink + budget.recent
+        choose = choose_for(batch, kv_heads, tokens, kept) if choose_for is not None else None
+        chosen = {"cpu": None, GPU: choose}
+        lowered = [compile_flow(module, targets=[TARGETS[t]], to="tir", choose=c).lowered[0] for t, c in chosen.items()]
     except VortexError as e:
         tried(shown(spec), e)
     if program is not None:
         ready = _started(report, lowered[-1]) if resources and lowered else dict
-        _costs(report, module, program, budget or Budget(pages=27))
+        _costs(report, module, program, budget)
         others = [spec_of(c) for c in choices if c["target"] == "cpu" and int(str(c["group"])) <= MOST_COMPARED]
         compared = [spec, *(next(s for s in reversed(others) if s.page_size == size) for size in COMPARED_PAGES)]
         if knows_blocks and spec.page_blocks == 1:

@@ -15,18 +15,19 @@ from vortex.check.step_bytes import StepBytes, count_step
 from vortex.ir import digest
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects import page
-from vortex.ir.staging import axis_of, stage
+from vortex.ir.staging import axis_of
 from vortex.ir.types import TensorType
+from vortex.kinds.buckets import Bucket, bucket_of
 from vortex.kinds.kind import KINDS
 from vortex.schedules.arithmetic import Arithmetic, flops_of
 from vortex.schedules.check import described
 from vortex.schedules.form import form_of
-from vortex.schedules.kept_words import KeptWords
+from vortex.schedules.later_sweeps import LaterSweeps
 from vortex.schedules.matrices import matrices_of
-from vortex.schedules.select_memory import shortlists
 from vortex.schedules.taken_in import takes_in_tokens
+from vortex.schedules.variants import variant_for
 from vortex.spec import Spec
-from vortex.targets.gpu import Machine
+from vortex.targets.gpu import WARP, Machine
 from vortex.targets.predicted import LARGE, LAUNCHED, Kind, Shape, Worth, worth_of
 from vortex.targets.roofline import UNLISTED_LAUNCH, Demand, Times, number
 from vortex.targets.target import TARGETS
@@ -41,6 +42,15 @@ class Step:
     rows: int
     tokens: int
     budget: Budget
+
+    @property
+    def kept(self) -> int:
+        """Pages of a row, the reserved ones included."""
+        return self.budget.pages + self.budget.sink + self.budget.recent
+
+    def bucket(self, kind: str, spec: Spec) -> Bucket:
+        """The bucket that kernels of a kind are chosen by."""
+        return bucket_of(kind, self.rows, -(-self.tokens // spec.block_size), self.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,8 @@ class KernelCost:
     ir: str
     """The structural hash of its IR; empty where it was compiled otherwise than it would be today."""
     shape: Shape
+    cluster: int = 1
+    """CTAs that share a row; 1 where they meet by its last one."""
 
     @property
     def microseconds(self) -> float:
@@ -88,6 +100,7 @@ class KernelCost:
             "flops": round(self.flops),
             "microseconds": round(self.microseconds, 2),
             "limiter": self.times.limiter,
+            "cluster": self.cluster,
             "shares": {name: round(share, 4) for name, share in self.times.shares.items()},
             "worth": worth.text if (worth := self.worth) else "",
             "off": worth is not None and worth.off,
@@ -99,7 +112,8 @@ def kernel_costs(
 ) -> list[KernelCost]:
     """Costs of every kernel of a page program for a GPU, ``plan`` included, which runs once for all layers.
 
-    Where ``compiled`` says by name what kernels take of the GPU, their CTAs, spills and bytes in flight count too.
+    Of a kernel with variants it is the one for the step. Where ``compiled`` says by name what kernels take of the GPU,
+    their CTAs, spills and bytes in flight count too; a schedule that it has is the one that runs.
     """
     steps = count_step(program, spec, step.tokens, step.budget)
     plan = next((c.schedule for n, c in (compiled or {}).items() if program.functions[n].attrs["kind"] == "plan"), {})
@@ -118,10 +132,11 @@ def _cost(
     program: Module, s: StepBytes, spec: Spec, step: Step, machine: Machine, compiled: Compiled | None, plan: Numbers
 ) -> KernelCost:
     f = program.functions[s.kernel]
+    schedule = _schedule(program, f, step.bucket(str(f.attrs["kind"]), spec), compiled)
     rows = 1 if f.attrs["kind"] == "plan" else step.rows
     pages = _pages(program, f, spec, step)
-    work = _demand(program, f, rows * s.total, rows, pages, machine, compiled, plan)
-    times, b = Times.of(work, machine), step.budget
+    work = _demand(program, f, rows * s.total, rows, pages, machine, schedule, compiled, plan)
+    times, cluster = Times.of(work, machine), _cluster(schedule)
     large = rows * s.total > LARGE
     limiter = times.limiter if large or 4 * times.busy > times.seconds else LAUNCHED
     return KernelCost(
@@ -130,10 +145,19 @@ def _cost(
         written=rows * s.written,
         flops=rows * _flops(program, f, pages),
         times=times,
-        like=Kind(machine.name, str(f.attrs["kind"]), form_of(program, f), limiter, large),
+        like=Kind(machine.name, str(f.attrs["kind"]), form_of(program, f, cluster), limiter, large),
         ir="" if _is_otherwise(program, f, compiled) else digest.kernel(program, f),
-        shape=Shape(step.rows, step.tokens, b.pages + b.sink + b.recent, spec.page_size),
+        shape=Shape(step.rows, step.tokens, step.kept, spec.page_size),
+        cluster=cluster,
     )
+
+
+def _schedule(program: Module, f: Function, bucket: Bucket, compiled: Compiled | None) -> Numbers:
+    """The schedule of a kernel as a manifest has it: as it was compiled, or of the variant for steps of a bucket."""
+    target = TARGETS[str(program.attrs["target"])]
+    if compiled is None or not compiled.schedule:
+        return described(program, variant_for(f, bucket), target)
+    return {**described(program, f, target), **compiled.schedule}
 
 
 def _is_otherwise(program: Module, f: Function, compiled: Compiled | None) -> bool:
@@ -161,15 +185,18 @@ def _demand(
     rows: int,
     pages: float,
     machine: Machine,
+    schedule: Numbers,
     compiled: Compiled | None,
     plan: Numbers,
 ) -> Demand:
     """What a kernel asks of the GPU for all rows, of which it moves ``size`` bytes."""
-    kind = str(f.attrs["kind"])
-    facts = described(program, f, TARGETS[str(program.attrs["target"])])
-    made = Demand(size, flops=size * number(facts, "flops_per_byte"))
-    if compiled is not None and compiled.resources:
-        schedule = {**facts, **compiled.schedule}
+    kind, cluster = str(f.attrs["kind"]), _cluster(schedule)
+    made = Demand(size, flops=size * number(schedule, "flops_per_byte"))
+    if cluster > 1:
+        # whatever plan says; and as few CTAs as rows ask for are few even where nothing says what fits an SM
+        took = compiled.resources if compiled is not None and compiled.resources else _asked(schedule)
+        made = Demand.of_bytes(size, schedule, took, machine, rows * cluster)
+    elif compiled is not None and compiled.resources:
         # where plan's knobs say how rows are cut into items, each is the work of one CTA or of several
         least = number(plan, f"{kind}_pages")
         items = rows * max(1.0, pages // least if least else 1.0) * max(1.0, number(schedule, "item_ctas"))
@@ -178,16 +205,28 @@ def _demand(
         return replace(made, launch=UNLISTED_LAUNCH) if kind == "append" else made
     # pages of a shortlist are fewer than candidates: by the row, and not by the byte
     work = Arithmetic.of(program, f, tensor_cores=compiled is None or compiled.tensor_cores)
-    lists = {axis for axis in stage(f).axes if axis.listed}
+    later = LaterSweeps.of(program, f, pages, cluster)
     return replace(
         made,
         # what is done of a shortlist's pages is in the time that each of them takes
         scalar=rows * work.of_candidates.scalar(pages),
         flops=rows * work.flops(pages),
-        lists=len(shortlists(f)),
-        listed=sum(min(pages, axis.limit) for axis in lists),
-        kept_words=pages * len(KeptWords.of(f).of_candidates),
+        lists=later.lists,
+        listed=later.listed,
+        kept_words=later.chosen_from + later.swept,
+        waits=later.waits,
     )
+
+
+def _cluster(schedule: Numbers) -> int:
+    """CTAs that share a row; 1 where a kernel has no such knob."""
+    return max(1, int(number(schedule, "cluster")))
+
+
+def _asked(schedule: Numbers) -> Numbers:
+    """What a kernel takes of an SM where its schedule has its way."""
+    threads, ctas = number(schedule, "threads"), max(1.0, number(schedule, "residents"))
+    return {"threads": threads, "ctas": ctas, "warps": ctas * threads / WARP}
 
 
 def _flops(program: Module, f: Function, pages: float) -> float:

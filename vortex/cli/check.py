@@ -48,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
     from vortex.budget import Budget
     from vortex.check.flow_check import check_flow
     from vortex.flow.flow import find_flow
+    from vortex.tune.choose import Chooser
+    from vortex.tune.layers import Layers
+    from vortex.tune.shapes import Shape
 
     flow, budget = find_flow(args.flow), Budget(args.pages)
     given = any(getattr(args, o) is not None for o in SPEC)
@@ -62,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
             kv_heads=kv_heads,
             budget=budget,
             resources=True,
+            choose_for=lambda *shape: Chooser(Layers.default(), Shape(*shape)),
             advance=advance,
         )
     if args.json:

@@ -60,11 +60,13 @@ def run(args: argparse.Namespace) -> int:
 def _explanations(args: argparse.Namespace) -> list[Explanation]:
     from vortex.check.explanation import explain_flow, explain_stored
     from vortex.flow.flow import find_flow, library_names
+    from vortex.tune.choose import defaults
 
     asked = [t.name for t in parse_targets(args.target, say)] if args.target is not None else []
     is_stored = Path(args.what).is_dir() and args.what not in library_names()
     if not is_stored and Path(args.what).suffix != ".vxa":
-        return [explain_flow(find_flow(args.what), spec_of(args), t, _why_not) for t in asked or ["sm_90a"]]
+        flow, spec = find_flow(args.what), spec_of(args)
+        return [explain_flow(flow, spec, t, _why_not, defaults()) for t in asked or ["sm_90a"]]
     from vortex.compilation.stored import read_stored
 
     if given := [o for o in SPEC if getattr(args, o) is not None]:

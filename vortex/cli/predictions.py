@@ -56,6 +56,9 @@ def show_costs(path: str, shape: str, target: str | None, gpu: str | None, as_js
         print("\n" if i else "", end="")
         table(head, [_row(c) for c in costs], f"{stored.name} for {name} on {machine.name}, predicted: {at}")
         taken = "; append has no launch of its own, for select takes it in" if takes_in_tokens(program) else ""
+        for c in costs:
+            if c.cluster > 1:
+                print(f"{c.kernel} runs in clusters of {c.cluster} CTAs, which share a row")
         print(f"a layer {layer:.1f} us; plan runs once a step{taken}. What predictions are worth:")
         tuned = _tuned(program, name, at) if machine is MACHINES[name] else {}
         for c in costs:

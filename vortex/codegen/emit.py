@@ -11,6 +11,7 @@ from vortex.ir.core import Attr, Function, Module
 from vortex.ir.op_labels import ORIGIN
 from vortex.kinds.kind import KINDS
 from vortex.schedules.check import check_program, described
+from vortex.schedules.variants import variants_of
 from vortex.targets.target import TARGETS, Target
 
 
@@ -47,22 +48,6 @@ def emit_program(program: Module, target: str = "cpu") -> dict[str, KernelSource
     check_program(program, TARGETS[target])
     every = [v for f in program.functions.values() for v in variants_of(f)]
     return {f.name: emit_kernel(program, f, TARGETS[target]) for f in every}
-
-
-def variants_of(f: Function) -> list[Function]:
-    """A kernel with its own schedule, then one for each variant that its schedule has: ``NAME_v1``, ``NAME_v2``, ..,
-    whose ``variant_of`` is NAME.
-    """
-    own = {k: v for k, v in f.attrs.get("schedule", {}).items() if k != "variants"}
-    made = [f] if "schedule" not in f.attrs else [_scheduled(f, f.name, own)]
-    for i, other in enumerate(f.attrs.get("schedule", {}).get("variants", ()), 1):
-        rest = {k: v for k, v in own.items() if k != "serves"}
-        made.append(_scheduled(f, f"{f.name}_v{i}", {**rest, **other, "variant_of": f.name}))
-    return made
-
-
-def _scheduled(f: Function, name: str, schedule: dict[str, Attr]) -> Function:
-    return Function(f.keyword, name, f.args, f.ops, {**f.attrs, "schedule": schedule})
 
 
 def emit_kernel(program: Module, f: Function, target: Target) -> KernelSource:

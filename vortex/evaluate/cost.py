@@ -20,6 +20,7 @@ from vortex.targets.roofline import Demand, Times
 if TYPE_CHECKING:
     from vortex.flow.flow import vFlow
     from vortex.ir.core import Module
+    from vortex.passes.manager import Choose
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ def cost_of_flow(
         VortexError: whatever the flow does wrong at the model shape of ``at``.
     """
     from vortex.check.kernel_costs import Step, kernel_costs, layer_microseconds
+    from vortex.tune.choose import chooser
 
-    program, made = _program(flow, at.spec, at.target), {}
+    program, made = _program(flow, at.spec, at.target, chooser()), {}
     layer = _layer(program)
     for budget in budgets:
         step = Step(at.rows, at.tokens, Budget(budget, 0, sink, recent))
@@ -119,13 +121,13 @@ def bytes_of_flow(
     return made
 
 
-def _program(flow: type[vFlow] | vFlow, spec: Spec, target: str) -> Module:
+def _program(flow: type[vFlow] | vFlow, spec: Spec, target: str, choose: Choose | None = None) -> Module:
     """Page IR of a flow."""
     from vortex.driver import compile_flow
     from vortex.flow.trace import trace
     from vortex.targets.target import TARGETS
 
-    return compile_flow(trace(flow, spec), targets=[TARGETS[target]], to="page").programs[target]
+    return compile_flow(trace(flow, spec), targets=[TARGETS[target]], to="page", choose=choose).programs[target]
 
 
 def _layer(program: Module) -> set[str]:

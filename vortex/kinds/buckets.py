@@ -1,6 +1,7 @@
 """Shapes come in buckets, and a bucket without measurements borrows from near ones: both rules are here alone.
 
-Tuning databases are asked by bucket when a flow is compiled, the variants of an artifact's kernels when it runs.
+Tuning databases are asked by bucket when a flow is compiled, the variants of an artifact's kernels when it runs and
+when their times are predicted.
 
 A bucket is three numbers, each rounded up to a power of two: ``rows`` (requests * KV heads, as padded for a CUDA
 graph), ``columns`` (pages of the longest row that a page table has room for) and ``kept`` (pages selected a row).
@@ -9,8 +10,8 @@ A kernel kind looks at some of them, its :attr:`~vortex.kinds.kind.KernelKind.ax
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, NamedTuple, TypeVar
 
 from vortex.kinds.kind import KINDS
 from vortex.untrusted_json import Range
@@ -19,6 +20,8 @@ LIMIT = 1 << 24
 """No number of a bucket is larger."""
 
 Bound = Annotated[int, Range(0, LIMIT)]
+
+T = TypeVar("T")
 
 FALLBACK_STEPS = 3
 """How far a fallback may be: doublings and halvings, added up over the axes."""
@@ -55,6 +58,12 @@ def bucket_of(kind: str, rows: int, columns: int, kept: int) -> Bucket:
     return Bucket(**{axis: min(LIMIT, 1 << (max(1, given[axis]) - 1).bit_length()) for axis in KINDS[kind].axes})
 
 
+def buckets_of(schedule: Mapping[str, object]) -> tuple[Bucket, ...]:
+    """The buckets that a schedule ``serves``; none where it is for all shapes."""
+    found = schedule.get("serves", ())
+    return tuple(Bucket(*numbers) for numbers in found) if isinstance(found, list | tuple) else ()
+
+
 def fallbacks(wanted: Bucket, known: Iterable[Bucket]) -> list[tuple[int, Bucket]]:
     """Those of ``known`` that may stand in for ``wanted`` and how many steps off they are, the best first.
 
@@ -63,3 +72,12 @@ def fallbacks(wanted: Bucket, known: Iterable[Bucket]) -> list[tuple[int, Bucket
     """
     near = [(steps, b) for b in known if (steps := wanted.steps(b)) is not None and steps <= FALLBACK_STEPS]
     return sorted(near, key=lambda found: (found[0], [-found[1].rows, -found[1].columns, -found[1].kept]))
+
+
+def serving(wanted: Bucket, lines: Sequence[tuple[T, Iterable[Bucket]]]) -> T:
+    """Of several, each with the buckets that it is for, the one for shapes most like ``wanted``; the first where none
+    is near.
+    """
+    known = {b: one for one, buckets in reversed(lines) for b in buckets}
+    near = fallbacks(wanted, known)
+    return known[near[0][1]] if near else lines[0][0]

@@ -11,11 +11,14 @@ from dataclasses import replace
 
 from vortex.errors import Loc
 from vortex.ir.core import Function, Module
-from vortex.ir.staging import origin_of
+from vortex.ir.staging import origin_of, stage
+from vortex.kinds.buckets import buckets_of
 from vortex.remarks.remark import Remark
 from vortex.schedules.arithmetic import Arithmetic
 from vortex.schedules.cuda_select import largest
 from vortex.schedules.form import form_of
+from vortex.schedules.select_memory import shortlists
+from vortex.schedules.shared_sweeps import shared_sweeps
 from vortex.targets.gpu import machine_of
 from vortex.targets.predicted import Kind, spoken, worth_of
 from vortex.targets.roofline import Demand, Times, number
@@ -58,6 +61,20 @@ def of_kernel(program: Module, f: Function, name: str, schedule: Numbers, resour
     room = largest(f) if is_select else None
     made = [replace(r, loc=room.loc if room is not None else None) for r in warnings(name, schedule, resources)]
     return [*made, *_limiter(program, f, name, schedule, resources)]
+
+
+def of_cluster(program: Module, f: Function, name: str, schedule: Numbers) -> list[Remark]:
+    """Of kernel ``f``, or a variant of it, whose CTAs share a row in clusters; nothing of any other."""
+    cluster = number(schedule, "cluster")
+    if cluster <= 1:
+        return []
+    rows = max((b.rows for b in buckets_of(schedule)), default=0)
+    steps = f" in steps of about {rows} rows or fewer" if rows else ""
+    shared, sweeps = shared_sweeps(program, f), stage(f).loops
+    of = f"all {sweeps}" if shared == sweeps else f"the first {shared} of {sweeps}"
+    why = f"{cluster:.0f} CTAs, a cluster, share a row of {name}{steps}: {of} sweeps over its pages"
+    loc = next((o.loc for o in shortlists(f) if o.loc is not None), None)
+    return [Remark("clusters", "passed", why, "", loc, name)]
 
 
 def warnings(name: str, schedule: Numbers, resources: Numbers) -> list[Remark]:
@@ -119,7 +136,8 @@ def _limiter(program: Module, f: Function, name: str, schedule: Numbers, r: Numb
         why += f": an SM has {flight / 1024:.0f} KiB under way, and {needed / 1024:.0f} KiB keep the memory busy"
     loc = _line(program, f, times.limiter)
     yield Remark("limiter", "analysis", why, CHANGES.get((times.limiter, kind), ""), loc, name)
-    worth = worth_of(Kind(machine.name, kind, form_of(program, f), times.limiter, large=True))
+    form = form_of(program, f, int(number(schedule, "cluster")))
+    worth = worth_of(Kind(machine.name, kind, form, times.limiter, large=True))
     if worth.off and kind in ("select", "attend"):
         yield Remark(
             "prediction", "analysis", f"a predicted time of {name} is unsure: {worth.text}", MEASURE, loc, name

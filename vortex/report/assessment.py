@@ -14,6 +14,7 @@ from vortex.compilation.stored import Stored, StoredKernel
 from vortex.errors import VortexError
 from vortex.ir.core import Module
 from vortex.ir.parser import parse_module
+from vortex.kinds.buckets import buckets_of, serving
 from vortex.remarks.contractions import contractions
 from vortex.remarks.remark import Remark
 from vortex.report.model import Cost
@@ -73,15 +74,16 @@ def _costs(stored: Stored, target: str, program: Module, shape: Shape) -> tuple[
     made = {s.kernel: _bytes(s, rows) for s in count_step(program, spec, shape.tokens, budget)}
     if target not in MACHINES:
         return made, ""
+    step = Step(rows, shape.tokens, budget)
     mine = {
-        k.name: Compiled(k.schedule, k.resources, tensor_cores=not _is_scalar(k))
-        for k in stored.kernels
-        if k.target == target and k.name in program.functions
+        name: Compiled(k.schedule, k.resources, tensor_cores=not _is_scalar(k))
+        for name in program.functions
+        if (k := _kernel_at(stored, target, name, step, spec)) is not None
     }
     for machine in MACHINES.values():
         # what ptxas reported is of the target's own GPU
         known = mine if machine is MACHINES[target] else {}
-        for c in kernel_costs(program, spec, Step(rows, shape.tokens, budget), machine, known):
+        for c in kernel_costs(program, spec, step, machine, known):
             cost = made[c.kernel]
             # plan runs once for all rows
             part = (c.read + c.written) / (cost.read + cost.written or 1.0)
@@ -97,6 +99,13 @@ def _costs(stored: Stored, target: str, program: Module, shape: Shape) -> tuple[
                 off={**cost.off, **({machine.name: worth.off} if worth else {})},
             )
     return made, ""
+
+
+def _kernel_at(stored: Stored, target: str, name: str, step: Step, spec: Spec) -> StoredKernel | None:
+    """The kernel that a step runs: the one of that name, or a variant of it; None where none was compiled."""
+    every = [k for k in stored.kernels if (k.target, k.schedule.get("variant_of", k.name)) == (target, name)]
+    every.sort(key=lambda k: k.name != name)
+    return serving(step.bucket(every[0].kind, spec), [(k, buckets_of(k.schedule)) for k in every]) if every else None
 
 
 def _bytes(s: StepBytes, rows: int) -> Cost:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vortex.artifact.manifest import KernelEntry
-from vortex.kinds.buckets import bucket_of, fallbacks
+from vortex.kinds.buckets import bucket_of, serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,7 @@ class Variants:
         """One kernel of each group, for ``rows`` requests times KV heads, a page table of ``columns`` columns and
         selections of ``kept`` pages.
         """
-        made = []
-        for group in self.groups:
-            wanted = bucket_of(group[0].kind, rows, columns, kept)
-            known = {b: k for k in reversed(group) for b in k.serves}
-            near = fallbacks(wanted, known)
-            made.append(known[near[0][1]] if near else group[0])
-        return tuple(made)
+        return tuple(
+            serving(bucket_of(group[0].kind, rows, columns, kept), [(k, k.serves) for k in group])
+            for group in self.groups
+        )

@@ -35,6 +35,10 @@ class KeptWords:
     """The same for the keys by which pages of a shortlist are chosen."""
     of_candidates: tuple[int, ...]
     """The words of each candidate that are used, of those that plan-memory gave out."""
+    ranked: tuple[int, ...]
+    """Of those, the keys that candidates are chosen by."""
+    listed: tuple[int, ...]
+    """Of those, what is kept of the pages of shortlists alone, too much for shared memory."""
     crossing: dict[Op, int]
     """Words that folds and scans over pages leave of each page tile of the candidates, in order; those over a short
     list leave theirs in ``partials``.
@@ -45,7 +49,9 @@ class KeptWords:
         of_lists: dict[Op, int] = {}
         partials: dict[Op, int] = {}
         keys: dict[flow.Ranking, int] = {}
-        slots: set[int] = set()
+        ranked: set[int] = set()
+        swept: set[int] = set()
+        listed: set[int] = set()
         page_words = int(f.attrs.get("page_words", 0))
         selects = list(range(int(f.attrs.get("keys", page_words)), page_words))
         for o in f.ops:
@@ -56,7 +62,7 @@ class KeptWords:
                     keys[o] = axis.limit
                     selects = selects if isinstance(o, flow.Shortlist) else []
                 elif isinstance(o, flow.Shortlist):
-                    slots.add(int(o.notes["slot"]))
+                    (listed if axis is not None and axis.listed else ranked).add(int(o.notes["slot"]))
             elif o.result is not None:
                 axis = axis_of(o)
                 if o.carries() and axis is not None and _fits(_numel(o) * tiles_of(axis)):
@@ -67,10 +73,16 @@ class KeptWords:
                     if _fits(words := _numel(o) * axis.limit):
                         of_lists[o] = words
                     else:
-                        slots |= {int(o.notes["slot"]) + e for e in range(_numel(o))}
+                        kept = listed if axis.listed else swept
+                        kept |= {int(o.notes["slot"]) + e for e in range(_numel(o))}
         crossing = {o: partial_words_of(f, o) for o in f.ops if o.result is not None and o.carries()}
         crossing = {o: words for o, words in crossing.items() if o not in partials}
-        return cls(of_lists, partials, keys, tuple(sorted({*slots, *selects})), crossing)
+        parts = [type_of(o.scored).pages for o in f.ops if isinstance(o, flow.Part)]
+        (listed if all(axis is not None and axis.listed for axis in parts) else ranked).update(selects)
+        # a word that several take in turn is told of once
+        ranked, listed = ranked - swept, listed - ranked - swept
+        every, chosen_by, of_list = (tuple(sorted(words)) for words in (ranked | swept | listed, ranked, listed))
+        return cls(of_lists, partials, keys, every, chosen_by, of_list, crossing)
 
     @property
     def of_page_tile(self) -> int:

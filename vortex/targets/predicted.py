@@ -121,11 +121,11 @@ class Shape:
 
 
 def worth_of(like: Kind, ir: str = "", shape: Shape | None = None) -> Worth:
-    """Of a prediction: by what a kernel of the same IR took at the same shape, else by what kernels like it took."""
+    """Of a prediction: by what a kernel of the same IR and form took at the same shape, else by kernels like it."""
     of_gpu = [c for c in compared() if c.gpu == like.gpu]
     if not of_gpu:
         return Worth(f"no prediction for {like.gpu} was ever held against a measurement", True)
-    same = [c for c in of_gpu if ir and c.ir == ir and shape is not None and shape.is_of(c)]
+    same = [c for c in of_gpu if ir and (c.ir, c.form) == (ir, like.form) and shape is not None and shape.is_of(c)]
     if same:
         c = max(same, key=lambda c: max(c.ratio, 1 / c.ratio))
         of = f", the furthest off of {len(same)}" if len(same) > 1 else ""

@@ -10,8 +10,9 @@
 The largest time is the limiter. Bytes come while tensor cores compute; scalar arithmetic and spills come on top, since
 a lane waits for what it loaded before it computes with it. At the end of a row its last CTA works alone: it goes over
 what was kept of the row's pages, chooses, and reads and ranks the pages of shortlists, while no other CTA has work left
-or, in a large batch, while others read. Nothing here was measured on the kernel at hand; how far off predictions are
-where kernels were measured, :mod:`vortex.check.predicted_times` says.
+or, in a large batch, while others read. In a cluster the CTAs of a row share what later sweeps read, and wait for each
+other. Nothing here was measured on the kernel at hand; how far off predictions are where kernels were measured,
+:mod:`vortex.targets.predicted` says.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vortex.kinds.buckets import buckets_of
 from vortex.targets.gpu import Machine
 
 LAUNCH = 5.0e-6
@@ -29,13 +31,16 @@ UNLISTED_LAUNCH = 3.0e-6
 to 9 of many, whose pages lie apart."""
 KEPT_WORD = 1.0e-9
 """Seconds that the last CTA of a row takes for each word kept of a page, such as the key that it is chosen by. From
-single requests: quest in bench/results/h200/layer.json, which keeps a word of a page, and mass in mass.json and
-mass_peers.json, which keeps five."""
+single requests: quest in bench/results/h200/layer.json, which keeps a word of a page, and mass in mass.json, which
+keeps five; mass_clusters.json has it at 128K tokens, without the variant of few rows."""
 LIST = 3.0e-6
 """Seconds that each shortlist takes beside its pages: the CTAs of the row meet, and its last one begins anew."""
 LISTED_PAGE = 70.0e-9
 """Seconds for each page of a shortlist, which the last CTA of the row looks up, reads, scores and ranks. From single
-requests in bench/results/h200/mass_peers.json, whose lists have 408 and 1636 pages."""
+requests without clusters in bench/results/h200/clusters_tried.json, whose lists have 408 and 1636 pages."""
+CLUSTER_WAIT = 1.4e-6
+"""Seconds that the CTAs of a cluster wait for each other behind a sweep that they share. From single requests of 32K
+tokens in clusters in bench/results/h200/steps_clusters.json and mass_clusters.json."""
 BUSY_WARPS = 16
 """Warps on an SM that keep its lanes busy: four for each scheduler, as an instruction's result takes four cycles."""
 CLOCK = 1.7e9
@@ -63,9 +68,11 @@ class Demand:
     lists: int = 0
     """Shortlists that are chosen on the way."""
     listed: float = 0.0
-    """Pages of the shortlists of a row."""
+    """Pages of the shortlists of a row, as many as one CTA goes over."""
     kept_words: float = 0.0
-    """That the last CTA of a row goes over alone: of a page, times the pages of the row."""
+    """That one CTA of a row goes over behind the first sweep: of a page, times the pages that it goes over."""
+    waits: int = 0
+    """Of the CTAs of a cluster for each other."""
 
     @classmethod
     def of_bytes(
@@ -78,11 +85,11 @@ class Demand:
     ) -> Demand:
         """Of a kernel that moves so many bytes, by its schedule and resources as a manifest has them.
 
-        ``ctas`` are at work in all; as many as all SMs hold unless told. What a CTA spills it spills each time that it
-        has used up what it had in flight.
+        ``ctas`` are at work in all; unless told, as many as all SMs hold, or as the most rows have that a schedule in
+        clusters ``serves``. What a CTA spills it spills each time that it has used up what it had in flight.
         """
         slots = machine.sms * max(1.0, number(resources, "ctas"))
-        ctas = min(slots, ctas or slots)
+        ctas = min(slots, ctas or _in_clusters(schedule) or slots)
         each = number(schedule, "bytes_in_flight")
         spilled = number(resources, "spills") * number(resources, "threads")
         return cls(
@@ -101,7 +108,7 @@ class Times:
 
     by_resource: dict[str, float]
     fixed: float = LAUNCH
-    """Seconds in which the kernel waits for none of them: its launch, and what the last CTA of a row does alone."""
+    """Seconds in which the kernel waits for none of them: its launch, and what a CTA does behind the first sweep."""
 
     @classmethod
     def of(cls, work: Demand, machine: Machine) -> Times:
@@ -113,8 +120,8 @@ class Times:
             "scalar arithmetic": work.scalar / scalar_rate(machine, work.warps),
             "spills": work.spilled / l1_bandwidth(machine),
         }
-        alone = work.lists * LIST + work.listed * LISTED_PAGE + work.kept_words * KEPT_WORD
-        return cls(found, work.launch + alone)
+        later = work.lists * LIST + work.listed * LISTED_PAGE + work.kept_words * KEPT_WORD
+        return cls(found, work.launch + later + work.waits * CLUSTER_WAIT)
 
     @property
     def limiter(self) -> str:
@@ -142,6 +149,14 @@ def number(found: Mapping[str, object], name: str) -> float:
     """A number of a manifest; 0 where there is none of that name, or something else."""
     n = found.get(name)
     return float(n) if isinstance(n, int | float) else 0.0
+
+
+def _in_clusters(schedule: Mapping[str, object]) -> float:
+    """CTAs of the most rows that a schedule is for, where several share a row; 0 where none do, or any number of rows
+    may come.
+    """
+    cluster = number(schedule, "cluster")
+    return cluster * max((b.rows for b in buckets_of(schedule)), default=0) if cluster > 1 else 0.0
 
 
 def scalar_rate(machine: Machine, warps: float = BUSY_WARPS) -> float:

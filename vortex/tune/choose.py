@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects.page import block_size
-from vortex.kinds.buckets import Bucket, fallbacks
+from vortex.kinds.buckets import Bucket, serving
 from vortex.passes.manager import Choice
 from vortex.schedules.space import Space, space_of
 from vortex.schedules.template import schedulable
@@ -46,6 +46,11 @@ def chooser(db: Path | None = None, shape: str | None = None, variants: int = VA
         VortexError: VX8007 for a shape that is none, VX7002 or VX8001 for a ``db`` that is not there or is none.
     """
     return Chooser(Layers.default(db), read_shape(shape) if shape else None, variants)
+
+
+def defaults() -> Chooser:
+    """What a compilation takes where no database says anything: the defaults, of several shapes where these differ."""
+    return Chooser(Layers({}), most=VARIANTS)
 
 
 class Chooser:
@@ -97,8 +102,7 @@ class Chooser:
         made = [Choice(knobs.attrs(), origin, serves) for knobs, serves in lines]
         if self.shape is None:
             return replace(made[0], others=tuple(made[1:]))
-        near = fallbacks(self._bucket(program, f), known := {b: c for c in made for b in c.serves})
-        return replace(known[near[0][1]] if near else made[0], serves=())
+        return replace(serving(self._bucket(program, f), [(c, c.serves) for c in made]), serves=())
 
     def _bucket(self, program: Module, f: Function) -> Bucket:
         return self.shape.bucket(str(f.attrs["kind"]), block_size(program)) if self.shape else Bucket()

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log2
 
+from vortex.schedules.later_sweeps import LaterSweeps
 from vortex.targets.gpu import Machine
+from vortex.targets.roofline import CLUSTER_WAIT, KEPT_WORD, LIST, LISTED_PAGE
 
 WARP_SECONDS = 0.12e-6
 """For each doubling of the warps that add up their parts."""
@@ -81,8 +83,9 @@ def attend_seconds(config: Mapping[str, int], work: Work, page: int, machine: Ma
     return time + PLANNED_SECONDS
 
 
-def select_seconds(config: Mapping[str, int], work: Work, machine: Machine) -> float:
-    """Of ``select``: its CTAs stream summaries and then choose, each row by itself.
+def select_seconds(config: Mapping[str, int], work: Work, machine: Machine, later: LaterSweeps | None = None) -> float:
+    """Of ``select``: its CTAs stream summaries and then choose, each row by itself; ``later`` is what they do between
+    the two, which those of a cluster share.
 
     Bytes take their time, more where registers do not hold what is on its way; every wave of CTAs begins and ends
     without moving any. A choice goes over a row's keys in registers as often as a thread holds keys, and where they do
@@ -98,8 +101,9 @@ def select_seconds(config: Mapping[str, int], work: Work, machine: Machine) -> f
     registers = min(255, machine.registers // (threads * min(residents, fit)))
     wanted = KEPT_REGISTERS + ahead
     held = min(fit, residents, machine.registers // (threads * min(registers, wanted)))
-    slots = machine.sms * held
-    under_way = slots * threads * ahead * 4
+    slots, cluster = machine.sms * held, config.get("cluster", 1)
+    busy = slots if cluster == 1 else min(slots, work.rows * cluster)
+    under_way = busy * threads * ahead * 4
     spilled = 0 if work.pages <= chip else work.rows * work.pages * 8
     crowded = 1 + SPILL * max(0, wanted - registers) / wanted + (UNHEARD if residents > fit else 0.0)
     # more on its way than would do saves a little still
@@ -107,7 +111,17 @@ def select_seconds(config: Mapping[str, int], work: Work, machine: Machine) -> f
     rate = min(under_way / machine.latency, machine.copy_bandwidth * (1 - idle))
     time = (work.bytes + spilled) / rate * crowded
     again = -(-work.pages // threads) * REREAD_SECONDS if keys * threads < work.pages else 0.0
-    # plan cuts rows into items for two CTAs an SM, as far as they go
-    items = max(work.rows, min(work.rows * -(-work.pages // ITEM_PAGES), 2 * machine.sms))
+    if cluster > 1:
+        items = work.rows * cluster
+    else:
+        # plan cuts rows into items for two CTAs an SM, as far as they go
+        items = max(work.rows, min(work.rows * -(-work.pages // ITEM_PAGES), 2 * machine.sms))
     waves = -(-items // slots)
-    return time + waves * (WAVE_SECONDS + keys * KEY_SECONDS + again) + LAUNCH_SECONDS
+    between = _between_seconds(later) if later is not None else 0.0
+    return time + waves * (WAVE_SECONDS + keys * KEY_SECONDS + again + between) + LAUNCH_SECONDS
+
+
+def _between_seconds(later: LaterSweeps) -> float:
+    """Of the sweeps between the first and the choice of pages, by the rates that times are predicted with."""
+    lists = later.lists * LIST + later.listed * LISTED_PAGE
+    return lists + later.swept * KEPT_WORD + later.waits * CLUSTER_WAIT

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 from vortex.ir.core import Function, Module
 from vortex.ir.dialects.page import block_size
 from vortex.kinds.kind import KINDS
 from vortex.schedules.cuda_attend import CudaAttend
 from vortex.schedules.cuda_select import CudaSelect
+from vortex.schedules.later_sweeps import LaterSweeps
 from vortex.schedules.space import Config
 from vortex.schedules.template import schedulable
 from vortex.schedules.traffic import bytes_per_page
@@ -21,23 +23,36 @@ from vortex.tune.shapes import Shape
 RESERVED = 3
 """Pages of a row that ``select`` does not score."""
 
-Seconds = Callable[[Config, Work, int, Machine], float]
-"""Of a configuration, what a launch reads, the page size, and the machine."""
+Seconds = Callable[[Config, Work, Machine], float]
+"""Of a configuration, what a launch reads, and the machine."""
 
-MODELS: Mapping[type, Seconds] = {
-    CudaAttend: attend_seconds,
-    CudaSelect: lambda config, work, page, machine: select_seconds(config, work, machine),
-}
-"""The model of each template that has one, by what it leaves open: a model reads its knobs."""
+
+def _attend(program: Module, f: Function) -> Seconds:
+    page = block_size(program)
+    return lambda config, work, machine: attend_seconds(config, work, page, machine)
+
+
+def _select(program: Module, f: Function) -> Seconds:
+    @cache
+    def later(pages: int, cluster: int) -> LaterSweeps:
+        return LaterSweeps.of(program, f, pages, cluster)
+
+    return lambda config, work, machine: select_seconds(
+        config, work, machine, later(work.pages, config.get("cluster", 1))
+    )
+
+
+MODELS: Mapping[type, Callable[[Module, Function], Seconds]] = {CudaAttend: _attend, CudaSelect: _select}
+"""The model of each template that has one, for a kernel of it: a model reads the template's knobs."""
 
 
 def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Shape]) -> Predict | None:
     """The model's time over the time of the bytes alone, summed over ``shapes``; None where there is no model."""
     kind, machine = KINDS[str(f.attrs["kind"])], MACHINES.get(target.name)
-    model = MODELS.get(type(schedulable(program, f, target)))
-    if machine is None or model is None or "kv_lora_rank" in program.attrs:
+    model_of = MODELS.get(type(schedulable(program, f, target)))
+    if machine is None or model_of is None or "kv_lora_rank" in program.attrs:
         return None
-    page, each = block_size(program), bytes_per_page(program, f)
+    page, each, model = block_size(program), bytes_per_page(program, f), model_of(program, f)
 
     def seconds(config: Config) -> float:
         total = 0.0
@@ -45,7 +60,7 @@ def predictor(program: Module, f: Function, target: Target, shapes: Sequence[Sha
             columns = s.columns(page)
             pages = min(s.kept, columns) if kind.pages == "kept" else max(1, columns - RESERVED)
             work = Work(s.batch * s.kv_heads, pages, each)
-            total += model(config, work, page, machine) * machine.copy_bandwidth / work.bytes
+            total += model(config, work, machine) * machine.copy_bandwidth / work.bytes
         return total
 
     return seconds

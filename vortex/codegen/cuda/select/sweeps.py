@@ -57,6 +57,7 @@ from vortex.ir.types import S, Sym
 from vortex.schedules.cuda_select import SelectKnobs
 from vortex.schedules.kept_words import largest_of
 from vortex.schedules.page_tiles import tile_of
+from vortex.schedules.shared_sweeps import shared_sweeps
 
 KEYED = 7
 """Page tiles whose keys are made together, where nothing else is made of them: four CTAs of an SM have registers for so
@@ -217,22 +218,10 @@ class Sweeps:
 
     def share(self, topk: TopK | None) -> Sweeps:
         """Do those later sweeps that a cluster shares; what comes back does the rest in one of its CTAs."""
-        end = max(self.done, self._shared)
+        end = max(self.done, shared_sweeps(self.layout.program, self.layout.f))
         self._later(range(self.done, end), topk)
         alone = replace(self.cluster, rank=i32(0), ctas=1)
         return replace(self, cluster=alone, lists=replace(self.lists, cluster=alone), done=end)
-
-    @property
-    def _shared(self) -> int:
-        """Behind it sweeps are too little to be worth a wait: over lists, they read what is kept of their pages."""
-        staging = self.layout.staging
-
-        def is_little(level: int) -> bool:
-            ops = page_ops(self.layout.f, staging, level)
-            reads = level in self.reserved.contractions or self._look_up(ops)
-            return _axis(self.layout, level).listed and not reads
-
-        return max((level + 1 for level in range(staging.loops) if not is_little(level)), default=0)
 
     def _later(self, levels: range, topk: TopK | None) -> None:
         """Do these sweeps; behind the last of all there is what is computed of them for the row."""
