@@ -88,7 +88,7 @@ def best_of(scores: torch.Tensor, k: int) -> torch.Tensor:
     """The ``k`` best pages of each row, ascending: of equal ones the first, NaN last of all."""
     x = scores.double()
     x = torch.where(x == -torch.inf, BELOW_NUMBERS, x).nan_to_num(nan=BELOW_ALL, posinf=torch.inf)
-    return x.sort(-1, descending=True, stable=True).indices[:, :k].sort(-1).values
+    return x.sort(dim=-1, descending=True, stable=True).indices[:, :k].sort(-1).values
 
 
 def batch(scores: torch.Tensor, k: int) -> Tensors:

@@ -17,7 +17,7 @@ from vortex.codegen.cuda.storage import Arena
 from vortex.codegen.cuda.warp import Cta, ballot, count_bits, rounds_of
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, choose, equal, i32, let, local, loop, put, when
 
-ONE_BY_ONE = 7
+ONE_BY_ONE = 8
 """Keys up to which a warp finds its answer exactly, which is as many as a list of the best asks for. Beyond them it
 answers for all of its threads: the bound is lower, and found sooner.
 """
