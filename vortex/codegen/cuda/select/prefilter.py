@@ -113,38 +113,41 @@ class Prefilter:
         self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr, limit: int | None, found: Buffer
     ) -> None:
         """List the keys that reach a bound of the best, if so many have one; ``found`` says how many those are."""
+        tiles = register("tiles", rounds_of(scored, PAGE_TILE))
+        row = None
+        if greatest is not None:
+            at, each = keys.at + 2 * room_of(keys), _words_of_warp(keys, self.cta)
+            row = _Tiles(self.cta, keys.arena, at, each, keys.opened(), greatest.words, scored, tiles)
+        if row is not None and limit is not None:
+            # code that such a choice hardly ever runs makes what it runs come from memory later
+            with when(T.And(T.And(best > 0, best <= self.cta.threads), 2 * best <= tiles)):
+                self._list(keys, row, self._answered(row, best), found)
+            return
+        self._search(keys, row, scored, best, found)
+
+    def _search(self, keys: Held, row: _Tiles | None, scored: Expr, best: Expr, found: Buffer) -> None:
+        """The same where any number of pages may be wanted: bounds of more than warps answer for are searched."""
         room, words, bounds = room_of(keys), keys.opened(), KeyBound.open(self.cta, self.kth)
-        at, each = keys.at + 2 * room, (keys.pitch - 2 * room) // self.cta.warps
-        tiles, wanted, few = local("tiles", 1, I32), local("wanted_keys", 1, I32), local("are_few", 1, I32)
-        put(tiles, rounds_of(scored, PAGE_TILE), 0)
+        wanted, few = local("wanted_keys", 1, I32), local("are_few", 1, I32)
         answer = ONE_BY_ONE * self.cta.warps
+        put(few, i32(0), 0)
+        if row is not None:
+            # a row that fits is copied in less time than a search takes
+            worth = T.Or(best <= answer, T.And(scored > keys.pitch, row.tiles <= bounds.size))
+            put(few, T.Select(T.And(2 * best <= row.tiles, worth), i32(1), i32(0)), 0)
+        put(wanted, T.Select(few[0] > 0, best, i32(0)), 0)
+        with when(T.And(T.And(equal(few[0], i32(0)), best > 0), scored > keys.pitch)):
+            put(wanted, bounds.wanted_of_sample(best, scored, room), 0)
 
         def list_all(bound: Expr) -> None:
-            Marks(self.cta, self.kth, words, scored, keys.at, room, each).list(bound, best, found)
+            words_of_warp = _words_of_warp(keys, self.cta)
+            Marks(self.cta, self.kth, words, scored, keys.at, room, words_of_warp).list(bound, best, found)
 
-        def is_sampled() -> None:
-            with when(T.And(best > 0, scored > keys.pitch)):
-                put(wanted, bounds.wanted_of_sample(best, scored, room), 0)
-
-        if greatest is None:
-            put(wanted, i32(0), 0)
-            is_sampled()
-            with when(wanted[0] > 0):
+        with when(wanted[0] > 0):
+            if row is None:
                 bounds.read_sample(words, scored)
                 list_all(bounds.find(wanted[0]))
-            return
-        row = _Tiles(self.cta, keys.arena, at, each, words, greatest.words, scored, tiles[0])
-        if limit is not None and limit <= answer:
-            with when(T.And(best > 0, 2 * best <= tiles[0])):
-                self._list(keys, row, self._answered(row, best), best, found)
-            return
-        # a row that fits is copied in less time than a search takes
-        worth = T.Or(best <= answer, T.And(scored > keys.pitch, tiles[0] <= bounds.size))
-        put(few, T.Select(T.And(2 * best <= tiles[0], worth), i32(1), i32(0)), 0)
-        put(wanted, T.Select(few[0] > 0, best, i32(0)), 0)
-        with when(equal(few[0], i32(0))):
-            is_sampled()
-        with when(wanted[0] > 0):
+                return
             bound = local("bound_of_row", 1, U32)
             with choose(T.And(few[0] > 0, best <= answer)) as (answered, searched):
                 with answered():
@@ -152,13 +155,13 @@ class Prefilter:
                 with searched():
                     with choose(few[0] > 0) as (of_tiles, of_sample):
                         with of_tiles():
-                            bounds.read_all(greatest.words, tiles[0])
+                            bounds.read_all(row.greatest, row.tiles)
                         with of_sample():
                             bounds.read_sample(words, scored)
                     put(bound, bounds.find(wanted[0]), 0)
             with choose(few[0] > 0) as (of_tiles, of_sample):
                 with of_tiles():
-                    self._list(keys, row, bound[0], best, found)
+                    self._list(keys, row, bound[0], found, least=best)
                 with of_sample():
                     list_all(bound[0])
 
@@ -166,8 +169,8 @@ class Prefilter:
         """A bound of so few best that each warp answers for its share of them."""
         return self.shortlist.least(row.greatest_of_thread(), best, i32(self.cta.warps))
 
-    def _list(self, keys: Held, row: _Tiles, bound: Expr, best: Expr, found: Buffer) -> None:
-        """List the keys that reach the bound, of those page tiles whose greatest does."""
+    def _list(self, keys: Held, row: _Tiles, bound: Expr, found: Buffer, least: Expr | None = None) -> None:
+        """List the keys that reach the bound, of page tiles whose greatest does; none where less than ``least`` do."""
         room, mine = room_of(keys), local("found_here", 1, I32)
         listed = row.list_reaching(bound)
         put(mine, i32(0), 0)
@@ -178,8 +181,9 @@ class Prefilter:
                 put(mine, i32(room + 1), 0)
         to = self.kth.before_warp(mine[0])
         put(found, self.kth.of_all_warps(), 0)
-        with when(found[0] < best):
-            put(found, i32(room + 1), 0)
+        if least is not None:
+            with when(found[0] < least):
+                put(found, i32(room + 1), 0)
 
         def enlist(page: Expr, key: Expr, reaching: Expr) -> None:
             with when(is_in(self.cta.lane, reaching)):
@@ -281,6 +285,11 @@ class _Tiles:
 def room_of(keys: Held) -> int:
     """How many keys with their pages there is room for, where a row on chip has its keys; page tiles take the rest."""
     return keys.pitch * 3 // 8
+
+
+def _words_of_warp(keys: Held, cta: Cta) -> int:
+    """Words behind the list for each warp: for page tiles, or for marks."""
+    return (keys.pitch - 2 * room_of(keys)) // cta.warps
 
 
 def is_in(lane: Expr, lanes: Expr) -> Expr:
