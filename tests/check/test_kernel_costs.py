@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from vortex.budget import Budget
 from vortex.check.kernel_costs import Compiled, KernelCost, Step, kernel_costs, layer_microseconds
 from vortex.driver import compile_flow
 from vortex.ir.core import Module
+from vortex.schedules.later_sweeps import LaterSweeps
 from vortex.spec import Spec
 from vortex.targets.gpu import H200
-from vortex.targets.roofline import CLUSTER_WAIT, KEPT_WORD, LAUNCH, LIST, LISTED_PAGE, Demand, Times
+from vortex.targets.roofline import CLUSTER_WAIT, FAR_WORD, KEPT_WORD, LAUNCH, LIST, LISTED_PAGE, Demand, Times
 from vortex.targets.target import TARGETS
 from vortex.tune.choose import defaults
 
@@ -86,6 +88,25 @@ def test_the_ctas_of_a_cluster_share_what_they_read_and_each_chooses() -> None:
     assert (few.like.form, many.like.form) == ("of shortlists in clusters", "of shortlists")
     assert few.as_json()["cluster"] == 8
     assert few.ir == many.ir
+
+
+def test_of_a_row_beyond_shared_memory_few_keys_are_read() -> None:
+    """8192 words have room there; predictions are near what such rows took, where few pages are kept."""
+    program = compile_flow("quest", targets=[TARGETS["sm_90a"]], to="page").programs["sm_90a"]
+    long = [
+        row
+        for row in json.loads((ROOT / "bench/results/h200/long_kept.json").read_text())["rows"]
+        if row["kept"] <= 61 and row["tokens"] > 262144
+    ]
+    assert len(long) == 6
+    for row in long:
+        pages = -(-row["tokens"] // 16) - 3
+        later = LaterSweeps.of(program, program.functions["select"], pages, 1)
+        assert (later.chosen_from, later.far) == (8192, pages - 8192)
+        work = Demand(row["MB"][0] * 1e6, kept_words=later.chosen_from, far_words=later.far)
+        times = Times.of(work, H200)
+        assert times.fixed == pytest.approx(LAUNCH + 8192 * KEPT_WORD + (pages - 8192) * FAR_WORD)
+        assert times.seconds * 1e6 == pytest.approx(row["select_us"], rel=0.25), row
 
 
 def test_what_is_kept_of_candidates_is_shared_and_what_is_of_a_list_is_not() -> None:

@@ -214,6 +214,7 @@ def _demand(
         lists=later.lists,
         listed=later.listed,
         kept_words=later.chosen_from + later.swept,
+        far_words=later.far,
         waits=later.waits,
     )
 

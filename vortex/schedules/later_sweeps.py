@@ -21,6 +21,9 @@ from vortex.schedules.page_tiles import tile_of
 from vortex.schedules.select_memory import shortlists
 from vortex.schedules.shared_sweeps import shared_sweeps
 
+NEAR = 8192
+"""Keys that shared memory has room for by default."""
+
 
 @dataclass(frozen=True, slots=True)
 class LaterSweeps:
@@ -32,6 +35,8 @@ class LaterSweeps:
     """Their pages that it reads."""
     chosen_from: float
     """Words that it chooses from, and what was kept of the pages of lists."""
+    far: float
+    """Keys beyond those: of a row that long it reads the greatest of each page tile, and few others."""
     swept: float
     """Words that its later sweeps over candidates read."""
     waits: int
@@ -44,11 +49,13 @@ class LaterSweeps:
         lists = {axis: min(pages, axis.limit) for axis in tiles}
         # page tiles are dealt out
         most = {axis: min(n, ceil(ceil(n / tiles[axis]) / cluster) * tiles[axis]) for axis, n in lists.items()}
+        near = min(pages, NEAR)
         swept = len(kept.of_candidates) - len(kept.ranked) - len(kept.listed)
         return cls(
             lists=len(shortlists(f)),
             listed=sum(most.values()),
-            chosen_from=pages * len(kept.ranked) + max(lists.values(), default=0) * len(kept.listed),
+            chosen_from=near * len(kept.ranked) + max(lists.values(), default=0) * len(kept.listed),
+            far=(pages - near) * len(kept.ranked),
             swept=pages * swept / cluster,
             waits=shared_sweeps(program, f) if cluster > 1 else 0,
         )

@@ -33,6 +33,10 @@ KEPT_WORD = 1.0e-9
 """Seconds that the last CTA of a row takes for each word kept of a page, such as the key that it is chosen by. From
 single requests: quest in bench/results/h200/layer.json, which keeps a word of a page, and mass in mass.json, which
 keeps five; mass_clusters.json has it at 128K tokens, without the variant of few rows."""
+FAR_WORD = 0.1e-9
+"""Seconds for each word beyond those that shared memory has room for: of such a row the last CTA reads the greatest key
+of each page tile, and few others. From single requests of 512K and 1M tokens in bench/results/h200/long_kept.json, of
+which 8 pages are kept; of which 1021 are, a choice takes up to 24 us more."""
 LIST = 3.0e-6
 """Seconds that each shortlist takes beside its pages: the CTAs of the row meet, and its last one begins anew."""
 LISTED_PAGE = 70.0e-9
@@ -71,6 +75,8 @@ class Demand:
     """Pages of the shortlists of a row, as many as one CTA goes over."""
     kept_words: float = 0.0
     """That one CTA of a row goes over behind the first sweep: of a page, times the pages that it goes over."""
+    far_words: float = 0.0
+    """Keys of the row beyond those that shared memory has room for, of which it reads few."""
     waits: int = 0
     """Of the CTAs of a cluster for each other."""
 
@@ -120,7 +126,7 @@ class Times:
             "scalar arithmetic": work.scalar / scalar_rate(machine, work.warps),
             "spills": work.spilled / l1_bandwidth(machine),
         }
-        later = work.lists * LIST + work.listed * LISTED_PAGE + work.kept_words * KEPT_WORD
+        later = work.lists * LIST + work.listed * LISTED_PAGE + work.kept_words * KEPT_WORD + work.far_words * FAR_WORD
         return cls(found, work.launch + later + work.waits * CLUSTER_WAIT)
 
     @property
