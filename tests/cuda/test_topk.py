@@ -127,13 +127,13 @@ def test_long_rows_of_several_items(kind: str, n: int, k: int) -> None:
         assert pick(scores, k, slots=slots, seed=seed, keys=2, chip_words=1024) == want, slots
 
 
-@pytest.mark.parametrize("store", ["= marks_of_lane_ptr[0];", "= keys_of_list_ptr[0];"])
+@pytest.mark.parametrize("store", ["= marks_of_lane_ptr[", "= keys_of_list_ptr["])
 def test_marked_pages_are_chosen_from(store: str) -> None:
     """Where more are wanted than page tiles bound, the choice is made from the pages that are marked, and no others."""
     whole = kernels(2, 1024)
     symbol = whole.sources["scores", "select"].symbol
     lines = whole.texts[symbol].splitlines(keepends=True)
-    kept = [line for line in lines if not ("arena_ptr" in line and line.rstrip().endswith(store))]
+    kept = [line for line in lines if not ("arena_ptr" in line and store in line)]
     assert len(kept) == len(lines) - 1, store
     scores = make("normal", 4100)
     want = sorted(int(i) for i in Ranked(scores).best(200))

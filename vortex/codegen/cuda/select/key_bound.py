@@ -31,6 +31,7 @@ from vortex.codegen.tir import (
     i32,
     let,
     local,
+    loop,
     put,
     register,
     when,
@@ -85,7 +86,7 @@ class KeyBound:
         """
         # rows of up to 2^24 pages: a number of the sample times the size of a part is a place in 2^-8 pages
         part = register("part", quotient(T.shift_left(cast(U32, scored), T.uint32(8)), T.uint32(self.size)), U32)
-        for i in range(EACH):
+        with loop("i", EACH) as i:
             number = let("number_in_sample", cast(U32, self.cta.thread + i * self.cta.threads))
             spread = T.shift_right(number * T.uint32(SPREAD), T.uint32(32 - SPREAD_BITS))
             inner = T.shift_right(spread * T.shift_right(part, T.uint32(8)), T.uint32(SPREAD_BITS))
@@ -94,11 +95,10 @@ class KeyBound:
 
     def read_all(self, keys: Opened, count: Expr) -> None:
         """Hold all ``count`` keys, of which there are no more than threads hold."""
-        for i in range(EACH):
+        with loop("i", EACH) as i:
             put(self.held, T.uint32(0), i)
-        for i in range(EACH):
-            with when(i32(i * self.cta.threads) < count):
-                at = let("at", self.cta.thread + i * self.cta.threads)
+            with when(i * self.cta.threads < count):
+                at = let("at", i * self.cta.threads + self.cta.thread)
                 found = T.reinterpret(U32, keys.get(T.min(at, count - 1)))
                 put(self.held, T.Select(at < count, found, T.uint32(0)), i)
 
@@ -111,13 +111,10 @@ class KeyBound:
         enough, turn = let("close_enough", cast(U32, wanted + quotient(wanted, i32(CLOSE)))), local("turn", 1, I32)
         put(low, T.uint32(0xFFFFFFFF), 0)
         put(high, T.uint32(0), 0)
-
-        def widen(key: Expr) -> None:
+        with loop("i", EACH) as i:
+            key = self.held[i]
             put(low, T.Select(key > T.uint32(0), T.min(low[0], key), low[0]), 0)
             put(high, T.max(high[0], key), 0)
-
-        for i in range(EACH):
-            widen(self.held[i])
         self.kth.range_of_all(low, high)
         cta_sync()  # the range is read by all
         put(turn, i32(0), 0)
@@ -125,7 +122,7 @@ class KeyBound:
         with T.While(low[0] < high[0]):
             trial = let("trial", high[0] - T.shift_right(high[0] - low[0], T.uint32(1)))
             put(reaching, T.uint32(0), 0)
-            for i in range(EACH):
+            with loop("i", EACH) as i:
                 put(reaching, reaching[0] + T.Select(self.held[i] >= trial, T.uint32(1), T.uint32(0)), 0)
             of_warp = warp_sum(reaching[0])
             # the sums of two turns lie apart: a barrier between them is enough

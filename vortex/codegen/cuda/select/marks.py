@@ -61,14 +61,14 @@ class Marks:
         put(first, self.cta.warp * rounds * WARP + self.cta.lane, 0)
         with loop("mark_round", rounds_of(rounds, TOGETHER), rolled=True) as turn:
             # all loads are on their way before the first is looked at
-            for i in range(TOGETHER):
+            with loop("i", TOGETHER) as i:
                 put(batch, T.reinterpret(U32, self.keys.get(T.min(first[0] + i * WARP, self.scored - 1))), i)
             put(marks, T.uint32(0), 0)
-            for i in range(TOGETHER):
+            with loop("i", TOGETHER) as i:
                 inside = T.And(turn * TOGETHER + i < rounds, first[0] + i * WARP < self.scored)
                 reaching = let("reaching", ballot(T.And(inside, batch[i] >= bound)))
                 put(count, count[0] + count_bits(reaching), 0)
-                put(marks, T.Select(equal(self.cta.lane, i32(i)), reaching, marks[0]), 0)
+                put(marks, T.Select(equal(self.cta.lane, i), reaching, marks[0]), 0)
             word = let("word", turn * TOGETHER + self.cta.lane)
             with when(T.And(self.cta.lane < TOGETHER, word < rounds)):
                 put(self.kth.arena.u32, marks[0], word + self._marks_of_warp)
@@ -108,12 +108,11 @@ class Marks:
         shared, batch, first = self.kth.arena, local("keys_of_list", TOGETHER, U32), local("first_of_list", 1, I32)
         with loop("list_round", rounds_of(count, TOGETHER * self.cta.threads), rolled=True) as turn:
             put(first, turn * (TOGETHER * self.cta.threads) + self.cta.thread, 0)
-            for i in range(TOGETHER):
+            with loop("i", TOGETHER) as i:
                 page = shared.i32[T.min(first[0] + i * self.cta.threads, count - 1) + (self.at + self.room)]
                 put(batch, T.reinterpret(U32, self.keys.get(page)), i)
-            for i in range(TOGETHER):
-                with when(first[0] + i * self.cta.threads < count):
-                    put(shared.u32, batch[i], first[0] + (self.at + i * self.cta.threads))
+            with loop("i", TOGETHER) as i, when(first[0] + i * self.cta.threads < count):
+                put(shared.u32, batch[i], first[0] + (self.at + i * self.cta.threads))
 
     @property
     def _marks_of_warp(self) -> Expr:
