@@ -47,9 +47,9 @@ def test_later_sweeps_by_hand() -> None:
         f"{ROOT}/bench/language_flows.py:bounds_then_mass_408", targets=[SM_90A], to="page"
     ).programs["sm_90a"]
     f = program.functions["select"]
-    assert LaterSweeps.of(program, f, 2000, 1) == LaterSweeps(1, 408, 2000 + 4 * 408, 0, 0)
-    assert LaterSweeps.of(program, f, 2000, 8) == LaterSweeps(1, 2 * 32, 2000 + 4 * 408, 0, 2)
+    assert LaterSweeps.of(program, f, 2000, 1) == LaterSweeps(1, 408, 2000 + 4 * 408, 0, 0, 0)
+    assert LaterSweeps.of(program, f, 2000, 8) == LaterSweeps(1, 2 * 32, 2000 + 4 * 408, 0, 0, 2)
     # fewer candidates than the list has room for; more CTAs than page tiles
-    assert LaterSweeps.of(program, f, 100, 16) == LaterSweeps(1, 32, 100 + 4 * 100, 0, 2)
+    assert LaterSweeps.of(program, f, 100, 16) == LaterSweeps(1, 32, 100 + 4 * 100, 0, 0, 2)
     mass = compile_flow("mass", targets=[SM_90A], to="page").programs["sm_90a"]
-    assert LaterSweeps.of(mass, mass.functions["select"], 2000, 8) == LaterSweeps(0, 0, 2000, 4 * 2000 / 8, 2)
+    assert LaterSweeps.of(mass, mass.functions["select"], 2000, 8) == LaterSweeps(0, 0, 2000, 0, 4 * 2000 / 8, 2)

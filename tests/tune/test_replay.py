@@ -86,5 +86,6 @@ def test_the_model_ranks(row: dict[str, Any]) -> None:
 
 
 def test_there_is_something_to_replay() -> None:
-    assert len(SELECT) == 16
-    assert len(ROWS) == 31
+    # of one request few configurations were measured again when there were clusters: not a space to look through
+    assert len(SELECT) == 14
+    assert len(ROWS) == 29
