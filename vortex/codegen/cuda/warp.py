@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tvm.backend.cuda.script import CUDANamespace
 
 from vortex.codegen.cuda.ptx import WARP, shuffle_xor
-from vortex.codegen.tir import U32, Expr, T, let, loop, when
+from vortex.codegen.tir import U32, Buffer, Expr, T, let, loop, put, when
 
 _CUDA = CUDANamespace()
 ALL = 0xFFFFFFFF
@@ -23,6 +23,14 @@ def ballot(condition: Expr) -> Expr:
 def count_bits(x: Expr) -> Expr:
     """How many bits of a word are set."""
     return T.Cast("int32", T.popcount(x))
+
+
+def each_bit(left: Buffer, body: Callable[[Expr], None]) -> None:
+    """Call ``body`` for each bit that is set in a word, from the lowest on; nothing of the word is ``left`` then."""
+    with T.While(left[0] > T.uint32(0)):
+        lowest = T.bitwise_and(left[0], T.uint32(0) - left[0])
+        body(let("bit", 31 - T.Cast("int32", T.clz(lowest))))
+        put(left, T.bitwise_and(left[0], left[0] - T.uint32(1)), 0)
 
 
 def below(lane: Expr) -> Expr:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from vortex.codegen.cuda.ptx import WARP, cta_sync, warp_sync
 from vortex.codegen.cuda.select.kth_key import KthKey
 from vortex.codegen.cuda.storage import Opened
-from vortex.codegen.cuda.warp import Cta, ballot, count_bits, rounds_of, warp_prefix
-from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, equal, i32, let, local, loop, put, when
+from vortex.codegen.cuda.warp import Cta, ballot, count_bits, each_bit, rounds_of, warp_prefix
+from vortex.codegen.tir import I32, U32, Buffer, Expr, T, equal, i32, let, local, loop, put, when
 
 TOGETHER = 16
 """Keys of a thread that are read together."""
@@ -97,11 +97,12 @@ class Marks:
         with loop("word_round", each[0], rolled=True) as j:
             put(left, word_of(j), 0)
             page = let("first_of_word", ((self.cta.warp * rounds) + (self.cta.lane * each[0] + j)) * WARP)
-            with T.While(left[0] > T.uint32(0)):
-                lowest = T.bitwise_and(left[0], T.uint32(0) - left[0])
-                put(shared.i32, page + (31 - cast(I32, T.clz(lowest))), at[0] + (self.at + self.room))
+
+            def take(bit: Expr, page: Expr = page) -> None:
+                put(shared.i32, page + bit, at[0] + (self.at + self.room))
                 put(at, at[0] + 1, 0)
-                put(left, T.bitwise_and(left[0], left[0] - T.uint32(1)), 0)
+
+            each_bit(left, take)
 
     def _read_keys(self, count: Expr) -> None:
         """Bring the keys of the listed pages to shared memory."""

@@ -95,7 +95,8 @@ class Prefilter:
         with when(T.And(T.Not(keys.is_on_chip), scored > self.held * self.cta.threads)):
             found = local("keys_found", 1, I32)
             put(found, i32(room + 1), 0)
-            self._filter(keys, greatest, scored, best, limit, found)
+            if greatest is not None:
+                self._filter(keys, greatest, scored, best, limit, found)
             with choose(found[0] <= room) as (few, many):
                 with few():
                     put(near, i32(1), 0)
@@ -110,44 +111,31 @@ class Prefilter:
         return RowKeys.load(self.cta, here, let("row_keys", count[0]), self.held, pages)
 
     def _filter(
-        self, keys: Held, greatest: Greatest | None, scored: Expr, best: Expr, limit: int | None, found: Buffer
+        self, keys: Held, greatest: Greatest, scored: Expr, best: Expr, limit: int | None, found: Buffer
     ) -> None:
         """List the keys that reach a bound of the best, if so many have one; ``found`` says how many those are."""
         tiles = register("tiles", rounds_of(scored, PAGE_TILE))
-        row = None
-        if greatest is not None:
-            at, each = keys.at + 2 * room_of(keys), _words_of_warp(keys, self.cta)
-            row = _Tiles(self.cta, keys.arena, at, each, keys.opened(), greatest.words, scored, tiles)
-        if row is not None and limit is not None:
-            # code that such a choice hardly ever runs makes what it runs come from memory later
-            with when(T.And(T.And(best > 0, best <= self.cta.threads), 2 * best <= tiles)):
-                self._list(keys, row, self._answered(row, best), found)
+        at, each = keys.at + 2 * room_of(keys), _words_of_warp(keys, self.cta)
+        row = _Tiles(self.cta, keys.arena, at, each, keys.opened(), greatest.words, scored, tiles)
+        if limit is None:
+            self._search(keys, row, best, found)
             return
-        self._search(keys, row, scored, best, found)
+        # code that such a choice hardly ever runs makes what it runs come from memory later
+        with when(T.And(T.And(best > 0, best <= self.cta.threads), 2 * best <= tiles)):
+            self._list(keys, row, self._answered(row, best), found)
 
-    def _search(self, keys: Held, row: _Tiles | None, scored: Expr, best: Expr, found: Buffer) -> None:
+    def _search(self, keys: Held, row: _Tiles, best: Expr, found: Buffer) -> None:
         """The same where any number of pages may be wanted: bounds of more than warps answer for are searched."""
-        room, words, bounds = room_of(keys), keys.opened(), KeyBound.open(self.cta, self.kth)
+        room, scored, bounds = room_of(keys), row.scored, KeyBound.open(self.cta, self.kth)
         wanted, few = local("wanted_keys", 1, I32), local("are_few", 1, I32)
         answer = ONE_BY_ONE * self.cta.warps
-        put(few, i32(0), 0)
-        if row is not None:
-            # a row that fits is copied in less time than a search takes
-            worth = T.Or(best <= answer, T.And(scored > keys.pitch, row.tiles <= bounds.size))
-            put(few, T.Select(T.And(2 * best <= row.tiles, worth), i32(1), i32(0)), 0)
+        # a row that fits is copied in less time than a search takes
+        worth = T.Or(best <= answer, T.And(scored > keys.pitch, row.tiles <= bounds.size))
+        put(few, T.Select(T.And(2 * best <= row.tiles, worth), i32(1), i32(0)), 0)
         put(wanted, T.Select(few[0] > 0, best, i32(0)), 0)
         with when(T.And(T.And(equal(few[0], i32(0)), best > 0), scored > keys.pitch)):
             put(wanted, bounds.wanted_of_sample(best, scored, room), 0)
-
-        def list_all(bound: Expr) -> None:
-            words_of_warp = _words_of_warp(keys, self.cta)
-            Marks(self.cta, self.kth, words, scored, keys.at, room, words_of_warp).list(bound, best, found)
-
         with when(wanted[0] > 0):
-            if row is None:
-                bounds.read_sample(words, scored)
-                list_all(bounds.find(wanted[0]))
-                return
             bound = local("bound_of_row", 1, U32)
             with choose(T.And(few[0] > 0, best <= answer)) as (answered, searched):
                 with answered():
@@ -157,13 +145,14 @@ class Prefilter:
                         with of_tiles():
                             bounds.read_all(row.greatest, row.tiles)
                         with of_sample():
-                            bounds.read_sample(words, scored)
+                            bounds.read_sample(row.keys, scored)
                     put(bound, bounds.find(wanted[0]), 0)
             with choose(few[0] > 0) as (of_tiles, of_sample):
                 with of_tiles():
                     self._list(keys, row, bound[0], found, least=best)
                 with of_sample():
-                    list_all(bound[0])
+                    marks = Marks(self.cta, self.kth, row.keys, scored, keys.at, room, row.room)
+                    marks.list(bound[0], best, found)
 
     def _answered(self, row: _Tiles, best: Expr) -> Expr:
         """A bound of so few best that each warp answers for its share of them."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from vortex.codegen.cuda.ptx import WARP, cta_sync, quotient, shuffle
 from vortex.codegen.cuda.storage import Arena
-from vortex.codegen.cuda.warp import Cta, add_at, count_bits, warp_prefix
-from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, i32, let, local, put
+from vortex.codegen.cuda.warp import Cta, add_at, count_bits, each_bit, warp_prefix
+from vortex.codegen.tir import I32, U32, Buffer, Expr, T, i32, let, local, put
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ class Taken:
         up_to = let("up_to_here", warp_prefix(mine, lambda a, b: a + b, self.cta.lane))
         before = before_warp(let("taken_by_warp", shuffle(up_to, i32(WARP - 1))))
         put(at, before[0] + up_to - mine, 0)
-        with T.While(left[0] > T.uint32(0)):
-            lowest = T.bitwise_and(left[0], T.uint32(0) - left[0])
-            place(self.cta.thread * WARP + let("bit", 31 - cast(I32, T.clz(lowest))), at[0])
+
+        def take(bit: Expr) -> None:
+            place(self.cta.thread * WARP + bit, at[0])
             put(at, at[0] + 1, 0)
-            put(left, T.bitwise_and(left[0], left[0] - T.uint32(1)), 0)
+
+        each_bit(left, take)
