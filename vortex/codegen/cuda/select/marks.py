@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vortex.codegen.cuda.ptx import WARP, cta_sync, warp_sync
+from vortex.codegen.cuda.ptx import WARP, cta_sync
 from vortex.codegen.cuda.select.kth_key import KthKey
 from vortex.codegen.cuda.storage import Opened
 from vortex.codegen.cuda.warp import Cta, ballot, count_bits, each_bit, rounds_of, warp_prefix
@@ -73,7 +73,6 @@ class Marks:
             with when(T.And(self.cta.lane < TOGETHER, word < rounds)):
                 put(self.kth.arena.u32, marks[0], word + self._marks_of_warp)
             put(first, first[0] + TOGETHER * WARP, 0)
-        warp_sync()
         return count[0]
 
     def _list_pages(self, rounds: Expr, to: Buffer) -> None:
