@@ -29,13 +29,17 @@ def program(flow: str, spec: Spec, target: Target, kind: str, knobs: Mapping[str
     return made.programs[target.name]
 
 
+def knobs_of(text: str) -> dict[str, int]:
+    """``threads=128,residents=4`` as knobs."""
+    return {name: int(value) for name, value in (k.split("=") for k in text.split(","))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind")
-    parser.add_argument("knobs")
+    parser.add_argument("knobs", type=knobs_of)
     args = parser.parse_args()
-    knobs = {name: int(value) for name, value in (k.split("=") for k in args.knobs.split(","))}
-    print(",".join(map(str, pipeline(args.kind, knobs))))
+    print(",".join(map(str, pipeline(args.kind, args.knobs))))
 
 
 if __name__ == "__main__":

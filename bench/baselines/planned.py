@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from vortex.kinds.buckets import bucket_of, buckets_of, serving
 from vortex.runtime.scratch import ROUNDS
 
 from .cases import Tensors
@@ -36,7 +37,7 @@ class Planned:
     def slots_of(self, kernels: dict[str, Any], heads: int) -> int:
         """As :mod:`vortex.runtime.scratch` counts them: several rounds of the CTAs that the device holds."""
         sms = torch.cuda.get_device_properties(0).multi_processor_count
-        held = kernels["attend"]["resources"]["ctas"] if "attend" in kernels else 1
+        held = kernels["attend"][0]["resources"]["ctas"] if "attend" in kernels else 1
         return self.slots or -(-ROUNDS * sms * held // heads)
 
     def bind(self, entry: str, kind: str, t: Tensors, budget: list[int]) -> Launch | None:
@@ -50,7 +51,8 @@ class Planned:
         batch, columns = t["page_table"].shape
         rows = batch * t["counts"].shape[1]
         made = {"dtype": torch.int32, "device": t["lengths"].device}
-        used = kernels[kind]
+        wanted = bucket_of(kind, rows, columns, t["pages"].shape[-1])
+        used = serving(wanted, [(k, buckets_of(k["schedule"])) for k in kernels[kind]])
         words = used["page_words"] * columns + used["row_words"]
         slots = self.slots_of(kernels, t["counts"].shape[1])
         scratch = {
@@ -64,8 +66,9 @@ class Planned:
         if kind == "attend":
             size = (batch + slots, t["counts"].shape[1], int(used["schedule"]["partial_words"]))
             scratch["partials"] = torch.full(size, float("nan"), device=made["device"])
-        plan, call = (self.module[kernels[k]["symbol"]] for k in ("plan", kind))
-        plan(*({**t, **scratch}[n] for n in kernels["plan"]["args"]))
+        (planned,) = kernels["plan"]
+        plan, call = self.module[planned["symbol"]], self.module[used["symbol"]]
+        plan(*({**t, **scratch}[n] for n in planned["args"]))
         names = used["args"]
         return lambda one: call(*({**one, **scratch}[n] for n in names))
 

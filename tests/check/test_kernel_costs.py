@@ -101,7 +101,7 @@ def test_of_a_row_beyond_shared_memory_few_keys_are_read() -> None:
     assert len(long) == 6
     for row in long:
         pages = -(-row["tokens"] // 16) - 3
-        later = LaterSweeps.of(program, program.functions["select"], pages, 1)
+        later = LaterSweeps.of(program, program.functions["select"], pages, 1, 2048)
         assert (later.chosen_from, later.far) == (8192, pages - 8192)
         work = Demand(row["MB"][0] * 1e6, kept_words=later.chosen_from, far_words=later.far)
         times = Times.of(work, H200)

@@ -32,9 +32,9 @@ def scores_as_they_are() -> Module:
 
 
 @cache
-def kernels(keys: int = 8, chip_words: int = 2048, threads: int = 64) -> Kernels:
+def kernels(keys: int = 8, chip_words: int = 2048, threads: int = 64, cluster: int = 1) -> Kernels:
     """``keys`` of a thread are in registers."""
-    knobs = {"threads": threads, "chip_words": chip_words, "keys": keys}
+    knobs = {"threads": threads, "chip_words": chip_words, "keys": keys, "cluster": cluster}
     program = lower(scores_as_they_are(), plan={"threads": 64, "select_pages": 64}, select=knobs)
     return Kernels.of({"scores": program}, KINDS)
 

@@ -47,9 +47,18 @@ def test_later_sweeps_by_hand() -> None:
         f"{ROOT}/bench/language_flows.py:bounds_then_mass_408", targets=[SM_90A], to="page"
     ).programs["sm_90a"]
     f = program.functions["select"]
-    assert LaterSweeps.of(program, f, 2000, 1) == LaterSweeps(1, 408, 2000 + 4 * 408, 0, 0, 0)
-    assert LaterSweeps.of(program, f, 2000, 8) == LaterSweeps(1, 2 * 32, 2000 + 4 * 408, 0, 0, 2)
+    assert LaterSweeps.of(program, f, 2000, 1, 2048) == LaterSweeps(1, 408, 2000 + 4 * 408, 0, 0, 0, 1)
+    assert LaterSweeps.of(program, f, 2000, 8, 2048) == LaterSweeps(1, 2 * 32, 2000 + 4 * 408, 0, 0, 2, 1)
     # fewer candidates than the list has room for; more CTAs than page tiles
-    assert LaterSweeps.of(program, f, 100, 16) == LaterSweeps(1, 32, 100 + 4 * 100, 0, 0, 2)
+    assert LaterSweeps.of(program, f, 100, 16, 2048) == LaterSweeps(1, 32, 100 + 4 * 100, 0, 0, 2, 1)
     mass = compile_flow("mass", targets=[SM_90A], to="page").programs["sm_90a"]
-    assert LaterSweeps.of(mass, mass.functions["select"], 2000, 8) == LaterSweeps(0, 0, 2000, 0, 4 * 2000 / 8, 2)
+    made = LaterSweeps.of(mass, mass.functions["select"], 2000, 8, 1024)
+    assert made == LaterSweeps(0, 0, 2000, 0, 4 * 2000 / 8, 2, 1)
+
+
+def test_a_cluster_chooses_together_from_rows_that_one_cta_has_no_registers_for() -> None:
+    quest = compile_flow("quest", targets=[SM_90A], to="page").programs["sm_90a"]
+    f = quest.functions["select"]
+    assert LaterSweeps.of(quest, f, 4096, 8, 4096) == LaterSweeps(0, 0, 4096, 0, 0, 1, 1)
+    assert LaterSweeps.of(quest, f, 4096, 8, 2048) == LaterSweeps(0, 0, 512, 0, 0, 3, 8)
+    assert LaterSweeps.of(quest, f, 40960, 1, 2048) == LaterSweeps(0, 0, 8192, 40960 - 8192, 0, 0, 1)

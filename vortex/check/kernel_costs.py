@@ -205,7 +205,8 @@ def _demand(
         return replace(made, launch=UNLISTED_LAUNCH) if kind == "append" else made
     # pages of a shortlist are fewer than candidates: by the row, and not by the byte
     work = Arithmetic.of(program, f, tensor_cores=compiled is None or compiled.tensor_cores)
-    later = LaterSweeps.of(program, f, pages, cluster)
+    in_registers = int(number(schedule, "threads") * number(schedule, "keys"))
+    later = LaterSweeps.of(program, f, pages, cluster, in_registers)
     return replace(
         made,
         # what is done of a shortlist's pages is in the time that each of them takes

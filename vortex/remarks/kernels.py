@@ -18,7 +18,7 @@ from vortex.schedules.arithmetic import Arithmetic
 from vortex.schedules.cuda_select import largest
 from vortex.schedules.form import form_of
 from vortex.schedules.select_memory import shortlists
-from vortex.schedules.shared_sweeps import shared_sweeps
+from vortex.schedules.shared_sweeps import chosen_together, shared_sweeps
 from vortex.targets.gpu import machine_of
 from vortex.targets.predicted import Kind, spoken, worth_of
 from vortex.targets.roofline import Demand, Times, number
@@ -71,9 +71,11 @@ def of_cluster(program: Module, f: Function, name: str, schedule: Numbers) -> li
     rows = max((b.rows for b in buckets_of(schedule)), default=0)
     steps = f" in steps of about {rows} rows or fewer" if rows else ""
     shared, sweeps = shared_sweeps(program, f), stage(f).loops
-    of = f"all {sweeps}" if shared == sweeps else f"the first {shared} of {sweeps}"
-    why = f"{cluster:.0f} CTAs, a cluster, share a row of {name}{steps}: {of} sweeps over its pages"
-    loc = next((o.loc for o in shortlists(f) if o.loc is not None), None)
+    of = ("all " * (sweeps > 1) + f"{sweeps}") if shared == sweeps else f"the first {shared} of {sweeps}"
+    part, held = chosen_together(f), number(schedule, "threads") * number(schedule, "keys")
+    choice = "" if part is None else f", and the choice where it has more than {held:.0f}"
+    why = f"{cluster:.0f} CTAs, a cluster, share a row of {name}{steps}: {of} sweeps over its pages{choice}"
+    loc = next((o.loc for o in [*shortlists(f), *filter(None, [part])] if o.loc is not None), None)
     return [Remark("clusters", "passed", why, "", loc, name)]
 
 

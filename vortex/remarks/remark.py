@@ -31,7 +31,8 @@ RULES = {
                    "the decisions of pass `fuse` (`vortex/passes/fuse.py`)"),
     "launches": Rule("a layer takes more kernels than append, select and attend, or select does what append would do",
                      "the kernels of the program"),
-    "clusters": Rule("several CTAs share a row of select from its first sweep on, and how many sweeps they share",
+    "clusters": Rule("several CTAs share a row of select from its first sweep on, how many sweeps they share, and "
+                     "whether the choice",
                      "the knob `cluster`, and the sweeps of the kernel (`vortex/schedules/shared_sweeps.py`)"),
     "spills": Rule("numbers of a kernel do not fit into the registers of a GPU", "the report of ptxas"),
     "occupancy": Rule("an SM holds fewer CTAs than the schedule asks for, and what rules them out",

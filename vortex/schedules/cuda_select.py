@@ -18,6 +18,7 @@ from vortex.schedules.knobs import Knobs, knob
 from vortex.schedules.matrices import matrices_of
 from vortex.schedules.page_tiles import PAGE_TILE, tile_of
 from vortex.schedules.select_memory import SelectMemory, list_words, shortlists
+from vortex.schedules.shared_sweeps import chosen_together
 from vortex.schedules.taken_in import to_take_in
 from vortex.schedules.template import Schedulable, Variants, declare
 from vortex.targets.gpu import H200, MACHINES, WARP, Machine
@@ -51,8 +52,9 @@ class SelectKnobs(Knobs):
         most=H200.cta_shared // 4, chosen="8192; 18432 where a page has more than one word",
     )  # fmt: skip
     cluster: int = knob(
-        1, "CTAs of a row, which wait for each other and share sweeps over shortlists; 1 for as many as 'plan' finds, "
-        "the last of which does the rest alone", only=(1, 2, 4, 8, 16),
+        1, "CTAs of a row, which wait for each other and share sweeps over shortlists, or the choice among more pages "
+        "than a CTA's threads have keys; 1 for as many as 'plan' finds, the last of which does the rest alone",
+        only=(1, 2, 4, 8, 16),
     )  # fmt: skip
     overlap: int = knob(1, "whether it may be launched before the kernel in front of it has ended", only=(0, 1))
 
@@ -70,7 +72,7 @@ def default(
     CTA has an SM for itself where tensor cores leave a lane many sums or long rows (``crowded``); more share it where
     lanes load a few bytes of a page (``light``): what is on its way are then many CTAs' loads.
     """
-    residents = 1 if crowded else 4 if light else 2
+    residents = 1 if crowded else LIGHT if light else 2
     found = SelectKnobs(chip_words=8192 if words_per_page <= 1 else 18432, residents=residents)
     if roomy and found.residents * found.in_flight_bytes(matrices=False) < machine.bytes_needed:
         found = replace(found, unpacked=2 * found.unpacked)
@@ -168,20 +170,30 @@ class CudaSelect(Schedulable[SelectKnobs]):
         return fitting(program, f, MACHINES[target.name], made, made.attrs().keys() - given.keys())
 
     def variants(self, program: Module, f: Function, target: Target) -> Variants[SelectKnobs]:
-        """A request alone leaves SMs idle where there is a second sweep, such as one over a shortlist: there a cluster
-        shares a row.
+        """A request alone leaves SMs idle where one CTA of a row does what is behind the first sweep: there a cluster
+        shares the row, if it can share more than that sweep.
         """
         default, longest = self.choose(program, f, target, {}), max((o.listed.limit for o in shortlists(f)), default=0)
-        if (not longest and stage(f).loops < 2) or alone(program, f) is not None:
+        together = chosen_together(f) is not None
+        if (not longest and stage(f).loops < 2 and not together) or alone(program, f) is not None:
             return ()
-        few = replace(default, cluster=CLUSTER, residents=1)
-        if default.residents > 1:
-            # as many keys in registers by more warps, for which an SM still has registers
-            few = replace(few, threads=default.threads * 3 // 2 // WARP * WARP, keys=max(1, default.keys * 3 // 4))
-        few = fitting(program, f, MACHINES[target.name], few, ("chip_words", "threads"))
-        if longest < LONG_LIST:
+        few = fitting(program, f, MACHINES[target.name], _of_few_rows(f, default), ("chip_words", "threads"))
+        if longest >= LONG_LIST:
+            return (default, _buckets(256)), (replace(default, cluster=2), _buckets(32, 64)), (few, _buckets(2, 8))
+        if not together:
             return (default, _buckets(16, 128)), (few, _buckets(2, 8))
-        return (default, _buckets(256)), (replace(default, cluster=2), _buckets(32, 64)), (few, _buckets(2, 8))
+        if default.residents == LIGHT:
+            # the choice is most of what they do
+            pairs, narrow, wide = replace(few, cluster=2, keys=default.keys), (512, 2048), (8192, 32768)
+            many = (*_buckets(64, columns=narrow), *_buckets(512, columns=(*narrow, *wide)))
+            few_rows = _buckets(2, 8, 16, columns=(*narrow, *wide))
+            return (default, many), (pairs, _buckets(64, 128, columns=wide)), (few, few_rows)
+        # few pages of a very long row are chosen by one CTA in less time than its scores wait for a cluster's
+        far, near = _buckets(2, 8, columns=(32768,), kept=(8, 64)), _buckets(2, 8, columns=(512, 4096))
+        return (default, (*_buckets(16, 128), *far)), (
+            few,
+            (*near, *_buckets(2, 8, columns=(32768,), kept=(512, 4096))),
+        )
 
     def space(self, program: Module, f: Function, target: Target) -> Iterable[SelectKnobs]:
         clusters = (1, CLUSTER) if alone(program, f) is None else (1,)
@@ -235,15 +247,32 @@ def alone(program: Module, f: Function) -> Op | None:
 
 FEW_BYTES = 16
 """Of a page, up to which the loads of two CTAs cover little of the memory's latency."""
+LIGHT = 4
+"""CTAs that share an SM where a page has so few."""
 CLUSTER = 8
 """CTAs of a row where there are few rows: 16 are not faster, and 8 is as many as any GPU of the kind surely takes."""
 LONG_LIST = 256
 """Pages of a shortlist that a single CTA is long at: then two share a row even where there are many."""
 
 
-def _buckets(*rows: int) -> tuple[Bucket, ...]:
+def _of_few_rows(f: Function, default: SelectKnobs) -> SelectKnobs:
+    """The knobs of a cluster that shares a row: fewer CTAs an SM, for there are SMs enough, of more warps."""
+    few = replace(default, cluster=CLUSTER, residents=1)
+    if default.residents == LIGHT:
+        return replace(few, residents=2, threads=2 * default.threads, keys=max(1, default.keys // 2))
+    if default.residents > 1 and stage(f).loops < 2:
+        return replace(few, threads=2 * default.threads)
+    if default.residents > 1:
+        # as many keys in registers by more warps, for which an SM still has registers
+        return replace(few, threads=default.threads * 3 // 2 // WARP * WARP, keys=max(1, default.keys * 3 // 4))
+    return few
+
+
+def _buckets(
+    *rows: int, columns: tuple[int, ...] = (512, 4096, 32768), kept: tuple[int, ...] = (8, 64, 512, 4096)
+) -> tuple[Bucket, ...]:
     """Buckets of so many rows, such that any step has one near whose rows are as near."""
-    return tuple(Bucket(n, columns, kept) for n in rows for columns in (512, 4096, 32768) for kept in (8, 64, 512))
+    return tuple(Bucket(n, c, k) for n in rows for c in columns for k in kept if k <= c)
 
 
 def too_many_threads(machine: Machine, threads: int, residents: int) -> str | None:

@@ -110,14 +110,15 @@ def select_seconds(config: Mapping[str, int], work: Work, machine: Machine, late
     idle = IDLE * machine.copy_bandwidth * machine.latency / under_way
     rate = min(under_way / machine.latency, machine.copy_bandwidth * (1 - idle))
     time = (work.bytes + spilled) / rate * crowded
-    again = -(-work.pages // threads) * REREAD_SECONDS if keys * threads < work.pages else 0.0
+    chosen_from = work.pages if later is None else -(-work.pages // later.choosers)
+    again = -(-chosen_from // threads) * REREAD_SECONDS if keys * threads < chosen_from else 0.0
     if cluster > 1:
         items = work.rows * cluster
     else:
         # plan cuts rows into items for two CTAs an SM, as far as they go
         items = max(work.rows, min(work.rows * -(-work.pages // ITEM_PAGES), 2 * machine.sms))
     waves = -(-items // slots)
-    between = _between_seconds(later) if later is not None else 0.0
+    between = 0.0 if later is None else _between_seconds(later)
     return time + waves * (WAVE_SECONDS + keys * KEY_SECONDS + again + between) + LAUNCH_SECONDS
 
 

@@ -34,12 +34,14 @@ def _attend(program: Module, f: Function) -> Seconds:
 
 def _select(program: Module, f: Function) -> Seconds:
     @cache
-    def later(pages: int, cluster: int) -> LaterSweeps:
-        return LaterSweeps.of(program, f, pages, cluster)
+    def later(pages: int, cluster: int, in_registers: int) -> LaterSweeps:
+        return LaterSweeps.of(program, f, pages, cluster, in_registers)
 
-    return lambda config, work, machine: select_seconds(
-        config, work, machine, later(work.pages, config.get("cluster", 1))
-    )
+    def seconds(config: Config, work: Work, machine: Machine) -> float:
+        in_registers = config.get("threads", 256) * config.get("keys", 8)
+        return select_seconds(config, work, machine, later(work.pages, config.get("cluster", 1), in_registers))
+
+    return seconds
 
 
 MODELS: Mapping[type, Callable[[Module, Function], Seconds]] = {CudaAttend: _attend, CudaSelect: _select}

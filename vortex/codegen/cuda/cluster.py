@@ -42,6 +42,11 @@ class Cluster:
         return self.cta.warp * self.ctas + self.rank if self.shared else self.cta.warp
 
     @property
+    def in_order(self) -> Expr:
+        """The same where the warps of a CTA follow each other."""
+        return self.rank * self.cta.warps + self.cta.warp
+
+    @property
     def warps(self) -> int:
         """Warps of all CTAs."""
         return self.cta.warps * self.ctas

@@ -204,11 +204,11 @@ class Held:
         """The word of a row that is not."""
         return self.workspace[wide(self.row), self.base + inner * self.room + at]
 
-    def opened(self) -> Opened:
+    def opened(self, dtype: str = F32) -> Opened:
         """The words of inner element 0 in the workspace; where they begin is worked out once, here."""
         begin = local("begin_of_words", 1, I64)
         put(begin, wide(self.row) * wide(self.workspace.shape[1]) + wide(self.base), 0)
-        return Opened(flat_view(self.workspace, F32, 4), begin)
+        return Opened(flat_view(self.workspace, dtype, 4), begin)
 
     def get(self, at: Expr, inner: Expr = 0) -> Expr:
         if self.never:

@@ -6,7 +6,8 @@ all it needs in shared memory if that fits, and otherwise in its workspace, as i
 
 With knob ``cluster`` each row has as many CTAs, whatever ``plan`` says, which wait for each other after each sweep and
 share the next one; each chooses shortlists for itself, and the first one the pages. Where rows are few and a
-shortlist is long, its pages are read by more than one SM.
+shortlist is long, its pages are read by more than one SM. All choose together where a row has more candidates than
+the first has registers for, and a single sweep scores them (:mod:`.cluster_choice`).
 
 The last CTAs of the grid take in the step's new tokens where the caller gives some (``row_offsets`` of more than one
 number), one for each row: :mod:`vortex.schedules.taken_in` says why they may run beside the others. They are a short
@@ -35,6 +36,7 @@ from vortex.codegen.cuda.ptx import (
     quotient,
     remainder,
 )
+from vortex.codegen.cuda.select.cluster_choice import ClusterChoice
 from vortex.codegen.cuda.select.layout import Layout, Memory
 from vortex.codegen.cuda.select.sweeps import Reserved, Sweeps
 from vortex.codegen.cuda.select.topk import Selection, TopK
@@ -46,9 +48,10 @@ from vortex.codegen.sweep import Row, parts_of, selection_of
 from vortex.codegen.tir import Expr, T, equal, i32, let, when
 from vortex.codegen.tir import choose as branch
 from vortex.ir.core import Function, Module
-from vortex.ir.dialects import page
+from vortex.ir.dialects import flow, page
 from vortex.schedules.cuda_select import CudaSelect, SelectKnobs, way_out
 from vortex.schedules.knobs import read_knobs
+from vortex.schedules.shared_sweeps import chosen_together
 from vortex.schedules.taken_in import taken_in
 
 
@@ -85,14 +88,16 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs, appended: Fun
     memory = Memory.reserve(layout, args, arena, knobs)
     reserved = Reserved.take(layout, arena, cta, knobs)
     chosen = parts_of(layout.f)
-    topk = TopK.reserve(cta, arena, knobs.keys, chosen) if chosen or reserved.lists else None
+    together = chosen_together(layout.f) if cluster.shared else None
+    short = together is not None
+    topk = TopK.reserve(cta, arena, knobs.keys, chosen, short=short) if chosen or reserved.lists else None
     arrived = arena.take(1)
     appending = None if appended is None else Appending.reserve(args, appended, cta)
     if appending is not None:
         arena.words = max(arena.words, appending.arena.words)
     arena.open(CudaSelect().blamed(layout.f), way_out(layout.f))
     overlap_begin(knobs.overlap)
-    item = _Item(args, layout, knobs, cluster, arena, memory, reserved, topk, arrived)
+    item = _Item(args, layout, knobs, cluster, arena, memory, reserved, topk, together, arrived)
     if appending is None or added is None:
         item.emit(place)
         return
@@ -120,6 +125,8 @@ class _Item:
     memory: Memory
     reserved: Reserved
     topk: TopK | None
+    together: flow.Part | None
+    """What all CTAs of a row choose, where that is long."""
     arrived: int
     """Where how many items of the row came before stands."""
 
@@ -180,11 +187,37 @@ class _Item:
     def _in_cluster(self, of: _Scored) -> None:
         """Share all sweeps of the row."""
         sweeps = self._enter(of.row, on_chip=False)
+        if self.together is not None:
+            self._choose_together(of, sweeps, self.together)
+            return
         sweeps.first(i32(0), of.row.scored, lambda: overlap_wait(self.knobs.overlap))
         behind = sweeps.share(self.topk)
         with self.cluster.one_for_all():
             behind.rest(self.topk)
             self._choose(of, behind)
+
+    def _choose_together(self, of: _Scored, sweeps: Sweeps, part: flow.Part) -> None:
+        """Score a row and choose its pages: all CTAs do where it is long, else the first."""
+        assert self.topk is not None
+        choice = ClusterChoice.open(self.cluster, self.topk.kth, self.knobs.keys, sweeps.memory.exchange())
+
+        def wait() -> None:
+            overlap_wait(self.knobs.overlap)
+            choice.clear()
+
+        sweeps.first(i32(0), of.row.scored, wait)
+        behind = sweeps.share(self.topk)
+        greatest, first, scored = sweeps.lists.greatest[part], of.row.first, of.row.scored
+        with branch(greatest.long) as (then, other):
+            with then(), emitting(selection_of(self.layout.f)):
+                best = let("best_of_row", sweeps.lists.best_of(part, of.best))
+                with self.cluster.one_for_all():
+                    of.selection.keep_reserved(of.row, of.pages, best)
+                place = of.selection.place
+                choice.take(sweeps.lists.keys(part), greatest, scored, best, lambda s, n: place(first + s, first + n))
+            with other(), self.cluster.one_for_all():
+                behind.rest(self.topk)
+                self._choose(of, behind)
 
     def _enter(self, row: Row, on_chip: Expr) -> Sweeps:
         return Sweeps.enter(self.args, self.reserved, self.memory, self.cluster, self.knobs, row, on_chip)

@@ -31,7 +31,7 @@ FOUND, ABOVE, INSIDE, LISTED, TIE = range(5)
 
 
 @dataclass(frozen=True)
-class _Search:
+class Search:
     """What every thread knows of the wanted key, in registers."""
 
     low: Buffer
@@ -39,10 +39,28 @@ class _Search:
     """The range in which it lies."""
     want: Buffer
     """Its number among the keys of the range, counted from 1 at the largest."""
-    last: Buffer
-    """The last page that is taken of those with the wanted key."""
     more: Buffer
     """Whether there is more to do."""
+
+    @classmethod
+    def open(cls, best: Expr) -> Search:
+        """For the last of the ``best`` best, in a range without keys."""
+        low, high, want = local("low", 1, U32), local("high", 1, U32), local("want", 1, I32)
+        search = cls(low, high, want, local("more_to_do", 1, I32))
+        put(low, T.uint32(NONE), 0)
+        put(high, T.uint32(0), 0)
+        put(want, best, 0)
+        put(search.more, T.Select(best > 0, i32(1), i32(0)), 0)
+        return search
+
+    def has(self, key: Expr) -> Expr:
+        """Whether a key lies in the range."""
+        return T.And(key >= self.low[0], key <= self.high[0])
+
+    @property
+    def is_one_key(self) -> Expr:
+        """Whether there is but one key in the range, which many pages may have."""
+        return equal(self.low[0], self.high[0])
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,6 @@ class KthKey:
 
     cta: Cta
     arena: Arena
-    bits: int
     bins: int
     sums: int
     """Three words for each warp: two for the extremes, one for what :meth:`before_warp` sums."""
@@ -61,16 +78,24 @@ class KthKey:
     @classmethod
     def reserve(cls, cta: Cta, arena: Arena) -> KthKey:
         """Take the shared memory."""
-        bits = max(BITS, (cta.threads - 1).bit_length())  # at least one bin a thread
-        words = each_of_thread(bits, cta.threads) * cta.threads
-        bins, sums, answer = arena.take(words), arena.take(3 * cta.warps), arena.take(8)
+        bins, sums, answer = arena.take(bins_of(cta.threads)), arena.take(3 * cta.warps), arena.take(8)
         at = arena.take(2 * FEW)
-        return cls(cta, arena, bits, bins, sums, answer, KeyList(arena, at, at + FEW, 1, answer + LISTED))
+        return cls(cta, arena, bins, sums, answer, KeyList(arena, at, at + FEW, 1, answer + LISTED))
+
+    @property
+    def bits(self) -> int:
+        """Leading bits of a range that tell the bin."""
+        return bits_of(self.cta.threads)
+
+    @property
+    def words(self) -> int:
+        """Words of the bins."""
+        return bins_of(self.cta.threads)
 
     @property
     def each(self) -> int:
         """Bins that a thread looks at; the last ones stay empty where threads are no power of two."""
-        return each_of_thread(self.bits, self.cta.threads)
+        return self.words // self.cta.threads
 
     def find(self, keys: RowKeys, best: Expr, bounds: tuple[Expr, Expr] | None = None) -> tuple[Expr, Expr]:
         """The key and the page such that the ``best`` best are those of a larger key, and of the same key those up to
@@ -78,13 +103,9 @@ class KthKey:
 
         ``bounds`` are a key such that ``best`` keys are no smaller, if it is not 0, and the largest of this thread.
         """
-        low, high, want = local("low", 1, U32), local("high", 1, U32), local("want", 1, I32)
-        search = _Search(low, high, want, local("last_page", 1, I32), local("more_to_do", 1, I32))
-        put(low, T.uint32(NONE), 0)
-        put(high, T.uint32(0), 0)
-        put(want, best, 0)
-        put(search.last, i32(-1), 0)
-        put(search.more, T.Select(best > 0, i32(1), i32(0)), 0)
+        search, last = Search.open(best), local("last_page", 1, I32)
+        low, high = search.low, search.high
+        put(last, i32(-1), 0)
 
         def widen(s: Expr, inside: Expr, key: Expr) -> None:
             put(low, T.Select(inside, T.min(low[0], key), low[0]), 0)
@@ -99,16 +120,27 @@ class KthKey:
                     put(high, bounds[1], 0)
                 with unknown():
                     keys.each(widen)
-        with self.cta.share("bin", self.each * self.cta.threads) as b:
-            put(self.arena.i32, i32(0), b + self.bins)
+        self.clear_bins()
         with when(equal(self.cta.thread, i32(0))):
             put(self.arena.i32, i32(0), self.answer + LISTED)
         self.range_of_all(low, high)
         with T.While(search.more[0] > 0):
-            self._narrow(keys, search)
+            inside = self.enter_bin(search, self.count(keys, search))
+            with choose(inside <= FEW) as (few, many):
+                with few():
+                    self._rank(keys, search, last, inside)
+                    put(search.more, i32(0), 0)
+                with many(), when(search.is_one_key):
+                    self._last_of_ties(keys, search, last)
+                    put(search.more, i32(0), 0)
         with when(best <= 0):
             put(low, T.uint32(NONE), 0)
-        return let("threshold", low[0]), let("last", search.last[0])
+        return let("threshold", low[0]), let("last", last[0])
+
+    def clear_bins(self) -> None:
+        """Begin without keys in any bin; a barrier must follow."""
+        with self.cta.share("bin", self.words) as b:
+            put(self.arena.i32, i32(0), b + self.bins)
 
     def range_of_all(self, low: Buffer, high: Buffer) -> None:
         """Make the extremes of this thread those of all threads."""
@@ -124,19 +156,26 @@ class KthKey:
             put(low, T.min(low[0], shared[self.sums + w]), 0)
             put(high, T.max(high[0], shared[self.sums + self.cta.warps + w]), 0)
 
-    def _narrow(self, keys: RowKeys, search: _Search) -> None:
-        """Narrow the range to that of the bin that holds the wanted key; the bins are left at zero."""
-        low, high, want = search.low, search.high, search.want
+    def count(self, keys: RowKeys, search: Search) -> Expr:
+        """Count the keys of each bin of the range; says how many bits wide a bin is."""
+        low, high = search.low, search.high
         shift = let("shift", T.max(i32(0), 32 - self.bits - cast(I32, T.clz(high[0] - low[0]))))
         width = let("width", cast(U32, shift))
 
-        def count(s: Expr, inside: Expr, key: Expr) -> None:
-            with when(T.And(inside, T.And(key >= low[0], key <= high[0]))):
+        def add(s: Expr, inside: Expr, key: Expr) -> None:
+            with when(T.And(inside, search.has(key))):
                 b = let("bin", cast(I32, T.shift_right(key - low[0], width)))
                 add_at(self.arena.i32.ptr_to([b + self.bins]), i32(1))
 
-        keys.each(count)
+        keys.each(add)
         cta_sync()
+        return width
+
+    def enter_bin(self, search: Search, width: Expr) -> Expr:
+        """Narrow the range to that of the bin that holds the wanted key, and say how many keys are in it; the bins are
+        left at zero.
+        """
+        low, high, want = search.low, search.high, search.want
         self._find(want)
         answer = ((FOUND, "found"), (ABOVE, "above"), (INSIDE, "inside"))
         found, above, inside = (let(name, self.arena.i32[self.answer + word]) for word, name in answer)
@@ -147,18 +186,15 @@ class KthKey:
         end = let("last_key", T.Select(high[0] - first <= span, high[0], first + span))
         put(low, first, 0)
         put(high, end, 0)
-        with choose(inside <= FEW) as (few, many):
-            with few():
-                self._rank(keys, search, inside)
-                put(search.more, i32(0), 0)
-            with many(), when(equal(first, end)):
-                self._last_of_ties(keys, first, search)
-                put(search.more, i32(0), 0)
+        return inside
+
+    def bin_of_thread(self, i: int) -> Expr:
+        """The word of number ``i`` of the bins that this thread looks at, the first of which are the highest."""
+        return self.words - 1 - self.cta.thread * self.each - i
 
     def _find(self, want: Buffer) -> None:
         """Leave in ``answer`` the bin of the wanted key, and how many keys lie above it and in it; clear the bins."""
-        each = self.each
-        top = let("top", self.cta.threads * each - 1 - self.cta.thread * each + self.bins)
+        each, top = self.each, let("top", self.bin_of_thread(0) + self.bins)
         counts = local("counts", each, I32)
         mine = local("mine", 1, I32)
         put(mine, i32(0), 0)
@@ -182,12 +218,12 @@ class KthKey:
             put(self.arena.i32, i32(0), top - b)
         cta_sync()
 
-    def _rank(self, keys: RowKeys, search: _Search, count: Expr) -> None:
+    def _rank(self, keys: RowKeys, search: Search, last: Buffer, count: Expr) -> None:
         """Find the wanted one among the ``count`` keys of the range: its key becomes ``low``, its page ``last``."""
-        low, high, listed = search.low, search.high, self.listed
+        listed = self.listed
 
         def enlist(s: Expr, inside: Expr, key: Expr) -> None:
-            with when(T.And(inside, T.And(key >= low[0], key <= high[0]))):
+            with when(T.And(inside, search.has(key))):
                 listed.append(key, s)
 
         keys.each(enlist)
@@ -201,16 +237,16 @@ class KthKey:
             put(better, better[0] + T.Select(is_better(other, self._page(j), key, page), i32(1), i32(0)), 0)
         hit = T.And(self.cta.lane < count, equal(better[0], search.want[0] - 1))
         winner = let("winner", 31 - cast(I32, T.clz(ballot(hit))))
-        put(low, shuffle(key, winner), 0)
-        put(search.last, shuffle(page, winner), 0)
+        put(search.low, shuffle(key, winner), 0)
+        put(last, shuffle(page, winner), 0)
 
     def _page(self, at: Expr) -> Expr:
         """The page of a listed key, which stands ``FEW`` words behind it."""
         return self.arena.i32[self.listed.word(at) + FEW]
 
-    def _last_of_ties(self, keys: RowKeys, threshold: Expr, search: _Search) -> None:
+    def _last_of_ties(self, keys: RowKeys, search: Search, last: Buffer) -> None:
         """Find the page of the wanted one of many equal keys, counted from the first page on."""
-        mine = local("ties", 1, I32)
+        mine, threshold = local("ties", 1, I32), search.low[0]
         put(mine, i32(0), 0)
 
         def tied(inside: Expr, key: Expr) -> Expr:
@@ -229,7 +265,7 @@ class KthKey:
 
         keys.each(look)
         cta_sync()
-        put(search.last, self.arena.i32[self.answer + TIE], 0)
+        put(last, self.arena.i32[self.answer + TIE], 0)
 
     def of_all_warps(self) -> Expr:
         """The sum over all warps of what :meth:`before_warp` was just given."""
@@ -251,6 +287,11 @@ class KthKey:
         return total
 
 
-def each_of_thread(bits: int, threads: int) -> int:
-    """How many of 2^bits bins a thread looks at, so that all are."""
-    return -(-(1 << bits) // threads)
+def bits_of(threads: int) -> int:
+    """Bits that tell the bin in a histogram of so many threads: at least one bin a thread."""
+    return max(BITS, (threads - 1).bit_length())
+
+
+def bins_of(threads: int) -> int:
+    """Words of that histogram, as many for each thread."""
+    return -(-(1 << bits_of(threads)) // threads) * threads

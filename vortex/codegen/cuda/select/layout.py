@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
+from vortex.codegen.cuda.select.cluster_choice import Exchange
+from vortex.codegen.cuda.select.kth_key import bins_of
 from vortex.codegen.cuda.storage import Arena, Held
 from vortex.codegen.sweep import key_slot, parts_of, selection_of
 from vortex.codegen.tir import Expr, i32
@@ -17,8 +19,11 @@ from vortex.ir.types import Sym
 from vortex.schedules.contractions import LaneGroup
 from vortex.schedules.cuda_select import SelectKnobs, lane_groups_of
 from vortex.schedules.kept_words import KeptWords, tiles_of
+from vortex.schedules.knobs import read_knobs
 from vortex.schedules.matrices import Matrix, matrices_of
 from vortex.schedules.page_tiles import PAGE_TILE, stays_in_lane
+from vortex.schedules.shared_sweeps import chosen_together
+from vortex.targets.gpu import WARP
 
 
 @dataclass(frozen=True)
@@ -90,12 +95,15 @@ class Layout:
 
 def workspace_words(program: Module, f: Function) -> tuple[int, int]:
     """``page_words`` and ``row_words`` of a ``select`` kernel on a GPU: what page tiles leave comes on top, in clusters
-    that of shortlists as well.
+    that of shortlists as well, and what CTAs tell each other.
     """
-    layout = Layout.of(program, f)
-    partial = layout.words.of_page_tile + len(layout.prefiltered)
-    of_lists = sum(layout.words.partials.values()) if f.attrs.get("schedule", {}).get("cluster", 1) > 1 else 0
-    return layout.page_words + -(-partial // PAGE_TILE), int(f.attrs.get("row_words", 0)) + partial + of_lists
+    layout, knobs = Layout.of(program, f), read_knobs(SelectKnobs, f.attrs.get("schedule", {}))
+    partial, told = layout.words.of_page_tile + len(layout.prefiltered), 0
+    if knobs.cluster > 1:
+        told = sum(layout.words.partials.values())
+        if chosen_together(f) is not None:
+            told += Exchange.size(bins_of(knobs.threads), knobs.threads // WARP * knobs.cluster)
+    return layout.page_words + -(-partial // PAGE_TILE), int(f.attrs.get("row_words", 0)) + partial + told
 
 
 @dataclass(frozen=True)
@@ -215,6 +223,13 @@ class RowMemory:
             return
         for i, o in enumerate(o for o in m.layout.prefiltered if o not in m.layout.words.keys):
             yield o, self._of_page_tiles(0, 0, m.layout.words.of_page_tile + i)
+
+    def exchange(self) -> Held:
+        """The words that CTAs tell each other when they choose together, behind all others."""
+        words = self.memory.layout.words
+        behind = words.of_page_tile + len(self.memory.layout.prefiltered)
+        base = self._of_page_tiles(0, 0, behind).base + sum(words.partials.values())
+        return self._held(0, 0, base, i32(0))
 
     def _held(self, at: int, pitch: int, base: Expr, room: Expr) -> Held:
         workspace = self.memory.args.buffers["workspace"]

@@ -83,6 +83,11 @@ class Lists:
         best = wanted(o, left, count, lambda: topk.reaching(whole, o.share, again=again))
         return Choice(whole, best, partial(self._listed, o)) if placed else Choice(whole, best)
 
+    def best_of(self, o: flow.Part, most: Expr) -> Expr:
+        """How many candidates a part takes that neither counts pages nor has a share, of ``most`` for all parts."""
+        assert self.layout.selection is not None
+        return wanted(o, left_to(o, self.layout.selection.cap, most, self.row.scored), None, None)
+
     def _listed(self, o: flow.Part, position: Expr) -> Expr:
         """The candidate at a position of the list that a part chooses from."""
         assert o.near is not None

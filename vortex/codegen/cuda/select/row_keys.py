@@ -61,12 +61,16 @@ class RowKeys:
     """The candidates of keys that were listed."""
 
     @classmethod
-    def load(cls, cta: Cta, keys: Held, scored: Expr, held: int, pages: Pages | None = None) -> RowKeys:
-        """Read the keys that a thread holds in registers."""
+    def load(
+        cls, cta: Cta, keys: Held, scored: Expr, held: int, pages: Pages | None = None, ctas: int = 1, rank: Expr = 0
+    ) -> RowKeys:
+        """Read the keys that a thread holds in registers, where the row is shared by so many ``ctas``, of which this
+        has a ``rank``.
+        """
         # in registers: TVM writes a bound value out wherever it is used
         share, first = local("share", 1, I32), local("first_of_lane", 1, I32)
-        put(share, rounds_of(scored, WARP * cta.warps), 0)
-        put(first, cta.warp * share[0] * WARP + cta.lane, 0)
+        put(share, rounds_of(scored, WARP * cta.warps * ctas), 0)
+        put(first, (rank * cta.warps + cta.warp) * share[0] * WARP + cta.lane, 0)
         made = cls(cta, keys, keys.opened(), scored, share[0], first[0], local("keys", held, U32), held, pages)
         for i in range(held):
             put(made.near, T.uint32(0), i)

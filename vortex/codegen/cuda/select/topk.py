@@ -46,6 +46,14 @@ class Selection:
             put(self.pages, p, wide(self.request), self.head, p)
         self.count(count)
 
+    def keep_reserved(self, row: Row, pages: Expr, best: Expr) -> None:
+        """Write the reserved ones of the row's ``pages``, around ``best`` candidates, and how many all are."""
+        with self.cta.share("sink", row.first) as p:
+            self.place(p, p)
+        with self.cta.share("recent", pages - row.first - row.scored) as p:
+            self.place(row.first + row.scored + p, row.first + best + p)
+        self.count(T.min(pages - row.scored + best, self.room))
+
     def place(self, page: Expr, at: Expr) -> None:
         """Write one page, if there is room."""
         with when(at < self.room):
@@ -76,15 +84,18 @@ class TopK:
     """Keys that a thread keeps in registers."""
     kth: KthKey
     shortlist: Shortlist
-    prefilter: Prefilter
+    prefilter: Prefilter | None
+    """None where no long row is chosen from."""
     share: Share | None
 
     @classmethod
-    def reserve(cls, cta: Cta, arena: Arena, held: int, parts: Sequence[flow.Part]) -> TopK:
-        """Take the shared memory that it takes to choose pages for shortlists, and the ``parts`` of a selection."""
+    def reserve(cls, cta: Cta, arena: Arena, held: int, parts: Sequence[flow.Part], *, short: bool) -> TopK:
+        """Take the shared memory that it takes to choose pages for shortlists, and the ``parts`` of a selection; of
+        ``short`` rows where others are for a cluster.
+        """
         kth, shortlist = KthKey.reserve(cta, arena), Shortlist.reserve(cta, arena)
         shares = any(o.share for o in parts)
-        prefilter = Prefilter(cta, held, kth, shortlist)
+        prefilter = None if short else Prefilter(cta, held, kth, shortlist)
         return cls(cta, held, kth, shortlist, prefilter, Share.reserve(cta, arena) if shares else None)
 
     def load(self, keys: Held, scored: Expr) -> RowKeys:
@@ -101,6 +112,8 @@ class TopK:
         """Those that may be among the ``best`` best, of which there are ``limit`` at most where that is known;
         ``greatest`` are the greatest of its page tiles.
         """
+        if self.prefilter is None:
+            return self.load(keys, scored)
         return self.prefilter.load(keys, greatest, scored, best, limit)
 
     def reaching(self, keys: RowKeys, share: int, *, again: bool) -> Expr:
@@ -115,13 +128,8 @@ class TopK:
         if len(choices) > 1:
             self._write_union(choices, row, pages, to)
             return
-        mine, best = choices[0].keys, choices[0].best
-        first, scored = row.first, row.scored
-        with self.cta.share("sink", first) as p:
-            to.place(p, p)
-        with self.cta.share("recent", pages - first - scored) as p:
-            to.place(first + scored + p, first + best + p)
-        to.count(T.min(pages - scored + best, to.room))
+        mine, best, first = choices[0].keys, choices[0].best, row.first
+        to.keep_reserved(row, pages, best)
 
         def put_chosen(s: Expr, at: Expr) -> None:
             to.place(first + choices[0].candidate(s), first + at)
@@ -155,8 +163,7 @@ class TopK:
 
     def _write_union(self, choices: Sequence[Choice], row: Row, pages: Expr, to: Selection) -> None:
         """The same for several: the last key of each, then one ascending sweep over all."""
-        first, scored = row.first, row.scored
-        bounds, rows = [], []
+        first, bounds, rows = row.first, [], []
         for choice in choices:
             assert isinstance(choice.keys, RowKeys)
             cta_sync()  # the shared memory of the choice before is done with
@@ -176,11 +183,7 @@ class TopK:
         cta_sync()
         taken = self.kth.before_warp(mine[0])
         best = self.kth.of_all_warps()
-        with self.cta.share("sink", first) as p:
-            to.place(p, p)
-        with self.cta.share("recent", pages - first - scored) as p:
-            to.place(first + scored + p, first + best + p)
-        to.count(T.min(pages - scored + best, to.room))
+        to.keep_reserved(row, pages, best)
         earlier = let("earlier", below(self.cta.lane))
         bit = let("bit", T.shift_left(T.uint32(1), cast(U32, self.cta.lane)))
 
