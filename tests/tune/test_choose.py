@@ -135,7 +135,7 @@ def test_a_machine_nobody_measured(tmp_path: Path, kernel: str, transferred: boo
     transfer = Choice(dict(config), f"transfer:{r.id[:12]}")
     assert asked(made, f, b200) == (transfer if transferred else None)
     assert asked(there, there.functions[kernel], h200) == Choice(dict(config), f"db:{r.id[:12]}")
-    assert asked(made, made.functions["select"], b200) is None
+    assert asked(made, made.functions["append"], b200) is None
     assert schedule(made)["from"] == schedule(made, "attend")["from"] == "model"
 
 
