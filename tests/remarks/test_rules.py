@@ -274,8 +274,12 @@ def test_a_kernel_in_clusters_says_what_its_ctas_share(monkeypatch: pytest.Monke
         raise NO_CUDA.at(why="it is not installed")
 
     monkeypatch.setattr(explanation, "start_resources", without)
-    flow, choose = find_flow(str(TWO_STEPS)), defaults()
-    told = explanation.explain_flow(flow, Spec(), "sm_90a", lambda program, f, target: NotTaken(), choose)
+
+    def explained(flow: str) -> explanation.Explanation:
+        not_taken = lambda program, f, target: NotTaken()  # noqa: E731
+        return explanation.explain_flow(find_flow(flow), Spec(), "sm_90a", not_taken, defaults())
+
+    told = explained(str(TWO_STEPS))
     (found,) = [r for r in told.remarks if r.rule == "clusters"]
     assert found.kernel == "select_v1"
     words = "8 CTAs, a cluster, share a row of select_v1 in steps of about 8 rows or fewer: the first 2 of 3 sweeps"
@@ -283,6 +287,9 @@ def test_a_kernel_in_clusters_says_what_its_ctas_share(monkeypatch: pytest.Monke
     assert found.loc is not None and Path(found.loc.file) == TWO_STEPS
     assert "vortex.shortlist(" in TWO_STEPS.read_text().splitlines()[found.loc.line - 1]
     assert found in told.of("select_v1").remarks
+    (found,) = [r for r in explained("masked_quest").remarks if r.rule == "clusters"]
+    assert found.message.endswith("the sweep over its pages, and the choice among more than 4096 of them")
+    assert found.loc is not None and "vortex.topk(" in Path(found.loc.file).read_text().splitlines()[found.loc.line - 1]
     made = program(Plain)
     assert of_cluster(made, made.functions["select"], "select", made.functions["select"].attrs["schedule"]) == []
 

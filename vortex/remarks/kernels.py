@@ -71,10 +71,11 @@ def of_cluster(program: Module, f: Function, name: str, schedule: Numbers) -> li
     rows = max((b.rows for b in buckets_of(schedule)), default=0)
     steps = f" in steps of about {rows} rows or fewer" if rows else ""
     shared, sweeps = shared_sweeps(program, f), stage(f).loops
-    of = ("all " * (sweeps > 1) + f"{sweeps}") if shared == sweeps else f"the first {shared} of {sweeps}"
+    of = f"all {sweeps} sweeps" if shared == sweeps else f"the first {shared} of {sweeps} sweeps"
+    of = "the sweep" if sweeps == 1 else of
     part, held = chosen_together(f), number(schedule, "threads") * number(schedule, "keys")
-    choice = "" if part is None else f", and the choice where it has more than {held:.0f}"
-    why = f"{cluster:.0f} CTAs, a cluster, share a row of {name}{steps}: {of} sweeps over its pages{choice}"
+    choice = "" if part is None else f", and the choice among more than {held:.0f} of them"
+    why = f"{cluster:.0f} CTAs, a cluster, share a row of {name}{steps}: {of} over its pages{choice}"
     loc = next((o.loc for o in [*shortlists(f), *filter(None, [part])] if o.loc is not None), None)
     return [Remark("clusters", "passed", why, "", loc, name)]
 

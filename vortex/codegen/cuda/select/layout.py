@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vortex.codegen.arguments import Arguments
+from vortex.codegen.cuda.ptx import WARP
 from vortex.codegen.cuda.select.cluster_choice import Exchange
 from vortex.codegen.cuda.select.kth_key import bins_of
 from vortex.codegen.cuda.storage import Arena, Held
@@ -23,7 +24,6 @@ from vortex.schedules.knobs import read_knobs
 from vortex.schedules.matrices import Matrix, matrices_of
 from vortex.schedules.page_tiles import PAGE_TILE, stays_in_lane
 from vortex.schedules.shared_sweeps import chosen_together
-from vortex.targets.gpu import WARP
 
 
 @dataclass(frozen=True)
