@@ -217,9 +217,11 @@ class RowMemory:
         return Held(self.memory.arena, at, pitch, workspace, self.row, i32(0), i32(0), True)
 
     def greatest(self) -> Iterator[tuple[flow.Ranking, Held]]:
-        """The words for the greatest key of each page tile, all in the workspace, of each ranking that keeps them."""
+        """The words for the greatest key of each page tile, all in the workspace, of each ranking that keeps them: what
+        may be among the best has room on chip, or all CTAs of a row choose.
+        """
         m = self.memory
-        if not m.chip_pages:
+        if not m.chip_pages and not (m.shared and chosen_together(m.layout.f) is not None):
             return
         for i, o in enumerate(o for o in m.layout.prefiltered if o not in m.layout.words.keys):
             yield o, self._of_page_tiles(0, 0, m.layout.words.of_page_tile + i)
