@@ -56,10 +56,22 @@ def wants(kind: str, n: int, k: int) -> Callable[[Kernels], None]:
     return check
 
 
-def checks() -> list[Callable[[Kernels], None]]:
-    """Of one count, of several, of ties, and of a row that one CTA has registers for."""
-    rows = (("normal", 600, 18), ("mixed", 700, 300), ("ties", 500, 90), ("one binade", 500, 200), ("normal", 90, 9))
-    return [wants(*row) for row in rows]
+ONE_BY_ONE = [
+    wants(*row)
+    for row in (
+        ("normal", 600, 18),
+        ("mixed", 700, 300),
+        ("ties", 500, 90),
+        ("one binade", 500, 200),
+        ("normal", 90, 9),
+    )
+]
+"""Of one count, of several, of ties, and of a row that one CTA has registers for."""
+
+
+def check(made: Kernels) -> None:
+    for one in ONE_BY_ONE:
+        one(made)
 
 
 @pytest.mark.full
@@ -75,15 +87,10 @@ def test_every_barrier_is_needed() -> None:
     every = [*waits, *(s for s in inside.finditer(text) if begin < s.start() < waits[-1].start())]
     assert len(every) >= 3 + 4
 
-    def check(made: Kernels) -> None:
-        for one in checks():
-            one(made)
-
     check(built)
     for at in every:
-        assert fails(check, built.mutated(symbol, text[: at.start()] + text[at.end() :])), text[
-            at.start() - 200 : at.end()
-        ]
+        before = text[at.start() - 200 : at.end()]
+        assert fails(check, built.mutated(symbol, text[: at.start()] + text[at.end() :])), before
 
 
 Fault = Callable[[pytest.MonkeyPatch], None]
@@ -137,10 +144,6 @@ def test_planted_faults_are_seen(fault: Fault, monkeypatch: pytest.MonkeyPatch) 
         wrong = alone.kernels.__wrapped__(1, 1024, 64, 4)
     right = alone.kernels(1, 1024, 64, 4)
     assert wrong.texts != right.texts
-
-    def check(made: Kernels) -> None:
-        for one in checks():
-            one(made)
 
     check(right)
     assert fails(check, wrong)

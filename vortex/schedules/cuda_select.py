@@ -189,11 +189,9 @@ class CudaSelect(Schedulable[SelectKnobs]):
             few_rows = _buckets(2, 8, 16, columns=(*narrow, *wide))
             return (default, many), (pairs, _buckets(64, 128, columns=wide)), (few, few_rows)
         # few pages of a very long row are chosen by one CTA in less time than its scores wait for a cluster's
-        far, near = _buckets(2, 8, columns=(32768,), kept=(8, 64)), _buckets(2, 8, columns=(512, 4096))
-        return (default, (*_buckets(16, 128), *far)), (
-            few,
-            (*near, *_buckets(2, 8, columns=(32768,), kept=(512, 4096))),
-        )
+        short, long = _buckets(2, 8, columns=(512, 4096)), (32768,)
+        few_kept, many_kept = (_buckets(2, 8, columns=long, kept=kept) for kept in ((8, 64), (512, 4096)))
+        return (default, (*_buckets(16, 128), *few_kept)), (few, (*short, *many_kept))
 
     def space(self, program: Module, f: Function, target: Target) -> Iterable[SelectKnobs]:
         clusters = (1, CLUSTER) if alone(program, f) is None else (1,)

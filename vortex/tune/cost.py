@@ -118,7 +118,7 @@ def select_seconds(config: Mapping[str, int], work: Work, machine: Machine, late
         # plan cuts rows into items for two CTAs an SM, as far as they go
         items = max(work.rows, min(work.rows * -(-work.pages // ITEM_PAGES), 2 * machine.sms))
     waves = -(-items // slots)
-    between = 0.0 if later is None else _between_seconds(later)
+    between = _between_seconds(later) if later is not None else 0.0
     return time + waves * (WAVE_SECONDS + keys * KEY_SECONDS + again + between) + LAUNCH_SECONDS
 
 
