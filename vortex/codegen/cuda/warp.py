@@ -38,6 +38,30 @@ def below(lane: Expr) -> Expr:
     return T.shift_left(T.uint32(1), T.Cast(U32, lane)) - T.uint32(1)
 
 
+@dataclass(frozen=True)
+class InOrder:
+    """Places what lanes take, round by round, and in a round by lane."""
+
+    count: Buffer
+    """The place of the next one."""
+    earlier: Expr
+    """The bits of the lanes before this one."""
+    bit: Expr
+    """That of this lane."""
+
+    @classmethod
+    def open(cls, lane: Expr, count: Buffer) -> InOrder:
+        """From place ``count`` on."""
+        earlier = let("earlier", below(lane))
+        return cls(count, earlier, let("bit", T.shift_left(T.uint32(1), T.Cast(U32, lane))))
+
+    def take(self, lanes: Expr, place: Callable[[Expr], None]) -> None:
+        """Call ``place(n)`` in those ``lanes`` whose bits are set; all lanes take part."""
+        with when(T.bitwise_and(lanes, self.bit) > T.uint32(0)):
+            place(self.count[0] + count_bits(T.bitwise_and(lanes, self.earlier)))
+        put(self.count, self.count[0] + count_bits(lanes), 0)
+
+
 def shuffle_up(x: Expr, distance: int) -> Expr:
     """``x`` of the lane that stands ``distance`` before this one; the first lanes keep their own."""
     return T.tvm_warp_shuffle_up(T.uint32(ALL), x, distance, WARP, WARP)

@@ -23,7 +23,7 @@ from vortex.codegen.cuda.select.kth_key import FEW, KthKey, Search
 from vortex.codegen.cuda.select.prefilter import Greatest
 from vortex.codegen.cuda.select.row_keys import RowKeys
 from vortex.codegen.cuda.storage import Held, Opened
-from vortex.codegen.cuda.warp import add_at, ballot, below, count_bits, fetch_add, rounds_of
+from vortex.codegen.cuda.warp import InOrder, add_at, ballot, count_bits, fetch_add, rounds_of
 from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, equal, i32, let, local, loop, put, when
 from vortex.schedules.page_tiles import PAGE_TILE
 
@@ -173,18 +173,15 @@ class ClusterChoice:
             self._rank(row, search, inside, ahead, ties)
         threshold, wanted = search.low[0], search.want[0]
         put(ahead, ahead[0] + T.min(ties[0], wanted), 0)
-        earlier = let("earlier", below(lane))
-        bit = let("bit", T.shift_left(T.uint32(1), cast(U32, lane)))
+        places = InOrder.open(lane, ahead)
 
         def take(s: Expr, inside: Expr, key: Expr) -> None:
             higher = let("higher", ballot(T.And(inside, key > threshold)))
             tied = let("tied", ballot(T.And(inside, equal(key, threshold))))
-            rank = ties[0] + count_bits(T.bitwise_and(tied, earlier))
+            rank = ties[0] + count_bits(T.bitwise_and(tied, places.earlier))
             hit = T.bitwise_or(higher, T.Select(rank < wanted, tied, T.uint32(0)))
-            chosen = let("chosen", ballot(T.bitwise_and(hit, bit) > T.uint32(0)))
-            with when(T.bitwise_and(chosen, bit) > T.uint32(0)):
-                place(s, ahead[0] + count_bits(T.bitwise_and(chosen, earlier)))
-            put(ahead, ahead[0] + count_bits(chosen), 0)
+            chosen = let("chosen", ballot(T.bitwise_and(hit, places.bit) > T.uint32(0)))
+            places.take(chosen, lambda n: place(s, n))
             put(ties, ties[0] + count_bits(tied), 0)
 
         row.each(take)

@@ -21,9 +21,9 @@ from vortex.codegen.cuda.select.row_keys import RowKeys, each_of
 from vortex.codegen.cuda.select.share import Share
 from vortex.codegen.cuda.select.shortlist import Shortlist
 from vortex.codegen.cuda.storage import Arena, Held
-from vortex.codegen.cuda.warp import Cta, ballot, below, count_bits
+from vortex.codegen.cuda.warp import Cta, InOrder, ballot, count_bits
 from vortex.codegen.sweep import Row
-from vortex.codegen.tir import I32, U32, Buffer, Expr, T, cast, choose, equal, i32, let, local, put, when
+from vortex.codegen.tir import I32, U32, Buffer, Expr, T, choose, equal, i32, let, local, put, when
 from vortex.ir.dialects import flow
 
 
@@ -184,14 +184,10 @@ class TopK:
         taken = self.kth.before_warp(mine[0])
         best = self.kth.of_all_warps()
         to.keep_reserved(row, pages, best)
-        earlier = let("earlier", below(self.cta.lane))
-        bit = let("bit", T.shift_left(T.uint32(1), cast(U32, self.cta.lane)))
+        places = InOrder.open(self.cta.lane, taken)
 
         def take(s: Expr, inside: Expr, keys: Sequence[Expr]) -> None:
-            here = chosen(s, inside, keys)
-            with when(T.bitwise_and(here, bit) > T.uint32(0)):
-                to.place(first + s, first + taken[0] + count_bits(T.bitwise_and(here, earlier)))
-            put(taken, taken[0] + count_bits(here), 0)
+            places.take(chosen(s, inside, keys), lambda n: to.place(first + s, first + n))
 
         each_of(rows, take)
 
@@ -227,14 +223,9 @@ class TopK:
         mine = local("chosen_here", 1, I32)
         put(mine, i32(0), 0)
         keys.each(lambda s, inside, key: put(mine, mine[0] + count_bits(chosen(s, inside, key)), 0))
-        taken = self.kth.before_warp(mine[0])
-        earlier = let("earlier", below(self.cta.lane))
-        bit = let("bit", T.shift_left(T.uint32(1), cast(U32, self.cta.lane)))
+        places = InOrder.open(self.cta.lane, self.kth.before_warp(mine[0]))
 
         def take(s: Expr, inside: Expr, key: Expr) -> None:
-            here = chosen(s, inside, key)
-            with when(T.bitwise_and(here, bit) > T.uint32(0)):
-                put_chosen(s, taken[0] + count_bits(T.bitwise_and(here, earlier)))
-            put(taken, taken[0] + count_bits(here), 0)
+            places.take(chosen(s, inside, key), lambda n: put_chosen(s, n))
 
         keys.each(take)
