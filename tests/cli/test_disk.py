@@ -180,7 +180,7 @@ def test_interrupted(after: float, compiled: Path, tmp_path: Path) -> None:
     time.sleep(after)
     os.killpg(running.pid, signal.SIGINT)
     _, said = running.communicate(timeout=120)
-    if running.returncode == 0:
+    if running.returncode == 0 or said.startswith("wrote"):
         pytest.skip("it was done before")
     assert (running.returncode, said) == (130, "interrupted\n")
     assert content(out) == before
