@@ -23,6 +23,7 @@ from typing import Any
 
 from vortex.budget import Budget
 from vortex.check.kernel_costs import Compiled, Step, kernel_costs
+from vortex.check.step_bytes import StepBytes, count_step
 from vortex.driver import compile_flow
 from vortex.ir.core import Function, Module
 from vortex.schedules.variants import variants_of
@@ -138,7 +139,8 @@ def _of_row(
     else:
         ran = {f.name: variants_of(f)[0] if flow.tuned else _ran(f, row) for f in program.functions.values()}
         known = {name: Compiled(f.attrs["schedule"]) for name, f in ran.items()}
-    for c in kernel_costs(program, flow.spec, Step(heads * row["requests"], row["tokens"], budget), H200, known):
+    step, counted = Step(heads * row["requests"], row["tokens"], budget), _counted(flow, row["tokens"], budget)
+    for c in kernel_costs(program, flow.spec, step, H200, known, counted):
         f = program.functions[c.kernel]
         kind = str(f.attrs["kind"])
         if kind in KINDS and f"{kind}_us" in row:
@@ -171,6 +173,12 @@ def _program(path: str, spec: Spec) -> Module:
     where = str(ROOT / path) if ".py" in path else path
     made = compile_flow(where, spec=spec, targets=[TARGETS["sm_90a"]], to="page", choose=defaults())
     return made.programs["sm_90a"]
+
+
+@cache
+def _counted(flow: Flow, tokens: int, budget: Budget) -> list[StepBytes]:
+    """The bytes of a row, which the same step of more requests has again."""
+    return count_step(_program(flow.path, flow.spec), flow.spec, tokens, budget)
 
 
 def _results(file: str) -> Any:

@@ -7,7 +7,7 @@ one kernel and predict nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vortex.budget import Budget
@@ -108,14 +108,20 @@ class KernelCost:
 
 
 def kernel_costs(
-    program: Module, spec: Spec, step: Step, machine: Machine, compiled: Mapping[str, Compiled] | None = None
+    program: Module,
+    spec: Spec,
+    step: Step,
+    machine: Machine,
+    compiled: Mapping[str, Compiled] | None = None,
+    counted: Sequence[StepBytes] | None = None,
 ) -> list[KernelCost]:
     """Costs of every kernel of a page program for a GPU, ``plan`` included, which runs once for all layers.
 
     Of a kernel with variants it is the one for the step. Where ``compiled`` says by name what kernels take of the GPU,
-    their CTAs, spills and bytes in flight count too; a schedule that it has is the one that runs.
+    their CTAs, spills and bytes in flight count too; a schedule that it has is the one that runs. ``counted`` is what
+    :func:`count_step` makes of the step, for who has it: it depends on the tokens and the budget alone.
     """
-    steps = count_step(program, spec, step.tokens, step.budget)
+    steps = count_step(program, spec, step.tokens, step.budget) if counted is None else counted
     plan = next((c.schedule for n, c in (compiled or {}).items() if program.functions[n].attrs["kind"] == "plan"), {})
     return [_cost(program, s, spec, step, machine, (compiled or {}).get(s.kernel), plan) for s in steps]
 
