@@ -111,6 +111,10 @@ def test_weights_come_from_a_mapping_or_a_file(tmp_path: Path) -> None:
     assert mapped == filed != other
     with pytest.raises(vortex.VortexError, match="parameter 'w' has no numbers here"):
         vortex.decode(Weighted, *tensors(), budget=3)
+    for wrong, said in ((tensors_of | {"ww": tensors_of["w"]}, "tensor 'ww' is none of flow"),
+                        ({"w": tensors_of["w"].double()}, "'w' is float64; f32 is needed")):  # fmt: skip
+        with pytest.raises(vortex.VortexError, match=said):
+            vortex.decode(Weighted, *tensors(), budget=3, parameters=wrong)
 
 
 @pytest.mark.full

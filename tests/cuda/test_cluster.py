@@ -142,3 +142,5 @@ def test_what_a_cluster_cannot_share_is_refused() -> None:
     with pytest.raises(VortexError) as found:
         check_program(program, H200)
     assert "a cluster of 4 CTAs cannot share flow.scan, which is one CTA's work" in str(found.value)
+    scan = next(o for f in program.functions.values() for o in f.ops if o.name == "flow.scan")
+    assert scan.loc is not None and found.value.loc == scan.loc

@@ -218,9 +218,9 @@ class CudaSelect(Schedulable[SelectKnobs]):
             return f"a cluster of {knobs.cluster} CTAs cannot share {o.name}, which is one CTA's work"
         return too_many_threads(machine, knobs.threads, knobs.residents)
 
-    def blamed(self, f: Function) -> Loc | None:
-        found = largest(f)
-        return super().blamed(f) if found is None else found.loc
+    def blamed(self, program: Module, f: Function, knobs: SelectKnobs) -> Loc | None:
+        found = (alone(program, f) if knobs.cluster > 1 else None) or largest(f)
+        return found.loc if found is not None and found.loc is not None else super().blamed(program, f, knobs)
 
     def facts(self, program: Module, f: Function, knobs: SelectKnobs) -> dict[str, Attr]:
         """``scalar_per_byte`` and ``flops_per_byte`` are instructions and FLOPs of tensor cores for a byte of summaries

@@ -63,8 +63,8 @@ class Schedulable(Generic[K]):
         """Why no kernel of these legal numbers can be launched; None where one can."""
         return None
 
-    def blamed(self, f: Function) -> Loc | None:
-        """The line of the flow that a kernel too large is to be blamed on: that of its last op which has one."""
+    def blamed(self, program: Module, f: Function, knobs: K) -> Loc | None:
+        """The line of the flow that a refused kernel is to be blamed on: that of its last op which has one."""
         return next((o.loc for o in reversed(f.ops) if o.loc is not None), None)
 
     def remedy(self, program: Module, f: Function) -> str:
@@ -96,7 +96,7 @@ class Schedulable(Generic[K]):
         """VX4006 when no kernel of these knobs can be launched."""
         if (why := self.refuse(program, f, target, knobs)) is not None:
             why, hint = f"{self.name} on {target.name}: {why}", self.remedy(program, f)
-            raise NOT_EMITTABLE.at(self.blamed(f), why=why, hint=hint)
+            raise NOT_EMITTABLE.at(self.blamed(program, f, knobs), why=why, hint=hint)
 
 
 DECLARED: list[Schedulable[Knobs]] = []

@@ -95,7 +95,7 @@ def _emit_cta(args: Arguments, layout: Layout, knobs: SelectKnobs, appended: Fun
     appending = None if appended is None else Appending.reserve(args, appended, cta)
     if appending is not None:
         arena.words = max(arena.words, appending.arena.words)
-    arena.open(CudaSelect().blamed(layout.f), way_out(layout.f))
+    arena.open(CudaSelect().blamed(layout.program, layout.f, knobs), way_out(layout.f))
     overlap_begin(knobs.overlap)
     item = _Item(args, layout, knobs, cluster, arena, memory, reserved, topk, together, arrived)
     if appending is None or added is None:
