@@ -40,7 +40,7 @@ def cuda_with_lines(text: str) -> tuple[str, tuple[int, ...]]:
 
 def _pipeline() -> tuple[Any, Any, Any]:
     """What TVM's own pipeline ``tirx`` does, but that statements are simplified once instead of three times, and what
-    expressions have in common is left to nvcc: a fourth of the time, for the same machine code but for a few
+    expressions have in common is left to nvcc: half of the time and less, for the same machine code but for a few
     instructions. (Common subexpressions without the last simplification, which puts them back, make nvcc order loads
     otherwise: ``select`` takes up to a third longer on an H200.)
     """
