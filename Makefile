@@ -10,8 +10,9 @@ BIN := $(VENV)/bin
 ENGINE = PYTHON="$(PYTHON)" TORCH="$(TORCH)" PIP_FLAGS="$(PIP_FLAGS)" tests/engine/environment.sh
 PIP  = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-# What a test gave back is kept for the next: pages that a virtual machine has to fetch anew cost more than the work on them.
-PYTEST = MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
+# Up to a gigabyte that a test gave back is kept for the next: memory that a virtual machine has to fetch anew costs more
+# than the work on it.
+PYTEST = MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1073741824 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
 
 HAS_TORCH = import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)
 PURELIB = import sysconfig; print(sysconfig.get_path("purelib"))
