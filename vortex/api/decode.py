@@ -11,7 +11,6 @@ from typing import Literal, overload
 import torch
 
 from vortex.api.compile import compile
-from vortex.artifact.manifest import ParameterEntry
 from vortex.budget import Budget
 from vortex.flow import oracle
 from vortex.flow.flow import check_class, find_flow, vFlow
@@ -195,7 +194,7 @@ def _lengths(given: Tensor | Sequence[int] | None, batch: int, longest: int) -> 
 def _eager(s: _Step) -> Decoded:
     """By the flow's own torch code, one request after another."""
     flow = find_flow(s.flow) if isinstance(s.flow, str) else s.flow
-    weights = None if s.parameters is None else _weights(flow, s.spec, s.parameters)
+    weights = None if s.parameters is None else Parameters.of_program(trace(flow, s.spec), s.parameters).tensors
     q, k, v = (x.cpu() for x in (s.q, s.k, s.v))
     rows = [
         oracle.step(flow, s.spec, q[row], k[row, :n], v[row, :n], s.budget, s.scale, parameters=weights)
@@ -203,13 +202,6 @@ def _eager(s: _Step) -> Decoded:
     ]
     out, lse = torch.stack([x.out for x in rows]), torch.stack([x.lse for x in rows])
     return Decoded(out.to(s.q), lse.to(s.q.device), [x.pages for x in rows])
-
-
-def _weights(flow: vFlow | type[vFlow], spec: Spec, given: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of all its parameters, refused where a decoder of its kernels refuses them."""
-    program = trace(flow, spec)
-    entries = [ParameterEntry.of(d) for d in program.declared("param")]
-    return Parameters(program.name, entries, given).tensors
 
 
 def _compiled(s: _Step) -> Decoded:

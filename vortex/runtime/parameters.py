@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +12,9 @@ from vortex.artifact.manifest import LEADING, ParameterEntry, expected
 from vortex.errors import WRONG_PARAMETERS, VortexError, nearest
 from vortex.runtime.safetensors import read_safetensors
 from vortex.runtime.tensors import TORCH, as_kernel_sees, short
+
+if TYPE_CHECKING:
+    from vortex.ir.core import Module
 
 Given = str | Path | Mapping[str, torch.Tensor]
 """A file of safetensors, or the tensors themselves."""
@@ -48,6 +52,11 @@ class Parameters:
         self.tensors = {e.name: tensors[e.name] for e in entries}
         self._made: dict[tuple[str, int, int, int, torch.device], torch.Tensor] = {}
         self._heads()
+
+    @classmethod
+    def of_program(cls, program: Module, given: Given | None) -> Parameters:
+        """For a flow that runs eagerly: what a decoder of its kernels would take, and nothing else."""
+        return cls(program.name, [ParameterEntry.of(d) for d in program.declared("param")], given)
 
     def _check(self, e: ParameterEntry, x: object) -> None:
         if not isinstance(x, torch.Tensor):
