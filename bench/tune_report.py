@@ -4,8 +4,10 @@
         --ship vortex/tune/shipped/h200.jsonl
 
 With --ship, what choices need goes to a file of records: of each kernel the default and whatever is among the best two
-somewhere. The default configuration of a kernel is the first of its candidates in the bundle. A variant is taken as by
-'vortex compile --variants N': of at most N configurations, the one for the shape's bucket.
+somewhere. The default of a kernel is what a compile takes without a database, in the variant for the shape's bucket. A
+variant is taken as by 'vortex compile --variants N': of at most N configurations, the one for the shape's bucket. With
+--add, kernels and buckets of which these results have as many configurations or more take the place of those that both
+files had; the others stay.
 """
 
 from __future__ import annotations
@@ -17,15 +19,22 @@ import re
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vortex.driver import compile_flow
+from vortex.ir.core import Module
 from vortex.kinds.buckets import Bucket
+from vortex.schedules.variants import variant_for
+from vortex.spec import Spec
+from vortex.targets.target import TARGETS
 from vortex.tune.bundle import Candidate, read_bundle
-from vortex.tune.choose import cover
-from vortex.tune.exchange import read_file, write_lines
+from vortex.tune.choose import cover, defaults
+from vortex.tune.exchange import read_file, read_lines, write_lines
 from vortex.tune.prune import prunable
 from vortex.tune.record import Record
 from vortex.tune.search import Point
@@ -67,29 +76,61 @@ class Row:
 
 def rows_of(candidates: Iterable[Candidate], records: Iterable[Record], most: int) -> list[Row]:
     """A row for each kernel and bucket whose default was measured, by the times that choices are made by."""
-    defaults: dict[str, Candidate] = {}
+    first: dict[str, Candidate] = {}
     for c in candidates:
-        defaults.setdefault(c.ir, c)
+        first.setdefault(c.ir, c)
     kernels: dict[str, dict[Bucket, dict[Point, Record]]] = {}
     for r in records:
-        if r.us is not None and r.measure.l2 != "warm" and r.key.ir in defaults:
-            kernels.setdefault(r.key.ir, {}).setdefault(r.key.bucket, {})[r.config] = r
+        if r.us is not None and r.measure.l2 != "warm" and r.key.ir in first:
+            kernels.setdefault(r.key.ir, {}).setdefault(r.key.bucket, {})[r.point] = r
     rows = []
     for ir, buckets in kernels.items():
-        default = defaults[ir]
-        point: Point = tuple(sorted(default.config.items()))
         found = cover(buckets, most)
         for bucket, group in sorted(buckets.items()):
-            if point not in group:
+            if (default := _default(first[ir], bucket)) not in group:
                 continue
-            served = next((x.record.config for x in found if bucket in x.buckets), found[0].record.config)
+            served = next((x.record.point for x in found if bucket in x.buckets), found[0].record.point)
             times = {p: r.us or math.inf for p, r in group.items()}
             best = min(times, key=lambda p: (times[p], p))
-            three = times[point], times[best], times.get(served, math.inf)
-            configs = dict(point), dict(best), dict(served)
+            three = times[default], times[best], times.get(served, math.inf)
+            configs = dict(default), dict(best), dict(served)
             all_times = tuple((*(v for _, v in p), us) for us, p in sorted((us, p) for p, us in times.items()))
-            rows.append(Row(default.kind, default.flow, str(bucket), len(group), *three, *configs, all_times))
+            named = first[ir].kind, first[ir].flow, str(bucket)
+            rows.append(Row(*named, len(group), *three, *configs, all_times))
     return sorted(rows, key=lambda x: (x.kernel, x.flow))
+
+
+@cache
+def _program(flow: str) -> Module:
+    return compile_flow(flow, spec=Spec(), targets=[TARGETS["sm_90a"]], to="page", choose=defaults()).programs["sm_90a"]
+
+
+def _default(c: Candidate, bucket: Bucket) -> Point:
+    """What a compile without a database has for the bucket of a candidate's kernel."""
+    taken = variant_for(_program(c.flow).functions[c.kernel], bucket).attrs["schedule"]
+    return tuple(sorted((name, taken[name]) for name in c.config))
+
+
+def _as_many(candidates: Iterable[Candidate], records: Iterable[Record], report: dict[str, Any]) -> set[Any]:
+    """The kernels (by IR) and buckets of which the records have no fewer configurations than the report."""
+    named = {c.ir: (c.kind, c.flow) for c in candidates}
+    before = {(r["kernel"], r["flow"], r["bucket"]): r["measured"] for r in report["rows"]}
+    found = Counter((r.key.ir, r.key.bucket) for r in records if r.us is not None and r.measure.l2 != "warm")
+    return {one for one, n in found.items() if n >= before.get((*named[one[0]], str(one[1])), 0)}
+
+
+def added(report: dict[str, Any], rows: list[Row]) -> list[Row]:
+    """The rows of a report with ``rows`` in the place of those of the same kernels and buckets: what was chosen is
+    theirs, times that were not measured again stay.
+    """
+    made = {(r.kernel, r.flow, r.bucket): r for r in rows}
+    before = [Row(**{name: x[name] for name in Row.__slots__}) for x in report["rows"]]
+    kept = [
+        replace(r, chosen_us=now.chosen_us, chosen=now.chosen) if now.measured < r.measured else now
+        for r in before
+        if (now := made.pop((r.kernel, r.flow, r.bucket), r))
+    ]
+    return sorted([*kept, *made.values()], key=lambda x: (x.kernel, x.flow))
 
 
 def shipped(candidates: Iterable[Candidate], records: Iterable[Record]) -> list[Record]:
@@ -120,13 +161,25 @@ def main() -> None:
     args.add_argument("--variants", type=int, default=4)
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--ship", type=Path)
+    args.add_argument("--add", action="store_true", help="to what --out and --ship have, which are both needed then")
     found = args.parse_args()
     records = read_file(found.results)
     candidates = read_bundle(found.bundle).candidates
-    rows = rows_of(candidates, records, found.variants)
+    if found.add:
+        report = json.loads(found.out.read_text())
+        taken = _as_many(candidates, records, report)
+        records = [r for r in records if (r.key.ir, r.key.bucket) in taken]
+    kept = shipped(candidates, records)
+    if found.add:
+        measured = {(r.key.ir, r.key.bucket) for r in records}
+        others = [r for r in read_lines(found.ship.read_bytes()).records if (r.key.ir, r.key.bucket) not in measured]
+        kept = [*others, *kept]
+        rows = added(report, rows_of(candidates, [*others, *records], found.variants))
+    else:
+        rows = rows_of(candidates, records, found.variants)
     if found.ship:
         found.ship.parent.mkdir(exist_ok=True)
-        found.ship.write_bytes(write_lines(shipped(candidates, records)))
+        found.ship.write_bytes(write_lines(kept))
     for r in rows:
         print(f"{r.kernel:7} {r.flow:11} {r.bucket:34} {r.default_us:8.2f} best {r.best_us:8.2f} x{r.gain:.3f}")
     by_kind = {kind: summary([r for r in rows if r.kernel == kind]) for kind in sorted({r.kernel for r in rows})}

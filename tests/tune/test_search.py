@@ -17,3 +17,13 @@ def test_proposals() -> None:
     assert first[1] not in then
     assert propose(space, 400) == list(space), "the default is the first of all"
     assert len(propose(space, 399, None, known)) == 398, "two are known"
+
+
+def test_default_variants_are_built_too() -> None:
+    points = tuple({"a": a, "b": b} for a in range(20) for b in range(20))
+    space = Space("t@1", points, {"a": 0, "b": 0}, ({"a": 19, "b": 19},)).where({"a": [3]})
+    found = propose(space, 10, lambda c: abs(c["b"] - 5))
+    assert found[:2] == [space.default, *space.variants] and {"a": 3, "b": 5} in found
+    assert propose(space, 2, lambda c: abs(c["b"] - 5)) == [space.default, {"a": 3, "b": 5}], "of two the model has one"
+    known = {freeze(space.variants[0]): 1.0}
+    assert space.variants[0] not in propose(space, 10, None, known)

@@ -22,6 +22,8 @@ class Space:
     points: tuple[Config, ...]
     default: Config
     """What is chosen without measurements; a point."""
+    variants: tuple[Config, ...] = ()
+    """What is chosen so beside it, for some shapes; points as well."""
 
     @cached_property
     def _all(self) -> frozenset[tuple[tuple[str, int], ...]]:
@@ -42,10 +44,11 @@ class Space:
         return iter(self.points)
 
     def where(self, values: Mapping[str, Sequence[int]]) -> Space:
-        """The points whose knobs have these values, where the space has such knobs; the default stays."""
+        """The points whose knobs have these values, where the space has such knobs; defaults stay."""
         mine = {name: set(v) for name, v in values.items() if name in self.default}
-        points = tuple(p for p in self.points if p == self.default or all(p[n] in v for n, v in mine.items()))
-        return Space(self.template, points, self.default)
+        stay = (self.default, *self.variants)
+        points = tuple(p for p in self.points if p in stay or all(p[n] in v for n, v in mine.items()))
+        return Space(self.template, points, self.default, self.variants)
 
     def neighbours(self, config: Config) -> list[Config]:
         """Points that differ in one knob, by one step of its values."""
@@ -78,6 +81,6 @@ def space_of(program: Module, f: Function, target: Target) -> Space | None:
         raise NOT_EMITTABLE.at(why=why, hint="a smaller page or head dim")
     default = mine.choose(program, f, target, {})
     mine.require(program, f, target, default)
-    if default.attrs() not in points:
-        points.append(default.attrs())
-    return Space(mine.key, tuple(points), default.attrs())
+    variants = tuple(knobs.attrs() for knobs, _ in mine.variants(program, f, target)[1:])
+    points += [p for p in (default.attrs(), *variants) if p not in points]
+    return Space(mine.key, tuple(points), default.attrs(), variants)

@@ -17,7 +17,7 @@ Predict = Callable[[Config], float]
 def propose(
     space: Space, most: int, predict: Predict | None = None, known: Mapping[Point, float] | None = None, seed: int = 0
 ) -> list[Config]:
-    """Up to ``most`` points to build where none can be measured, the default first: neighbours of the ``known`` best,
+    """Up to ``most`` points to build where none can be measured, defaults first: neighbours of the ``known`` best,
     the model's choice for half of what is left, random points of its better half. What is known already is left out,
     but for the default.
     """
@@ -26,6 +26,8 @@ def propose(
         return [space.default, *(c for c in order if c != space.default)]
     known = known or {}
     chosen = {freeze(space.default): space.default}
+    # of two the model has one
+    chosen |= {freeze(c): c for c in space.variants[: max(0, most - 2)] if freeze(c) not in known}
     best = [dict(p) for p, _ in sorted(known.items(), key=lambda x: (x[1], x[0]))[:3]]
     for c in (near for b in best if b in space for near in space.neighbours(b)):
         if len(chosen) < most and freeze(c) not in known:

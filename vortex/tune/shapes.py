@@ -47,11 +47,13 @@ PRESETS: dict[str, tuple[Shape, ...]] = {
         for batch, tokens, kept in (
             (8, 32763, 30), (32, 32763, 30), (128, 8187, 30), (1, 32763, 30),
             (32, 8187, 30), (4, 32763, 64), (64, 32763, 64), (128, 32763, 64),
+            (1, 131067, 30), (1, 131067, 256), (1, 131067, 1024), (8, 131067, 64),
+            (1, 524283, 30), (1, 524283, 256), (1, 524283, 1024),
         )
     ),
 }  # fmt: skip
-"""``tiny`` is for tests; ``bench`` are the shapes that bench/ measures: 8 KV heads, 8K and 32K tokens, page size 16;
-those first that are spoken of most, for a session may be short."""
+"""``tiny`` is for tests; ``bench`` are the shapes that bench/ measures: 8 KV heads, page size 16, batches of 8K and 32K
+tokens and a few long requests; those first that are spoken of most, for a session may be short."""
 
 
 ONE = "batch=8,kv_heads=8,tokens=32768,kept=30"
