@@ -19,7 +19,7 @@ from vortex.tune import layers
 from vortex.tune.choose import Chooser
 from vortex.tune.exchange import read_lines, write_lines
 from vortex.tune.keys import query_of
-from vortex.tune.layers import Layers, Lines
+from vortex.tune.layers import Layers, Lines, Query
 from vortex.tune.record import Record, merge
 from vortex.tune.shapes import PRESETS
 from vortex.tune.store import Store
@@ -28,6 +28,9 @@ GPU = TARGETS["sm_90a"]
 FILE = Path(layers.__file__).with_name("shipped") / "h200.jsonl"
 REPORT = Path(__file__).resolve().parents[2] / "bench" / "results" / "h200" / "tune.json"
 FLOWS = ("quest", "block_topk")
+LONG = 100_000
+"""Tokens from which ``plan`` has no records: with a table of choices it takes 3 us more of every step, and they would
+save at most 4 % of the kernels that walk its lists."""
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,10 @@ def spaces() -> Iterator[tuple[Module, Function, Space]]:
                 yield made, f, space
 
 
+def _is_left_out(query: Query) -> bool:
+    return query.key.kind == "plan" and query.key.bucket.columns > LONG // 16
+
+
 def test_the_file_is_canonical(records: list[Record]) -> None:
     found = read_lines(FILE.read_bytes())
     assert not found.problems
@@ -70,6 +77,8 @@ def test_the_benchmark_shapes_are_served_by_points_of_todays_spaces(records: lis
             query = query_of(made, f, GPU, shape.bucket(str(f.attrs["kind"]), 16))
             assert query is not None
             hit = shipped.find(query, space)
+            if _is_left_out(query):
+                continue
             assert hit is not None and hit.steps == 0, f"{f.name} at {shape}"
             mine = [r for r in records if r.lookup == query.lookup]
             assert all(dict(r.point) in space for r in mine)
@@ -104,6 +113,8 @@ def test_databases_of_different_shapes_merge_and_both_are_served(records: list[R
             for shape in PRESETS["bench"]:
                 query = query_of(made, f, GPU, shape.bucket(str(f.attrs["kind"]), 16))
                 hit = found.find(query, space) if query else None
+                if query is not None and _is_left_out(query):
+                    continue
                 assert hit is not None and hit.steps == 0
                 assert hit.record in (small if hit.record.key.bucket.rows <= 64 else large)
 
@@ -133,5 +144,5 @@ def test_the_report_and_the_records_agree(report: dict[str, Any], records: list[
 
 def test_buckets_are_the_presets(records: list[Record]) -> None:
     for kind in ("plan", "append", "select", "attend"):
-        wanted: set[Bucket] = {s.bucket(kind, 16) for s in PRESETS["bench"]}
+        wanted: set[Bucket] = {s.bucket(kind, 16) for s in PRESETS["bench"] if kind != "plan" or s.tokens < LONG}
         assert {r.key.bucket for r in records if r.key.kind == kind} == wanted
