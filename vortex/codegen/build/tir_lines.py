@@ -13,7 +13,6 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import tirx
-from tvm.backend.cuda import transforms as cuda_transforms
 from tvm.tirx import compilation_pipeline
 
 PIPELINE = "vortex"
@@ -39,40 +38,9 @@ def cuda_with_lines(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _pipeline() -> tuple[Any, Any, Any]:
-    """What TVM's own pipeline ``tirx`` does, but that statements are simplified once instead of three times, and what
-    expressions have in common is left to nvcc: half of the time and less, for the same machine code but for a few
-    instructions. (Common subexpressions without the last simplification, which puts them back, make nvcc order loads
-    otherwise: ``select`` takes up to a third longer on an H200.)
-    """
-
-    def passes() -> Any:
-        return tvm.ir.transform.Sequential(
-            [
-                tirx.transform.LowerTIRx(),
-                tvm.s_tir.transform.UnifyThreadBinding(),
-                tirx.transform.LowerTIRxOpaque(),
-                tirx.transform.FlattenBuffer(),
-                tirx.transform.BF16ComputeLegalize(),
-                tirx.transform.NarrowDataType(32),
-                tirx.transform.VectorizeLoop(True),
-                tirx.transform.UnrollLoop(),
-                tirx.transform.StmtSimplify(),
-                tirx.transform.FP8ComputeLegalize(),
-                tirx.transform.VerifyMemory(),
-                tirx.transform.AnnotateEntryFunc(),
-                tirx.transform.SplitHostDevice(),
-                cuda_transforms.LowerIket(),
-                tirx.transform.MakePackedAPI(),
-                tirx.transform.FP8StorageLegalize(),
-                tirx.transform.BF16StorageLegalize(),
-            ]
-        )
-
-    def of_device() -> Any:
-        mark = tvm.transform.module_pass(_mark, opt_level=0, name="vortex.MarkLines")
-        return tvm.ir.transform.Sequential([tirx.transform.LowerWarpMemory(), tirx.transform.LowerIntrin(), mark])
-
-    return passes(), compilation_pipeline.finalize_host_passes, of_device
+    passes, of_host, of_device = compilation_pipeline.get_tir_pipeline("tirx")
+    mark = tvm.transform.module_pass(_mark, opt_level=0, name="vortex.MarkLines")
+    return passes, of_host, lambda: tvm.ir.transform.Sequential([of_device(), mark])
 
 
 def _mark(mod: tvm.IRModule, _: object) -> tvm.IRModule:
