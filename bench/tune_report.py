@@ -76,12 +76,10 @@ class Row:
 
 def rows_of(candidates: Iterable[Candidate], records: Iterable[Record], most: int) -> list[Row]:
     """A row for each kernel and bucket whose default was measured, by the times that choices are made by."""
-    first: dict[str, Candidate] = {}
-    for c in candidates:
-        first.setdefault(c.ir, c)
+    first = _first(candidates)
     kernels: dict[str, dict[Bucket, dict[Point, Record]]] = {}
-    for r in records:
-        if r.us is not None and r.measure.l2 != "warm" and r.key.ir in first:
+    for r in _judged(records):
+        if r.key.ir in first:
             kernels.setdefault(r.key.ir, {}).setdefault(r.key.bucket, {})[r.point] = r
     rows = []
     for ir, buckets in kernels.items():
@@ -100,6 +98,19 @@ def rows_of(candidates: Iterable[Candidate], records: Iterable[Record], most: in
     return sorted(rows, key=lambda x: (x.kernel, x.flow))
 
 
+def _first(candidates: Iterable[Candidate]) -> dict[str, Candidate]:
+    """The first candidate of each kernel, by IR: its default for most shapes."""
+    found: dict[str, Candidate] = {}
+    for c in candidates:
+        found.setdefault(c.ir, c)
+    return found
+
+
+def _judged(records: Iterable[Record]) -> list[Record]:
+    """The records that choices are made by."""
+    return [r for r in records if r.measure.l2 != "warm" and r.us is not None]
+
+
 @cache
 def _program(flow: str) -> Module:
     return compile_flow(flow, spec=Spec(), targets=[TARGETS["sm_90a"]], to="page", choose=defaults()).programs["sm_90a"]
@@ -115,7 +126,7 @@ def _as_many(candidates: Iterable[Candidate], records: Iterable[Record], report:
     """The kernels (by IR) and buckets of which the records have no fewer configurations than the report."""
     named = {c.ir: (c.kind, c.flow) for c in candidates}
     before = {(r["kernel"], r["flow"], r["bucket"]): r["measured"] for r in report["rows"]}
-    found = Counter((r.key.ir, r.key.bucket) for r in records if r.us is not None and r.measure.l2 != "warm")
+    found = Counter((r.key.ir, r.key.bucket) for r in _judged(records))
     return {one for one, n in found.items() if n >= before.get((*named[one[0]], str(one[1])), 0)}
 
 
@@ -135,12 +146,9 @@ def added(report: dict[str, Any], rows: list[Row]) -> list[Row]:
 
 def shipped(candidates: Iterable[Candidate], records: Iterable[Record]) -> list[Record]:
     """The records that choices are made by, without configurations that are good nowhere."""
-    defaults: dict[str, Candidate] = {}
-    for c in candidates:
-        defaults.setdefault(c.ir, c)
-    judged = [r for r in records if r.measure.l2 != "warm" and r.us is not None]
+    first, judged = _first(candidates), _judged(records)
     gone = set(prunable(judged, BEST))
-    return [r for r in judged if r.id not in gone or dict(r.config) == dict(defaults[r.key.ir].config)]
+    return [r for r in judged if r.id not in gone or dict(r.config) == dict(first[r.key.ir].config)]
 
 
 def summary(rows: list[Row]) -> dict[str, Any]:
@@ -169,14 +177,11 @@ def main() -> None:
         report = json.loads(found.out.read_text())
         taken = _as_many(candidates, records, report)
         records = [r for r in records if (r.key.ir, r.key.bucket) in taken]
-    kept = shipped(candidates, records)
-    if found.add:
-        measured = {(r.key.ir, r.key.bucket) for r in records}
-        others = [r for r in read_lines(found.ship.read_bytes()).records if (r.key.ir, r.key.bucket) not in measured]
-        kept = [*others, *kept]
+        others = [r for r in read_lines(found.ship.read_bytes()).records if (r.key.ir, r.key.bucket) not in taken]
         rows = added(report, rows_of(candidates, [*others, *records], found.variants))
     else:
-        rows = rows_of(candidates, records, found.variants)
+        others, rows = [], rows_of(candidates, records, found.variants)
+    kept = [*others, *shipped(candidates, records)]
     if found.ship:
         found.ship.parent.mkdir(exist_ok=True)
         found.ship.write_bytes(write_lines(kept))
